@@ -1,0 +1,161 @@
+"""`kubelet-py down` and `kubelet-py reset`: take away exactly what this node made, nothing else.
+
+What is ours is known by state files and by names that this node gave, never by a pattern over the whole
+host. Each step works although an earlier one found nothing, so that `down` also cleans up after a SIGKILL
+of everything. `down` keeps what is on disk (images, the API's objects, certificates): the next `up` brings
+the same pods back. `reset` removes that too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from kubelet_py.cli import settings as node_settings
+from kubelet_py.cli.errors import CommandError
+from kubelet_py.cli.settings import NodeSettings
+from kubelet_py.cli.supervisor import read_state
+from kubelet_py.cli.up import require_root
+from kubelet_py.paths import NodePaths
+
+SUPERVISOR_GRACE = 15.0
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    down = subparsers.add_parser(
+        "down",
+        help="stop the node and its pods",
+        description="Stop the node's processes and pods, and remove its links, routes, rules, mounts and "
+        "cgroups. Images, API objects and certificates stay: the next `up` brings the same pods back.",
+    )
+    down.add_argument("--root", type=Path, default=Path("/"), help="prefix of all paths (default /)")
+    down.set_defaults(handler=run_down)
+    reset = subparsers.add_parser(
+        "reset",
+        help="`down`, and remove all state from the disk",
+        description="Do what `down` does, then remove images, API objects, certificates, volumes and logs.",
+    )
+    reset.add_argument("--root", type=Path, default=Path("/"), help="prefix of all paths (default /)")
+    reset.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    reset.set_defaults(handler=run_reset)
+
+
+def run_down(args: argparse.Namespace) -> int:
+    require_root("down")
+    paths = NodePaths(args.root.resolve())
+    down(paths, say=print)
+    return 0
+
+
+def run_reset(args: argparse.Namespace) -> int:
+    require_root("reset")
+    paths = NodePaths(args.root.resolve())
+    if not args.yes:
+        if not sys.stdin.isatty():
+            raise CommandError("this removes all pods, images and certificates of the node (say --yes)")
+        answer = input(f"Remove all pods, images, objects and certificates below {paths.root}? [y/N] ")
+        if answer.strip().lower() not in ("y", "yes"):
+            raise CommandError("nothing was done")
+    down(paths, say=print)
+    remove_state(paths)
+    print("Removed the node's state from the disk")
+    return 0
+
+
+def down(paths: NodePaths, *, say: Callable[[str], None]) -> None:
+    """Stop everything of this node and give the kernel back what it held; safe to repeat."""
+    settings = node_settings.load(paths)
+    _stop_processes(paths)
+    say("Stopped the node's processes")
+    _remove_pods(paths)
+    say("Removed the pods")
+    _remove_network(paths, settings)
+    say("Removed links, routes and rules")
+    unmount_below(paths.pods)
+    _remove_tree(paths.run)
+    _remove_log_links(paths)
+
+
+def _stop_processes(paths: NodePaths) -> None:
+    state = read_state(paths.run)
+    if state is None:
+        return
+    state.supervisor.stop(SUPERVISOR_GRACE)
+    # A supervisor that was killed, now or earlier, could not take its children along.
+    for identity in state.children.values():
+        identity.stop(5.0)
+
+
+def _remove_pods(paths: NodePaths) -> None:
+    """Kill what runs in this node's sandboxes and remove their cgroups."""
+    from runtime import cgroups
+    from runtime.service import RuntimeService
+
+    driver = cgroups.detect()
+    service = RuntimeService(run_dir=paths.run, state_dir=paths.containers, cgroups=driver)
+    service.remove_everything()
+    if driver.exists(paths.cgroup_root):
+        driver.remove(paths.cgroup_root, recursive=True)
+
+
+def _remove_network(paths: NodePaths, settings: NodeSettings | None) -> None:
+    """Undo the pods' wiring, the proxy's rules, the routes and the bridge."""
+    from cni.invoke import Invoker
+    from kubelet_py.node import routes
+
+    own = paths.state / "cni-bin"
+    folders = [Path(folder) for folder in settings.cni_bin_dirs] if settings else []
+    invoker = Invoker(
+        config_dir=paths.cni_config,
+        bin_dirs=[*folders, own],
+        cache_dir=paths.cni_state / "results",
+        own_bin_dir=own,
+    )
+    invoker.gc(())
+    if settings is None:
+        return
+    done = subprocess.run([sys.executable, "-m", "proxy", "--cleanup"], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise CommandError(f"Could not remove the proxy's rules: {done.stderr.strip()}")
+    routes.restore(paths.state / "network.json", bridge=paths.bridge)
+
+
+def unmount_below(folder: Path) -> None:
+    """Unmount what is mounted below `folder`, the deepest first (volumes on tmpfs)."""
+    prefix = f"{folder}/"
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    targets = [target.encode().decode("unicode_escape") for target in mounted]
+    for target in sorted((t for t in targets if t.startswith(prefix)), key=len, reverse=True):
+        subprocess.run(["umount", "--lazy", target], check=True)
+
+
+def _remove_tree(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _remove_log_links(paths: NodePaths) -> None:
+    """Remove the links in var/log/containers that point into this node's pod logs."""
+    if not paths.container_logs.is_dir():
+        return
+    for link in paths.container_logs.iterdir():
+        if link.is_symlink() and link.readlink().is_relative_to(paths.pod_logs):
+            link.unlink()
+
+
+def remove_state(paths: NodePaths) -> None:
+    """Remove this node's folders, and of the shared ones only what it wrote."""
+    for folder in (paths.state, paths.config, paths.logs):
+        _remove_tree(folder)
+    own_conflist = paths.cni_config / "10-kubelet-py.conflist"
+    own_conflist.unlink(missing_ok=True)
+    _remove_tree(paths.pod_logs)
+    for folder in (paths.container_logs, paths.cni_config, paths.cni_config.parent):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+

@@ -1,0 +1,63 @@
+"""The command `kubelet-py`: one module per subcommand, imported only when it is asked for.
+
+This package is the only place that imports every room (DESIGN.md, section 2). Exit codes: 0 done, 1 could
+not (one line on stderr says why and what to do), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from kubelet_py.cli.errors import CommandError
+
+COMMANDS = {
+    "up": "kubelet_py.cli.up",
+    "status": "kubelet_py.cli.status",
+    "kubeconfig": "kubelet_py.cli.status",
+    "down": "kubelet_py.cli.cleanup",
+    "reset": "kubelet_py.cli.cleanup",
+    "image": "kubelet_py.cli.image",
+    "inspect": "kubelet_py.cli.inspect",
+    "doctor": "kubelet_py.cli.doctor",
+}
+
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The command line's parser; with `only`, no other subcommand's module is imported."""
+    parser = argparse.ArgumentParser(
+        prog="kubelet-py",
+        description="A Kubernetes node that a person can read: API server, kubelet, proxy and container "
+        "runtime on this machine.",
+        epilog="Start with `kubelet-py up --detach`, then `export KUBECONFIG=$(kubelet-py kubeconfig)` "
+        "and use kubectl. `kubelet-py COMMAND --help` explains each command.",
+    )
+    parser.add_argument("--version", action="version", version=f"kubelet-py {version('kubelet-py')}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    modules = [COMMANDS[only]] if only in COMMANDS else dict.fromkeys(COMMANDS.values())
+    for module in modules:
+        importlib.import_module(module).register(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser(arguments[0] if arguments else None)
+    args = parser.parse_args(arguments)
+    try:
+        return int(args.handler(args))
+    except CommandError as error:
+        print(f"kubelet-py {args.command}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""What `up` was told about this node, kept for the next `up`, for `status` and for `down`.
+
+The file is `etc/kubelet-py/node.json`; `reset` removes it. A node that comes back with another
+address range or name than before would strand its own pods, hence the memory.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from kubelet_py.paths import NodePaths
+
+
+class SettingsError(Exception):
+    """A value that no node can be started with; the message names the option."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """Options of `kubelet-py up` that describe the node and its cluster."""
+
+    node_name: str
+    node_ip: str
+    bind_address: str = "0.0.0.0"
+    secure_port: int = 6443
+    kubelet_port: int = 10250
+    proxy_healthz_port: int = 10256
+    cluster_cidr: str = "10.244.0.0/16"
+    service_cidr: str = "10.96.0.0/12"
+    kubelet_config: str = ""
+    cni_bin_dirs: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise SettingsError for a malformed or overlapping address range, address or port."""
+        try:
+            pods, services = ipaddress.ip_network(self.cluster_cidr), ipaddress.ip_network(self.service_cidr)
+            address = ipaddress.ip_address(self.node_ip)
+            ipaddress.ip_address(self.bind_address)
+        except ValueError as error:
+            raise SettingsError(f"Could not read an address option: {error}") from error
+        if pods.overlaps(services):
+            raise SettingsError(f"--cluster-cidr {pods} and --service-cidr {services} overlap (change one)")
+        for option, network in (("--cluster-cidr", pods), ("--service-cidr", services)):
+            if address in network:
+                raise SettingsError(f"The node's address {address} lies in {option} {network} (change it)")
+        for option, port in (("--secure-port", self.secure_port), ("--kubelet-port", self.kubelet_port)):
+            if not 0 < port < 65536:
+                raise SettingsError(f"{option} {port} is not a port number (1-65535)")
+
+    def save(self, paths: NodePaths) -> None:
+        paths.config.mkdir(parents=True, exist_ok=True)
+        new = paths.config / "node.json.new"
+        new.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        new.rename(paths.config / "node.json")
+
+
+def load(paths: NodePaths) -> NodeSettings | None:
+    """The settings of the last `up` below this root, or None after `reset` or before the first."""
+    try:
+        data: dict[str, Any] = json.loads((paths.config / "node.json").read_text())
+    except FileNotFoundError:
+        return None
+    known = {f.name for f in fields(NodeSettings)}
+    kept = {name: value for name, value in data.items() if name in known}
+    kept["cni_bin_dirs"] = tuple(kept.get("cni_bin_dirs", ()))
+    return NodeSettings(**kept)

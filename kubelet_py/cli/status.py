@@ -1,0 +1,140 @@
+"""`kubelet-py status` and `kubelet-py kubeconfig`: what runs here, and how to reach it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from kubelet_py.cli import settings as node_settings
+from kubelet_py.cli.errors import CommandError
+from kubelet_py.cli.processes import ProcessIdentity
+from kubelet_py.cli.readiness import condition
+from kubelet_py.cli.supervisor import read_state
+from kubelet_py.paths import NodePaths
+
+PROCESSES = ("supervisor", "controlplane", "agent", "proxy")
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    status = subparsers.add_parser(
+        "status",
+        help="show the node's processes, conditions and pods",
+        description="Show what runs. The exit code is 0 when all processes run and the node is Ready.",
+    )
+    status.add_argument("--root", type=Path, default=Path("/"), help="prefix of all paths (default /)")
+    status.add_argument("--pid", choices=PROCESSES, help="print only the pid of this process")
+    status.add_argument("--output", "-o", choices=("text", "json"), default="text", help="form of the answer")
+    status.set_defaults(handler=run_status)
+    kubeconfig = subparsers.add_parser(
+        "kubeconfig",
+        help="print the path of the admin kubeconfig",
+        description="Print the path of the administrator's kubeconfig, for "
+        "`export KUBECONFIG=$(kubelet-py kubeconfig)`.",
+    )
+    kubeconfig.add_argument("--root", type=Path, default=Path("/"), help="prefix of all paths (default /)")
+    kubeconfig.set_defaults(handler=run_kubeconfig)
+
+
+def run_kubeconfig(args: argparse.Namespace) -> int:
+    path = NodePaths(args.root.resolve()).kubeconfig("admin")
+    if not path.exists():
+        raise CommandError(f"there is no {path} yet (start the node: kubelet-py up --detach)")
+    print(path)
+    return 0
+
+
+def run_status(args: argparse.Namespace) -> int:
+    paths = NodePaths(args.root.resolve())
+    processes = _processes(paths)
+    if args.pid:
+        if args.pid not in processes:
+            raise CommandError(f"no {args.pid} runs here (start the node: kubelet-py up --detach)")
+        print(processes[args.pid]["pid"])
+        return 0
+    report = {"root": str(paths.root), "processes": processes, **_cluster(paths)}
+    if args.output == "json":
+        print(json.dumps(report, indent=2))
+    else:
+        _print(report)
+    return 0 if set(PROCESSES) <= set(processes) and report["ready"] else 1
+
+
+def _processes(paths: NodePaths) -> dict[str, dict[str, Any]]:
+    """Name → pid, seconds it has lived, PSS in bytes, restarts; only what is alive now."""
+    import psutil
+
+    state = read_state(paths.run)
+    if state is None:
+        return {}
+    identities: dict[str, ProcessIdentity] = {"supervisor": state.supervisor, **state.children}
+    found = {}
+    for name, identity in identities.items():
+        if not identity.alive():
+            continue
+        process = psutil.Process(identity.pid)
+        found[name] = {
+            "pid": identity.pid,
+            "seconds": round(time.time() - process.create_time(), 1),
+            "pss": process.memory_full_info().pss,
+            "restarts": state.restarts.get(name, 0),
+        }
+    return found
+
+
+def _cluster(paths: NodePaths) -> dict[str, Any]:
+    """What the API server says of this node; with `error` where it does not answer."""
+    from kubeclient import kubeconfig
+    from kubeclient.errors import ApiError
+    from kubeclient.resources import NODES, PODS
+    from kubeclient.rest import RestClient
+
+    settings = node_settings.load(paths)
+    answer: dict[str, Any] = {"ready": False, "server": "", "conditions": {}, "pods": {}}
+    if settings is None:
+        return answer | {"error": "this node was never started (kubelet-py up --detach)"}
+    answer |= {"node": settings.node_name, "address": settings.node_ip}
+    try:
+        client_config = kubeconfig.load(paths.kubeconfig("admin"))
+        client = RestClient(client_config, user_agent="kubelet-py-status", timeout=5.0)
+        node = client.get(NODES, settings.node_name)
+        pods = client.list(PODS, field_selector=f"spec.nodeName={settings.node_name}")["items"]
+    except (ApiError, OSError) as error:
+        return answer | {"error": str(error)}
+    phases: dict[str, int] = {}
+    for pod in pods:
+        phase = pod.get("status", {}).get("phase", "Unknown")
+        phases[phase] = phases.get(phase, 0) + 1
+    return answer | {
+        "server": client_config.server,
+        "ready": condition(node, "Ready") == "True",
+        "conditions": {
+            c["type"]: {"status": c["status"], "message": c.get("message", "")}
+            for c in node["status"].get("conditions", [])
+        },
+        "pods": phases,
+    }
+
+
+def _print(report: dict[str, Any]) -> None:
+    processes = report["processes"]
+    for name in PROCESSES:
+        process = processes.get(name)
+        if process is None:
+            print(f"{name:<13} not running")
+            continue
+        restarts = f", {process['restarts']} restarts" if process["restarts"] else ""
+        age = f"{process['seconds']:.0f} s"
+        print(f"{name:<13} pid {process['pid']}, up {age}, {process['pss'] / 1e6:.0f} MB{restarts}")
+    if "node" in report:
+        ready = "Ready" if report["ready"] else "NotReady"
+        print(f"{'node':<13} {report['node']} ({report['address']}), {ready}")
+    for kind, state in report["conditions"].items():
+        print(f"  {kind:<21} {state['status']:<6} {state['message']}")
+    if report["pods"]:
+        counts = [f"{count} {phase}" for phase, count in sorted(report["pods"].items())]
+        print(f"{'pods':<13} {', '.join(counts)}")
+    if "error" in report:
+        print(f"{'API server':<13} {report['error']}")

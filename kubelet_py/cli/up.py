@@ -1,0 +1,244 @@
+"""`kubelet-py up`: check the host, make the certificates, start the node, say when it is Ready.
+
+The process that runs the node is the supervisor (supervisor.py). In the foreground that is the command
+itself; with --detach it is a process of its own, and the command ends when the node is Ready.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+from kubelet_py.cli import settings as node_settings
+from kubelet_py.cli.errors import CommandError
+from kubelet_py.cli.readiness import NotReady, report_until_ready
+from kubelet_py.cli.settings import NodeSettings, SettingsError
+from kubelet_py.cli.supervisor import AlreadyRunning, ChildSpec, Supervisor
+from kubelet_py.paths import NodePaths
+
+LEAST_FREE_BYTES = 128 * 1024 * 1024
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "up",
+        help="start the node",
+        description="Start a one-node cluster on this machine: API server, scheduler, controllers, kubelet "
+        "and proxy. Options are remembered below the root for the next `up`, until `reset`.",
+        epilog="Stopping the foreground command, or killing it, leaves running pods alone; "
+        "`kubelet-py down` stops the pods too.",
+    )
+    parser.add_argument("--root", type=Path, default=Path("/"), help="prefix of all paths (default /)")
+    parser.add_argument("--detach", "-d", action="store_true", help="return once the node is Ready")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for Ready (default 60)")
+    parser.add_argument("--node-name", help="name of the Node object (default: the host name)")
+    parser.add_argument("--node-ip", help="address of this node (default: the default route's interface)")
+    parser.add_argument("--bind-address", help="address the API server listens on (default 0.0.0.0)")
+    parser.add_argument("--secure-port", type=int, help="port of the API server (default 6443)")
+    parser.add_argument("--kubelet-port", type=int, help="port of the kubelet (default 10250)")
+    parser.add_argument("--proxy-healthz-port", type=int, help="port of the proxy's healthz (default 10256)")
+    parser.add_argument("--cluster-cidr", help="range of the pods' addresses (default 10.244.0.0/16)")
+    parser.add_argument("--service-cidr", help="range of the Services' addresses (default 10.96.0.0/12)")
+    parser.add_argument("--kubelet-config", help="a KubeletConfiguration file")
+    parser.add_argument(
+        "--cni-bin-dir",
+        action="append",
+        dest="cni_bin_dirs",
+        help="folder searched for CNI plugins before our own; may be repeated",
+    )
+    parser.set_defaults(handler=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Start the node; raises CommandError with what to do where the host does not allow it."""
+    require_root("up")
+    paths = NodePaths(args.root.resolve())
+    settings = _settings(args, paths)
+    if args.detach:
+        return _detach(paths, settings, args.timeout)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    supervisor = Supervisor(paths.run, _children(paths, settings))
+    try:
+        supervisor.lock()
+    except AlreadyRunning as error:
+        raise CommandError(f"{error} (see `kubelet-py status`, or stop it with `kubelet-py down`)") from error
+    supervisor.end_leftovers()
+    check_host(paths, settings)
+    settings.save(paths)
+    make_authority(paths, settings)
+    if not os.environ.get("KUBELET_PY_DETACHED"):
+        _report_from_a_child(paths, settings, args.timeout)
+    supervisor.run()
+    return 0
+
+
+def require_root(command: str) -> None:
+    """Raise CommandError unless the caller is root."""
+    if os.geteuid() != 0:
+        raise CommandError(f"this needs root (try `sudo kubelet-py {command}`)")
+
+
+def _settings(args: argparse.Namespace, paths: NodePaths) -> NodeSettings:
+    """Options given now over those of the last `up` over the defaults."""
+    from kubelet_py.node.addresses import NoAddress, choose_node_address
+
+    names = [field.name for field in fields(NodeSettings)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if "cni_bin_dirs" in given:
+        given["cni_bin_dirs"] = tuple(given["cni_bin_dirs"])
+    known = node_settings.load(paths)
+    try:
+        if "node_ip" not in given:
+            given["node_ip"] = choose_node_address().address
+        if known is None:
+            given.setdefault("node_name", socket.gethostname().lower())
+            settings = NodeSettings(**given)
+        else:
+            settings = replace(known, **given)
+        settings.check()
+    except (SettingsError, NoAddress) as error:
+        raise CommandError(str(error)) from error
+    return settings
+
+
+def _children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
+    """The node's three processes, in the order of starting."""
+    python = [sys.executable, "-m"]
+    s = settings
+    control_plane = [
+        *python, "controlplane.main",
+        "--config-dir", str(paths.config), "--data-dir", str(paths.store),
+        "--bind-address", s.bind_address, "--secure-port", str(s.secure_port),
+        "--service-cluster-ip-range", s.service_cidr, "--cluster-cidr", s.cluster_cidr,
+        "--advertise-address", s.node_ip,
+    ]  # fmt: skip
+    agent = [
+        *python, "kubelet_py.agent",
+        "--root", str(paths.root), "--node-name", s.node_name, "--node-ip", s.node_ip,
+        "--port", str(s.kubelet_port), "--cluster-cidr", s.cluster_cidr, "--service-cidr", s.service_cidr,
+        *(["--config", s.kubelet_config] if s.kubelet_config else []),
+        *(part for folder in s.cni_bin_dirs for part in ("--cni-bin-dir", folder)),
+    ]  # fmt: skip
+    proxy = [
+        *python, "proxy",
+        "--kubeconfig", str(paths.kubeconfig("proxy")), "--hostname-override", s.node_name,
+        "--cluster-cidr", s.cluster_cidr, "--healthz-bind-address", f"127.0.0.1:{s.proxy_healthz_port}",
+    ]  # fmt: skip
+    return [
+        ChildSpec("controlplane", control_plane, paths.logs / "controlplane.log"),
+        ChildSpec("agent", agent, paths.logs / "agent.log"),
+        ChildSpec("proxy", proxy, paths.logs / "proxy.log"),
+    ]
+
+
+def check_host(paths: NodePaths, settings: NodeSettings) -> None:
+    """Raise CommandError for what would make the node fail later, with what to do about it."""
+    for tool, package in (("iptables-restore", "iptables"), ("ip", "iproute2")):
+        if shutil.which(tool) is None:
+            raise CommandError(f"Could not find {tool} (install it: apt-get install {package})")
+    if "overlay" not in Path("/proc/filesystems").read_text().split():
+        raise CommandError("Could not find overlayfs in this kernel (try `modprobe overlay`)")
+    paths.state.mkdir(parents=True, exist_ok=True)
+    disk = os.statvfs(paths.state)
+    if disk.f_bavail * disk.f_frsize < LEAST_FREE_BYTES:
+        raise CommandError(f"Less than 128 MiB are free on the disk of {paths.state} (make room, or --root)")
+    ports = (
+        (settings.bind_address, settings.secure_port, "the API server", "--secure-port"),
+        ("0.0.0.0", settings.kubelet_port, "the kubelet", "--kubelet-port"),
+        ("127.0.0.1", settings.proxy_healthz_port, "the proxy's healthz", "--proxy-healthz-port"),
+    )
+    for address, port, what, option in ports:
+        _check_port(address, port, what, option)
+
+
+def _check_port(address: str, port: int, what: str, option: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            name = errno.errorcode.get(error.errno or 0, str(error))
+            raise CommandError(
+                f"Could not bind {address}:{port} for {what}: {name} (free it, or choose another by {option})"
+            ) from error
+
+
+def make_authority(paths: NodePaths, settings: NodeSettings) -> None:
+    """Make the missing certificates and kubeconfigs, in a process of its own: cryptography is large."""
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "controlplane.authority",
+            "--config-dir", str(paths.config), "--advertise-address", settings.node_ip,
+            "--node-name", settings.node_name, "--secure-port", str(settings.secure_port),
+            "--service-cluster-ip-range", settings.service_cidr,
+        ],
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise CommandError(f"Could not make the certificates: {lines[-1]}")
+
+
+def _detach(paths: NodePaths, settings: NodeSettings, timeout: float) -> int:
+    """Start the supervisor as a session of its own and wait here until the node is Ready."""
+    log_file = paths.logs / "supervisor.log"
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    argv = [arg for arg in sys.argv[1:] if arg not in ("--detach", "-d")]
+    with log_file.open("ab") as output:
+        offset = output.tell()
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "kubelet_py", *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env=os.environ | {"KUBELET_PY_DETACHED": "1"},
+        )
+    try:
+        report_until_ready(
+            paths, settings, started=started, timeout=timeout, alive=lambda: supervisor.poll() is None
+        )
+    except NotReady as error:
+        if supervisor.poll() is not None:
+            raise CommandError(_last_words(log_file, offset)) from error
+        raise CommandError(str(error)) from error
+    return 0
+
+
+def _last_words(log_file: Path, offset: int) -> str:
+    """The message of a supervisor that ended at once, without its own prefix."""
+    lines = log_file.read_bytes()[offset:].decode(errors="replace").strip().splitlines()
+    if not lines:
+        return f"The supervisor ended without a word (see {log_file})"
+    return lines[-1].removeprefix("kubelet-py up: ")
+
+
+def _report_from_a_child(paths: NodePaths, settings: NodeSettings, timeout: float) -> None:
+    """Report readiness from a grandchild that ends by itself; the caller goes on as supervisor."""
+    started = time.monotonic()
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    code = 1
+    try:
+        if os.fork() == 0:
+            report_until_ready(paths, settings, started=started, timeout=timeout, alive=lambda: True)
+        code = 0
+    except NotReady as error:
+        print(f"kubelet-py up: {error}", file=sys.stderr)
+    finally:
+        sys.stdout.flush()
+        os._exit(code)

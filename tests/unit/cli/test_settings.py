@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kubelet_py.cli import settings
+from kubelet_py.cli.settings import NodeSettings, SettingsError
+from kubelet_py.paths import NodePaths
+
+GOOD = NodeSettings(node_name="n", node_ip="192.0.2.5")
+
+
+def test_settings_survive_saving_and_loading(tmp_path: Path) -> None:
+    paths = NodePaths(tmp_path)
+    assert settings.load(paths) is None
+    changed = replace(GOOD, secure_port=7443, cni_bin_dirs=("/usr/lib/cni",))
+    changed.save(paths)
+    assert settings.load(paths) == changed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cluster_cidr": "10.96.0.0/16"}, "overlap"),
+        ({"cluster_cidr": "nonsense"}, "does not appear to be"),
+        ({"node_ip": "10.244.3.4"}, "lies in --cluster-cidr"),
+        ({"secure_port": 70000}, "--secure-port 70000 is not a port number"),
+    ],
+)
+def test_impossible_settings_are_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        replace(GOOD, **change).check()  # type: ignore[arg-type]
+
+
+def test_good_settings_pass() -> None:
+    GOOD.check()
+
+
+def test_two_roots_never_share_kernel_names() -> None:
+    one, two, default = NodePaths(Path("/a")), NodePaths(Path("/b")), NodePaths(Path("/"))
+    assert len({one.bridge, two.bridge, default.bridge}) == 3
+    assert len({one.cgroup_root, two.cgroup_root, default.cgroup_root}) == 3
+    assert all(len(p.bridge) <= 15 for p in (one, two, default))
