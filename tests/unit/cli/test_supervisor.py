@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,8 @@ import os, sys
 from pathlib import Path
 from kubelet_py.cli.supervisor import ChildSpec, Supervisor
 root = Path(sys.argv[1])
-supervisor = Supervisor(root, [ChildSpec("agent", ["sh", "-c", f"echo $$ >> {root}/pids; exec sleep 60"], root / "log")])
+argv = ["sh", "-c", f"echo $$ >> {root}/pids; exec sleep 60"]
+supervisor = Supervisor(root, [ChildSpec("agent", argv, root / "log")])
 supervisor.lock()
 supervisor.run()
 """
@@ -76,15 +78,13 @@ supervisor.run()
 
 
 def _nth_pid(folder: Path, number: int) -> int:
-    import time
-
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         lines = (folder / "pids").read_text().split() if (folder / "pids").exists() else []
         state = read_state(folder)
-        if len(lines) > number and state and state.children.get("agent", None) is not None:
-            if state.children["agent"].pid == int(lines[number]):
-                return int(lines[number])
+        agent = state.children.get("agent") if state else None
+        if agent is not None and len(lines) > number and agent.pid == int(lines[number]):
+            return agent.pid
         time.sleep(0.01)
     raise AssertionError("the child was not started in time")
 
