@@ -1,0 +1,99 @@
+"""One epoll loop with timers: the whole concurrency of a shim, and of the agent's side of all shims.
+
+A shim may not have threads besides the throwaway one that starts a container, so everything it waits for
+(pipes, terminals, pidfds, clients, deadlines) is a file descriptor or a timer here.
+"""
+
+from __future__ import annotations
+
+import heapq
+import select
+import time
+from collections.abc import Callable
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+
+
+class Timer:
+    """A call that is due once; `cancel` makes it do nothing."""
+
+    __slots__ = ("callback", "when")
+
+    def __init__(self, when: float, callback: Callable[[], None]) -> None:
+        self.when = when
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+    def __lt__(self, other: Timer) -> bool:
+        return self.when < other.when
+
+
+class Loop:
+    """Calls back on readiness and at deadlines, one event at a time.
+
+    epoll is asked for one event per call: a callback may close a descriptor whose number the kernel hands
+    out again at once, and a second event fetched earlier would then reach the wrong owner. The ready list
+    is rotated by the kernel, so nobody starves.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._timers: list[Timer] = []
+        self._clock = clock
+        self._running = False
+
+    def watch(self, descriptor: int, callback: Callable[[int], None], events: int = READ) -> None:
+        """Call `callback(mask)` whenever `descriptor` is ready for `events`, is hung up or has failed."""
+        self._epoll.register(descriptor, events)
+        self._callbacks[descriptor] = callback
+
+    def change(self, descriptor: int, events: int) -> None:
+        self._epoll.modify(descriptor, events)
+
+    def forget(self, descriptor: int) -> None:
+        """Stop watching; must come before the descriptor is closed."""
+        if self._callbacks.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        timer = Timer(self._clock() + seconds, callback)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def run(self) -> None:
+        """Go on until `stop` is called."""
+        self._running = True
+        while self._running:
+            self.step()
+
+    def step(self) -> None:
+        """Wait for one event or deadline and handle it."""
+        ready = self._epoll.poll(self._until_next(), 1)
+        for descriptor, mask in ready:
+            callback = self._callbacks.get(descriptor)
+            if callback is not None:
+                callback(mask)
+        self._fire()
+
+    def stop(self) -> None:
+        self._running = False
+
+    def close(self) -> None:
+        self._epoll.close()
+
+    def _until_next(self) -> float:
+        while self._timers and self._timers[0].callback is None:
+            heapq.heappop(self._timers)
+        if not self._timers:
+            return -1
+        return max(0.0, self._timers[0].when - self._clock())
+
+    def _fire(self) -> None:
+        while self._timers and self._timers[0].when <= self._clock():
+            callback = heapq.heappop(self._timers).callback
+            if callback is not None:
+                callback()

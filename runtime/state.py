@@ -1,0 +1,145 @@
+"""What a pod's shim and the agent leave on disk, so that either may be killed at any moment.
+
+Layout: `<run>/sandboxes/<id>/{sandbox.json,state.json,shim.sock,shim.log}` and `<state>/<container
+id>/{config.json,state.json,upper,work}`. The agent writes sandbox.json and config.json once; only the
+shim writes state.json, always before it tells anybody. Files are replaced by rename, so a reader sees the
+old or the new one, never half of one; no fsync, because after a power loss no process of ours is left
+that the files could describe.
+
+A process is (pid, start time, boot): the kernel gives pids out again, but not with the same start time in
+clock ticks since the same boot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CREATED = "CREATED"
+RUNNING = "RUNNING"
+EXITED = "EXITED"
+UNKNOWN = "UNKNOWN"
+READY = "READY"
+NOT_READY = "NOTREADY"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process, for ever: `start` is field 22 of /proc/<pid>/stat, `boot` the kernel's boot id."""
+
+    pid: int
+    start: int
+    boot: str
+
+    def alive(self) -> bool:
+        """Whether exactly this process exists and is not a zombie."""
+        if self.boot != boot_id():
+            return False
+        found = stat_of(self.pid)
+        return found is not None and found[1] == self.start and found[0] not in "ZX"
+
+
+def stat_of(pid: int) -> tuple[str, int] | None:
+    """(state letter, start time in ticks) of `pid`; None when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return fields[0].decode(), int(fields[19])
+
+
+def identify(pid: int) -> Identity:
+    """The identity of a process that is known to exist. Raises ProcessLookupError."""
+    found = stat_of(pid)
+    if found is None:
+        raise ProcessLookupError(pid)
+    return Identity(pid, found[1], boot_id())
+
+
+def boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxState:
+    """What the shim knows of its pod: itself, pause, and when pause went."""
+
+    shim: Identity | None = None
+    pause: Identity | None = None
+    created_at: float = 0.0
+    exited_at: float | None = None
+    exit_code: int | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerState:
+    """One container's life; times are seconds since the epoch, None while they have not come."""
+
+    state: str = CREATED
+    process: Identity | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    exit_code: int | None = None
+    reason: str = ""
+    message: str = ""
+    oom_kills: int = 0
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace `path` by `value` in one step, readable by root only."""
+    fresh = path.with_name(path.name + ".new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        json.dump(value, file)
+    os.rename(fresh, path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in `path`; None when the file is missing."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"Could not read state {path}: not a JSON object (remove the folder to forget it)")
+    return value
+
+
+def plain(state: SandboxState | ContainerState) -> dict[str, Any]:
+    """The state as JSON values."""
+    value: dict[str, Any] = {}
+    for name in type(state).__slots__:
+        field = getattr(state, name)
+        value[name] = identity_plain(field) if isinstance(field, Identity) else field
+    return value
+
+
+def identity_plain(identity: Identity) -> dict[str, Any]:
+    return {"pid": identity.pid, "start": identity.start, "boot": identity.boot}
+
+
+def identity_from(value: Mapping[str, Any] | None) -> Identity | None:
+    return None if value is None else Identity(value["pid"], value["start"], value["boot"])
+
+
+def container_state_from(value: Mapping[str, Any] | None) -> ContainerState:
+    """The reverse of `plain`; a container without a file is CREATED."""
+    if value is None:
+        return ContainerState()
+    return ContainerState(**{**value, "process": identity_from(value["process"])})
+
+
+def sandbox_state_from(value: Mapping[str, Any] | None) -> SandboxState:
+    if value is None:
+        return SandboxState()
+    return SandboxState(
+        **{**value, "shim": identity_from(value["shim"]), "pause": identity_from(value["pause"])}
+    )

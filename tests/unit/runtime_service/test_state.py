@@ -1,0 +1,54 @@
+"""State files and process identities."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runtime import state
+from runtime.state import ContainerState, Identity, SandboxState
+
+
+def test_states_survive_the_disk(tmp_path: Path) -> None:
+    me = state.identify(os.getpid())
+    container = ContainerState("RUNNING", me, 1.5, None, None, "", "", 0)
+    sandbox = SandboxState(me, None, 2.5, None, None, "gone")
+    for value, parse in ((container, state.container_state_from), (sandbox, state.sandbox_state_from)):
+        state.write_json(tmp_path / "state.json", state.plain(value))
+        assert parse(state.read_json(tmp_path / "state.json")) == value
+
+
+def test_missing_file_is_a_created_container(tmp_path: Path) -> None:
+    assert state.container_state_from(state.read_json(tmp_path / "none")) == ContainerState()
+
+
+def test_failed_write_leaves_the_old_state(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    state.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        state.write_json(path, {"a": object()})
+    assert state.read_json(path) == {"a": 1}
+
+
+def test_state_is_private(tmp_path: Path) -> None:
+    state.write_json(tmp_path / "s", {})
+    assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
+
+
+def test_process_is_the_same_only_with_its_start_time_and_boot() -> None:
+    me = state.identify(os.getpid())
+    assert me.alive()
+    assert not replace(me, start=me.start + 1).alive()
+    assert not replace(me, boot="other").alive()
+    assert not Identity(2**22 + 1, 1, me.boot).alive()
+
+
+def test_zombie_is_not_alive() -> None:
+    child = os.posix_spawn("/bin/true", ["true"], {})
+    identity = state.identify(child)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert not identity.alive()
+    os.waitpid(child, 0)
