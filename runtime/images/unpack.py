@@ -1,0 +1,350 @@
+"""From a layer archive to a folder that overlayfs can use as a lower layer.
+
+Layers are written by strangers and unpacked by root, so an entry must never land outside its folder.
+Every parent is opened with openat2(RESOLVE_IN_ROOT): the kernel itself resolves links as if the layer were
+the root, `..` and absolute targets included; the last component is created with O_EXCL and never followed.
+Names with `..`, devices, and attributes that would steer overlayfs are refused.
+
+Two conventions meet here. In archives a deleted file is `.wh.<name>` and a hidden folder contains
+`.wh..wh..opq` (OCI image spec, "layer"); overlayfs wants a character device 0:0 and the attribute
+trusted.overlay.opaque=y (Documentation/filesystems/overlayfs.rst). Whiteouts speak of *lower* layers: what
+this layer itself brings under the same name stays, wherever the archive mentions it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from runtime.images.errors import UnpackError
+from runtime.images.tarstream import Entry, Hashed, TarReader, decompress
+
+log = logging.getLogger(__name__)
+
+_SYS_OPENAT2 = 437  # the same on every architecture
+_RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x01, 0x02, 0x10
+_CONFINED = _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_IN_ROOT
+_OPAQUE = "trusted.overlay.opaque"
+_WHITEOUT = b".wh."
+_OPAQUE_MARK = b".wh..wh..opq"
+_AUFS_MARK = b".wh..wh."
+_MAX_ID = 2**32 - 2
+_CACHED_PARENTS = 64
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one layer may cost: entries, bytes when decompressed, bytes in a path."""
+
+    entries: int = 2_000_000
+    bytes: int = 64 << 30
+    path: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What was found: the digest of the plain archive (the diffID), its bytes, the number of entries."""
+
+    diff_id: str
+    bytes: int
+    entries: int
+
+
+def unpack_layer(source: BinaryIO, folder: Path, limits: Limits | None = None) -> Unpacked:
+    """Unpack a layer (plain, gzip or zstd) into an existing empty folder.
+
+    Raises UnpackError; then the folder holds a part of the layer and is the caller's to remove.
+    """
+    limits = limits or Limits()
+    hashed = Hashed(decompress(source), limits.bytes)
+    reader = TarReader(iter(hashed))
+    entries = 0
+    with _Extractor(folder, limits) as extractor:
+        for entry in reader:
+            entries += 1
+            if entries > limits.entries:
+                raise UnpackError(f"Could not unpack layer: more than {limits.entries} entries")
+            try:
+                extractor.apply(entry, reader)
+            except OSError as error:
+                raise _failed(entry, error) from error
+        extractor.finish()
+    return Unpacked(hashed.digest, hashed.length, entries)
+
+
+class _Extractor:
+    """Creates entries below one folder, which nothing else may be changing meanwhile."""
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self._limits = limits
+        self._root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._parents: dict[bytes, int] = {}
+        self._folder_times: list[tuple[Sequence[bytes], int]] = []
+
+    def __enter__(self) -> _Extractor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._forget()
+        os.close(self._root)
+
+    def apply(self, entry: Entry, reader: TarReader) -> None:
+        """Create one entry; raises UnpackError or OSError."""
+        parts = self._split(entry.name, entry)
+        if not parts:
+            if entry.kind == "dir":
+                self._dress(self._root, entry)
+            return
+        parent, name = self._parent(parts[:-1]), parts[-1]
+        if name.startswith(_WHITEOUT):
+            self._whiteout(parts, parent, name)
+        elif entry.kind == "dir":
+            self._folder(parts, parent, name, entry)
+        elif entry.kind in ("char", "block"):
+            self._device(parts, entry)
+        else:
+            try:
+                self._create(parent, name, entry, reader)
+            except FileExistsError:
+                if entry.kind == "link" and self._split(entry.target, entry) == parts:
+                    raise UnpackError(f"Could not unpack {_text(entry.name)}: hard link to itself") from None
+                self._remove(parent, name)
+                # Removing may have closed the cached parents.
+                self._create(self._parent(parts[:-1]), name, entry, reader)
+
+    def finish(self) -> None:
+        """Set the folders' times, which creating their content has changed."""
+        for parts, mtime in reversed(self._folder_times):
+            try:
+                os.utime(parts[-1], ns=(mtime, mtime), dir_fd=self._parent(parts[:-1]), follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # a later entry put something else in its place
+
+    def _split(self, name: bytes, entry: Entry) -> list[bytes]:
+        if len(name) > self._limits.path:
+            raise UnpackError(f"Could not unpack {_text(name[:80])}…: its path has {len(name)} bytes")
+        parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+        if b".." in parts or b"\0" in name:
+            raise UnpackError(f"Could not unpack {_text(entry.name)}: {_text(name)} leads out of the layer")
+        return parts
+
+    # -- parents -------------------------------------------------------------------------------------
+
+    def _parent(self, parts: Sequence[bytes]) -> int:
+        if not parts:
+            return self._root
+        path = b"/".join(parts)
+        cached = self._parents.get(path)
+        if cached is not None:
+            return cached
+        try:
+            found = _open_in_root(self._root, path)
+        except FileNotFoundError:
+            # Archives may leave out folders; Docker, too, makes them root's and 0755.
+            above = self._parent(parts[:-1])
+            try:
+                os.mkdir(parts[-1], 0o755, dir_fd=above)
+                os.chmod(f"/proc/self/fd/{above}/{os.fsdecode(parts[-1])}", 0o755)
+            except FileExistsError:
+                raise UnpackError(f"Could not unpack into {_text(path)}: a dangling symbolic link") from None
+            found = _open_in_root(self._root, path)
+        if len(self._parents) >= _CACHED_PARENTS:
+            oldest = next(iter(self._parents))
+            os.close(self._parents.pop(oldest))
+        self._parents[path] = found
+        return found
+
+    def _forget(self) -> None:
+        for descriptor in self._parents.values():
+            os.close(descriptor)
+        self._parents.clear()
+
+    # -- kinds ---------------------------------------------------------------------------------------
+
+    def _create(self, parent: int, name: bytes, entry: Entry, reader: TarReader) -> None:
+        if entry.kind == "file":
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(name, flags, 0o600, dir_fd=parent)
+            try:
+                for chunk in reader.content():
+                    view = memoryview(chunk)
+                    while view:
+                        view = view[os.write(descriptor, view) :]
+                self._dress(descriptor, entry)
+                os.utime(descriptor, ns=_times(entry))
+            finally:
+                os.close(descriptor)
+        elif entry.kind == "symlink":
+            os.symlink(entry.target, name, dir_fd=parent)
+            self._dress_by_name(parent, name, entry)
+        elif entry.kind == "link":
+            self._link(parent, name, entry)
+        else:
+            os.mkfifo(name, 0o600, dir_fd=parent)
+            self._dress_by_name(parent, name, entry)
+
+    def _link(self, parent: int, name: bytes, entry: Entry) -> None:
+        target = self._split(entry.target, entry)
+        if not target:
+            raise UnpackError(f"Could not unpack {_text(entry.name)}: a hard link to the root")
+        # An own descriptor: resolving the target may push `parent` out of the cache.
+        here = os.dup(parent)
+        try:
+            above = self._parent(target[:-1])
+            os.link(target[-1], name, src_dir_fd=above, dst_dir_fd=here, follow_symlinks=False)
+        except FileNotFoundError:
+            raise UnpackError(
+                f"Could not unpack {_text(entry.name)}: hard link to {_text(entry.target)}, not in the layer"
+            ) from None
+        finally:
+            os.close(here)
+
+    def _folder(self, parts: Sequence[bytes], parent: int, name: bytes, entry: Entry) -> None:
+        opaque = False
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent)
+        except FileExistsError:
+            present = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if not stat.S_ISDIR(present.st_mode):
+                opaque = _is_whiteout(present)
+                self._remove(parent, name)
+                parent = self._parent(parts[:-1])
+                os.mkdir(name, 0o700, dir_fd=parent)
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            self._dress(descriptor, entry)
+            if opaque:
+                os.setxattr(descriptor, _OPAQUE, b"y")
+        finally:
+            os.close(descriptor)
+        self._folder_times.append((parts, _times(entry)[0]))
+
+    def _whiteout(self, parts: Sequence[bytes], parent: int, name: bytes) -> None:
+        if name == _OPAQUE_MARK:
+            os.setxattr(f"/proc/self/fd/{parent}", _OPAQUE, b"y")
+            return
+        if name.startswith(_AUFS_MARK):
+            return  # bookkeeping of aufs, meaningless elsewhere
+        hidden = name.removeprefix(_WHITEOUT)
+        if hidden in (b"", b".", b".."):
+            raise UnpackError(f"Could not unpack {_text(b'/'.join(parts))}: a whiteout of {_text(hidden)}")
+        try:
+            os.mknod(hidden, stat.S_IFCHR | 0o000, os.makedev(0, 0), dir_fd=parent)
+        except FileExistsError:
+            present = os.stat(hidden, dir_fd=parent, follow_symlinks=False)
+            if stat.S_ISDIR(present.st_mode):
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                descriptor = os.open(hidden, flags, dir_fd=parent)
+                try:
+                    os.setxattr(descriptor, _OPAQUE, b"y")
+                finally:
+                    os.close(descriptor)
+
+    def _device(self, parts: Sequence[bytes], entry: Entry) -> None:
+        if parts[0] == b"dev":
+            # Old distributions' images carry /dev; a container gets a fresh tmpfs there and never sees it.
+            log.debug("Skipped device of a layer path=%s", _text(entry.name))
+            return
+        raise UnpackError(
+            f"Could not unpack {_text(entry.name)}: device {entry.major}:{entry.minor} outside of /dev"
+        )
+
+    def _remove(self, parent: int, name: bytes) -> None:
+        import shutil
+
+        present = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if stat.S_ISDIR(present.st_mode):
+            shutil.rmtree(os.fsdecode(name), dir_fd=parent)
+        else:
+            os.unlink(name, dir_fd=parent)
+        self._forget()
+
+    # -- owner, mode, attributes ---------------------------------------------------------------------
+
+    def _dress(self, descriptor: int, entry: Entry) -> None:
+        _check_owner(entry)
+        if entry.uid or entry.gid or descriptor == self._root:
+            os.fchown(descriptor, entry.uid, entry.gid)
+        os.fchmod(descriptor, entry.mode)  # after chown, which clears setuid
+        if entry.xattrs:
+            self._attributes(descriptor, entry)
+
+    def _dress_by_name(self, parent: int, name: bytes, entry: Entry) -> None:
+        _check_owner(entry)
+        if entry.uid or entry.gid:
+            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        if entry.kind == "fifo":
+            os.chmod(b"/proc/self/fd/%d/%s" % (parent, name), entry.mode)
+        os.utime(name, ns=_times(entry), dir_fd=parent, follow_symlinks=False)
+
+    def _attributes(self, descriptor: int, entry: Entry) -> None:
+        for key, value in entry.xattrs.items():
+            if key.startswith("trusted."):
+                raise UnpackError(f"Could not unpack {_text(entry.name)}: attribute {key} is reserved")
+            if key == "security.capability":
+                os.setxattr(descriptor, key, value)
+            elif key.startswith("user.") and not key.startswith("user.overlay."):
+                try:
+                    os.setxattr(descriptor, key, value)
+                except OSError as error:
+                    if error.errno != errno.ENOTSUP:  # tmpfs before Linux 6.6; upstream goes on
+                        raise
+                    log.debug("Skipped attribute path=%s key=%s reason=ENOTSUP", _text(entry.name), key)
+
+
+def _open_in_root(root: int, path: bytes) -> int:
+    how = _OpenHow(os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, _CONFINED)
+    for _ in range(100):
+        found = _libc.syscall(
+            _SYS_OPENAT2, root, ctypes.c_char_p(path), ctypes.byref(how), ctypes.sizeof(how)
+        )
+        if found >= 0:
+            return int(found)
+        number = ctypes.get_errno()
+        if number != errno.EAGAIN:  # EAGAIN: a rename or mount somewhere made `..` uncertain
+            break
+    raise OSError(number, os.strerror(number), os.fsdecode(path))
+
+
+def _is_whiteout(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def _check_owner(entry: Entry) -> None:
+    if not (0 <= entry.uid <= _MAX_ID and 0 <= entry.gid <= _MAX_ID):
+        raise UnpackError(
+            f"Could not unpack {_text(entry.name)}: owner {entry.uid}:{entry.gid} is out of range"
+        )
+
+
+def _times(entry: Entry) -> tuple[int, int]:
+    moment = min(max(entry.mtime, -(2**62)), 2**62)
+    return moment, moment
+
+
+def _failed(entry: Entry, error: OSError) -> UnpackError:
+    name = errno.errorcode.get(error.errno or 0, str(error.errno))
+    hint = {
+        errno.ENOSPC: " (free some disk space)",
+        errno.ENOTDIR: " (a parent is not a folder)",
+        errno.ELOOP: " (a parent is a loop of links)",
+        errno.EPERM: " (layers are unpacked by root)",
+    }.get(error.errno or 0, "")
+    return UnpackError(f"Could not unpack {_text(entry.name)}: {name}{hint}")
+
+
+def _text(name: bytes) -> str:
+    return repr(name.decode("utf-8", "backslashreplace"))
