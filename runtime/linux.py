@@ -1,0 +1,314 @@
+"""The real kernel, through ctypes.
+
+ctypes drops the interpreter lock around each call, so a thread that waits for a child's execve does not hold up the
+others. errno is per thread. Everything here acts on the calling *thread* where the kernel allows it (namespaces,
+working directory after unshare(CLONE_FS), umask); what the kernel keeps per process is done in the child (`spawn`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+import struct
+import termios
+from collections.abc import Sequence
+
+from runtime.kernel import AT_FDCWD, Filter, Spawned, SpawnError, Status, Step
+from runtime.machine import ENTRY_WORDS, PASS_RESULT, TOLERATE, Machine, this_machine
+
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+MOVE_MOUNT_F_EMPTY_PATH = 0x04
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
+CLONE_VM, CLONE_PIDFD, CLONE_VFORK, CLONE_INTO_CGROUP = 0x100, 0x1000, 0x4000, 0x200000000
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = 1, 2, 0x20
+PR_SET_DUMPABLE = 4
+TIOCGPTPEER = 0x5441
+F_ADD_SEALS, ALL_SEALS = 1033, 0xF
+
+_c_long, _c_void_p, _c_size_t = ctypes.c_long, ctypes.c_void_p, ctypes.c_size_t
+
+
+class LinuxKernel:
+    """Implements kernel.Kernel. Thread-safe; make one per process."""
+
+    def __init__(self, machine: Machine | None = None) -> None:
+        self._machine = machine or this_machine()
+        self._numbers = self._machine.numbers
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._syscall = libc.syscall
+        self._syscall.restype = _c_long
+        self._mmap = libc.mmap
+        self._mmap.restype = _c_void_p
+        self._mmap.argtypes = [
+            _c_void_p, _c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, _c_long
+        ]  # fmt: skip
+        self._munmap = libc.munmap
+        self._munmap.argtypes = [_c_void_p, _c_size_t]
+        self._mprotect = libc.mprotect
+        self._mprotect.argtypes = [_c_void_p, _c_size_t, ctypes.c_int]
+        self._fstatfs = libc.fstatfs
+        self._spawn_code = self._load_code(self._machine.spawn)
+
+    def _call(self, name: str, *arguments: int | bytes | None) -> int:
+        words = [_c_long(a) if isinstance(a, int) else a for a in arguments]
+        result = int(self._syscall(_c_long(self._numbers[name]), *words))
+        if result < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"{name}: {os.strerror(number)}")
+        return result
+
+    def _map(self, size: int, flags: int) -> int:
+        address = self._mmap(None, size, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0)
+        if address in (None, _c_void_p(-1).value):
+            raise OSError(ctypes.get_errno(), "mmap: " + os.strerror(ctypes.get_errno()))
+        return int(address)
+
+    def _load_code(self, code: bytes) -> ctypes._FuncPointer:
+        """Machine code as a callable; never writable and executable at once."""
+        address = self._map(self._machine.page, MAP_PRIVATE)
+        ctypes.memmove(address, code, len(code))
+        if self._mprotect(address, self._machine.page, PROT_READ | PROT_EXEC):
+            raise OSError(ctypes.get_errno(), "mprotect: " + os.strerror(ctypes.get_errno()))
+        kind = ctypes.CFUNCTYPE(_c_long, _c_void_p, _c_size_t, _c_void_p, _c_void_p)
+        return kind(address)
+
+    # --- namespaces
+
+    def unshare(self, flags: int) -> None:
+        self._call("unshare", flags)
+
+    def setns(self, fd: int, flags: int) -> None:
+        self._call("setns", fd, flags)
+
+    def pidfd_open(self, pid: int) -> int:
+        return self._call("pidfd_open", pid, 0)
+
+    def sethostname(self, name: str) -> None:
+        raw = name.encode()
+        self._call("sethostname", raw, len(raw))
+
+    def setdomainname(self, name: str) -> None:
+        raw = name.encode()
+        self._call("setdomainname", raw, len(raw))
+
+    # --- mounts
+
+    def mount(self, source: str, target: str, fstype: str, flags: int, data: str) -> None:
+        self._call("mount", os.fsencode(source), os.fsencode(target), fstype.encode(), flags, os.fsencode(data))
+
+    def umount(self, target: str, flags: int) -> None:
+        self._call("umount2", os.fsencode(target), flags)
+
+    def pivot_root(self, new: str, old: str) -> None:
+        self._call("pivot_root", os.fsencode(new), os.fsencode(old))
+
+    def open_tree(self, dir_fd: int, path: str, flags: int) -> int:
+        return self._call("open_tree", dir_fd, os.fsencode(path), flags | os.O_CLOEXEC)
+
+    def move_mount(self, from_fd: int, to_fd: int) -> None:
+        self._call("move_mount", from_fd, b"", to_fd, b"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
+
+    def mount_setattr(
+        self, fd: int, *, set: int = 0, clear: int = 0, propagation: int = 0, recursive: bool = False
+    ) -> None:
+        flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+        attributes = struct.pack("=QQQQ", set, clear, propagation, 0)
+        self._call("mount_setattr", fd, b"", flags, attributes, len(attributes))
+
+    def fsopen(self, fstype: str) -> int:
+        return self._call("fsopen", fstype.encode(), 1)
+
+    def fsconfig(self, fd: int, key: str, value: str | None) -> None:
+        """Sets `key` to `value`; a flag if the value is None; an empty key creates the superblock."""
+        if not key:
+            self._call("fsconfig", fd, FSCONFIG_CMD_CREATE, None, None, 0)
+        elif value is None:
+            self._call("fsconfig", fd, FSCONFIG_SET_FLAG, os.fsencode(key), None, 0)
+        else:
+            self._call("fsconfig", fd, FSCONFIG_SET_STRING, os.fsencode(key), os.fsencode(value), 0)
+
+    def fsmount(self, fd: int, attributes: int) -> int:
+        return self._call("fsmount", fd, 1, attributes)
+
+    # --- files
+
+    def openat2(self, dir_fd: int, path: str, flags: int, *, mode: int = 0, resolve: int = 0) -> int:
+        how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
+        return self._call("openat2", dir_fd, os.fsencode(path), how, len(how))
+
+    def open(self, path: str, flags: int, *, dir_fd: int | None = None) -> int:
+        return os.open(path, flags | os.O_CLOEXEC, dir_fd=dir_fd)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def fstat(self, fd: int) -> Status:
+        status = os.fstat(fd)
+        return Status(status.st_mode, status.st_rdev, status.st_uid, status.st_ino)
+
+    def filesystem(self, fd: int) -> int:
+        """The file system's magic number (statfs.f_type), 32 bits."""
+        buffer = ctypes.create_string_buffer(128)
+        if self._fstatfs(fd, buffer):
+            raise OSError(ctypes.get_errno(), "fstatfs: " + os.strerror(ctypes.get_errno()))
+        return int(struct.unpack_from("=q", buffer)[0]) & 0xFFFFFFFF
+
+    def mkdir(self, path: str, mode: int, *, dir_fd: int | None = None) -> None:
+        os.mkdir(path, mode, dir_fd=dir_fd)
+
+    def mknod(self, path: str, mode: int, device: int, *, dir_fd: int) -> None:
+        os.mknod(path, mode, device, dir_fd=dir_fd)
+
+    def chown(self, path: str, uid: int, gid: int, *, dir_fd: int) -> None:
+        os.chown(path, uid, gid, dir_fd=dir_fd, follow_symlinks=False)
+
+    def symlink(self, target: str, path: str, *, dir_fd: int) -> None:
+        os.symlink(target, path, dir_fd=dir_fd)
+
+    def write(self, fd: int, data: bytes) -> None:
+        os.write(fd, data)
+
+    def is_executable(self, path: str) -> bool:
+        """A regular file with any execute bit; raises OSError when it is not there."""
+        status = os.stat(path)
+        return status.st_mode & 0o170000 == 0o100000 and bool(status.st_mode & 0o111)
+
+    def fchdir(self, fd: int) -> None:
+        os.fchdir(fd)
+
+    def chdir(self, path: str) -> None:
+        os.chdir(path)
+
+    def getcwd(self) -> str:
+        return os.getcwd()
+
+    def umask(self, mask: int) -> int:
+        return os.umask(mask)
+
+    # --- terminals
+
+    def open_terminal_peer(self, master: int) -> int:
+        """The other side of a pty, without a path (TIOCGPTPEER); unlocked first."""
+        fcntl.ioctl(master, termios.TIOCSPTLCK, struct.pack("i", 0))
+        return fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+
+    def set_window_size(self, fd: int, rows: int, columns: int) -> None:
+        fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    # --- processes
+
+    def dumpable(self, on: bool) -> None:
+        self._call("prctl", PR_SET_DUMPABLE, int(on), 0, 0, 0)
+
+    def block_signals(self) -> None:
+        """All signals of this thread: a handler must not run in a child that shares our memory."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+
+    def start_time(self, pid: int) -> int:
+        """Clock ticks between boot and the process's start: field 22 of /proc/<pid>/stat."""
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+
+    def memfd(self, name: str, data: bytes) -> int:
+        """A sealed file in memory: nobody can change what was written, whoever holds a descriptor."""
+        fd = self._call("memfd_create", name.encode(), 3)
+        try:
+            os.write(fd, data)
+            os.fchmod(fd, 0o555)
+            fcntl.fcntl(fd, F_ADD_SEALS, ALL_SEALS)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def spawn(self, steps: Sequence[Step], *, cgroup_fd: int = -1, share_memory: bool = True) -> Spawned:
+        """Starts a child that works off `steps`, the last of which is an execve.
+
+        With `share_memory` (vfork) it returns after the execve. Without, it returns at once with the results of
+        that moment, and the child has a copy: for children that wait before they execute.
+
+        Raises SpawnError with the failed step; clone3's own failure has index -1.
+        """
+        keep: list[object] = []
+        words = self._encode(steps, keep)
+        size = -(-len(words) * 8 // 4096) * 4096 + 4096
+        table = self._map(size, MAP_SHARED)
+        try:
+            ctypes.memmove(table + 64, words, len(words) * 8)
+            pidfd = ctypes.c_int(-1)
+            flags = CLONE_PIDFD | (CLONE_VM | CLONE_VFORK if share_memory else 0)
+            if cgroup_fd >= 0:
+                flags |= CLONE_INTO_CGROUP
+            arguments = struct.pack(
+                "=11Q", flags, ctypes.addressof(pidfd), 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
+            )
+            pid = self._spawn_code(arguments, len(arguments), table + 64, table)
+            if pid < 0:
+                raise SpawnError(-1, -pid, f"clone3: {os.strerror(-pid)}")
+            results, failed = self._results(table, len(steps))
+        finally:
+            self._munmap(table, size)
+        if failed >= 0:
+            number = -results[failed]
+            _reap(pidfd.value)
+            raise SpawnError(failed, number, f"{steps[failed].call}: {os.strerror(number)}")
+        return Spawned(pid, pidfd.value, results)
+
+    def _results(self, table: int, count: int) -> tuple[tuple[int, ...], int]:
+        raw = ctypes.string_at(table, 64 + count * ENTRY_WORDS * 8)
+        failed = struct.unpack_from("=Q", raw)[0]
+        results = tuple(
+            struct.unpack_from("=q", raw, 64 + (index * ENTRY_WORDS + 8) * 8)[0] for index in range(count)
+        )
+        return results, (failed - table - 64) // (ENTRY_WORDS * 8) if failed else -1
+
+    def _encode(self, steps: Sequence[Step], keep: list[object]) -> ctypes.Array[ctypes.c_uint64]:
+        words = (ctypes.c_uint64 * (len(steps) * ENTRY_WORDS))()
+        for index, step in enumerate(steps):
+            base = index * ENTRY_WORDS
+            words[base] = self._numbers[step.call]
+            for position, argument in enumerate(step.arguments):
+                words[base + 1 + position] = _word(argument, keep)
+            words[base + 7] = (TOLERATE if step.tolerate else 0) | (PASS_RESULT if step.pass_result else 0)
+        return words
+
+
+def _word(argument: object, keep: list[object]) -> int:
+    """An argument as a 64-bit word; what it points to is put into `keep`."""
+    if isinstance(argument, int):
+        return argument & 0xFFFFFFFFFFFFFFFF
+    if isinstance(argument, Filter):
+        program = ctypes.create_string_buffer(bytes(argument), len(argument))
+        keep.append(program)
+        argument = struct.pack("=HxxxxxxQ", len(argument) // 8, ctypes.addressof(program))
+    if isinstance(argument, str):
+        argument = os.fsencode(argument) + b"\0"
+    if isinstance(argument, tuple):
+        pointers = (ctypes.c_uint64 * (len(argument) + 1))(*(_word(text, keep) for text in argument))
+        keep.append(pointers)
+        return ctypes.addressof(pointers)
+    if not isinstance(argument, bytes):
+        raise TypeError(f"a system call takes no {type(argument).__name__}")
+    buffer = ctypes.create_string_buffer(argument, max(len(argument), 1))
+    keep.append(buffer)
+    return ctypes.addressof(buffer)
+
+
+def _reap(pidfd: int) -> None:
+    """Collects a child that failed; a process-wide reaper may have been faster."""
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    except OSError as error:
+        if error.errno != errno.ECHILD:
+            raise
+    finally:
+        os.close(pidfd)
+
+
+__all__ = ["AT_FDCWD", "LinuxKernel"]

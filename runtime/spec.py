@@ -1,0 +1,368 @@
+"""OCI `config.json` → frozen values, checked at the border (runtime-spec 1.2, config.md and config-linux.md).
+
+Everything behind this module may rely on the shapes below; everything in front of it is somebody's JSON. Names are
+the specification's, in snake_case. A wrong field is named by its path, as `process.rlimits[0].type`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from runtime.errors import SpecError
+from runtime.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
+RLIMITS = (
+    "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING",
+    "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
+)  # fmt: skip
+CAPABILITY_SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
+HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+
+
+class UserSpec(Record):
+    """Numeric ids; `umask` None leaves 0022."""
+
+    uid: int = 0
+    gid: int = 0
+    umask: int | None = None
+    additional_gids: tuple[int, ...] = ()
+
+
+class Rlimit(Record):
+    """`resource` is the kernel's number, `name` as in RLIMIT_<name>; 2**64-1 is unlimited."""
+
+    name: str
+    resource: int
+    soft: int
+    hard: int
+
+
+class Capabilities(Record):
+    """The five sets, names with CAP_."""
+
+    bounding: tuple[str, ...] = ()
+    effective: tuple[str, ...] = ()
+    permitted: tuple[str, ...] = ()
+    inheritable: tuple[str, ...] = ()
+    ambient: tuple[str, ...] = ()
+
+
+class ProcessSpec(Record):
+    """config.json's process. `capabilities` None: no capability at all."""
+
+    args: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    cwd: str = "/"
+    terminal: bool = False
+    console_size: tuple[int, int] | None = None
+    user: UserSpec = UserSpec()
+    capabilities: Capabilities | None = None
+    rlimits: tuple[Rlimit, ...] = ()
+    no_new_privileges: bool = False
+    oom_score_adj: int | None = None
+    apparmor_profile: str = ""
+    selinux_label: str = ""
+
+
+class RootSpec(Record):
+    """`path` as written: relative to the bundle or absolute."""
+
+    path: str
+    readonly: bool = False
+
+
+class MountSpec(Record):
+    """One mount; `type` and `source` are "" when absent."""
+
+    destination: str
+    type: str = ""
+    source: str = ""
+    options: tuple[str, ...] = ()
+
+
+class Namespace(Record):
+    """A namespace to make (`path` "") or to join."""
+
+    type: str
+    path: str = ""
+
+
+class Device(Record):
+    """A device node: type c, b, u or p; mode without the type bits."""
+
+    path: str
+    type: str
+    major: int
+    minor: int
+    mode: int
+    uid: int
+    gid: int
+
+
+class Hook(Record):
+    """A program run on the host or in the container; `timeout` seconds or None."""
+
+    path: str
+    args: tuple[str, ...]
+    env: tuple[str, ...]
+    timeout: int | None
+
+
+class LinuxSpec(Record):
+    """config.json's linux. `resources` and `seccomp` stay in the specification's JSON shape."""
+
+    namespaces: tuple[Namespace, ...] = ()
+    devices: tuple[Device, ...] = ()
+    cgroups_path: str = ""
+    resources: Mapping[str, Any] = {}
+    rootfs_propagation: str = ""
+    seccomp: Mapping[str, Any] | None = None
+    sysctl: Mapping[str, str] = {}
+    masked_paths: tuple[str, ...] = ()
+    readonly_paths: tuple[str, ...] = ()
+    mount_label: str = ""
+
+
+class Spec(Record):
+    """A whole config.json. `root` and `process` are None when it has none (a sandbox has no root)."""
+
+    version: str
+    root: RootSpec | None
+    process: ProcessSpec | None
+    mounts: tuple[MountSpec, ...]
+    hostname: str
+    domainname: str
+    linux: LinuxSpec
+    hooks: Mapping[str, tuple[Hook, ...]]
+    annotations: Mapping[str, str]
+
+
+class _Reader:
+    """One JSON object and its path, with typed reads."""
+
+    def __init__(self, value: object, path: str) -> None:
+        if not isinstance(value, Mapping):
+            raise SpecError(path or "config.json", "must be an object")
+        self.value: Mapping[str, Any] = value
+        self.path = path
+
+    def at(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path else key
+
+    def text(self, key: str, default: str = "") -> str:
+        return self._typed(key, str, "a string", default)
+
+    def flag(self, key: str) -> bool:
+        return self._typed(key, bool, "true or false", False)
+
+    def number(self, key: str, default: int = 0, *, low: int = 0, high: int = 2**64 - 1) -> int:
+        value = self._typed(key, int, "a whole number", default)
+        if isinstance(value, bool) or not low <= value <= high:
+            raise SpecError(self.at(key), f"must be a whole number from {low} to {high}")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self._typed(key, list | tuple, "a list of strings", ())
+        for index, entry in enumerate(value):
+            if not isinstance(entry, str) or "\0" in entry:
+                raise SpecError(f"{self.at(key)}[{index}]", "must be a string without NUL")
+        return tuple(value)
+
+    def object(self, key: str) -> _Reader | None:
+        value = self.value.get(key)
+        return None if value is None else _Reader(value, self.at(key))
+
+    def objects(self, key: str) -> list[_Reader]:
+        value = self._typed(key, list | tuple, "a list of objects", ())
+        return [_Reader(entry, f"{self.at(key)}[{index}]") for index, entry in enumerate(value)]
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        return dict(self._typed(key, Mapping, "an object", {}))
+
+    def string_mapping(self, key: str) -> Mapping[str, str]:
+        value = self.mapping(key)
+        for name, entry in value.items():
+            if not isinstance(entry, str):
+                raise SpecError(f"{self.at(key)}[{name}]", "must be a string")
+        return value
+
+    def one_of(self, key: str, value: str, allowed: Sequence[str]) -> str:
+        if value not in allowed:
+            raise SpecError(self.at(key), f"{value!r} is not one of {', '.join(allowed)}")
+        return value
+
+    def _typed(self, key: str, kind: Any, wanted: str, default: Any) -> Any:
+        value = self.value.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, kind) or (isinstance(value, str) and "\0" in value):
+            raise SpecError(self.at(key), f"must be {wanted}")
+        return value
+
+
+def parse(config: Mapping[str, Any]) -> Spec:
+    """config.json as parsed by json → Spec. Raises SpecError."""
+    reader = _Reader(config, "")
+    root = reader.object("root")
+    process = reader.object("process")
+    linux = reader.object("linux")
+    hooks = reader.object("hooks")
+    return Spec(
+        version=_version(reader),
+        root=_root(root) if root else None,
+        process=_process(process) if process else None,
+        mounts=tuple(_mount(mount) for mount in reader.objects("mounts")),
+        hostname=reader.text("hostname"),
+        domainname=reader.text("domainname"),
+        linux=_linux(linux) if linux else LinuxSpec(),
+        hooks={name: tuple(_hook(h) for h in hooks.objects(name)) for name in HOOKS} if hooks else {},
+        annotations=reader.string_mapping("annotations"),
+    )
+
+
+def parse_process(config: Mapping[str, Any]) -> ProcessSpec:
+    """A process object alone, as `exec --process` takes it."""
+    return _process(_Reader(config, "process"))
+
+
+def _version(reader: _Reader) -> str:
+    version = reader.text("ociVersion")
+    if version.split(".")[0] != "1":
+        raise SpecError("ociVersion", f"{version!r} is not a 1.x version")
+    return version
+
+
+def _root(reader: _Reader) -> RootSpec:
+    path = reader.text("path")
+    if not path:
+        raise SpecError(reader.at("path"), "is missing")
+    return RootSpec(path, reader.flag("readonly"))
+
+
+def _process(reader: _Reader) -> ProcessSpec:
+    args, cwd = reader.texts("args"), reader.text("cwd")
+    if not args:
+        raise SpecError(reader.at("args"), "is missing or empty")
+    if not cwd.startswith("/"):
+        raise SpecError(reader.at("cwd"), f"{cwd!r} is not an absolute path")
+    size = reader.object("consoleSize")
+    user = reader.object("user")
+    capabilities = reader.object("capabilities")
+    adjustment = reader.number("oomScoreAdj", 0, low=-1000, high=1000)
+    return ProcessSpec(
+        args=args,
+        env=reader.texts("env"),
+        cwd=cwd,
+        terminal=reader.flag("terminal"),
+        console_size=(size.number("height", high=65535), size.number("width", high=65535)) if size else None,
+        user=_user(user) if user else UserSpec(),
+        capabilities=_capabilities(capabilities) if capabilities else None,
+        rlimits=_rlimits(reader),
+        no_new_privileges=reader.flag("noNewPrivileges"),
+        oom_score_adj=None if reader.value.get("oomScoreAdj") is None else adjustment,
+        apparmor_profile=reader.text("apparmorProfile"),
+        selinux_label=reader.text("selinuxLabel"),
+    )
+
+
+def _user(reader: _Reader) -> UserSpec:
+    gids = reader.value.get("additionalGids") or ()
+    if not all(isinstance(gid, int) and 0 <= gid < 2**32 for gid in gids):
+        raise SpecError(reader.at("additionalGids"), "must be a list of group ids")
+    umask = None if reader.value.get("umask") is None else reader.number("umask", high=0o777)
+    high = 2**32 - 2
+    return UserSpec(reader.number("uid", high=high), reader.number("gid", high=high), umask, tuple(gids))
+
+
+def _capabilities(reader: _Reader) -> Capabilities:
+    from runtime.capabilities import NUMBERS
+
+    for name in CAPABILITY_SETS:
+        for index, capability in enumerate(reader.texts(name)):
+            if capability not in NUMBERS:
+                raise SpecError(f"{reader.at(name)}[{index}]", f"{capability!r} is no capability")
+    return Capabilities(*(reader.texts(name) for name in CAPABILITY_SETS))
+
+
+def _rlimits(reader: _Reader) -> tuple[Rlimit, ...]:
+    found: dict[str, Rlimit] = {}
+    for limit in reader.objects("rlimits"):
+        name = limit.text("type").removeprefix("RLIMIT_")
+        if name not in RLIMITS or not limit.text("type").startswith("RLIMIT_"):
+            raise SpecError(limit.at("type"), f"{limit.text('type')!r} is no resource limit")
+        if name in found:
+            raise SpecError(limit.at("type"), f"{limit.text('type')!r} is given twice")
+        soft, hard = limit.number("soft"), limit.number("hard")
+        if soft > hard:
+            raise SpecError(limit.at("soft"), "is above hard")
+        found[name] = Rlimit(name, RLIMITS.index(name), soft, hard)
+    return tuple(found.values())
+
+
+def _mount(reader: _Reader) -> MountSpec:
+    destination = reader.text("destination")
+    if not destination:
+        raise SpecError(reader.at("destination"), "is missing")
+    # Relative destinations are an error in 1.2, but callers of 1.0 exist and mean "from the root".
+    if not destination.startswith("/"):
+        destination = "/" + destination
+    return MountSpec(destination, reader.text("type"), reader.text("source"), reader.texts("options"))
+
+
+def _linux(reader: _Reader) -> LinuxSpec:
+    seccomp = reader.object("seccomp")
+    propagation = reader.text("rootfsPropagation")
+    if propagation:
+        reader.one_of("rootfsPropagation", propagation.removeprefix("r"), ("shared", "slave", "private", "unbindable"))
+    return LinuxSpec(
+        namespaces=_namespaces(reader),
+        devices=tuple(_device(device) for device in reader.objects("devices")),
+        cgroups_path=reader.text("cgroupsPath"),
+        resources=reader.mapping("resources"),
+        rootfs_propagation=propagation,
+        seccomp=seccomp.value if seccomp else None,
+        sysctl=reader.string_mapping("sysctl"),
+        masked_paths=reader.texts("maskedPaths"),
+        readonly_paths=reader.texts("readonlyPaths"),
+        mount_label=reader.text("mountLabel"),
+    )
+
+
+def _namespaces(reader: _Reader) -> tuple[Namespace, ...]:
+    found: dict[str, Namespace] = {}
+    for entry in reader.objects("namespaces"):
+        kind, path = entry.one_of("type", entry.text("type"), NAMESPACES), entry.text("path")
+        if kind in found:
+            raise SpecError(entry.at("type"), f"{kind!r} is given twice")
+        if path and not path.startswith("/"):
+            raise SpecError(entry.at("path"), f"{path!r} is not an absolute path")
+        found[kind] = Namespace(kind, path)
+    return tuple(found.values())
+
+
+def _device(reader: _Reader) -> Device:
+    path = reader.text("path")
+    if not path.startswith("/"):
+        raise SpecError(reader.at("path"), f"{path!r} is not an absolute path")
+    return Device(
+        path,
+        reader.one_of("type", reader.text("type"), ("c", "b", "u", "p")),
+        reader.number("major", high=2**32 - 1),
+        reader.number("minor", high=2**32 - 1),
+        reader.number("fileMode", 0o666, high=0o7777777) & 0o7777,
+        reader.number("uid", high=2**32 - 1),
+        reader.number("gid", high=2**32 - 1),
+    )
+
+
+def _hook(reader: _Reader) -> Hook:
+    path = reader.text("path")
+    if not path.startswith("/"):
+        raise SpecError(reader.at("path"), f"{path!r} is not an absolute path")
+    timeout = None if reader.value.get("timeout") is None else reader.number("timeout", low=1)
+    return Hook(path, reader.texts("args"), reader.texts("env"), timeout)
