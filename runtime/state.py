@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+
+from runtime.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 CREATED = "CREATED"
 RUNNING = "RUNNING"
@@ -27,8 +30,7 @@ READY = "READY"
 NOT_READY = "NOTREADY"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Record):
     """One process, for ever: `start` is field 22 of /proc/<pid>/stat, `boot` the kernel's boot id."""
 
     pid: int
@@ -66,8 +68,7 @@ def boot_id() -> str:
         return file.read().strip()
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxState:
+class SandboxState(Record):
     """What the shim knows of its pod: itself, pause, and when pause went."""
 
     shim: Identity | None = None
@@ -78,8 +79,7 @@ class SandboxState:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerState:
+class ContainerState(Record):
     """One container's life; times are seconds since the epoch, None while they have not come."""
 
     state: str = CREATED
@@ -92,19 +92,20 @@ class ContainerState:
     oom_kills: int = 0
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: str, value: Mapping[str, Any]) -> None:
     """Replace `path` by `value` in one step, readable by root only."""
-    fresh = path.with_name(path.name + ".new")
+    fresh = path + ".new"
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
-        json.dump(value, file)
+        file.write(json.dumps(value))
     os.rename(fresh, path)
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in `path`; None when the file is missing."""
+def read_json(path: str) -> dict[str, Any] | None:
+    """The object in `path`; None when the file is missing. Raises ValueError when it holds something else."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
     except FileNotFoundError:
         return None
     value = json.loads(text)
@@ -113,17 +114,20 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value
 
 
+def changed(state: ContainerState, **values: Any) -> ContainerState:
+    """The same state with some fields replaced."""
+    return ContainerState(**{**{name: getattr(state, name) for name in type(state).__slots__}, **values})
+
+
 def plain(state: SandboxState | ContainerState) -> dict[str, Any]:
     """The state as JSON values."""
     value: dict[str, Any] = {}
     for name in type(state).__slots__:
         field = getattr(state, name)
-        value[name] = identity_plain(field) if isinstance(field, Identity) else field
+        if isinstance(field, Identity):
+            field = {"pid": field.pid, "start": field.start, "boot": field.boot}
+        value[name] = field
     return value
-
-
-def identity_plain(identity: Identity) -> dict[str, Any]:
-    return {"pid": identity.pid, "start": identity.start, "boot": identity.boot}
 
 
 def identity_from(value: Mapping[str, Any] | None) -> Identity | None:
@@ -138,8 +142,8 @@ def container_state_from(value: Mapping[str, Any] | None) -> ContainerState:
 
 
 def sandbox_state_from(value: Mapping[str, Any] | None) -> SandboxState:
+    """The reverse of `plain`; a sandbox without a file has no process yet."""
     if value is None:
         return SandboxState()
-    return SandboxState(
-        **{**value, "shim": identity_from(value["shim"]), "pause": identity_from(value["pause"])}
-    )
+    shim, pause = identity_from(value["shim"]), identity_from(value["pause"])
+    return SandboxState(**{**value, "shim": shim, "pause": pause})

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 STDIN = 0
 STDOUT = 1
@@ -74,14 +77,14 @@ class Stream:
         self._lock = threading.Lock()
 
     def send(self, channel: int, data: bytes) -> None:
-        """Send `data` on `channel`, in pieces of at most 64 kB. Raises OSError (EPIPE) when the shim is gone."""
+        """Send `data` on `channel`, in pieces of at most 64 kB. Raises OSError when the shim is gone."""
         view = memoryview(data)
         with self._lock:
             for start in range(0, max(len(view), 1), PIECE):
                 self._socket.sendall(pack(channel, bytes(view[start : start + PIECE])))
 
     def close_channel(self, channel: int) -> None:
-        """Say that nothing more will come on `channel`: for channel 0 the process sees the end of its stdin."""
+        """Say that nothing more will come on `channel`; for 0 the process sees the end of its stdin."""
         self.send(CLOSE, bytes((channel,)))
 
     def receive(self) -> tuple[int, bytes] | None:
@@ -103,7 +106,7 @@ class Stream:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """End the session from any thread; a blocked `receive` returns None. The shim kills an exec's processes."""
+        """End the session from any thread; a blocked `receive` returns None, and an exec is killed."""
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:

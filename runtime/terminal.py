@@ -21,7 +21,7 @@ STEP = os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def open_pair() -> tuple[int, int]:
-    """(master, slave) from the host's devpts: for a container's first process, whose devpts isn't there yet."""
+    """(master, slave) from the host's devpts: a container's first process has no devpts of its own yet."""
     return os.openpty()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,16 +16,16 @@ def test_states_survive_the_disk(tmp_path: Path) -> None:
     container = ContainerState("RUNNING", me, 1.5, None, None, "", "", 0)
     sandbox = SandboxState(me, None, 2.5, None, None, "gone")
     for value, parse in ((container, state.container_state_from), (sandbox, state.sandbox_state_from)):
-        state.write_json(tmp_path / "state.json", state.plain(value))
-        assert parse(state.read_json(tmp_path / "state.json")) == value
+        state.write_json(str(tmp_path / "state.json"), state.plain(value))
+        assert parse(state.read_json(str(tmp_path / "state.json"))) == value
 
 
 def test_missing_file_is_a_created_container(tmp_path: Path) -> None:
-    assert state.container_state_from(state.read_json(tmp_path / "none")) == ContainerState()
+    assert state.container_state_from(state.read_json(str(tmp_path / "none"))) == ContainerState()
 
 
 def test_failed_write_leaves_the_old_state(tmp_path: Path) -> None:
-    path = tmp_path / "state.json"
+    path = str(tmp_path / "state.json")
     state.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
         state.write_json(path, {"a": object()})
@@ -34,15 +33,15 @@ def test_failed_write_leaves_the_old_state(tmp_path: Path) -> None:
 
 
 def test_state_is_private(tmp_path: Path) -> None:
-    state.write_json(tmp_path / "s", {})
+    state.write_json(str(tmp_path / "s"), {})
     assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
 
 
 def test_process_is_the_same_only_with_its_start_time_and_boot() -> None:
     me = state.identify(os.getpid())
     assert me.alive()
-    assert not replace(me, start=me.start + 1).alive()
-    assert not replace(me, boot="other").alive()
+    assert not Identity(me.pid, me.start + 1, me.boot).alive()
+    assert not Identity(me.pid, me.start, "other").alive()
     assert not Identity(2**22 + 1, 1, me.boot).alive()
 
 
