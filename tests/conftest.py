@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import host_state  # noqa: E402
+import host_state
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,16 +21,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("privileged") or item.get_closest_marker("e2e"):
             item.add_marker(no_root)
-
-
-def settled_difference(before: host_state.HostState, seconds: float = 5.0) -> list[str]:
-    """What differs from `before` once the kernel's delayed undoing (links, cgroups) had its time."""
-    deadline = time.monotonic() + seconds
-    while True:
-        difference = before.difference(host_state.read())
-        if not difference or time.monotonic() > deadline:
-            return difference
-        time.sleep(0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -46,4 +35,4 @@ def clean_host(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     before = host_state.read()
     yield
-    assert settled_difference(before) == []
+    assert host_state.settled_difference(before) == []

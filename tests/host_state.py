@@ -7,7 +7,9 @@ cgroup trees and processes, which are the machine's: there only what carries our
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -53,9 +55,17 @@ def read() -> HostState:
     )
 
 
-def _interfaces() -> list[tuple[int, str]]:
-    import socket
+def settled_difference(before: HostState, seconds: float = 5.0) -> list[str]:
+    """What differs from `before` once the kernel's delayed undoing (links, cgroups) had its time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        difference = before.difference(read())
+        if not difference or time.monotonic() > deadline:
+            return difference
+        time.sleep(0.05)
 
+
+def _interfaces() -> list[tuple[int, str]]:
     return socket.if_nameindex()
 
 
@@ -74,7 +84,15 @@ def _rules() -> list[str]:
         lines = _lines("nft", "list", "ruleset")
     except FileNotFoundError:
         lines = _lines("iptables-save")
-    words = ("table ", "}", "chain INPUT", "chain OUTPUT", "chain FORWARD", "chain PREROUTING", "chain POSTROUTING")
+    words = (
+        "table ",
+        "}",
+        "chain INPUT",
+        "chain OUTPUT",
+        "chain FORWARD",
+        "chain PREROUTING",
+        "chain POSTROUTING",
+    )
     return [line for line in lines if line and not line.startswith(words) and not line.startswith("type ")]
 
 
@@ -108,7 +126,9 @@ def _processes() -> list[str]:
         try:
             inside = os.readlink(f"/proc/{entry}/ns/mnt") == mine
             cgroup = Path(f"/proc/{entry}/cgroup").read_text()
-            command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            command = (
+                Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            )
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
         if (inside or any(f"/{name}" in cgroup for name in OUR_CGROUPS)) and command:

@@ -157,5 +157,3 @@ def remove_state(paths: NodePaths) -> None:
     for folder in (paths.container_logs, paths.cni_config, paths.cni_config.parent):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-
-

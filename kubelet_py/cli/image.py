@@ -1,0 +1,209 @@
+"""`kubelet-py image …`: the node's images by hand.
+
+It works on the store itself, with or without a running agent, so that a node without a registry can be
+filled (`import`, `from-binary`) before anything is started. The table looks like `crictl images`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from kubelet_py.paths import NodePaths
+from runtime.images.errors import ImageError, ImageNotFound
+from runtime.images.store import Image, ImageStore
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the `image` command and its actions to the command line."""
+    parser = subparsers.add_parser("image", help="list, import, pull and remove images of this node")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    action = _action(actions, "ls", _ls, "list images")
+    action.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    action.add_argument("-q", "--quiet", action="store_true", help="print only ids")
+    action.add_argument("--no-trunc", action="store_true", help="print whole ids")
+
+    action = _action(actions, "import", _import, "import a docker-archive or OCI layout tar")
+    action.add_argument("file", metavar="FILE", help="the archive, plain, gzip or zstd; - for standard input")
+    action.add_argument("--name", help="name for the image, when the archive holds one")
+
+    action = _action(actions, "pull", _pull, "pull an image from its registry")
+    action.add_argument("name", metavar="NAME")
+    action.add_argument("--insecure", action="store_true", help="allow plain HTTP and unknown certificates")
+    action.add_argument("--ca-file", help="certificates to trust for this registry")
+    action.add_argument("--auth-file", type=Path, help="a docker config.json with credentials")
+
+    action = _action(actions, "inspect", _inspect, "print everything about an image as JSON")
+    action.add_argument("names", metavar="NAME", nargs="+")
+
+    action = _action(actions, "rm", _rm, "remove images by name or id")
+    action.add_argument("names", metavar="NAME", nargs="+")
+
+    action = _action(actions, "from-binary", _from_binary, "make an image from one static binary")
+    action.add_argument("path", metavar="PATH", type=Path)
+    action.add_argument("--name", required=True)
+    action.add_argument(
+        "--link",
+        action="append",
+        default=None,
+        metavar="NAME",
+        help="hard link in /bin (busybox: all applets)",
+    )
+
+
+def _action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+    parser.add_argument("--root", type=Path, default=Path("/"), help="the node's root folder")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen action; the answer is the exit code."""
+    action = args.run
+    return int(action(args))
+
+
+def _guarded(names: Iterable[str], do: Any) -> int:
+    """Do something for every name; report each failure and go on."""
+    code = 0
+    for name in names:
+        try:
+            do(name)
+        except ImageError as error:
+            print(f"kubelet-py: {error}", file=sys.stderr)
+            code = 1
+    return code
+
+
+def _store(args: argparse.Namespace) -> ImageStore:
+    return ImageStore(NodePaths(args.root).images)
+
+
+def _ls(args: argparse.Namespace) -> int:
+    images = _store(args).list()
+    if args.output == "json":
+        print(json.dumps({"images": [_as_json(image) for image in images]}, indent=2))
+    elif args.quiet:
+        for image in images:
+            print(image.id)
+    else:
+        _table(images, whole=args.no_trunc)
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    def read(name: str) -> None:
+        store = _store(args)
+        if name == "-":
+            images = store.import_archive(sys.stdin.buffer, args.name)
+        else:
+            try:
+                with open(name, "rb") as handle:
+                    images = store.import_archive(handle, args.name)
+            except FileNotFoundError:
+                raise ImageError(f"Could not open {name}: ENOENT (give the path of an archive)") from None
+        for image in images:
+            print(f"{' '.join(image.repo_tags) or '<none>'} {image.id}")
+
+    return _guarded([args.file], read)
+
+
+def _pull(args: argparse.Namespace) -> int:
+    from runtime.images import credentials, reference, registry
+
+    def fetch(name: str) -> None:
+        parsed = reference.parse(name)
+        keyring = credentials.Keyring()
+        if args.auth_file is not None:
+            keyring = credentials.parse_docker_config(args.auth_file.read_bytes())
+        found = keyring.lookup(parsed)
+        image = registry.pull(
+            _store(args),
+            name,
+            credentials=found[0] if found else None,
+            insecure=[parsed.domain] if args.insecure else [],
+            ca_file=args.ca_file,
+        )
+        print(f"{parsed} {image.id}")
+
+    return _guarded([args.name], fetch)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    store = _store(args)
+    found: list[dict[str, Any]] = []
+
+    def look(name: str) -> None:
+        image = store.lookup(name)
+        if image is None:
+            raise ImageNotFound(
+                f"Could not inspect {name}: no such image (kubelet-py image ls shows what there is)"
+            )
+        found.append(
+            {**_as_json(image), "layers": image.layers, "config": json.loads(store.document(image.id))}
+        )
+
+    code = _guarded(args.names, look)
+    print(json.dumps(found, indent=2))
+    return code
+
+
+def _rm(args: argparse.Namespace) -> int:
+    store = _store(args)
+    used = _images_in_use(NodePaths(args.root).sandboxes)
+
+    def remove(name: str) -> None:
+        print(f"Deleted: {store.remove(name, in_use=used).id}")
+
+    return _guarded(args.names, remove)
+
+
+def _images_in_use(sandboxes: Path) -> set[str]:
+    """Ids of images that containers stand on, from the state files of the shims."""
+    return set()
+
+
+def _from_binary(args: argparse.Namespace) -> int:
+    def make(name: str) -> None:
+        image = _store(args).from_binary(args.path, name, links=args.link)
+        print(f"{image.repo_tags[0]} {image.id}")
+
+    return _guarded([args.name], make)
+
+
+def _as_json(image: Image) -> dict[str, Any]:
+    return {
+        "id": image.id,
+        "repoTags": list(image.repo_tags),
+        "repoDigests": list(image.repo_digests),
+        "size": str(image.size),  # a string, as the CRI's JSON has it
+    }
+
+
+def _table(images: Iterable[Image], *, whole: bool) -> None:
+    rows = [("IMAGE", "TAG", "IMAGE ID", "SIZE")]
+    for image in images:
+        identifier = image.id if whole else image.id.removeprefix("sha256:")[:13]
+        named = [tuple(tag.rsplit(":", 1)) for tag in image.repo_tags]
+        untagged = [(digest.partition("@")[0], "<none>") for digest in image.repo_digests[:1]]
+        for repository, tag in named or untagged or [("<none>", "<none>")]:
+            rows.append((repository, tag, identifier, _human(image.size)))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _human(size: int) -> str:
+    """Decimal units with three significant digits, as crictl prints them."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.3g}{unit}"

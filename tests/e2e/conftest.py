@@ -1,0 +1,61 @@
+"""A real node per test module (e2e_node.py), and the two kinds of kubectl as a fixture."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import host_state
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from e2e_node import KUBECTLS, Done, Node, main_kubectls, make_uplink, sh
+
+
+@pytest.fixture(scope="module")
+def uplink() -> Iterator[str]:
+    outside = f"kpytest{os.getpid()}"
+    make_uplink(outside)
+    yield outside
+    sh("ip", "link", "del", "up0")
+    sh("ip", "netns", "del", outside)
+
+
+@pytest.fixture(scope="module")
+def unstarted_node(uplink: str) -> Iterator[Node]:
+    """A node's root with the busybox image in it, not started; reset at the end, the host compared."""
+    if not KUBECTLS:
+        pytest.skip("no kubectl was found, neither Debian's 1.20 in .cache nor one on PATH")
+    before = host_state.read()
+    root = Path(tempfile.mkdtemp(prefix="kpy-", dir="/tmp"))
+    node = Node(root, uplink)
+    node.import_busybox()
+    yield node
+    node.cli("reset", "--yes")
+    difference = host_state.settled_difference(before)
+    shutil.rmtree(root)
+    assert difference == []
+
+
+@pytest.fixture(scope="module")
+def node(unstarted_node: Node) -> Node:
+    """A running node that is Ready."""
+    unstarted_node.cli("up", "--detach")
+    return unstarted_node
+
+
+@pytest.fixture(params=main_kubectls() or ["none"])
+def kubectl(request: pytest.FixtureRequest, node: Node) -> Callable[..., Done]:
+    """`kubectl(*argv)` once per kind of client: Debian's 1.20 (JSON, SPDY) and 1.32 (protobuf, WebSocket)."""
+
+    def run(*argv: str, **options: Any) -> Done:
+        return node.kubectl(*argv, version=request.param, **options)
+
+    run.version = request.param  # type: ignore[attr-defined]
+    return run

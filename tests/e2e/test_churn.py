@@ -1,0 +1,64 @@
+"""Many pods made and deleted leave nothing: no process, link, address, cgroup, mount, file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import host_state
+import pytest
+from e2e_node import Node, pod
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+BATCH = 20
+BATCHES = 10
+
+
+def disk(node: Node) -> set[str]:
+    """Files of pods below the root: sandboxes, volumes, writable layers, reservations, logs."""
+    folders = ("run/kubelet-py/sandboxes", "var/lib/kubelet-py/pods", "var/lib/kubelet-py/containers",
+               "var/lib/kubelet-py/cni", "var/log/pods", "var/log/containers")  # fmt: skip
+    found = set()
+    for folder in folders:
+        for path in (node.root / folder).rglob("*"):
+            if path.name not in ("lock", "last_reserved_ip.0"):
+                found.add(str(path.relative_to(node.root)))
+    return found
+
+
+def open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def test_two_hundred_pods_created_and_deleted_in_a_row_leave_nothing(node: Node) -> None:
+    node.apply(pod("first"))
+    node.wait_running("first")
+    node.kubectl("delete", "pod", "first")
+    before, files = host_state.read(), disk(node)
+    agent = node.pid("agent")
+    fds, tasks = open_files(agent), threads(agent)
+    for batch in range(BATCHES):
+        names = [f"churn-{batch}-{i}" for i in range(BATCH)]
+        node.apply(*(pod(name, "trap 'exit 0' TERM; sleep 600 & wait") for name in names))
+        node.kubectl("wait", "--for=condition=Ready", *(f"pod/{name}" for name in names), "--timeout=60s")
+        node.kubectl("delete", "pods", "--all", "--timeout=60s")
+    assert node.kubectl("get", "pods", "-o", "name").out == ""
+    assert host_state.settled_difference(before, 15) == []
+    node.until("files gone", lambda: disk(node) <= files)
+    node.until("descriptors closed", lambda: open_files(agent) <= fds + 5)
+    node.until("threads ended", lambda: threads(agent) <= tasks + 5, seconds=60)
+    zombies = [p for p in Path("/proc").glob("[0-9]*/stat") if _is_zombie_of(p, agent)]
+    assert zombies == []
+
+
+def _is_zombie_of(stat: Path, parent: int) -> bool:
+    try:
+        state, ppid = stat.read_text().rsplit(")", 1)[1].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state == "Z" and int(ppid) == parent
