@@ -12,7 +12,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, dataclass_transform
+    from typing import Any, ClassVar, dataclass_transform
 else:
 
     def dataclass_transform(**_options):
@@ -41,6 +41,9 @@ class RecordType(type):
 
 class Record(metaclass=RecordType):
     """Base of all frozen values of this room."""
+
+    if TYPE_CHECKING:
+        _fields: ClassVar[tuple[str, ...]]
 
     if not TYPE_CHECKING:
 

@@ -116,13 +116,13 @@ def read_json(path: str) -> dict[str, Any] | None:
 
 def changed(state: ContainerState, **values: Any) -> ContainerState:
     """The same state with some fields replaced."""
-    return ContainerState(**{**{name: getattr(state, name) for name in type(state).__slots__}, **values})
+    return ContainerState(**{**{name: getattr(state, name) for name in state._fields}, **values})
 
 
 def plain(state: SandboxState | ContainerState) -> dict[str, Any]:
     """The state as JSON values."""
     value: dict[str, Any] = {}
-    for name in type(state).__slots__:
+    for name in state._fields:
         field = getattr(state, name)
         if isinstance(field, Identity):
             field = {"pid": field.pid, "start": field.start, "boot": field.boot}

@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 import orjson
 
+from controlplane.apiserver import quantities
 from controlplane.apiserver.errors import TYPE_INVALID, Cause
 
 Object = dict[str, Any]
@@ -60,7 +61,6 @@ _SPECIAL: dict[str, Kind] = {
 
 _TOP_LEVEL_KEY = re.compile(rb'"(io\.k8s[^"]*)": ?\{')
 _QUANTITY = re.compile(r"^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$")
-_QUANTITY_EXACT = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)(|[numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)$")
 _TIME = re.compile(r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$")
 _INTEGER_BOUNDS = {"int32": 2**31, "int64": 2**63}
 
@@ -450,11 +450,12 @@ def _quantity(value: Any) -> tuple[Any, str] | None:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return None, "quantities must match the regular expression '" + _QUANTITY.pattern + "'"
     text = value.strip() if isinstance(value, str) else f"{value}"
-    if _QUANTITY_EXACT.match(text):
-        return text, ""
-    if not _QUANTITY.match(text):
-        return None, "quantities must match the regular expression '" + _QUANTITY.pattern + "'"
-    return None, "unable to parse quantity's suffix"
+    try:
+        return quantities.canonical(text), ""
+    except ValueError:
+        if not _QUANTITY.match(text):
+            return None, "quantities must match the regular expression '" + _QUANTITY.pattern + "'"
+        return None, "unable to parse quantity's suffix"
 
 
 def _int_or_string(value: Any) -> tuple[Any, str] | None:

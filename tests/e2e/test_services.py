@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,32 @@ pytestmark = pytest.mark.e2e
 SERVE = 'mkdir -p /www; hostname > /www/index.html; trap "exit 0" TERM; httpd -f -p 8080 -h /www & wait'
 
 
+# Debian's static busybox has no UDP: these pods see the host's own Python, read-only.
+UDP_ECHO = """
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("0.0.0.0", 9000))
+while True:
+    data, sender = server.recvfrom(2000)
+    server.sendto(data, sender)
+"""
+UDP_ASK = """
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(1)
+client.sendto(b"ping", (sys.argv[1], 9000))
+print(client.recv(100).decode())
+"""
+
+
+def with_python(name: str, program: str, labels: dict[str, str]) -> dict[str, Any]:
+    folders = [folder for folder in ("/usr", "/lib", "/lib64") if os.path.isdir(folder)]
+    mounts = [{"name": f.strip("/"), "mountPath": f, "readOnly": True} for f in folders]
+    volumes = [{"name": f.strip("/"), "hostPath": {"path": f, "type": "Directory"}} for f in folders]
+    command = ["/usr/bin/python3", "-u", "-c", program]
+    return pod(name, command, labels=labels, container={"volumeMounts": mounts}, volumes=volumes)
+
+
 def service(name: str, app: str, ports: list[dict[str, Any]], **spec: Any) -> dict[str, Any]:
     body = {"selector": {"app": app}, "ports": ports} | spec
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": body}
@@ -24,12 +51,12 @@ def service(name: str, app: str, ports: list[dict[str, Any]], **spec: Any) -> di
 def web(node: Node) -> Iterator[Node]:
     """Two web pods behind a NodePort Service with a named target port, a client pod, and UDP echo."""
     ports = {"ports": [{"name": "http", "containerPort": 8080}]}
-    echo = "exec udpsvd 0.0.0.0 9000 cat"
     node.apply(
         pod("web-1", SERVE, labels={"app": "web"}, container=ports),
         pod("web-2", SERVE, labels={"app": "web"}, container=ports),
         pod("client"),
-        pod("udp", echo, labels={"app": "udp"}),
+        with_python("udp", UDP_ECHO, {"app": "udp"}),
+        with_python("udp-client", "import time; time.sleep(3600)", {}),
         service(
             "web",
             "web",
@@ -42,7 +69,7 @@ def web(node: Node) -> Iterator[Node]:
         service("udp", "udp", [{"port": 9000, "protocol": "UDP"}]),
         service("empty", "nobody", [{"port": 80}]),
     )
-    node.wait_running("web-1", "web-2", "client", "udp")
+    node.wait_running("web-1", "web-2", "client", "udp", "udp-client")
     node.until("both pods Ready", lambda: len(ready_endpoints(node, "web")) == 2)
     yield node
 
@@ -100,8 +127,9 @@ def test_a_pod_reaches_itself_through_its_service(web: Node) -> None:
 
 def test_udp_service_answers(web: Node) -> None:
     address = cluster_ip(web, "udp")
-    ask = f"echo ping | timeout 2 nc -u -w 1 {address} 9000"
-    web.until("echo", lambda: "ping" in web.kubectl("exec", "client", "--", "sh", "-c", ask, check=False).out)
+    argv = ["/usr/bin/python3", "-c", UDP_ASK, address]
+    web.until("echo to a pod", lambda: "ping" in web.kubectl("exec", "udp-client", "--", *argv, check=False).out)
+    web.until("echo to the node", lambda: "ping" in web._run(argv, check=False, timeout=10).out)
 
 
 def test_service_without_endpoints_is_refused_at_once(web: Node) -> None:
