@@ -1,0 +1,374 @@
+"""The runtime's side of CNI: runs a network's plugins in order, remembers results, undoes in reverse.
+
+What ADD answered is kept on disk until DEL (file names and content as libcni's cache, version 1), since
+DEL and CHECK must be given the final result of ADD, also by a process started later. Plugins come from
+`bin_dirs`, in order; one found in `own_bin_dir` runs in this process (see skeleton.Plugins), any other is
+executed: our plugins and a distribution's are interchangeable. Source: CNI SPEC 1.1.0, section 3, 4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cni.conflist import ConfigFolder, NetworkList
+from cni.errors import CniError, InvalidConfig, IoFailure
+from cni.skeleton import Plugins
+from cni.types import SUPPORTED_VERSIONS, Request, Result, check_container_id, check_ifname
+
+PortMappings = Sequence[Mapping[str, Any]]
+
+
+class Invoker:
+    """Attaches containers to the network of `config_dir`. Safe for use by many threads.
+
+    Operations on one container take turns, as the specification demands; GC runs alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        config_dir: Path,
+        bin_dirs: Sequence[Path],
+        cache_dir: Path,
+        own_bin_dir: Path,
+        timeout: float = 60.0,
+    ) -> None:
+        self._folder = ConfigFolder(config_dir)
+        self._path = tuple(str(folder) for folder in bin_dirs)
+        self._cache = cache_dir / "results"
+        self._plugins = Plugins(own_bin_dir, timeout=timeout)
+        self._turns = _Turns()
+
+    def add(
+        self,
+        container_id: str,
+        netns: str,
+        *,
+        ifname: str = "eth0",
+        args: Mapping[str, str] | None = None,
+        port_mappings: PortMappings = (),
+    ) -> Result:
+        """Run ADD of every plugin. On failure what was done is undone, then CniError is raised."""
+        check_container_id(container_id)
+        check_ifname(ifname)
+        with self._turns.one(container_id):
+            network = self._folder.load()
+            self._clear_way(container_id, netns, ifname)
+            entry = _Entry(self._cache, network, container_id, ifname, dict(args or {}), list(port_mappings))
+            # Written before the first plugin runs: what a SIGKILL leaves half done can be undone later.
+            entry.write(None)
+            result: Result | None = None
+            try:
+                for plugin in network.plugins:
+                    result = self._plugins.run(
+                        plugin["type"], self._request("ADD", entry, plugin, netns, result)
+                    )
+            except BaseException:
+                with contextlib.suppress(CniError):  # the first failure is the one to report
+                    self._undo(entry, netns, result)
+                raise
+            final = result or Result()
+            entry.write(final)
+            return final
+
+    def _clear_way(self, container_id: str, netns: str, ifname: str) -> None:
+        """Refuse a second ADD, whose undoing would take the first one's interface; finish a broken one."""
+        found = _Entry.find(self._cache, container_id, ifname)
+        if found is None:
+            return
+        entry, result = found
+        if result is not None:
+            raise InvalidConfig(
+                f"Could not attach {container_id}: {ifname} is attached already (DEL it first)"
+            )
+        self._undo(entry, netns, None)
+
+    def delete(self, container_id: str, netns: str | None, *, ifname: str = "eth0") -> None:
+        """Run DEL in reverse with what ADD was given and answered; nothing cached means nothing to do twice.
+
+        `netns` may be None or gone. Raises the last plugin's CniError after trying all; the cache stays then.
+        """
+        check_container_id(container_id)
+        with self._turns.one(container_id):
+            found = _Entry.find(self._cache, container_id, ifname)
+            if found is None:
+                # Never attached by this cache, or already detached: DEL once by the present configuration.
+                with contextlib.suppress(InvalidConfig):
+                    network = self._folder.load()
+                    self._undo(_Entry(self._cache, network, container_id, ifname, {}, []), netns or "", None)
+                return
+            entry, result = found
+            self._undo(entry, netns or "", result)
+
+    def _undo(self, entry: _Entry, netns: str, result: Result | None) -> None:
+        failure: CniError | None = None
+        for plugin in reversed(entry.network.plugins):
+            try:
+                self._plugins.run(plugin["type"], self._request("DEL", entry, plugin, netns, result))
+            except CniError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+        entry.remove()
+
+    def check(self, container_id: str, netns: str, *, ifname: str = "eth0") -> None:
+        """Run CHECK of every plugin. Raises CniError when the attachment is not as ADD left it."""
+        with self._turns.one(container_id):
+            found = _Entry.find(self._cache, container_id, ifname)
+            if found is None or found[1] is None:
+                raise InvalidConfig(f"Could not check {container_id}: it is not attached")
+            entry, result = found
+            if entry.network.disable_check or _older(entry.network.version, "0.4.0"):
+                return
+            for plugin in entry.network.plugins:
+                self._plugins.run(plugin["type"], self._request("CHECK", entry, plugin, netns, result))
+
+    def gc(self, valid: Collection[tuple[str, str]]) -> None:
+        """Detach every cached attachment that is not in `valid` (container ID, ifname), then GC the plugins.
+
+        Goes on after a failure and raises the last one. Plugins of a version before 1.1.0 know no GC; our
+        own are asked all the same.
+        """
+        failure: CniError | None = None
+        for container_id, ifname in _Entry.all(self._cache):
+            if (container_id, ifname) not in valid:
+                try:
+                    self.delete(container_id, None, ifname=ifname)
+                except CniError as error:
+                    failure = error
+        network = self._folder.load()
+        if not network.disable_gc:
+            failure = self._gc_plugins(network, valid) or failure
+        if failure is not None:
+            raise failure
+
+    def _gc_plugins(self, network: NetworkList, valid: Collection[tuple[str, str]]) -> CniError | None:
+        failure: CniError | None = None
+        attachments = [{"containerID": c, "ifname": i} for c, i in sorted(valid)]
+        with self._turns.alone():
+            for plugin in network.plugins:
+                own = self._plugins.in_process(plugin["type"], self._path)
+                if not own and _older(network.version, "1.1.0"):
+                    continue
+                config = {
+                    **plugin,
+                    "name": network.name,
+                    "cniVersion": network.version,
+                    "cni.dev/valid-attachments": attachments,
+                }
+                try:
+                    self._plugins.run(plugin["type"], Request("GC", config, path=self._path))
+                except CniError as error:
+                    failure = error
+        return failure
+
+    def status(self) -> None:
+        """Raise CniError (50, 51 or a missing plugin's) when an ADD could not work now."""
+        network = self._folder.load()
+        for plugin in network.plugins:
+            if _older(network.version, "1.1.0") and not self._plugins.in_process(plugin["type"], self._path):
+                continue
+            config = {**plugin, "name": network.name, "cniVersion": network.version}
+            self._plugins.run(plugin["type"], Request("STATUS", config, path=self._path))
+
+    def ready(self) -> str | None:
+        """None, or why pods cannot be attached: no configuration, or a plugin that is not installed."""
+        try:
+            for plugin in self._folder.load().plugins:
+                self._plugins.find(plugin["type"], self._path)
+        except CniError as error:
+            return str(error)
+        return None
+
+    def needs_netns_for_delete(self) -> bool:
+        """False when every plugin is ours: then a pod's namespace may be dropped before DEL, which spares
+        the RCU grace period (20–40 ms) of removing a link by hand."""
+        try:
+            plugins = self._folder.load().plugins
+            return not all(self._plugins.in_process(p["type"], self._path) for p in plugins)
+        except CniError:
+            return True
+
+    def prepare(self) -> None:
+        """Make our bridge, its address and its masquerade rules before the first pod; verify them later.
+
+        Does nothing when the configuration names other plugins than ours.
+        """
+        for plugin, network in self._own_bridges():
+            from cni.bridge import Bridge
+
+            own = self._plugins.own("bridge")
+            assert isinstance(own, Bridge)
+            own.prepare({**plugin, "name": network.name})
+
+    def tear_down(self) -> None:
+        """Remove what our plugins made for the network as a whole: bridge, masquerade, host port chains."""
+        for plugin, network in self._own_bridges():
+            from cni.bridge import Bridge
+
+            own = self._plugins.own("bridge")
+            assert isinstance(own, Bridge)
+            own.tear_down({**plugin, "name": network.name})
+        from cni.portmap import Portmap
+
+        ports = self._plugins.own("portmap")
+        assert isinstance(ports, Portmap)
+        ports.tear_down()
+
+    def _own_bridges(self) -> list[tuple[Mapping[str, Any], NetworkList]]:
+        try:
+            network = self._folder.load()
+        except InvalidConfig:
+            return []
+        found: list[tuple[Mapping[str, Any], NetworkList]] = []
+        for plugin in network.plugins:
+            if plugin["type"] == "bridge" and self._plugins.in_process("bridge", self._path):
+                found.append((plugin, network))
+        return found
+
+    def _request(
+        self, command: str, entry: _Entry, plugin: Mapping[str, Any], netns: str, previous: Result | None
+    ) -> Request:
+        version = entry.network.version
+        config: dict[str, Any] = {k: v for k, v in plugin.items() if k not in ("capabilities", "cniVersions")}
+        config |= {"name": entry.network.name, "cniVersion": version}
+        if (plugin.get("capabilities") or {}).get("portMappings") and entry.port_mappings:
+            config["runtimeConfig"] = {"portMappings": entry.port_mappings}
+        if previous is not None:
+            config["prevResult"] = previous.to_json(version)
+        return Request(
+            command=command,
+            config=config,
+            container_id=entry.container_id,
+            netns=netns,
+            ifname=entry.ifname,
+            args=entry.args,
+            path=self._path,
+        )
+
+
+class _Entry:
+    """One cached attachment: what was asked for and, once ADD is done, what it answered."""
+
+    def __init__(
+        self,
+        folder: Path,
+        network: NetworkList,
+        container_id: str,
+        ifname: str,
+        args: dict[str, str],
+        port_mappings: list[Mapping[str, Any]],
+    ) -> None:
+        self.network = network
+        self.container_id = container_id
+        self.ifname = ifname
+        self.args = args
+        self.port_mappings = port_mappings
+        self._path = folder / f"{network.name}-{container_id}-{ifname}"
+
+    def write(self, result: Result | None) -> None:
+        body = {
+            "kind": "cniCacheV1",
+            "containerId": self.container_id,
+            "ifName": self.ifname,
+            "networkName": self.network.name,
+            "cniArgs": [[key, value] for key, value in self.args.items()],
+            "capabilityArgs": {"portMappings": self.port_mappings} if self.port_mappings else {},
+            "config": {
+                "name": self.network.name,
+                "cniVersion": self.network.version,
+                "disableCheck": self.network.disable_check,
+                "plugins": list(self.network.plugins),
+            },
+            "result": result.to_json(self.network.version) if result else None,
+        }
+        fresh = self._path.with_name(f".{self._path.name}.new")
+        try:
+            fresh.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_text(json.dumps(body))
+            fresh.replace(self._path)
+        except OSError as error:
+            raise IoFailure(f"Could not write the CNI result {self._path}", str(error)) from error
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+    @staticmethod
+    def find(folder: Path, container_id: str, ifname: str) -> tuple[_Entry, Result | None] | None:
+        suffix = f"-{container_id}-{ifname}"
+        for path in _names(folder):
+            if not path.name.endswith(suffix):
+                continue
+            try:
+                body = json.loads(path.read_bytes())
+                if body["containerId"] != container_id or body["ifName"] != ifname:
+                    continue
+                network = NetworkList.parse(body["config"])
+                args = dict(body.get("cniArgs") or ())
+                mappings = (body.get("capabilityArgs") or {}).get("portMappings") or []
+                result = Result.from_json(body["result"]) if body.get("result") else None
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                text = f"Could not read the CNI result {path} (remove the file)"
+                raise IoFailure(text, repr(error)) from error
+            return _Entry(folder, network, container_id, ifname, args, list(mappings)), result
+        return None
+
+    @staticmethod
+    def all(folder: Path) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        for path in _names(folder):
+            with contextlib.suppress(ValueError, KeyError):  # an unreadable file is DEL's to complain about
+                body = json.loads(path.read_bytes())
+                found.append((body["containerId"], body["ifName"]))
+        return found
+
+
+class _Turns:
+    """One operation per container at a time; `alone` waits for all and keeps new ones out."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._busy: dict[str, int] = defaultdict(int)
+        self._exclusive = False
+
+    @contextlib.contextmanager
+    def one(self, container_id: str) -> Iterator[None]:
+        with self._condition:
+            self._condition.wait_for(lambda: not self._exclusive and container_id not in self._busy)
+            self._busy[container_id] = 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                del self._busy[container_id]
+                self._condition.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._condition:
+            self._condition.wait_for(lambda: not self._exclusive and not self._busy)
+            self._exclusive = True
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._exclusive = False
+                self._condition.notify_all()
+
+
+def _names(folder: Path) -> list[Path]:
+    try:
+        return [folder / name for name in os.listdir(folder) if not name.startswith(".")]
+    except FileNotFoundError:
+        return []
+
+
+def _older(version: str, than: str) -> bool:
+    return SUPPORTED_VERSIONS.index(version) < SUPPORTED_VERSIONS.index(than)
