@@ -128,7 +128,8 @@ def test_a_pod_reaches_itself_through_its_service(web: Node) -> None:
 def test_udp_service_answers(web: Node) -> None:
     address = cluster_ip(web, "udp")
     argv = ["/usr/bin/python3", "-c", UDP_ASK, address]
-    web.until("echo to a pod", lambda: "ping" in web.kubectl("exec", "udp-client", "--", *argv, check=False).out)
+    ask = ("exec", "udp-client", "--", *argv)
+    web.until("echo to a pod", lambda: "ping" in web.kubectl(*ask, check=False).out)
     web.until("echo to the node", lambda: "ping" in web._run(argv, check=False, timeout=10).out)
 
 
