@@ -1,0 +1,139 @@
+"""Routes that keep cluster packets inside the node, and the kernel switches that routing pods needs.
+
+A packet for a pod or Service address that nobody here knows (a rule is missing, a peer is gone) must not
+follow the default route out of the uplink. Three routes of last resort see to that:
+
+    unreachable <cluster CIDR>  metric 4096   the bridge's own /24 is more specific and wins
+    <service CIDR> dev <bridge> metric 512    see below
+    unreachable <service CIDR>  metric 4096   for the time when there is no bridge
+
+The Service range cannot simply be unreachable: connect() of a process on the node looks its route up
+*before* netfilter's OUTPUT chain rewrites the destination, and would fail with EHOSTUNREACH. With a route
+to the bridge the lookup succeeds, the rewritten packet is routed anew, and one that no rule matched ends
+in an unanswered ARP request among the pods.
+
+All our routes carry protocol number 75, so that they are removed by name, never by pattern.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cni.netlink import Netlink
+
+log = logging.getLogger(__name__)
+
+PROTOCOL = 75
+LAST_RESORT = 4096
+TO_BRIDGE = 512
+
+_FORWARD = "net/ipv4/ip_forward"
+_BRIDGE_CALL = "net/bridge/bridge-nf-call-iptables"
+# Switching ip_forward makes the kernel flip this one too (inet_forward_change), so it is kept as well.
+_REDIRECTS = "net/ipv4/conf/all/accept_redirects"
+
+
+def ensure(netlink: Netlink, *, bridge: str, pod_cidr: str, cluster_cidr: str, service_cidr: str) -> None:
+    """Put the routes in place; those already there stay untouched. Raises NetlinkError.
+
+    `pod_cidr` gets a route of its own only when it lies outside `cluster_cidr` (both are prefixes).
+    """
+    for prefix in _last_resorts(pod_cidr, cluster_cidr, service_cidr):
+        netlink.add_route(prefix, kind="unreachable", metric=LAST_RESORT, protocol=PROTOCOL)
+    link = netlink.link(bridge)
+    if link is not None and link.up:
+        netlink.add_route(service_cidr, dev=link.index, metric=TO_BRIDGE, protocol=PROTOCOL)
+
+
+def remove(netlink: Netlink) -> int:
+    """Delete every route with our protocol number, whatever it leads to; says how many there were."""
+    removed = 0
+    for route in netlink.routes(table=None):
+        if route.protocol == PROTOCOL:
+            removed += netlink.delete_route(
+                route.dst,
+                dev=route.device or None,
+                kind=route.kind,
+                metric=route.metric,
+                table=route.table,
+                protocol=PROTOCOL,
+            )
+    return removed
+
+
+def prepare_kernel(
+    state: Path, *, proc_sys: Path = Path("/proc/sys"), load: Callable[[str], str | None] | None = None
+) -> list[str]:
+    """Let the kernel forward packets and show bridged ones to iptables; remember the old values in `state`.
+
+    Answers what could not be had, one sentence each (for `doctor` and a node condition). A pod's packet to
+    a Service whose endpoint sits on the same bridge comes back through the bridge alone: without
+    br_netfilter the reply is not translated back and the connection hangs.
+    """
+    problems: list[str] = []
+    if not (proc_sys / _BRIDGE_CALL).exists():
+        problem = (load or _modprobe)("br_netfilter")
+        if not (proc_sys / _BRIDGE_CALL).exists():
+            problems.append(
+                f"Could not load br_netfilter: {problem or 'not visible'} (modprobe br_netfilter)"
+            )
+    old = _read_state(state)
+    for name, value in ((_FORWARD, "1"), (_BRIDGE_CALL, "1")):
+        switch = proc_sys / name
+        if not switch.exists() or switch.read_text().strip() == value:
+            continue
+        for kept in (name, _REDIRECTS) if name == _FORWARD else (name,):
+            if (proc_sys / kept).exists():
+                old.setdefault(kept, (proc_sys / kept).read_text().strip())
+        _write_state(state, old)
+        try:
+            switch.write_text(value)
+        except OSError as error:
+            problems.append(
+                f"Could not set {name.replace('/', '.')}: {error.strerror} (is /proc/sys writable?)"
+            )
+        else:
+            log.info("Set sysctl name=%s value=%s", name.replace("/", "."), value)
+    return problems
+
+
+def restore_kernel(state: Path, *, proc_sys: Path = Path("/proc/sys")) -> None:
+    """Give every switch that `prepare_kernel` turned its old value back, and forget."""
+    for name, value in _read_state(state).items():
+        switch = proc_sys / name
+        if switch.exists() and switch.read_text().strip() != value:
+            switch.write_text(value)
+    state.unlink(missing_ok=True)
+
+
+def _last_resorts(pod_cidr: str, cluster_cidr: str, service_cidr: str) -> Sequence[str]:
+    pods, cluster = ipaddress.ip_network(pod_cidr), ipaddress.ip_network(cluster_cidr)
+    inside = pods.version == cluster.version and cluster.supernet_of(pods)  # type: ignore[arg-type]
+    return [cluster_cidr, service_cidr] if inside else [cluster_cidr, service_cidr, pod_cidr]
+
+
+def _modprobe(module: str) -> str | None:
+    try:
+        done = subprocess.run(["modprobe", module], capture_output=True, text=True, check=False)
+    except OSError as error:
+        return error.strerror
+    return done.stderr.strip() or None
+
+
+def _read_state(state: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(state.read_text()))
+    except FileNotFoundError:
+        return {}
+
+
+def _write_state(state: Path, values: dict[str, str]) -> None:
+    state.parent.mkdir(parents=True, exist_ok=True)
+    fresh = state.with_name(state.name + ".new")
+    fresh.write_text(json.dumps(values))
+    fresh.replace(state)
