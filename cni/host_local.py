@@ -149,7 +149,7 @@ class Store:
         try:
             os.write(handle, f"{container_id}\r\n{ifname}".encode())
             os.fsync(handle)
-            (self._folder / f"last_reserved_ip.{range_set}").write_text(str(address))
+            self._remember(address, range_set)
         except OSError as error:
             path.unlink(missing_ok=True)
             raise IoFailure(f"Could not reserve {address}", str(error)) from error
@@ -157,6 +157,18 @@ class Store:
             os.close(handle)
         self._owners[name] = (container_id, ifname)
         return True
+
+    def _remember(self, address: Address, range_set: int) -> None:
+        # Overwritten in place: truncating first makes ext4 flush the file on close, 1 ms each time.
+        path = self._folder / f"last_reserved_ip.{range_set}"
+        handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        try:
+            text = str(address).encode()
+            os.write(handle, text)
+            if os.fstat(handle).st_size != len(text):
+                os.ftruncate(handle, len(text))
+        finally:
+            os.close(handle)
 
     def release(self, container_id: str, ifname: str) -> None:
         for address in self.owned(container_id, ifname):

@@ -66,6 +66,7 @@ class Invoker:
             entry.write(None)
             result: Result | None = None
             try:
+                self._loopback(entry, netns)
                 for plugin in network.plugins:
                     result = self._plugins.run(
                         plugin["type"], self._request("ADD", entry, plugin, netns, result)
@@ -77,6 +78,13 @@ class Invoker:
             final = result or Result()
             entry.write(final)
             return final
+
+    def _loopback(self, entry: _Entry, netns: str) -> None:
+        """Runtimes bring lo up themselves, outside the network's list; our bridge does it on its way."""
+        first = str(entry.network.plugins[0]["type"])
+        if first != "bridge" or not self._plugins.in_process(first, self._path):
+            config = {"name": "loopback", "cniVersion": entry.network.version}
+            self._plugins.own("loopback").add(Request("ADD", config, entry.container_id, netns, "lo"))
 
     def _clear_way(self, container_id: str, netns: str, ifname: str) -> None:
         """Refuse a second ADD, whose undoing would take the first one's interface; finish a broken one."""
