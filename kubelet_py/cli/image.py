@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from kubelet_py.cli.errors import CommandError
 from kubelet_py.paths import NodePaths
 from runtime.images.errors import ImageError, ImageNotFound
 from runtime.images.store import Image, ImageStore
@@ -56,27 +57,23 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
 
 
-def _action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+def _action(
+    actions: Any, name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
     parser.add_argument("--root", type=Path, default=Path("/"), help="the node's root folder")
-    parser.set_defaults(run=run)
+    parser.set_defaults(handler=run)
     return parser
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the chosen action; the answer is the exit code."""
-    action = args.run
-    return int(action(args))
-
-
-def _guarded(names: Iterable[str], do: Any) -> int:
+def _guarded(names: Iterable[str], do: Callable[[str], None]) -> int:
     """Do something for every name; report each failure and go on."""
     code = 0
     for name in names:
         try:
             do(name)
         except ImageError as error:
-            print(f"kubelet-py: {error}", file=sys.stderr)
+            print(f"kubelet-py image: {error}", file=sys.stderr)
             code = 1
     return code
 
@@ -121,7 +118,10 @@ def _pull(args: argparse.Namespace) -> int:
         parsed = reference.parse(name)
         keyring = credentials.Keyring()
         if args.auth_file is not None:
-            keyring = credentials.parse_docker_config(args.auth_file.read_bytes())
+            try:
+                keyring = credentials.parse_docker_config(args.auth_file.read_bytes())
+            except OSError as error:
+                raise CommandError(f"Could not read {args.auth_file}: {error.strerror}") from error
         found = keyring.lookup(parsed)
         image = registry.pull(
             _store(args),
@@ -156,7 +156,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _rm(args: argparse.Namespace) -> int:
     store = _store(args)
-    used = _images_in_use(NodePaths(args.root).sandboxes)
+    used = _images_in_use(NodePaths(args.root).containers)
 
     def remove(name: str) -> None:
         print(f"Deleted: {store.remove(name, in_use=used).id}")
@@ -164,9 +164,17 @@ def _rm(args: argparse.Namespace) -> int:
     return _guarded(args.names, remove)
 
 
-def _images_in_use(sandboxes: Path) -> set[str]:
-    """Ids of images that containers stand on, from the state files of the shims."""
-    return set()
+def _images_in_use(containers: Path) -> set[str]:
+    """Ids of the images that containers stand on, as the runtime wrote them down."""
+    found = set()
+    for file in containers.glob("*/config.json"):
+        try:
+            found.add(str(json.loads(file.read_bytes()).get("image_id")))
+        except FileNotFoundError:
+            continue  # removed while we looked
+        except ValueError as error:
+            raise CommandError(f"Could not read {file}: {error} (remove the container first)") from error
+    return found
 
 
 def _from_binary(args: argparse.Namespace) -> int:

@@ -126,7 +126,11 @@ def kind_of(data: bytes, content_type: str = "") -> str:
     document = _load(data, MAX_MANIFEST, "manifest")
     header = content_type.partition(";")[0].strip()
     claimed = str(document.get("mediaType") or header)
-    if document.get("schemaVersion") == 1 or "v1+prettyjws" in header or header.endswith("manifest.v1+json"):
+    if (
+        document.get("schemaVersion") == 1
+        or "v1+prettyjws" in header
+        or header.endswith("distribution.manifest.v1+json")
+    ):
         raise ManifestError("Could not use manifest: Docker schema 1 is obsolete (push the image again)")
     known = INDEXES | MANIFESTS
     if header in known and claimed in known and (header in INDEXES) != (claimed in INDEXES):
