@@ -27,11 +27,11 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "e2e")]
 
-from e2e_node import Node, make_uplink, pod, sh
+from e2e_node import Node, make_uplink, pod, sh  # noqa: E402
 
-from kubeclient import kubeconfig
-from kubeclient.resources import PODS
-from kubeclient.rest import RestClient
+from kubeclient import kubeconfig  # noqa: E402
+from kubeclient.resources import PODS  # noqa: E402
+from kubeclient.rest import RestClient  # noqa: E402
 
 OBEDIENT = "trap 'exit 0' TERM; sleep 600 & wait"
 TIMEOUT = 60.0
