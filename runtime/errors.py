@@ -8,7 +8,11 @@
     ├── SeccompError         a seccomp profile cannot be compiled
     ├── UserError            a user or group is not known to the image
     ├── HookError            an OCI hook failed
-    └── StateError           the container is unknown or in the wrong state (OCI command line)
+    ├── StateError           the container is unknown or in the wrong state (OCI command line)
+    ├── NotFoundError        the service knows no sandbox or container of that id
+    ├── StartError           a sandbox, container or exec could not be started; its text is for the user
+    ├── ExecTimeout          exec_sync ran longer than it was given; everything it started is dead
+    └── ShimError            a pod's shim refused, is gone or does not answer
 """
 
 from __future__ import annotations
@@ -78,3 +82,19 @@ class HookError(RuntimeFailure):
 
 class StateError(RuntimeFailure):
     """No such container, or one whose state forbids the command."""
+
+
+class NotFoundError(RuntimeFailure):
+    """The service knows no sandbox or container of that id."""
+
+
+class StartError(RuntimeFailure):
+    """A sandbox, container or exec could not be started. The text goes into status and events as it is."""
+
+
+class ExecTimeout(RuntimeFailure):
+    """exec_sync ran longer than it was given; every process it started has been killed."""
+
+
+class ShimError(RuntimeFailure):
+    """The pod's shim refused a request, is gone, or did not answer in time."""
