@@ -1,0 +1,288 @@
+"""Containers of a pod spec: names, images, ports, environment, mounts, probes, resources.
+
+Upstream's validateContainers, validateInitContainers and validateEphemeralContainers
+(pkg/apis/core/validation/validation.go). Names are unique over all three lists.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controlplane.apiserver import quantities
+from controlplane.apiserver.validation_fields import (
+    NOT_NEGATIVE,
+    Causes,
+    dns_label,
+    environment_name,
+    port_name,
+    qualified_name,
+)
+from controlplane.apiserver.validation_volumes import FIELD_PATHS, check_field_ref, check_inside
+
+Object = dict[str, Any]
+
+_PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+_MESSAGE_POLICIES = ("FallbackToLogsOnError", "File")
+_PROTOCOLS = ("SCTP", "TCP", "UDP")
+_SOURCES = ("fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef")
+_HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc", "sleep")
+_PROBE_NUMBERS = (
+    "initialDelaySeconds",
+    "timeoutSeconds",
+    "periodSeconds",
+    "successThreshold",
+    "failureThreshold",
+)
+_STANDARD_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+_ONLY_REGULAR = ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe")
+
+
+def check_containers(causes: Causes, path: str, spec: Object, volumes: set[str], *, template: bool) -> None:
+    """All three lists of one pod spec; `volumes` are the names that may be mounted."""
+    regular = spec.get("containers") or []
+    if not regular:
+        causes.required(f"{path}.containers")
+    names: set[str] = set()
+    host_ports: set[tuple[str, str, int]] = set()
+    for index, container in enumerate(regular):
+        where = f"{path}.containers[{index}]"
+        _check_container(causes, where, container, names, volumes)
+        _check_host_ports(causes, where, container, spec, host_ports)
+    for index, container in enumerate(spec.get("initContainers") or ()):
+        where = f"{path}.initContainers[{index}]"
+        _check_container(causes, where, container, names, volumes)
+        _check_init(causes, where, container)
+    for index, container in enumerate(spec.get("ephemeralContainers") or ()):
+        where = f"{path}.ephemeralContainers[{index}]"
+        _check_container(causes, where, container, names, volumes)
+        for field in (*_ONLY_REGULAR, "ports"):
+            if container.get(field):
+                causes.forbidden(f"{where}.{field}", "cannot be set for an Ephemeral Container")
+    if template and spec.get("ephemeralContainers"):
+        causes.forbidden(f"{path}.ephemeralContainers", "ephemeral containers not allowed in pod template")
+
+
+def _check_init(causes: Causes, path: str, container: Object) -> None:
+    policy = container.get("restartPolicy")
+    if policy and policy != "Always":
+        causes.not_supported(f"{path}.restartPolicy", policy, ("Always",))
+    if policy != "Always":
+        for field in _ONLY_REGULAR:
+            if container.get(field):
+                detail = "may not be set for init containers without restartPolicy=Always"
+                causes.forbidden(f"{path}.{field}", detail)
+
+
+def _check_container(
+    causes: Causes, path: str, container: Object, names: set[str], volumes: set[str]
+) -> None:
+    name = container.get("name") or ""
+    if not name:
+        causes.required(f"{path}.name")
+    else:
+        causes.each(f"{path}.name", name, dns_label(name))
+        if name in names:
+            causes.duplicate(f"{path}.name", name)
+        names.add(name)
+    image = container.get("image") or ""
+    if not image:
+        causes.required(f"{path}.image")
+    elif image != image.strip():
+        causes.invalid(f"{path}.image", image, "must not have leading or trailing whitespace")
+    _check_ports(causes, f"{path}.ports", container.get("ports") or [])
+    _check_environment(causes, path, container)
+    _check_mounts(causes, f"{path}.volumeMounts", container.get("volumeMounts") or [], volumes)
+    causes.one_of(f"{path}.imagePullPolicy", container.get("imagePullPolicy"), _PULL_POLICIES)
+    causes.one_of(
+        f"{path}.terminationMessagePolicy", container.get("terminationMessagePolicy"), _MESSAGE_POLICIES
+    )
+    check_resources(causes, f"{path}.resources", container.get("resources") or {})
+    _check_probes(causes, path, container)
+    _check_security(causes, f"{path}.securityContext", container.get("securityContext") or {})
+
+
+def _check_ports(causes: Causes, path: str, ports: list[Object]) -> None:
+    names: set[str] = set()
+    for index, port in enumerate(ports):
+        where = f"{path}[{index}]"
+        name = port.get("name")
+        if name:
+            problems = port_name(name)
+            causes.each(f"{where}.name", name, problems)
+            if not problems and name in names:
+                causes.duplicate(f"{where}.name", name)
+            names.add(name)
+        if not port.get("containerPort"):
+            causes.required(f"{where}.containerPort")
+        else:
+            causes.port(f"{where}.containerPort", port["containerPort"])
+        if port.get("hostPort"):
+            causes.port(f"{where}.hostPort", port["hostPort"])
+        causes.one_of(f"{where}.protocol", port.get("protocol"), _PROTOCOLS)
+
+
+def _check_host_ports(
+    causes: Causes, path: str, container: Object, spec: Object, taken: set[tuple[str, str, int]]
+) -> None:
+    for index, port in enumerate(container.get("ports") or ()):
+        where = f"{path}.ports[{index}]"
+        host_port = port.get("hostPort")
+        if not host_port:
+            continue
+        if spec.get("hostNetwork") and host_port != port.get("containerPort"):
+            causes.invalid(
+                f"{where}.containerPort",
+                port.get("containerPort"),
+                "must match `hostPort` when `hostNetwork` is true",
+            )
+        key = (port.get("protocol") or "TCP", port.get("hostIP") or "", host_port)
+        if key in taken:
+            causes.duplicate(f"{where}.hostPort", f"{key[0]}/{key[1]}/{key[2]}")
+        taken.add(key)
+
+
+def _check_environment(causes: Causes, path: str, container: Object) -> None:
+    for index, variable in enumerate(container.get("env") or ()):
+        where = f"{path}.env[{index}]"
+        if not variable.get("name"):
+            causes.required(f"{where}.name")
+        else:
+            causes.each(f"{where}.name", variable["name"], environment_name(variable["name"]))
+        if "valueFrom" in variable:
+            _check_value_from(causes, f"{where}.valueFrom", variable)
+    for index, source in enumerate(container.get("envFrom") or ()):
+        where = f"{path}.envFrom[{index}]"
+        kinds = [kind for kind in ("configMapRef", "secretRef") if kind in source]
+        if not kinds:
+            causes.invalid(where, "", "must specify one of: `configMapRef` or `secretRef`")
+        elif len(kinds) > 1:
+            causes.invalid(where, "", "may not have more than one field specified at a time")
+        for kind in kinds:
+            if not source[kind].get("name"):
+                causes.required(f"{where}.{kind}.name")
+
+
+def _check_value_from(causes: Causes, path: str, variable: Object) -> None:
+    source = variable["valueFrom"]
+    kinds = [kind for kind in _SOURCES if kind in source]
+    if variable.get("value") and kinds:
+        causes.invalid(path, "", "may not be specified when `value` is not empty")
+    if not kinds:
+        detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`"
+        causes.invalid(path, "", detail)
+    elif len(kinds) > 1:
+        causes.invalid(path, "", "may not have more than one field specified at a time")
+    for kind in kinds:
+        where = f"{path}.{kind}"
+        if kind == "fieldRef":
+            check_field_ref(causes, where, source[kind], FIELD_PATHS)
+        elif kind == "resourceFieldRef":
+            if not source[kind].get("resource"):
+                causes.required(f"{where}.resource")
+        elif not source[kind].get("key"):
+            causes.required(f"{where}.key")
+
+
+def _check_mounts(causes: Causes, path: str, mounts: list[Object], volumes: set[str]) -> None:
+    seen: set[str] = set()
+    for index, mount in enumerate(mounts):
+        where = f"{path}[{index}]"
+        name, target = mount.get("name") or "", mount.get("mountPath") or ""
+        if not name:
+            causes.required(f"{where}.name")
+        elif name not in volumes:
+            causes.not_found(f"{where}.name", name)
+        if not target:
+            causes.required(f"{where}.mountPath")
+        elif target in seen:
+            causes.invalid(f"{where}.mountPath", target, "must be unique")
+        seen.add(target)
+        for field in ("subPath", "subPathExpr"):
+            if mount.get(field):
+                check_inside(causes, f"{where}.{field}", mount[field])
+        if mount.get("subPath") and mount.get("subPathExpr"):
+            causes.invalid(
+                f"{where}.subPathExpr", mount["subPathExpr"], "subPathExpr and subPath are mutually exclusive"
+            )
+
+
+def check_resources(causes: Causes, path: str, resources: Object) -> None:
+    """Known names, no negative amounts, requests not above limits."""
+    limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+    for kind, amounts in (("limits", limits), ("requests", requests)):
+        for name, amount in amounts.items():
+            where = f"{path}.{kind}[{name}]"
+            _check_resource_name(causes, f"{path}.{kind}", name)
+            if quantities.parse(str(amount)) < 0:
+                causes.invalid(where, str(amount), NOT_NEGATIVE)
+    for name, amount in requests.items():
+        if name in limits and quantities.parse(str(amount)) > quantities.parse(str(limits[name])):
+            detail = f"must be less than or equal to {name} limit of {limits[name]}"
+            causes.invalid(f"{path}.requests", str(amount), detail)
+
+
+def _check_resource_name(causes: Causes, path: str, name: str) -> None:
+    if "/" in name:
+        causes.each(path, name, qualified_name(name))
+    elif name not in _STANDARD_RESOURCES and not name.startswith("hugepages-"):
+        causes.invalid(path, name, "must be a standard resource for containers")
+
+
+def _check_probes(causes: Causes, path: str, container: Object) -> None:
+    for field in ("livenessProbe", "readinessProbe", "startupProbe"):
+        probe = container.get(field)
+        if probe is None:
+            continue
+        where = f"{path}.{field}"
+        check_handler(causes, where, probe)
+        for name in _PROBE_NUMBERS:
+            causes.non_negative(f"{where}.{name}", probe.get(name))
+        if field != "readinessProbe" and probe.get("successThreshold", 1) != 1:
+            causes.invalid(f"{where}.successThreshold", probe["successThreshold"], "must be 1")
+        grace = probe.get("terminationGracePeriodSeconds")
+        if grace is not None and field == "readinessProbe":
+            causes.invalid(
+                f"{where}.terminationGracePeriodSeconds", grace, "must not be set for readinessProbes"
+            )
+        elif grace is not None and grace <= 0:
+            causes.invalid(f"{where}.terminationGracePeriodSeconds", grace, "must be greater than 0")
+    for hook in ("postStart", "preStop"):
+        handler = (container.get("lifecycle") or {}).get(hook)
+        if handler is not None:
+            check_handler(causes, f"{path}.lifecycle.{hook}", handler)
+
+
+def check_handler(causes: Causes, path: str, handler: Object) -> None:
+    """A probe's or hook's action: exactly one, and complete."""
+    kinds = [kind for kind in _HANDLERS if kind in handler]
+    if not kinds:
+        causes.required(path, "must specify a handler type")
+    for extra in kinds[1:]:
+        causes.forbidden(f"{path}.{extra}", "may not specify more than 1 handler type")
+    if not kinds:
+        return
+    kind, action = kinds[0], handler[kinds[0]]
+    if kind == "exec" and not action.get("command"):
+        causes.required(f"{path}.exec.command")
+    elif kind == "httpGet":
+        causes.port_or_name(f"{path}.httpGet.port", action.get("port"))
+        causes.one_of(f"{path}.httpGet.scheme", action.get("scheme"), ("HTTP", "HTTPS"))
+    elif kind == "tcpSocket":
+        causes.port_or_name(f"{path}.tcpSocket.port", action.get("port"))
+    elif kind == "grpc":
+        causes.port(f"{path}.grpc.port", action.get("port"))
+
+
+def _check_security(causes: Causes, path: str, context: Object) -> None:
+    for name in ("runAsUser", "runAsGroup"):
+        value = context.get(name)
+        if value is not None and not 0 <= value < 2**31:
+            causes.invalid(f"{path}.{name}", value, "must be between 0 and 2147483647, inclusive")
+    if context.get("allowPrivilegeEscalation") is False and context.get("privileged"):
+        detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"
+        causes.invalid(path, context, detail)
+    if context.get("allowPrivilegeEscalation") is False and "CAP_SYS_ADMIN" in (
+        (context.get("capabilities") or {}).get("add") or ()
+    ):
+        detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"
+        causes.invalid(path, context, detail)

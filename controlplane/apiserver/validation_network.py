@@ -1,0 +1,267 @@
+"""Services and what hangs on them: ports, addresses, slices, Ingresses, NetworkPolicies.
+
+Upstream: pkg/apis/core/validation (ValidateService), pkg/apis/discovery/validation,
+pkg/apis/networking/validation. Whether an address lies in the Service range and is free is the allocator's
+business, not decided here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controlplane.apiserver.validation_fields import (
+    IMMUTABLE,
+    Causes,
+    check_labels,
+    check_selector,
+    dns_label,
+    dns_subdomain,
+    port_name,
+)
+from controlplane.apiserver.validation_pods import IP_DETAIL, is_ip
+
+Object = dict[str, Any]
+
+_TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
+_PROTOCOLS = ("SCTP", "TCP", "UDP")
+_ADDRESS_TYPES = ("FQDN", "IPv4", "IPv6")
+_PATH_TYPES = ("Exact", "ImplementationSpecific", "Prefix")
+_MAX_SLICE_ENDPOINTS = 1000
+_MAX_AFFINITY_SECONDS = 86400
+
+
+def service(causes: Causes, obj: Object) -> None:
+    spec = obj.get("spec") or {}
+    kind = spec.get("type") or ""
+    headless = spec.get("clusterIP") == "None"
+    if not spec.get("ports") and not headless and kind != "ExternalName":
+        causes.required("spec.ports")
+    _check_type(causes, spec, headless)
+    _check_ports(causes, spec)
+    check_labels(causes, "spec.selector", spec.get("selector") or {})
+    causes.one_of("spec.sessionAffinity", spec.get("sessionAffinity"), ("ClientIP", "None"))
+    seconds = ((spec.get("sessionAffinityConfig") or {}).get("clientIP") or {}).get("timeoutSeconds")
+    if seconds is not None and not 0 < seconds <= _MAX_AFFINITY_SECONDS:
+        path = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
+        causes.invalid(path, seconds, f"must be greater than 0 and less than {_MAX_AFFINITY_SECONDS}")
+    causes.one_of("spec.type", kind, _TYPES)
+    for index, address in enumerate(spec.get("externalIPs") or ()):
+        if not is_ip(address):
+            causes.invalid(f"spec.externalIPs[{index}]", address, IP_DETAIL)
+    _check_addresses(causes, spec, kind)
+    _check_policies(causes, spec, kind)
+
+
+def _check_type(causes: Causes, spec: Object, headless: bool) -> None:
+    kind = spec.get("type")
+    if kind in ("NodePort", "LoadBalancer") and headless:
+        causes.invalid("spec.clusterIPs[0]", "None", f"may not be set to 'None' for {kind} services")
+    if kind == "ExternalName":
+        if spec.get("clusterIP"):
+            causes.forbidden("spec.clusterIPs", "may not be set when `type` is 'ExternalName'")
+        name = (spec.get("externalName") or "").rstrip(".")
+        if name:
+            causes.each("spec.externalName", name, dns_subdomain(name))
+        else:
+            causes.required("spec.externalName")
+
+
+def _check_ports(causes: Causes, spec: Object) -> None:
+    ports = spec.get("ports") or []
+    names: set[str] = set()
+    taken: set[tuple[str, Any]] = set()
+    node_ports: set[tuple[str, Any]] = set()
+    for index, port in enumerate(ports):
+        where = f"spec.ports[{index}]"
+        name, protocol = port.get("name") or "", port.get("protocol") or ""
+        if not name and len(ports) > 1:
+            causes.required(f"{where}.name")
+        elif name:
+            causes.each(f"{where}.name", name, dns_label(name))
+            if name in names:
+                causes.duplicate(f"{where}.name", name)
+            names.add(name)
+        causes.port(f"{where}.port", port.get("port") or 0)
+        causes.one_of(f"{where}.protocol", protocol, _PROTOCOLS)
+        target = port.get("targetPort")
+        if target is not None:
+            causes.port_or_name(f"{where}.targetPort", target)
+        key = (protocol, port.get("port"))
+        if key in taken:
+            causes.duplicate(where, {"protocol": protocol, "port": port.get("port")})
+        taken.add(key)
+        _check_node_port(causes, where, spec, port, node_ports)
+
+
+def _check_node_port(
+    causes: Causes, path: str, spec: Object, port: Object, taken: set[tuple[str, Any]]
+) -> None:
+    node_port = port.get("nodePort")
+    if not node_port:
+        return
+    if spec.get("type") in ("ClusterIP", "ExternalName"):
+        causes.forbidden(f"{path}.nodePort", f"may not be used when `type` is '{spec['type']}'")
+        return
+    causes.port(f"{path}.nodePort", node_port)
+    key = (port.get("protocol") or "", node_port)
+    if key in taken:
+        causes.duplicate(f"{path}.nodePort", node_port)
+    taken.add(key)
+
+
+def _check_addresses(causes: Causes, spec: Object, kind: str) -> None:
+    first, every = spec.get("clusterIP") or "", spec.get("clusterIPs") or []
+    if every and first != every[0]:
+        causes.invalid("spec.clusterIPs[0]", every, "first value must match `clusterIP`")
+    for index, address in enumerate(every or ([first] if first else [])):
+        if address in ("None", "") and index == 0:
+            continue
+        if not is_ip(address):
+            causes.invalid(f"spec.clusterIPs[{index}]", address, IP_DETAIL)
+    if kind != "LoadBalancer" and spec.get("loadBalancerClass"):
+        causes.forbidden("spec.loadBalancerClass", "may only be used when `type` is 'LoadBalancer'")
+
+
+def _check_policies(causes: Causes, spec: Object, kind: str) -> None:
+    external = spec.get("externalTrafficPolicy")
+    if kind in ("NodePort", "LoadBalancer") or (spec.get("externalIPs") and kind == "ClusterIP"):
+        causes.one_of("spec.externalTrafficPolicy", external, ("Cluster", "Local"), empty_ok=True)
+    elif external:
+        causes.invalid(
+            "spec.externalTrafficPolicy", external, "may only be set for externally-accessible services"
+        )
+    causes.one_of(
+        "spec.internalTrafficPolicy", spec.get("internalTrafficPolicy"), ("Cluster", "Local"), empty_ok=True
+    )
+
+
+def service_update(causes: Causes, new: Object, old: Object) -> None:
+    """A virtual IP is a promise: it stays while the type keeps one."""
+    after, before = new.get("spec") or {}, old.get("spec") or {}
+    if "ExternalName" in (after.get("type"), before.get("type")):
+        return
+    had, has = before.get("clusterIP"), after.get("clusterIP")
+    if had and has and had != has:
+        causes.invalid("spec.clusterIPs[0]", [has], "may not change once set")
+
+
+def _check_endpoint_port(causes: Causes, path: str, port: Object, *, named: bool) -> None:
+    name = port.get("name") or ""
+    if not name and named:
+        causes.required(f"{path}.name")
+    elif name:
+        causes.each(f"{path}.name", name, dns_label(name))
+    causes.port(f"{path}.port", port.get("port") or 0)
+    causes.one_of(f"{path}.protocol", port.get("protocol"), _PROTOCOLS)
+
+
+def endpoints(causes: Causes, obj: Object) -> None:
+    for index, subset in enumerate(obj.get("subsets") or ()):
+        where = f"subsets[{index}]"
+        if not subset.get("addresses") and not subset.get("notReadyAddresses"):
+            causes.required(where, "must specify `addresses` or `notReadyAddresses`")
+        for kind in ("addresses", "notReadyAddresses"):
+            for position, address in enumerate(subset.get(kind) or ()):
+                check_endpoint_ip(causes, f"{where}.{kind}[{position}].ip", address.get("ip") or "")
+        ports = subset.get("ports") or []
+        for position, port in enumerate(ports):
+            _check_endpoint_port(causes, f"{where}.ports[{position}]", port, named=len(ports) > 1)
+
+
+def check_endpoint_ip(causes: Causes, path: str, address: str) -> None:
+    """An endpoint must not be this machine itself nor link-local: traffic to it would reach the wrong host.
+    """
+    if not is_ip(address):
+        causes.invalid(path, address, IP_DETAIL)
+    elif address.startswith("127."):
+        causes.invalid(path, address, "may not be in the loopback range (127.0.0.0/8, ::1/128)")
+    elif address == "0.0.0.0":
+        causes.invalid(path, address, "may not be unspecified (0.0.0.0)")
+    elif address.startswith("169.254."):
+        causes.invalid(path, address, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")
+
+
+def endpoint_slice(causes: Causes, obj: Object) -> None:
+    causes.one_of("addressType", obj.get("addressType"), _ADDRESS_TYPES)
+    every = obj.get("endpoints") or []
+    if len(every) > _MAX_SLICE_ENDPOINTS:
+        causes.too_many("endpoints", len(every), _MAX_SLICE_ENDPOINTS)
+    for index, endpoint in enumerate(every):
+        addresses = endpoint.get("addresses") or []
+        if not addresses:
+            causes.required(f"endpoints[{index}].addresses", "must contain at least 1 address")
+        for position, address in enumerate(addresses):
+            if obj.get("addressType") in ("IPv4", "IPv6"):
+                check_endpoint_ip(causes, f"endpoints[{index}].addresses[{position}]", address)
+    names: set[str] = set()
+    for index, port in enumerate(obj.get("ports") or ()):
+        name = port.get("name") or ""
+        if name in names:
+            causes.duplicate(f"ports[{index}].name", name)
+        names.add(name)
+        if name:
+            causes.each(f"ports[{index}].name", name, dns_label(name))
+        causes.one_of(f"ports[{index}].protocol", port.get("protocol"), _PROTOCOLS)
+
+
+def endpoint_slice_update(causes: Causes, new: Object, old: Object) -> None:
+    if new.get("addressType") != old.get("addressType"):
+        causes.invalid("addressType", new.get("addressType"), IMMUTABLE)
+
+
+def ingress(causes: Causes, obj: Object) -> None:
+    spec = obj.get("spec") or {}
+    if not spec.get("rules") and spec.get("defaultBackend") is None:
+        causes.invalid("spec", spec.get("rules"), "either `defaultBackend` or `rules` must be specified")
+    for index, rule in enumerate(spec.get("rules") or ()):
+        http = rule.get("http")
+        if http is None:
+            continue
+        where = f"spec.rules[{index}].http.paths"
+        if not http.get("paths"):
+            causes.required(where)
+        for position, path in enumerate(http.get("paths") or ()):
+            _check_ingress_path(causes, f"{where}[{position}]", path)
+
+
+def _check_ingress_path(causes: Causes, path: str, item: Object) -> None:
+    kind, value = item.get("pathType"), item.get("path") or ""
+    if not kind:
+        causes.required(f"{path}.pathType", "pathType must be specified")
+    elif kind not in _PATH_TYPES:
+        causes.not_supported(f"{path}.pathType", kind, _PATH_TYPES)
+    elif kind != "ImplementationSpecific" and not value.startswith("/"):
+        causes.invalid(f"{path}.path", value, "must be an absolute path")
+    target = (item.get("backend") or {}).get("service")
+    if target is None:
+        if (item.get("backend") or {}).get("resource") is None:
+            causes.required(f"{path}.backend", "must specify a service or resource backend")
+        return
+    if not target.get("name"):
+        causes.required(f"{path}.backend.service.name")
+    port = target.get("port") or {}
+    if port.get("name"):
+        causes.each(f"{path}.backend.service.port.name", port["name"], port_name(port["name"]))
+    elif not port.get("number"):
+        causes.required(f"{path}.backend.service", "port name or number is required")
+
+
+def network_policy(causes: Causes, obj: Object) -> None:
+    spec = obj.get("spec") or {}
+    check_selector(causes, "spec.podSelector", spec.get("podSelector") or {})
+    for index, kind in enumerate(spec.get("policyTypes") or ()):
+        if kind not in ("Egress", "Ingress"):
+            causes.not_supported(f"spec.policyTypes[{index}]", kind, ("Egress", "Ingress"))
+    for direction, peers in (("ingress", "from"), ("egress", "to")):
+        for index, rule in enumerate(spec.get(direction) or ()):
+            where = f"spec.{direction}[{index}]"
+            for position, port in enumerate(rule.get("ports") or ()):
+                if port.get("port") is not None:
+                    causes.port_or_name(f"{where}.ports[{position}].port", port["port"])
+                causes.one_of(f"{where}.ports[{position}].protocol", port.get("protocol"), _PROTOCOLS)
+            for position, peer in enumerate(rule.get(peers) or ()):
+                if not peer:
+                    causes.required(f"{where}.{peers}[{position}]", "must specify a peer")
+                elif "ipBlock" in peer and len(peer) > 1:
+                    detail = "may not specify both ipBlock and another peer"
+                    causes.forbidden(f"{where}.{peers}[{position}]", detail)
