@@ -201,7 +201,8 @@ class _Strategic:
         directive = patch.get(_DIRECTIVE)
         body = {key: value for key, value in patch.items() if key != _DIRECTIVE}
         if directive == "replace":
-            return _clean(body)
+            replaced: Object = _clean(body)
+            return replaced
         if directive == "delete":
             return None
         if directive not in (None, "merge"):
