@@ -12,7 +12,10 @@ from collections.abc import Iterable
 
 from runtime.kernel import Step
 from runtime.records import Record
-from runtime.spec import Capabilities
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.spec import Capabilities
 
 NAMES = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
@@ -81,13 +84,14 @@ class CapabilityBits(Record):
 
 def bits(sets: Capabilities | None, known: int) -> CapabilityBits:
     """Bits of the five sets, of which only those in `known` (the capabilities we hold ourselves) are kept."""
-    chosen = sets or Capabilities()
+    if sets is None:
+        return CapabilityBits(0, 0, 0, 0, 0)
     return CapabilityBits(
-        mask(chosen.bounding) & known,
-        mask(chosen.effective) & known,
-        mask(chosen.permitted) & known,
-        mask(chosen.inheritable) & known,
-        mask(chosen.ambient) & known,
+        mask(sets.bounding) & known,
+        mask(sets.effective) & known,
+        mask(sets.permitted) & known,
+        mask(sets.inheritable) & known,
+        mask(sets.ambient) & known,
     )
 
 

@@ -28,7 +28,7 @@ CLONE_VM, CLONE_PIDFD, CLONE_VFORK, CLONE_INTO_CGROUP = 0x100, 0x1000, 0x4000, 0
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = 1, 2, 0x20
 PR_SET_DUMPABLE = 4
-TIOCGPTPEER = 0x5441
+TIOCGPTPEER, TIOCSPTLCK = 0x5441, 0x40045431
 F_ADD_SEALS, ALL_SEALS = 1033, 0xF
 
 _c_long, _c_void_p, _c_size_t = ctypes.c_long, ctypes.c_void_p, ctypes.c_size_t
@@ -191,11 +191,18 @@ class LinuxKernel:
     def umask(self, mask: int) -> int:
         return os.umask(mask)
 
+    def fchown(self, fd: int, uid: int, gid: int) -> None:
+        os.fchown(fd, uid, gid)
+
+    def duplicate(self, fd: int) -> int:
+        """A copy of `fd` above 2."""
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
     # --- terminals
 
     def open_terminal_peer(self, master: int) -> int:
         """The other side of a pty, without a path (TIOCGPTPEER); unlocked first."""
-        fcntl.ioctl(master, termios.TIOCSPTLCK, struct.pack("i", 0))
+        fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
         return fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
 
     def set_window_size(self, fd: int, rows: int, columns: int) -> None:
@@ -208,7 +215,7 @@ class LinuxKernel:
 
     def block_signals(self) -> None:
         """All signals of this thread: a handler must not run in a child that shares our memory."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
     def start_time(self, pid: int) -> int:
         """Clock ticks between boot and the process's start: field 22 of /proc/<pid>/stat."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from runtime.capabilities import NUMBERS
 from runtime.errors import SpecError
 from runtime.records import Record
 
@@ -155,16 +156,16 @@ class _Reader:
         return f"{self.path}.{key}" if self.path else key
 
     def text(self, key: str, default: str = "") -> str:
-        return self._typed(key, str, "a string", default)
+        return str(self._typed(key, str, "a string", default))
 
     def flag(self, key: str) -> bool:
-        return self._typed(key, bool, "true or false", False)
+        return bool(self._typed(key, bool, "true or false", False))
 
     def number(self, key: str, default: int = 0, *, low: int = 0, high: int = 2**64 - 1) -> int:
         value = self._typed(key, int, "a whole number", default)
         if isinstance(value, bool) or not low <= value <= high:
             raise SpecError(self.at(key), f"must be a whole number from {low} to {high}")
-        return value
+        return int(value)
 
     def texts(self, key: str) -> tuple[str, ...]:
         value = self._typed(key, list | tuple, "a list of strings", ())
@@ -280,8 +281,6 @@ def _user(reader: _Reader) -> UserSpec:
 
 
 def _capabilities(reader: _Reader) -> Capabilities:
-    from runtime.capabilities import NUMBERS
-
     for name in CAPABILITY_SETS:
         for index, capability in enumerate(reader.texts(name)):
             if capability not in NUMBERS:

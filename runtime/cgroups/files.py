@@ -1,0 +1,152 @@
+"""Reading and writing the small files that cgroups consist of, and what both drivers share."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Mapping
+
+from runtime.errors import CgroupError, errno_name
+from runtime.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+UNLIMITED = 2**63 - 1
+REMOVE_SECONDS = 2.0
+
+
+class CgroupStats(Record):
+    """One reading. Bytes, nanoseconds, counts; a limit of None is none. `memory_working_set` is usage without
+    inactive file pages, as the kubelet counts. `oom_kills`: processes of this cgroup the OOM killer killed.
+    """
+
+    cpu_usage_ns: int = 0
+    memory_usage: int = 0
+    memory_working_set: int = 0
+    memory_rss: int = 0
+    memory_limit: int | None = None
+    memory_page_faults: int = 0
+    memory_major_page_faults: int = 0
+    pids: int = 0
+    oom_kills: int = 0
+    cpu_throttled_periods: int = 0
+    cpu_throttled_ns: int = 0
+
+
+def read(path: str) -> str:
+    """A file's text without the final newline; "" if it is not there."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def number(path: str) -> int:
+    """A file that holds one number; 0 if it is not there, UNLIMITED for "max"."""
+    text = read(path)
+    if text == "max":
+        return UNLIMITED
+    return int(text) if text else 0
+
+
+def table(path: str) -> dict[str, int]:
+    """A file of "name value" lines."""
+    found: dict[str, int] = {}
+    for line in read(path).splitlines():
+        name, _, value = line.partition(" ")
+        if value.lstrip("-").isdigit():
+            found[name] = int(value)
+    return found
+
+
+def write(path: str, value: str) -> None:
+    """Writes a value in one system call. Raises CgroupError with the file and the value."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        name = errno_name(error.errno or 0)
+        raise CgroupError(f"Could not write {value!r} to {path}: {name}", error.errno or 0) from error
+
+
+def make_folders(root: str, path: str, made: Callable[[str], None] | None = None) -> None:
+    """mkdir -p of `path` below `root`; `made` is called with each parent-relative path that is new."""
+    try:
+        os.mkdir(f"{root}/{path}", 0o755)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        parent = path.rpartition("/")[0]
+        if not parent:
+            raise CgroupError(f"Could not make cgroup {root}/{path}: ENOENT", errno.ENOENT) from None
+        make_folders(root, parent, made)
+        make_folders(root, path, made)
+        return
+    except OSError as error:
+        name = errno_name(error.errno or 0)
+        raise CgroupError(f"Could not make cgroup {root}/{path}: {name}", error.errno or 0) from error
+    if made is not None:
+        made(path)
+
+
+def remove_folder(folder: str, recursive: bool) -> None:
+    """rmdir, depth first if `recursive`. Waits a little while the kernel still counts ending processes."""
+    deadline = time.monotonic() + REMOVE_SECONDS
+    pause = 0.0005
+    while True:
+        try:
+            if recursive and os.path.isdir(folder):
+                with os.scandir(folder) as entries:
+                    children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+                for child in children:
+                    remove_folder(child, True)
+            os.rmdir(folder)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                name = errno_name(error.errno or 0)
+                text = f"Could not remove cgroup {folder}: {name} (are processes left in it?)"
+                raise CgroupError(text, error.errno or 0) from error
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+def pids_in(folder: str, recursive: bool = True) -> list[int]:
+    """Processes of a cgroup, and of those below it."""
+    found = [int(line) for line in read(f"{folder}/cgroup.procs").split()]
+    if recursive:
+        try:
+            with os.scandir(folder) as entries:
+                children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return found
+        for child in children:
+            found += pids_in(child)
+    return found
+
+
+def checked_path(path: str) -> str:
+    """A relative cgroup path without empty, "." and ".." parts. Raises CgroupError."""
+    clean = path.strip("/")
+    if not clean or any(part in ("", ".", "..") for part in clean.split("/")):
+        raise CgroupError(f"Could not use cgroup path {path!r}: it must name a folder below the root")
+    return clean
+
+
+def section(resources: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    """A part of linux.resources; {} if absent."""
+    return (resources or {}).get(name) or {}
+
+
+def weight_of_shares(shares: int) -> int:
+    """cpu.shares (2…262144) → cpu.weight (1…10000), the conversion of KEP 2254 and runc 1.1."""
+    return 1 + (max(2, min(shares, 262144)) - 2) * 9999 // 262142

@@ -1,0 +1,270 @@
+"""The same cgroups on a hybrid host: v1 controllers for limits, a same-named v2 folder for kill, freeze and PSI.
+
+Facts relied on: v1 hierarchies are independent, so a process is joined to each by writing 0 to `tasks` by itself
+(30–80 µs; a pid written from outside waits for an RCU grace period, 8–13 ms); a controller in which a cgroup has no
+folder leaves its processes where the nearest ancestor with a folder is. cpu, cpuacct, memory and pids get a folder
+always, the others only when a limit asks for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+
+from runtime.cgroups import files, v2
+from runtime.cgroups.files import CgroupStats, section
+from runtime.cgroups.join import CgroupJoin
+from runtime.errors import CgroupError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+ALWAYS = ("cpu", "cpuacct", "memory", "pids")
+ON_DEMAND = ("cpuset", "devices", "blkio", "hugetlb")
+# v1 files report a limit near 2**63 rounded to pages when there is none.
+NO_LIMIT = 2**62
+
+# What every container may use, as in runc: making nodes is harmless when opening them is refused.
+DEFAULT_DEVICES = (
+    "c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm",
+    "c 5:1 rwm", "c 5:2 rwm", "c 136:* rwm",
+)  # fmt: skip
+
+Write = tuple[str, str, str]
+
+
+def _bound(value: int) -> str:
+    return "-1" if value < 0 else str(value)
+
+
+def cpu_writes(resources: Mapping[str, Any] | None) -> list[Write]:
+    """Controller, file and value for each CPU limit."""
+    cpu = section(resources, "cpu")
+    names = (("period", "cpu.cfs_period_us"), ("quota", "cpu.cfs_quota_us"), ("burst", "cpu.cfs_burst_us"))
+    writes = [("cpu", name, str(cpu[key])) for key, name in names if cpu.get(key)]
+    if cpu.get("shares"):
+        writes.insert(0, ("cpu", "cpu.shares", str(max(2, cpu["shares"]))))
+    if cpu.get("idle") is not None:
+        writes.append(("cpu", "cpu.idle", str(cpu["idle"])))
+    return writes
+
+
+def other_writes(resources: Mapping[str, Any] | None) -> list[Write]:
+    """Controller, file and value for everything else, in an order in which each is allowed."""
+    writes = _memory_writes(section(resources, "memory"))
+    cpu = section(resources, "cpu")
+    writes += [("cpuset", f"cpuset.{key}", cpu[key]) for key in ("cpus", "mems") if cpu.get(key)]
+    pids = section(resources, "pids").get("limit")
+    if pids:
+        writes.append(("pids", "pids.max", "max" if pids < 0 else str(pids)))
+    for page in (resources or {}).get("hugepageLimits") or ():
+        writes.append(("hugetlb", f"hugetlb.{page['pageSize']}.limit_in_bytes", str(page["limit"])))
+    writes += _block_writes(section(resources, "blockIO"))
+    return writes + _device_writes((resources or {}).get("devices") or ())
+
+
+def _memory_writes(memory: Mapping[str, Any]) -> list[Write]:
+    names = (
+        ("limit", "memory.limit_in_bytes"), ("swap", "memory.memsw.limit_in_bytes"),
+        ("reservation", "memory.soft_limit_in_bytes"),
+    )  # fmt: skip
+    writes = [("memory", name, _bound(memory[key])) for key, name in names if memory.get(key)]
+    if memory.get("swappiness") is not None:
+        writes.append(("memory", "memory.swappiness", str(memory["swappiness"])))
+    if memory.get("disableOOMKiller"):
+        writes.append(("memory", "memory.oom_control", "1"))
+    return writes
+
+
+def _block_writes(block: Mapping[str, Any]) -> list[Write]:
+    writes = []
+    if block.get("weight"):
+        writes.append(("blkio", "blkio.bfq.weight", str(block["weight"])))
+    for key, name in (
+        ("throttleReadBpsDevice", "read_bps"), ("throttleWriteBpsDevice", "write_bps"),
+        ("throttleReadIOPSDevice", "read_iops"), ("throttleWriteIOPSDevice", "write_iops"),
+    ):  # fmt: skip
+        file = f"blkio.throttle.{name}_device"
+        writes += [("blkio", file, f"{d['major']}:{d['minor']} {d['rate']}") for d in block.get(key) or ()]
+    return writes
+
+
+def _device_writes(rules: Any) -> list[Write]:
+    """The list's rules in order; once it denies everything, the default devices are allowed again."""
+    writes: list[Write] = []
+    for rule in rules:
+        everything = rule.get("type") in (None, "", "a") and rule.get("major") is None
+        file = "devices.allow" if rule.get("allow") else "devices.deny"
+        if everything:
+            writes.append(("devices", file, "a"))
+            if not rule.get("allow"):
+                writes += [("devices", "devices.allow", entry) for entry in DEFAULT_DEVICES]
+            continue
+        major, minor = (("*" if rule.get(k) in (None, -1) else rule[k]) for k in ("major", "minor"))
+        writes.append(("devices", file, f"{rule.get('type')} {major}:{minor} {rule.get('access') or 'rwm'}"))
+    return writes
+
+
+class Hybrid:
+    """A cgroup of several hierarchies with one path."""
+
+    def __init__(
+        self, driver: HybridDriver, path: str, late: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        self.path = path
+        self._driver = driver
+        self._late = late
+
+    def update(self, resources: Mapping[str, Any]) -> None:
+        """Applies linux.resources now; what is not mentioned stays. Raises CgroupError."""
+        self.apply([*other_writes(resources), *cpu_writes(resources)])
+
+    def apply(self, writes: list[Write]) -> None:
+        """Writes values, making folders in controllers that had none for this cgroup."""
+        for controller, name, value in writes:
+            if controller not in self._driver.controllers:
+                raise CgroupError(f"Could not set {name}: this host has no v1 controller {controller}")
+            if controller in ON_DEMAND:
+                self._driver.make(controller, self.path)
+            self._write(controller, name, value)
+
+    def _write(self, controller: str, name: str, value: str) -> None:
+        folder = self._driver.folder(controller, self.path)
+        try:
+            files.write(f"{folder}/{name}", value)
+        except CgroupError as error:
+            if name == "memory.limit_in_bytes" and error.errno == errno.EINVAL:
+                # Raising the limit above the memory+swap limit: that one has to go up first.
+                files.write(f"{folder}/memory.memsw.limit_in_bytes", value)
+                files.write(f"{folder}/{name}", value)
+            elif name not in ("memory.memsw.limit_in_bytes", "memory.swappiness") or error.errno != errno.ENOENT:
+                raise
+
+    def join(self) -> CgroupJoin:
+        """How a process gets in; CPU limits given to `create` are handed over to be set after its start."""
+        tasks = []
+        for controller in self._driver.controllers:
+            place = self.path
+            while place and not os.path.exists(self._driver.folder(controller, place)):
+                place = place.rpartition("/")[0]
+            if place:
+                tasks.append(f"{self._driver.folder(controller, place)}/tasks")
+        return CgroupJoin(f"{self._driver.unified}/{self.path}", tuple(tasks), self._late)
+
+    def kill(self) -> None:
+        """SIGKILL to every process in the subtree, those being forked included."""
+        v2.kill_tree(f"{self._driver.unified}/{self.path}")
+
+    def freeze(self) -> None:
+        """Stops the subtree; returns when the request is made."""
+        files.write(f"{self._driver.unified}/{self.path}/cgroup.freeze", "1")
+
+    def thaw(self) -> None:
+        """Lets the subtree run again."""
+        files.write(f"{self._driver.unified}/{self.path}/cgroup.freeze", "0")
+
+    def pids(self) -> list[int]:
+        """Processes of the subtree."""
+        return files.pids_in(f"{self._driver.unified}/{self.path}")
+
+    def stats(self) -> CgroupStats:
+        """Usage of the subtree. OOM kills are this cgroup's own: v1 does not add up those below."""
+        memory_folder = self._driver.folder("memory", self.path)
+        memory = files.table(f"{memory_folder}/memory.stat")
+        cpu = files.table(f"{self._driver.folder('cpu', self.path)}/cpu.stat")
+        usage = files.number(f"{memory_folder}/memory.usage_in_bytes")
+        limit = files.number(f"{memory_folder}/memory.limit_in_bytes")
+        return CgroupStats(
+            cpu_usage_ns=files.number(f"{self._driver.folder('cpuacct', self.path)}/cpuacct.usage"),
+            memory_usage=usage,
+            memory_working_set=max(0, usage - memory.get("total_inactive_file", 0)),
+            memory_rss=memory.get("total_rss", 0),
+            memory_limit=limit if 0 < limit < NO_LIMIT else None,
+            memory_page_faults=memory.get("total_pgfault", 0),
+            memory_major_page_faults=memory.get("total_pgmajfault", 0),
+            pids=files.number(f"{self._driver.folder('pids', self.path)}/pids.current"),
+            oom_kills=files.table(f"{memory_folder}/memory.oom_control").get("oom_kill", 0),
+            cpu_throttled_periods=cpu.get("nr_throttled", 0),
+            cpu_throttled_ns=cpu.get("throttled_time", 0),
+        )
+
+    def missing_features(self) -> list[str]:
+        """What this host cannot enforce here, one sentence each."""
+        return self._driver.missing_features()
+
+
+class HybridDriver:
+    """CgroupDriver for v1 controllers beside a v2 tree.
+
+    `controllers`: v1 controller → folder where it is mounted (one folder may serve several). `unified`: the v2 tree.
+    """
+
+    name = "hybrid"
+
+    def __init__(self, controllers: Mapping[str, str], unified: str) -> None:
+        known = (*ALWAYS, *ON_DEMAND)
+        self.controllers = {name: controllers[name] for name in known if name in controllers}
+        self.unified = unified
+
+    def folder(self, controller: str, path: str) -> str:
+        """Where `controller` has the cgroup's files."""
+        return f"{self.controllers.get(controller, '/nonexistent')}/{path}"
+
+    def make(self, controller: str, path: str) -> None:
+        """Makes the cgroup in one v1 hierarchy."""
+        root = self.controllers[controller]
+        made = (lambda new: self._inherit_cpuset(root, new)) if controller == "cpuset" else None
+        files.make_folders(root, path, made)
+
+    def _inherit_cpuset(self, root: str, path: str) -> None:
+        """A new cpuset is empty, and no process may enter it, until it has processors and memory nodes."""
+        parent = path.rpartition("/")[0]
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            files.write(f"{root}/{path}/{name}", files.read(f"{root}/{parent}/{name}"))
+
+    def create(self, path: str, resources: Mapping[str, Any] | None = None) -> Hybrid:
+        """Makes the cgroup and missing parents everywhere and sets the limits (CPU limits when the first process
+        has started; see CgroupJoin.late). Raises CgroupError, with nothing of this cgroup left."""
+        path = files.checked_path(path)
+        late = tuple((f"{self.folder(c, path)}/{name}", value) for c, name, value in cpu_writes(resources))
+        cgroup = Hybrid(self, path, late)
+        try:
+            files.make_folders(self.unified, path)
+            for controller in ALWAYS:
+                if controller in self.controllers:
+                    self.make(controller, path)
+            cgroup.apply(other_writes(resources))
+        except CgroupError:
+            self.remove(path)
+            raise
+        return cgroup
+
+    def open(self, path: str) -> Hybrid:
+        """An existing cgroup. Raises CgroupError."""
+        if not self.exists(path):
+            raise CgroupError(f"Could not open cgroup {path}: ENOENT", errno.ENOENT)
+        return Hybrid(self, files.checked_path(path))
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a cgroup."""
+        return os.path.isdir(f"{self.unified}/{files.checked_path(path)}")
+
+    def remove(self, path: str, recursive: bool = False) -> None:
+        """Removes it everywhere; one that is gone is fine. `recursive` kills and removes everything below first."""
+        path = files.checked_path(path)
+        if recursive and self.exists(path):
+            v2.kill_tree(f"{self.unified}/{path}")
+        for root in dict.fromkeys((*self.controllers.values(), self.unified)):
+            files.remove_folder(f"{root}/{path}", recursive)
+
+    def missing_features(self) -> list[str]:
+        """What this host cannot enforce, one sentence each."""
+        missing = [
+            f"the cgroup controller {name} is not available"
+            for name in (*ALWAYS, *ON_DEMAND)
+            if name not in self.controllers
+        ]
+        missing.append("cgroup v1 has no memory.high and no memory.oom.group: one process is killed, not all")
+        return missing

@@ -1,0 +1,233 @@
+"""cgroup v2, the model: one folder per container, all controllers in it.
+
+Facts relied on: a controller is usable in a folder when every ancestor lists it in cgroup.subtree_control; a folder
+with processes cannot list any (so containers are leaves, and what lies below them has no controllers of its own);
+cgroup.kill (Linux 5.14) kills the whole subtree, forks included; clone3 puts a child directly into a folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+
+from runtime.cgroups import files
+from runtime.cgroups.files import CgroupStats, section
+from runtime.cgroups.join import CgroupJoin
+from runtime.errors import CgroupError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+WANTED = ("cpu", "memory", "pids", "cpuset", "io", "hugetlb")
+
+
+def _limit(value: int) -> str:
+    """OCI's -1 (and 0 where 0 cannot be meant) is no limit."""
+    return "max" if value < 0 else str(value)
+
+
+def cpu_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """File and value for each CPU limit."""
+    cpu, writes = section(resources, "cpu"), []
+    if cpu.get("shares"):
+        writes.append(("cpu.weight", str(files.weight_of_shares(cpu["shares"]))))
+    if cpu.get("quota") or cpu.get("period"):
+        quota = cpu.get("quota") or -1
+        writes.append(("cpu.max", f"{'max' if quota < 0 else quota} {cpu.get('period') or 100000}"))
+    if cpu.get("burst") is not None:
+        writes.append(("cpu.max.burst", str(cpu["burst"])))
+    if cpu.get("idle") is not None:
+        writes.append(("cpu.idle", str(cpu["idle"])))
+    return writes
+
+
+def other_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """File and value for everything else, in an order in which each is allowed."""
+    writes = _memory_writes(section(resources, "memory"))
+    cpu = section(resources, "cpu")
+    writes += [(f"cpuset.{key}", cpu[key]) for key in ("cpus", "mems") if cpu.get(key)]
+    pids = section(resources, "pids").get("limit")
+    if pids:
+        writes.append(("pids.max", _limit(pids)))
+    for page in (resources or {}).get("hugepageLimits") or ():
+        writes.append((f"hugetlb.{page['pageSize']}.max", str(page["limit"])))
+    writes += _io_writes(section(resources, "blockIO"))
+    writes += [(name, str(value)) for name, value in section(resources, "unified").items()]
+    return writes
+
+
+def _memory_writes(memory: Mapping[str, Any]) -> list[tuple[str, str]]:
+    writes = []
+    limit, swap = memory.get("limit"), memory.get("swap")
+    if memory.get("reservation"):
+        writes.append(("memory.low", _limit(memory["reservation"])))
+    if limit:
+        writes.append(("memory.max", _limit(limit)))
+    if swap:
+        # OCI's swap is memory plus swap; v2 counts swap alone.
+        writes.append(("memory.swap.max", "max" if swap < 0 else str(max(0, swap - max(limit or 0, 0)))))
+    return writes
+
+
+def _io_writes(block: Mapping[str, Any]) -> list[tuple[str, str]]:
+    writes = []
+    if block.get("weight"):
+        writes.append(("io.weight", f"default {1 + (block['weight'] - 10) * 9999 // 990}"))
+    for key, name in (
+        ("throttleReadBpsDevice", "rbps"), ("throttleWriteBpsDevice", "wbps"),
+        ("throttleReadIOPSDevice", "riops"), ("throttleWriteIOPSDevice", "wiops"),
+    ):  # fmt: skip
+        writes += [("io.max", f"{d['major']}:{d['minor']} {name}={d['rate']}") for d in block.get(key) or ()]
+    return writes
+
+
+class Unified:
+    """A cgroup of a v2 tree. `folder` absolute, `path` relative to the tree's root."""
+
+    def __init__(self, root: str, path: str, late: tuple[tuple[str, str], ...] = ()) -> None:
+        self.path = path
+        self.folder = f"{root}/{path}"
+        self._root = root
+        self._late = late
+
+    def update(self, resources: Mapping[str, Any]) -> None:
+        """Applies linux.resources now; what is not mentioned stays. Raises CgroupError."""
+        for name, value in (*other_writes(resources), *cpu_writes(resources)):
+            self._write(name, value)
+
+    def _write(self, name: str, value: str) -> None:
+        try:
+            files.write(f"{self.folder}/{name}", value)
+        except CgroupError as error:
+            # Swap accounting is a boot option; without it nothing can be swapped against the limit either.
+            if name == "memory.swap.max" and error.errno == errno.ENOENT:
+                return
+            raise
+
+    def join(self) -> CgroupJoin:
+        """How a process gets in; CPU limits given to `create` are handed over to be set after its start."""
+        late = tuple((f"{self.folder}/{name}", value) for name, value in self._late)
+        return CgroupJoin(self.folder, (), late)
+
+    def kill(self) -> None:
+        """SIGKILL to every process in the subtree, those being forked included."""
+        kill_tree(self.folder)
+
+    def freeze(self) -> None:
+        """Stops the subtree; returns when the request is made."""
+        files.write(f"{self.folder}/cgroup.freeze", "1")
+
+    def thaw(self) -> None:
+        """Lets the subtree run again."""
+        files.write(f"{self.folder}/cgroup.freeze", "0")
+
+    def pids(self) -> list[int]:
+        """Processes of the subtree."""
+        return files.pids_in(self.folder)
+
+    def stats(self) -> CgroupStats:
+        """Usage of the subtree; OOM kills of this cgroup and those below."""
+        cpu = files.table(f"{self.folder}/cpu.stat")
+        memory = files.table(f"{self.folder}/memory.stat")
+        usage = files.number(f"{self.folder}/memory.current")
+        limit = files.number(f"{self.folder}/memory.max")
+        return CgroupStats(
+            cpu_usage_ns=cpu.get("usage_usec", 0) * 1000,
+            memory_usage=usage,
+            memory_working_set=max(0, usage - memory.get("inactive_file", 0)),
+            memory_rss=memory.get("anon", 0),
+            memory_limit=None if limit in (0, files.UNLIMITED) else limit,
+            memory_page_faults=memory.get("pgfault", 0),
+            memory_major_page_faults=memory.get("pgmajfault", 0),
+            pids=files.number(f"{self.folder}/pids.current"),
+            oom_kills=files.table(f"{self.folder}/memory.events").get("oom_kill", 0),
+            cpu_throttled_periods=cpu.get("nr_throttled", 0),
+            cpu_throttled_ns=cpu.get("throttled_usec", 0) * 1000,
+        )
+
+    def missing_features(self) -> list[str]:
+        """What this host cannot enforce here, one sentence each."""
+        available = files.read(f"{self._root}/cgroup.controllers").split()
+        missing = [f"the cgroup controller {name} is not available" for name in WANTED if name not in available]
+        if not os.path.exists(f"{self.folder}/cgroup.kill"):
+            missing.append("cgroup.kill is not available (Linux 5.14): processes are killed one by one")
+        missing.append("devices are not limited by cgroup on v2; containers lack CAP_MKNOD instead")
+        return missing
+
+
+def kill_tree(folder: str) -> None:
+    """cgroup.kill, or signals one by one on kernels before 5.14. A folder that is gone has no processes."""
+    try:
+        files.write(f"{folder}/cgroup.kill", "1")
+    except CgroupError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        for _ in range(100):
+            pids = files.pids_in(folder)
+            if not pids:
+                return
+            for pid in pids:
+                try:
+                    os.kill(pid, 9)
+                except ProcessLookupError:
+                    continue
+
+
+class UnifiedDriver:
+    """CgroupDriver for a host with v2 alone. `root` is where cgroup2 is mounted."""
+
+    name = "v2"
+
+    def __init__(self, root: str = "/sys/fs/cgroup") -> None:
+        self.root = root
+
+    def create(self, path: str, resources: Mapping[str, Any] | None = None) -> Unified:
+        """Makes the cgroup and missing parents with every controller enabled on the way, and sets the limits
+        (CPU limits when the first process has started; see CgroupJoin.late)."""
+        path = files.checked_path(path)
+        self._enable(path.rpartition("/")[0])
+        files.make_folders(self.root, path)
+        cgroup = Unified(self.root, path, tuple(cpu_writes(resources)))
+        try:
+            for name, value in other_writes(resources):
+                cgroup._write(name, value)
+        except CgroupError:
+            self.remove(path)
+            raise
+        return cgroup
+
+    def _enable(self, parent: str) -> None:
+        parts = parent.split("/") if parent else []
+        folders = ["/".join(parts[:count]) for count in range(len(parts) + 1)]
+        available = files.read(f"{self.root}/cgroup.controllers").split()
+        for folder in folders:
+            if folder:
+                files.make_folders(self.root, folder)
+            base = f"{self.root}/{folder}".rstrip("/")
+            enabled = files.read(f"{base}/cgroup.subtree_control").split()
+            missing = [name for name in WANTED if name in available and name not in enabled]
+            if missing and not (folder and files.read(f"{base}/cgroup.procs")):
+                files.write(f"{base}/cgroup.subtree_control", " ".join("+" + name for name in missing))
+
+    def open(self, path: str) -> Unified:
+        """An existing cgroup. Raises CgroupError."""
+        if not self.exists(path):
+            raise CgroupError(f"Could not open cgroup {path}: ENOENT", errno.ENOENT)
+        return Unified(self.root, files.checked_path(path))
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a cgroup."""
+        return os.path.isdir(f"{self.root}/{files.checked_path(path)}")
+
+    def remove(self, path: str, recursive: bool = False) -> None:
+        """Removes it; one that is gone is fine. `recursive` kills and removes everything below first."""
+        folder = f"{self.root}/{files.checked_path(path)}"
+        if recursive and os.path.isdir(folder):
+            kill_tree(folder)
+        files.remove_folder(folder, recursive)
+
+    def missing_features(self) -> list[str]:
+        """What this host cannot enforce, one sentence each."""
+        return Unified(self.root, ".").missing_features()

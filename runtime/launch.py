@@ -1,0 +1,118 @@
+"""A plan, executed: in a thread made for it and thrown away afterwards.
+
+unshare and setns act on one thread, so a thread can go into a container's namespaces and root, start the process
+there and end; Python itself is never forked, whatever its size. When something fails, the thread's end takes the
+half-made namespaces and mounts with it: nothing is left. That is why nothing in this path may import modules late:
+in the middle of a plan, paths mean the container's files.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+
+from runtime.errors import ExecutableError, LaunchError, errno_name
+from runtime.kernel import Kernel
+from runtime.plan import Context, Operation, Plan, Refused
+from runtime.process import Execute, FindExecutable
+from runtime.records import Record
+
+
+class Process(Record):
+    """A started process. `start_time_ticks` since boot tells it from a later one with the same pid. `pidfd` is the
+    caller's to close, and so is `console`, the master side of a terminal made inside (-1: none). `warnings` says
+    what the kernel did not allow and could be gone without.
+    """
+
+    pid: int
+    start_time_ticks: int
+    pidfd: int
+    console: int = -1
+    warnings: tuple[str, ...] = ()
+
+
+def launch(kernel: Kernel, plan: Plan, stdio: tuple[int, int, int], *, terminal: bool = False) -> Process:
+    """Executes the plan; returns once the program has replaced the child.
+
+    `stdio`: descriptors that become 0, 1 and 2; they stay the caller's. With `terminal` the first of them is the
+    slave side of a pseudo terminal and becomes the controlling one; with (-1, -1, -1) a terminal is made from the
+    container's own devpts and its master side returned as `Process.console`.
+
+    Raises LaunchError (ExecutableError if it was the program) with nothing left behind.
+    """
+    context = Context(stdio, terminal)
+    outcome: list[BaseException | None] = []
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def work() -> None:
+        try:
+            outcome.append(_execute(kernel, plan, context))
+        finally:
+            done.release()
+
+    _thread.start_new_thread(work, ())
+    done.acquire()
+    failure = outcome[0] if outcome else LaunchError(0, "run the set-up thread", 0, "it ended early")
+    if failure is not None:
+        raise failure
+    return _finish(kernel, plan, context)
+
+
+def _execute(kernel: Kernel, plan: Plan, context: Context) -> BaseException | None:
+    """Runs the operations; returns what went wrong, for the caller's thread to raise."""
+    operations = plan.operations
+    failure: BaseException | None = None
+    try:
+        for context.number, operation in enumerate(operations):
+            operation.run(kernel, context)
+    except OSError as error:
+        failure = _failed(operations, context, error)
+    except Refused as error:
+        failure = LaunchError(context.number, operations[context.number].describe(), 0, str(error))
+    except BaseException as error:  # carried to the caller's thread, raised there
+        failure = error
+    finally:
+        if failure is None and context.console >= 0:
+            context.opened.remove(context.console)
+        try:
+            context.close(kernel)
+        except OSError as error:
+            failure = failure or LaunchError(context.number, "close descriptors", error.errno or 0)
+    return failure
+
+
+def _failed(operations: tuple[Operation, ...], context: Context, error: OSError) -> LaunchError:
+    operation = operations[context.number]
+    number = error.errno or 0
+    if isinstance(operation, FindExecutable):
+        reason = "permission denied" if number == 13 else "executable file not found in $PATH"
+        text = f'exec: "{operation.name}": {reason}'
+        return ExecutableError(context.number, operation.describe(), number, text)
+    if isinstance(operation, Execute):
+        reason = os.strerror(number).lower()
+        name = operation.args[0]
+        text = f'exec: "{name}": stat {name}: {reason}' if number == 2 else f'exec: "{name}": {reason}'
+        return ExecutableError(context.number, operation.describe(), number, text)
+    return LaunchError(context.number, operation.describe(), number, error.strerror or str(error))
+
+
+def _finish(kernel: Kernel, plan: Plan, context: Context) -> Process:
+    """Late limits, and what tells the process apart. The process runs: problems become warnings."""
+    pid, pidfd = context.process
+    warnings = [_warning(plan, entry) for entry in context.warnings]
+    for path, value in plan.late:
+        try:
+            fd = kernel.open(path, os.O_WRONLY)
+            try:
+                kernel.write(fd, value.encode())
+            finally:
+                kernel.close(fd)
+        except OSError as error:
+            warnings.append(f"Could not set {path} to {value}: {errno_name(error.errno or 0)}")
+    return Process(pid, kernel.start_time(pid), pidfd, context.console, tuple(warnings))
+
+
+def _warning(plan: Plan, entry: str) -> str:
+    number, _, reason = entry.partition(":")
+    return f"Could not {plan.operations[int(number)].describe()}: {reason}"

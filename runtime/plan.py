@@ -1,0 +1,92 @@
+"""A container's start as data: an ordered list of operations and what they share while they run.
+
+An operation is a frozen value that can say what it does (`describe`) and do it (`run`). Those before the spawn act on
+the calling thread; those that concern the new process alone add steps to `context.steps`, which the last operation
+hands to the kernel in one go. The same list is executed, printed, recorded by a fake kernel and made to fail at any
+step.
+"""
+
+from __future__ import annotations
+
+from runtime.kernel import Kernel, Step
+from runtime.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NO_STDIO = (-1, -1, -1)
+
+
+class Refused(Exception):
+    """An operation found something it must not go along with (a symlink where /proc belongs …)."""
+
+
+class Context:
+    """What operations hand to those after them. Lives for one launch, in one thread.
+
+    `root`: O_PATH descriptor of the container's root. `host_proc`: the host's /proc, opened before anything changed.
+    `null`: a verified /dev/null. `steps`: the child's system calls, each with the number of its operation.
+    `console`: the master side of a terminal made inside the container, handed to the caller, or -1.
+    """
+
+    __slots__ = (
+        "cgroup_fd", "console", "executable", "host_proc", "null", "number", "opened", "process", "root", "stdio",
+        "steps", "task_fds", "terminal", "warnings",
+    )  # fmt: skip
+
+    def __init__(self, stdio: tuple[int, int, int], terminal: bool) -> None:
+        self.stdio = stdio
+        self.terminal = terminal
+        self.root = -1
+        self.host_proc = -1
+        self.null = -1
+        self.cgroup_fd = -1
+        self.task_fds: list[int] = []
+        self.console = -1
+        self.executable: str = ""
+        self.number = 0
+        self.steps: list[tuple[Step, int]] = []
+        self.warnings: list[str] = []
+        self.opened: list[int] = []
+        self.process: tuple[int, int] = (-1, -1)
+
+    def keep(self, fd: int) -> int:
+        """Remembers a descriptor, to be closed when the launch is over."""
+        self.opened.append(fd)
+        return fd
+
+    def child(self, *steps: Step) -> None:
+        """Adds system calls of the child, in the name of the operation that is running."""
+        self.steps.extend((step, self.number) for step in steps)
+
+    def close(self, kernel: Kernel) -> None:
+        """Closes everything kept, newest first."""
+        while self.opened:
+            kernel.close(self.opened.pop())
+
+
+class Operation(Record):
+    """Base of all operations."""
+
+    def describe(self) -> str:
+        """A verb and its object, as it follows "Could not …"."""
+        raise NotImplementedError
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        """Does it, on the calling thread, or adds the child's steps. Raises OSError or Refused."""
+        raise NotImplementedError
+
+
+class Plan(Record):
+    """Operations in order; `late` are (path, value) writes on the host right after the spawn (cpu limits)."""
+
+    operations: tuple[Operation, ...]
+    late: tuple[tuple[str, str], ...] = ()
+
+    def describe(self) -> list[str]:
+        """One line for each operation."""
+        return [operation.describe() for operation in self.operations]
+
+    def __iter__(self) -> Iterator[Operation]:
+        return iter(self.operations)

@@ -1,0 +1,297 @@
+"""The new process itself: what the child does between clone and execve, in the order of runc's standard_init_linux.go.
+
+Everything here is per process or per credential, so it must not happen on the starting thread. Each operation adds
+system calls to the child's table; nothing is executed before `Start` hands the table to the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from runtime.capabilities import CapabilityBits, bounding_steps, set_steps
+from runtime.errors import errno_name
+from runtime.kernel import Filter, Kernel, SpawnError, Step
+from runtime.mounts import make_inside
+from runtime.plan import NO_STDIO, Context, Operation, Refused
+from runtime.spec import Rlimit
+
+PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 8, 38
+TIOCSCTTY = 0x540E
+CLOSE_RANGE_CLOEXEC = 4
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class OpenCgroup(Operation):
+    """Opens the cgroups to be joined while their paths still mean the host's."""
+
+    unified: str
+    tasks: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"open the cgroup {self.unified or self.tasks[0]}"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        if self.unified:
+            context.cgroup_fd = context.keep(kernel.open(self.unified, os.O_PATH | os.O_DIRECTORY))
+        for path in self.tasks:
+            context.task_fds.append(context.keep(kernel.open(path, os.O_WRONLY)))
+
+
+class EnterCgroup(Operation):
+    """The child puts itself into the v1 cgroups: 0 written to `tasks` avoids the wait for an RCU grace period
+    that a write of somebody else's pid costs. Into the v2 cgroup it is born."""
+
+    def describe(self) -> str:
+        return "enter the cgroup"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        context.child(*(Step("write", (fd, b"0", 1)) for fd in context.task_fds))
+
+
+class NewSession(Operation):
+    """Own session and process group: no terminal of ours can be reached (CVE-2017-5226)."""
+
+    def describe(self) -> str:
+        return "start a session"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        context.child(Step("setsid"))
+
+
+class ConnectStdio(Operation):
+    """Puts the three streams in place; a terminal becomes the controlling one."""
+
+    def describe(self) -> str:
+        return "connect standard input, output and error"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        streams = tuple(
+            context.keep(kernel.duplicate(fd)) if 0 <= fd <= 2 else fd
+            for fd in context.stdio
+        )
+        if streams == NO_STDIO:
+            raise Refused("no descriptors for standard input, output and error were given")
+        context.child(*(Step("dup3", (fd, target, 0)) for target, fd in enumerate(streams)))
+        if context.terminal:
+            context.child(Step("ioctl", (0, TIOCSCTTY, 0)))
+
+
+class SetOomScore(Operation):
+    """oom_score_adj of the child. Lowering it needs CAP_SYS_RESOURCE; without, that is reported, not fatal."""
+
+    value: int
+
+    def describe(self) -> str:
+        return f"set oom_score_adj to {self.value}"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        text = str(self.value).encode()
+        path = "self/oom_score_adj"
+        context.child(
+            Step("openat", (context.host_proc, path, os.O_WRONLY | os.O_CLOEXEC, 0), pass_result=True),
+            Step("write", (0, text, len(text)), tolerate=True),
+        )
+
+
+class SetRlimit(Operation):
+    """One resource limit of the child. Raising a hard limit needs CAP_SYS_RESOURCE; without, it is reported."""
+
+    limit: Rlimit
+
+    def describe(self) -> str:
+        return f"set RLIMIT_{self.limit.name} to {self.limit.soft}:{self.limit.hard}"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        pair = struct.pack("=QQ", self.limit.soft, self.limit.hard)
+        context.child(Step("prlimit64", (0, self.limit.resource, pair, 0), tolerate=True))
+
+
+class ResetSignals(Operation):
+    """Default action for every signal (Python ignores SIGPIPE) and none blocked."""
+
+    def describe(self) -> str:
+        return "reset signals"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        default = bytes(32)
+        signals = (number for number in range(1, 65) if number not in (9, 19))
+        context.child(*(Step("rt_sigaction", (number, default, 0, 8)) for number in signals))
+        context.child(Step("rt_sigprocmask", (2, bytes(8), 0, 8)))
+
+
+class CloseDescriptors(Operation):
+    """Everything from `first` on is closed by the execve, whoever opened it (CVE-2024-21626)."""
+
+    first: int = 3
+
+    def describe(self) -> str:
+        return f"close descriptors from {self.first}"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        context.child(Step("close_range", (self.first, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)))
+
+
+class SetCredentials(Operation):
+    """Bounding set, groups, gid, uid, then the other sets: each needs what the next one gives up."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    capabilities: CapabilityBits
+    last_capability: int
+    umask: int = 0o022
+
+    def describe(self) -> str:
+        return f"become user {self.uid}:{self.gid} with capabilities {self.capabilities.permitted:#x}"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        groups = struct.pack(f"={len(self.groups)}I", *self.groups)
+        context.child(*bounding_steps(self.capabilities, self.last_capability))
+        context.child(
+            Step("prctl", (PR_SET_KEEPCAPS, 1, 0, 0, 0)),
+            Step("setgroups", (len(self.groups), groups)),
+            Step("setresgid", (self.gid,) * 3),
+            Step("setresuid", (self.uid,) * 3),
+            Step("prctl", (PR_SET_KEEPCAPS, 0, 0, 0, 0)),
+            Step("umask", (self.umask,)),
+            *set_steps(self.capabilities),
+        )
+
+
+class SetNoNewPrivileges(Operation):
+    """No execve of this process or its children raises privileges any more."""
+
+    def describe(self) -> str:
+        return "set no_new_privs"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        context.child(Step("prctl", (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)))
+
+
+class SetSecurityLabel(Operation):
+    """AppArmor profile or SELinux label from the next execve on, written to a real procfs."""
+
+    module: str
+    label: str
+
+    def describe(self) -> str:
+        return f"set the {self.module} label {self.label}"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        apparmor = self.module == "apparmor"
+        text = (f"exec {self.label}" if apparmor else self.label).encode()
+        path = "self/attr/apparmor/exec" if apparmor else "self/attr/exec"
+        context.child(
+            Step("openat", (context.host_proc, path, os.O_WRONLY | os.O_CLOEXEC, 0), pass_result=True),
+            Step("write", (0, text, len(text))),
+        )
+
+
+class LoadSeccomp(Operation):
+    """Loads the compiled filter. Without no_new_privs it needs CAP_SYS_ADMIN, so it comes before the sets."""
+
+    program: Filter
+    flags: int = 0
+
+    def describe(self) -> str:
+        return f"load a seccomp filter of {len(self.program) // 8} instructions"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        context.child(Step("seccomp", (1, self.flags, self.program)))
+
+
+class EnterWorkingDirectory(Operation):
+    """Changes to `path`, made if missing, resolved inside the root without /proc's magic links; what getcwd then
+    says must lie inside the root (CVE-2024-21626). The child inherits it from the thread."""
+
+    path: str
+
+    def describe(self) -> str:
+        return f"change to the working directory {self.path}"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        fd = make_inside(kernel, context.root, self.path)
+        try:
+            kernel.fchdir(fd)
+        finally:
+            kernel.close(fd)
+        if not kernel.getcwd().startswith("/"):
+            raise Refused("it lies outside the container's root")
+
+
+class FindExecutable(Operation):
+    """Resolves the program as execvp would, inside the container's root, in PATH of the container."""
+
+    name: str
+    path: str
+
+    def describe(self) -> str:
+        return f'find "{self.name}"'
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        if "/" in self.name:
+            context.executable = self.name
+            return
+        denied = False
+        for folder in self.path.split(":"):
+            candidate = f"{folder or '.'}/{self.name}"
+            try:
+                if kernel.is_executable(candidate):
+                    context.executable = candidate
+                    return
+                denied = True
+            except OSError:
+                continue
+        if denied:
+            raise PermissionError(13, "found, but not executable")
+        raise FileNotFoundError(2, "executable file not found in $PATH")
+
+
+class Execute(Operation):
+    """The program replaces the child. The last step."""
+
+    args: tuple[str, ...]
+    env: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f'execute "{self.args[0]}"'
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        context.child(Step("execve", (context.executable, self.args, self.env)))
+
+
+class ExecuteImage(Operation):
+    """Executes a sealed file in memory: the program of a sandbox, which has no file system."""
+
+    name: str
+    image: bytes
+
+    def describe(self) -> str:
+        return f"execute {self.name} from memory"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        fd = context.keep(kernel.memfd(self.name, self.image))
+        context.child(Step("execveat", (fd, "", (self.name,), (), 0x1000)))
+
+
+class Start(Operation):
+    """Makes the child, which works off its steps."""
+
+    share_memory: bool = True
+
+    def describe(self) -> str:
+        return "start the process"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        steps = [step for step, _ in context.steps]
+        try:
+            spawned = kernel.spawn(steps, cgroup_fd=context.cgroup_fd, share_memory=self.share_memory)
+        except SpawnError as error:
+            if error.index >= 0:
+                context.number = context.steps[error.index][1]
+            raise
+        context.process = (spawned.pid, spawned.pidfd)
+        for (step, number), result in zip(context.steps, spawned.results, strict=False):
+            if step.tolerate and result < 0:
+                context.warnings.append(f"{number}:{errno_name(-result)}")
