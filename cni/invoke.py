@@ -151,8 +151,11 @@ class Invoker:
                     self.delete(container_id, None, ifname=ifname)
                 except CniError as error:
                     failure = error
-        network = self._folder.load()
-        if not network.disable_gc:
+        try:
+            network: NetworkList | None = self._folder.load()
+        except InvalidConfig:  # no network any more: nothing that plugins could have kept
+            network = None
+        if network is not None and not network.disable_gc:
             failure = self._gc_plugins(network, valid) or failure
         if failure is not None:
             raise failure

@@ -111,6 +111,16 @@ def restore_kernel(state: Path, *, proc_sys: Path = Path("/proc/sys")) -> None:
     state.unlink(missing_ok=True)
 
 
+def restore(state: Path, *, bridge: str) -> None:
+    """Everything back, for `down`: our routes, the bridge (if it is one), the kernel's switches."""
+    with Netlink() as netlink:
+        remove(netlink)
+        link = netlink.link(bridge)
+        if link is not None and link.kind == "bridge":
+            netlink.delete_link(bridge)
+    restore_kernel(state)
+
+
 def _last_resorts(pod_cidr: str, cluster_cidr: str, service_cidr: str) -> Sequence[str]:
     pods, cluster = ipaddress.ip_network(pod_cidr), ipaddress.ip_network(cluster_cidr)
     inside = pods.version == cluster.version and cluster.supernet_of(pods)  # type: ignore[arg-type]

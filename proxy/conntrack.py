@@ -1,0 +1,90 @@
+"""Forgetting UDP flows whose target is gone.
+
+Address translation is decided once per flow and remembered by conntrack. TCP connections end; a UDP
+client that keeps its port would send to a dead endpoint for ever, or, where there was no endpoint, keep
+its untranslated entry. Source: upstream's pkg/proxy/conntrack/cleanup.go.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from proxy.changes import ServicePort, View
+from proxy.topology import reachable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """UDP entries to `address` (empty: any) and `port`; `target` empty: wherever they were translated to."""
+
+    address: str
+    port: int
+    target: str = ""
+
+    def words(self) -> list[str]:
+        words = ["-D", "-p", "udp", "--orig-port-dst", str(self.port)]
+        if self.address:
+            words += ["--orig-dst", self.address]
+        if self.target:
+            words += ["--dst-nat", self.target]
+        return words
+
+
+def stale_flows(old: View, new: View) -> list[Flow]:
+    """PURE: what to forget after the rules went from `old` to `new`."""
+    before = {p.key: p for p in old.services if p.protocol == "udp"}
+    after = {p.key: p for p in new.services if p.protocol == "udp"}
+    flows: list[Flow] = []
+    for key in {**before, **after}:
+        was, now = before.get(key), after.get(key)
+        old_ips = _ips(old, was) if was else set()
+        new_ips = _ips(new, now) if now else set()
+        for port in (was, now) if was != now else (now,):
+            if port is None:
+                continue
+            for ip in sorted(old_ips - new_ips):
+                flows += _flows(port, ip)
+            if not old_ips and new_ips:
+                # Packets sent while nobody served left entries without translation.
+                flows += _flows(port, "")
+    return list(dict.fromkeys(flows))
+
+
+class Conntrack:
+    """The host's `conntrack` tool; without it entries expire by themselves (30 to 180 s), said once."""
+
+    def __init__(self) -> None:
+        self._program = shutil.which("conntrack") or shutil.which("conntrack", path="/usr/sbin:/sbin")
+        self._said = False
+
+    def forget(self, flows: Iterable[Flow]) -> None:
+        for flow in flows:
+            if self._program is None:
+                if not self._said:
+                    log.warning(
+                        "Left stale UDP flows to expire reason=no-conntrack-tool fix=apt-get-install-conntrack"
+                    )
+                    self._said = True
+                return
+            done = subprocess.run([self._program, *flow.words()], capture_output=True, text=True, check=False)
+            # Status 1 with "0 flow entries" is the usual case: nothing matched.
+            if done.returncode != 0 and "0 flow entries" not in done.stderr:
+                log.warning("Failed to delete UDP flows port=%d err=%s", flow.port, done.stderr.strip())
+
+
+def _ips(view: View, port: ServicePort) -> set[str]:
+    found = reachable(port, view.of(port))
+    return {e.ip for e in (*found.cluster, *found.local)}
+
+
+def _flows(port: ServicePort, target: str) -> list[Flow]:
+    flows = [Flow(ip, port.port, target) for ip in (port.cluster_ip, *port.ingress_ips)]
+    if port.node_port:
+        flows.append(Flow("", port.node_port, target))
+    return flows

@@ -1,0 +1,275 @@
+"""A view of Services → every chain and rule of the proxy: PURE, no kernel, no clock.
+
+The layout is kube-proxy's iptables mode, names and comments included, so that what people and tools know
+about KUBE-SVC-… chains stays true. A packet's way (table nat):
+
+    PREROUTING, OUTPUT → KUBE-SERVICES ─ cluster IP, port ─→ KUBE-SVC-x ─ dice ─→ KUBE-SEP-y → DNAT
+                              └ any local address → KUBE-NODEPORTS → KUBE-EXT-x (mark) ─┘
+    POSTROUTING → KUBE-POSTROUTING: what carries the mark is masqueraded
+
+x = first 16 letters of base32(sha256("namespace/name:port" + protocol)), y the same with the endpoint
+appended. A Service without endpoints is refused in the filter table, where REJECT is allowed.
+
+Node ports are not reachable by 127.0.0.1: it would need net.ipv4.conf.all.route_localnet=1, which opens
+the node's loopback services to its neighbours (CVE-2020-8558). Source: pkg/proxy/iptables/proxier.go.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from proxy.changes import Endpoint, ServicePort, View
+from proxy.config import ProxyConfig
+from proxy.topology import Reachable, reachable
+
+SERVICES, NODEPORTS, POSTROUTING, MARK_MASQ = (
+    "KUBE-SERVICES",
+    "KUBE-NODEPORTS",
+    "KUBE-POSTROUTING",
+    "KUBE-MARK-MASQ",
+)
+EXTERNAL, FORWARD, FIREWALL, CANARY = (
+    "KUBE-EXTERNAL-SERVICES",
+    "KUBE-FORWARD",
+    "KUBE-PROXY-FIREWALL",
+    "KUBE-PROXY-CANARY",
+)
+FIXED_CHAINS = (SERVICES, NODEPORTS, POSTROUTING, MARK_MASQ, EXTERNAL, FORWARD, FIREWALL, CANARY)
+HASHED_PREFIXES = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-")
+TABLES = ("filter", "nat")
+
+Ruleset = Mapping[str, Mapping[str, tuple[str, ...]]]
+"""table → chain → rules, each without its leading "-A <chain>"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """A rule in a built-in chain that leads to one of ours."""
+
+    table: str
+    chain: str
+    target: str
+    match: str
+
+    @property
+    def rule(self) -> str:
+        return f"{self.match} -j {self.target}"
+
+
+_NEW = "-m conntrack --ctstate NEW "
+JUMPS = (
+    Jump(
+        "filter",
+        "INPUT",
+        EXTERNAL,
+        _NEW + '-m comment --comment "kubernetes externally-visible service portals"',
+    ),
+    Jump("filter", "INPUT", FIREWALL, _NEW + '-m comment --comment "kubernetes load balancer firewall"'),
+    Jump("filter", "FORWARD", FORWARD, '-m comment --comment "kubernetes forwarding rules"'),
+    Jump("filter", "FORWARD", SERVICES, _NEW + '-m comment --comment "kubernetes service portals"'),
+    Jump(
+        "filter",
+        "FORWARD",
+        EXTERNAL,
+        _NEW + '-m comment --comment "kubernetes externally-visible service portals"',
+    ),
+    Jump("filter", "FORWARD", FIREWALL, _NEW + '-m comment --comment "kubernetes load balancer firewall"'),
+    Jump("filter", "OUTPUT", SERVICES, _NEW + '-m comment --comment "kubernetes service portals"'),
+    Jump("filter", "OUTPUT", FIREWALL, _NEW + '-m comment --comment "kubernetes load balancer firewall"'),
+    Jump("nat", "PREROUTING", SERVICES, '-m comment --comment "kubernetes service portals"'),
+    Jump("nat", "OUTPUT", SERVICES, '-m comment --comment "kubernetes service portals"'),
+    Jump("nat", "POSTROUTING", POSTROUTING, '-m comment --comment "kubernetes postrouting rules"'),
+)
+"""In reverse order of effect: each is inserted at the top of its chain, so the last one comes first."""
+
+
+def chain_hash(text: str) -> str:
+    return base64.b32encode(hashlib.sha256(text.encode()).digest()).decode()[:16]
+
+
+def port_chain(prefix: str, port: ServicePort) -> str:
+    return prefix + chain_hash(port.title + port.protocol)
+
+
+def endpoint_chain(port: ServicePort, endpoint: Endpoint) -> str:
+    return "KUBE-SEP-" + chain_hash(port.title + port.protocol + endpoint.address)
+
+
+class _Builder:
+    def __init__(self, config: ProxyConfig) -> None:
+        self.config = config
+        self.nat: dict[str, list[str]] = defaultdict(list)
+        self.filter: dict[str, list[str]] = defaultdict(list)
+
+
+def build(view: View, config: ProxyConfig) -> Ruleset:
+    """All chains of ours with their rules, for both tables."""
+    builder = _Builder(config)
+    for chain in (SERVICES, EXTERNAL, FORWARD, FIREWALL, CANARY):
+        builder.filter[chain] = []
+    for chain in (SERVICES, NODEPORTS, POSTROUTING, MARK_MASQ, CANARY):
+        builder.nat[chain] = []
+    _frame(builder)
+    for port in view.services:
+        _service(builder, port, reachable(port, view.of(port)))
+    builder.nat[SERVICES].append(
+        '-m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" '
+        f"-m addrtype --dst-type LOCAL ! -d 127.0.0.0/8 -j {NODEPORTS}"
+    )
+    _forwarding(builder)
+    return {
+        "filter": {chain: tuple(rules) for chain, rules in builder.filter.items()},
+        "nat": {chain: tuple(rules) for chain, rules in builder.nat.items()},
+    }
+
+
+def _frame(builder: _Builder) -> None:
+    mark = builder.config.mark
+    builder.nat[MARK_MASQ] = [f"-j MARK --or-mark {mark}"]
+    builder.nat[POSTROUTING] = [
+        f"-m mark ! --mark {mark}/{mark} -j RETURN",
+        # The mark is taken off, lest the packet be masqueraded again when it passes here once more (IPsec, …).
+        f"-j MARK --xor-mark {mark}",
+        '-m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully',
+    ]
+
+
+def _forwarding(builder: _Builder) -> None:
+    mark, cidr = builder.config.mark, builder.config.cluster_cidr
+    rules = builder.filter[FORWARD]
+    # A packet conntrack cannot place would leave untranslated, and its sender be reset (issue 74839).
+    rules.append("-m conntrack --ctstate INVALID -j DROP")
+    rules.append(f'-m comment --comment "kubernetes forwarding rules" -m mark --mark {mark}/{mark} -j ACCEPT')
+    rules.append(
+        '-m comment --comment "kubernetes forwarding conntrack rule" '
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+    )
+    if cidr:
+        # Docker and many firewalls set FORWARD's policy to DROP; pods' own traffic must pass all the same.
+        rules.append(f'-s {cidr} -m comment --comment "kubernetes forwarding pod source rule" -j ACCEPT')
+        rules.append(f'-d {cidr} -m comment --comment "kubernetes forwarding pod destination rule" -j ACCEPT')
+
+
+def _service(builder: _Builder, port: ServicePort, found: Reachable) -> None:
+    proto = f"-m {port.protocol} -p {port.protocol}"
+    external = bool(port.node_port or port.ingress_ips)
+    svc, svl, ext = (port_chain(prefix, port) for prefix in ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-"))
+    uses_cluster = bool(found.cluster) and (not port.internal_local or external)
+    uses_local = bool(found.local) and (port.internal_local or (external and port.external_local))
+    internal = svl if port.internal_local else svc
+
+    where = f"{proto} -d {port.cluster_ip} --dport {port.port}"
+    if found.internal:
+        match = f'-m comment --comment "{port.title} cluster IP" {where}'
+        builder.nat[SERVICES].append(f"{match} -j {internal}")
+        if builder.config.masquerade_all:
+            builder.nat[internal].append(f"{match} -j {MARK_MASQ}")
+        elif builder.config.cluster_cidr:
+            builder.nat[internal].append(f"{match} ! -s {builder.config.cluster_cidr} -j {MARK_MASQ}")
+    else:
+        builder.filter[SERVICES].append(_refusal(port, found, where))
+    if external:
+        _external(builder, port, found, proto, ext)
+        if found.external:
+            _external_chain(builder, port, ext, svc, svl if port.external_local else svc, bool(found.local))
+    if uses_cluster:
+        _balance(builder, port, svc, found.cluster)
+    if uses_local:
+        _balance(builder, port, svl, found.local)
+    for endpoint in dict.fromkeys(
+        [*(found.cluster if uses_cluster else ()), *(found.local if uses_local else ())]
+    ):
+        _endpoint(builder, port, endpoint, proto)
+
+
+def _refusal(port: ServicePort, found: Reachable, where: str) -> str:
+    # Endpoints elsewhere only: silence, as another node may answer; none at all: a clear refusal.
+    if found.cluster:
+        return f'-m comment --comment "{port.title} has no local endpoints" {where} -j DROP'
+    return f'-m comment --comment "{port.title} has no endpoints" {where} -j REJECT'
+
+
+def _external(builder: _Builder, port: ServicePort, found: Reachable, proto: str, ext: str) -> None:
+    """Where traffic from outside enters: node port and load balancer addresses."""
+    for ip in port.ingress_ips:
+        where = f"{proto} -d {ip} --dport {port.port}"
+        if not found.external:
+            builder.filter[EXTERNAL].append(_refusal(port, found, where))
+            continue
+        match = f'-m comment --comment "{port.title} loadbalancer IP"'
+        if not port.source_ranges:
+            builder.nat[SERVICES].append(f"{match} {where} -j {ext}")
+            continue
+        guard = port_chain("KUBE-FW-", port)
+        builder.nat[SERVICES].append(f"{match} {where} -j {guard}")
+        builder.nat[guard] += [f"{match} -s {source} -j {ext}" for source in port.source_ranges]
+        builder.filter[FIREWALL].append(
+            f'-m comment --comment "{port.title} traffic not accepted by {guard}" {where} -j DROP'
+        )
+    if port.node_port:
+        if found.external:
+            builder.nat[NODEPORTS].append(
+                f"-m comment --comment {port.title} {proto} --dport {port.node_port} -j {ext}"
+            )
+        else:
+            where = f"-m addrtype --dst-type LOCAL {proto} --dport {port.node_port}"
+            builder.filter[EXTERNAL].append(_refusal(port, found, where))
+
+
+def _external_chain(
+    builder: _Builder, port: ServicePort, ext: str, svc: str, target: str, has_local: bool
+) -> None:
+    rules, cidr = builder.nat[ext], builder.config.cluster_cidr
+    if rules:
+        return
+    if not port.external_local:
+        rules.append(
+            f'-m comment --comment "masquerade traffic for {port.title} external destinations" -j {MARK_MASQ}'
+        )
+    else:
+        if cidr:
+            rules.append(
+                f'-m comment --comment "pod traffic for {port.title} external destinations" -s {cidr} -j {svc}'
+            )
+        local = "-m addrtype --src-type LOCAL"
+        rules += [
+            f'-m comment --comment "masquerade LOCAL traffic for {port.title} external destinations" '
+            f"{local} -j {MARK_MASQ}",
+            f'-m comment --comment "route LOCAL traffic for {port.title} external destinations" {local} -j {svc}',
+        ]
+        if not has_local:
+            return
+    rules.append(f"-j {target}")
+
+
+def _balance(builder: _Builder, port: ServicePort, chain: str, endpoints: Sequence[Endpoint]) -> None:
+    rules = builder.nat[chain]
+    if port.affinity_seconds:
+        for endpoint in endpoints:
+            sep = endpoint_chain(port, endpoint)
+            rules.append(
+                f'-m comment --comment "{port.title} -> {endpoint.address}" -m recent --name {sep} --rcheck '
+                f"--seconds {port.affinity_seconds} --reap -j {sep}"
+            )
+    left = len(endpoints)
+    for endpoint in endpoints:
+        # Each rule takes its share of what the ones above let through: 1/n, 1/(n-1), …, the rest.
+        dice = f" -m statistic --mode random --probability {1 / left:.10f}" if left > 1 else ""
+        sep = endpoint_chain(port, endpoint)
+        rules.append(f'-m comment --comment "{port.title} -> {endpoint.address}"{dice} -j {sep}')
+        left -= 1
+
+
+def _endpoint(builder: _Builder, port: ServicePort, endpoint: Endpoint, proto: str) -> None:
+    sep = endpoint_chain(port, endpoint)
+    match = f"-m comment --comment {port.title}"
+    affinity = f" -m recent --name {sep} --set" if port.affinity_seconds else ""
+    builder.nat[sep] = [
+        # A pod that reaches itself must see another sender, or it would answer itself directly (hairpin).
+        f"{match} -s {endpoint.ip} -j {MARK_MASQ}",
+        f"{match}{affinity} {proto} -j DNAT --to-destination {endpoint.address}",
+    ]
