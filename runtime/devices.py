@@ -11,7 +11,7 @@ import os
 import posixpath
 
 from runtime.kernel import Kernel
-from runtime.mounts import AT_EMPTY_PATH, INSIDE, NO_SYMLINKS, OPEN_TREE_CLONE, make_inside, open_inside
+from runtime.mounting import AT_EMPTY_PATH, INSIDE, NO_SYMLINKS, OPEN_TREE_CLONE, make_inside, open_inside
 from runtime.plan import NO_STDIO, Context, Operation, Refused
 from runtime.spec import Device
 

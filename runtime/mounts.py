@@ -1,9 +1,8 @@
 """Root file system and mounts, none of which can be led outside the container.
 
-A path inside a container belongs to whoever made its image or shares its volumes. So each destination is first
-resolved to a descriptor by openat2(RESOLVE_IN_ROOT, no magic links), and mounts are attached to that *descriptor*
-(open_tree, fsmount, move_mount: Linux 5.2; mount_setattr: 5.12). Between look-up and use nobody can swap a symlink in
-(CVE-2021-30465), and a read-only bind is never visible in a writable state.
+Mounts are made detached and attached to a descriptor (open_tree, fsmount, move_mount: Linux 5.2; mount_setattr:
+5.12), so a read-only bind is never visible in a writable state. What goes onto a procfs is left to the child; see
+procfs.py.
 
 The overlay is mounted in the container's own mount namespace, over its own upper folder: the host sees nothing, and
 when the last process ends the kernel removes it. `volatile` spares the sync of the upper file system.
@@ -15,131 +14,14 @@ import errno
 import os
 import posixpath
 
-from runtime.errors import SpecError
+from runtime import procfs
 from runtime.kernel import AT_FDCWD, Kernel, Step
+from runtime.mounting import (
+    AT_EMPTY_PATH, AT_RECURSIVE, ATTR_ATIME, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MNT_DETACH, MS_BIND,
+    MS_PRIVATE, MS_REC, MS_SLAVE, OPEN_TREE_CLONE, PAGE, PROPAGATION, MountOptions, make_inside, open_inside,
+)  # fmt: skip
 from runtime.namespaces import PROC_SUPER_MAGIC
 from runtime.plan import Context, Operation, Refused
-from runtime.records import Record
-
-MS_RDONLY, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE = (
-    1, 0x1000, 0x4000, 1 << 18, 1 << 19, 1 << 20, 1 << 17
-)  # fmt: skip
-MNT_DETACH = 2
-ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC = 1, 2, 4, 8
-ATTR_ATIME, ATTR_NOATIME, ATTR_STRICTATIME, ATTR_NODIRATIME, ATTR_NOSYMFOLLOW = 0x70, 0x10, 0x20, 0x80, 0x200000
-OPEN_TREE_CLONE, AT_RECURSIVE, AT_EMPTY_PATH = 1, 0x8000, 0x1000
-NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH, IN_ROOT = 1, 2, 4, 8, 16
-INSIDE = IN_ROOT | NO_MAGICLINKS
-SYSFS_MAGIC, CGROUP2_MAGIC = 0x62656572, 0x63677270
-PAGE = 4096
-
-# What may be mounted over below /proc; anything else could hide what security depends on (CVE-2019-16884).
-PROC_ALLOWED = frozenset(
-    "/proc/" + name
-    for name in (
-        "cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "net/dev",
-        "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled",
-    )
-)  # fmt: skip
-
-_SET = {
-    "ro": ATTR_RDONLY, "nosuid": ATTR_NOSUID, "nodev": ATTR_NODEV, "noexec": ATTR_NOEXEC,
-    "noatime": ATTR_NOATIME, "strictatime": ATTR_STRICTATIME, "relatime": 0, "nodiratime": ATTR_NODIRATIME,
-    "nosymfollow": ATTR_NOSYMFOLLOW,
-}  # fmt: skip
-_CLEAR = {
-    "rw": ATTR_RDONLY, "suid": ATTR_NOSUID, "dev": ATTR_NODEV, "exec": ATTR_NOEXEC, "atime": ATTR_NOATIME,
-    "diratime": ATTR_NODIRATIME, "symfollow": ATTR_NOSYMFOLLOW, "defaults": 0, "norelatime": 0,
-    "nostrictatime": 0,
-}  # fmt: skip
-_PROPAGATION = {"private": MS_PRIVATE, "slave": MS_SLAVE, "shared": MS_SHARED, "unbindable": MS_UNBINDABLE}
-
-
-class MountOptions(Record):
-    """Options sorted by what they become: attributes of this mount or of the whole tree, propagation, and data
-    for the file system."""
-
-    bind: bool = False
-    recursive: bool = False
-    set: int = 0
-    clear: int = 0
-    tree_set: int = 0
-    tree_clear: int = 0
-    propagation: int = 0
-    tree_propagation: bool = False
-    data: tuple[str, ...] = ()
-
-
-def parse_options(options: tuple[str, ...], where: str) -> MountOptions:
-    """OCI mount options → MountOptions. `where` names the field for SpecError."""
-    chosen: dict[str, int] = {"set": 0, "clear": 0, "tree_set": 0, "tree_clear": 0}
-    bind = recursive = tree = False
-    propagation = 0
-    data: list[str] = []
-    for option in options:
-        prefix, name = ("tree_", option[1:]) if option[:1] == "r" and option not in _SET | _CLEAR else ("", option)
-        if option in ("bind", "rbind"):
-            bind, recursive = True, recursive or option == "rbind"
-        elif name in _PROPAGATION:
-            propagation, tree = _PROPAGATION[name], prefix != ""
-        elif name in _SET:
-            if _SET[name] & ATTR_ATIME or name == "relatime":
-                chosen[prefix + "clear"] |= ATTR_ATIME
-                chosen[prefix + "set"] &= ~ATTR_ATIME
-            chosen[prefix + "set"] |= _SET[name]
-            chosen[prefix + "clear"] &= ~_SET[name] | ATTR_ATIME
-        elif name in _CLEAR:
-            chosen[prefix + "clear"] |= ATTR_ATIME if name == "atime" else _CLEAR[name]
-            chosen[prefix + "set"] &= ~_CLEAR[name]
-        elif option in ("tmpcopyup", "idmap", "ridmap"):
-            raise SpecError(where, f"the mount option {option} is not supported")
-        else:
-            data.append(option)
-    return MountOptions(bind=bind, recursive=recursive, propagation=propagation, tree_propagation=tree,
-                        data=tuple(data), **chosen)  # fmt: skip
-
-
-def open_inside(kernel: Kernel, root: int, path: str, flags: int = os.O_PATH, *, symlinks: bool = True) -> int:
-    """A descriptor for `path` resolved inside `root`; magic links never, other symlinks only if allowed."""
-    resolve = INSIDE if symlinks else INSIDE | NO_SYMLINKS
-    return kernel.openat2(root, path, flags, resolve=resolve)
-
-
-def make_inside(kernel: Kernel, root: int, path: str, *, folder: bool = True, symlinks: bool = True) -> int:
-    """As open_inside, and makes what is missing, one name at a time, so that nothing is ever made outside
-    (CVE-2024-45310). `folder` False makes an empty file at the end."""
-    try:
-        return open_inside(kernel, root, path, symlinks=symlinks)
-    except OSError as error:
-        if error.errno != errno.ENOENT:
-            raise
-    names = [name for name in posixpath.normpath("/" + path).split("/") if name]
-    parent = open_inside(kernel, root, "/")
-    for index in range(len(names)):
-        try:
-            child = _make_one(kernel, root, parent, names[: index + 1], folder or index < len(names) - 1, symlinks)
-        finally:
-            kernel.close(parent)
-        parent = child
-    return parent
-
-
-def _make_one(kernel: Kernel, root: int, parent: int, names: list[str], folder: bool, symlinks: bool) -> int:
-    try:
-        return open_inside(kernel, root, "/" + "/".join(names), symlinks=symlinks)
-    except OSError as error:
-        if error.errno != errno.ENOENT:
-            raise
-    name = names[-1]
-    try:
-        if folder:
-            kernel.mkdir(name, 0o755, dir_fd=parent)
-        else:
-            kernel.mknod(name, 0o100644, 0, dir_fd=parent)
-    except FileExistsError:
-        # Somebody else made it, or it is a dangling symlink, which the next look-up refuses.
-        pass
-    return kernel.openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, resolve=BENEATH | NO_SYMLINKS)
 
 
 class SetPropagation(Operation):
@@ -152,7 +34,7 @@ class SetPropagation(Operation):
 
     def run(self, kernel: Kernel, context: Context) -> None:
         name = self.propagation.removeprefix("r")
-        flags = _PROPAGATION[name] | (MS_REC if self.propagation.startswith("r") and name != "" else 0)
+        flags = PROPAGATION[name] | (MS_REC if self.propagation.startswith("r") and name != "" else 0)
         kernel.mount("", "/", "", flags, "")
 
 
@@ -249,6 +131,12 @@ class Mount(Operation):
     def run(self, kernel: Kernel, context: Context) -> None:
         tree = self._bind(kernel) if self.options.bind else self._new(kernel)
         try:
+            place = procfs.below(context, self.destination)
+            if place is not None:
+                if place[1] not in procfs.ALLOWED:
+                    raise Refused("it would cover a part of /proc")
+                procfs.cover(context, place, context.keep(kernel.duplicate(tree)))
+                return
             target = self._target(kernel, context, tree)
             try:
                 self._check_proc(kernel, target, tree)
@@ -300,8 +188,8 @@ class Mount(Operation):
 
     def _target(self, kernel: Kernel, context: Context, tree: int) -> int:
         folder = kernel.fstat(tree).mode & 0o170000 == 0o040000
-        # An image whose /proc or /sys is a symlink would have them mounted elsewhere (CVE-2019-19921).
-        symlinks = self.type not in ("proc", "sysfs")
+        # An image whose /sys is a symlink would have it mounted elsewhere (CVE-2019-19921).
+        symlinks = self.type != "sysfs"
         try:
             return make_inside(kernel, context.root, self.destination, folder=folder, symlinks=symlinks)
         except OSError as error:
@@ -310,10 +198,9 @@ class Mount(Operation):
             raise
 
     def _check_proc(self, kernel: Kernel, target: int, tree: int) -> None:
-        destination = posixpath.normpath(self.destination)
-        if kernel.filesystem(target) == PROC_SUPER_MAGIC and destination not in PROC_ALLOWED:
+        if kernel.filesystem(target) == PROC_SUPER_MAGIC:
             raise Refused("it would cover a part of /proc")
-        if destination == "/proc" and kernel.filesystem(tree) != PROC_SUPER_MAGIC:
+        if posixpath.normpath(self.destination) == "/proc" and kernel.filesystem(tree) != PROC_SUPER_MAGIC:
             raise Refused("only a procfs may be mounted on /proc")
 
 
@@ -354,23 +241,38 @@ class MaskPath(Operation):
         return f"mask {self.path}"
 
     def run(self, kernel: Kernel, context: Context) -> None:
+        place = procfs.below(context, self.path)
+        if place is not None:
+            kind = procfs.kind(kernel, context, place[1])
+            if kind is not None:
+                procfs.cover(context, place, context.keep(self._mask(kernel, context, kind)))
+            return
+        target = _existing(kernel, context, self.path)
+        if target < 0:
+            return
         try:
-            target = open_inside(kernel, context.root, self.path)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return
-            raise
-        try:
-            if kernel.fstat(target).mode & 0o170000 == 0o040000:
-                tree = _empty_folder(kernel)
-            else:
-                tree = kernel.open_tree(context.null, "", OPEN_TREE_CLONE | AT_EMPTY_PATH)
+            tree = self._mask(kernel, context, kernel.fstat(target).mode & 0o170000)
             try:
                 kernel.move_mount(tree, target)
             finally:
                 kernel.close(tree)
         finally:
             kernel.close(target)
+
+    def _mask(self, kernel: Kernel, context: Context, kind: int) -> int:
+        if kind == 0o040000:
+            return _empty_folder(kernel)
+        return kernel.open_tree(context.null, "", OPEN_TREE_CLONE | AT_EMPTY_PATH)
+
+
+def _existing(kernel: Kernel, context: Context, path: str) -> int:
+    """A descriptor for a path in the container, -1 if there is none."""
+    try:
+        return open_inside(kernel, context.root, path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return -1
+        raise
 
 
 def _empty_folder(kernel: Kernel) -> int:
@@ -393,12 +295,13 @@ class ProtectPath(Operation):
         return f"make {self.path} read-only"
 
     def run(self, kernel: Kernel, context: Context) -> None:
-        try:
-            target = open_inside(kernel, context.root, self.path)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return
-            raise
+        place = procfs.below(context, self.path)
+        if place is not None:
+            procfs.protect(kernel, context, place)
+            return
+        target = _existing(kernel, context, self.path)
+        if target < 0:
+            return
         try:
             tree = kernel.open_tree(target, "", OPEN_TREE_CLONE | AT_RECURSIVE | AT_EMPTY_PATH)
             try:
@@ -451,5 +354,5 @@ class SetRootPropagation(Operation):
 
     def run(self, kernel: Kernel, context: Context) -> None:
         name = self.propagation.removeprefix("r")
-        flags = _PROPAGATION[name] | (MS_REC if self.propagation.startswith("r") else 0)
+        flags = PROPAGATION[name] | (MS_REC if self.propagation.startswith("r") else 0)
         kernel.mount("", "/", "", flags, "")

@@ -15,9 +15,10 @@ from runtime.cgroups.join import CgroupJoin
 from runtime.devices import DEFAULT, BindConsole, LinkDevices, MakeDevices, OpenTerminal
 from runtime.errors import SpecError
 from runtime.kernel import Filter
+from runtime.mounting import MountOptions, parse_options
 from runtime.mounts import (
-    BindRoot, EmptyRoot, MaskPath, Mount, MountCgroup, MountOptions, MountOverlay, PivotRoot, ProtectPath,
-    ProtectRoot, SetPropagation, SetRootPropagation, parse_options,
+    BindRoot, EmptyRoot, MaskPath, Mount, MountCgroup, MountOverlay, PivotRoot, ProtectPath, ProtectRoot,
+    SetPropagation, SetRootPropagation,
 )  # fmt: skip
 from runtime.namespaces import (
     JoinNamespace, JoinProcess, NewCgroupNamespace, NewNamespaces, OpenHost, OpenNull, OwnFolder, SetHostname, SetSysctl,
@@ -29,6 +30,7 @@ from runtime.process import (
     FindExecutable, LoadSeccomp, NewSession, OpenCgroup, ResetSignals, SetCredentials, SetNoNewPrivileges,
     SetOomScore, SetRlimit, SetSecurityLabel, Start,
 )  # fmt: skip
+from runtime.procfs import MountProc
 from runtime.records import Record
 from runtime.seccomp.filter import compiled
 from runtime.spec import Namespace, ProcessSpec, Spec
@@ -217,6 +219,8 @@ def _mounts(spec: Spec) -> list[Operation]:
                 options.propagation, options.tree_propagation, options.data,
             )  # fmt: skip
             plain.append(Mount(mount.destination, "bind", mount.source, bound))
+        elif mount.type == "proc":
+            plain.append(MountProc(mount.destination, options))
         elif mount.type not in ("cgroup", "cgroup2"):
             if not mount.type:
                 raise SpecError(f"mounts[{index}].type", "is missing")

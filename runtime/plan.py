@@ -27,12 +27,13 @@ class Context:
 
     `root`: O_PATH descriptor of the container's root. `host_proc`: the host's /proc, opened before anything changed.
     `null`: a verified /dev/null. `steps`: the child's system calls, each with the number of its operation.
+    `procs`: (destination, reserved descriptor) of each procfs the child will mount.
     `console`: the master side of a terminal made inside the container, handed to the caller, or -1.
     """
 
     __slots__ = (
-        "cgroup_fd", "console", "executable", "host_proc", "null", "number", "opened", "process", "root", "stdio",
-        "steps", "task_fds", "terminal", "warnings",
+        "cgroup_fd", "console", "executable", "host_proc", "null", "number", "opened", "process", "procs", "root",
+        "stdio", "steps", "task_fds", "terminal", "warnings",
     )  # fmt: skip
 
     def __init__(self, stdio: tuple[int, int, int], terminal: bool) -> None:
@@ -44,6 +45,7 @@ class Context:
         self.cgroup_fd = -1
         self.task_fds: list[int] = []
         self.console = -1
+        self.procs: list[tuple[str, int]] = []
         self.executable: str = ""
         self.number = 0
         self.steps: list[tuple[Step, int]] = []
@@ -55,6 +57,10 @@ class Context:
         """Remembers a descriptor, to be closed when the launch is over."""
         self.opened.append(fd)
         return fd
+
+    def reserve(self, kernel: Kernel) -> int:
+        """A descriptor number that nobody else will get, for the child to put something into."""
+        return self.keep(kernel.duplicate(self.host_proc))
 
     def child(self, *steps: Step) -> None:
         """Adds system calls of the child, in the name of the operation that is running."""

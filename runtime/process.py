@@ -12,7 +12,8 @@ import struct
 from runtime.capabilities import CapabilityBits, bounding_steps, set_steps
 from runtime.errors import errno_name
 from runtime.kernel import Filter, Kernel, SpawnError, Step
-from runtime.mounts import make_inside
+from runtime.mounting import make_inside
+from runtime.procfs import below
 from runtime.plan import NO_STDIO, Context, Operation, Refused
 from runtime.spec import Rlimit
 
@@ -211,6 +212,8 @@ class EnterWorkingDirectory(Operation):
         return f"change to the working directory {self.path}"
 
     def run(self, kernel: Kernel, context: Context) -> None:
+        if below(context, self.path + "/.x") is not None:
+            raise Refused("a working directory below /proc is not supported")
         fd = make_inside(kernel, context.root, self.path)
         try:
             kernel.fchdir(fd)

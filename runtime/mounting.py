@@ -1,0 +1,127 @@
+"""Mount options and paths inside a container: the two things every mount operation needs.
+
+A path inside a container belongs to whoever made its image or shares its volumes. So each destination is first
+resolved to a descriptor by openat2(RESOLVE_IN_ROOT, no magic links), and mounts are attached to that *descriptor*.
+Between look-up and use nobody can swap a symlink in (CVE-2021-30465).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+
+from runtime.errors import SpecError
+from runtime.kernel import Kernel
+from runtime.records import Record
+
+MS_RDONLY, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE = (
+    1, 0x1000, 0x4000, 1 << 18, 1 << 19, 1 << 20, 1 << 17
+)  # fmt: skip
+MNT_DETACH = 2
+ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC = 1, 2, 4, 8
+ATTR_ATIME, ATTR_NOATIME, ATTR_STRICTATIME, ATTR_NODIRATIME, ATTR_NOSYMFOLLOW = 0x70, 0x10, 0x20, 0x80, 0x200000
+OPEN_TREE_CLONE, AT_RECURSIVE, AT_EMPTY_PATH = 1, 0x8000, 0x1000
+NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH, IN_ROOT = 1, 2, 4, 8, 16
+INSIDE = IN_ROOT | NO_MAGICLINKS
+SYSFS_MAGIC, CGROUP2_MAGIC = 0x62656572, 0x63677270
+PAGE = 4096
+
+_SET = {
+    "ro": ATTR_RDONLY, "nosuid": ATTR_NOSUID, "nodev": ATTR_NODEV, "noexec": ATTR_NOEXEC,
+    "noatime": ATTR_NOATIME, "strictatime": ATTR_STRICTATIME, "relatime": 0, "nodiratime": ATTR_NODIRATIME,
+    "nosymfollow": ATTR_NOSYMFOLLOW,
+}  # fmt: skip
+_CLEAR = {
+    "rw": ATTR_RDONLY, "suid": ATTR_NOSUID, "dev": ATTR_NODEV, "exec": ATTR_NOEXEC, "atime": ATTR_NOATIME,
+    "diratime": ATTR_NODIRATIME, "symfollow": ATTR_NOSYMFOLLOW, "defaults": 0, "norelatime": 0,
+    "nostrictatime": 0,
+}  # fmt: skip
+PROPAGATION = {"private": MS_PRIVATE, "slave": MS_SLAVE, "shared": MS_SHARED, "unbindable": MS_UNBINDABLE}
+
+
+class MountOptions(Record):
+    """Options sorted by what they become: attributes of this mount or of the whole tree, propagation, and data
+    for the file system."""
+
+    bind: bool = False
+    recursive: bool = False
+    set: int = 0
+    clear: int = 0
+    tree_set: int = 0
+    tree_clear: int = 0
+    propagation: int = 0
+    tree_propagation: bool = False
+    data: tuple[str, ...] = ()
+
+
+def parse_options(options: tuple[str, ...], where: str) -> MountOptions:
+    """OCI mount options → MountOptions. `where` names the field for SpecError."""
+    chosen: dict[str, int] = {"set": 0, "clear": 0, "tree_set": 0, "tree_clear": 0}
+    bind = recursive = tree = False
+    propagation = 0
+    data: list[str] = []
+    for option in options:
+        prefix, name = ("tree_", option[1:]) if option[:1] == "r" and option not in _SET | _CLEAR else ("", option)
+        if option in ("bind", "rbind"):
+            bind, recursive = True, recursive or option == "rbind"
+        elif name in PROPAGATION:
+            propagation, tree = PROPAGATION[name], prefix != ""
+        elif name in _SET:
+            if _SET[name] & ATTR_ATIME or name == "relatime":
+                chosen[prefix + "clear"] |= ATTR_ATIME
+                chosen[prefix + "set"] &= ~ATTR_ATIME
+            chosen[prefix + "set"] |= _SET[name]
+            chosen[prefix + "clear"] &= ~_SET[name] | ATTR_ATIME
+        elif name in _CLEAR:
+            chosen[prefix + "clear"] |= ATTR_ATIME if name == "atime" else _CLEAR[name]
+            chosen[prefix + "set"] &= ~_CLEAR[name]
+        elif option in ("tmpcopyup", "idmap", "ridmap"):
+            raise SpecError(where, f"the mount option {option} is not supported")
+        else:
+            data.append(option)
+    return MountOptions(bind=bind, recursive=recursive, propagation=propagation, tree_propagation=tree,
+                        data=tuple(data), **chosen)  # fmt: skip
+
+
+def open_inside(kernel: Kernel, root: int, path: str, flags: int = os.O_PATH, *, symlinks: bool = True) -> int:
+    """A descriptor for `path` resolved inside `root`; magic links never, other symlinks only if allowed."""
+    resolve = INSIDE if symlinks else INSIDE | NO_SYMLINKS
+    return kernel.openat2(root, path, flags, resolve=resolve)
+
+
+def make_inside(kernel: Kernel, root: int, path: str, *, folder: bool = True, symlinks: bool = True) -> int:
+    """As open_inside, and makes what is missing, one name at a time, so that nothing is ever made outside
+    (CVE-2024-45310). `folder` False makes an empty file at the end."""
+    try:
+        return open_inside(kernel, root, path, symlinks=symlinks)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+    names = [name for name in posixpath.normpath("/" + path).split("/") if name]
+    parent = open_inside(kernel, root, "/")
+    for index in range(len(names)):
+        try:
+            child = _make_one(kernel, root, parent, names[: index + 1], folder or index < len(names) - 1, symlinks)
+        finally:
+            kernel.close(parent)
+        parent = child
+    return parent
+
+
+def _make_one(kernel: Kernel, root: int, parent: int, names: list[str], folder: bool, symlinks: bool) -> int:
+    try:
+        return open_inside(kernel, root, "/" + "/".join(names), symlinks=symlinks)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+    name = names[-1]
+    try:
+        if folder:
+            kernel.mkdir(name, 0o755, dir_fd=parent)
+        else:
+            kernel.mknod(name, 0o100644, 0, dir_fd=parent)
+    except FileExistsError:
+        # Somebody else made it, or it is a dangling symlink, which the next look-up refuses.
+        pass
+    return kernel.openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, resolve=BENEATH | NO_SYMLINKS)
