@@ -1,0 +1,680 @@
+"""The kubelet's HTTPS server on port 10250: what the API server asks for logs, exec and port-forward.
+
+It is the standard library's threading server with TLS, one thread per connection, because exec and
+port-forward take the connection over: after the 101 the same socket speaks SPDY or WebSocket, and blocking
+threads are the plainest way to pump two directions.
+
+Everything but /healthz needs a client certificate that our CA signed. Its common name is the user, its
+organisations are the groups; `system:masters` may do all, others are asked about (in upstream a
+SubjectAccessReview on nodes/proxy, nodes/log, nodes/metrics …, see `subresource`).
+Paths, query names and texts are those of pkg/kubelet/server/server.go.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import socketserver
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from kubeclient.streams import channels
+from kubeclient.streams.errors import StreamError
+from kubeclient.streams.spdy import SpdyConnection
+from kubeclient.streams.transport import Duplex
+from kubeclient.streams.websocket import WebSocket, accept_key
+from kubelet_py.server import logs, streaming
+from kubelet_py.server.errors import HttpError
+from kubelet_py.server.streaming import ContainerStream, StreamOptions
+
+log = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+Authorize = Callable[[str, Sequence[str], str, str], bool]
+"""(user, groups, verb, path) → allowed"""
+
+_IDLE = 120.0
+_HANDSHAKE = 10.0
+_CREATE_STREAMS = 30.0
+_MAX_BODY = 1 << 20
+_VERBS = {
+    "GET": "get",
+    "HEAD": "get",
+    "POST": "create",
+    "PUT": "update",
+    "PATCH": "patch",
+    "DELETE": "delete",
+}
+
+
+class Backend(Protocol):
+    """What the server needs of the agent. LookupError carries a text for the client, in upstream's words."""
+
+    def pods(self) -> list[Object]: ...
+
+    def container_id(self, namespace: str, pod: str, container: str, uid: str | None = None) -> str: ...
+
+    def log_path(self, namespace: str, pod: str, container: str, *, previous: bool) -> Path: ...
+
+    def container_running(self, namespace: str, pod: str, container: str) -> bool: ...
+
+    def exec(
+        self, container_id: str, argv: Sequence[str], *, tty: bool, stdin: bool, stdout: bool, stderr: bool
+    ) -> ContainerStream: ...
+
+    def attach(
+        self, container_id: str, *, tty: bool, stdin: bool, stdout: bool, stderr: bool
+    ) -> ContainerStream: ...
+
+    def port_forward(self, namespace: str, pod: str, port: int) -> socket.socket: ...
+
+
+def subresource(path: str) -> str:
+    """The subresource of nodes that a request path is authorised as (server/auth.go)."""
+    head = path.strip("/").partition("/")[0]
+    return {"stats": "stats", "metrics": "metrics", "logs": "log", "checkpoint": "checkpoint"}.get(
+        head, "proxy"
+    )
+
+
+class KubeletServer:
+    """Serves until `stop`; `port` is the real one after `start`, also when 0 was asked for."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        address: str,
+        port: int,
+        cert_file: str,
+        key_file: str,
+        client_ca_file: str,
+        authorize: Authorize,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert_file, key_file)
+        context.load_verify_locations(client_ca_file)
+        context.verify_mode = ssl.CERT_OPTIONAL  # /healthz is open; everything else looks for the certificate
+        context.set_alpn_protocols(["http/1.1"])
+        self.backend, self.authorize, self.clock = backend, authorize, clock
+        self._address = (address, port)
+        self._context = context
+        self._listener: _Listener | None = None
+        self._connections: set[Duplex] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def port(self) -> int:
+        return self._address[1] if self._listener is None else int(self._listener.server_address[1])
+
+    def start(self) -> None:
+        """Bind and serve in a thread; raises OSError when the port is taken."""
+        self._listener = _Listener(self._address, self, self._context)
+        threading.Thread(
+            target=self._listener.serve_forever,
+            kwargs={"poll_interval": 60},
+            name="kubelet-server",
+            daemon=True,
+        ).start()
+        log.info("Started kubelet server address=%s port=%d", self._address[0], self.port)
+
+    def stop(self) -> None:
+        """Stop listening and end every open connection."""
+        if self._listener is None:
+            return
+        # Closing wakes the accepting thread at once; shutdown() alone would wait for its poll interval.
+        self._listener.stopping.set()
+        self._listener.wake()
+        self._listener.shutdown()
+        self._listener.server_close()
+        with self._lock:
+            for connection in self._connections:
+                connection.close()
+
+    def remember(self, connection: Duplex) -> None:
+        with self._lock:
+            self._connections.add(connection)
+
+    def forget(self, connection: Duplex) -> None:
+        with self._lock:
+            self._connections.discard(connection)
+
+
+class _Listener(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], owner: KubeletServer, context: ssl.SSLContext) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.owner, self._context = owner, context
+        self.stopping = threading.Event()
+        super().__init__(address, _Handler)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        if self.stopping.is_set():
+            connection.close()
+            raise OSError("stopping")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The handshake is done in the connection's own thread: a slow client must not hold up others.
+        wrapped = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return wrapped, address
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.exception("Failed request client=%s", client_address[0])
+
+    def wake(self) -> None:
+        """Make the accepting loop look up, by connecting to it."""
+        host = "::1" if self.address_family == socket.AF_INET6 else "127.0.0.1"
+        bound = str(self.server_address[0])
+        target = host if bound in ("0.0.0.0", "::") else bound
+        try:
+            socket.create_connection((target, self.server_address[1]), 1).close()
+        except OSError as error:
+            log.debug("Could not wake listener reason=%s", error)
+
+
+class _Input:
+    """The request's reading end: what http.server needs, and the bytes left over for an upgrade."""
+
+    def __init__(self, connection: Duplex) -> None:
+        self._connection, self._buffer = connection, b""
+
+    def readline(self, limit: int = -1) -> bytes:
+        while (end := self._buffer.find(b"\n")) < 0 and (limit < 0 or len(self._buffer) < limit):
+            piece = self._connection.recv(65536)
+            if not piece:
+                break
+            self._buffer += piece
+        size = end + 1 if end >= 0 else len(self._buffer)
+        return self._take(size if limit < 0 else min(size, limit))
+
+    def read(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            piece = self._connection.recv(65536)
+            if not piece:
+                break
+            self._buffer += piece
+        return self._take(size)
+
+    def rest(self) -> bytes:
+        return self._take(len(self._buffer))
+
+    def _take(self, size: int) -> bytes:
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return data
+
+    def close(self) -> None:
+        """Part of the interface; the connection is closed elsewhere."""
+
+
+class _Output:
+    def __init__(self, connection: Duplex) -> None:
+        self._connection = connection
+
+    def write(self, data: bytes) -> int:
+        self._connection.sendall(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection: requests one after another, until one of them takes it over."""
+
+    protocol_version = "HTTP/1.1"
+    server: _Listener
+    request: ssl.SSLSocket
+
+    def setup(self) -> None:
+        self._duplex = Duplex(self.request)
+        self.server.owner.remember(self._duplex)
+        self._input = _Input(self._duplex)
+        self.rfile = self._input  # type: ignore[assignment]
+        self.wfile = _Output(self._duplex)  # type: ignore[assignment]
+        self._body = b""
+        self._answered = False
+
+    def handle(self) -> None:
+        try:
+            self._duplex.settimeout(_HANDSHAKE)
+            self._duplex.handshake()
+            self._duplex.settimeout(_IDLE)
+            super().handle()
+        except (OSError, StreamError) as error:
+            log.debug("Closed connection client=%s reason=%s", self.client_address[0], error)
+
+    def finish(self) -> None:
+        self.server.owner.forget(self._duplex)
+        self._duplex.release()
+
+    def do_GET(self) -> None:
+        self._dispatch()
+
+    def do_POST(self) -> None:
+        self._dispatch()
+
+    def do_HEAD(self) -> None:
+        self._dispatch()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug("Served request client=%s %s", self.client_address[0], format % args)
+
+    # -- the way of a request ------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        self._answered = False
+        try:
+            self._read_body()
+            target = urlsplit(self.path)
+            parts = [unquote(part) for part in target.path.split("/") if part]
+            query = parse_qs(target.query, keep_blank_values=True)
+            if self._body and self.headers.get("Content-Type", "").startswith(
+                "application/x-www-form-urlencoded"
+            ):
+                query |= parse_qs(self._body.decode("utf-8", "replace"), keep_blank_values=True)
+            head = parts[0] if parts else ""
+            if head != "healthz":
+                self._check_access(target.path)
+            route = self._ROUTES.get(head)
+            if route is None:
+                raise HttpError(404, "404 page not found\n")
+            methods, call = route
+            if self.command not in methods and not (self.command == "HEAD" and "GET" in methods):
+                raise HttpError(405, "405: Method Not Allowed", (("Allow", ", ".join(methods)),))
+            call(self, parts[1:], query)
+        except HttpError as error:
+            if self._answered:
+                raise BrokenPipeError(error.message) from error
+            self._text(error.code, error.message, error.headers)
+        except StreamError as error:
+            log.info("Dropped request path=%s reason=%s", self.path, error)
+            self.close_connection = True
+
+    def _read_body(self) -> None:
+        length = self.headers.get("Content-Length", "0")
+        if not length.isdigit() or int(length) > _MAX_BODY or "Transfer-Encoding" in self.headers:
+            self.close_connection = True
+            raise HttpError(413, "request body is too large or of unknown length")
+        self._body = self._input.read(int(length))
+
+    def _check_access(self, path: str) -> None:
+        certificate = self.request.getpeercert()
+        if not certificate:
+            raise HttpError(401, "Unauthorized")
+        subject = certificate.get("subject", ())
+        names = [
+            pair for part in subject if isinstance(part, tuple) for pair in part if isinstance(pair, tuple)
+        ]
+        user = next((str(value) for key, value, *_ in names if key == "commonName"), "")
+        groups = [str(value) for key, value, *_ in names if key == "organizationName"]
+        verb = _VERBS.get(self.command, self.command.lower())
+        if "system:masters" in groups:
+            return
+        if not self.server.owner.authorize(user, (*groups, "system:authenticated"), verb, path):
+            raise HttpError(
+                403, f"Forbidden (user={user}, verb={verb}, resource=nodes, subresource={subresource(path)})"
+            )
+
+    def _text(
+        self,
+        code: int,
+        text: str,
+        headers: Sequence[tuple[str, str]] = (),
+        kind: str = "text/plain; charset=utf-8",
+    ) -> None:
+        self._bytes(code, text.encode(), kind, headers)
+
+    def _bytes(self, code: int, data: bytes, kind: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+        self._answered = True
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("X-Content-Type-Options", "nosniff")
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def version_string(self) -> str:
+        return "kubelet-py"
+
+    # -- plain answers -------------------------------------------------------------------------------
+
+    def _healthz(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        if parts not in ([], ["ping"], ["log"], ["syncloop"]):
+            raise HttpError(404, "404 page not found\n")
+        self._text(200, "ok")
+
+    def _pods(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        import orjson
+
+        document = {
+            "kind": "PodList",
+            "apiVersion": "v1",
+            "metadata": {},
+            "items": self.server.owner.backend.pods(),
+        }
+        self._bytes(200, orjson.dumps(document), "application/json")
+
+    def _metrics(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        if parts:
+            raise HttpError(404, "404 page not found\n")
+        text = metrics(self.server.owner.backend.pods())
+        self._text(200, text, kind="text/plain; version=0.0.4; charset=utf-8")
+
+    def _container_logs(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        if len(parts) != 3:
+            raise HttpError(404, "404 page not found\n")
+        namespace, pod, container = parts
+        owner = self.server.owner
+        options = logs.parse_options(query, owner.clock())
+        try:
+            path = owner.backend.log_path(namespace, pod, container, previous=options.previous)
+        except LookupError as error:
+            raise _lookup_failed(error, 400) from error
+        watch = logs.Watch(self._duplex.fileno() if options.follow else None)
+        pieces = logs.read_log(
+            path,
+            options,
+            running=lambda: owner.backend.container_running(namespace, pod, container),
+            gone=self._duplex.peer_closed,
+            watch=watch,
+        )
+        try:
+            # The first piece may already fail; after the head of the answer it could not be told any more.
+            first = next(pieces, None) if not options.follow else b""
+        except OSError as error:
+            raise HttpError(
+                500, f"failed to try resolving symlinks in path {path}: {error.strerror}"
+            ) from error
+        try:
+            self._chunked_head()
+            if first:
+                self._chunk(first)
+            for piece in pieces:
+                self._chunk(piece)
+            self.wfile.write(b"0\r\n\r\n")
+        except FileNotFoundError:
+            self._chunk(f"unable to retrieve container logs: {path} does not exist\n".encode())
+            self.wfile.write(b"0\r\n\r\n")
+        finally:
+            pieces.close()
+            watch.close()
+
+    def _chunked_head(self) -> None:
+        self._answered = True
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
+    def _chunk(self, data: bytes) -> None:
+        if data:
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def _run(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        namespace, pod, uid, container = _container_path(parts)
+        backend = self.server.owner.backend
+        argv = " ".join(query.get("cmd", [])).split(" ")
+        if not argv[0]:
+            raise HttpError(400, "cmd must be given")
+        identifier = _container_id(backend, namespace, pod, container, uid)
+        try:
+            stream = backend.exec(identifier, argv, tty=False, stdin=False, stdout=True, stderr=True)
+        except (OSError, LookupError, RuntimeError) as error:
+            raise HttpError(500, f"error executing command in container: {error}") from error
+        output, end = [], b"{}"
+        try:
+            while (found := stream.receive()) is not None:
+                channel, data = found
+                if channel in (channels.STDOUT, channels.STDERR):
+                    output.append(data)
+                elif channel == channels.STATUS:
+                    end = data
+                    break
+        finally:
+            stream.close()
+        import orjson
+
+        answer = orjson.loads(end)
+        if answer.get("exitCode") != 0:
+            reason = answer.get("error") or f"command terminated with exit code {answer.get('exitCode')}"
+            raise HttpError(
+                500, f"error executing command in container: {reason}\n{b''.join(output).decode()}"
+            )
+        self._bytes(200, b"".join(output), "text/plain; charset=utf-8")
+
+    # -- upgrades ------------------------------------------------------------------------------------
+
+    def _exec(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        self._command(parts, query, attach=False)
+
+    def _attach(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        self._command(parts, query, attach=True)
+
+    def _command(self, parts: list[str], query: dict[str, list[str]], *, attach: bool) -> None:
+        namespace, pod, uid, container = _container_path(parts)
+        options = _stream_options(query)
+        argv = query.get("command", [])
+        if not attach and not argv:
+            raise HttpError(400, "you must specify at least 1 command to execute")
+        backend = self.server.owner.backend
+        identifier = _container_id(backend, namespace, pod, container, uid)
+
+        def start() -> ContainerStream:
+            settings = {
+                "tty": options.tty,
+                "stdin": options.stdin,
+                "stdout": options.stdout,
+                "stderr": options.stderr,
+            }
+            if attach:
+                return backend.attach(identifier, **settings)
+            return backend.exec(identifier, argv, **settings)
+
+        if self._wants_websocket():
+            protocol = self._accept_websocket(channels.WEBSOCKET_PROTOCOLS)
+            greeting = (
+                channels.STDOUT if options.stdout else channels.STDERR if options.stderr else channels.STATUS
+            )
+            websocket = WebSocket(self._duplex, self._input.rest())
+            client: channels.RemoteCommand = channels.WebSocketCommand(
+                websocket, protocol or "channel.k8s.io", greeting=greeting
+            )
+        else:
+            protocol = self._accept_spdy(channels.SPDY_PROTOCOLS)
+            spdy = channels.SpdyCommand(
+                SpdyConnection(self._duplex, self._input.rest()), protocol or "channel.k8s.io"
+            )
+            self._duplex.settimeout(_CREATE_STREAMS)
+            spdy.open(stdin=options.stdin, stdout=options.stdout, stderr=options.stderr, tty=options.tty)
+            client = spdy
+        self._duplex.settimeout(None)
+        streaming.serve_command(client, start, attach=attach)
+
+    def _port_forward(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        if len(parts) not in (2, 3):
+            raise HttpError(404, "404 page not found\n")
+        namespace, pod = parts[:2]
+        backend = self.server.owner.backend
+        if not any(_is_pod(item, namespace, pod) for item in backend.pods()):
+            raise HttpError(404, "pod does not exist")
+
+        def connect(port: int) -> socket.socket:
+            return backend.port_forward(namespace, pod, port)
+
+        describe = f"{namespace}/{pod}"
+        if not self._wants_websocket():
+            self._accept_spdy((channels.PORT_FORWARD_SPDY,))
+            self._duplex.settimeout(None)
+            streaming.serve_port_forward(self._duplex, connect, describe)
+            return
+        ports = _ports(query)
+        supported = (channels.PORT_FORWARD_TUNNEL, *(channels.PORT_FORWARD_WEBSOCKET if ports else ()))
+        protocol = self._accept_websocket(supported)
+        self._duplex.settimeout(None)
+        websocket = WebSocket(self._duplex, self._input.rest())
+        if protocol == channels.PORT_FORWARD_TUNNEL:
+            streaming.serve_port_forward_tunnel(websocket, connect, describe)
+        else:
+            streaming.serve_port_forward_channels(websocket, ports, connect, describe)
+
+    def _wants_websocket(self) -> bool:
+        connection = self.headers.get("Connection", "").lower()
+        upgrade = self.headers.get("Upgrade", "")
+        if "upgrade" not in connection or not upgrade:
+            raise HttpError(
+                400, f"unable to upgrade: missing upgrade headers in request: Connection={connection!r}"
+            )
+        if upgrade.lower() == "websocket":
+            return True
+        if upgrade.upper() != "SPDY/3.1":
+            raise HttpError(400, f"unable to upgrade: unable to find a known protocol in {upgrade!r}")
+        return False
+
+    def _accept_spdy(self, supported: Sequence[str]) -> str:
+        offered = _listed(self.headers.get_all("X-Stream-Protocol-Version", []))
+        chosen = channels.choose(offered, supported)
+        if offered and chosen is None:
+            accepted = tuple(("X-Accepted-Stream-Protocol-Versions", name) for name in supported)
+            raise HttpError(
+                403, f"unable to upgrade: unable to negotiate protocol: client supports {offered}", accepted
+            )
+        head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
+        if chosen:
+            head += f"X-Stream-Protocol-Version: {chosen}\r\n"
+        self._take_over(head)
+        return chosen or ""
+
+    def _accept_websocket(self, supported: Sequence[str]) -> str:
+        key = self.headers.get("Sec-WebSocket-Key", "")
+        if not key or self.headers.get("Sec-WebSocket-Version") != "13":
+            raise HttpError(400, "not a WebSocket request of version 13", (("Sec-WebSocket-Version", "13"),))
+        offered = _listed(self.headers.get_all("Sec-WebSocket-Protocol", []))
+        chosen = channels.choose(offered, supported)
+        if offered and chosen is None:
+            raise HttpError(
+                400, f"requested protocol(s) are not supported: {offered}; supports {list(supported)}"
+            )
+        head = (
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            f"Sec-WebSocket-Accept: {accept_key(key)}\r\n"
+        )
+        if chosen:
+            head += f"Sec-WebSocket-Protocol: {chosen}\r\n"
+        self._take_over(head)
+        return chosen or ""
+
+    def _take_over(self, head: str) -> None:
+        self._answered = True
+        self.close_connection = True
+        self._duplex.sendall(f"{head}\r\n".encode())
+
+    _ROUTES: dict[
+        str, tuple[tuple[str, ...], Callable[[_Handler, list[str], dict[str, list[str]]], None]]
+    ] = {
+        "healthz": (("GET",), _healthz),
+        "pods": (("GET",), _pods),
+        "metrics": (("GET",), _metrics),
+        "containerLogs": (("GET",), _container_logs),
+        "run": (("POST",), _run),
+        "exec": (("GET", "POST"), _exec),
+        "attach": (("GET", "POST"), _attach),
+        "portForward": (("GET", "POST"), _port_forward),
+    }
+
+
+def _container_path(parts: list[str]) -> tuple[str, str, str | None, str]:
+    if len(parts) == 3:
+        return parts[0], parts[1], None, parts[2]
+    if len(parts) == 4:
+        return parts[0], parts[1], parts[2], parts[3]
+    raise HttpError(404, "404 page not found\n")
+
+
+def _container_id(backend: Backend, namespace: str, pod: str, container: str, uid: str | None) -> str:
+    try:
+        return backend.container_id(namespace, pod, container, uid)
+    except LookupError as error:
+        raise _lookup_failed(error, 500) from error
+
+
+def _lookup_failed(error: LookupError, otherwise: int) -> HttpError:
+    text = str(error.args[0]) if error.args else "not found"
+    missing = text.rstrip().endswith("does not exist") or "not found in pod" in text
+    return HttpError(404 if missing else otherwise, text)
+
+
+def _stream_options(query: dict[str, list[str]]) -> StreamOptions:
+    def asked(*names: str) -> bool:
+        return any(query.get(name, [""])[0].lower() in ("1", "true") for name in names)
+
+    tty = asked("tty")
+    options = StreamOptions(
+        stdin=asked("input", "stdin"),
+        stdout=asked("output", "stdout"),
+        stderr=asked("error", "stderr") and not tty,  # a terminal mixes both
+        tty=tty,
+    )
+    if not (options.stdin or options.stdout or options.stderr):
+        raise HttpError(400, "you must specify at least 1 of stdin, stdout, stderr")
+    return options
+
+
+def _ports(query: dict[str, list[str]]) -> list[int]:
+    found = []
+    for text in _listed([*query.get("port", []), *query.get("ports", [])]):
+        if not text.isdigit() or not 0 < int(text) < 65536:
+            raise HttpError(400, f"invalid port {text!r}: must be between 1 and 65535")
+        found.append(int(text))
+    return found
+
+
+def _listed(values: Sequence[str]) -> list[str]:
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def _is_pod(item: Object, namespace: str, name: str) -> bool:
+    metadata = item.get("metadata", {})
+    return metadata.get("namespace") == namespace and metadata.get("name") == name
+
+
+def metrics(pods: Sequence[Object]) -> str:
+    """A few series in Prometheus' text format: how many pods and containers run, and what we ourselves use."""
+    statuses = [status for pod in pods for status in pod.get("status", {}).get("containerStatuses") or ()]
+    running_pods = sum(1 for pod in pods if pod.get("status", {}).get("phase") == "Running")
+    states = {
+        state: sum(1 for s in statuses if state in (s.get("state") or {})) for state in ("running", "waiting")
+    }
+    with open("/proc/self/statm", encoding="ascii") as file:
+        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    usage = os.times()
+    lines = [
+        "# HELP kubelet_running_pods Number of pods that have a running pod sandbox",
+        "# TYPE kubelet_running_pods gauge",
+        f"kubelet_running_pods {running_pods}",
+        "# HELP kubelet_running_containers Number of containers by state",
+        "# TYPE kubelet_running_containers gauge",
+        *(
+            f'kubelet_running_containers{{container_state="{name}"}} {count}'
+            for name, count in states.items()
+        ),
+        "# TYPE process_resident_memory_bytes gauge",
+        f"process_resident_memory_bytes {resident}",
+        "# TYPE process_cpu_seconds_total counter",
+        f"process_cpu_seconds_total {usage.user + usage.system:.2f}",
+    ]
+    return "\n".join(lines) + "\n"
