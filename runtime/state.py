@@ -114,9 +114,9 @@ def read_json(path: str) -> dict[str, Any] | None:
     return value
 
 
-def changed(state: ContainerState, **values: Any) -> ContainerState:
+def changed(old: ContainerState, /, **values: Any) -> ContainerState:
     """The same state with some fields replaced."""
-    return ContainerState(**{**{name: getattr(state, name) for name in state._fields}, **values})
+    return ContainerState(**{**{name: getattr(old, name) for name in old._fields}, **values})
 
 
 def plain(state: SandboxState | ContainerState) -> dict[str, Any]:

@@ -1,0 +1,308 @@
+"""One container as its shim sees it: started, read, waited for, recorded.
+
+The order at the end matters: what the process wrote is in the log, and its exit code is on disk, before
+anyone hears of it. An agent that was away finds both.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from runtime import oom, state
+from runtime.errors import CgroupError, RuntimeFailure
+from runtime.launch import launch
+from runtime.logs import LineFormatter, LogFile
+from runtime.operations import Rootfs, container_plan
+from runtime.session import Attach, Exec, Stdio, resize, wait_status
+from runtime.spec import parse
+from runtime.state import EXITED, RUNNING, ContainerState, Identity
+from runtime.stdio import Input, Output
+from runtime.streams import STDERR, STDOUT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from runtime.cgroups import Cgroup
+    from runtime.launch import Process
+    from runtime.shim import Shim
+    from runtime.stdio import Connection
+
+START_ERROR_CODE = 128
+LEFTOVER_OUTPUT_SECONDS = 1.0
+
+
+class Container:
+    """A container of this shim's pod, from its start to the removal of its folder."""
+
+    def __init__(self, shim: Shim, identifier: str) -> None:
+        self.id = identifier
+        self.directory = f"{shim.containers_directory}/{identifier}"
+        record = state.read_json(f"{self.directory}/config.json")
+        if record is None:
+            raise RuntimeFailure(f"Could not find container {identifier}: no config.json (create it first)")
+        config = record["config"]
+        self.loop = shim.loop
+        self.kernel = shim.kernel
+        self.tty: bool = config["tty"]
+        self.stdin_once: bool = config["stdin_once"]
+        self.state: ContainerState = state.container_state_from(
+            state.read_json(f"{self.directory}/state.json")
+        )
+        self.stdin: Input | None = None
+        self._wants_stdin: bool = config["stdin"]
+        self._layers: tuple[str, ...] = tuple(config["layers"])
+        self._shim = shim
+        self._cgroup_path: str = record["cgroup"]
+        self._cgroup: Cgroup | None = None
+        self._process: Process | None = None
+        self._log = LogFile(config["log_path"], shim.complain)
+        self._outputs: list[Output] = []
+        self._attached: list[Attach] = []
+        self._execs = 0
+        self._waiters: list[Callable[[], None]] = []
+
+    @property
+    def pid(self) -> int:
+        """The first process's pid on the host. Raises RuntimeFailure when it doesn't run."""
+        return self._require_running().pid
+
+    @property
+    def start_time(self) -> int:
+        """The first process's start time in clock ticks; with `pid` its identity."""
+        return self._require_running().start_time_ticks
+
+    def _require_running(self) -> Process:
+        if self._process is None:
+            raise RuntimeFailure(f"Could not enter container {self.id}: container is not running")
+        return self._process
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    def read_oci(self) -> dict[str, Any]:
+        """The OCI configuration, read again each time: kept in memory it would cost every pod."""
+        config = state.read_json(f"{self.directory}/oci.json")
+        if config is None:
+            raise RuntimeFailure(f"Could not read container {self.id}: no oci.json (was it removed?)")
+        return config
+
+    def start(self, join: Mapping[str, str]) -> None:
+        """Start it inside the namespaces `join`. On failure the container is EXITED with code 128."""
+        if self.state.state != state.CREATED:
+            raise RuntimeFailure(f"Could not start container {self.id}: it is {self.state.state}")
+        try:
+            process = self._launch(join)
+        except (RuntimeFailure, OSError, ValueError, KeyError) as error:
+            self._never_started(str(error))
+            raise
+        self._process = process
+        identity = Identity(process.pid, process.start_time_ticks, self._shim.boot)
+        self._record(state=RUNNING, process=identity, started_at=time.time())
+        self.loop.watch(process.pidfd, self._exited)
+
+    def _launch(self, join: Mapping[str, str]) -> Process:
+        config = self.read_oci()
+        if self.tty:
+            config["process"]["terminal"] = True
+        spec = parse(config)
+        self._cgroup = self._shim.cgroups.create(self._cgroup_path, spec.linux.resources)
+        rootfs = Rootfs(self._layers, f"{self.directory}/upper", f"{self.directory}/work")
+        plan = container_plan(spec, rootfs=rootfs, join=join, cgroup=self._cgroup.join())
+        assert spec.process is not None
+        stdio = Stdio(
+            tty=self.tty,
+            stdin=self._wants_stdin,
+            stdout=True,
+            stderr=True,
+            uid=spec.process.user.uid,
+        )
+        try:
+            process = launch(self.kernel, plan, stdio.child, terminal=self.tty)
+        except BaseException:
+            stdio.close_own()
+            raise
+        finally:
+            stdio.close_child()
+        for warning in process.warnings:
+            self._shim.complain(f"container={self.id[:12]} {warning}")
+        stdio.take_console(process.console)
+        self._adopt(stdio)
+        return process
+
+    def _adopt(self, stdio: Stdio) -> None:
+        if stdio.stdin >= 0:
+            self.stdin = Input(self.loop, stdio.stdin, self._stdin_drained)
+        for channel, name, descriptor in (
+            (STDOUT, "stdout", stdio.stdout),
+            (STDERR, "stderr", stdio.stderr),
+        ):
+            if descriptor >= 0:
+                self._outputs.append(self._output(channel, name, descriptor))
+
+    def _output(self, channel: int, name: str, descriptor: int) -> Output:
+        lines = LineFormatter(name)
+
+        def deliver(data: bytes) -> None:
+            self._log.write(lines.feed(data))
+            for client in tuple(self._attached):
+                client.output(channel, data)
+
+        def ended() -> None:
+            self._log.write(lines.flush())
+
+        return Output(self.loop, descriptor, deliver, ended)
+
+    def _stdin_drained(self) -> None:
+        for client in self._attached:
+            client.resume()
+
+    def _never_started(self, text: str) -> None:
+        if self._cgroup is not None:
+            self._cgroup.kill()
+        self._close_stdio()
+        now = time.time()
+        self._record(
+            state=EXITED,
+            exit_code=START_ERROR_CODE,
+            reason="StartError",
+            message=text,
+            started_at=0.0,
+            finished_at=now,
+        )
+
+    def _record(self, **values: Any) -> None:
+        self.state = state.changed(self.state, **values)
+        state.write_json(f"{self.directory}/state.json", state.plain(self.state))
+
+    # the end
+
+    def stop(self, signal_number: int, grace: float, stopped: Callable[[], None]) -> None:
+        """Ask it to end, and after `grace` seconds make it end; `stopped` is called when it has."""
+        if self._process is None:
+            stopped()
+            return
+        self._waiters.append(stopped)
+        if grace <= 0:
+            self.kill()
+            return
+        self.signal(signal_number)
+        self.loop.call_later(grace, self.kill)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the first process; nothing happens when it has ended."""
+        if self._process is not None:
+            try:
+                signal.pidfd_send_signal(self._process.pidfd, number)
+            except ProcessLookupError:
+                pass  # it has just ended; the pidfd is about to say so
+
+    def kill(self) -> None:
+        """SIGKILL for everything in the container, execs included."""
+        if self._process is None:
+            return
+        self._kill_cgroup()
+        self.signal(signal.SIGKILL)
+
+    def _kill_cgroup(self) -> None:
+        if self._cgroup is not None:
+            try:
+                self._cgroup.kill()
+            except (CgroupError, OSError) as error:
+                self._shim.complain(f"Could not kill cgroup {self._cgroup_path}: {error}")
+
+    def _exited(self, mask: int) -> None:
+        process = self._process
+        assert process is not None
+        self.loop.forget(process.pidfd)
+        code = wait_status(process.pidfd)
+        os.close(process.pidfd)
+        self._process = None
+        self._kill_cgroup()  # others live on when the pod shares its PID namespace
+        for output in tuple(self._outputs):
+            output.drain()
+        self._end_clients()
+        if any(output.descriptor >= 0 for output in self._outputs):
+            self.loop.call_later(LEFTOVER_OUTPUT_SECONDS, self._close_stdio)
+        else:
+            self._close_stdio()
+        killed = self._oom_kills()
+        self._record(
+            state=EXITED,
+            exit_code=code,
+            finished_at=time.time(),
+            reason=oom.reason(code, killed),
+            oom_kills=killed,
+        )
+        if killed:
+            self._shim.announce("oom", self)
+        self._shim.announce("exited", self)
+        waiters, self._waiters = self._waiters, []
+        for stopped in waiters:
+            stopped()
+
+    def _oom_kills(self) -> int:
+        if self._cgroup is None:
+            return 0
+        try:
+            return oom.kills(self._cgroup)
+        except (CgroupError, OSError) as error:
+            self._shim.complain(f"Could not read OOM kills of {self._cgroup_path}: {error}")
+            return 0
+
+    def _close_stdio(self) -> None:
+        for output in self._outputs:
+            output.close()
+        self._outputs.clear()
+        if self.stdin is not None:
+            self.stdin.close()
+            self.stdin = None
+        self._log.close()
+
+    # clients
+
+    def exec(self, connection: Connection, request: Mapping[str, Any]) -> None:
+        """Run one more process in it; the connection becomes its stdio."""
+        self._require_running()
+        Exec(self, connection, request)
+
+    def attach(self, connection: Connection, request: Mapping[str, Any]) -> None:
+        """The connection becomes one more view on its stdio."""
+        self._require_running()
+        self._attached.append(Attach(self, connection, request))
+
+    def detach(self, client: Attach) -> None:
+        if client in self._attached:
+            self._attached.remove(client)
+
+    def _end_clients(self) -> None:
+        clients, self._attached = self._attached, []
+        for client in clients:
+            client.finish()
+
+    def end_stdin(self) -> None:
+        if self.stdin is not None:
+            self.stdin.end()
+            self.stdin = None
+
+    def resize_terminal(self, payload: bytes) -> None:
+        if self._outputs:
+            resize(self._outputs[0], payload)
+
+    def make_exec_cgroup(self) -> Cgroup:
+        self._execs += 1
+        return self._shim.cgroups.create(f"{self._cgroup_path}/exec-{self._execs}")
+
+    def remove_exec_cgroup(self, cgroup: Cgroup) -> None:
+        """At once when it is empty; otherwise it goes with the container's, below which it lies."""
+        try:
+            self._shim.cgroups.remove(cgroup.path)
+        except (CgroupError, OSError):
+            return
+
+    def reopen_log(self) -> None:
+        self._log.reopen()

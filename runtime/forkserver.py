@@ -1,0 +1,88 @@
+"""The forkserver: a lean, single-threaded process whose only work is to fork shims.
+
+A threaded agent must not fork (locks held by threads that don't exist in the child), and a shim forked
+from a process with a large heap would own a copy of every page it touches. So the agent starts this
+process by exec'ing a fresh interpreter with few imports; each shim shares nearly all its pages with it.
+It ends when the agent's socket closes; the shims, sessions of their own, go on and are adopted by init.
+
+Protocol (SOCK_SEQPACKET): one message per shim, JSON `{"directory": …, "containers": …}` with two
+descriptors: the shim's listening socket and its first client. The answer comes from the shim, on that
+first client; if the fork fails the descriptors are closed, which the agent sees as the end of it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+
+from runtime import cgroups, shim
+from runtime.linux import LinuxKernel
+
+THREAD_STACK = 256 * 1024
+LARGEST_REQUEST = 16384
+
+
+def main(descriptor: int) -> None:
+    """Serve the agent on the socket `descriptor` until it is gone."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are reaped by the kernel
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.umask(0o022)
+    os.chdir("/")
+    threading.stack_size(THREAD_STACK)
+    kernel = LinuxKernel()
+    kernel.dumpable(False)
+    cgroups.detect()
+    gc.collect()
+    gc.freeze()
+    with socket.socket(fileno=descriptor) as agent:
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(agent, LARGEST_REQUEST, 2)
+            if not message:
+                return
+            fork(message, descriptors, agent)
+
+
+def fork(message: bytes, descriptors: list[int], agent: socket.socket) -> None:
+    """Make one shim; in the parent only the descriptors are closed again."""
+    try:
+        child = os.fork()
+    except OSError as error:
+        os.write(2, f"Could not fork shim: {error.strerror}\n".encode())
+        child = -1
+    if child == 0:
+        become_shim(json.loads(message), descriptors, agent)
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def become_shim(request: dict[str, str], descriptors: list[int], agent: socket.socket) -> None:
+    """The child's side: a session of its own, its own log as stderr, then the shim. Does not return."""
+    code = 1
+    try:
+        agent.close()
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        directory = request["directory"]
+        name_process("kubelet-py-shim")
+        log = os.open(f"{directory}/shim.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.dup2(log, 2)
+        os.close(log)
+        listener, first = (socket.socket(fileno=number) for number in descriptors)
+        shim.serve(directory, request["containers"], listener, first)
+        code = 0
+    except BaseException as error:
+        # Whatever it was, this process may not fall back into the forkserver's loop.
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        os._exit(code)
+
+
+def name_process(name: str) -> None:
+    """What ps and top show; at most 15 bytes."""
+    with open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write(name)

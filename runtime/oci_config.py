@@ -1,0 +1,58 @@
+"""The OCI configurations that the service writes: pause's own, and a container's namespaces. Pure."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from runtime.errors import RuntimeFailure
+from runtime.values import SandboxConfig
+
+OCI_VERSION = "1.2.0"
+
+
+def pause_config(config: SandboxConfig) -> dict[str, Any]:
+    """What pause holds for its pod. A pod on the host's network has the host's name too, as upstream."""
+    wanted = {
+        "network": not config.host_network,
+        "uts": not config.host_network,
+        "ipc": not config.host_ipc,
+        "pid": config.share_process_namespace and not config.host_pid,
+    }
+    oci: dict[str, Any] = {
+        "ociVersion": OCI_VERSION,
+        "process": {"args": ["/pause"], "cwd": "/"},
+        "linux": {
+            "namespaces": [{"type": kind} for kind, new in wanted.items() if new],
+            "sysctl": dict(config.sysctls),
+        },
+    }
+    if config.hostname and wanted["uts"]:
+        oci["hostname"] = config.hostname
+    return oci
+
+
+def container_config(spec: Mapping[str, Any], sandbox: SandboxConfig) -> dict[str, Any]:
+    """`spec` with the namespaces a container makes for itself; the others are pause's or the host's."""
+    own = ["mount", "cgroup"]
+    if not sandbox.host_pid and not sandbox.share_process_namespace:
+        own.append("pid")
+    linux = {**spec.get("linux", {}), "namespaces": [{"type": kind} for kind in own]}
+    linux.pop("sysctl", None)  # namespaced sysctls belong to the sandbox, and are set there
+    return {**spec, "linux": linux}
+
+
+def signal_number(name: str) -> int:
+    """A stop signal as an image names it: SIGTERM, TERM, 15, SIGRTMIN+3. Raises RuntimeFailure."""
+    text = name.strip().upper() or "SIGTERM"
+    if text.isdigit() and 1 <= int(text) <= signal.SIGRTMAX:
+        return int(text)
+    base, _, offset = text.removeprefix("SIG").partition("+")
+    found = getattr(signal, f"SIG{base}", None)
+    if not isinstance(found, signal.Signals) or (offset and not offset.isdigit()):
+        raise RuntimeFailure(f"Could not read stop signal {name!r}: no such signal")
+    number = int(found) + int(offset or 0)
+    if number > signal.SIGRTMAX:
+        raise RuntimeFailure(f"Could not read stop signal {name!r}: no such signal")
+    return number

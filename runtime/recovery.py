@@ -1,0 +1,155 @@
+"""Ending and clearing away what no shim looks after: for an agent that finds a shim dead, and for `down`.
+
+A process is found through its cgroup, whose name is known before the process exists, and through its
+recorded identity. Both are used: the cgroup catches what was forked or never recorded, the identity works
+where the cgroup has gone.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from runtime import state
+from runtime.cgroups import CgroupDriver
+from runtime.errors import CgroupError, ShimError
+from runtime.shim_link import call
+from runtime.state import EXITED, RUNNING, ContainerState, Identity, SandboxState
+
+REMOVING = ".removing-"
+LOST_REASON = "ContainerStatusUnknown"
+LOST_MESSAGE = "The pod's shim was lost, so its containers were killed"
+LOST_CODE = 137
+DEATH_SECONDS = 5.0
+BUSY_SECONDS = 5.0
+BUSY_PAUSE = 0.02
+
+
+def folders(parent: Path) -> list[Path]:
+    """The folders of live objects in `parent`, oldest id order; [] when it doesn't exist."""
+    if not parent.is_dir():
+        return []
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def owed(parent: Path) -> list[Path]:
+    """Folders that were given up but not cleared away yet."""
+    return sorted(parent.glob(REMOVING + "*")) if parent.is_dir() else []
+
+
+def give_up(folder: Path) -> Path:
+    """Take a folder out of sight in one step; what it owes stays known through its contents."""
+    hidden = folder.with_name(REMOVING + folder.name)
+    folder.rename(hidden)
+    return hidden
+
+
+def container_state(folder: Path) -> ContainerState:
+    return state.container_state_from(state.read_json(f"{folder}/state.json"))
+
+
+def sandbox_state(folder: Path) -> SandboxState:
+    return state.sandbox_state_from(state.read_json(f"{folder}/state.json"))
+
+
+def end_process(identity: Identity | None) -> None:
+    """SIGKILL exactly this process and wait until it is dead. Does nothing when it is already."""
+    if identity is None:
+        return
+    try:
+        pidfd = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if not identity.alive():
+            return
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        waiting = select.poll()
+        waiting.register(pidfd, select.POLLIN)
+        waiting.poll(int(DEATH_SECONDS * 1000))
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(pidfd)
+
+
+def kill_cgroup(driver: CgroupDriver, path: str) -> None:
+    if path and driver.exists(path):
+        driver.open(path).kill()
+
+
+def end_container(driver: CgroupDriver, folder: Path) -> ContainerState | None:
+    """Kill what is left of a container; returns its new state if it was recorded as running."""
+    record = state.read_json(f"{folder}/config.json") or {}
+    found = container_state(folder)
+    kill_cgroup(driver, record.get("cgroup", ""))
+    end_process(found.process)
+    if found.state != RUNNING:
+        return None
+    ended = state.changed(
+        found,
+        state=EXITED,
+        exit_code=LOST_CODE,
+        reason=LOST_REASON,
+        message=LOST_MESSAGE,
+        finished_at=time.time(),
+    )
+    state.write_json(f"{folder}/state.json", state.plain(ended))
+    return ended
+
+
+def end_sandbox(driver: CgroupDriver, folder: Path) -> SandboxState:
+    """Kill a pod's shim (when it still is there) and pause; returns and records the sandbox's last state."""
+    record: dict[str, Any] = state.read_json(f"{folder}/sandbox.json") or {}
+    found = sandbox_state(folder)
+    end_process(found.shim)
+    kill_cgroup(driver, record.get("cgroup", ""))
+    end_process(found.pause)
+    if found.exited_at is not None:
+        return found
+    ended = SandboxState(
+        shim=found.shim,
+        pause=found.pause,
+        created_at=found.created_at,
+        exited_at=time.time(),
+        exit_code=LOST_CODE,
+        message=LOST_MESSAGE,
+    )
+    state.write_json(f"{folder}/state.json", state.plain(ended))
+    return ended
+
+
+def end_by_shim(folder: Path, timeout: float) -> bool:
+    """Let the pod's own shim end everything; False when it is gone or does not answer."""
+    try:
+        call(str(folder), timeout, "end")
+    except (OSError, ShimError):
+        return False
+    return True
+
+
+def remove_cgroup(driver: CgroupDriver, path: str) -> None:
+    """Remove a cgroup and those below it, busy for a moment after a kill. Raises CgroupError."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while path and driver.exists(path):
+        try:
+            driver.remove(path, recursive=True)
+        except (CgroupError, OSError):
+            if time.monotonic() > deadline:
+                raise
+            kill_cgroup(driver, path)
+            time.sleep(BUSY_PAUSE)
+
+
+def clear(driver: CgroupDriver, folder: Path) -> None:
+    """Remove what a given-up sandbox or container still owes: its cgroup, then its files."""
+    for name in ("config.json", "sandbox.json"):
+        record = state.read_json(f"{folder}/{name}")
+        if record is not None:
+            remove_cgroup(driver, record.get("cgroup", ""))
+    shutil.rmtree(folder)

@@ -1,0 +1,515 @@
+"""The runtime service: CRI's verbs for the agent, over one shim per pod.
+
+It holds nothing that is not on disk or in a shim. Every method may be called from any thread; one thread
+of its own waits for all shims and calls the subscribers. Killing the process that holds it changes
+nothing for the containers: the next `start` finds the shims by their folders and goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from runtime import recovery, shim_link, state
+from runtime.cgroups import CgroupDriver
+from runtime.cleaner import Cleaner
+from runtime.errors import (
+    CgroupError,
+    ExecTimeout,
+    NotFoundError,
+    RuntimeFailure,
+    ShimError,
+    StartError,
+)  # fmt: skip
+from runtime.forkserver_link import Forkserver
+from runtime.loop import Loop
+from runtime.oci_config import container_config, pause_config, signal_number
+from runtime.shim_link import ShimLink
+from runtime.state import CREATED, EXITED, NOT_READY, READY, RUNNING, ContainerState, SandboxState
+from runtime.streams import EXIT, STDERR, STDOUT, Stream
+from runtime.values import (
+    Container,
+    ContainerConfig,
+    Event,
+    ExecResult,
+    Sandbox,
+    SandboxConfig,
+)  # fmt: skip
+
+__all__ = [
+    "Container", "ContainerConfig", "Event", "ExecResult", "RuntimeService", "Sandbox", "SandboxConfig",
+]  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 60.0
+ANSWER_SECONDS = 30.0
+ADOPT_SECONDS = 5.0
+EXEC_GRACE_SECONDS = 10.0
+LARGEST_EXEC_OUTPUT = 16 * 1024 * 1024
+
+
+class RuntimeService:
+    """See the module. `run_dir`/sandboxes holds one folder per pod, `state_dir` one per container."""
+
+    def __init__(self, *, run_dir: Path, state_dir: Path, cgroups: CgroupDriver) -> None:
+        self._sandboxes_dir = Path(run_dir) / "sandboxes"
+        self._containers_dir = Path(state_dir)
+        self._cgroups = cgroups
+        self._forkserver = Forkserver()
+        self._cleaner = Cleaner(cgroups)
+        self._loop = Loop()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread = threading.Thread(target=self._loop.run, name="runtime-events", daemon=True)
+        self._lock = threading.RLock()
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._containers: dict[str, Container] = {}
+        self._links: dict[str, ShimLink] = {}
+        self._subscribers: list[Callable[[Event], None]] = []
+
+    # life
+
+    def start(self) -> None:
+        """Start the forkserver, adopt what runs, end what has lost its shim. Raises OSError."""
+        for folder in (self._sandboxes_dir, self._containers_dir):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._forkserver.start()
+        self._loop.watch(self._wake, lambda mask: self._loop.stop())
+        self._adopt()
+        self._thread.start()
+        self._cleaner.start()
+
+    def close(self) -> None:
+        """Let go: shims and containers go on."""
+        os.eventfd_write(self._wake, 1)
+        if self._thread.is_alive():
+            self._thread.join()
+        self._cleaner.close()
+        for link in self._links.values():
+            link.close()
+        self._loop.close()
+        os.close(self._wake)
+        self._forkserver.close()
+
+    def subscribe(self, callback: Callable[[Event], None]) -> None:
+        """Have `callback` called, in the event thread, for every change. It must not block."""
+        self._subscribers.append(callback)
+
+    # sandboxes
+
+    def run_pod_sandbox(self, config: SandboxConfig) -> Sandbox:
+        """Make a pod's namespaces and its shim. Raises StartError, with nothing left behind."""
+        identifier = os.urandom(32).hex()
+        folder = self._sandboxes_dir / identifier
+        folder.mkdir(mode=0o700)
+        created_at = time.time()
+        record = {
+            "id": identifier,
+            "created_at": created_at,
+            "config": asdict(config),
+            "cgroup": f"{config.cgroup_parent}/{identifier}".lstrip("/"),
+            "oci": pause_config(config),
+        }
+        try:
+            state.write_json(f"{folder}/sandbox.json", record)
+            answer = self._fork_shim(identifier, folder)
+        except (OSError, ShimError) as error:
+            self._abandon(identifier, folder)
+            pod = f"{config.namespace}/{config.name}"
+            raise StartError(f"Could not create sandbox for pod {pod}: {error}") from error
+        if "error" in answer:
+            self._abandon(identifier, folder)
+            raise StartError(answer["error"])
+        found = state.sandbox_state_from(answer["sandbox"])
+        sandbox = sandbox_from(identifier, created_at, config, found)
+        with self._lock:
+            self._sandboxes[identifier] = sandbox
+        return sandbox
+
+    def _fork_shim(self, identifier: str, folder: Path) -> dict[str, Any]:
+        with shim_link.listen(str(folder)) as listener:
+            connection = self._forkserver.fork_shim(str(folder), str(self._containers_dir), listener)
+        link = self._watch_shim(identifier, connection)
+        started = link.expect(0)
+        link.send("hello", {})
+        self._loop.watch(link.fileno(), lambda mask: self._read_shim(identifier, link))
+        return link.wait("start sandbox", started, START_SECONDS)
+
+    def _watch_shim(self, identifier: str, connection: socket.socket) -> ShimLink:
+        link = ShimLink(connection, lambda message: self._handle(identifier, message))
+        with self._lock:
+            self._links[identifier] = link
+        return link
+
+    def _abandon(self, identifier: str, folder: Path) -> None:
+        link = self._links.get(identifier)
+        if link is not None:
+            link.expected_to_end = True
+        recovery.end_sandbox(self._cgroups, folder)
+        self._cleaner.add(recovery.give_up(folder))
+
+    def stop_pod_sandbox(self, sandbox_id: str) -> None:
+        """Kill everything in the pod, pause included. Idempotent; an unknown id is stopped already."""
+        sandbox = self._sandboxes.get(sandbox_id)
+        if sandbox is None:
+            return
+        link = self._links.get(sandbox_id)
+        if link is not None:
+            link.expected_to_end = True
+            try:
+                answer = link.request("end", ANSWER_SECONDS)
+                self._sandbox_changed(sandbox_id, state.sandbox_state_from(answer.get("sandbox")))
+            except ShimError as error:
+                log.warning("Ended pod without its shim sandbox=%s error=%s", sandbox_id[:12], error)
+                self._end_lost(sandbox_id)
+        if self._sandboxes[sandbox_id].state == READY:
+            self._end_lost(sandbox_id)
+
+    def remove_pod_sandbox(self, sandbox_id: str) -> None:
+        """Stop it and forget it, with its containers. Idempotent."""
+        self.stop_pod_sandbox(sandbox_id)
+        for container in self.list_containers():
+            if container.sandbox_id == sandbox_id:
+                self.remove_container(container.id)
+        with self._lock:
+            sandbox = self._sandboxes.pop(sandbox_id, None)
+        if sandbox is not None:
+            self._cleaner.add(recovery.give_up(self._sandboxes_dir / sandbox_id))
+
+    def list_sandboxes(self) -> list[Sandbox]:
+        with self._lock:
+            return list(self._sandboxes.values())
+
+    # containers
+
+    def create_container(self, sandbox_id: str, config: ContainerConfig) -> str:
+        """Write down a container of a READY sandbox; its 64-digit id. Nothing runs yet."""
+        sandbox = self._sandbox(sandbox_id)
+        signal_number(config.stop_signal)
+        identifier = os.urandom(32).hex()
+        folder = self._containers_dir / identifier
+        for path, mode in ((folder, 0o700), (folder / "upper", 0o755), (folder / "work", 0o700)):
+            path.mkdir(mode=mode)
+        (folder / "upper").chmod(0o755)  # it is the container's own / and the umask has had its say
+        created_at = time.time()
+        slim = replace(config, spec={})
+        record = {
+            "id": identifier,
+            "sandbox": sandbox_id,
+            "created_at": created_at,
+            "cgroup": f"{sandbox.config.cgroup_parent}/{identifier}".lstrip("/"),
+            "config": asdict(slim),
+        }
+        state.write_json(f"{folder}/oci.json", container_config(config.spec, sandbox.config))
+        state.write_json(f"{folder}/config.json", record)
+        with self._lock:
+            self._containers[identifier] = container_from(record, slim, ContainerState())
+        return identifier
+
+    def start_container(self, container_id: str) -> None:
+        """Start it. Raises StartError; the container is then EXITED, code 128, reason StartError."""
+        container = self.container(container_id)
+        answer = self._request(container, "start", START_SECONDS)
+        if "state" in answer:
+            self._container_changed(container_id, state.container_state_from(answer["state"]))
+        if "error" in answer:
+            raise StartError(answer["error"])
+
+    def stop_container(self, container_id: str, grace_seconds: float) -> None:
+        """Its stop signal, then after `grace_seconds` SIGKILL; returns when it has ended. Idempotent."""
+        container = self._containers.get(container_id)
+        if container is None or container.state != RUNNING:
+            return
+        number = signal_number(container.config.stop_signal)
+        timeout = max(grace_seconds, 0) + ANSWER_SECONDS
+        try:
+            answer = self._request(container, "stop", timeout, signal=number, grace=grace_seconds)
+        except ShimError:
+            self._end_lost(container.sandbox_id)
+            return
+        if "state" in answer:
+            self._container_changed(container_id, state.container_state_from(answer["state"]))
+
+    def remove_container(self, container_id: str) -> None:
+        """Kill it if it runs, and forget it. Its log stays. Idempotent."""
+        container = self._containers.get(container_id)
+        if container is None:
+            return
+        self.stop_container(container_id, 0)
+        link = self._links.get(container.sandbox_id)
+        if link is not None:
+            try:
+                link.send("forget", {"container": container_id})
+            except ShimError:
+                pass  # a shim that has gone has forgotten everything
+        with self._lock:
+            if self._containers.pop(container_id, None) is None:
+                return
+        self._cleaner.add(recovery.give_up(self._containers_dir / container_id))
+
+    def list_containers(self) -> list[Container]:
+        with self._lock:
+            return list(self._containers.values())
+
+    def container(self, container_id: str) -> Container:
+        """Raises NotFoundError."""
+        found = self._containers.get(container_id)
+        if found is None:
+            raise NotFoundError(f"Could not find container {container_id}: no such container")
+        return found
+
+    def reopen_log(self, container_id: str) -> None:
+        """Go on in a new log file, after the old one was renamed."""
+        container = self.container(container_id)
+        shim_link.checked("reopen log", self._request(container, "reopen", ANSWER_SECONDS))
+
+    def update_resources(self, container_id: str, resources: Mapping[str, Any]) -> None:
+        """Change a container's limits (OCI linux.resources). Raises CgroupError."""
+        container = self.container(container_id)
+        parent = self._sandbox(container.sandbox_id).config.cgroup_parent
+        self._cgroups.open(f"{parent}/{container_id}".lstrip("/")).update(resources)
+
+    # sessions
+
+    def exec(
+        self, container_id: str, argv: Sequence[str], *, tty: bool, stdin: bool, stdout: bool, stderr: bool
+    ) -> Stream:
+        """Run `argv` in the container with the stream as its stdio. Closing the stream kills it."""
+        return self._session(
+            "exec", container_id, argv=list(argv), tty=tty, stdin=stdin, stdout=stdout, stderr=stderr
+        )
+
+    def attach(self, container_id: str, *, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> Stream:
+        """Join the stdio of the container's first process. Closing the stream detaches."""
+        return self._session("attach", container_id, tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
+
+    def exec_sync(self, container_id: str, argv: Sequence[str], timeout: float | None) -> ExecResult:
+        """Run `argv` to its end. Raises StartError, or ExecTimeout when all it started had to be killed."""
+        stream = self._session(
+            "exec", container_id, argv=list(argv), stdout=True, stderr=True, timeout=timeout or None
+        )
+        collected = {STDOUT: bytearray(), STDERR: bytearray()}
+        try:
+            stream.settimeout(timeout + EXEC_GRACE_SECONDS if timeout else None)
+            while (frame := stream.receive()) is not None:
+                channel, payload = frame
+                if channel == EXIT:
+                    return exec_result(json.loads(payload), collected, argv)
+                kept = collected[channel]
+                kept += payload[: LARGEST_EXEC_OUTPUT - len(kept)]
+        except TimeoutError as error:
+            raise ExecTimeout(f"command {' '.join(argv)!r} timed out") from error
+        finally:
+            stream.close()
+        raise ShimError("Could not finish exec: the pod's shim has gone")
+
+    def _session(self, op: str, container_id: str, **values: Any) -> Stream:
+        container = self.container(container_id)
+        if container.state != RUNNING:
+            raise StartError(f"container {container_id} is not running: it is {container.state}")
+        try:
+            stream = Stream(shim_link.connect(str(self._sandboxes_dir / container.sandbox_id)))
+        except OSError as error:
+            raise ShimError(f"Could not {op}: the pod's shim has gone ({error.strerror})") from error
+        try:
+            stream.settimeout(START_SECONDS)
+            shim_link.ask(stream, op, container=container_id, **values)
+            stream.settimeout(None)
+        except ShimError as error:
+            stream.close()
+            raise StartError(str(error)) from error
+        return stream
+
+    # events
+
+    def _read_shim(self, sandbox_id: str, link: ShimLink) -> None:
+        if link.read():
+            return
+        self._loop.forget(link.fileno())
+        with self._lock:
+            if self._links.get(sandbox_id) is link:
+                del self._links[sandbox_id]
+        link.close()
+        if not link.expected_to_end:
+            log.error("Lost shim sandbox=%s (its containers are killed)", sandbox_id[:12])
+            threading.Thread(target=self._end_lost, args=(sandbox_id,), name="runtime-lost").start()
+
+    def _handle(self, sandbox_id: str, message: Mapping[str, Any]) -> None:
+        kind, at = message["type"], message["at"]
+        if kind == "sandbox-exited":
+            found = state.sandbox_state_from(message["sandbox"])
+            self._sandbox_changed(sandbox_id, found)
+            self._tell(Event(sandbox_id, None, kind, found.exit_code, at))
+            return
+        container_id = message["container"]
+        changed = state.container_state_from(message["state"])
+        self._container_changed(container_id, changed)
+        self._tell(Event(sandbox_id, container_id, kind, changed.exit_code, at))
+
+    def _tell(self, event: Event) -> None:
+        for callback in self._subscribers:
+            try:
+                callback(event)
+            except Exception:
+                log.exception("Subscriber failed event=%s sandbox=%s", event.type, event.sandbox_id[:12])
+
+    def _container_changed(self, container_id: str, found: ContainerState) -> None:
+        with self._lock:
+            known = self._containers.get(container_id)
+            if known is not None and known.state != EXITED:
+                self._containers[container_id] = with_state(known, found)
+
+    def _sandbox_changed(self, sandbox_id: str, found: SandboxState) -> None:
+        with self._lock:
+            known = self._sandboxes.get(sandbox_id)
+            if known is not None:
+                self._sandboxes[sandbox_id] = sandbox_from(known.id, known.created_at, known.config, found)
+
+    # what has lost its shim
+
+    def _end_lost(self, sandbox_id: str) -> None:
+        """Kill a pod whose shim is gone, and tell what that ended."""
+        folder = self._sandboxes_dir / sandbox_id
+        try:
+            with self._lock:
+                mine = [c for c in self._containers.values() if c.sandbox_id == sandbox_id]
+                if sandbox_id not in self._sandboxes:
+                    return
+                ended = recovery.end_sandbox(self._cgroups, folder)
+                states = [
+                    (c.id, recovery.end_container(self._cgroups, self._containers_dir / c.id)) for c in mine
+                ]
+        except (OSError, CgroupError, ValueError) as error:
+            log.error("Could not end pod without shim sandbox=%s error=%s", sandbox_id[:12], error)
+            return
+        for container_id, container_state in states:
+            if container_state is not None:
+                self._container_changed(container_id, container_state)
+                self._tell(Event(sandbox_id, container_id, "exited", recovery.LOST_CODE, time.time()))
+        self._sandbox_changed(sandbox_id, ended)
+        self._tell(Event(sandbox_id, None, "sandbox-exited", ended.exit_code, time.time()))
+
+    # adoption
+
+    def _adopt(self) -> None:
+        for folder in recovery.owed(self._sandboxes_dir) + recovery.owed(self._containers_dir):
+            self._cleaner.add(folder)
+        for folder in recovery.folders(self._sandboxes_dir):
+            self._adopt_sandbox(folder)
+        for folder in recovery.folders(self._containers_dir):
+            self._adopt_container(folder)
+
+    def _adopt_sandbox(self, folder: Path) -> None:
+        record = state.read_json(f"{folder}/sandbox.json")
+        if record is None:
+            recovery.end_sandbox(self._cgroups, folder)
+            self._cleaner.add(recovery.give_up(folder))
+            return
+        identifier = folder.name
+        try:
+            connection = shim_link.connect(str(folder))
+            # Subscribed before the state files are read, so that no change falls in between.
+            shim_link.greet(connection, ADOPT_SECONDS)
+        except (OSError, ShimError) as error:
+            log.warning("Ended pod whose shim does not answer sandbox=%s error=%s", identifier[:12], error)
+            found = recovery.end_sandbox(self._cgroups, folder)
+        else:
+            link = self._watch_shim(identifier, connection)
+            self._loop.watch(link.fileno(), lambda mask: self._read_shim(identifier, link))
+            found = recovery.sandbox_state(folder)
+        config = SandboxConfig(**record["config"])
+        self._sandboxes[identifier] = sandbox_from(identifier, record["created_at"], config, found)
+
+    def _adopt_container(self, folder: Path) -> None:
+        record = state.read_json(f"{folder}/config.json")
+        if record is None or record["sandbox"] not in self._sandboxes:
+            recovery.end_container(self._cgroups, folder)
+            self._cleaner.add(recovery.give_up(folder))
+            return
+        if record["sandbox"] not in self._links:
+            recovery.end_container(self._cgroups, folder)
+        config = ContainerConfig(**{**record["config"], "layers": tuple(record["config"]["layers"])})
+        self._containers[folder.name] = container_from(record, config, recovery.container_state(folder))
+
+    # the end of everything
+
+    def remove_everything(self) -> None:
+        """Kill and remove every sandbox and container on disk. Needs neither an agent nor living shims."""
+        parents = set()
+        for folder in recovery.folders(self._sandboxes_dir):
+            record = state.read_json(f"{folder}/sandbox.json") or {}
+            parents.add(record.get("config", {}).get("cgroup_parent", ""))
+            if not recovery.end_by_shim(folder, ANSWER_SECONDS):
+                recovery.end_sandbox(self._cgroups, folder)
+        for folder in recovery.folders(self._containers_dir):
+            recovery.end_container(self._cgroups, folder)
+        for parent in (self._sandboxes_dir, self._containers_dir):
+            for folder in recovery.folders(parent):
+                recovery.give_up(folder)
+            for folder in recovery.owed(parent):
+                recovery.clear(self._cgroups, folder)
+        for path in sorted(parents - {""}):
+            recovery.remove_cgroup(self._cgroups, path)
+
+    # small things
+
+    def _sandbox(self, sandbox_id: str) -> Sandbox:
+        found = self._sandboxes.get(sandbox_id)
+        if found is None:
+            raise NotFoundError(f"Could not find sandbox {sandbox_id}: no such sandbox")
+        return found
+
+    def _request(self, container: Container, op: str, timeout: float, **values: Any) -> dict[str, Any]:
+        link = self._links.get(container.sandbox_id)
+        if link is None:
+            raise ShimError(f"Could not {op} container {container.id}: the pod's shim has gone")
+        return link.request(op, timeout, container=container.id, **values)
+
+
+def sandbox_from(identifier: str, created_at: float, config: SandboxConfig, found: SandboxState) -> Sandbox:
+    """The public view of a sandbox."""
+    ready = found.pause is not None and found.exited_at is None
+    pid = found.pause.pid if ready and found.pause is not None else 0
+    netns = f"/proc/{pid}/ns/net" if ready and not config.host_network else ""
+    return Sandbox(identifier, READY if ready else NOT_READY, pid, netns, created_at, config)
+
+
+def container_from(record: Mapping[str, Any], config: ContainerConfig, found: ContainerState) -> Container:
+    """The public view of a container, from its record on disk and its state."""
+    empty = Container(
+        record["id"], record["sandbox"], config, CREATED, 0, record["created_at"], None, None, None, "", ""
+    )
+    return with_state(empty, found)
+
+
+def with_state(container: Container, found: ContainerState) -> Container:
+    running = found.state == RUNNING and found.process is not None
+    return replace(
+        container,
+        state=found.state,
+        pid=found.process.pid if running and found.process is not None else 0,
+        started_at=found.started_at,
+        finished_at=found.finished_at,
+        exit_code=found.exit_code,
+        reason=found.reason,
+        message=found.message,
+    )
+
+
+def exec_result(
+    ended: Mapping[str, Any], collected: Mapping[int, bytearray], argv: Sequence[str]
+) -> ExecResult:
+    """The result behind an EXIT frame. Raises ExecTimeout."""
+    if ended.get("timedOut"):
+        raise ExecTimeout(f"command {' '.join(argv)!r} timed out")
+    if "exitCode" not in ended:
+        raise RuntimeFailure(str(ended.get("error", "the exec ended without an exit code")))
+    return ExecResult(ended["exitCode"], bytes(collected[STDOUT]), bytes(collected[STDERR]))

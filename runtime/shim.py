@@ -1,0 +1,302 @@
+"""The shim: one small daemon per pod, the parent of pause and of the pod's containers.
+
+It exists so that the agent may die, be upgraded or hang without a container noticing: only a parent
+learns an exit code, somebody must read the pipes, and the pause process must belong to someone. It is
+single-threaded around one epoll loop, except for the throwaway thread inside `launch`. It serves any
+number of agents, one after another or at once, on `<sandbox folder>/shim.sock` (0600), with frames of
+runtime/streams.py:
+
+    REQUEST  {"id": n, "op": name, …}   RESPONSE {"id": n, …} or {"id": n, "error": text, "kind": class}
+    EVENT    {"type": …, "container": id, "state": {…}}   after "hello"
+
+Operations: hello, start, stop, signal, reopen, exec, attach, forget, end. After `exec` and `attach` the
+connection belongs to that session. `end` kills everything, is answered when all is dead, and ends the
+shim.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+
+from runtime import cgroups, state
+from runtime.container import Container
+from runtime.errors import RuntimeFailure
+from runtime.launch import launch
+from runtime.linux import LinuxKernel
+from runtime.loop import Loop
+from runtime.operations import sandbox_plan
+from runtime.session import null, reply, wait_status
+from runtime.spec import parse
+from runtime.state import Identity, SandboxState
+from runtime.stdio import Connection
+from runtime.streams import EVENT, REQUEST
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from runtime.cgroups import CgroupDriver
+    from runtime.kernel import Kernel
+    from runtime.launch import Process
+
+GOODBYE_SECONDS = 1.0
+JOINABLE = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
+
+
+class Shim:
+    """See the module. `directory` is the sandbox's own, `containers_directory` that of all containers."""
+
+    def __init__(
+        self,
+        directory: str,
+        containers_directory: str,
+        listener: socket.socket,
+        *,
+        kernel: Kernel,
+        driver: CgroupDriver,
+    ) -> None:
+        self.directory = directory
+        self.containers_directory = containers_directory
+        self.kernel = kernel
+        self.cgroups = driver
+        self.loop = Loop()
+        self.boot = state.boot_id()
+        self._record = state.read_json(f"{directory}/sandbox.json") or {}
+        self._listener = listener
+        self._connections: list[Connection] = []
+        self._subscribers: list[Connection] = []
+        self._containers: dict[str, Container] = {}
+        self._pause: Process | None = None
+        self._ended: list[Callable[[], None]] = []
+        self._ending = False
+        self._state = SandboxState(shim=state.identify(os.getpid()), created_at=time.time())
+        self._operations: dict[str, Callable[[Connection, Mapping[str, Any]], None]] = {
+            "hello": self._hello,
+            "start": self._start,
+            "stop": self._stop,
+            "signal": self._signal,
+            "reopen": self._reopen,
+            "exec": self._exec,
+            "attach": self._attach,
+            "forget": self._forget,
+            "end": self._end,
+        }
+        listener.setblocking(False)
+        self.loop.watch(listener.fileno(), self._accept)
+
+    def run(self, first: socket.socket) -> None:
+        """Start pause, tell the first client, and serve until `end`."""
+        connection = self._welcome(first)
+        try:
+            self._start_pause()
+        except (RuntimeFailure, OSError, ValueError, KeyError) as error:
+            reply(connection, 0, error=str(error), kind=type(error).__name__)
+            self._leave()
+        else:
+            reply(connection, 0, sandbox=state.plain(self._state))
+        self.loop.run()
+
+    def complain(self, text: str) -> None:
+        """One line in shim.log."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        os.write(2, f"{stamp} {text}\n".encode())
+
+    def announce(self, kind: str, container: Container | None) -> None:
+        """Tell every subscriber. What is told is on disk already."""
+        values: dict[str, Any] = {"type": kind, "at": time.time()}
+        if container is not None:
+            values |= {"container": container.id, "state": state.plain(container.state)}
+        else:
+            values |= {"sandbox": state.plain(self._state)}
+        payload = json.dumps(values).encode()
+        for subscriber in tuple(self._subscribers):
+            subscriber.send(EVENT, payload)
+        if self._ending:
+            self._end_when_empty()
+
+    # the sandbox
+
+    def _start_pause(self) -> None:
+        spec = parse(self._record["oci"])
+        cgroup = self.cgroups.create(self._record["cgroup"])
+        descriptor = null()
+        try:
+            plan = sandbox_plan(spec, cgroup=cgroup.join())
+            self._pause = launch(self.kernel, plan, (descriptor, descriptor, descriptor))
+        finally:
+            os.close(descriptor)
+        pause = Identity(self._pause.pid, self._pause.start_time_ticks, self.boot)
+        self._change(pause=pause)
+        self.loop.watch(self._pause.pidfd, self._pause_exited)
+
+    def _change(self, **values: Any) -> None:
+        fields = {name: getattr(self._state, name) for name in self._state._fields}
+        self._state = SandboxState(**{**fields, **values})
+        state.write_json(f"{self.directory}/state.json", state.plain(self._state))
+
+    def _pause_exited(self, mask: int) -> None:
+        pause, self._pause = self._pause, None
+        assert pause is not None
+        self.loop.forget(pause.pidfd)
+        code = wait_status(pause.pidfd)
+        os.close(pause.pidfd)
+        self._change(exited_at=time.time(), exit_code=code)
+        self.announce("sandbox-exited", None)
+
+    def _namespaces(self) -> dict[str, str]:
+        """The namespaces a container joins: those that pause made."""
+        if self._pause is None:
+            raise RuntimeFailure(f"Could not join sandbox {self._record['id']}: its pause process has ended")
+        made = {entry["type"] for entry in self._record["oci"]["linux"]["namespaces"]}
+        base = f"/proc/{self._pause.pid}/ns"
+        return {kind: f"{base}/{name}" for kind, name in JOINABLE.items() if kind in made}
+
+    # clients
+
+    def _accept(self, mask: int) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError:
+            return  # the client has gone away again
+        self._welcome(client)
+
+    def _welcome(self, client: socket.socket) -> Connection:
+        connection = Connection(self.loop, client, lambda channel, payload: None)
+        connection.on_frame = lambda channel, payload: self._frame(connection, channel, payload)
+        connection.on_closed = lambda: self._gone(connection)
+        self._connections.append(connection)
+        return connection
+
+    def _gone(self, connection: Connection) -> None:
+        for group in (self._connections, self._subscribers):
+            if connection in group:
+                group.remove(connection)
+
+    def _frame(self, connection: Connection, channel: int, payload: bytes) -> None:
+        if channel != REQUEST:
+            connection.close()
+            return
+        number = 0
+        try:
+            request = json.loads(payload)
+            number = request.get("id", 0)
+            self._operations[request["op"]](connection, request)
+        except (RuntimeFailure, OSError, ValueError, KeyError) as error:
+            reply(connection, number, error=str(error), kind=type(error).__name__)
+        except Exception as error:
+            # A mistake of ours in one request must not cost the pod its parent: it is told and written down.
+            sys.excepthook(type(error), error, error.__traceback__)
+            reply(connection, number, error=f"internal error: {error!r}", kind="InternalError")
+
+    def _container(self, request: Mapping[str, Any]) -> Container:
+        identifier = request["container"]
+        if identifier not in self._containers:
+            self._containers[identifier] = Container(self, identifier)
+        return self._containers[identifier]
+
+    # operations
+
+    def _hello(self, connection: Connection, request: Mapping[str, Any]) -> None:
+        self._subscribers.append(connection)
+        containers = {name: state.plain(one.state) for name, one in self._containers.items()}
+        reply(connection, request["id"], sandbox=state.plain(self._state), containers=containers)
+
+    def _start(self, connection: Connection, request: Mapping[str, Any]) -> None:
+        if self._ending:
+            raise RuntimeFailure("Could not start container: its sandbox is being stopped")
+        container = self._container(request)
+        try:
+            container.start(self._namespaces())
+        except (RuntimeFailure, OSError, ValueError, KeyError) as error:
+            reply(
+                connection,
+                request["id"],
+                error=str(error),
+                kind=type(error).__name__,
+                state=state.plain(container.state),
+            )
+            return
+        reply(connection, request["id"], state=state.plain(container.state))
+        self.announce("started", container)
+
+    def _stop(self, connection: Connection, request: Mapping[str, Any]) -> None:
+        container = self._container(request)
+
+        def stopped() -> None:
+            reply(connection, request["id"], state=state.plain(container.state))
+
+        container.stop(request["signal"], request["grace"], stopped)
+
+    def _signal(self, connection: Connection, request: Mapping[str, Any]) -> None:
+        self._container(request).signal(request["signal"])
+        reply(connection, request["id"])
+
+    def _reopen(self, connection: Connection, request: Mapping[str, Any]) -> None:
+        self._container(request).reopen_log()
+        reply(connection, request["id"])
+
+    def _exec(self, connection: Connection, request: Mapping[str, Any]) -> None:
+        self._hand_over(connection)
+        self._container(request).exec(connection, request)
+
+    def _attach(self, connection: Connection, request: Mapping[str, Any]) -> None:
+        self._hand_over(connection)
+        self._container(request).attach(connection, request)
+
+    def _hand_over(self, connection: Connection) -> None:
+        if connection in self._subscribers:
+            raise RuntimeFailure("Could not open session: this connection receives events (open another)")
+
+    def _forget(self, connection: Connection, request: Mapping[str, Any]) -> None:
+        container = self._containers.get(request["container"])
+        if container is not None and container.running:
+            raise RuntimeFailure(f"Could not remove container {container.id}: it is running (stop it first)")
+        self._containers.pop(request["container"], None)
+        reply(connection, request["id"])
+
+    def _end(self, connection: Connection, request: Mapping[str, Any]) -> None:
+        self._ended.append(lambda: reply(connection, request["id"], sandbox=state.plain(self._state)))
+        self._ending = True
+        for container in self._containers.values():
+            container.kill()
+        if self._pause is not None:
+            signal.pidfd_send_signal(self._pause.pidfd, signal.SIGKILL)
+        self._end_when_empty()
+
+    def _end_when_empty(self) -> None:
+        running = any(container.running for container in self._containers.values())
+        if self._pause is not None or running or not self._ended:
+            return
+        ended, self._ended = self._ended, []
+        for tell in ended:
+            tell()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Take no more clients, let the present ones have their last frames, then end."""
+        self.loop.forget(self._listener.fileno())
+        self._listener.close()
+        try:
+            os.unlink(f"{self.directory}/shim.sock")
+        except FileNotFoundError:
+            pass
+        for connection in tuple(self._connections):
+            connection.end()
+        self.loop.call_later(0 if not self._connections else GOODBYE_SECONDS, self.loop.stop)
+
+
+def serve(directory: str, containers_directory: str, listener: socket.socket, first: socket.socket) -> None:
+    """A shim's whole life, in the process that the forkserver has just forked."""
+    Shim(
+        directory,
+        containers_directory,
+        listener,
+        kernel=LinuxKernel(),
+        driver=cgroups.detect(),
+    ).run(first)

@@ -1,0 +1,175 @@
+"""The agent's side of a pod's shim: where its folder and socket are, and requests over one long-lived link.
+
+Unix socket paths are limited to 108 bytes, less than a sandbox's folder below a long --root has; so
+sockets are bound and reached through /proc/self/fd/<folder>.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import queue
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from runtime.errors import ShimError
+from runtime.streams import EVENT, REQUEST, RESPONSE, FrameError, FrameReader, Stream, pack
+
+SOCKET = "shim.sock"
+
+
+def listen(directory: str) -> socket.socket:
+    """A listening socket at <directory>/shim.sock, for root only."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        path = f"/proc/self/fd/{folder}/{SOCKET}"
+        listener.bind(path)
+        os.chmod(path, 0o600)
+        listener.listen(128)
+    finally:
+        os.close(folder)
+    return listener
+
+
+def connect(directory: str) -> socket.socket:
+    """A connection to the shim. Raises OSError (ENOENT, ECONNREFUSED) when there is none."""
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        client.connect(f"/proc/self/fd/{folder}/{SOCKET}")
+    except OSError:
+        client.close()
+        raise
+    finally:
+        os.close(folder)
+    return client
+
+
+def call(directory: str, timeout: float, op: str, **values: Any) -> dict[str, Any]:
+    """One request over a connection of its own. Raises OSError when there is no shim, ShimError otherwise."""
+    stream = Stream(connect(directory))
+    try:
+        stream.settimeout(timeout)
+        return ask(stream, op, **values)
+    finally:
+        stream.close()
+
+
+def ask(stream: Stream, op: str, **values: Any) -> dict[str, Any]:
+    """Send one request and wait for its response, on a stream that nobody else reads."""
+    try:
+        stream.send(REQUEST, json.dumps({"id": 1, "op": op, **values}).encode())
+        while True:
+            frame = stream.receive()
+            if frame is None:
+                raise ShimError(f"Could not {op}: the pod's shim has gone")
+            if frame[0] == RESPONSE:
+                return checked(op, json.loads(frame[1]))
+    except TimeoutError as error:
+        raise ShimError(f"Could not {op}: the pod's shim did not answer in time") from error
+
+
+def greet(connection: socket.socket, timeout: float) -> dict[str, Any]:
+    """Subscribe to the shim's events, on a connection that becomes a link. Raises ShimError."""
+    connection.settimeout(timeout)
+    answer = ask(Stream(connection), "hello")
+    connection.settimeout(None)
+    return answer
+
+
+def checked(op: str, answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer, unless it is an error."""
+    if "error" in answer:
+        raise ShimError(str(answer["error"]))
+    return answer
+
+
+class ShimLink:
+    """One agent's long-lived connection. Requests from any thread; `read` from the event thread only."""
+
+    def __init__(self, connection: socket.socket, on_event: Callable[[Mapping[str, Any]], None]) -> None:
+        self._socket = connection
+        self._on_event = on_event
+        self._reader = FrameReader()
+        self._numbers = itertools.count(1)
+        self._pending: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
+        self._lock = threading.Lock()
+        self._gone = False
+        self.expected_to_end = False
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def expect(self, number: int) -> queue.SimpleQueue[dict[str, Any]]:
+        """Announce that a response of that number will come, before it can."""
+        answer: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        with self._lock:
+            if self._gone:
+                raise ShimError("Could not reach the pod's shim: it has gone")
+            self._pending[number] = answer
+        return answer
+
+    def send(self, op: str, values: Mapping[str, Any]) -> queue.SimpleQueue[dict[str, Any]]:
+        """Send a request without waiting."""
+        number = next(self._numbers)
+        answer = self.expect(number)
+        frame = pack(REQUEST, json.dumps({"id": number, "op": op, **values}).encode())
+        try:
+            with self._lock:
+                self._socket.sendall(frame)
+        except OSError as error:
+            raise ShimError(f"Could not {op}: the pod's shim has gone ({error.strerror})") from error
+        return answer
+
+    def request(self, op: str, timeout: float, **values: Any) -> dict[str, Any]:
+        """Send a request and wait; the answer may hold "error". Raises ShimError when none comes."""
+        return self.wait(op, self.send(op, values), timeout)
+
+    def wait(self, op: str, answer: queue.SimpleQueue[dict[str, Any]], timeout: float) -> dict[str, Any]:
+        try:
+            return answer.get(timeout=timeout)
+        except queue.Empty:
+            raise ShimError(f"Could not {op}: the pod's shim did not answer within {timeout:g} s") from None
+
+    def read(self) -> bool:
+        """Handle what has come; False when the shim is gone (every waiting request has failed then)."""
+        try:
+            data = self._socket.recv(65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            data = b""
+        try:
+            if data:
+                for channel, payload in self._reader.feed(data):
+                    self._dispatch(channel, json.loads(payload))
+                return True
+        except (FrameError, ValueError) as error:
+            print(f"Could not understand shim: {error}", file=sys.stderr)
+        self._fail_all()
+        return False
+
+    def close(self) -> None:
+        self._fail_all()
+        self._socket.close()
+
+    def _dispatch(self, channel: int, message: dict[str, Any]) -> None:
+        if channel == EVENT:
+            self._on_event(message)
+        elif channel == RESPONSE:
+            with self._lock:
+                answer = self._pending.pop(message["id"], None)
+            if answer is not None:
+                answer.put(message)
+
+    def _fail_all(self) -> None:
+        with self._lock:
+            self._gone = True
+            pending, self._pending = self._pending, {}
+        for answer in pending.values():
+            answer.put({"error": "the pod's shim has gone", "kind": "ShimLost"})

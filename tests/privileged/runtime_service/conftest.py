@@ -1,0 +1,51 @@
+"""A runtime service of its own per test, a busybox root, and the proof that nothing is left."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.cgroups import detect
+from tests.privileged.runtime_service.harness import (
+    APPLETS,
+    BUSYBOX,
+    ROOT_CGROUP,
+    Node,
+    our_processes,
+    wait_for,
+)
+
+
+@pytest.fixture(scope="session")
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not BUSYBOX.exists():
+        pytest.skip("needs /usr/bin/busybox (apt-get install busybox-static)")
+    root = tmp_path_factory.mktemp("rootfs")
+    for name in ("bin", "proc", "dev", "sys", "tmp", "etc"):
+        (root / name).mkdir()
+    shutil.copy(BUSYBOX, root / "bin" / "busybox")
+    for applet in APPLETS:
+        (root / "bin" / applet).symlink_to("busybox")
+    (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\n")
+    root.chmod(0o755)
+    return root
+
+
+@pytest.fixture
+def node(tmp_path: Path, rootfs: Path) -> Iterator[Node]:
+    before = our_processes()
+    driver = detect()
+    made = Node(tmp_path, rootfs, driver, None)  # type: ignore[arg-type]
+    made.service = made.fresh()
+    made.service.start()
+    yield made
+    made.service.close()
+    made.fresh().remove_everything()
+    if driver.exists(ROOT_CGROUP):
+        driver.remove(ROOT_CGROUP, recursive=True)
+    wait_for(lambda: our_processes() <= before)
+    assert not list((tmp_path / "run" / "sandboxes").iterdir())
+    assert not list((tmp_path / "containers").iterdir())

@@ -1,0 +1,134 @@
+"""A node of one test: a runtime service, a busybox root file system and short cuts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.cgroups import CgroupDriver
+from runtime.service import Container, ContainerConfig, Event, RuntimeService, Sandbox, SandboxConfig
+from runtime.streams import EXIT, Stream
+
+BUSYBOX = Path("/usr/bin/busybox")
+APPLETS = tuple(
+    "sh cat echo sleep id tty true false printf dd ls stty head yes env hostname wc seq tail tr kill ps".split()  # noqa: SIM905
+)
+ROOT_CGROUP = f"kubelet-py-test-service-{os.getpid()}"
+DEFAULT_MOUNTS = [
+    {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+    {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+    {
+        "destination": "/dev/pts",
+        "type": "devpts",
+        "source": "devpts",
+        "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+    },
+]
+
+
+def oci(argv: list[str], **process: Any) -> dict[str, Any]:
+    resources = process.pop("resources", {})
+    return {
+        "ociVersion": "1.2.0",
+        "process": {
+            "args": argv,
+            "cwd": "/",
+            "env": ["PATH=/bin", "TERM=xterm"],
+            "user": {"uid": 0, "gid": 0},
+            **process,
+        },
+        "root": {"path": "rootfs"},
+        "mounts": DEFAULT_MOUNTS,
+        "linux": {"resources": resources},
+    }
+
+
+@dataclass
+class Node:
+    """A service with short cuts; `fresh` makes another service over the same folders."""
+
+    folder: Path
+    rootfs: Path
+    driver: CgroupDriver
+    service: RuntimeService
+    events: list[Event] = field(default_factory=list)
+
+    def sandbox(self, **config: Any) -> Sandbox:
+        values = {"name": "pod", "namespace": "test", "uid": "u1", "hostname": "pod-name", **config}
+        return self.service.run_pod_sandbox(
+            SandboxConfig(cgroup_parent=f"{ROOT_CGROUP}/pod{len(os.listdir(self.folder))}", **values)
+        )
+
+    def create(self, sandbox: Sandbox, argv: list[str], **values: Any) -> str:
+        names = ("tty", "stdin", "stdin_once", "stop_signal")
+        config = {name: values.pop(name) for name in names if name in values}
+        return self.service.create_container(
+            sandbox.id,
+            ContainerConfig(
+                name="main",
+                attempt=0,
+                image="busybox",
+                image_id="sha256:0",
+                spec=oci(argv, **values),
+                layers=(str(self.rootfs),),
+                log_path=str(self.folder / "logs" / f"{time.monotonic_ns()}.log"),
+                **config,
+            ),
+        )
+
+    def run(self, sandbox: Sandbox, argv: list[str], **values: Any) -> str:
+        container = self.create(sandbox, argv, **values)
+        self.service.start_container(container)
+        return container
+
+    def ended(self, container_id: str, seconds: float = 10) -> Container:
+        wait_for(lambda: self.service.container(container_id).state == "EXITED", seconds)
+        return self.service.container(container_id)
+
+    def log(self, container_id: str) -> bytes:
+        """The container's output as its log has it, without stamps."""
+        path = Path(self.service.container(container_id).config.log_path)
+        lines = (line.split(b" ", 3) for line in path.read_bytes().splitlines())
+        return b"".join(content + (b"\n" if tag == b"F" else b"") for _, _, tag, content in lines)
+
+    def fresh(self) -> RuntimeService:
+        service = RuntimeService(
+            run_dir=self.folder / "run", state_dir=self.folder / "containers", cgroups=self.driver
+        )
+        service.subscribe(self.events.append)
+        return service
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 10) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.005)
+    raise AssertionError("it did not come true in time")
+
+
+def read_all(stream: Stream) -> tuple[dict[int, bytes], bytes]:
+    """All output by channel, and the EXIT payload."""
+    stream.settimeout(15)
+    got: dict[int, bytes] = {}
+    last = b""
+    while (frame := stream.receive()) is not None:
+        if frame[0] == EXIT:
+            last = frame[1]
+        else:
+            got[frame[0]] = got.get(frame[0], b"") + frame[1]
+    stream.close()
+    return got, last
+
+
+def our_processes() -> set[int]:
+    """Shims and everything below them, by the folder name in their command line or by parentage."""
+    found = subprocess.run(["ps", "-eo", "pid=,comm="], capture_output=True, text=True, check=True).stdout
+    return {int(line.split()[0]) for line in found.splitlines() if line.split()[1] == "kubelet-py-shim"}

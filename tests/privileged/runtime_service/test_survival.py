@@ -1,0 +1,204 @@
+"""Who may be killed when: the agent, the forkserver, the shim, everything."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.privileged.runtime_service.harness import Node, our_processes, wait_for
+
+pytestmark = pytest.mark.privileged
+
+TICKER = ["sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done"]
+
+
+def shim_of(node: Node, sandbox_id: str) -> int:
+    path = node.folder / "run" / "sandboxes" / sandbox_id / "state.json"
+    return int(json.loads(path.read_text())["shim"]["pid"])
+
+
+def test_next_agent_adopts_and_learns_what_happened_in_between(node: Node) -> None:
+    sandbox = node.sandbox()
+    ticker = node.run(sandbox, TICKER)
+    brief = node.run(sandbox, ["sh", "-c", "sleep 0.3; exit 9"])
+    made = node.create(sandbox, ["true"])
+    pid = node.service.container(ticker).pid
+    node.service.close()
+    time.sleep(0.5)
+    node.service = node.fresh()
+    node.service.start()
+    assert node.service.list_sandboxes()[0].state == "READY"
+    assert (node.service.container(ticker).state, node.service.container(ticker).pid) == ("RUNNING", pid)
+    assert node.service.container(brief).exit_code == 9
+    node.service.start_container(made)
+    assert node.ended(made).exit_code == 0
+    numbers = [int(line) for line in node.log(ticker).split()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    node.service.stop_container(ticker, 0)
+    assert node.ended(ticker).exit_code == 137
+
+
+AGENT = """
+    import sys, time
+    from pathlib import Path
+    from runtime.cgroups import detect
+    from runtime.service import RuntimeService
+    from tests.privileged.runtime_service.harness import Node
+    folder, rootfs = Path(sys.argv[1]), Path(sys.argv[2])
+    node = Node(folder, rootfs, detect(), None)
+    node.service = node.fresh()
+    node.service.start()
+    sandbox = node.sandbox()
+    print(node.run(sandbox, %r), flush=True)
+    time.sleep(1000)
+"""
+
+
+def killed_agent(node: Node) -> str:
+    """Run an agent in a process of its own, have it start a ticker, SIGKILL it; the container's id."""
+    program = textwrap.dedent(AGENT % (TICKER,))
+    agent = subprocess.Popen(
+        [sys.executable, "-c", program, str(node.folder), str(node.rootfs)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[3],
+    )
+    assert agent.stdout is not None
+    container = agent.stdout.readline().strip()
+    agent.kill()
+    agent.wait()
+    agent.stdout.close()
+    return container
+
+
+def test_sigkilled_agent_leaves_containers_and_logs_running(node: Node) -> None:
+    node.service.close()
+    container = killed_agent(node)
+    node.service = node.fresh()
+    node.service.start()
+    assert node.service.container(container).state == "RUNNING"
+    seen = len(node.log(container))
+    wait_for(lambda: len(node.log(container)) > seen)
+
+
+def test_forkserver_ends_with_its_agent(node: Node) -> None:
+    forkserver = node.service._forkserver._pid
+    assert Path(f"/proc/{forkserver}/comm").read_text().startswith("python")
+    node.service.close()
+    assert not os.path.exists(f"/proc/{forkserver}")
+    node.service = node.fresh()
+    node.service.start()
+
+
+def test_killed_forkserver_is_replaced(node: Node) -> None:
+    os.kill(node.service._forkserver._pid, signal.SIGKILL)
+    time.sleep(0.1)
+    assert node.ended(node.run(node.sandbox(), ["true"])).exit_code == 0
+
+
+def test_killed_shim_ends_its_pod_and_the_agent_hears_of_it(node: Node) -> None:
+    sandbox, other = node.sandbox(), node.sandbox()
+    container = node.run(sandbox, TICKER)
+    spared = node.run(other, TICKER)
+    pids = [sandbox.pid, node.service.container(container).pid]
+    os.kill(shim_of(node, sandbox.id), signal.SIGKILL)
+    ended = node.ended(container)
+    assert (ended.exit_code, ended.reason) == (137, "ContainerStatusUnknown")
+    wait_for(lambda: node.service.list_sandboxes()[0].state == "NOTREADY")
+    for pid in pids:
+        wait_for(lambda pid=pid: not os.path.exists(f"/proc/{pid}"))
+    assert ("exited", container) in [(e.type, e.container_id) for e in node.events]
+    assert node.service.container(spared).state == "RUNNING"
+    node.service.remove_pod_sandbox(sandbox.id)
+
+
+def test_shim_killed_while_no_agent_looked_is_noticed_at_start(node: Node) -> None:
+    sandbox = node.sandbox()
+    container = node.run(sandbox, TICKER)
+    pid = node.service.container(container).pid
+    node.service.close()
+    os.kill(shim_of(node, sandbox.id), signal.SIGKILL)
+    time.sleep(0.1)
+    assert os.path.exists(f"/proc/{pid}")
+    node.service = node.fresh()
+    node.service.start()
+    assert node.service.container(container).state == "EXITED"
+    assert node.service.list_sandboxes()[0].state == "NOTREADY"
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+def test_everything_is_removed_without_agent_and_without_shims(node: Node) -> None:
+    kept, lost = node.sandbox(), node.sandbox()
+    containers = [node.run(kept, TICKER), node.run(lost, TICKER)]
+    pids = [node.service.container(c).pid for c in containers] + [kept.pid, lost.pid]
+    node.service.close()
+    os.kill(shim_of(node, lost.id), signal.SIGKILL)
+    node.fresh().remove_everything()
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+    assert not node.driver.exists(kept.config.cgroup_parent)
+    assert not list((node.folder / "containers").iterdir())
+    node.service = node.fresh()
+    node.service.start()
+    assert node.service.list_sandboxes() == []
+
+
+def test_shim_holds_no_secret_and_cannot_be_dumped(node: Node) -> None:
+    sandbox = node.sandbox()
+    shim = shim_of(node, sandbox.id)
+    environment = Path(f"/proc/{shim}/environ").read_bytes().split(b"\0")
+    assert {entry.split(b"=")[0] for entry in environment if entry} <= {b"PATH", b"LANG", b"MALLOC_ARENA_MAX"}
+    limited = subprocess.run(
+        ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace", "cat", f"/proc/{shim}/maps"],
+        capture_output=True,
+        check=False,
+    )
+    assert limited.returncode != 0
+    assert os.stat(node.folder / "run" / "sandboxes" / sandbox.id / "shim.sock").st_mode & 0o777 == 0o600
+
+
+def test_shim_is_a_daemon(node: Node) -> None:
+    shim = shim_of(node, node.sandbox().id)
+    assert os.getsid(shim) == shim
+    assert os.listdir(f"/proc/{shim}/task") == [str(shim)]
+    node.service.close()
+    wait_for(lambda: parent(shim) == 1 or parent(shim) != os.getpid())
+    node.service = node.fresh()
+    node.service.start()
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+
+
+def test_container_is_born_without_foreign_descriptors(node: Node) -> None:
+    container = node.run(node.sandbox(), ["sh", "-c", "ls /proc/self/fd | wc -l"])
+    node.ended(container)
+    assert node.log(container).strip() == b"4"  # 0, 1, 2 and ls's own
+
+
+def test_pods_one_after_another_leave_nothing(node: Node) -> None:
+    def count() -> dict[str, Any]:
+        return {
+            "shims": our_processes(),
+            "descriptors": len(os.listdir("/proc/self/fd")),
+            "folders": len(list((node.folder / "containers").iterdir())),
+        }
+
+    sandbox = node.sandbox()
+    node.service.remove_pod_sandbox(sandbox.id)
+    wait_for(lambda: count()["folders"] == 0)
+    before = count()
+    for _ in range(30):
+        sandbox = node.sandbox()
+        node.run(sandbox, ["true"])
+        node.service.remove_pod_sandbox(sandbox.id)
+    wait_for(lambda: count() == before)
