@@ -1,0 +1,204 @@
+"""The API server: HTTP over TLS, one request from the socket to the answer.
+
+Read `_handle` from top to bottom: understand the request line, authenticate, authorize, hand over to the one
+handler that knows the rest. aiohttp's router is not used, because Kubernetes' paths are regular enough to be
+read by one function, which authorization needs anyway. HTTP/1.1 only: every client falls back to it, and
+upgrades to SPDY need it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from controlplane.apiserver import bootstrap
+from controlplane.apiserver.admission import Admission
+from controlplane.apiserver.allocators import ServiceAllocator
+from controlplane.apiserver.authentication import Authenticator
+from controlplane.apiserver.authorization import Attributes, Authorizer, is_open, of_request
+from controlplane.apiserver.calls import MAX_BODY, Call, refusal
+from controlplane.apiserver.endpoints import EndpointHandler
+from controlplane.apiserver.errors import StatusError, access_denied, internal, unauthorized, unknown_resource
+from controlplane.apiserver.handlers import ObjectHandler
+from controlplane.apiserver.registry import Registry
+from controlplane.apiserver.reviews import ReviewHandler
+from controlplane.apiserver.routing import parse
+from controlplane.apiserver.schema import Schema
+from controlplane.apiserver.subresources import SubresourceHandler
+from controlplane.apiserver.tokens import TokenSigner
+from controlplane.apiserver.users import ANONYMOUS, User
+from controlplane.errors import AuthorityError, ServeError
+from controlplane.storage.cache import Cache
+from controlplane.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """What the server is started with; names are kube-apiserver's flags."""
+
+    pki: Path
+    bind_address: str = "0.0.0.0"
+    secure_port: int = 6443
+    advertise_address: str = "127.0.0.1"
+    service_cluster_ip_range: str = "10.96.0.0/12"
+    service_node_port_range: tuple[int, int] = (30000, 32767)
+    automount_service_account_token: bool = True
+
+
+class ApiServer:
+    """Serves one store. `start` returns when requests are answered; `stop` ends watches first."""
+
+    def __init__(self, options: ServerOptions, store: Store, clock: Callable[[], float] = time.time) -> None:
+        """Loads the store. Raises StoreError, ServeError. Needs a running loop."""
+        self._options = options
+        self.cache = Cache(store, asyncio.get_running_loop())
+        services = ServiceAllocator(options.service_cluster_ip_range, options.service_node_port_range)
+        self._first_address = services.first_address
+        tokens = TokenSigner(options.pki / "sa.key", options.pki / "sa.pub", clock)
+        admission = Admission(self.cache, automount=options.automount_service_account_token)
+        self.registry = Registry(self.cache, Schema.load(), admission, services, clock)
+        self._authenticator = Authenticator(self.cache, tokens)
+        self._authorizer = Authorizer(self.cache)
+        self._objects = ObjectHandler(self.registry, clock)
+        self._reviews = ReviewHandler(self.registry, self._authenticator, self._authorizer)
+        self._subresources = SubresourceHandler(self.registry, self._objects, tokens, options.pki, clock)
+        self._endpoints = EndpointHandler({"ping": lambda: True, "serving": lambda: self._serving})
+        self._serving = False
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen and answer. Raises ServeError with one line for the user."""
+        options = self._options
+        context = tls_context(options.pki)
+        try:
+            await bootstrap.ensure(
+                self.registry,
+                cluster_ip=self._first_address,
+                address=options.advertise_address,
+                port=options.secure_port,
+            )
+        except StatusError as error:
+            raise ServeError(f"Could not make the cluster's first objects: {error}") from error
+        application = web.Application(client_max_size=MAX_BODY)
+        application.router.add_route("*", "/{tail:.*}", self._handle)
+        runner = web.AppRunner(
+            application,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=0.3,
+            keepalive_timeout=180.0,
+        )
+        await runner.setup()
+        site = web.TCPSite(
+            runner, options.bind_address, options.secure_port, ssl_context=context, backlog=1024
+        )
+        try:
+            await site.start()
+        except OSError as error:
+            await runner.cleanup()
+            code = errno.errorcode.get(error.errno or 0, "unknown")
+            advice = "is another server running? choose another --secure-port"
+            if error.errno != errno.EADDRINUSE:
+                advice = "check --bind-address"
+            where = f"{options.bind_address}:{options.secure_port}"
+            raise ServeError(f"Could not listen on {where}: {code} ({advice})") from error
+        self._runner = runner
+        self._serving = True
+        log.info("Served address=%s port=%d", options.bind_address, options.secure_port)
+
+    async def stop(self) -> None:
+        """End the watches, finish what is being answered, close the store."""
+        self._serving = False
+        self._objects.end_watches()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        self.cache.close()
+
+    async def _handle(self, http: web.Request) -> web.StreamResponse:
+        request = parse(http.method, http.raw_path)
+        try:
+            user = self._authenticate(http)
+            call = Call(http, request, user)
+            if user is ANONYMOUS and not (request.info is None and is_open(request.path)):
+                raise unauthorized()
+            asked = of_request(request)
+            if not self._authorizer.allowed(user, asked):
+                raise access_denied(
+                    user.name,
+                    request.verb,
+                    request.info,
+                    name=request.name,
+                    namespace=request.namespace,
+                    path=request.path,
+                )
+            return await self._dispatch(call)
+        except StatusError as error:
+            return refusal(error)
+        except (asyncio.CancelledError, web.HTTPException):
+            raise
+        except AuthorityError as error:
+            log.error("Could not answer method=%s path=%s error=%s", request.method, request.path, error)
+            return refusal(internal(str(error)))
+        except Exception as error:  # a bug of ours must not look like a broken connection
+            log.exception("Could not answer method=%s path=%s", request.method, request.path)
+            return refusal(internal(f"{type(error).__name__}: {error}"))
+
+    async def _dispatch(self, call: Call) -> web.StreamResponse:
+        info = call.request.info
+        if info is None:
+            return self._endpoints.handle(call)
+        if call.request.subresource and call.request.subresource != "status":
+            return await self._subresources.handle(call, info)
+        if not info.stored:
+            if info.plural == "bindings":
+                return await self._subresources.handle(call, info)
+            return await self._reviews.handle(call, info)
+        if call.request.subresource and call.request.subresource not in info.subresources:
+            raise unknown_resource()
+        return await self._objects.handle(call, info)
+
+    def _authenticate(self, http: web.Request) -> User:
+        transport = http.transport
+        peer = transport.get_extra_info("peercert") if transport is not None else None
+        user = self._authenticator.authenticate(peer, http.headers.get("Authorization", ""))
+        name = http.headers.get("Impersonate-User")
+        return user if name is None else self._impersonate(http, user, name)
+
+    def _impersonate(self, http: web.Request, user: User, name: str) -> User:
+        """kubectl --as and --as-group, for whoever may impersonate (authentication's request filters)."""
+        groups = http.headers.getall("Impersonate-Group", [])
+        for resource, wanted in [("users", name), *(("groups", group) for group in groups)]:
+            if not self._authorizer.allowed(user, Attributes("impersonate", "", resource, name=wanted)):
+                text = f'{resource} "{wanted}" is forbidden: User "{user.name}" cannot impersonate'
+                text += f' resource "{resource}" in API group "" at the cluster scope'
+                raise StatusError(403, "Forbidden", text, {"name": wanted, "kind": resource})
+        if name.startswith("system:serviceaccount:") and not groups:
+            namespace = name.split(":")[2]
+            groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}"]
+        return User(name, tuple(dict.fromkeys([*groups, "system:authenticated"])))
+
+
+def tls_context(pki: Path) -> ssl.SSLContext:
+    """TLS as the server speaks it: client certificates are welcome but not required. Raises ServeError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(pki / "apiserver.crt", pki / "apiserver.key")
+        context.load_verify_locations(pki / "ca.crt")
+    except (OSError, ssl.SSLError) as error:
+        raise ServeError(
+            f"Could not read the server's certificate in {pki}: {error} (run `kubelet-py up`, which makes it)"
+        ) from error
+    return context

@@ -1,0 +1,88 @@
+"""Who is asking: a client certificate signed by the cluster's CA, or a service account's token.
+
+The TLS handshake has verified the certificate already, so its subject can be believed: CN is the user, each O
+a group. A request without either is anonymous, which is good for health checks and nothing else; a request
+with a token that is not good is refused outright (apiserver pkg/authentication/request).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from controlplane.apiserver.errors import unauthorized
+from controlplane.apiserver.tokens import ISSUER, PRIVATE, BadTokenError, TokenSigner
+from controlplane.apiserver.users import ANONYMOUS, AUTHENTICATED, User
+from controlplane.storage.cache import Cache
+
+Object = dict[str, Any]
+
+API_AUDIENCES = (ISSUER, "https://kubernetes.default.svc", "kubernetes")
+
+
+class Authenticator:
+    """Turns what came with a request into a User."""
+
+    def __init__(self, cache: Cache, tokens: TokenSigner) -> None:
+        self._cache = cache
+        self._tokens = tokens
+
+    def authenticate(self, peer: Mapping[str, Any] | None, authorization: str) -> User:
+        """`peer` is the verified certificate as ssl.getpeercert gives it, `authorization` the header.
+
+        Raises StatusError (401) for credentials that are not good.
+        """
+        if peer:
+            return of_certificate(peer)
+        if not authorization:
+            return ANONYMOUS
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise unauthorized()
+        try:
+            return self.of_token(token.strip(), API_AUDIENCES)
+        except BadTokenError as error:
+            raise unauthorized() from error
+
+    def of_token(self, token: str, audiences: Sequence[str]) -> User:
+        """The service account of a token. Raises BadTokenError."""
+        claims = self._tokens.claims(token, audiences)
+        private: Object = claims.get(PRIVATE) or {}
+        namespace = private.get("namespace", "")
+        account = private.get("serviceaccount") or {}
+        self._same("core/serviceaccounts", namespace, account)
+        extra: dict[str, tuple[str, ...]] = {}
+        if claims.get("jti"):
+            extra["authentication.kubernetes.io/credential-id"] = (f"JTI={claims['jti']}",)
+        for kind, collection in (("pod", "core/pods"), ("secret", "core/secrets")):
+            bound = private.get(kind)
+            if bound:
+                self._same(collection, namespace, bound)
+                if kind == "pod":
+                    extra["authentication.kubernetes.io/pod-name"] = (bound["name"],)
+                    extra["authentication.kubernetes.io/pod-uid"] = (bound["uid"],)
+        groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", AUTHENTICATED)
+        name = f"system:serviceaccount:{namespace}:{account.get('name')}"
+        return User(name, groups, account.get("uid", ""), extra)
+
+    def _same(self, collection: str, namespace: str, reference: Mapping[str, str]) -> None:
+        """Does the object still exist, and is it the same one? A look at the bytes saves decoding them."""
+        entry = self._cache.get(collection, namespace, reference.get("name", ""))
+        uid = reference.get("uid", "")
+        if entry is None or f'"{uid}"'.encode() not in entry.raw or entry.parse()["metadata"]["uid"] != uid:
+            raise BadTokenError(f"{collection} {namespace}/{reference.get('name')} is gone")
+
+
+def of_certificate(peer: Mapping[str, Any]) -> User:
+    """CN and O of a verified certificate."""
+    name = ""
+    groups: list[str] = []
+    for part in peer.get("subject", ()):
+        for key, value in part:
+            if key == "commonName":
+                name = value
+            elif key == "organizationName":
+                groups.append(value)
+    if not name:
+        raise unauthorized()
+    return User(name, (*groups, AUTHENTICATED))

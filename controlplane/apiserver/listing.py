@@ -1,0 +1,163 @@
+"""LIST: pages of a consistent state, joined from stored bytes.
+
+A list is the state at one revision. The first page is the present; a continue token carries its revision, and
+later pages are cut from the same state, rebuilt by undoing the events since (`Collection.snapshot`). The
+server therefore keeps nothing between pages, and a token dies (410 Expired) when history does.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from controlplane.apiserver import rendering
+from controlplane.apiserver.errors import (
+    FORBIDDEN,
+    Cause,
+    StatusError,
+    bad_request,
+    continue_expired,
+    expired,
+    invalid,
+    too_large_resource_version,
+)
+from controlplane.apiserver.registry import Registry
+from controlplane.apiserver.rendering import View
+from controlplane.apiserver.routing import Request
+from controlplane.apiserver.selection import Selection
+from controlplane.storage.cache import Entry, Place, TooOldError
+
+Object = dict[str, Any]
+
+_CHUNK = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The entries of one answer, the revision they are of, and the metadata of the list."""
+
+    entries: list[Entry]
+    revision: int
+    metadata: Object
+
+
+def parse_revision(text: str) -> int:
+    """A resourceVersion of a query. Raises StatusError (400)."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise bad_request(f'Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax')
+    return number
+
+
+def page(registry: Registry, request: Request, selection: Selection) -> Page:
+    """What a LIST answers. Raises StatusError (400, 410, 422, 504)."""
+    assert request.info is not None
+    limit = parse_limit(request.query.get("limit", ""))
+    collection = registry.collection(request.info)
+    revision, after = _position(registry, request)
+    try:
+        if revision is None:
+            revision = registry.cache.revision
+            entries = collection.present(request.namespace, after)
+        else:
+            entries = collection.snapshot(revision, request.namespace, after)
+    except TooOldError as error:
+        raise (continue_expired() if after else expired(_too_old(revision, registry))) from error
+    chosen = list(selection.choose(entries))
+    metadata: Object = {"resourceVersion": str(revision)}
+    if limit and len(chosen) > limit:
+        remaining = len(chosen) - limit
+        chosen = chosen[:limit]
+        metadata["continue"] = _token(revision, (chosen[-1].namespace, chosen[-1].name))
+        if not selection.selective:
+            metadata["remainingItemCount"] = remaining
+    return Page(chosen, revision, metadata)
+
+
+def parse_limit(text: str) -> int:
+    try:
+        return max(int(text or 0), 0)
+    except ValueError:
+        raise bad_request(f'limit: Invalid value: "{text}": must be an integer') from None
+
+
+def _position(registry: Registry, request: Request) -> tuple[int | None, Place | None]:
+    """(revision to read at or None for the newest, last place of the page before)."""
+    token = request.query.get("continue", "")
+    text = request.query.get("resourceVersion", "")
+    match = request.query.get("resourceVersionMatch", "")
+    if token:
+        if text and text != "0":
+            raise bad_request("specifying resource version is not allowed when using continue")
+        return _read_token(token)
+    if match and match not in ("Exact", "NotOlderThan"):
+        raise _bad_match(f'supported values: "Exact", "NotOlderThan", not "{match}"')
+    if match and not text:
+        raise _bad_match("resourceVersionMatch is forbidden unless resourceVersion is provided")
+    if not text:
+        return None, None
+    revision = parse_revision(text)
+    if revision > registry.cache.revision:
+        raise too_large_resource_version(revision, registry.cache.revision)
+    if match == "Exact":
+        if revision == 0:
+            raise _bad_match('resourceVersionMatch "exact" is forbidden for resourceVersion "0"')
+        return revision, None
+    return None, None
+
+
+def _bad_match(text: str) -> StatusError:
+    cause = Cause(FORBIDDEN, "resourceVersionMatch", f"Forbidden: {text}")
+    return invalid("ListOptions", "meta.k8s.io", "", [cause])
+
+
+def _too_old(revision: int | None, registry: Registry) -> str:
+    return f"too old resource version: {revision} ({registry.cache.revision})"
+
+
+def _token(revision: int, place: Place) -> str:
+    content = {"v": "meta.k8s.io/v1", "rv": revision, "start": "/".join(filter(None, place)) + "\0"}
+    return base64.urlsafe_b64encode(orjson.dumps(content)).rstrip(b"=").decode()
+
+
+def _read_token(token: str) -> tuple[int, Place]:
+    try:
+        content = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        namespace, _, name = content["start"].removesuffix("\0").rpartition("/")
+        return int(content["rv"]), (namespace, name)
+    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+        raise bad_request(f"invalid continue token: continue key is not valid: {error}") from error
+
+
+def body(registry: Registry, form: View, found: Page, now: float) -> Iterator[bytes]:
+    """The answer in chunks of about 256 KiB, so that a long list is not copied whole."""
+    info = form.info
+    if form.wanted.form == "Table":
+        objects = [registry.parsed(info, entry) for entry in found.entries]
+        yield rendering.tabulated(form, objects, str(found.revision), now, metadata=found.metadata)
+        return
+    kind, api_version = info.list_kind, info.api_version
+    if form.wanted.form == "PartialObjectMetadata":
+        kind, api_version = "PartialObjectMetadataList", f"meta.k8s.io/{form.wanted.version}"
+    head = {"kind": kind, "apiVersion": api_version, "metadata": found.metadata}
+    parts = [orjson.dumps(head)[:-1], b',"items":[']
+    size = 0
+    separator = b""
+    for entry in found.entries:
+        item = rendering.event_object(registry, form, entry, now, False)
+        parts += (separator, item)
+        separator = b","
+        size += len(item)
+        if size >= _CHUNK:
+            yield b"".join(parts)
+            parts, size = [], 0
+    parts.append(b"]}\n")
+    yield b"".join(parts)

@@ -1,0 +1,16 @@
+"""Times as the API writes them: RFC 3339 in UTC with whole seconds (metav1.Time)."""
+
+from __future__ import annotations
+
+import datetime
+
+
+def rfc3339(epoch: float) -> str:
+    """`2026-11-20T23:58:10Z` of seconds since 1970."""
+    moment = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def seconds(text: str) -> float:
+    """Seconds since 1970 of an RFC 3339 text. Raises ValueError."""
+    return datetime.datetime.fromisoformat(text.upper().replace("Z", "+00:00")).timestamp()

@@ -1,0 +1,168 @@
+"""The control plane's process: API server, scheduler and controllers.
+
+The API server owns the main thread's event loop. Scheduler and controllers are threads that talk to it over
+TLS with certificates of their own, like anybody else: nothing here works only because it is in the same
+process. The interpreter's switch interval is short, so that a busy controller cannot make requests wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from controlplane.apiserver.app import ApiServer, ServerOptions
+from controlplane.errors import ControlPlaneError
+from controlplane.storage.sqlite import SqliteStore
+
+log = logging.getLogger(__name__)
+
+_SWITCH_INTERVAL = 0.0005  # seconds a thread may hold the interpreter while another waits
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line, read."""
+
+    server: ServerOptions
+    config_dir: Path
+    data_dir: Path
+    durable: bool
+    cluster_cidr: str
+    controllers: bool
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> Options:
+    """Exits with 2 and one line for flags that make no sense."""
+    parser = argparse.ArgumentParser(prog="controlplane.main", description="Run the control plane.")
+    parser.add_argument("--config-dir", type=Path, required=True, help="holds pki/ and the kubeconfigs")
+    parser.add_argument("--data-dir", type=Path, required=True, help="holds the database")
+    parser.add_argument("--bind-address", default="0.0.0.0")
+    parser.add_argument("--secure-port", type=int, default=6443)
+    parser.add_argument("--advertise-address", default="127.0.0.1")
+    parser.add_argument("--service-cluster-ip-range", default="10.96.0.0/12")
+    parser.add_argument("--service-node-port-range", type=_port_range, default=(30000, 32767))
+    parser.add_argument("--cluster-cidr", default="10.244.0.0/16")
+    parser.add_argument("--storage", choices=("sqlite",), default="sqlite")
+    parser.add_argument(
+        "--storage-sync",
+        choices=("normal", "full"),
+        default="normal",
+        help="full waits for the disk at each write, so that a power cut loses nothing either",
+    )
+    parser.add_argument(
+        "--controllers",
+        choices=("all", "none"),
+        default="all",
+        help="none serves the API only",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true")
+    found = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if found.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    server = ServerOptions(
+        pki=found.config_dir / "pki",
+        bind_address=found.bind_address,
+        secure_port=found.secure_port,
+        advertise_address=found.advertise_address,
+        service_cluster_ip_range=found.service_cluster_ip_range,
+        service_node_port_range=found.service_node_port_range,
+    )
+    return Options(
+        server,
+        found.config_dir,
+        found.data_dir,
+        found.storage_sync == "full",
+        found.cluster_cidr,
+        found.controllers == "all",
+    )
+
+
+def _port_range(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("-")
+    try:
+        ports = int(low), int(high or low)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range such as 30000-32767") from None
+    if not 0 < ports[0] <= ports[1] < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range of ports")
+    return ports
+
+
+class Followers:
+    """Scheduler and controllers, started beside the loop so that serving does not wait for their imports."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._running: list[object] = []
+        self._thread = threading.Thread(target=self._start, name="start-controllers", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask them to end; they are daemons, so the process does not wait for a slow one."""
+        self._thread.join(0.2)
+        for follower in self._running:
+            stop = getattr(follower, "stop")  # noqa: B009
+            threading.Thread(target=stop, daemon=True).start()
+
+    def _start(self) -> None:
+        from controlplane.controllers.manager import ControllerManager
+        from controlplane.scheduler.scheduler import Scheduler
+        from kubeclient.kubeconfig import load
+        from kubeclient.rest import RestClient
+
+        folder = self._options.config_dir
+        manager = ControllerManager(RestClient(load(folder / "controller-manager.conf")))
+        scheduler = Scheduler(RestClient(load(folder / "scheduler.conf")))
+        for follower in (manager, scheduler):
+            follower.start()
+            self._running.append(follower)
+        gc.collect()
+        gc.freeze()
+
+
+async def serve(options: Options) -> None:
+    """Run until SIGTERM or SIGINT. Raises ControlPlaneError when it cannot start."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    server = ApiServer(options.server, SqliteStore(options.data_dir, durable=options.durable))
+    await server.start()
+    gc.collect()
+    gc.freeze()  # what start-up made is there to stay: no collection need look at it again
+    followers = Followers(options) if options.controllers else None
+    if followers:
+        followers.start()
+    await stopped.wait()
+    if followers:
+        followers.stop()
+    await server.stop()
+    log.info("Stopped")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m controlplane.main`."""
+    options = parse_options(arguments)
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    try:
+        asyncio.run(serve(options))
+    except ControlPlaneError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
