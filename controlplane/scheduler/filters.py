@@ -1,0 +1,235 @@
+"""Which nodes a pod fits on, and in upstream's words why it does not fit on the others. Pure.
+
+The names and messages are those of upstream's scheduler plugins (NodeName, NodeUnschedulable,
+TaintToleration, NodeAffinity, NodePorts, NodeResourcesFit), because people search for these texts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kubeclient import quantity
+
+Object = dict[str, Any]
+
+UNSCHEDULABLE_TAINT = "node.kubernetes.io/unschedulable"
+DEFAULT_PODS = 110
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """What a pod asks of its node: cpu in milli-cores, all else in whole units (bytes, counts)."""
+
+    amounts: Mapping[str, int]
+    host_ports: frozenset[tuple[str, str, int]]
+
+    def __getitem__(self, resource: str) -> int:
+        return self.amounts.get(resource, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node as the scheduler sees it: the object, what it can give, and what is given already."""
+
+    node: Object
+    allocatable: Mapping[str, int]
+    requested: Mapping[str, int]
+    pods: int
+    host_ports: frozenset[tuple[str, str, int]]
+
+    @property
+    def name(self) -> str:
+        return str(self.node["metadata"]["name"])
+
+
+def amount(resource: str, text: str | int | float) -> int:
+    """A quantity as an integer: milli for cpu, rounded-up whole units for everything else."""
+    return quantity.milli(str(text)) if resource == "cpu" else quantity.value(str(text))
+
+
+def pod_requests(pod: Object) -> Requests:
+    """Sum over containers, or the largest init container, plus sidecars and overhead, per resource.
+
+    Source: upstream's component-helpers `PodRequests`: a restartable init container counts from its start on.
+    """
+    spec = pod["spec"]
+    total: Counter[str] = Counter()
+    for container in spec.get("containers", []):
+        total.update(_container_requests(container))
+    sidecars: Counter[str] = Counter()
+    peak: dict[str, int] = {}
+    for container in spec.get("initContainers") or []:
+        own = _container_requests(container)
+        if container.get("restartPolicy") == "Always":
+            sidecars.update(own)
+            own = dict(sidecars)
+        else:
+            own = {name: own.get(name, 0) + sidecars.get(name, 0) for name in {*own, *sidecars}}
+        peak = {name: max(own.get(name, 0), peak.get(name, 0)) for name in {*own, *peak}}
+    total.update(sidecars)
+    amounts = {name: max(total.get(name, 0), peak.get(name, 0)) for name in {*total, *peak}}
+    for name, text in (spec.get("overhead") or {}).items():
+        amounts[name] = amounts.get(name, 0) + amount(name, text)
+    return Requests(amounts, frozenset(_host_ports(spec)))
+
+
+def _container_requests(container: Object) -> dict[str, int]:
+    resources = container.get("resources") or {}
+    texts = (resources.get("limits") or {}) | (resources.get("requests") or {})
+    return {name: amount(name, text) for name, text in texts.items()}
+
+
+def _host_ports(spec: Object) -> Iterable[tuple[str, str, int]]:
+    for container in [*spec.get("containers", []), *(spec.get("initContainers") or [])]:
+        for port in container.get("ports") or []:
+            if port.get("hostPort"):
+                yield port.get("hostIP") or "0.0.0.0", port.get("protocol", "TCP"), int(port["hostPort"])
+
+
+def node_view(node: Object, pods: Sequence[Requests]) -> NodeView:
+    """The node with what `pods` (bound or about to be) take of it."""
+    allocatable = (node.get("status") or {}).get("allocatable") or {}
+    requested: Counter[str] = Counter()
+    ports: set[tuple[str, str, int]] = set()
+    for pod in pods:
+        requested.update(pod.amounts)
+        ports |= pod.host_ports
+    amounts = {name: amount(name, text) for name, text in allocatable.items()}
+    return NodeView(node, amounts, requested, len(pods), frozenset(ports))
+
+
+def node_name(pod: Object, requests: Requests, view: NodeView) -> list[str]:
+    wanted = pod["spec"].get("nodeName")
+    return ["node(s) didn't match the requested node name"] if wanted and wanted != view.name else []
+
+
+def node_unschedulable(pod: Object, requests: Requests, view: NodeView) -> list[str]:
+    if not view.node["spec"].get("unschedulable"):
+        return []
+    taint = {"key": UNSCHEDULABLE_TAINT, "effect": "NoSchedule"}
+    return [] if tolerated(taint, pod["spec"].get("tolerations")) else ["node(s) were unschedulable"]
+
+
+def taint_toleration(pod: Object, requests: Requests, view: NodeView) -> list[str]:
+    for taint in view.node["spec"].get("taints") or []:
+        # The unschedulable taint has a reason of its own, from node_unschedulable.
+        if taint["key"] == UNSCHEDULABLE_TAINT and view.node["spec"].get("unschedulable"):
+            continue
+        if taint["effect"] in ("NoSchedule", "NoExecute") and not tolerated(
+            taint, pod["spec"].get("tolerations")
+        ):
+            return [f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"]
+    return []
+
+
+def tolerated(taint: Object, tolerations: Sequence[Object] | None) -> bool:
+    """Whether any toleration matches the taint (empty key with Exists matches all; empty effect any)."""
+    for toleration in tolerations or []:
+        if toleration.get("effect") and toleration["effect"] != taint.get("effect"):
+            continue
+        if toleration.get("key") and toleration["key"] != taint["key"]:
+            continue
+        operator = toleration.get("operator") or "Equal"
+        if operator == "Exists":
+            return True
+        if toleration.get("key") and toleration.get("value", "") == taint.get("value", ""):
+            return True
+    return False
+
+
+def node_affinity(pod: Object, requests: Requests, view: NodeView) -> list[str]:
+    labels = view.node["metadata"].get("labels") or {}
+    message = ["node(s) didn't match Pod's node affinity/selector"]
+    for key, value in (pod["spec"].get("nodeSelector") or {}).items():
+        if labels.get(key) != value:
+            return message
+    affinity = (pod["spec"].get("affinity") or {}).get("nodeAffinity") or {}
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
+    if required is not None and not any(
+        matches_term(term, labels, view.name) for term in required.get("nodeSelectorTerms") or []
+    ):
+        return message
+    return []
+
+
+def matches_term(term: Object, labels: Mapping[str, str], name: str) -> bool:
+    """Whether one nodeSelectorTerm matches: all of its expressions and fields; an empty term never does."""
+    expressions, fields = term.get("matchExpressions") or [], term.get("matchFields") or []
+    if not expressions and not fields:
+        return False
+    return all(_matches(e, labels) for e in expressions) and all(
+        _matches(f, {"metadata.name": name}) for f in fields
+    )
+
+
+def _matches(expression: Object, values: Mapping[str, str]) -> bool:
+    key, operator, wanted = expression["key"], expression["operator"], expression.get("values") or []
+    present = key in values
+    if operator == "In":
+        return present and values[key] in wanted
+    if operator == "NotIn":
+        return not present or values[key] not in wanted
+    if operator == "Exists":
+        return present
+    if operator == "DoesNotExist":
+        return not present
+    if (
+        not present
+        or not values[key].lstrip("-").isdigit()
+        or not wanted
+        or not wanted[0].lstrip("-").isdigit()
+    ):
+        return False
+    number, bound = int(values[key]), int(wanted[0])
+    return number > bound if operator == "Gt" else number < bound
+
+
+def node_ports(pod: Object, requests: Requests, view: NodeView) -> list[str]:
+    for address, protocol, port in requests.host_ports:
+        for used_address, used_protocol, used_port in view.host_ports:
+            overlap = address == used_address or "0.0.0.0" in (address, used_address)
+            if overlap and protocol == used_protocol and port == used_port:
+                return ["node(s) didn't have free ports for the requested pod ports"]
+    return []
+
+
+def node_resources_fit(pod: Object, requests: Requests, view: NodeView) -> list[str]:
+    reasons = []
+    if view.pods + 1 > view.allocatable.get("pods", DEFAULT_PODS):
+        reasons.append("Too many pods")
+    for resource, wanted in sorted(requests.amounts.items()):
+        if wanted and wanted > view.allocatable.get(resource, 0) - view.requested.get(resource, 0):
+            reasons.append(f"Insufficient {resource}")
+    return reasons
+
+
+Filter = Callable[[Object, Requests, NodeView], list[str]]
+FILTERS: tuple[Filter, ...] = (
+    node_unschedulable,
+    node_name,
+    taint_toleration,
+    node_affinity,
+    node_ports,
+    node_resources_fit,
+)
+
+
+def why_not(pod: Object, requests: Requests, view: NodeView) -> list[str]:
+    """Reasons of the first filter that refuses the node; empty where the pod fits."""
+    for check in FILTERS:
+        reasons = check(pod, requests, view)
+        if reasons:
+            return reasons
+    return []
+
+
+def explain(total: int, reasons: Sequence[Sequence[str]]) -> str:
+    """Upstream's FitError text, such as "0/2 nodes are available: 2 Insufficient cpu." """
+    if total == 0:
+        return "no nodes available to schedule pods"
+    counts = Counter(reason for per_node in reasons for reason in per_node)
+    listed = ", ".join(sorted(f"{count} {reason}" for reason, count in counts.items()))
+    return f"0/{total} nodes are available: {listed}."

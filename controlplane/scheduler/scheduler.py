@@ -1,0 +1,220 @@
+"""Binds pods to nodes: one at a time, by the pure filters and scores, over a watched view of the cluster.
+
+A decision counts from the moment it is made: the pod is *assumed* on its node while the binding is on
+its way, else the next decision would give the same room away again. An informer's event replaces the
+assumption.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from controlplane.scheduler.filters import NodeView, Requests, explain, node_view, pod_requests, why_not
+from controlplane.scheduler.queue import SchedulingQueue
+from controlplane.scheduler.scores import best
+from kubeclient.errors import ApiError, Conflict, NotFound
+from kubeclient.events import EventRecorder
+from kubeclient.informer import Informer
+from kubeclient.resources import NODES, PODS
+from kubeclient.rest import RestClient
+
+log = logging.getLogger("scheduler")
+
+Object = dict[str, Any]
+NAME = "default-scheduler"
+FINISHED = ("Succeeded", "Failed")
+
+
+class Scheduler:
+    """One thread that schedules, and two informers that feed it; `start` returns at once."""
+
+    def __init__(self, client: RestClient, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._client = client
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._queue = SchedulingQueue()
+        self._taken: dict[str, tuple[str, Requests, str]] = {}  # pod uid → node, requests, owner uid
+        self._nodes: dict[str, Object] = {}
+        self._stopping = False
+        self._pods_informer = Informer(client, PODS, on_event=self._on_pod)
+        self._nodes_informer = Informer(client, NODES, on_event=self._on_node)
+        self._events = EventRecorder(client, NAME, "")
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+
+    def start(self) -> None:
+        self._nodes_informer.start()
+        self._pods_informer.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._pods_informer.stop()
+        self._nodes_informer.stop()
+        self._thread.join(timeout=1.0)
+
+    def _on_pod(self, kind: str, new: Object, old: Object | None) -> None:
+        uid, spec = new["metadata"]["uid"], new["spec"]
+        finished = kind == "DELETED" or (new.get("status") or {}).get("phase") in FINISHED
+        with self._changed:
+            if finished:
+                self._queue.drop(uid)
+                if self._taken.pop(uid, None) is not None:
+                    self._queue.changed()
+            elif spec.get("nodeName"):
+                self._queue.drop(uid)
+                self._taken[uid] = (spec["nodeName"], pod_requests(new), owner(new))
+            elif uid not in self._taken and self._ours(new):
+                self._queue.put(new, self._clock())
+            self._changed.notify()
+
+    @staticmethod
+    def _ours(pod: Object) -> bool:
+        gates = pod["spec"].get("schedulingGates")
+        name = pod["spec"].get("schedulerName", NAME)
+        return name == NAME and not gates and not pod["metadata"].get("deletionTimestamp")
+
+    def _on_node(self, kind: str, new: Object, old: Object | None) -> None:
+        with self._changed:
+            if kind == "DELETED":
+                self._nodes.pop(new["metadata"]["name"], None)
+                return
+            self._nodes[new["metadata"]["name"]] = new
+            if old is None or _what_counts(old) != _what_counts(new):
+                self._queue.changed()
+                self._changed.notify()
+
+    def _run(self) -> None:
+        synced = self._nodes_informer.wait_synced(30.0) and self._pods_informer.wait_synced(30.0)
+        log.info("Started scheduling synced=%s", synced)
+        while True:
+            with self._changed:
+                pod = self._queue.next(self._clock())
+                while pod is None and not self._stopping:
+                    self._changed.wait(self._queue.wait(self._clock()))
+                    pod = self._queue.next(self._clock())
+                if self._stopping or pod is None:
+                    return
+                requests = pod_requests(pod)
+                chosen, message = self._choose(pod, requests)
+                if chosen is not None:
+                    self._taken[pod["metadata"]["uid"]] = (chosen.name, requests, owner(pod))
+                    self._queue.drop(pod["metadata"]["uid"])
+                else:
+                    self._queue.refuse(pod["metadata"]["uid"], self._clock())
+            if chosen is not None:
+                self._bind(pod, chosen.name)
+            else:
+                self._refuse(pod, message)
+
+    def _choose(self, pod: Object, requests: Requests) -> tuple[NodeView | None, str]:
+        """The best node that fits, or None and upstream's explanation."""
+        by_node: dict[str, list[Requests]] = {}
+        siblings: Counter[str] = Counter()
+        mine = owner(pod)
+        for node, taken, other in self._taken.values():
+            by_node.setdefault(node, []).append(taken)
+            siblings[node] += bool(mine) and other == mine
+        views = [node_view(node, by_node.get(name, [])) for name, node in self._nodes.items()]
+        refusals = [(view, why_not(pod, requests, view)) for view in views]
+        fitting = [view for view, reasons in refusals if not reasons]
+        if not fitting:
+            return None, explain(len(views), [reasons for _, reasons in refusals])
+        return best(pod, requests, fitting, siblings), ""
+
+    def _bind(self, pod: Object, node: str) -> None:
+        metadata = pod["metadata"]
+        binding = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {k: metadata[k] for k in ("name", "namespace", "uid")},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        }
+        try:
+            self._client.create(
+                PODS, binding, metadata["namespace"], subresource="binding", name=metadata["name"]
+            )
+        except (Conflict, NotFound) as error:
+            # Bound by somebody else, or gone: the informer says which.
+            log.info("Dropped binding pod=%s/%s reason=%s", metadata["namespace"], metadata["name"], error)
+            self._forget(metadata["uid"])
+            return
+        except ApiError as error:
+            log.warning(
+                "Failed to bind pod=%s/%s node=%s error=%s",
+                metadata["namespace"],
+                metadata["name"],
+                node,
+                error,
+            )
+            with self._changed:
+                self._taken.pop(metadata["uid"], None)
+                self._queue.put(pod, self._clock())
+                self._queue.retry(metadata["uid"], self._clock())
+            return
+        log.info("Bound pod=%s/%s node=%s", metadata["namespace"], metadata["name"], node)
+        message = f"Successfully assigned {metadata['namespace']}/{metadata['name']} to {node}"
+        self._events.event(pod, "Normal", "Scheduled", message)
+
+    def _forget(self, uid: str) -> None:
+        """Give assumed room back, unless the informer has seen the pod bound meanwhile."""
+        current = next((p for p in self._pods_informer.list() if p["metadata"]["uid"] == uid), None)
+        if current is None or not current["spec"].get("nodeName"):
+            with self._changed:
+                self._taken.pop(uid, None)
+                if current is not None and self._ours(current):
+                    self._queue.put(current, self._clock())
+                    self._queue.retry(uid, self._clock())
+
+    def _refuse(self, pod: Object, message: str) -> None:
+        """Say in an event and in the PodScheduled condition why the pod stays pending."""
+        metadata = pod["metadata"]
+        self._events.event(pod, "Warning", "FailedScheduling", message)
+        conditions = (pod.get("status") or {}).get("conditions") or []
+        if any(c["type"] == "PodScheduled" and c.get("message") == message for c in conditions):
+            return
+        log.info("Found no node pod=%s/%s reason=%s", metadata["namespace"], metadata["name"], message)
+        condition = {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": message,
+            "lastProbeTime": None,
+            "lastTransitionTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        try:
+            self._client.patch(
+                PODS,
+                metadata["name"],
+                {"metadata": {"uid": metadata["uid"]}, "status": {"conditions": [condition]}},
+                metadata["namespace"],
+                subresource="status",
+            )
+        except (Conflict, NotFound):
+            return
+        except ApiError as error:
+            log.warning("Failed to say why a pod is pending pod=%s error=%s", metadata["name"], error)
+
+
+def owner(pod: Object) -> str:
+    """UID of the pod's controller, or ""."""
+    references = pod["metadata"].get("ownerReferences") or []
+    return next((str(r["uid"]) for r in references if r.get("controller")), "")
+
+
+def _what_counts(node: Object) -> tuple[Any, ...]:
+    """What of a node can make a refused pod fit; heartbeats change none of it."""
+    spec = node.get("spec") or {}
+    return (
+        spec.get("taints"),
+        spec.get("unschedulable"),
+        node["metadata"].get("labels"),
+        (node.get("status") or {}).get("allocatable"),
+    )

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from controlplane.scheduler import filters, scores
+from controlplane.scheduler.queue import SchedulingQueue
+
+GI = 1024**3
+
+
+def node(name: str = "n1", **spec: Any) -> dict[str, Any]:
+    labels = spec.pop("labels", {"kubernetes.io/hostname": name})
+    allocatable = spec.pop("allocatable", {"cpu": "2", "memory": "4Gi", "pods": "110"})
+    metadata = {"name": name, "labels": labels}
+    return {"metadata": metadata, "spec": spec, "status": {"allocatable": allocatable}}
+
+
+def pod(name: str = "p", requests: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    container = {"name": "c", "resources": {"requests": requests or {}}} | spec.pop("container", {})
+    return {"metadata": {"name": name, "uid": name}, "spec": {"containers": [container], **spec}}
+
+
+def reasons(pod_: dict[str, Any], node_: dict[str, Any], *others: dict[str, Any]) -> list[str]:
+    view = filters.node_view(node_, [filters.pod_requests(o) for o in others])
+    return filters.why_not(pod_, filters.pod_requests(pod_), view)
+
+
+TAINT = {"key": "dedicated", "value": "gpu", "effect": "NoSchedule"}
+PORT = {"ports": [{"containerPort": 80, "hostPort": 8080}]}
+IN = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+AFFINITY = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [IN]}}}
+
+
+@pytest.mark.parametrize(
+    ("pod_", "node_", "others", "expected"),
+    [
+        (pod(), node(), [], []),
+        (pod(requests={"cpu": "3"}), node(), [], ["Insufficient cpu"]),
+        (pod(requests={"cpu": "1500m"}), node(), [pod(requests={"cpu": "501m"})], ["Insufficient cpu"]),
+        (pod(requests={"cpu": "1500m"}), node(), [pod(requests={"cpu": "500m"})], []),
+        (pod(requests={"memory": "5Gi", "cpu": "3"}), node(), [],
+         ["Insufficient cpu", "Insufficient memory"]),
+        (pod(requests={"example.com/gpu": "1"}), node(), [], ["Insufficient example.com/gpu"]),
+        (pod(), node(allocatable={"pods": "1"}), [pod()], ["Too many pods"]),
+        (pod(), node(unschedulable=True), [], ["node(s) were unschedulable"]),
+        (pod(), node(taints=[TAINT]), [], ["node(s) had untolerated taint {dedicated: gpu}"]),
+        (pod(tolerations=[{"key": "dedicated", "value": "gpu"}]), node(taints=[TAINT]), [], []),
+        (pod(tolerations=[{"operator": "Exists"}]), node(taints=[TAINT]), [], []),
+        (pod(tolerations=[{"key": "dedicated", "value": "x"}]), node(taints=[TAINT]), [],
+         ["node(s) had untolerated taint {dedicated: gpu}"]),
+        (pod(), node(taints=[TAINT | {"effect": "PreferNoSchedule"}]), [], []),
+        (pod(nodeSelector={"disk": "ssd"}), node(), [],
+         ["node(s) didn't match Pod's node affinity/selector"]),
+        (pod(nodeSelector={"disk": "ssd"}), node(labels={"disk": "ssd"}), [], []),
+        (pod(affinity=AFFINITY), node(labels={"zone": "b"}), [],
+         ["node(s) didn't match Pod's node affinity/selector"]),
+        (pod(affinity=AFFINITY), node(labels={"zone": "a"}), [], []),
+        (pod(container=PORT), node(), [pod(container=PORT)],
+         ["node(s) didn't have free ports for the requested pod ports"]),
+    ],
+)  # fmt: skip
+def test_filter_reasons_are_upstreams(
+    pod_: dict[str, Any], node_: dict[str, Any], others: list[dict[str, Any]], expected: list[str]
+) -> None:
+    assert reasons(pod_, node_, *others) == expected
+
+
+def test_requests_take_the_larger_of_init_and_running_containers_and_add_sidecars() -> None:
+    body = pod(requests={"cpu": "200m"})
+    body["spec"]["initContainers"] = [
+        {"name": "sidecar", "restartPolicy": "Always", "resources": {"requests": {"cpu": "50m"}}},
+        {"name": "init", "resources": {"requests": {"cpu": "300m", "memory": "1Gi"}}},
+    ]
+    requests = filters.pod_requests(body)
+    assert requests["cpu"] == 350
+    assert requests["memory"] == GI
+
+
+def test_explanation_counts_reasons_over_nodes() -> None:
+    text = filters.explain(3, [["Insufficient cpu"], ["Insufficient cpu"], ["node(s) were unschedulable"]])
+    assert text == "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu."
+    assert filters.explain(0, []) == "no nodes available to schedule pods"
+
+
+def test_pods_of_one_owner_are_spread_and_big_pods_go_where_room_is() -> None:
+    empty, busy = node("a"), node("b")
+    requests = filters.pod_requests(pod(requests={"cpu": "500m"}))
+    views = [filters.node_view(empty, []), filters.node_view(busy, [requests])]
+    assert scores.best(pod(), requests, views, {}).name == "a"
+    same = [filters.node_view(empty, [requests]), filters.node_view(busy, [requests])]
+    assert scores.best(pod(), requests, same, {"a": 2}).name == "b"
+    assert scores.best(pod(), requests, same, {}).name == "a"
+
+
+def test_queue_orders_by_priority_then_age_and_waits_for_changes() -> None:
+    queue = SchedulingQueue()
+    queue.put(pod("old"), 0.0)
+    queue.put(pod("young"), 1.0)
+    queue.put(pod("urgent", priority=1000), 2.0)
+    order = []
+    while (chosen := queue.next(3.0)) is not None:
+        order.append(chosen["metadata"]["name"])
+        queue.drop(chosen["metadata"]["uid"])
+    assert order == ["urgent", "old", "young"]
+    queue.put(pod("big"), 0.0)
+    queue.refuse("big", 0.0)
+    assert queue.next(5.0) is None
+    queue.changed()
+    assert queue.next(0.5) is None, "the back-off of one second is not over"
+    assert queue.next(1.0) is not None
+    queue.refuse("big", 1.0)
+    assert queue.wait(1.0) == pytest.approx(302.0)
