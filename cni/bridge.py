@@ -165,7 +165,7 @@ class Bridge:
         try:
             _create(host, near, [pair, *([set_hairpin(near)] if config.hairpin else [])])
             far = inside.require(request.ifname)
-            inside.batch(_inner_messages(config, found, far.index))
+            inside.batch(_inner_messages(config, found, far.index, request.container_id))
             for subnet in _subnets(found.ips) if config.masquerade else ():
                 self._masquerade.ensure(config.network, subnet, config.not_masqueraded)
         except BaseException:
@@ -316,8 +316,9 @@ def _create(host: Netlink, near: str, messages: Sequence[Message]) -> None:
         host.batch(messages)
 
 
-def _inner_messages(config: BridgeConfig, found: Result, index: int) -> list[Message]:
-    messages = [set_link(_LO, up=True), set_link(index, up=True)]
+def _inner_messages(config: BridgeConfig, found: Result, index: int, owner: str) -> list[Message]:
+    # The alias is how DEL knows the link for the container's own.
+    messages = [set_link(_LO, up=True), set_link(index, up=True, alias=owner)]
     messages += [new_address(index, ip.address) for ip in found.ips]
     for route in found.routes:
         version = ipaddress.ip_network(route.dst).version
@@ -351,7 +352,7 @@ def _delete_inside(request: Request) -> None:
         return
     try:
         # /proc/<pid>/ns/net of a dead container may by now be another process's: the host's, or another
-        # pod's. Only a veth with the MAC we gave it is removed.
+        # pod's. Only a link that bears the container's ID, or else the MAC of the result, is removed.
         if same_namespace(netns):
             return
         with Netlink(netns) as inside:
@@ -359,7 +360,10 @@ def _delete_inside(request: Request) -> None:
             previous = request.prev_result
             known = previous.interfaces if previous else ()
             macs = {i.mac for i in known if i.sandbox and i.name == request.ifname}
-            if link is not None and link.kind == "veth" and (not macs or link.mac in macs):
+            if link is None or link.kind != "veth":
+                return
+            ours = link.alias == request.container_id if link.alias else not macs or link.mac in macs
+            if ours:
                 inside.delete_link(request.ifname)
     finally:
         os.close(netns)

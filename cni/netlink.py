@@ -40,7 +40,7 @@ SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
 
 IFF_UP = 0x1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
-IFLA_LINKINFO, IFLA_NET_NS_FD = 18, 28
+IFLA_LINKINFO, IFLA_IFALIAS, IFLA_NET_NS_FD = 18, 20, 28
 INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA = 1, 2, 4, 5
 VETH_INFO_PEER = 1
 BRPORT_MODE = 4
@@ -69,6 +69,7 @@ class Link:
     kind: str
     peer: int
     hairpin: bool
+    alias: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,8 @@ class Netlink:
         The kernel runs the later ones even so: what a batch made before or after a failure is the
         caller's to undo.
         """
+        if not messages:
+            return
         first = self._sequence + 1
         self._sequence += len(messages)
         self._socket.send(
@@ -367,13 +370,18 @@ def set_hairpin(name: str, on: bool = True) -> Message:
     return Message(f"set hairpin mode of {name}", RTM_NEWLINK, 0, body)
 
 
-def set_link(index: int, *, up: bool | None = None, mtu: int = 0, master: int | None = None) -> Message:
+def set_link(
+    index: int, *, up: bool | None = None, mtu: int = 0, master: int | None = None, alias: str = ""
+) -> Message:
+    """Change a link; `alias` is free text (255 bytes) that `ip link` shows."""
     change = IFF_UP if up is not None else 0
     body = _ifinfo(index=index, flags=IFF_UP if up else 0, change=change)
     if mtu:
         body += _u32(IFLA_MTU, mtu)
     if master is not None:
         body += _u32(IFLA_MASTER, master)
+    if alias:
+        body += _attribute(IFLA_IFALIAS, alias.encode()[:255])
     return Message(f"configure interface {index}", RTM_NEWLINK, 0, body)
 
 
@@ -554,6 +562,7 @@ def _link(payload: bytes) -> Link:
         kind=info.get(INFO_KIND, b"").rstrip(b"\0").decode(),
         peer=_number(found.get(IFLA_LINK)),
         hairpin=port.get(BRPORT_MODE, b"\0")[0] == 1,
+        alias=found.get(IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace"),
     )
 
 

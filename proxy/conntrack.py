@@ -68,7 +68,7 @@ class Conntrack:
             if self._program is None:
                 if not self._said:
                     log.warning(
-                        "Left stale UDP flows to expire reason=no-conntrack-tool fix=apt-get-install-conntrack"
+                        "Left stale UDP flows to expire reason=no-conntrack fix=apt-get-install-conntrack"
                     )
                     self._said = True
                 return

@@ -33,7 +33,7 @@ class SavedTable:
         return bool(self.jumps(jump.chain, jump.target))
 
     def jumps(self, chain: str, target: str) -> list[str]:
-        """Rules of a chain that lead to `target`, whatever they match (the two variants order words differently)."""
+        """Rules of a chain that lead to `target`; what they match is written differently by the variants."""
         return [r for r in self.rules if r.startswith(f"-A {chain} ") and r.endswith(f" -j {target}")]
 
 

@@ -132,7 +132,7 @@ def _frame(builder: _Builder) -> None:
     builder.nat[MARK_MASQ] = [f"-j MARK --or-mark {mark}"]
     builder.nat[POSTROUTING] = [
         f"-m mark ! --mark {mark}/{mark} -j RETURN",
-        # The mark is taken off, lest the packet be masqueraded again when it passes here once more (IPsec, …).
+        # The mark is taken off, lest the packet be masqueraded again if it passes once more (IPsec, …).
         f"-j MARK --xor-mark {mark}",
         '-m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully',
     ]
@@ -224,8 +224,6 @@ def _external_chain(
     builder: _Builder, port: ServicePort, ext: str, svc: str, target: str, has_local: bool
 ) -> None:
     rules, cidr = builder.nat[ext], builder.config.cluster_cidr
-    if rules:
-        return
     if not port.external_local:
         rules.append(
             f'-m comment --comment "masquerade traffic for {port.title} external destinations" -j {MARK_MASQ}'
@@ -233,13 +231,15 @@ def _external_chain(
     else:
         if cidr:
             rules.append(
-                f'-m comment --comment "pod traffic for {port.title} external destinations" -s {cidr} -j {svc}'
+                f'-m comment --comment "pod traffic for {port.title} external destinations" '
+                f"-s {cidr} -j {svc}"
             )
         local = "-m addrtype --src-type LOCAL"
         rules += [
             f'-m comment --comment "masquerade LOCAL traffic for {port.title} external destinations" '
             f"{local} -j {MARK_MASQ}",
-            f'-m comment --comment "route LOCAL traffic for {port.title} external destinations" {local} -j {svc}',
+            f'-m comment --comment "route LOCAL traffic for {port.title} external destinations" '
+            f"{local} -j {svc}",
         ]
         if not has_local:
             return

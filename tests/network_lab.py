@@ -1,0 +1,139 @@
+"""Network namespaces to play node, pod and client in, and small servers and clients that live in them.
+
+Everything happens in the test's own process: a namespace is held by a descriptor, a socket belongs to the
+namespace of the thread that made it. Nothing is left when the descriptors are closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+from cni.netlink import Netlink, in_namespace, new_address, new_route, new_veth, set_link
+
+CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+@contextlib.contextmanager
+def node() -> Iterator[None]:
+    """The calling thread in a fresh network namespace (loopback up), and back again afterwards."""
+    old = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    _check(_libc.unshare(CLONE_NEWNET))
+    try:
+        with Netlink() as netlink:
+            netlink.batch([set_link(1, up=True)])
+        yield
+    finally:
+        _check(_libc.setns(old, CLONE_NEWNET))
+        os.close(old)
+
+
+class Namespace:
+    """A fresh network namespace held by a descriptor; `path` is what CNI_NETNS would be."""
+
+    def __init__(self) -> None:
+        found: list[int] = []
+
+        def make() -> None:
+            _check(_libc.unshare(CLONE_NEWNET))
+            found.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY))
+
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        self.fd = found[0]
+
+    @property
+    def path(self) -> str:
+        return f"/proc/{os.getpid()}/fd/{self.fd}"
+
+    def netlink(self) -> Netlink:
+        return Netlink(self.fd)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Namespace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def socket(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        made = in_namespace(self.fd, lambda: socket.socket(socket.AF_INET, kind))
+        made.settimeout(3)
+        return made
+
+    def ask(self, address: str, port: int, *, udp: bool = False) -> str:
+        """Connect from inside and return what the server says: "<its name> <our address as it sees it>"."""
+        return ask(address, port, self.socket(socket.SOCK_DGRAM if udp else socket.SOCK_STREAM))
+
+    def tally(self, address: str, port: int, times: int, *, udp: bool = False) -> Counter[str]:
+        return Counter(self.ask(address, port, udp=udp).split()[0] for _ in range(times))
+
+
+def ask(address: str, port: int, channel: socket.socket | None = None) -> str:
+    """The same from the calling thread's namespace when no socket is given."""
+    with channel or socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(3)
+        sock.connect((address, port))
+        if sock.type == socket.SOCK_DGRAM:
+            sock.send(b"?")
+        return sock.recv(200).decode()
+
+
+class Server:
+    """Answers every TCP connection or UDP packet with its name and the sender's address."""
+
+    def __init__(self, name: str, place: Namespace | None, port: int, *, udp: bool = False) -> None:
+        kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
+        self._socket = place.socket(kind) if place else socket.socket(socket.AF_INET, kind)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.settimeout(None)
+        self._socket.bind(("0.0.0.0", port))
+        self._name = name
+        self._udp = udp
+        if not udp:
+            self._socket.listen(50)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                if self._udp:
+                    _data, sender = self._socket.recvfrom(100)
+                    self._socket.sendto(f"{self._name} {sender[0]}".encode(), sender)
+                else:
+                    connection, sender = self._socket.accept()
+                    with connection:
+                        connection.send(f"{self._name} {sender[0]}".encode())
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join(3)
+
+
+def uplink(client: Namespace, *, node_ip: str = "192.0.2.1", client_ip: str = "192.0.2.2") -> None:
+    """A wire between the present namespace ("uplink0", with a default route) and the client's."""
+    with Netlink() as near, client.netlink() as far:
+        near.batch([new_veth("uplink0", peer="eth0", peer_netns=client.fd)])
+        index, other = near.require("uplink0").index, far.require("eth0").index
+        near.batch([new_address(index, f"{node_ip}/24"), new_route("0.0.0.0/0", index=index, gw=client_ip)])
+        far.batch([set_link(1, up=True), set_link(other, up=True), new_address(other, f"{client_ip}/24")])

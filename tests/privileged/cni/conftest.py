@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import network_lab
+import pytest
+
+from cni import conflist, skeleton
+from cni.invoke import Invoker
+
+
+@pytest.fixture
+def node() -> Iterator[None]:
+    with network_lab.node():
+        yield
+
+
+@pytest.fixture
+def own_bin(tmp_path: Path) -> Path:
+    skeleton.write_executables(tmp_path / "bin", sys.executable)
+    return tmp_path / "bin"
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    """The folder with the conflist that a node of ours writes."""
+    body = conflist.bridge_network(
+        name="kubelet-py",
+        bridge="kpy0",
+        subnet="10.244.1.0/24",
+        cluster_cidr="10.244.0.0/16",
+        data_dir=tmp_path / "leases",
+    )
+    conflist.write(tmp_path / "net.d/10-kubelet-py.conflist", body)
+    return tmp_path / "net.d"
+
+
+@pytest.fixture
+def invoker(node: None, tmp_path: Path, own_bin: Path, network: Path) -> Invoker:
+    return Invoker(config_dir=network, bin_dirs=[own_bin], cache_dir=tmp_path / "cache", own_bin_dir=own_bin)
