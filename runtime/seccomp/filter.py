@@ -1,10 +1,259 @@
-"""placeholder"""
+"""A seccomp profile → the smallest BPF program we can make of it.
+
+The kernel runs the program on every system call and checks it when it is loaded: 45 µs for the two hundred
+instructions a binary search over ranges of numbers needs, 600 µs for the thousand-odd of a chain of comparisons.
+Numbers with the same verdict that lie side by side become one range; the ranges become the leaves of a balanced tree
+of `jge`; a leaf is a verdict, or a few comparisons of arguments.
+
+Programs are cached by profile, so the forkserver compiles RuntimeDefault once for all its shims.
+
+seccomp_data: number at 0, architecture at 4, instruction pointer at 8, six 64-bit arguments from 16 (little endian
+on both processors). Classic BPF compares 32 bits, so arguments are compared in halves. Conditional jumps reach 255
+instructions, an unconditional one reaches all.
+"""
+
 from __future__ import annotations
-from collections.abc import Mapping
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+
+from runtime.errors import SeccompError
+from runtime.machine import MACHINES, this_machine
+from runtime.records import Record
+from runtime.seccomp.profile import ARCHITECTURES
+from runtime.seccomp.syscalls import numbers
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+LOAD, JUMP, JEQ, JGT, JGE, AND, RETURN = 0x20, 0x05, 0x15, 0x25, 0x35, 0x54, 0x06
+KILL_PROCESS = 0x80000000
+ALLOW = 0x7FFF0000
+X32_BIT = 0x40000000
+MAX_INSTRUCTIONS = 4096
 
-def compiled(profile: Mapping[str, Any]) -> tuple[bytes, int]:
-    raise NotImplementedError
+ACTIONS = {
+    "SCMP_ACT_KILL": 0, "SCMP_ACT_KILL_THREAD": 0, "SCMP_ACT_KILL_PROCESS": KILL_PROCESS,
+    "SCMP_ACT_TRAP": 0x00030000, "SCMP_ACT_ERRNO": 0x00050000, "SCMP_ACT_TRACE": 0x7FF00000,
+    "SCMP_ACT_LOG": 0x7FFC0000, "SCMP_ACT_ALLOW": ALLOW,
+}  # fmt: skip
+WITH_DATA = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
+FLAGS = {
+    "SECCOMP_FILTER_FLAG_TSYNC": 0, "SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+}  # fmt: skip
+OPERATORS = ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ")
+
+# Jump targets that are not known yet.
+PASS, FAIL = -1, -2
+
+
+class Condition(Record):
+    """One comparison of argument `index`. For MASKED_EQ `value` is the mask and `second` the wanted result."""
+
+    index: int
+    operator: str
+    value: int
+    second: int = 0
+
+
+class Instruction(Record):
+    """`yes` and `no` are distances, or PASS and FAIL while a block is being put together."""
+
+    code: int
+    value: int
+    yes: int = 0
+    no: int = 0
+
+
+# What happens on a system call: the first rule whose conditions all hold decides, else the default.
+Verdict = tuple[tuple[tuple[Condition, ...], int], ...]
+
+_cache: dict[str, tuple[bytes, int]] = {}
+
+
+def compiled(profile: Mapping[str, Any], machine: str = "") -> tuple[bytes, int]:
+    """`linux.seccomp` → (program, flags for seccomp(2)), for this processor unless another is named.
+
+    Raises SeccompError.
+    """
+    name = machine or this_machine().name
+    key = name + json.dumps(profile, sort_keys=True)
+    if key not in _cache:
+        _cache[key] = (assemble(program(profile, name)), _flags(profile))
+    return _cache[key]
+
+
+def _flags(profile: Mapping[str, Any]) -> int:
+    total = 0
+    for flag in profile.get("flags") or ():
+        if flag not in FLAGS:
+            raise SeccompError(f"Could not use seccomp flag {flag}: it is not one of {', '.join(FLAGS)}")
+        total |= FLAGS[flag]
+    return total
+
+
+def assemble(instructions: Sequence[Instruction]) -> bytes:
+    """struct sock_filter[]."""
+    if len(instructions) > MAX_INSTRUCTIONS:
+        raise SeccompError(f"Could not compile seccomp profile: {len(instructions)} instructions are too many")
+    return b"".join(struct.pack("=HBBI", i.code, i.yes, i.no, i.value) for i in instructions)
+
+
+def program(profile: Mapping[str, Any], machine: str) -> list[Instruction]:
+    """The program: architecture first, then the tree over the numbers."""
+    wanted = profile.get("architectures") or [ARCHITECTURES[machine]]
+    default = _action(profile.get("defaultAction", ""), profile.get("defaultErrnoRet"))
+    verdicts = _verdicts(profile, machine)
+    tree = _tree(_ranges(verdicts, default), default)
+    if machine == "x86_64" and "SCMP_ARCH_X32" not in wanted:
+        # x32 shares the architecture value and marks its numbers.
+        tree = [Instruction(JGE, X32_BIT, 0, 1), Instruction(RETURN, KILL_PROCESS), *tree]
+    native = ARCHITECTURES[machine] in wanted
+    return [
+        Instruction(LOAD, 4),
+        Instruction(JEQ, MACHINES[machine].audit_arch, 1 if native else 0, 0),
+        Instruction(RETURN, KILL_PROCESS),
+        Instruction(LOAD, 0),
+        *tree,
+    ]
+
+
+def _action(name: str, data: object) -> int:
+    if name not in ACTIONS:
+        raise SeccompError(f"Could not use seccomp action {name!r}: it is not one of {', '.join(ACTIONS)}")
+    extra = 1 if data is None else data
+    if not isinstance(extra, int) or not 0 <= extra <= 0xFFFF:
+        raise SeccompError(f"Could not use seccomp errno {data!r}: it must be a number from 0 to 65535")
+    return ACTIONS[name] | (extra if name in WITH_DATA else 0)
+
+
+def _verdicts(profile: Mapping[str, Any], machine: str) -> dict[int, Verdict]:
+    """Number → verdict. Names this processor does not have are skipped, as libseccomp's users do."""
+    known = numbers(machine)
+    verdicts: dict[int, Verdict] = {}
+    for rule in profile.get("syscalls") or ():
+        action = _action(rule.get("action", ""), rule.get("errnoRet"))
+        alternatives = _alternatives(rule.get("args") or ())
+        for name in rule.get("names") or ():
+            if name not in known:
+                continue
+            number = known[name]
+            earlier = verdicts.get(number, ())
+            verdicts[number] = earlier + tuple((conditions, action) for conditions in alternatives)
+    return {number: _simplified(verdict) for number, verdict in verdicts.items()}
+
+
+def _alternatives(args: Sequence[Mapping[str, Any]]) -> list[tuple[Condition, ...]]:
+    """Conditions on different arguments hold together; several on one argument are alternatives (runc)."""
+    conditions = [_condition(argument) for argument in args]
+    if len({condition.index for condition in conditions}) < len(conditions):
+        return [(condition,) for condition in conditions]
+    return [tuple(conditions)]
+
+
+def _condition(argument: Mapping[str, Any]) -> Condition:
+    operator = str(argument.get("op", "")).removeprefix("SCMP_CMP_")
+    index, value = argument.get("index", 0), argument.get("value", 0)
+    if operator not in OPERATORS or not isinstance(index, int) or not 0 <= index <= 5:
+        raise SeccompError(f"Could not use seccomp condition {dict(argument)}")
+    return Condition(index, operator, value & (2**64 - 1), argument.get("valueTwo", 0) & (2**64 - 1))
+
+
+def _simplified(verdict: Verdict) -> Verdict:
+    """A rule without conditions decides alone, whatever stands beside it (as in libseccomp)."""
+    for conditions, action in verdict:
+        if not conditions:
+            return (((), action),)
+    return verdict
+
+
+def _ranges(verdicts: Mapping[int, Verdict], default: int) -> list[tuple[int, Verdict]]:
+    """(first number, verdict) of each range, in order, from 0 on; neighbours differ."""
+    otherwise: Verdict = (((), default),)
+    ranges: list[tuple[int, Verdict]] = [(0, otherwise)]
+    previous = -1
+    for number in sorted(verdicts):
+        if number != previous + 1 and ranges[-1][1] != otherwise:
+            ranges.append((previous + 1, otherwise))
+        if ranges[-1][1] != verdicts[number]:
+            ranges.append((number, verdicts[number]))
+        previous = number
+    if ranges[-1][1] != otherwise:
+        ranges.append((previous + 1, otherwise))
+    if len(ranges) > 1 and ranges[1][0] == 0:
+        ranges.pop(0)
+    return ranges
+
+
+def _tree(ranges: Sequence[tuple[int, Verdict]], default: int) -> list[Instruction]:
+    if len(ranges) == 1:
+        return _leaf(ranges[0][1], default)
+    middle = len(ranges) // 2
+    low, high = _tree(ranges[:middle], default), _tree(ranges[middle:], default)
+    bound = ranges[middle][0]
+    if len(low) <= 255:
+        return [Instruction(JGE, bound, len(low), 0), *low, *high]
+    return [Instruction(JGE, bound, 0, 1), Instruction(JUMP, len(low)), *low, *high]
+
+
+def _leaf(verdict: Verdict, default: int) -> list[Instruction]:
+    code: list[Instruction] = []
+    for conditions, action in verdict:
+        block: list[Instruction] = []
+        for condition in conditions:
+            block += _linked(_compare(condition))
+        block.append(Instruction(RETURN, action))
+        code += _failing(block)
+        if not conditions:
+            return code
+    return [*code, Instruction(RETURN, default)]
+
+
+def _compare(condition: Condition) -> list[Instruction]:
+    """Comparison in halves; PASS goes behind it, FAIL to the next rule."""
+    at = 16 + 8 * condition.index
+    low, high = Instruction(LOAD, at), Instruction(LOAD, at + 4)
+    value_low, value_high = condition.value & 0xFFFFFFFF, condition.value >> 32
+    operator = condition.operator
+    if operator == "MASKED_EQ":
+        want_low, want_high = condition.second & 0xFFFFFFFF, condition.second >> 32
+        return [
+            high, Instruction(AND, value_high), Instruction(JEQ, want_high, 0, FAIL),
+            low, Instruction(AND, value_low), Instruction(JEQ, want_low, PASS, FAIL),
+        ]  # fmt: skip
+    if operator in ("EQ", "NE"):
+        equal, other = (PASS, FAIL) if operator == "EQ" else (FAIL, PASS)
+        return [high, Instruction(JEQ, value_high, 0, other), low, Instruction(JEQ, value_low, equal, other)]
+    above, not_above = (PASS, FAIL) if operator in ("GT", "GE") else (FAIL, PASS)
+    test = JGE if operator in ("GE", "LT") else JGT
+    return [
+        high,
+        Instruction(JGT, value_high, above, 0),
+        Instruction(JEQ, value_high, 0, not_above),
+        low,
+        Instruction(test, value_low, above, not_above),
+    ]
+
+
+def _linked(block: Sequence[Instruction]) -> list[Instruction]:
+    """PASS becomes the distance to the end of this comparison."""
+    end = len(block)
+    return [
+        Instruction(i.code, i.value, _distance(i.yes, PASS, end, at), _distance(i.no, PASS, end, at))
+        for at, i in enumerate(block)
+    ]
+
+
+def _failing(block: Sequence[Instruction]) -> list[Instruction]:
+    """FAIL becomes the distance to the end of the whole rule."""
+    end = len(block)
+    return [
+        Instruction(i.code, i.value, _distance(i.yes, FAIL, end, at), _distance(i.no, FAIL, end, at))
+        for at, i in enumerate(block)
+    ]
+
+
+def _distance(target: int, placeholder: int, end: int, at: int) -> int:
+    return end - at - 1 if target == placeholder else target

@@ -1,0 +1,92 @@
+"""OCI hooks: other people's programs, run at fixed moments of a container's life (runtime-spec, config.md).
+
+Each gets the container's state as JSON on standard input. A hook before the start that fails stops the container; a
+poststart or poststop hook that fails is reported and the others still run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+
+from runtime.errors import HookError, errno_name
+from runtime.spec import Hook
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+STOPPING = ("prestart", "createRuntime", "createContainer", "startContainer")
+_OUTPUT = 4096
+
+
+def run_hooks(kind: str, hooks: Sequence[Hook], state: Mapping[str, Any]) -> list[str]:
+    """Runs hooks in order with `state` on their standard input. Returns what went wrong in kinds whose failure does
+    not stop the container; raises HookError in the others."""
+    problems: list[str] = []
+    for hook in hooks:
+        try:
+            _run(kind, hook, json.dumps(state).encode())
+        except HookError as error:
+            if kind in STOPPING:
+                raise
+            problems.append(str(error))
+    return problems
+
+
+def _run(kind: str, hook: Hook, state: bytes) -> None:
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output:
+        source.write(state)
+        source.seek(0)
+        actions = [
+            (os.POSIX_SPAWN_DUP2, source.fileno(), 0),
+            (os.POSIX_SPAWN_DUP2, output.fileno(), 1),
+            (os.POSIX_SPAWN_DUP2, output.fileno(), 2),
+        ]
+        environment = dict(entry.partition("=")[::2] for entry in hook.env)
+        try:
+            pid = os.posix_spawn(
+                hook.path,
+                hook.args or (hook.path,),
+                environment,
+                file_actions=actions,
+                setsigdef=(signal.SIGPIPE,),
+                setpgroup=0,
+            )
+        except OSError as error:
+            name = errno_name(error.errno or 0)
+            raise HookError(f"Could not run {kind} hook {hook.path}: {name}") from error
+        code = _wait(pid, hook.timeout)
+        if code != 0:
+            output.seek(0)
+            said = output.read(_OUTPUT).decode(errors="replace").strip()
+            why = f"it took longer than {hook.timeout} s" if code is None else f"exit code {code}"
+            raise HookError(f"Could not run {kind} hook {hook.path}: {why}" + (f": {said}" if said else ""))
+
+
+def _wait(pid: int, timeout: int | None) -> int | None:
+    """Exit code as a shell shows it; None when the hook ran out of time (and was killed with its group)."""
+    if timeout is None:
+        return _code(os.waitpid(pid, 0)[1])
+    import select
+
+    pidfd = os.pidfd_open(pid)
+    try:
+        deadline = time.monotonic() + timeout
+        ready = select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))[0]
+        if ready:
+            return _code(os.waitpid(pid, 0)[1])
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return None
+    finally:
+        os.close(pidfd)
+
+
+def _code(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code
