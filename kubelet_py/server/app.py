@@ -13,9 +13,7 @@ Paths, query names and texts are those of pkg/kubelet/server/server.go.
 from __future__ import annotations
 
 import logging
-import os
 import socket
-import socketserver
 import ssl
 import threading
 import time
@@ -30,9 +28,11 @@ from kubeclient.streams.errors import StreamError
 from kubeclient.streams.spdy import SpdyConnection
 from kubeclient.streams.transport import Duplex
 from kubeclient.streams.websocket import WebSocket, accept_key
-from kubelet_py.server import logs, streaming
+from kubelet_py.server import logs, metrics, streaming
+from kubelet_py.server import query as query_of
 from kubelet_py.server.errors import HttpError
-from kubelet_py.server.streaming import ContainerStream, StreamOptions
+from kubelet_py.server.listener import Input, Listener, Output
+from kubelet_py.server.streaming import ContainerStream
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class KubeletServer:
         self.backend, self.authorize, self.clock = backend, authorize, clock
         self._address = (address, port)
         self._context = context
-        self._listener: _Listener | None = None
+        self._listener: Listener | None = None
         self._connections: set[Duplex] = set()
         self._lock = threading.Lock()
 
@@ -117,7 +117,7 @@ class KubeletServer:
 
     def start(self) -> None:
         """Bind and serve in a thread; raises OSError when the port is taken."""
-        self._listener = _Listener(self._address, self, self._context)
+        self._listener = Listener(self._address, _Handler, self, self._context)
         threading.Thread(
             target=self._listener.serve_forever,
             kwargs={"poll_interval": 60},
@@ -148,101 +148,19 @@ class KubeletServer:
             self._connections.discard(connection)
 
 
-class _Listener(socketserver.ThreadingTCPServer):
-    allow_reuse_address = True
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-    def __init__(self, address: tuple[str, int], owner: KubeletServer, context: ssl.SSLContext) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self.owner, self._context = owner, context
-        self.stopping = threading.Event()
-        super().__init__(address, _Handler)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = super().get_request()
-        if self.stopping.is_set():
-            connection.close()
-            raise OSError("stopping")
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # The handshake is done in the connection's own thread: a slow client must not hold up others.
-        wrapped = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        return wrapped, address
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.exception("Failed request client=%s", client_address[0])
-
-    def wake(self) -> None:
-        """Make the accepting loop look up, by connecting to it."""
-        host = "::1" if self.address_family == socket.AF_INET6 else "127.0.0.1"
-        bound = str(self.server_address[0])
-        target = host if bound in ("0.0.0.0", "::") else bound
-        try:
-            socket.create_connection((target, self.server_address[1]), 1).close()
-        except OSError as error:
-            log.debug("Could not wake listener reason=%s", error)
-
-
-class _Input:
-    """The request's reading end: what http.server needs, and the bytes left over for an upgrade."""
-
-    def __init__(self, connection: Duplex) -> None:
-        self._connection, self._buffer = connection, b""
-
-    def readline(self, limit: int = -1) -> bytes:
-        while (end := self._buffer.find(b"\n")) < 0 and (limit < 0 or len(self._buffer) < limit):
-            piece = self._connection.recv(65536)
-            if not piece:
-                break
-            self._buffer += piece
-        size = end + 1 if end >= 0 else len(self._buffer)
-        return self._take(size if limit < 0 else min(size, limit))
-
-    def read(self, size: int) -> bytes:
-        while len(self._buffer) < size:
-            piece = self._connection.recv(65536)
-            if not piece:
-                break
-            self._buffer += piece
-        return self._take(size)
-
-    def rest(self) -> bytes:
-        return self._take(len(self._buffer))
-
-    def _take(self, size: int) -> bytes:
-        data, self._buffer = self._buffer[:size], self._buffer[size:]
-        return data
-
-    def close(self) -> None:
-        """Part of the interface; the connection is closed elsewhere."""
-
-
-class _Output:
-    def __init__(self, connection: Duplex) -> None:
-        self._connection = connection
-
-    def write(self, data: bytes) -> int:
-        self._connection.sendall(data)
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing is buffered."""
-
-
 class _Handler(BaseHTTPRequestHandler):
     """One connection: requests one after another, until one of them takes it over."""
 
     protocol_version = "HTTP/1.1"
-    server: _Listener
+    server: Listener
     request: ssl.SSLSocket
 
     def setup(self) -> None:
         self._duplex = Duplex(self.request)
         self.server.owner.remember(self._duplex)
-        self._input = _Input(self._duplex)
+        self._input = Input(self._duplex)
         self.rfile = self._input  # type: ignore[assignment]
-        self.wfile = _Output(self._duplex)  # type: ignore[assignment]
+        self.wfile = Output(self._duplex)  # type: ignore[assignment]
         self._body = b""
         self._answered = False
 
@@ -372,7 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _metrics(self, parts: list[str], query: dict[str, list[str]]) -> None:
         if parts:
             raise HttpError(404, "404 page not found\n")
-        text = metrics(self.server.owner.backend.pods())
+        text = metrics.exposition(self.server.owner.backend.pods())
         self._text(200, text, kind="text/plain; version=0.0.4; charset=utf-8")
 
     def _container_logs(self, parts: list[str], query: dict[str, list[str]]) -> None:
@@ -426,8 +344,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
     def _run(self, parts: list[str], query: dict[str, list[str]]) -> None:
-        namespace, pod, uid, container = _container_path(parts)
-        backend = self.server.owner.backend
+        namespace, pod, uid, container = query_of.container_path(parts)
+        backend: Backend = self.server.owner.backend
         argv = " ".join(query.get("cmd", [])).split(" ")
         if not argv[0]:
             raise HttpError(400, "cmd must be given")
@@ -466,12 +384,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._command(parts, query, attach=True)
 
     def _command(self, parts: list[str], query: dict[str, list[str]], *, attach: bool) -> None:
-        namespace, pod, uid, container = _container_path(parts)
-        options = _stream_options(query)
+        namespace, pod, uid, container = query_of.container_path(parts)
+        options = query_of.stream_options(query)
         argv = query.get("command", [])
         if not attach and not argv:
             raise HttpError(400, "you must specify at least 1 command to execute")
-        backend = self.server.owner.backend
+        backend: Backend = self.server.owner.backend
         identifier = _container_id(backend, namespace, pod, container, uid)
 
         def start() -> ContainerStream:
@@ -509,7 +427,7 @@ class _Handler(BaseHTTPRequestHandler):
         if len(parts) not in (2, 3):
             raise HttpError(404, "404 page not found\n")
         namespace, pod = parts[:2]
-        backend = self.server.owner.backend
+        backend: Backend = self.server.owner.backend
         if not any(_is_pod(item, namespace, pod) for item in backend.pods()):
             raise HttpError(404, "pod does not exist")
 
@@ -522,7 +440,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._duplex.settimeout(None)
             streaming.serve_port_forward(self._duplex, connect, describe)
             return
-        ports = _ports(query)
+        ports = query_of.ports(query)
         supported = (channels.PORT_FORWARD_TUNNEL, *(channels.PORT_FORWARD_WEBSOCKET if ports else ()))
         protocol = self._accept_websocket(supported)
         self._duplex.settimeout(None)
@@ -546,7 +464,7 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _accept_spdy(self, supported: Sequence[str]) -> str:
-        offered = _listed(self.headers.get_all("X-Stream-Protocol-Version", []))
+        offered = query_of.listed(self.headers.get_all("X-Stream-Protocol-Version", []))
         chosen = channels.choose(offered, supported)
         if offered and chosen is None:
             accepted = tuple(("X-Accepted-Stream-Protocol-Versions", name) for name in supported)
@@ -563,7 +481,7 @@ class _Handler(BaseHTTPRequestHandler):
         key = self.headers.get("Sec-WebSocket-Key", "")
         if not key or self.headers.get("Sec-WebSocket-Version") != "13":
             raise HttpError(400, "not a WebSocket request of version 13", (("Sec-WebSocket-Version", "13"),))
-        offered = _listed(self.headers.get_all("Sec-WebSocket-Protocol", []))
+        offered = query_of.listed(self.headers.get_all("Sec-WebSocket-Protocol", []))
         chosen = channels.choose(offered, supported)
         if offered and chosen is None:
             raise HttpError(
@@ -597,14 +515,6 @@ class _Handler(BaseHTTPRequestHandler):
     }
 
 
-def _container_path(parts: list[str]) -> tuple[str, str, str | None, str]:
-    if len(parts) == 3:
-        return parts[0], parts[1], None, parts[2]
-    if len(parts) == 4:
-        return parts[0], parts[1], parts[2], parts[3]
-    raise HttpError(404, "404 page not found\n")
-
-
 def _container_id(backend: Backend, namespace: str, pod: str, container: str, uid: str | None) -> str:
     try:
         return backend.container_id(namespace, pod, container, uid)
@@ -618,63 +528,6 @@ def _lookup_failed(error: LookupError, otherwise: int) -> HttpError:
     return HttpError(404 if missing else otherwise, text)
 
 
-def _stream_options(query: dict[str, list[str]]) -> StreamOptions:
-    def asked(*names: str) -> bool:
-        return any(query.get(name, [""])[0].lower() in ("1", "true") for name in names)
-
-    tty = asked("tty")
-    options = StreamOptions(
-        stdin=asked("input", "stdin"),
-        stdout=asked("output", "stdout"),
-        stderr=asked("error", "stderr") and not tty,  # a terminal mixes both
-        tty=tty,
-    )
-    if not (options.stdin or options.stdout or options.stderr):
-        raise HttpError(400, "you must specify at least 1 of stdin, stdout, stderr")
-    return options
-
-
-def _ports(query: dict[str, list[str]]) -> list[int]:
-    found = []
-    for text in _listed([*query.get("port", []), *query.get("ports", [])]):
-        if not text.isdigit() or not 0 < int(text) < 65536:
-            raise HttpError(400, f"invalid port {text!r}: must be between 1 and 65535")
-        found.append(int(text))
-    return found
-
-
-def _listed(values: Sequence[str]) -> list[str]:
-    return [part.strip() for value in values for part in value.split(",") if part.strip()]
-
-
 def _is_pod(item: Object, namespace: str, name: str) -> bool:
     metadata = item.get("metadata", {})
-    return metadata.get("namespace") == namespace and metadata.get("name") == name
-
-
-def metrics(pods: Sequence[Object]) -> str:
-    """A few series in Prometheus' text format: how many pods and containers run, and what we ourselves use."""
-    statuses = [status for pod in pods for status in pod.get("status", {}).get("containerStatuses") or ()]
-    running_pods = sum(1 for pod in pods if pod.get("status", {}).get("phase") == "Running")
-    states = {
-        state: sum(1 for s in statuses if state in (s.get("state") or {})) for state in ("running", "waiting")
-    }
-    with open("/proc/self/statm", encoding="ascii") as file:
-        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    usage = os.times()
-    lines = [
-        "# HELP kubelet_running_pods Number of pods that have a running pod sandbox",
-        "# TYPE kubelet_running_pods gauge",
-        f"kubelet_running_pods {running_pods}",
-        "# HELP kubelet_running_containers Number of containers by state",
-        "# TYPE kubelet_running_containers gauge",
-        *(
-            f'kubelet_running_containers{{container_state="{name}"}} {count}'
-            for name, count in states.items()
-        ),
-        "# TYPE process_resident_memory_bytes gauge",
-        f"process_resident_memory_bytes {resident}",
-        "# TYPE process_cpu_seconds_total counter",
-        f"process_cpu_seconds_total {usage.user + usage.system:.2f}",
-    ]
-    return "\n".join(lines) + "\n"
+    return bool(metadata.get("namespace") == namespace and metadata.get("name") == name)

@@ -17,7 +17,7 @@ import ctypes
 import os
 import select
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -203,7 +203,7 @@ def read_log(
     running: Callable[[], bool],
     gone: Callable[[], bool],
     watch: Watch | None = None,
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """The log's output in pieces; with `follow` until the container has ended or the client has `gone`.
 
     Raises FileNotFoundError when there is no log. A rotated file is read to its end, then the new one.
