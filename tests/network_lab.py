@@ -103,7 +103,9 @@ class Server:
         kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
         self._socket = place.socket(kind) if place else socket.socket(socket.AF_INET, kind)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.settimeout(None)
+        # A blocked recvfrom is not woken by closing the socket.
+        self._socket.settimeout(0.1 if udp else None)
+        self._open = True
         self._socket.bind(("0.0.0.0", port))
         self._name = name
         self._udp = udp
@@ -114,9 +116,12 @@ class Server:
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):
-            while True:
+            while self._open:
                 if self._udp:
-                    _data, sender = self._socket.recvfrom(100)
+                    try:
+                        _data, sender = self._socket.recvfrom(100)
+                    except TimeoutError:
+                        continue
                     self._socket.sendto(f"{self._name} {sender[0]}".encode(), sender)
                 else:
                     connection, sender = self._socket.accept()
@@ -124,10 +129,11 @@ class Server:
                         connection.send(f"{self._name} {sender[0]}".encode())
 
     def close(self) -> None:
+        self._open = False
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
         self._thread.join(3)
+        self._socket.close()
 
 
 def uplink(client: Namespace, *, node_ip: str = "192.0.2.1", client_ip: str = "192.0.2.2") -> None:

@@ -12,6 +12,11 @@ The Service range cannot simply be unreachable: connect() of a process on the no
 to the bridge the lookup succeeds, the rewritten packet is routed anew, and one that no rule matched ends
 in an unanswered ARP request among the pods.
 
+A pod's unmatched packet would thus leave by the interface it came in by. The kernel answers that with an
+ICMP redirect, whose rate limit then swallows the "port unreachable" of the proxy's REJECT; so redirects
+are switched off for the bridge (that needs conf/all off, too: the kernel takes the OR of both. All other
+interfaces keep their own value).
+
 All our routes carry protocol number 75, so that they are removed by name, never by pattern.
 """
 
@@ -34,11 +39,20 @@ TO_BRIDGE = 512
 
 _FORWARD = "net/ipv4/ip_forward"
 _BRIDGE_CALL = "net/bridge/bridge-nf-call-iptables"
+_SEND_REDIRECTS = "net/ipv4/conf/all/send_redirects"
 # Switching ip_forward makes the kernel flip this one too (inet_forward_change), so it is kept as well.
 _REDIRECTS = "net/ipv4/conf/all/accept_redirects"
 
 
-def ensure(netlink: Netlink, *, bridge: str, pod_cidr: str, cluster_cidr: str, service_cidr: str) -> None:
+def ensure(
+    netlink: Netlink,
+    *,
+    bridge: str,
+    pod_cidr: str,
+    cluster_cidr: str,
+    service_cidr: str,
+    proc_sys: Path = Path("/proc/sys"),
+) -> None:
     """Put the routes in place; those already there stay untouched. Raises NetlinkError.
 
     `pod_cidr` gets a route of its own only when it lies outside `cluster_cidr` (both are prefixes).
@@ -48,6 +62,9 @@ def ensure(netlink: Netlink, *, bridge: str, pod_cidr: str, cluster_cidr: str, s
     link = netlink.link(bridge)
     if link is not None and link.up:
         netlink.add_route(service_cidr, dev=link.index, metric=TO_BRIDGE, protocol=PROTOCOL)
+        switch = proc_sys / f"net/ipv4/conf/{bridge}/send_redirects"
+        if switch.read_text().strip() != "0":
+            switch.write_text("0")
 
 
 def remove(netlink: Netlink) -> int:
@@ -83,7 +100,7 @@ def prepare_kernel(
                 f"Could not load br_netfilter: {problem or 'not visible'} (modprobe br_netfilter)"
             )
     old = _read_state(state)
-    for name, value in ((_FORWARD, "1"), (_BRIDGE_CALL, "1")):
+    for name, value in ((_FORWARD, "1"), (_BRIDGE_CALL, "1"), (_SEND_REDIRECTS, "0")):
         switch = proc_sys / name
         if not switch.exists() or switch.read_text().strip() == value:
             continue
