@@ -12,6 +12,7 @@ import hashlib
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -65,6 +66,35 @@ _INTEGERS = ("limit", "timeoutSeconds", "gracePeriodSeconds")
 _BOOLEANS = ("watch", "force")
 _COLLECTION_VERBS = ("list", "create", "deletecollection")
 _ITEM_VERBS = ("get", "update", "patch", "delete")
+
+
+V2_PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+_V2_PROTOBUF_ASKED = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+
+
+@lru_cache(maxsize=1)
+def _installed() -> OpenAPI:
+    return OpenAPI(Schema.load())
+
+
+def document(path: str, accept: str) -> tuple[bytes, str] | None:
+    """Body and Content-Type for a path below /openapi, from the installed definitions; None for an unknown
+    path.
+
+    A client asks for the v2 protobuf with an `@` in the media type, which Go's own parser of answers refuses;
+    the answer therefore names it with a dot, as upstream does.
+    """
+    documents = _installed()
+    if path == "/swagger-2.0.0.pb-v1":
+        return documents.v2_protobuf(), V2_PROTOBUF
+    if path == "/openapi/v2":
+        if _V2_PROTOBUF_ASKED in accept or V2_PROTOBUF in accept:
+            return documents.v2_protobuf(), V2_PROTOBUF
+        return documents.v2_json(), "application/json"
+    if path == "/openapi/v3":
+        return documents.v3_index(), "application/json"
+    body = documents.v3(path.removeprefix("/openapi/v3/")) if path.startswith("/openapi/v3/") else None
+    return None if body is None else (body, "application/json")
 
 
 class OpenAPI:
