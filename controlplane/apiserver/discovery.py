@@ -20,22 +20,7 @@ Object = dict[str, Any]
 AGGREGATED_VERSIONS = ("v2", "v2beta1")
 
 
-def aggregated_version(accept: str) -> str | None:
-    """The first version of the aggregated form that an Accept header lists and we speak; None for the old
-    form.
-    """
-    for item in accept.split(","):
-        media, *parameters = (part.strip() for part in item.split(";"))
-        pairs = dict(part.partition("=")[::2] for part in parameters)
-        wanted = (media, pairs.get("g"), pairs.get("as"))
-        if wanted == ("application/json", "apidiscovery.k8s.io", "APIGroupDiscoveryList"):
-            version = pairs.get("v")
-            if version in AGGREGATED_VERSIONS:
-                return version
-    return None
-
-
-def content_type(version: str) -> str:
+def aggregated_content_type(version: str) -> str:
     """The Content-Type by which a client recognises the aggregated form."""
     return f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
 
