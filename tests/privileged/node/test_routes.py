@@ -1,0 +1,87 @@
+"""Routes of last resort and the kernel's switches, on a real kernel."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from pathlib import Path
+
+import network_lab
+import pytest
+from network_lab import Namespace, uplink
+
+from cni.bridge import ensure_bridge
+from cni.netlink import Netlink
+from kubelet_py.node import routes
+
+pytestmark = pytest.mark.privileged
+
+ADDRESSES = {"pod_cidr": "10.244.1.0/24", "cluster_cidr": "10.244.0.0/16", "service_cidr": "10.96.0.0/12"}
+
+
+def put(netlink: Netlink) -> None:
+    routes.ensure(netlink, bridge="kpy0", **ADDRESSES)
+
+
+def connect(address: str) -> int:
+    with socket.socket() as sock:
+        sock.settimeout(0.2)
+        try:
+            return sock.connect_ex((address, 80))
+        except TimeoutError:
+            return errno.ETIMEDOUT
+
+
+def test_ranges_are_unreachable_without_a_bridge_and_by_it_with_one() -> None:
+    with network_lab.node(), Namespace() as client, Netlink() as netlink:
+        uplink(client)
+        put(netlink)
+        assert connect("10.244.5.5") == errno.EHOSTUNREACH
+        assert connect("10.96.0.10") == errno.EHOSTUNREACH
+        ensure_bridge(netlink, "kpy0", ["10.244.1.1/24"])
+        put(netlink)
+        # The lookup succeeds now; only the ARP among the pods finds nobody.
+        assert connect("10.96.0.10") in (errno.EAGAIN, errno.ETIMEDOUT)
+        assert connect("10.244.5.5") == errno.EHOSTUNREACH
+
+
+def test_ensure_twice_changes_nothing_and_remove_takes_all() -> None:
+    with network_lab.node(), Netlink() as netlink:
+        netlink.add_route("198.51.100.0/24", kind="unreachable", metric=4096)
+        before = netlink.routes(table=None)
+        ensure_bridge(netlink, "kpy0", ["10.244.1.1/24"])
+        for _ in range(2):
+            put(netlink)
+            assert sorted((r.dst, r.kind, r.metric) for r in netlink.routes() if r.protocol == 75) == [
+                ("10.244.0.0/16", "unreachable", 4096),
+                ("10.96.0.0/12", "unicast", 512),
+                ("10.96.0.0/12", "unreachable", 4096),
+            ]
+        assert routes.remove(netlink) == 3
+        netlink.delete_link("kpy0")
+        assert netlink.routes(table=None) == before
+
+
+def test_switches_are_turned_and_given_back(tmp_path: Path) -> None:
+    names = ["net/ipv4/ip_forward", "net/ipv4/conf/all/send_redirects", "net/ipv4/conf/all/accept_redirects"]
+
+    def values() -> list[str]:
+        return [(Path("/proc/sys") / name).read_text().strip() for name in names]
+
+    with network_lab.node():
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
+        before = values()
+        state = tmp_path / "sub/sysctls.json"
+        assert routes.prepare_kernel(state) == []
+        assert routes.prepare_kernel(state) == []
+        assert values()[:2] == ["1", "0"]
+        routes.restore(state, bridge="kpy0")
+        assert values() == before
+        assert not state.exists()
+
+
+def test_a_kernel_without_br_netfilter_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "net/ipv4/conf/all").mkdir(parents=True)
+    (tmp_path / "net/ipv4/ip_forward").write_text("1\n")
+    problems = routes.prepare_kernel(tmp_path / "s.json", proc_sys=tmp_path, load=lambda _module: "not found")
+    assert len(problems) == 1 and "modprobe br_netfilter" in problems[0]
