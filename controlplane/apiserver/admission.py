@@ -1,7 +1,8 @@
 """What is decided about a write beyond its own shape: rules that look at the rest of the cluster.
 
-Upstream calls these admission plugins; each is a small method here, run in upstream's order for every write
-that passed authorization: NamespaceLifecycle, ServiceAccount, Priority, DefaultTolerationSeconds.
+Upstream calls these admission plugins; each is a small method or module here, run in upstream's order for
+every write that passed authorization: NamespaceLifecycle, NodeRestriction, ServiceAccount, Priority,
+DefaultTolerationSeconds.
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ from typing import Any
 
 from controlplane.apiserver.errors import forbidden, namespace_terminating, not_found
 from controlplane.apiserver.resources import ResourceInfo, lookup
+from controlplane.apiserver.service_account_volume import give_service_account, is_mirror
 from controlplane.apiserver.users import User
 from controlplane.storage.cache import Cache
 
 Object = dict[str, Any]
 
 _IMMORTAL = ("default", "kube-system", "kube-public")
+_POD = ("", "pods")
+_NODE = ("", "nodes")
+_TAINT_SECONDS = 300
+_WAITED_OUT = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+_PREEMPT = "PreemptLowerPriority"
 
 
 class Admission:
@@ -28,13 +35,27 @@ class Admission:
 
     def create(self, info: ResourceInfo, namespace: str, obj: Object, user: User) -> None:
         """May change `obj`. Raises StatusError (403, 404)."""
+        key = (info.group, info.plural)
+        name = obj["metadata"].get("name", "")
         if info.namespaced:
-            self._namespace_lifecycle(info, namespace, obj["metadata"].get("name", ""))
+            self._namespace_lifecycle(info, namespace, name)
+        if user.node_name:
+            _restrict_node(info, name, obj, user)
+        if key == _POD:
+            if not is_mirror(obj):
+                give_service_account(self._cache, info, namespace, obj, automount=self._automount)
+            self._priority(info, obj)
+            _default_tolerations(obj)
 
     def update(
         self, info: ResourceInfo, namespace: str, new: Object, old: Object, user: User, subresource: str
     ) -> None:
         """May change `new`. Raises StatusError (403)."""
+        if user.node_name and (info.group, info.plural) == _NODE:
+            _restrict_node(info, new["metadata"]["name"], new, user)
+            if not subresource and new.get("spec", {}).get("taints") != old.get("spec", {}).get("taints"):
+                text = f'node "{user.node_name}" is not allowed to modify taints'
+                raise forbidden(info, new["metadata"]["name"], text)
 
     def delete(self, info: ResourceInfo, namespace: str, name: str, user: User) -> None:
         """Raises StatusError (403)."""
@@ -49,3 +70,78 @@ class Admission:
             raise not_found(namespaces, namespace)
         if b'"deletionTimestamp"' in entry.raw and "deletionTimestamp" in entry.parse()["metadata"]:
             raise namespace_terminating(info, name, namespace)
+
+    def _priority(self, info: ResourceInfo, pod: Object) -> None:
+        """A class name becomes the number that the scheduler compares."""
+        spec, name = pod["spec"], pod["metadata"].get("name", "")
+        wanted = spec.get("priorityClassName")
+        value, policy = 0, _PREEMPT
+        chosen: Object | None
+        if wanted:
+            entry = self._cache.latest("scheduling.k8s.io/priorityclasses", "", wanted)
+            if entry is None:
+                raise forbidden(info, name, f"no PriorityClass with name {wanted} was found")
+            chosen = entry.parse()
+        else:
+            chosen = self._default_priority_class()
+            if chosen:
+                spec["priorityClassName"] = chosen["metadata"]["name"]
+        if chosen:
+            value, policy = chosen.get("value", 0), chosen.get("preemptionPolicy") or _PREEMPT
+        given = spec.get("priority")
+        if given is not None and given != value:
+            raise forbidden(
+                info,
+                name,
+                f"the integer value of priority ({given}) must not be provided in pod spec; priority"
+                f" admission controller computed {value} from the given PriorityClass name",
+            )
+        spec["priority"] = value
+        spec.setdefault("preemptionPolicy", policy)
+
+    def _default_priority_class(self) -> Object | None:
+        found: Object | None = None
+        for entry in self._cache.collection("scheduling.k8s.io/priorityclasses").present():
+            if b'"globalDefault":true' in entry.raw:
+                candidate = entry.parse()
+                if found is None or candidate.get("value", 0) < found.get("value", 0):
+                    found = candidate
+        return found
+
+
+def _default_tolerations(pod: Object) -> None:
+    """Pods stay five minutes on a node that is not ready or not reachable, unless they say otherwise."""
+    tolerations = pod["spec"].get("tolerations") or []
+    for key in _WAITED_OUT:
+        covered = any(
+            part.get("effect") in (None, "", "NoExecute")
+            and (part.get("key") == key or (not part.get("key") and part.get("operator") == "Exists"))
+            for part in tolerations
+        )
+        if not covered:
+            tolerations.append(
+                {
+                    "key": key,
+                    "operator": "Exists",
+                    "effect": "NoExecute",
+                    "tolerationSeconds": _TAINT_SECONDS,
+                }
+            )
+    pod["spec"]["tolerations"] = tolerations
+
+
+def _restrict_node(info: ResourceInfo, name: str, obj: Object, user: User) -> None:
+    """NodeRestriction: a kubelet registers itself and mirrors its own static pods, and no more."""
+    key = (info.group, info.plural)
+    if key == _NODE and name != user.node_name:
+        raise forbidden(info, name, f'node "{user.node_name}" is not allowed to modify node "{name}"')
+    if key == ("coordination.k8s.io", "leases") and name != user.node_name:
+        raise forbidden(info, name, "can only access node lease with the same name as the requesting node")
+    if key != _POD:
+        return
+    if not is_mirror(obj):
+        text = 'pod does not have "kubernetes.io/config.mirror" annotation, '
+        raise forbidden(info, name, f'{text}node "{user.node_name}" can only create mirror pods')
+    if obj["spec"].get("nodeName") != user.node_name:
+        text = f'node "{user.node_name}" can only create pods with spec.nodeName set to itself'
+        raise forbidden(info, name, text)

@@ -72,8 +72,8 @@ class ApiServer:
         self._objects = ObjectHandler(self.registry, clock)
         self._reviews = ReviewHandler(self.registry, self._authenticator, self._authorizer)
         self._subresources = SubresourceHandler(self.registry, self._objects, tokens, options.pki, clock)
-        self._endpoints = EndpointHandler({"ping": lambda: True, "serving": lambda: self._serving})
         self._serving = False
+        self._endpoints = EndpointHandler({"ping": lambda: True, "serving": lambda: self._serving})
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -156,7 +156,7 @@ class ApiServer:
     async def _dispatch(self, call: Call) -> web.StreamResponse:
         info = call.request.info
         if info is None:
-            return self._endpoints.handle(call)
+            return await self._endpoints.handle(call)
         if call.request.subresource and call.request.subresource != "status":
             return await self._subresources.handle(call, info)
         if not info.stored:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from controlplane.apiserver.node_access import NodeAccess
 from controlplane.apiserver.routing import Request
 from controlplane.apiserver.users import AUTHENTICATED, MASTERS, User
 from controlplane.storage.cache import Cache
@@ -85,10 +86,21 @@ def of_request(request: Request) -> Attributes:
     if request.info is None:
         return Attributes(request.verb, path=request.path)
     info = request.info
-    namespace = request.namespace
+    namespace, name = request.namespace, request.name
     if info.plural == "namespaces":
-        namespace = request.name
-    return Attributes(request.verb, info.group, info.plural, request.subresource, namespace, request.name)
+        namespace = name
+    if not name and request.verb in ("list", "watch"):
+        name = _pinned_name(request.query.get("fieldSelector", ""))
+    return Attributes(request.verb, info.group, info.plural, request.subresource, namespace, name)
+
+
+def _pinned_name(field_selector: str) -> str:
+    """A list that can only ever find one object counts as one about that object."""
+    for part in field_selector.split(","):
+        field, operator, value = part.partition("=")
+        if field.strip() == "metadata.name" and operator:
+            return value.lstrip("=").strip()
+    return ""
 
 
 class Authorizer:
@@ -96,6 +108,7 @@ class Authorizer:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
+        self._nodes = NodeAccess(cache)
         self._compiled: tuple[tuple[int, ...], tuple[_Grant, ...]] = ((), ())
 
     def allowed(self, user: User, asked: Attributes) -> bool:
@@ -104,7 +117,16 @@ class Authorizer:
             return True
         if asked.path and asked.verb in ("get", "head") and is_open(asked.path):
             return True
-        return any(rule.allows(asked) for rule in self.rules(user, asked.namespace))
+        if not any(rule.allows(asked) for rule in self.rules(user, asked.namespace)):
+            return False
+        node = user.node_name
+        return (
+            not node
+            or bool(asked.path)
+            or self._nodes.allowed(
+                node, asked.verb, asked.resource, asked.subresource, asked.namespace, asked.name
+            )
+        )
 
     def rules(self, user: User, namespace: str) -> Iterator[Rule]:
         """Every rule that holds for this user in this namespace ("" for cluster-wide ones only)."""

@@ -31,6 +31,7 @@ async def ensure(registry: Registry, *, cluster_ip: str, address: str, port: int
     """Create what is missing and correct the endpoints. Raises StatusError if the store refuses."""
     for name in NAMESPACES:
         await _ensure(registry, _object("v1", "Namespace", name))
+        await registry.ensure_default_account(name)
     await _ensure(registry, _service(cluster_ip))
     if ipaddress.ip_address(address).is_loopback:
         # A pod's loopback is its own, so such endpoints could only mislead (and are not valid).

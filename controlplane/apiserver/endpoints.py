@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import orjson
 from aiohttp import web
 
 from controlplane.apiserver.calls import Call, answer
 from controlplane.apiserver.errors import method_not_allowed, unknown_resource
-from controlplane.apiserver.resources import group_versions
 
 MAJOR, MINOR, VERSION = "1", "32", "v1.32.0"
 _HEALTH = ("/healthz", "/livez", "/readyz")
@@ -23,7 +23,7 @@ class EndpointHandler:
     def __init__(self, checks: dict[str, Callable[[], bool]]) -> None:
         self._checks = checks
 
-    def handle(self, call: Call) -> web.Response:
+    async def handle(self, call: Call) -> web.Response:
         """Raises StatusError (404, 405)."""
         if call.request.method not in ("GET", "HEAD"):
             raise method_not_allowed()
@@ -33,11 +33,13 @@ class EndpointHandler:
         if path == "/version":
             return answer(version())
         if path == "/":
-            return answer(orjson.dumps({"paths": _paths()}))
+            from controlplane.apiserver import discovery
+
+            return answer(orjson.dumps({"paths": discovery.root_paths()}))
         if path in ("/api", "/apis") or path.startswith(("/api/", "/apis/")):
             return self._discovery(call, path)
-        if path.startswith(("/openapi/", "/swagger")):
-            return self._openapi(call, path)
+        if path.startswith(("/openapi/", "/swagger-")):
+            return await self._openapi(call, path)
         if call.request.unknown:
             raise unknown_resource()
         return web.Response(status=404, text="404 page not found\n")
@@ -59,10 +61,11 @@ class EndpointHandler:
 
         parts = path.strip("/").split("/")
         if len(parts) == 1:
-            aggregated = discovery.aggregated_version(call.accept)
-            if aggregated:
-                body = discovery.aggregated(path, aggregated)
-                return web.Response(body=body, headers={"Content-Type": discovery.content_type(aggregated)})
+            version = _aggregated_version(call.accept, discovery.AGGREGATED_VERSIONS)
+            if version:
+                kind = f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
+                body = discovery.aggregated(path, version)
+                return web.Response(body=body, headers={"Content-Type": kind})
             return answer(discovery.api_versions() if path == "/api" else discovery.api_groups())
         body_of = None
         if parts[0] == "api" and len(parts) == 2:
@@ -77,10 +80,11 @@ class EndpointHandler:
             return web.Response(status=404, text="404 page not found\n")
         return answer(body_of)
 
-    def _openapi(self, call: Call, path: str) -> web.Response:
+    async def _openapi(self, call: Call, path: str) -> web.Response:
+        """Built in a thread when first asked for: it takes longer than anybody else should wait."""
         from controlplane.apiserver import openapi
 
-        found = openapi.document(path, call.accept)
+        found = await asyncio.to_thread(openapi.document, path, call.accept)
         if found is None:
             return web.Response(status=404, text="404 page not found\n")
         body, content_type = found
@@ -104,11 +108,18 @@ def version() -> bytes:
     return orjson.dumps(found, option=orjson.OPT_INDENT_2)
 
 
-def _paths() -> list[str]:
-    found = {"/api", "/api/v1", "/apis", "/openapi/v2", "/openapi/v3", "/version", *_HEALTH}
-    for group, name in group_versions():
-        if group:
-            found |= {f"/apis/{group}", f"/apis/{group}/{name}"}
-    return sorted(found)
+def _aggregated_version(accept: str, known: Sequence[str]) -> str:
+    """The version in which this client wants discovery in one document, or "" for the old form.
 
-
+    The first media range that we can serve counts, and only a version that is named there.
+    """
+    for item in accept.split(","):
+        media, *parameters = (part.strip() for part in item.split(";"))
+        if media != "application/json":
+            continue
+        pairs = dict(part.partition("=")[::2] for part in parameters)
+        if pairs.get("as") != "APIGroupDiscoveryList":
+            return ""
+        if pairs.get("g") == "apidiscovery.k8s.io" and pairs.get("v") in known:
+            return pairs["v"]
+    return ""

@@ -38,7 +38,7 @@ from controlplane.apiserver.errors import (
 from controlplane.apiserver.resources import ResourceInfo, lookup
 from controlplane.apiserver.schema import Schema
 from controlplane.apiserver.timestamps import rfc3339
-from controlplane.apiserver.users import User
+from controlplane.apiserver.users import SERVER, User
 from controlplane.apiserver.validation import validate_create, validate_update
 from controlplane.errors import StoreError
 from controlplane.storage.cache import Cache, Collection, Entry
@@ -137,7 +137,20 @@ class Registry:
             raise already_exists(info, name)
         stored = to_storage(info, obj) if info.is_view else obj
         settle = self._allocate(info, stored, None)
-        return await self._store(info, namespace, name, stored, None, write, settle)
+        written = await self._store(info, namespace, name, stored, None, write, settle)
+        if strategy.key_of(info) == ("", "namespaces") and not write.dry_run:
+            await self.ensure_default_account(name)
+        return written
+
+    async def ensure_default_account(self, namespace: str) -> None:
+        """Every namespace has a ServiceAccount `default` from its first moment.
+
+        Upstream leaves this to a controller, and a pod created right after its namespace is refused now and
+        then; that controller finds it made, and makes it again should somebody delete it.
+        """
+        if self.cache.latest(self.collection_name(_ACCOUNTS), namespace, "default") is None:
+            account = {"metadata": {"name": "default", "namespace": namespace}}
+            await self.create(_ACCOUNTS, namespace, account, Write(SERVER))
 
     async def update(
         self, info: ResourceInfo, namespace: str, name: str, body: Object, write: Write, subresource: str = ""
@@ -359,10 +372,10 @@ class Registry:
         return stored
 
 
-def _service_info() -> ResourceInfo:
-    info = lookup("", "v1", "services")
+def _core(plural: str) -> ResourceInfo:
+    info = lookup("", "v1", plural)
     assert info is not None
     return info
 
 
-_SERVICES = _service_info()
+_SERVICES, _ACCOUNTS = _core("services"), _core("serviceaccounts")

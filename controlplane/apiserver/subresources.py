@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from aiohttp import web
@@ -29,13 +29,16 @@ from controlplane.apiserver.errors import (
     uid_mismatch,
     unknown_resource,
 )
-from controlplane.apiserver.handlers import ObjectHandler
+from controlplane.apiserver.handlers import Change, ObjectHandler
 from controlplane.apiserver.negotiation import wanted
 from controlplane.apiserver.registry import Registry, Write
 from controlplane.apiserver.resources import ResourceInfo, lookup
 from controlplane.apiserver.scale import get_scale, put_scale
 from controlplane.apiserver.timestamps import rfc3339
 from controlplane.apiserver.tokens import TokenSigner
+
+if TYPE_CHECKING:
+    from controlplane.apiserver.node_streams import StreamHandler
 
 Object = dict[str, Any]
 Handler = Callable[[Call, ResourceInfo], Awaitable[web.StreamResponse]]
@@ -67,7 +70,7 @@ class SubresourceHandler:
             "approval": self._objects.handle,
             "ephemeralcontainers": self._objects.handle,
         }
-        self._streams: Any = None
+        self._streams: StreamHandler | None = None
         self._pki = pki
 
     async def handle(self, call: Call, info: ResourceInfo) -> web.StreamResponse:
@@ -83,7 +86,7 @@ class SubresourceHandler:
             return await self._stream_handler().handle(call, info)
         raise unknown_resource()
 
-    def _stream_handler(self) -> Any:
+    def _stream_handler(self) -> StreamHandler:
         if self._streams is None:
             from controlplane.apiserver.node_streams import StreamHandler
 
@@ -170,10 +173,7 @@ class SubresourceHandler:
         write = await call.write()
         if request.verb == "update":
             given = await call.object("Scale")
-
-            def wanted_scale(_: Object) -> Object:
-                return given
-
+            wanted_scale: Change = lambda _: given  # noqa: E731
         else:
             wanted_scale = await self._objects.change(call, _SCALE)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import orjson
@@ -66,7 +66,7 @@ class Watcher:
             self._registry.collection_name(self._form.info), self._on_event
         )
 
-    async def lines(self) -> AsyncIterator[bytes]:
+    async def lines(self) -> AsyncGenerator[bytes, None]:
         """Chunks of whole lines until the timeout, the end of the server, or an error event."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _timeout(self._request)

@@ -1,0 +1,92 @@
+"""What a kubelet may see and touch beyond its role: only what concerns its own node.
+
+A node that was broken into should not be able to read every Secret of the cluster. So a kubelet gets Secrets
+and ConfigMaps one by one, by name, and only those that a pod bound to its node refers to; it changes the
+status of such pods only, and its own Node and Lease (upstream: plugin/pkg/auth/authorizer/node).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from controlplane.storage.cache import Cache
+
+Object = dict[str, Any]
+Reference = tuple[str, str, str]  # (kind, namespace, name)
+
+_GUARDED = {"secrets": "Secret", "configmaps": "ConfigMap"}
+
+
+class NodeAccess:
+    """Judges one kubelet's request about one object; what pods refer to is read again when a pod changed."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._version = -1
+        self._references: dict[str, set[Reference]] = {}
+
+    def allowed(
+        self, node: str, verb: str, resource: str, subresource: str, namespace: str, name: str
+    ) -> bool:
+        """Called after the role of system:nodes has allowed the verb on the resource."""
+        if resource in _GUARDED and verb in ("get", "list", "watch"):
+            return bool(name) and (_GUARDED[resource], namespace, name) in self._of_node(node)
+        if resource == "nodes" and verb not in ("get", "list", "watch", "create"):
+            return name == node
+        if resource == "leases" and verb not in ("list", "watch", "create"):
+            return namespace == "kube-node-lease" and name == node
+        if resource == "pods" and (subresource or verb == "delete"):
+            entry = self._cache.latest("core/pods", namespace, name)
+            return entry is None or entry.parse()["spec"].get("nodeName") == node
+        return True
+
+    def _of_node(self, node: str) -> set[Reference]:
+        version = self._cache.collection("core/pods").touched
+        if version != self._version:
+            self._version = version
+            self._references = {}
+        found = self._references.get(node)
+        if found is None:
+            found = self._references[node] = set(self._read(node))
+        return found
+
+    def _read(self, node: str) -> Iterator[Reference]:
+        wanted = f'"nodeName":"{node}"'.encode()
+        for entry in self._cache.collection("core/pods").present():
+            if wanted not in entry.raw:
+                continue
+            pod = entry.parse()
+            if pod["spec"].get("nodeName") == node:
+                for kind, name in references(pod["spec"]):
+                    yield kind, entry.namespace, name
+
+
+def references(spec: Object) -> Iterator[tuple[str, str]]:
+    """(kind, name) of every Secret and ConfigMap that a pod's spec names, pull secrets included."""
+    for secret in spec.get("imagePullSecrets") or ():
+        yield "Secret", secret.get("name", "")
+    for volume in spec.get("volumes") or ():
+        yield from _of_source(volume, "secretName")
+        for source in (volume.get("projected") or {}).get("sources") or ():
+            yield from _of_source(source, "name")
+    for kind in ("initContainers", "containers", "ephemeralContainers"):
+        for container in spec.get(kind) or ():
+            for source in container.get("envFrom") or ():
+                yield from _of_environment(source, "secretRef", "configMapRef")
+            for variable in container.get("env") or ():
+                yield from _of_environment(variable.get("valueFrom") or {}, "secretKeyRef", "configMapKeyRef")
+
+
+def _of_source(source: Object, secret_key: str) -> Iterator[tuple[str, str]]:
+    if source.get("secret"):
+        yield "Secret", source["secret"].get(secret_key, "")
+    if source.get("configMap"):
+        yield "ConfigMap", source["configMap"].get("name", "")
+
+
+def _of_environment(source: Object, secret: str, config_map: str) -> Iterator[tuple[str, str]]:
+    if source.get(secret):
+        yield "Secret", source[secret].get("name", "")
+    if source.get(config_map):
+        yield "ConfigMap", source[config_map].get("name", "")
