@@ -1,0 +1,206 @@
+"""Notices nodes that fell silent, taints them, and takes their pods away in time.
+
+A node speaks through its Lease (every 10 s). After 40 s of silence its conditions become Unknown and it gets
+the `unreachable` taints; pods leave when their tolerationSeconds are over (five minutes unless they say
+otherwise). Pods bound to a Node object that no longer exists are deleted at once, since no agent will ever do
+it. Source: upstream's node-lifecycle, taint-eviction and pod-garbage-collector controllers.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from controlplane.controllers.base import Controller, Object, SharedInformers, key_of, split_key
+from controlplane.scheduler.filters import tolerated
+from kubeclient.errors import Conflict, NotFound
+from kubeclient.events import EventRecorder
+from kubeclient.resources import LEASES, NODES, PODS
+from kubeclient.rest import RestClient
+
+log = logging.getLogger("controllers")
+
+GRACE_SECONDS = 40.0
+CHECK_SECONDS = 5.0
+CONDITIONS = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
+TAINTS = {"False": "node.kubernetes.io/not-ready", "Unknown": "node.kubernetes.io/unreachable"}
+
+
+def wanted_taints(ready: str) -> list[Object]:
+    """The taints a node with this Ready status carries: none for True."""
+    key = TAINTS.get(ready)
+    return [{"key": key, "effect": effect} for effect in ("NoSchedule", "NoExecute")] if key else []
+
+
+def change_taints(present: Sequence[Object], ready: str, now: str) -> list[Object] | None:
+    """The node's taints with ours corrected, or None where they are right already."""
+    ours = set(TAINTS.values())
+    wanted = wanted_taints(ready)
+    have = [(t["key"], t["effect"]) for t in present if t["key"] in ours]
+    if sorted(have) == sorted((t["key"], t["effect"]) for t in wanted):
+        return None
+    stamped = [t | ({"timeAdded": now} if t["effect"] == "NoExecute" else {}) for t in wanted]
+    return [t for t in present if t["key"] not in ours] + stamped
+
+
+def eviction_delay(pod: Object, taints: Sequence[Object]) -> float | None:
+    """Seconds from the taint's start to the pod's end: 0 without a toleration, None for ever."""
+    delays: list[float] = []
+    for taint in taints:
+        if taint["effect"] != "NoExecute":
+            continue
+        matching = [t for t in pod["spec"].get("tolerations") or [] if tolerated(taint, [t])]
+        if not matching:
+            return 0.0
+        limits = [float(t["tolerationSeconds"]) for t in matching if t.get("tolerationSeconds") is not None]
+        if limits:
+            delays.append(max(0.0, min(limits)))
+    return min(delays) if delays else None
+
+
+class NodeLifecycle(Controller):
+    name = "node-lifecycle"
+
+    def __init__(
+        self,
+        client: RestClient,
+        informers: SharedInformers,
+        recorder: EventRecorder,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        grace: float = GRACE_SECONDS,
+    ) -> None:
+        super().__init__(client, informers, recorder)
+        self._clock = clock
+        self._grace = grace
+        self._heard: dict[str, tuple[str, float]] = {}  # node → last renewal as written, our clock then
+        self._nodes = informers.of(NODES, self.enqueue)
+        self._leases = informers.of(LEASES)
+        self._pods = informers.of(PODS, self._on_pod)
+
+    def _on_pod(self, kind: str, new: Object, old: Object | None) -> None:
+        bound = new["spec"].get("nodeName")
+        if bound and kind == "ADDED":
+            self.queue.add(f"/{bound}")
+
+    def sync(self, key: str) -> None:
+        _, name = split_key(key)
+        node = self._nodes.get(name)
+        if node is None:
+            self._heard.pop(name, None)
+            self._remove_orphans(name)
+            return
+        ready = self._ready(node)
+        if self._silence(name) > self._grace and ready != "Unknown":
+            ready = self._mark_unknown(node)
+        self._taint(node, ready)
+        self._evict(node)
+        self.queue.add_after(key, CHECK_SECONDS)
+
+    @staticmethod
+    def _ready(node: Object) -> str:
+        conditions = (node.get("status") or {}).get("conditions") or []
+        return next((str(c["status"]) for c in conditions if c["type"] == "Ready"), "Unknown")
+
+    def _silence(self, name: str) -> float:
+        """Seconds since the Lease last changed, by our own clock: nodes' clocks may differ."""
+        lease = self._leases.get(name, "kube-node-lease")
+        renewed = str((lease or {}).get("spec", {}).get("renewTime", ""))
+        last = self._heard.get(name)
+        if last is None or last[0] != renewed:
+            self._heard[name] = (renewed, self._clock())
+            return 0.0
+        return self._clock() - last[1]
+
+    def _mark_unknown(self, node: Object) -> str:
+        name, now = node["metadata"]["name"], _now()
+        conditions = [
+            {
+                "type": kind,
+                "status": "Unknown",
+                "reason": "NodeStatusUnknown",
+                "message": "Kubelet stopped posting node status.",
+                "lastTransitionTime": now,
+            }
+            for kind in CONDITIONS
+        ]
+        self.client.patch(NODES, name, {"status": {"conditions": conditions}}, subresource="status")
+        log.warning("Heard nothing from node node=%s seconds=%d", name, self._grace)
+        self.recorder.event(node, "Normal", "NodeNotReady", f"Node {name} status is now: NodeNotReady")
+        for pod in self._pods_on(name):
+            self._mark_not_ready(pod, now)
+        return "Unknown"
+
+    def _mark_not_ready(self, pod: Object, now: str) -> None:
+        """A silent node's pods leave their Services: nobody vouches for them any more."""
+        metadata = pod["metadata"]
+        condition = {"type": "Ready", "status": "False", "lastTransitionTime": now}
+        body = {"metadata": {"uid": metadata["uid"]}, "status": {"conditions": [condition]}}
+        try:
+            self.client.patch(PODS, metadata["name"], body, metadata["namespace"], subresource="status")
+        except (NotFound, Conflict):
+            return
+
+    def _taint(self, node: Object, ready: str) -> None:
+        taints = change_taints(node["spec"].get("taints") or [], ready, _now())
+        if taints is None:
+            return
+        metadata = node["metadata"]
+        body = {
+            "metadata": {"resourceVersion": metadata["resourceVersion"]},
+            "spec": {"taints": taints or None},
+        }
+        self.client.patch(NODES, metadata["name"], body, kind="merge")
+
+    def _evict(self, node: Object) -> None:
+        taints = [t for t in node["spec"].get("taints") or [] if t["effect"] == "NoExecute"]
+        if not taints:
+            return
+        added = [_seconds(t["timeAdded"]) for t in taints if t.get("timeAdded")]
+        since = time.time() - min(added) if added else 0.0
+        for pod in self._pods_on(node["metadata"]["name"]):
+            delay = eviction_delay(pod, taints)
+            if delay is not None and since >= delay and not pod["metadata"].get("deletionTimestamp"):
+                log.info("Evicted pod by taint pod=%s node=%s", key_of(pod), node["metadata"]["name"])
+                self.recorder.event(
+                    pod, "Normal", "TaintManagerEviction", f"Marking for deletion Pod {key_of(pod)}"
+                )
+                self._delete(pod, None)
+
+    def _remove_orphans(self, name: str) -> None:
+        """Delete pods bound to a node that does not exist, after asking the API itself."""
+        pods = self._pods_on(name)
+        if not pods:
+            return
+        try:
+            self.client.get(NODES, name)
+        except NotFound:
+            for pod in pods:
+                log.info("Deleted pod of a node that is gone pod=%s node=%s", key_of(pod), name)
+                self._delete(pod, 0)
+
+    def _delete(self, pod: Object, grace: int | None) -> None:
+        metadata = pod["metadata"]
+        try:
+            self.client.delete(
+                PODS,
+                metadata["name"],
+                metadata["namespace"],
+                uid=metadata["uid"],
+                grace_period_seconds=grace,
+            )
+        except (NotFound, Conflict):
+            return
+
+    def _pods_on(self, name: str) -> list[Object]:
+        return [pod for pod in self._pods.list() if pod["spec"].get("nodeName") == name]
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
