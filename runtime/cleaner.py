@@ -17,6 +17,8 @@ from runtime.errors import CgroupError
 
 log = logging.getLogger(__name__)
 
+CLOSE_SECONDS = 0.5
+
 
 class Cleaner:
     """One thread that clears given-up folders, in order."""
@@ -33,10 +35,10 @@ class Cleaner:
         self._folders.put(folder)
 
     def close(self) -> None:
-        """Finish what is queued, then end."""
+        """End after what is queued, or soon: what is left is on disk."""
         if self._thread.is_alive():
             self._folders.put(None)
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
 
     def _work(self) -> None:
         while (folder := self._folders.get()) is not None:

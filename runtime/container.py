@@ -63,6 +63,7 @@ class Container:
         self._outputs: list[Output] = []
         self._attached: list[Attach] = []
         self._execs = 0
+        self._exec_cgroups: list[str] = []
         self._waiters: list[Callable[[], None]] = []
 
     @property
@@ -298,11 +299,15 @@ class Container:
         return self._shim.cgroups.create(f"{self._cgroup_path}/exec-{self._execs}")
 
     def remove_exec_cgroup(self, cgroup: Cgroup) -> None:
-        """At once when it is empty; otherwise it goes with the container's, below which it lies."""
-        try:
-            self._shim.cgroups.remove(cgroup.path)
-        except (CgroupError, OSError):
-            return
+        """At once when it is empty; otherwise after a later exec, or with the container's own."""
+        self._exec_cgroups.append(cgroup.path)
+        left = []
+        for path in self._exec_cgroups:
+            try:
+                self._shim.cgroups.remove(path)
+            except (CgroupError, OSError):
+                left.append(path)
+        self._exec_cgroups = left
 
     def reopen_log(self) -> None:
         self._log.reopen()

@@ -29,22 +29,27 @@ LARGEST_REQUEST = 16384
 
 def main(descriptor: int) -> None:
     """Serve the agent on the socket `descriptor` until it is gone."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are reaped by the kernel
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.umask(0o022)
-    os.chdir("/")
-    threading.stack_size(THREAD_STACK)
-    kernel = LinuxKernel()
-    kernel.dumpable(False)
-    cgroups.detect()
-    gc.collect()
-    gc.freeze()
+    settle(descriptor)
     with socket.socket(fileno=descriptor) as agent:
         while True:
             message, descriptors, _, _ = socket.recv_fds(agent, LARGEST_REQUEST, 2)
             if not message:
                 return
             fork(message, descriptors, agent)
+
+
+def settle(descriptor: int) -> None:
+    """What all shims inherit: nothing of the agent's, and no readable memory."""
+    os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
+    LinuxKernel().dumpable(False)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are reaped by the kernel
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.umask(0o022)
+    os.chdir("/")
+    threading.stack_size(THREAD_STACK)
+    cgroups.detect()
+    gc.collect()
+    gc.freeze()
 
 
 def fork(message: bytes, descriptors: list[int], agent: socket.socket) -> None:

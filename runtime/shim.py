@@ -97,6 +97,7 @@ class Shim:
             self._start_pause()
         except (RuntimeFailure, OSError, ValueError, KeyError) as error:
             reply(connection, 0, error=str(error), kind=type(error).__name__)
+            self._close_door()
             self._leave()
         else:
             reply(connection, 0, sandbox=state.plain(self._state))
@@ -274,18 +275,22 @@ class Shim:
         if self._pause is not None or running or not self._ended:
             return
         ended, self._ended = self._ended, []
+        self._close_door()  # first: who is told may remove the folder
         for tell in ended:
             tell()
         self._leave()
 
-    def _leave(self) -> None:
-        """Take no more clients, let the present ones have their last frames, then end."""
+    def _close_door(self) -> None:
+        """Take no more clients."""
         self.loop.forget(self._listener.fileno())
         self._listener.close()
         try:
             os.unlink(f"{self.directory}/shim.sock")
         except FileNotFoundError:
-            pass
+            pass  # its folder was renamed by an agent that could not wait
+
+    def _leave(self) -> None:
+        """Let the clients have their last frames, then end."""
         for connection in tuple(self._connections):
             connection.end()
         self.loop.call_later(0 if not self._connections else GOODBYE_SECONDS, self.loop.stop)

@@ -12,13 +12,16 @@ from typing import Any
 
 from runtime.cgroups import CgroupDriver
 from runtime.service import Container, ContainerConfig, Event, RuntimeService, Sandbox, SandboxConfig
+from runtime.state import stat_of
 from runtime.streams import EXIT, Stream
 
 BUSYBOX = Path("/usr/bin/busybox")
-APPLETS = tuple(
-    "sh cat echo sleep id tty true false printf dd ls stty head yes env hostname wc seq tail tr kill ps".split()  # noqa: SIM905
-)
-ROOT_CGROUP = f"kubelet-py-test-service-{os.getpid()}"
+APPLETS = (
+    "cat", "dd", "echo", "env", "false", "head", "hostname", "id", "kill", "ls", "printf", "ps", "seq", "sh", "sleep",
+    "stty", "tail", "tr", "true", "tty", "wc", "yes",
+)  # fmt: skip
+# Inherited by the agents that tests start as processes of their own.
+ROOT_CGROUP = os.environ.setdefault("KUBELET_PY_TEST_CGROUP", f"kubelet-py-test-service-{os.getpid()}")
 DEFAULT_MOUNTS = [
     {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
     {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
@@ -129,6 +132,13 @@ def read_all(stream: Stream) -> tuple[dict[int, bytes], bytes]:
 
 
 def our_processes() -> set[int]:
-    """Shims and everything below them, by the folder name in their command line or by parentage."""
-    found = subprocess.run(["ps", "-eo", "pid=,comm="], capture_output=True, text=True, check=True).stdout
-    return {int(line.split()[0]) for line in found.splitlines() if line.split()[1] == "kubelet-py-shim"}
+    """The shims that live."""
+    found = subprocess.run(["ps", "-eo", "pid=,stat=,comm="], capture_output=True, text=True, check=True)
+    fields = [line.split() for line in found.stdout.splitlines()]
+    return {int(pid) for pid, stat, name, *_ in fields if name == "kubelet-py-shim" and stat[0] != "Z"}
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended; init may take its time to reap it."""
+    found = stat_of(pid)
+    return found is None or found[0] in "ZX"
