@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cni.errors import AddressesExhausted, CniError, InvalidConfig, NotAvailable, PluginFailure
+from cni.host_local import HostLocal, parse_ranges
+from cni.types import Request
+
+
+def request(folder: Path, command: str = "ADD", container: str = "c", **ipam: Any) -> Request:
+    section = {"type": "host-local", "dataDir": str(folder), "subnet": "10.9.0.0/29", **ipam}
+    return Request(command, {"cniVersion": "1.1.0", "name": "n", "ipam": section}, container, "", "eth0")
+
+
+def test_addresses_go_round_before_one_is_used_again(tmp_path: Path) -> None:
+    plugin = HostLocal()
+    taken = []
+    for n in range(7):
+        taken.append(plugin.add(request(tmp_path, container=f"c{n}")).ips[0].address)
+        plugin.delete(request(tmp_path, "DEL", f"c{n}"))
+    assert taken == [f"10.9.0.{n}/29" for n in (2, 3, 4, 5, 6, 2, 3)]
+
+
+def test_layout_on_disk_is_upstreams(tmp_path: Path) -> None:
+    HostLocal().add(request(tmp_path))
+    assert (tmp_path / "n/10.9.0.2").read_bytes() == b"c\r\neth0"
+    assert (tmp_path / "n/last_reserved_ip.0").read_text() == "10.9.0.2"
+    assert sorted(os.listdir(tmp_path / "n")) == ["10.9.0.2", "last_reserved_ip.0", "lock"]
+
+
+def test_last_reserved_address_is_overwritten_whole(tmp_path: Path) -> None:
+    plugin = HostLocal()
+    ranges = [[{"subnet": "10.9.0.0/24", "rangeStart": "10.9.0.99", "rangeEnd": "10.9.0.101"}]]
+    for n in range(3):
+        plugin.add(request(tmp_path, container=f"c{n}", subnet=None, ranges=ranges))
+    plugin.delete(request(tmp_path, "DEL", "c0", subnet=None, ranges=ranges))
+    plugin.add(request(tmp_path, container="again", subnet=None, ranges=ranges))
+    assert (tmp_path / "n/last_reserved_ip.0").read_text() == "10.9.0.99"
+
+
+def test_exhausted_is_an_error_of_add_and_of_status(tmp_path: Path) -> None:
+    plugin = HostLocal()
+    for n in range(5):
+        plugin.status(request(tmp_path, "STATUS"))
+        plugin.add(request(tmp_path, container=f"c{n}"))
+    with pytest.raises(AddressesExhausted):
+        plugin.add(request(tmp_path, container="late"))
+    with pytest.raises(NotAvailable):
+        plugin.status(request(tmp_path, "STATUS"))
+
+
+def test_failure_in_the_second_family_gives_the_first_back(tmp_path: Path) -> None:
+    plugin = HostLocal()
+    ranges = [
+        [{"subnet": "10.9.0.0/29"}],
+        [{"subnet": "fd00::/126", "rangeStart": "fd00::1", "rangeEnd": "fd00::2"}],
+    ]
+    both = plugin.add(request(tmp_path, subnet=None, ranges=ranges))
+    assert [ip.address for ip in both.ips] == ["10.9.0.2/29", "fd00::2/126"]
+    with pytest.raises(AddressesExhausted):
+        plugin.add(request(tmp_path, container="late", subnet=None, ranges=ranges))
+    assert sorted(n for n in os.listdir(tmp_path / "n") if n[0] not in "l") == ["10.9.0.2", "fd00::2"]
+
+
+def test_same_interface_gets_no_second_address(tmp_path: Path) -> None:
+    plugin = HostLocal()
+    plugin.add(request(tmp_path))
+    with pytest.raises(PluginFailure, match=r"already has 10\.9\.0\.2"):
+        HostLocal().add(request(tmp_path))
+    assert (tmp_path / "n/10.9.0.2").exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "outcome"), [("10.9.0.5", "10.9.0.5/29"), ("10.9.0.1", None), ("10.10.0.1", None), ("x", None)]
+)
+def test_requested_address_is_given_or_refused(tmp_path: Path, wanted: str, outcome: str | None) -> None:
+    base = request(tmp_path)
+    ask = Request("ADD", base.config, "c", "", "eth0", {"IP": wanted})
+    if outcome:
+        assert HostLocal().add(ask).ips[0].address == outcome
+    else:
+        with pytest.raises(CniError):
+            HostLocal().add(ask)
+
+
+def test_a_lease_made_by_another_process_is_seen(tmp_path: Path) -> None:
+    plugin = HostLocal()
+    plugin.add(request(tmp_path))
+    (tmp_path / "n/10.9.0.3").write_text("foreign\r\neth0")
+    os.utime(tmp_path / "n", ns=(1, 1))
+    assert plugin.add(request(tmp_path, container="d")).ips[0].address == "10.9.0.4/29"
+    plugin.delete(request(tmp_path, "DEL", "foreign"))
+    assert not (tmp_path / "n/10.9.0.3").exists()
+
+
+def test_two_plugins_at_once_never_share_an_address(tmp_path: Path) -> None:
+    taken: list[str] = []
+
+    def work(name: str) -> None:
+        plugin = HostLocal()
+        for n in range(20):
+            taken.append(
+                plugin.add(request(tmp_path, container=f"{name}{n}", subnet="10.9.0.0/24")).ips[0].address
+            )
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(taken)) == 80
+
+
+def test_gc_keeps_only_valid_attachments(tmp_path: Path) -> None:
+    plugin = HostLocal()
+    for name in ("keep", "drop"):
+        plugin.add(request(tmp_path, container=name))
+    (tmp_path / "n/10.9.0.6").write_text("")
+    base = request(tmp_path, "GC")
+    valid = [{"containerID": "keep", "ifname": "eth0"}]
+    plugin.gc(Request("GC", {**base.config, "cni.dev/valid-attachments": valid}))
+    assert sorted(n for n in os.listdir(tmp_path / "n") if n[0] == "1") == ["10.9.0.2"]
+
+
+@pytest.mark.parametrize(
+    "ipam",
+    [
+        {},
+        {"subnet": "10.0.0.0/31"},
+        {"subnet": "10.0.0.0/24", "rangeStart": "10.0.1.1"},
+        {"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.9", "rangeEnd": "10.0.0.8"},
+        {"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.0.0.0/25"}]]},
+        {"ranges": [[]]},
+        {"ranges": [[{"gateway": "10.0.0.1"}]]},
+    ],
+)
+def test_ranges_that_make_no_sense_are_refused(ipam: dict[str, Any]) -> None:
+    with pytest.raises(InvalidConfig):
+        parse_ranges(ipam)
+
+
+def test_routes_and_dns_come_with_the_address(tmp_path: Path) -> None:
+    resolv = tmp_path / "resolv.conf"
+    resolv.write_text("# c\nnameserver 10.96.0.10\nsearch a b\noptions ndots:5\n")
+    result = HostLocal().add(request(tmp_path, routes=[{"dst": "0.0.0.0/0"}], resolvConf=str(resolv)))
+    assert result.routes[0].dst == "0.0.0.0/0"
+    assert (result.dns.nameservers, result.dns.search, result.dns.options) == (
+        ("10.96.0.10",),
+        ("a", "b"),
+        ("ndots:5",),
+    )

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from cni import iptables, netlink, portmap, skeleton
+from cni.bridge import BridgeConfig, mac_for
+from cni.errors import InvalidConfig, UnsupportedField
+
+
+def run(environ: dict[str, str], config: Any, kind: str = "loopback") -> tuple[int, Any]:
+    out = io.StringIO()
+    status = skeleton.main(kind, environ=environ, stdin=io.BytesIO(json.dumps(config).encode()), stdout=out)
+    return status, json.loads(out.getvalue()) if out.getvalue() else None
+
+
+GOOD = {"CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", "CNI_NETNS": "/none", "CNI_PATH": "/none"}
+CONF = {"cniVersion": "1.0.0", "name": "n", "type": "loopback"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "config", "code"),
+    [
+        ({"CNI_COMMAND": "FETCH"}, CONF, 4),
+        ({**GOOD, "CNI_COMMAND": "ADD", "CNI_CONTAINERID": ""}, CONF, 4),
+        ({**GOOD, "CNI_COMMAND": "ADD", "CNI_IFNAME": "a/b"}, CONF, 4),
+        ({**GOOD, "CNI_COMMAND": "ADD", "CNI_NETNS": ""}, CONF, 4),
+        ({**GOOD, "CNI_COMMAND": "ADD", "CNI_ARGS": "x"}, CONF, 4),
+        ({**GOOD, "CNI_COMMAND": "ADD"}, {**CONF, "cniVersion": "0.1.0"}, 1),
+        ({**GOOD, "CNI_COMMAND": "STATUS"}, CONF, 1),
+        ({**GOOD, "CNI_COMMAND": "CHECK"}, {**CONF, "cniVersion": "0.3.1"}, 1),
+        ({**GOOD, "CNI_COMMAND": "ADD"}, {**CONF, "name": "a b"}, 7),
+        ({**GOOD, "CNI_COMMAND": "ADD"}, [], 6),
+        ({**GOOD, "CNI_COMMAND": "ADD"}, CONF, 3),
+    ],
+)
+def test_errors_are_json_on_stdout_with_the_specified_code(
+    environ: dict[str, str], config: Any, code: int
+) -> None:
+    status, body = run(environ, config)
+    assert (status, body["code"]) == (1, code)
+    assert body["cniVersion"] and body["msg"]
+
+
+def test_delete_without_a_namespace_succeeds_silently() -> None:
+    assert run({**GOOD, "CNI_COMMAND": "DEL"}, CONF) == (0, None)
+    assert run({**GOOD, "CNI_COMMAND": "DEL", "CNI_NETNS": ""}, CONF) == (0, None)
+
+
+def test_version_lists_what_is_supported() -> None:
+    status, body = run({"CNI_COMMAND": "VERSION"}, {"cniVersion": "0.4.0"})
+    assert status == 0
+    assert body == {"cniVersion": "0.4.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]}
+
+
+def test_upstream_options_that_are_not_there_are_refused() -> None:
+    with pytest.raises(UnsupportedField, match="vlan"):
+        BridgeConfig.parse({"name": "n", "vlan": 100})
+    with pytest.raises(InvalidConfig):
+        BridgeConfig.parse({"name": "n", "mtu": "big"})
+
+
+def test_mac_follows_the_address() -> None:
+    assert mac_for("10.244.1.5/24") == "0a:58:0a:f4:01:05"
+    assert mac_for("fd00::1/64").startswith("0a:58:")
+
+
+def test_portmap_rules_are_upstreams() -> None:
+    mappings = [
+        portmap.PortMapping.parse(
+            {"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": "0.0.0.0"}
+        ),
+        portmap.PortMapping.parse(
+            {"hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "192.0.2.1"}
+        ),
+        portmap.PortMapping.parse(
+            {"hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "fd00::1"}
+        ),
+    ]
+    chain = portmap.chain_name("n", "c")
+    note = '"dnat name: \\"n\\" id: \\"c\\""'
+    shared = f"-m comment --comment {note} -m multiport --destination-ports"
+    assert portmap.rules_for("n", "c", "10.1.0.5/24", mappings) == [
+        f"-A CNI-HOSTPORT-DNAT -p tcp {shared} 8080 -j {chain}",
+        f"-A CNI-HOSTPORT-DNAT -p udp {shared} 53 -j {chain}",
+        f"-A {chain} -p tcp --dport 8080 -s 10.1.0.0/24 -j CNI-HOSTPORT-SETMARK",
+        f"-A {chain} -p tcp --dport 8080 -j DNAT --to-destination 10.1.0.5:80",
+        f"-A {chain} -d 192.0.2.1 -p udp --dport 53 -s 10.1.0.0/24 -j CNI-HOSTPORT-SETMARK",
+        f"-A {chain} -d 192.0.2.1 -p udp --dport 53 -j DNAT --to-destination 10.1.0.5:53",
+    ]
+    assert len(chain) == 28
+
+
+def test_more_than_fifteen_ports_are_split_among_rules() -> None:
+    mappings = [portmap.PortMapping.parse({"hostPort": p, "containerPort": 80}) for p in range(1, 17)]
+    shared = [r for r in portmap.rules_for("n", "c", "10.1.0.5/24", mappings) if "multiport" in r]
+    assert [r.split("--destination-ports ")[1].split()[0].count(",") + 1 for r in shared] == [15, 1]
+
+
+@pytest.mark.parametrize("body", [{"hostPort": 0, "containerPort": 1}, {"hostPort": 1}, {"hostPort": 70000}])
+def test_impossible_port_mappings_are_refused(body: dict[str, int]) -> None:
+    with pytest.raises(InvalidConfig):
+        portmap.PortMapping.parse(body)
+
+
+def test_rules_are_quoted_for_iptables_restore() -> None:
+    assert iptables.line(["-m", "a b", 'c"d', "e\\f", ""]) == '-m "a b" "c\\"d" "e\\\\f" ""'
+
+
+def test_netlink_messages_are_aligned_and_readable_again() -> None:
+    message = netlink.new_route("10.96.0.0/12", index=7, metric=512, protocol=75)
+    entry = netlink._route(message.body)
+    assert (entry.dst, entry.kind, entry.device, entry.metric, entry.protocol, entry.table) == (
+        "10.96.0.0/12",
+        "unicast",
+        7,
+        512,
+        75,
+        254,
+    )
+    for made in (
+        netlink.new_bridge("kpy0", mac="0a:58:00:00:00:01", mtu=1450),
+        netlink.new_veth("veth0", peer="eth0", peer_netns=3, master=2, mtu=1450, mac="0a:58:00:00:00:02"),
+        netlink.set_link(3, up=True, alias="abc"),
+        netlink.new_address(3, "fd00::1/64"),
+        netlink.new_route("::/0", index=3, gw="fd00::2", mtu=1400),
+    ):
+        packet = netlink._header(made.kind, made.flags, 1, made.body)
+        assert len(packet) % 4 == 0
+        assert [p[:3] for p in netlink._parse(packet)] == [(made.kind, made.flags, 1)]
