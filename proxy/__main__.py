@@ -15,12 +15,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kubeclient.errors import ConfigError as ClientConfigError
-from kubeclient.informer import Informer
-from kubeclient.kubeconfig import load
-from kubeclient.resources import ENDPOINT_SLICES, SERVICES
-from kubeclient.rest import RestClient
 from proxy.changes import Changes
 from proxy.config import ProxyConfig, parse_address, read_file
 from proxy.conntrack import Conntrack
@@ -28,6 +24,9 @@ from proxy.errors import ProxyError
 from proxy.healthcheck import Health, HealthServer
 from proxy.iptables import Iptables
 from proxy.proxier import Proxier, bridge_netfilter_problem, clean_up
+
+if TYPE_CHECKING:
+    from kubeclient.informer import Informer
 
 log = logging.getLogger("proxy")
 
@@ -131,6 +130,13 @@ class _Worker(threading.Thread):
 
 def _informers(config: ProxyConfig, changes: Changes, stop: threading.Event) -> list[Informer]:
     """Both informers, started; empty when we are told to stop before there is a kubeconfig."""
+    # Imported here: --cleanup and every refusal to start can do without an HTTP client.
+    from kubeclient.errors import ConfigError as ClientConfigError
+    from kubeclient.informer import Informer
+    from kubeclient.kubeconfig import load
+    from kubeclient.resources import ENDPOINT_SLICES, SERVICES
+    from kubeclient.rest import RestClient
+
     path = Path(config.kubeconfig)
     waited = False
     while not path.exists():

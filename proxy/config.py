@@ -146,5 +146,12 @@ def parse_address(text: str) -> tuple[str, int] | None:
 
 def _refuse_others(section: Mapping[str, Any], known: set[str], prefix: str) -> None:
     for key, value in section.items():
-        if key not in known and value not in (None, "", 0, False, [], {}, "0s"):
+        if key not in known and not _asks_nothing(value):
             raise ConfigError(f"Could not use field {prefix}{key}: not implemented")
+
+
+def _asks_nothing(value: Any) -> bool:
+    """True for the zero values that tools write out for fields nobody set."""
+    if isinstance(value, Mapping):
+        return all(_asks_nothing(inner) for inner in value.values())
+    return value in (None, "", 0, False, [], "0s")

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.changes import Changes, Endpoint, View, service_ports
+from proxy.conntrack import Flow, stale_flows
+
+
+def service(**spec: Any) -> dict[str, Any]:
+    body = {"clusterIP": "10.96.0.1", "ports": [{"name": "a", "port": 80}], **spec}
+    return {"metadata": {"name": "s", "namespace": "d"}, "spec": body}
+
+
+def slice_of(name: str, *endpoints: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    labels = {"kubernetes.io/service-name": "s"}
+    return {
+        "metadata": {"name": name, "namespace": "d", "labels": labels},
+        "addressType": "IPv4",
+        "ports": [{"name": "a", "port": 8080, "protocol": "TCP"}],
+        "endpoints": list(endpoints),
+        **changed,
+    }
+
+
+def entry(ip: str, node: str = "", **conditions: bool) -> dict[str, Any]:
+    return {"addresses": [ip], "nodeName": node, "conditions": conditions}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"clusterIP": "None"},
+        {"clusterIP": ""},
+        {"type": "ExternalName", "clusterIP": ""},
+        {"clusterIP": "fd00::1"},
+    ],
+)
+def test_services_without_an_address_of_the_family_get_no_rules(spec: dict[str, Any]) -> None:
+    assert service_ports(service(**spec)) == ()
+
+
+def test_dual_stack_service_shows_the_address_of_each_family() -> None:
+    body = service(clusterIP="fd00::1", clusterIPs=["fd00::1", "10.96.0.9"])
+    assert [service_ports(body, v)[0].cluster_ip for v in (4, 6)] == ["10.96.0.9", "fd00::1"]
+
+
+def test_service_of_another_proxy_is_left_to_it() -> None:
+    body = service()
+    body["metadata"]["labels"] = {"service.kubernetes.io/service-proxy-name": "cilium"}
+    assert service_ports(body) == ()
+
+
+def test_named_target_port_comes_from_the_slice() -> None:
+    changes = Changes("n1")
+    changes.service_event("ADDED", service(ports=[{"name": "a", "port": 80, "targetPort": "http"}]))
+    changes.slice_event("ADDED", slice_of("x", entry("10.1.0.1", "n1"), entry("10.1.0.2", "n2")))
+    view = changes.view()
+    assert view.of(view.services[0]) == (Endpoint("10.1.0.1", 8080, local=True), Endpoint("10.1.0.2", 8080))
+
+
+def test_same_port_number_on_tcp_and_udp_stays_apart() -> None:
+    changes = Changes("n1")
+    ports = [{"name": "t", "port": 53}, {"name": "u", "port": 53, "protocol": "UDP"}]
+    changes.service_event("ADDED", service(ports=ports))
+    changes.slice_event(
+        "ADDED", slice_of("x", entry("10.1.0.1"), ports=[{"name": "u", "port": 5353, "protocol": "UDP"}])
+    )
+    view = changes.view()
+    assert {p.protocol: len(view.of(p)) for p in view.services} == {"tcp": 0, "udp": 1}
+
+
+def test_slices_of_one_service_are_merged_and_a_ready_copy_wins() -> None:
+    changes = Changes("n1")
+    changes.service_event("ADDED", service())
+    changes.slice_event("ADDED", slice_of("x", entry("10.1.0.1", ready=False)))
+    changes.slice_event("ADDED", slice_of("y", entry("10.1.0.1", ready=True), entry("10.1.0.2")))
+    view = changes.view()
+    assert [(e.ip, e.ready) for e in view.of(view.services[0])] == [("10.1.0.1", True), ("10.1.0.2", True)]
+    changes.slice_event("DELETED", slice_of("y"))
+    assert [e.ready for e in changes.view().of(view.services[0])] == [False]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        ({}, (True, True, False)),
+        ({"ready": False}, (False, False, False)),
+        ({"ready": False, "serving": True, "terminating": True}, (False, True, True)),
+    ],
+)
+def test_conditions_have_upstreams_defaults(conditions: dict[str, bool], expected: tuple[bool, ...]) -> None:
+    changes = Changes("n1")
+    changes.service_event("ADDED", service())
+    changes.slice_event("ADDED", slice_of("x", entry("10.1.0.1", **conditions)))
+    view = changes.view()
+    found = view.of(view.services[0])[0]
+    assert (found.ready, found.serving, found.terminating) == expected
+
+
+def test_only_what_matters_wakes_the_sync() -> None:
+    changes = Changes("n1")
+    changes.service_event("ADDED", service())
+    assert changes.changed.is_set()
+    changes.changed.clear()
+    changes.service_event("MODIFIED", {**service(), "status": {"conditions": []}})
+    changes.slice_event("ADDED", slice_of("x", addressType="IPv6"))
+    changes.slice_event("DELETED", slice_of("never"))
+    assert not changes.changed.is_set()
+    changes.service_event("MODIFIED", service(sessionAffinity="ClientIP"))
+    assert changes.changed.is_set()
+    assert changes.view().services[0].affinity_seconds == 10800
+    changes.changed.clear()
+    changes.service_event("DELETED", service())
+    assert changes.changed.is_set() and changes.view().services == ()
+
+
+def udp(*ips: str, node_port: int = 0) -> View:
+    ports = [{"name": "a", "port": 53, "protocol": "UDP", "nodePort": node_port}]
+    found = service_ports(service(ports=ports))
+    return View(found, {found[0].key: tuple(Endpoint(ip, 53) for ip in ips)})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (udp("10.1.0.1"), udp("10.1.0.1"), []),
+        (udp("10.1.0.1"), udp("10.1.0.2"), [Flow("10.96.0.1", 53, "10.1.0.1")]),
+        (udp("10.1.0.1"), View(), [Flow("10.96.0.1", 53, "10.1.0.1")]),
+        (udp(), udp("10.1.0.1"), [Flow("10.96.0.1", 53)]),
+        (udp("10.1.0.1"), udp("10.1.0.1", "10.1.0.2"), []),
+        (
+            udp("10.1.0.1", node_port=30053),
+            udp(node_port=30053),
+            [Flow("10.96.0.1", 53, "10.1.0.1"), Flow("", 30053, "10.1.0.1")],
+        ),
+    ],
+)
+def test_udp_flows_of_gone_endpoints_are_stale(old: View, new: View, expected: list[Flow]) -> None:
+    assert stale_flows(old, new) == expected
