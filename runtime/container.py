@@ -20,13 +20,13 @@ from runtime.spec import parse
 from runtime.state import EXITED, RUNNING, ContainerState, Identity
 from runtime.stdio import Input, Output
 from runtime.streams import STDERR, STDOUT
+from runtime.worker import start_in_worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from runtime.cgroups import Cgroup
     from runtime.launch import Process
     from runtime.shim import Shim
     from runtime.stdio import Connection
@@ -47,6 +47,7 @@ class Container:
         config = record["config"]
         self.loop = shim.loop
         self.kernel = shim.kernel
+        self.cgroups = shim.cgroups
         self.tty: bool = config["tty"]
         self.stdin_once: bool = config["stdin_once"]
         self.state: ContainerState = state.container_state_from(
@@ -57,7 +58,6 @@ class Container:
         self._layers: tuple[str, ...] = tuple(config["layers"])
         self._shim = shim
         self._cgroup_path: str = record["cgroup"]
-        self._cgroup: Cgroup | None = None
         self._process: Process | None = None
         self._log = LogFile(config["log_path"], shim.complain)
         self._outputs: list[Output] = []
@@ -107,23 +107,9 @@ class Container:
         self.loop.watch(process.pidfd, self._exited)
 
     def _launch(self, join: Mapping[str, str]) -> Process:
-        config = self.read_oci()
-        if self.tty:
-            config["process"]["terminal"] = True
-        spec = parse(config)
-        self._cgroup = self._shim.cgroups.create(self._cgroup_path, spec.linux.resources)
-        rootfs = Rootfs(self._layers, f"{self.directory}/upper", f"{self.directory}/work")
-        plan = container_plan(spec, rootfs=rootfs, join=join, cgroup=self._cgroup.join())
-        assert spec.process is not None
-        stdio = Stdio(
-            tty=self.tty,
-            stdin=self._wants_stdin,
-            stdout=True,
-            stderr=True,
-            uid=spec.process.user.uid,
-        )
+        stdio = Stdio(tty=self.tty, stdin=self._wants_stdin, stdout=True, stderr=True)
         try:
-            process = launch(self.kernel, plan, stdio.child, terminal=self.tty)
+            process = start_in_worker(self.kernel, lambda: self._launch_in_worker(join, stdio))
         except BaseException:
             stdio.close_own()
             raise
@@ -134,6 +120,17 @@ class Container:
         stdio.take_console(process.console)
         self._adopt(stdio)
         return process
+
+    def _launch_in_worker(self, join: Mapping[str, str], stdio: Stdio) -> Process:
+        config = self.read_oci()
+        if self.tty:
+            config["process"]["terminal"] = True
+        spec = parse(config)
+        stdio.give_to(spec.process.user.uid if spec.process else 0)
+        cgroup = self.cgroups.create(self._cgroup_path, spec.linux.resources)
+        rootfs = Rootfs(self._layers, f"{self.directory}/upper", f"{self.directory}/work")
+        plan = container_plan(spec, rootfs=rootfs, join=join, cgroup=cgroup.join())
+        return launch(self.kernel, plan, stdio.child, terminal=self.tty)
 
     def _adopt(self, stdio: Stdio) -> None:
         if stdio.stdin >= 0:
@@ -163,8 +160,7 @@ class Container:
             client.resume()
 
     def _never_started(self, text: str) -> None:
-        if self._cgroup is not None:
-            self._cgroup.kill()
+        self._kill_cgroup()
         self._close_stdio()
         now = time.time()
         self._record(
@@ -210,11 +206,11 @@ class Container:
         self.signal(signal.SIGKILL)
 
     def _kill_cgroup(self) -> None:
-        if self._cgroup is not None:
-            try:
-                self._cgroup.kill()
-            except (CgroupError, OSError) as error:
-                self._shim.complain(f"Could not kill cgroup {self._cgroup_path}: {error}")
+        try:
+            if self.cgroups.exists(self._cgroup_path):
+                self.cgroups.open(self._cgroup_path).kill()
+        except (CgroupError, OSError) as error:
+            self._shim.complain(f"Could not kill cgroup {self._cgroup_path}: {error}")
 
     def _exited(self, mask: int) -> None:
         process = self._process
@@ -247,10 +243,8 @@ class Container:
             stopped()
 
     def _oom_kills(self) -> int:
-        if self._cgroup is None:
-            return 0
         try:
-            return oom.kills(self._cgroup)
+            return oom.kills(self.cgroups.open(self._cgroup_path))
         except (CgroupError, OSError) as error:
             self._shim.complain(f"Could not read OOM kills of {self._cgroup_path}: {error}")
             return 0
@@ -294,17 +288,18 @@ class Container:
         if self._outputs:
             resize(self._outputs[0], payload)
 
-    def make_exec_cgroup(self) -> Cgroup:
+    def next_exec_cgroup(self) -> str:
         self._execs += 1
-        return self._shim.cgroups.create(f"{self._cgroup_path}/exec-{self._execs}")
+        return f"{self._cgroup_path}/exec-{self._execs}"
 
-    def remove_exec_cgroup(self, cgroup: Cgroup) -> None:
+    def remove_exec_cgroup(self, made: str) -> None:
         """At once when it is empty; otherwise after a later exec, or with the container's own."""
-        self._exec_cgroups.append(cgroup.path)
+        self._exec_cgroups.append(made)
         left = []
         for path in self._exec_cgroups:
             try:
-                self._shim.cgroups.remove(path)
+                if self.cgroups.exists(path):
+                    self.cgroups.remove(path)
             except (CgroupError, OSError):
                 left.append(path)
         self._exec_cgroups = left

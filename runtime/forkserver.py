@@ -23,49 +23,60 @@ import threading
 from runtime import cgroups, shim
 from runtime.linux import LinuxKernel
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.cgroups import CgroupDriver
+
 THREAD_STACK = 256 * 1024
 LARGEST_REQUEST = 16384
 
 
 def main(descriptor: int) -> None:
     """Serve the agent on the socket `descriptor` until it is gone."""
-    settle(descriptor)
+    kernel, driver = settle(descriptor)
     with socket.socket(fileno=descriptor) as agent:
         while True:
             message, descriptors, _, _ = socket.recv_fds(agent, LARGEST_REQUEST, 2)
             if not message:
                 return
-            fork(message, descriptors, agent)
+            if fork() == 0:
+                become_shim(json.loads(message), descriptors, agent, kernel, driver)
+            for number in descriptors:
+                os.close(number)
 
 
-def settle(descriptor: int) -> None:
-    """What all shims inherit: nothing of the agent's, and no readable memory."""
+def settle(descriptor: int) -> tuple[LinuxKernel, CgroupDriver]:
+    """What all shims inherit: nothing of the agent's, no readable memory, and what each would make anew."""
     os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
-    LinuxKernel().dumpable(False)
+    kernel = LinuxKernel()
+    kernel.dumpable(False)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are reaped by the kernel
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.umask(0o022)
     os.chdir("/")
     threading.stack_size(THREAD_STACK)
-    cgroups.detect()
+    driver = cgroups.detect()
     gc.collect()
     gc.freeze()
+    return kernel, driver
 
 
-def fork(message: bytes, descriptors: list[int], agent: socket.socket) -> None:
-    """Make one shim; in the parent only the descriptors are closed again."""
+def fork() -> int:
+    """As os.fork; -1 when the kernel refuses. The closed descriptors tell the agent, stderr says why."""
     try:
-        child = os.fork()
+        return os.fork()
     except OSError as error:
         os.write(2, f"Could not fork shim: {error.strerror}\n".encode())
-        child = -1
-    if child == 0:
-        become_shim(json.loads(message), descriptors, agent)
-    for descriptor in descriptors:
-        os.close(descriptor)
+        return -1
 
 
-def become_shim(request: dict[str, str], descriptors: list[int], agent: socket.socket) -> None:
+def become_shim(
+    request: dict[str, str],
+    descriptors: list[int],
+    agent: socket.socket,
+    kernel: LinuxKernel,
+    driver: CgroupDriver,
+) -> None:
     """The child's side: a session of its own, its own log as stderr, then the shim. Does not return."""
     code = 1
     try:
@@ -78,7 +89,7 @@ def become_shim(request: dict[str, str], descriptors: list[int], agent: socket.s
         os.dup2(log, 2)
         os.close(log)
         listener, first = (socket.socket(fileno=number) for number in descriptors)
-        shim.serve(directory, request["containers"], listener, first)
+        shim.Shim(directory, request["containers"], listener, kernel=kernel, driver=driver).run(first)
         code = 0
     except BaseException as error:
         # Whatever it was, this process may not fall back into the forkserver's loop.

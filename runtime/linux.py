@@ -28,6 +28,7 @@ CLONE_VM, CLONE_PIDFD, CLONE_VFORK, CLONE_INTO_CGROUP = 0x100, 0x1000, 0x4000, 0
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = 1, 2, 0x20
 PR_SET_DUMPABLE = 4
+PR_SET_CHILD_SUBREAPER = 36
 TIOCGPTPEER, TIOCSPTLCK = 0x5441, 0x40045431
 F_ADD_SEALS, ALL_SEALS = 1033, 0xF
 
@@ -53,6 +54,7 @@ class LinuxKernel:
         self._mprotect = libc.mprotect
         self._mprotect.argtypes = [_c_void_p, _c_size_t, ctypes.c_int]
         self._fstatfs = libc.fstatfs
+        self._held = _held_capabilities()
         self._spawn_code = self._load_code(self._machine.spawn)
 
     def _call(self, name: str, *arguments: int | bytes | None) -> int:
@@ -213,6 +215,14 @@ class LinuxKernel:
     def dumpable(self, on: bool) -> None:
         self._call("prctl", PR_SET_DUMPABLE, int(on), 0, 0, 0)
 
+    def child_subreaper(self, on: bool) -> None:
+        """Whether orphans below this process become its children instead of init's."""
+        self._call("prctl", PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0)
+
+    def capabilities(self) -> tuple[int, int]:
+        """Bits of our own permitted and bounding sets, as they were at the start."""
+        return self._held
+
     def block_signals(self) -> None:
         """All signals of this thread: a handler must not run in a child that shares our memory."""
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -284,6 +294,12 @@ class LinuxKernel:
                 words[base + 1 + position] = _word(argument, keep)
             words[base + 7] = (TOLERATE if step.tolerate else 0) | (PASS_RESULT if step.pass_result else 0)
         return words
+
+
+def _held_capabilities() -> tuple[int, int]:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        fields = dict(line.split(":", 1) for line in file if line.startswith("Cap"))
+    return int(fields["CapPrm"], 16), int(fields["CapBnd"], 16)
 
 
 def _word(argument: object, keep: list[object]) -> int:

@@ -16,13 +16,13 @@ from runtime.operations import exec_plan
 from runtime.spec import parse, parse_process
 from runtime.stdio import Input, Output
 from runtime.streams import CLOSE, EXIT, RESIZE, RESPONSE, STDERR, STDIN, STDOUT
+from runtime.worker import start_in_worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from runtime.cgroups import Cgroup
     from runtime.container import Container
     from runtime.launch import Process
     from runtime.stdio import Connection
@@ -36,10 +36,11 @@ class Stdio:
     once.
     """
 
-    def __init__(self, *, tty: bool, stdin: bool, stdout: bool, stderr: bool, uid: int) -> None:
+    def __init__(self, *, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> None:
         self.stdin = self.stdout = self.stderr = -1
         self._tty = tty
         self._wants_stdin = stdin
+        self._pipes: list[int] = []
         self.child = (-1, -1, -1)
         if tty:
             return
@@ -47,9 +48,14 @@ class Stdio:
         self.stdout, child_out = os.pipe2(os.O_CLOEXEC) if stdout else (-1, null())
         self.stderr, child_err = os.pipe2(os.O_CLOEXEC) if stderr else (-1, null())
         self.child = (child_in, child_out, child_err)
-        for wanted, end in zip((stdin, stdout, stderr), self.child, strict=True):
-            if wanted and uid:
-                os.fchown(end, uid, -1)  # so that its user may open /dev/stdout again, as runc does
+        self._pipes = [
+            end for wanted, end in zip((stdin, stdout, stderr), self.child, strict=True) if wanted
+        ]
+
+    def give_to(self, uid: int) -> None:
+        """Let the process's user open /dev/stdout and its like again, as runc does."""
+        for end in self._pipes if uid else ():
+            os.fchown(end, uid, -1)
 
     def take_console(self, master: int) -> None:
         """The master side that `launch` returned."""
@@ -110,11 +116,11 @@ class Exec:
         self._outputs: list[Output] = []
         self._timed_out = False
         self._killed = False
-        self._cgroup: Cgroup = container.make_exec_cgroup()
+        self._cgroup_path = container.next_exec_cgroup()
         try:
             self._process = self._launch(request)
         except BaseException:
-            container.remove_exec_cgroup(self._cgroup)
+            container.remove_exec_cgroup(self._cgroup_path)
             raise
         self._loop.watch(self._process.pidfd, self._exited)
         timeout = request.get("timeout")
@@ -125,27 +131,16 @@ class Exec:
         reply(connection, request.get("id", 0), pid=self._process.pid)
 
     def _launch(self, request: Mapping[str, Any]) -> Process:
-        container = self._container
-        config = container.read_oci()
-        process = {**config["process"], "args": list(request["argv"]), "terminal": self._tty}
-        process.pop("consoleSize", None)
-        spec, process_spec = parse(config), parse_process(process)
         stdio = Stdio(
             tty=self._tty,
             stdin=bool(request.get("stdin")),
             stdout=bool(request.get("stdout")),
             stderr=bool(request.get("stderr")) and not self._tty,
-            uid=process_spec.user.uid,
         )
         try:
-            plan = exec_plan(
-                spec,
-                process_spec,
-                init_pid=container.pid,
-                init_start_time=container.start_time,
-                cgroup=self._cgroup.join(),
+            started = start_in_worker(
+                self._container.kernel, lambda: launch_exec(self._container, request, self._cgroup_path, stdio)
             )
-            started = launch(container.kernel, plan, stdio.child, terminal=self._tty)
         except BaseException:
             stdio.close_own()
             raise
@@ -196,7 +191,7 @@ class Exec:
         """End every process of this exec, whatever it has become."""
         if not self._killed:
             self._killed = True
-            self._cgroup.kill()
+            self._container.cgroups.open(self._cgroup_path).kill()
 
     def _exited(self, mask: int) -> None:
         process = self._process
@@ -211,12 +206,32 @@ class Exec:
             output.close()
         if self._stdin is not None:
             self._stdin.close()
-        self._container.remove_exec_cgroup(self._cgroup)
+        self._container.remove_exec_cgroup(self._cgroup_path)
         self._connection.on_closed = self._connection.on_drained = None
         if self._timed_out:
             end_with(self._connection, exitCode=code, error="command timed out", timedOut=True)
         else:
             end_with(self._connection, exitCode=code)
+
+
+def launch_exec(
+    container: Container, request: Mapping[str, Any], cgroup_path: str, stdio: Stdio
+) -> Process:
+    """The worker's part of an exec: read the container's spec, put the command in, start it."""
+    config = container.read_oci()
+    tty = bool(request.get("tty"))
+    process = {**config["process"], "args": list(request["argv"]), "terminal": tty}
+    process.pop("consoleSize", None)
+    process_spec = parse_process(process)
+    stdio.give_to(process_spec.user.uid)
+    plan = exec_plan(
+        parse(config),
+        process_spec,
+        init_pid=container.pid,
+        init_start_time=container.start_time,
+        cgroup=container.cgroups.create(cgroup_path).join(),
+    )
+    return launch(container.kernel, plan, stdio.child, terminal=tty)
 
 
 class Attach:

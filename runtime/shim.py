@@ -23,11 +23,10 @@ import socket
 import sys
 import time
 
-from runtime import cgroups, state
+from runtime import state
 from runtime.container import Container
 from runtime.errors import RuntimeFailure
 from runtime.launch import launch
-from runtime.linux import LinuxKernel
 from runtime.loop import Loop
 from runtime.operations import sandbox_plan
 from runtime.session import null, reply, wait_status
@@ -35,6 +34,7 @@ from runtime.spec import parse
 from runtime.state import Identity, SandboxState
 from runtime.stdio import Connection
 from runtime.streams import EVENT, REQUEST
+from runtime.worker import start_in_worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.cgroups import CgroupDriver
-    from runtime.kernel import Kernel
     from runtime.launch import Process
+    from runtime.linux import LinuxKernel
 
 GOODBYE_SECONDS = 1.0
 JOINABLE = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
@@ -58,7 +58,7 @@ class Shim:
         containers_directory: str,
         listener: socket.socket,
         *,
-        kernel: Kernel,
+        kernel: LinuxKernel,
         driver: CgroupDriver,
     ) -> None:
         self.directory = directory
@@ -124,17 +124,17 @@ class Shim:
     # the sandbox
 
     def _start_pause(self) -> None:
-        spec = parse(self._record["oci"])
-        cgroup = self.cgroups.create(self._record["cgroup"])
-        descriptor = null()
-        try:
-            plan = sandbox_plan(spec, cgroup=cgroup.join())
-            self._pause = launch(self.kernel, plan, (descriptor, descriptor, descriptor))
-        finally:
-            os.close(descriptor)
+        self._pause = start_in_worker(self.kernel, self._launch_pause)
         pause = Identity(self._pause.pid, self._pause.start_time_ticks, self.boot)
         self._change(pause=pause)
         self.loop.watch(self._pause.pidfd, self._pause_exited)
+
+    def _launch_pause(self) -> Process:
+        spec = parse(self._record["oci"])
+        cgroup = self.cgroups.create(self._record["cgroup"])
+        descriptor = null()
+        plan = sandbox_plan(spec, cgroup=cgroup.join())
+        return launch(self.kernel, plan, (descriptor, descriptor, descriptor))
 
     def _change(self, **values: Any) -> None:
         fields = {name: getattr(self._state, name) for name in self._state._fields}
@@ -294,14 +294,3 @@ class Shim:
         for connection in tuple(self._connections):
             connection.end()
         self.loop.call_later(0 if not self._connections else GOODBYE_SECONDS, self.loop.stop)
-
-
-def serve(directory: str, containers_directory: str, listener: socket.socket, first: socket.socket) -> None:
-    """A shim's whole life, in the process that the forkserver has just forked."""
-    Shim(
-        directory,
-        containers_directory,
-        listener,
-        kernel=LinuxKernel(),
-        driver=cgroups.detect(),
-    ).run(first)
