@@ -130,7 +130,8 @@ def clean_up(backend: Cleaner) -> None:
     script = cleanup_script(backend.save())
     if script:
         backend.restore(script)
-        backend.drop_empty_tables()
+    # Also when nothing of ours was left: the CNI plugins' rules may have been the last in their table.
+    backend.drop_empty_tables()
 
 
 def bridge_netfilter_problem(proc_sys: Path = Path("/proc/sys")) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -97,10 +98,20 @@ class Lab:
             pod.close()
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
+@pytest.fixture(params=["nft", "legacy"])
+def lab(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """On each variant of iptables that the machine has; all tools of one test are of the same."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    for suffix in ("", "-save", "-restore"):
+        program = shutil.which(f"iptables-{request.param}{suffix}")
+        if program is None:
+            pytest.skip(f"iptables-{request.param}{suffix} is not installed")
+        (folder / f"iptables{suffix}").symlink_to(program)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     with network_lab.node():
         lab = Lab(tmp_path)
+        assert lab.backend.variant == request.param
         yield lab
         lab.close()
 
