@@ -314,9 +314,7 @@ class _Entry:
     @staticmethod
     def find(folder: Path, container_id: str, ifname: str) -> tuple[_Entry, Result | None] | None:
         suffix = f"-{container_id}-{ifname}"
-        for path in _names(folder):
-            if not path.name.endswith(suffix):
-                continue
+        for path in _files(folder, suffix):
             try:
                 body = json.loads(path.read_bytes())
                 if body["containerId"] != container_id or body["ifName"] != ifname:
@@ -334,7 +332,7 @@ class _Entry:
     @staticmethod
     def all(folder: Path) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []
-        for path in _names(folder):
+        for path in _files(folder):
             with contextlib.suppress(ValueError, KeyError):  # an unreadable file is DEL's to complain about
                 body = json.loads(path.read_bytes())
                 found.append((body["containerId"], body["ifName"]))
@@ -374,9 +372,10 @@ class _Turns:
                 self._condition.notify_all()
 
 
-def _names(folder: Path) -> list[Path]:
+def _files(folder: Path, suffix: str = "") -> list[Path]:
     try:
-        return [folder / name for name in os.listdir(folder) if not name.startswith(".")]
+        names = os.listdir(folder)
+        return [folder / name for name in names if name.endswith(suffix) and not name.startswith(".")]
     except FileNotFoundError:
         return []
 

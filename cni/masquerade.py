@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import threading
 from collections.abc import Sequence
 
 from cni.iptables import Iptables, line
@@ -27,6 +28,8 @@ class Masquerade:
     """
 
     def __init__(self) -> None:
+        # The jump is looked for and then added; two threads must not both find it missing.
+        self._lock = threading.Lock()
         self._verified: set[tuple[str, str, tuple[str, ...]]] = set()
 
     def ensure(
@@ -34,17 +37,19 @@ class Masquerade:
     ) -> None:
         """Masquerade what leaves `subnet` for anywhere but `subnet` itself and the `excluded` prefixes."""
         key = (network, subnet, tuple(excluded))
-        if key in self._verified and not verify:
-            return
+        with self._lock:
+            if verify or key not in self._verified:
+                self._put(network, subnet, excluded)
+                self._verified.add(key)
+
+    def _put(self, network: str, subnet: str, excluded: Sequence[str]) -> None:
         version = ipaddress.ip_network(subnet).version
         iptables = Iptables(version)
         chain, jump = chain_name(network, subnet), _jump(network, subnet)
-        wanted = _rules(chain, network, subnet, excluded)
-        lines = [f":{chain} - [0:0]", *wanted]
+        lines = [f":{chain} - [0:0]", *_rules(chain, network, subnet, excluded)]
         if not iptables.has_rule("nat", "POSTROUTING", jump):
             lines.append("-A POSTROUTING " + line(jump))
         iptables.restore("\n".join(["*nat", *lines, "COMMIT", ""]))
-        self._verified.add(key)
 
     def remove(self, network: str, subnet: str) -> None:
         """Take the chain and its jump away; nothing happens when they are not there."""

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,20 @@ def test_exhausted_range_says_so_and_a_freed_address_serves_again(node: None, tm
         local.add(Request("ADD", config, "late", "x", "eth0"))
     local.delete(Request("DEL", config, "c3", "x", "eth0"))
     assert local.add(Request("ADD", config, "late", "x", "eth0")).ips[0].address == "10.9.0.5/29"
+
+
+def test_thirty_pods_at_once_get_thirty_addresses_and_leave_nothing(invoker: Invoker, tmp_path: Path) -> None:
+    pods = [Namespace() for _ in range(30)]
+    with ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(lambda n: invoker.add(f"c{n}", pods[n].path), range(30)))
+        assert len({r.ips[0].address for r in results}) == 30
+        rules = subprocess.run(["iptables", "-t", "nat", "-S"], capture_output=True, text=True).stdout
+        assert rules.count("-A POSTROUTING") == 1
+        for pod in pods:
+            pod.close()
+        list(pool.map(lambda n: invoker.delete(f"c{n}", None), range(30)))
+    assert leases(tmp_path) == []
+    settle_veths([])
 
 
 def test_tear_down_removes_bridge_and_rules(invoker: Invoker) -> None:
