@@ -95,9 +95,12 @@ class Deployments(Controller):
             reference = controller_of(replica_set)
             if reference is not None and reference["uid"] == metadata["uid"]:
                 claimed.append(replica_set)
-            elif reference is None and not metadata.get("deletionTimestamp"):
-                if selector.matches(replica_set["metadata"].get("labels") or {}):
-                    self._adopt(deployment, replica_set)
+            elif (
+                reference is None
+                and not metadata.get("deletionTimestamp")
+                and selector.matches(replica_set["metadata"].get("labels") or {})
+            ):
+                self._adopt(deployment, replica_set)
         return claimed
 
     def _adopt(self, deployment: Object, replica_set: Object) -> None:

@@ -68,7 +68,7 @@ class Expectations:
     def forget(self, key: str) -> None:
         with self._lock:
             for table in (self._creating, self._deleting, self._since):
-                table.pop(key, None)  # type: ignore[attr-defined]
+                table.pop(key, None)
 
 
 def is_ready(pod: Object) -> bool:

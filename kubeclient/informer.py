@@ -1,0 +1,166 @@
+"""A local copy of one kind's objects, kept up to date by list and watch, with a call for every change.
+
+Reading the copy costs nothing and never blocks on the network; it may lag behind the server by a moment.
+Objects in it are shared: readers must not change them. After a lost connection the watch goes on from the
+last resourceVersion seen; only when the server has forgotten that point (410) everything is listed again, and
+the differences to the copy become events, so that no change is ever missed. Source: client-go's Reflector.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from kubeclient.errors import ApiError, Gone
+from kubeclient.resources import Resource
+from kubeclient.rest import RestClient, Watch
+
+log = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+Handler = Callable[[str, Object, Object | None], None]
+
+FIRST_DELAY = 0.05
+LONGEST_DELAY = 5.0
+
+
+class Informer:
+    """`on_event(type, new, old)` is called on the informer's own thread: ADDED, MODIFIED, DELETED.
+
+    For DELETED `new` is the last state known. The handler must be quick and must not raise.
+    """
+
+    def __init__(
+        self,
+        client: RestClient,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+        on_event: Handler | None = None,
+    ) -> None:
+        self._client = client
+        self._resource = resource
+        self._namespace = namespace
+        self._labels, self._fields = label_selector, field_selector
+        self._on_event = on_event
+        self._objects: dict[tuple[str, str], Object] = {}
+        self._lock = threading.Lock()
+        self._synced = threading.Event()
+        self._stopping = threading.Event()
+        self._watch: Watch | None = None
+        self._version = ""
+        self._thread = threading.Thread(target=self._run, name=f"informer-{resource.plural}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the watch and the thread; the copy stays readable."""
+        self._stopping.set()
+        with self._lock:
+            watch = self._watch
+        if watch is not None:
+            watch.close()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout=2.0)
+
+    def wait_synced(self, timeout: float | None = None) -> bool:
+        """Whether the first list is in the copy and its events were handled, within `timeout` seconds."""
+        return self._synced.wait(timeout)
+
+    def synced(self) -> bool:
+        return self._synced.is_set()
+
+    def get(self, name: str, namespace: str | None = None) -> Object | None:
+        with self._lock:
+            return self._objects.get((namespace or "", name))
+
+    def list(self) -> list[Object]:
+        with self._lock:
+            return [*self._objects.values()]
+
+    def _run(self) -> None:
+        delay = FIRST_DELAY
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                if not self._version:
+                    self._replace()
+                self._follow()
+            except Gone:
+                self._version = ""
+                continue
+            except ApiError as error:
+                log.debug("Lost watch kind=%s error=%s", self._resource.plural, error)
+            if time.monotonic() - began > 10.0:
+                delay = FIRST_DELAY
+                continue
+            self._stopping.wait(delay)
+            # Until the server was reached once, asking often makes a start quick; it costs it nothing.
+            delay = min(LONGEST_DELAY, delay * 2) if self._synced.is_set() else FIRST_DELAY
+
+    def _replace(self) -> None:
+        """List everything; what differs from the copy becomes events."""
+        answer = self._client.list(
+            self._resource, self._namespace, label_selector=self._labels, field_selector=self._fields
+        )
+        head = {"apiVersion": self._resource.api_version, "kind": self._resource.kind}
+        fresh = {_key(obj): {**head, **obj} for obj in answer["items"]}
+        with self._lock:
+            gone = [obj for key, obj in self._objects.items() if key not in fresh]
+        for obj in gone:
+            self._apply("DELETED", obj)
+        for obj in fresh.values():
+            self._apply("MODIFIED", obj)
+        self._version = answer["metadata"]["resourceVersion"]
+        self._synced.set()
+
+    def _follow(self) -> None:
+        watch = self._client.watch(
+            self._resource,
+            self._namespace,
+            resource_version=self._version,
+            label_selector=self._labels,
+            field_selector=self._fields,
+        )
+        with self._lock:
+            self._watch = watch
+        if self._stopping.is_set():
+            watch.close()
+        for event in watch:
+            if event.type != "BOOKMARK":
+                self._apply(event.type, event.object)
+            self._version = event.object["metadata"]["resourceVersion"]
+
+    def _apply(self, kind: str, obj: Object) -> None:
+        key = _key(obj)
+        with self._lock:
+            old = self._objects.get(key)
+            if kind == "DELETED":
+                self._objects.pop(key, None)
+            else:
+                self._objects[key] = obj
+        if kind == "DELETED":
+            self._tell("DELETED", obj, old)
+        elif old is None:
+            self._tell("ADDED", obj, None)
+        elif old["metadata"].get("uid") != obj["metadata"].get("uid"):
+            # Deleted and made again under the same name between two looks.
+            self._tell("DELETED", old, old)
+            self._tell("ADDED", obj, None)
+        elif old["metadata"].get("resourceVersion") != obj["metadata"].get("resourceVersion"):
+            self._tell("MODIFIED", obj, old)
+
+    def _tell(self, kind: str, new: Object, old: Object | None) -> None:
+        if self._on_event is not None:
+            self._on_event(kind, new, old)
+
+
+def _key(obj: Object) -> tuple[str, str]:
+    metadata = obj["metadata"]
+    return metadata.get("namespace") or "", metadata["name"]
