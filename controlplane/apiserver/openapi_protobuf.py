@@ -13,7 +13,7 @@ import orjson
 
 Object = dict[str, Any]
 
-_METHODS = {"get": 2, "put": 3, "post": 4, "delete": 5, "patch": 7}
+_METHODS = {"get": 2, "put": 3, "post": 4, "delete": 5, "patch": 8}
 
 
 def encode_document(document: Object) -> bytes:
