@@ -1,8 +1,8 @@
 """Capability names, numbers and the sets a container gets.
 
-The kernel has five sets per thread (capabilities(7)). A container that says nothing gets containerd 2's default, nine
-capabilities; `inheritable` and `ambient` stay empty (CVE-2022-24769, CVE-2022-29162: a non-empty inheritable set lets
-a file's inheritable bits raise privileges).
+The kernel has five sets per thread (capabilities(7)). A container that says nothing gets containerd 2's
+default, nine capabilities; `inheritable` and `ambient` stay empty (CVE-2022-24769, CVE-2022-29162: a
+non-empty inheritable set lets a file's inheritable bits raise privileges).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from runtime.spec import Capabilities
 
 NAMES = (
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID",
+    "CAP_KILL", "CAP_SETGID",
     "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST",
     "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO",
     "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE",
@@ -50,7 +51,9 @@ def normalise(name: str) -> str:
     return full
 
 
-def select(add: Iterable[str] = (), drop: Iterable[str] = (), default: Iterable[str] = DEFAULT) -> tuple[str, ...]:
+def select(
+    add: Iterable[str] = (), drop: Iterable[str] = (), default: Iterable[str] = DEFAULT
+) -> tuple[str, ...]:
     """The set after `drop`, then `add`, as CRI has it: ALL first in each list; a name in both is dropped
     unless it was dropped by ALL only.
 
@@ -73,7 +76,7 @@ def mask(names: Iterable[str]) -> int:
 
 
 class CapabilityBits(Record):
-    """The sets as bits, limited to what exists on this kernel."""
+    """The five sets as bits."""
 
     bounding: int
     effective: int
@@ -81,26 +84,35 @@ class CapabilityBits(Record):
     inheritable: int
     ambient: int
 
+    def within(self, permitted: int, bounding: int) -> CapabilityBits:
+        """What of it can be given by somebody who holds `permitted` and `bounding`: the kernel refuses the
+        rest."""
+        held = permitted & bounding
+        return CapabilityBits(
+            self.bounding & bounding, self.effective & held, self.permitted & held, self.inheritable & held,
+            self.ambient & held,
+        )  # fmt: skip
 
-def bits(sets: Capabilities | None, known: int) -> CapabilityBits:
-    """Bits of the five sets, of which only those in `known` (the capabilities we hold ourselves) are kept."""
+
+def bits(sets: Capabilities | None) -> CapabilityBits:
+    """Bits of the five sets; none at all for None."""
     if sets is None:
         return CapabilityBits(0, 0, 0, 0, 0)
     return CapabilityBits(
-        mask(sets.bounding) & known,
-        mask(sets.effective) & known,
-        mask(sets.permitted) & known,
-        mask(sets.inheritable) & known,
-        mask(sets.ambient) & known,
+        mask(sets.bounding),
+        mask(sets.effective),
+        mask(sets.permitted),
+        mask(sets.inheritable),
+        mask(sets.ambient),
     )
 
 
-def bounding_steps(wanted: CapabilityBits, last: int) -> list[Step]:
-    """Drop from the bounding set what is not wanted; needs CAP_SETPCAP, so it comes before capset."""
+def bounding_steps(wanted: CapabilityBits, held: int) -> list[Step]:
+    """Drop from the bounding set (`held` now) what is not wanted; needs CAP_SETPCAP, so it comes before
+    capset."""
+    dropped = held & ~wanted.bounding
     return [
-        Step("prctl", (PR_CAPBSET_DROP, number, 0, 0, 0))
-        for number in range(last + 1)
-        if not wanted.bounding >> number & 1
+        Step("prctl", (PR_CAPBSET_DROP, number, 0, 0, 0)) for number in range(64) if dropped >> number & 1
     ]
 
 
@@ -113,7 +125,10 @@ def set_steps(wanted: CapabilityBits) -> list[Step]:
         wanted.effective & low, wanted.permitted & low, wanted.inheritable & low,
         wanted.effective >> 32, wanted.permitted >> 32, wanted.inheritable >> 32,
     )  # fmt: skip
-    steps = [Step("capset", (header, data)), Step("prctl", (PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))]
+    steps = [
+        Step("capset", (header, data)),
+        Step("prctl", (PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)),
+    ]
     steps += [
         Step("prctl", (PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0))
         for number in range(64)

@@ -92,8 +92,9 @@ class LinkDevices(Operation):
 class OpenTerminal(Operation):
     """A terminal from the container's own devpts, when the caller did not bring one.
 
-    The multiplexer is opened without following links and must be device 5:2 on a devpts; the other side comes from
-    TIOCGPTPEER, which uses no path (CVE-2025-52565). The caller gets the master side as `Process.console`.
+    The multiplexer is opened without following links and must be device 5:2 on a devpts; the other side comes
+    from TIOCGPTPEER, which uses no path (CVE-2025-52565). The caller gets the master side as
+    `Process.console`.
     """
 
     uid: int
@@ -148,7 +149,8 @@ class BindConsole(Operation):
         try:
             tree = kernel.open_tree(peer, "", OPEN_TREE_CLONE | AT_EMPTY_PATH)
         except OSError as error:
-            # A terminal of the host's devpts is not in this mount namespace any more; then there is no /dev/console.
+            # A terminal of the host's devpts is not in this mount namespace any more; then there is no
+            # /dev/console.
             if error.errno == errno.EINVAL:
                 return
             raise

@@ -1,18 +1,18 @@
 """What can go wrong in the runtime, as one tree.
 
-    RuntimeFailure
-    ├── SpecError            the OCI configuration is wrong; `.field` names the place
-    ├── LaunchError          a set-up operation failed; nothing is left behind
-    │   └── ExecutableError  the program itself could not be executed; worded as runc words it
-    ├── CgroupError          a cgroup could not be made, limited or removed
-    ├── SeccompError         a seccomp profile cannot be compiled
-    ├── UserError            a user or group is not known to the image
-    ├── HookError            an OCI hook failed
-    ├── StateError           the container is unknown or in the wrong state (OCI command line)
-    ├── NotFoundError        the service knows no sandbox or container of that id
-    ├── StartError           a sandbox, container or exec could not be started; its text is for the user
-    ├── ExecTimeout          exec_sync ran longer than it was given; everything it started is dead
-    └── ShimError            a pod's shim refused, is gone or does not answer
+RuntimeFailure
+├── SpecError            the OCI configuration is wrong; `.field` names the place
+├── LaunchError          a set-up operation failed; nothing is left behind
+│   └── ExecutableError  the program itself could not be executed; worded as runc words it
+├── CgroupError          a cgroup could not be made, limited or removed
+├── SeccompError         a seccomp profile cannot be compiled
+├── UserError            a user or group is not known to the image
+├── HookError            an OCI hook failed
+├── StateError           the container is unknown or in the wrong state (OCI command line)
+├── NotFoundError        the service knows no sandbox or container of that id
+├── StartError           a sandbox, container or exec could not be started; its text is for the user
+├── ExecTimeout          exec_sync ran longer than it was given; everything it started is dead
+└── ShimError            a pod's shim refused, is gone or does not answer
 """
 
 from __future__ import annotations

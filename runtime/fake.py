@@ -1,7 +1,8 @@
-"""A kernel that only remembers: what was asked of it, in order, and it can be told to fail at the Nth request.
+"""A kernel that only remembers: what was asked of it, in order, and it can be told to fail at the Nth
+request.
 
-It hands out descriptors and keeps count, so a test sees which were left open; it knows just enough about files for
-the operations' own checks to pass. Nothing is executed.
+It hands out descriptors and keeps count, so a test sees which were left open; it knows just enough about
+files for the operations' own checks to pass. Nothing is executed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ FOLDER, FILE, CHARACTER = 0o040755, 0o100644, 0o020666
 class FakeKernel:
     """Implements kernel.Kernel. `calls` is a list of (name, arguments); `open_fds` maps descriptor → path."""
 
-    def __init__(self, *, fail_at: int | None = None, fail_step: int | None = None, missing: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, fail_at: int | None = None, fail_step: int | None = None, missing: Sequence[str] = ()
+    ) -> None:
         self.calls: list[tuple[str, tuple[object, ...]]] = []
         self.open_fds: dict[int, str] = {}
         self.steps: tuple[Step, ...] = ()
@@ -183,6 +186,9 @@ class FakeKernel:
 
     def dumpable(self, on: bool) -> None:
         self._note("dumpable", on)
+
+    def capabilities(self) -> tuple[int, int]:
+        return (1 << 41) - 1, (1 << 41) - 1
 
     def block_signals(self) -> None:
         self._note("block_signals")

@@ -1,7 +1,7 @@
 """OCI hooks: other people's programs, run at fixed moments of a container's life (runtime-spec, config.md).
 
-Each gets the container's state as JSON on standard input. A hook before the start that fails stops the container; a
-poststart or poststop hook that fails is reported and the others still run.
+Each gets the container's state as JSON on standard input. A hook before the start that fails stops the
+container; a poststart or poststop hook that fails is reported and the others still run.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _OUTPUT = 4096
 
 
 def run_hooks(kind: str, hooks: Sequence[Hook], state: Mapping[str, Any]) -> list[str]:
-    """Runs hooks in order with `state` on their standard input. Returns what went wrong in kinds whose failure does
-    not stop the container; raises HookError in the others."""
+    """Runs hooks in order with `state` on their standard input. Returns what went wrong in kinds whose
+    failure does not stop the container; raises HookError in the others."""
     problems: list[str] = []
     for hook in hooks:
         try:

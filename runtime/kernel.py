@@ -1,11 +1,11 @@
 """The door between container start-up and the kernel: about forty system calls, as a Protocol.
 
-Set-up operations speak only to this. `linux.LinuxKernel` is the real one, `fake.FakeKernel` records what it is asked
-and fails on request, so that the order of a container's set-up, and what is left after a failure at step N, are
-tested without root.
+Set-up operations speak only to this. `linux.LinuxKernel` is the real one, `fake.FakeKernel` records what it
+is asked and fails on request, so that the order of a container's set-up, and what is left after a failure at
+step N, are tested without root.
 
-Methods raise OSError as the kernel's answer; file descriptors are plain ints and close-on-exec. Methods that work on
-paths take an optional directory descriptor as the *at* calls do.
+Methods raise OSError as the kernel's answer; file descriptors are plain ints and close-on-exec. Methods that
+work on paths take an optional directory descriptor as the *at* calls do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ AT_FDCWD = -100
 
 
 class Filter(bytes):
-    """A classic BPF program: 8 bytes an instruction. Its own type, so that it is handed over as a sock_fprog."""
+    """A classic BPF program: 8 bytes an instruction. Its own type, so that it is handed over as a
+    sock_fprog."""
 
 
 Argument = int | bytes | str | tuple[str, ...] | Filter
@@ -37,8 +38,8 @@ class Step(Record):
     """One system call of the child, between clone and execve.
 
     `arguments`: ints; bytes and str (as pointer; str gets its final NUL); tuples of str (argv, envp); Filter.
-    `tolerate`: an error is reported in `Spawned.results`, not fatal. `pass_result`: the result becomes the first
-    argument of the step after it.
+    `tolerate`: an error is reported in `Spawned.results`, not fatal. `pass_result`: the result becomes the
+    first argument of the step after it.
     """
 
     call: str
@@ -121,6 +122,7 @@ class Kernel(Protocol):
 
     # processes
     def dumpable(self, on: bool) -> None: ...
+    def capabilities(self) -> tuple[int, int]: ...
     def block_signals(self) -> None: ...
     def start_time(self, pid: int) -> int: ...
     def memfd(self, name: str, data: bytes) -> int: ...

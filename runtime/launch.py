@@ -1,9 +1,9 @@
 """A plan, executed: in a thread made for it and thrown away afterwards.
 
-unshare and setns act on one thread, so a thread can go into a container's namespaces and root, start the process
-there and end; Python itself is never forked, whatever its size. When something fails, the thread's end takes the
-half-made namespaces and mounts with it: nothing is left. That is why nothing in this path may import modules late:
-in the middle of a plan, paths mean the container's files.
+unshare and setns act on one thread, so a thread can go into a container's namespaces and root, start the
+process there and end; Python itself is never forked, whatever its size. When something fails, the thread's
+end takes the half-made namespaces and mounts with it: nothing is left. That is why nothing in this path may
+import modules late: in the middle of a plan, paths mean the container's files.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from runtime.records import Record
 
 
 class Process(Record):
-    """A started process. `start_time_ticks` since boot tells it from a later one with the same pid. `pidfd` is the
-    caller's to close, and so is `console`, the master side of a terminal made inside (-1: none). `warnings` says
-    what the kernel did not allow and could be gone without.
+    """A started process. `start_time_ticks` since boot tells it from a later one with the same pid. `pidfd`
+    is the caller's to close, and so is `console`, the master side of a terminal made inside (-1: none).
+    `warnings` says what the kernel did not allow and could be gone without.
     """
 
     pid: int
@@ -34,9 +34,9 @@ class Process(Record):
 def launch(kernel: Kernel, plan: Plan, stdio: tuple[int, int, int], *, terminal: bool = False) -> Process:
     """Executes the plan; returns once the program has replaced the child.
 
-    `stdio`: descriptors that become 0, 1 and 2; they stay the caller's. With `terminal` the first of them is the
-    slave side of a pseudo terminal and becomes the controlling one; with (-1, -1, -1) a terminal is made from the
-    container's own devpts and its master side returned as `Process.console`.
+    `stdio`: descriptors that become 0, 1 and 2; they stay the caller's. With `terminal` the first of them is
+    the slave side of a pseudo terminal and becomes the controlling one; with (-1, -1, -1) a terminal is made
+    from the container's own devpts and its master side returned as `Process.console`.
 
     Raises LaunchError (ExecutableError if it was the program) with nothing left behind.
     """

@@ -1,8 +1,9 @@
 """The real kernel, through ctypes.
 
-ctypes drops the interpreter lock around each call, so a thread that waits for a child's execve does not hold up the
-others. errno is per thread. Everything here acts on the calling *thread* where the kernel allows it (namespaces,
-working directory after unshare(CLONE_FS), umask); what the kernel keeps per process is done in the child (`spawn`).
+ctypes drops the interpreter lock around each call, so a thread that waits for a child's execve does not hold
+up the others. errno is per thread. Everything here acts on the calling *thread* where the kernel allows it
+(namespaces, working directory after unshare(CLONE_FS), umask); what the kernel keeps per process is done in
+the child (`spawn`).
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ class LinuxKernel:
     # --- mounts
 
     def mount(self, source: str, target: str, fstype: str, flags: int, data: str) -> None:
-        self._call("mount", os.fsencode(source), os.fsencode(target), fstype.encode(), flags, os.fsencode(data))
+        self._call(
+            "mount", os.fsencode(source), os.fsencode(target), fstype.encode(), flags, os.fsencode(data)
+        )
 
     def umount(self, target: str, flags: int) -> None:
         self._call("umount2", os.fsencode(target), flags)
@@ -247,8 +250,8 @@ class LinuxKernel:
     def spawn(self, steps: Sequence[Step], *, cgroup_fd: int = -1, share_memory: bool = True) -> Spawned:
         """Starts a child that works off `steps`, the last of which is an execve.
 
-        With `share_memory` (vfork) it returns after the execve. Without, it returns at once with the results of
-        that moment, and the child has a copy: for children that wait before they execute.
+        With `share_memory` (vfork) it returns after the execve. Without, it returns at once with the results
+        of that moment, and the child has a copy: for children that wait before they execute.
 
         Raises SpawnError with the failed step; clone3's own failure has index -1.
         """

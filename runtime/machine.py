@@ -1,13 +1,15 @@
-"""What differs between processors: system call numbers and the few machine instructions Python cannot express.
+"""What differs between processors: system call numbers and the few machine instructions Python cannot
+express.
 
-Between clone and execve a child that shares Python's memory must not run Python. What it does instead is *data*: a
-table of system calls, which 100 bytes of machine code work off one after another (`SPAWN`). That is the same idea as
-posix_spawn's file actions, but for any system call, so that resource limits, credentials, the seccomp filter and
-joining cgroups happen in the child alone and never touch the process that starts it.
+Between clone and execve a child that shares Python's memory must not run Python. What it does instead is
+*data*: a table of system calls, which 100 bytes of machine code work off one after another (`SPAWN`). That is
+the same idea as posix_spawn's file actions, but for any system call, so that resource limits, credentials,
+the seccomp filter and joining cgroups happen in the child alone and never touch the process that starts it.
 
-One entry of the table is nine 64-bit words: number, six arguments, flags, result. Flag 1: an error is noted, not
-fatal. Flag 2: the result is also the first argument of the next entry. On a fatal error the child stores the entry's
-address in the word given and exits with 127. SPAWN(clone_args, size, table, failed) returns clone3's result.
+One entry of the table is nine 64-bit words: number, six arguments, flags, result. Flag 1: an error is noted,
+not fatal. Flag 2: the result is also the first argument of the next entry. On a fatal error the child stores
+the entry's address in the word given and exits with 127. SPAWN(clone_args, size, table, failed) returns
+clone3's result.
 
 The bytes were assembled with GNU as from the listings beside them; tests/unit/runtime assembles them again.
 """
@@ -55,7 +57,8 @@ _X86_NUMBERS = {
     "close_range": 436, "openat2": 437, "mount_setattr": 442, "memfd_create": 319,
 }  # fmt: skip
 _ARM_NUMBERS = {
-    "read": 63, "write": 64, "close": 57, "rt_sigaction": 134, "rt_sigprocmask": 135, "ioctl": 29, "mount": 40,
+    "read": 63, "write": 64, "close": 57, "rt_sigaction": 134, "rt_sigprocmask": 135,
+    "ioctl": 29, "mount": 40,
     "fchdir": 50, "setpriority": 140, "umask": 166, "setsid": 157, "setgroups": 159, "setresuid": 147,
     "setresgid": 149, "capset": 91, "personality": 92, "pivot_root": 41, "prctl": 167, "umount2": 39,
     "sethostname": 161, "setdomainname": 162, "ioprio_set": 30, "openat": 56, "unshare": 97, "dup3": 24,

@@ -1,8 +1,8 @@
 """Mount options and paths inside a container: the two things every mount operation needs.
 
-A path inside a container belongs to whoever made its image or shares its volumes. So each destination is first
-resolved to a descriptor by openat2(RESOLVE_IN_ROOT, no magic links), and mounts are attached to that *descriptor*.
-Between look-up and use nobody can swap a symlink in (CVE-2021-30465).
+A path inside a container belongs to whoever made its image or shares its volumes. So each destination is
+first resolved to a descriptor by openat2(RESOLVE_IN_ROOT, no magic links), and mounts are attached to that
+*descriptor*. Between look-up and use nobody can swap a symlink in (CVE-2021-30465).
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ MS_RDONLY, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE = (
 )  # fmt: skip
 MNT_DETACH = 2
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC = 1, 2, 4, 8
-ATTR_ATIME, ATTR_NOATIME, ATTR_STRICTATIME, ATTR_NODIRATIME, ATTR_NOSYMFOLLOW = 0x70, 0x10, 0x20, 0x80, 0x200000
+ATTR_ATIME, ATTR_NOATIME, ATTR_STRICTATIME, ATTR_NODIRATIME, ATTR_NOSYMFOLLOW = (
+    0x70,
+    0x10,
+    0x20,
+    0x80,
+    0x200000,
+)
 OPEN_TREE_CLONE, AT_RECURSIVE, AT_EMPTY_PATH = 1, 0x8000, 0x1000
 NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH, IN_ROOT = 1, 2, 4, 8, 16
 INSIDE = IN_ROOT | NO_MAGICLINKS
@@ -41,8 +47,8 @@ PROPAGATION = {"private": MS_PRIVATE, "slave": MS_SLAVE, "shared": MS_SHARED, "u
 
 
 class MountOptions(Record):
-    """Options sorted by what they become: attributes of this mount or of the whole tree, propagation, and data
-    for the file system."""
+    """Options sorted by what they become: attributes of this mount or of the whole tree, propagation, and
+    data for the file system."""
 
     bind: bool = False
     recursive: bool = False
@@ -62,7 +68,9 @@ def parse_options(options: tuple[str, ...], where: str) -> MountOptions:
     propagation = 0
     data: list[str] = []
     for option in options:
-        prefix, name = ("tree_", option[1:]) if option[:1] == "r" and option not in _SET | _CLEAR else ("", option)
+        prefix, name = (
+            ("tree_", option[1:]) if option[:1] == "r" and option not in _SET | _CLEAR else ("", option)
+        )
         if option in ("bind", "rbind"):
             bind, recursive = True, recursive or option == "rbind"
         elif name in PROPAGATION:
@@ -84,7 +92,9 @@ def parse_options(options: tuple[str, ...], where: str) -> MountOptions:
                         data=tuple(data), **chosen)  # fmt: skip
 
 
-def open_inside(kernel: Kernel, root: int, path: str, flags: int = os.O_PATH, *, symlinks: bool = True) -> int:
+def open_inside(
+    kernel: Kernel, root: int, path: str, flags: int = os.O_PATH, *, symlinks: bool = True
+) -> int:
     """A descriptor for `path` resolved inside `root`; magic links never, other symlinks only if allowed."""
     resolve = INSIDE if symlinks else INSIDE | NO_SYMLINKS
     return kernel.openat2(root, path, flags, resolve=resolve)
@@ -102,7 +112,9 @@ def make_inside(kernel: Kernel, root: int, path: str, *, folder: bool = True, sy
     parent = open_inside(kernel, root, "/")
     for index in range(len(names)):
         try:
-            child = _make_one(kernel, root, parent, names[: index + 1], folder or index < len(names) - 1, symlinks)
+            child = _make_one(
+                kernel, root, parent, names[: index + 1], folder or index < len(names) - 1, symlinks
+            )
         finally:
             kernel.close(parent)
         parent = child

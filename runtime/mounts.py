@@ -1,11 +1,12 @@
 """Root file system and mounts, none of which can be led outside the container.
 
-Mounts are made detached and attached to a descriptor (open_tree, fsmount, move_mount: Linux 5.2; mount_setattr:
-5.12), so a read-only bind is never visible in a writable state. What goes onto a procfs is left to the child; see
-procfs.py.
+Mounts are made detached and attached to a descriptor (open_tree, fsmount, move_mount: Linux 5.2;
+mount_setattr: 5.12), so a read-only bind is never visible in a writable state. What goes onto a procfs is
+left to the child; see procfs.py.
 
-The overlay is mounted in the container's own mount namespace, over its own upper folder: the host sees nothing, and
-when the last process ends the kernel removes it. `volatile` spares the sync of the upper file system.
+The overlay is mounted in the container's own mount namespace, over its own upper folder: the host sees
+nothing, and when the last process ends the kernel removes it. `volatile` spares the sync of the upper file
+system.
 """
 
 from __future__ import annotations
@@ -17,8 +18,24 @@ import posixpath
 from runtime import procfs
 from runtime.kernel import AT_FDCWD, Kernel, Step
 from runtime.mounting import (
-    AT_EMPTY_PATH, AT_RECURSIVE, ATTR_ATIME, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MNT_DETACH, MS_BIND,
-    MS_PRIVATE, MS_REC, MS_SLAVE, OPEN_TREE_CLONE, PAGE, PROPAGATION, MountOptions, make_inside, open_inside,
+    AT_EMPTY_PATH,
+    AT_RECURSIVE,
+    ATTR_ATIME,
+    ATTR_NODEV,
+    ATTR_NOEXEC,
+    ATTR_NOSUID,
+    ATTR_RDONLY,
+    MNT_DETACH,
+    MS_BIND,
+    MS_PRIVATE,
+    MS_REC,
+    MS_SLAVE,
+    OPEN_TREE_CLONE,
+    PAGE,
+    PROPAGATION,
+    MountOptions,
+    make_inside,
+    open_inside,
 )  # fmt: skip
 from runtime.namespaces import PROC_SUPER_MAGIC
 from runtime.plan import Context, Operation, Refused
@@ -113,7 +130,9 @@ class EmptyRoot(Operation):
         return "mount an empty root"
 
     def run(self, kernel: Kernel, context: Context) -> None:
-        kernel.mount("kubelet-py", "/proc", "tmpfs", ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV, "size=4k,nr_inodes=1")
+        kernel.mount(
+            "kubelet-py", "/proc", "tmpfs", ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV, "size=4k,nr_inodes=1"
+        )
         context.root = context.keep(kernel.open("/proc", os.O_PATH | os.O_DIRECTORY))
 
 
@@ -148,7 +167,9 @@ class Mount(Operation):
 
     def _bind(self, kernel: Kernel) -> int:
         options = self.options
-        tree = kernel.open_tree(AT_FDCWD, self.source, OPEN_TREE_CLONE | (AT_RECURSIVE if options.recursive else 0))
+        tree = kernel.open_tree(
+            AT_FDCWD, self.source, OPEN_TREE_CLONE | (AT_RECURSIVE if options.recursive else 0)
+        )
         try:
             if options.set or options.clear:
                 kernel.mount_setattr(tree, set=options.set, clear=_cleared(options.set, options.clear))
@@ -177,8 +198,8 @@ class Mount(Operation):
         return tree
 
     def _tree(self, kernel: Kernel, tree: int) -> None:
-        """What holds for the mount and all below it: recursive attributes, then propagation (private by default,
-        so that nothing mounted inside reaches the host)."""
+        """What holds for the mount and all below it: recursive attributes, then propagation (private by
+        default, so that nothing mounted inside reaches the host)."""
         options = self.options
         if options.tree_set or options.tree_clear:
             clear = _cleared(options.tree_set, options.tree_clear)
@@ -211,7 +232,8 @@ def _cleared(added: int, cleared: int) -> int:
 
 class MountCgroup(Operation):
     """A cgroup2 tree as the container's new cgroup namespace shows it, mounted by the child because only the
-    child is inside; onto "." after fchdir, so no path is resolved again. v1 trees are never shown (CVE-2022-0492).
+    child is inside; onto "." after fchdir, so no path is resolved again. v1 trees are never shown
+    (CVE-2022-0492).
     """
 
     destination: str
@@ -233,7 +255,8 @@ class MountCgroup(Operation):
 
 
 class MaskPath(Operation):
-    """Hides a path: a file under /dev/null, a folder under an empty read-only tmpfs. Missing ones need no mask."""
+    """Hides a path: a file under /dev/null, a folder under an empty read-only tmpfs. Missing ones need no
+    mask."""
 
     path: str
 
@@ -324,8 +347,8 @@ class ProtectRoot(Operation):
 
 
 class PivotRoot(Operation):
-    """The container's root becomes the thread's; the old one is stacked on top of it, cut off, and detached, so
-    that nothing of the host stays reachable."""
+    """The container's root becomes the thread's; the old one is stacked on top of it, cut off, and detached,
+    so that nothing of the host stays reachable."""
 
     def describe(self) -> str:
         return "change to the container's root"

@@ -1,8 +1,9 @@
 """Namespaces, made and joined by one thread.
 
-unshare(2) and setns(2) act on the calling thread. A mount namespace can only be entered by a thread whose working
-directory and root are its own, hence CLONE_FS first. A PID namespace never takes the thread itself, only its next
-child; procfs, however, mounts the namespace of that next child, which is why /proc is right before PID 1 exists.
+unshare(2) and setns(2) act on the calling thread. A mount namespace can only be entered by a thread whose
+working directory and root are its own, hence CLONE_FS first. A PID namespace never takes the thread itself,
+only its next child; procfs, however, mounts the namespace of that next child, which is why /proc is right
+before PID 1 exists.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def flags_of(kinds: tuple[str, ...]) -> int:
 
 
 class OpenHost(Operation):
-    """Takes hold of the host's /proc while paths still mean the host's. Attributes and sysctls are later written
-    through this descriptor, which is known to be a real procfs (CVE-2025-52881)."""
+    """Takes hold of the host's /proc while paths still mean the host's. Attributes and sysctls are later
+    written through this descriptor, which is known to be a real procfs (CVE-2025-52881)."""
 
     def describe(self) -> str:
         return "open the host's /proc"

@@ -1,8 +1,10 @@
-"""Spec → ordered operations. Pure: nothing is touched, so a plan can be printed, compared and tested without root.
+"""Spec → ordered operations. Pure: nothing is touched, so a plan can be printed, compared and tested without
+root.
 
-The order is runc's (standard_init_linux.go), for its reasons, most of which are CVEs: the host's /proc and /dev/null
-are opened first; propagation is cut before the first mount; masks and read-only paths come after all mounts; the
-working directory is entered when only the container is left; credentials last, seccomp as late as it may.
+The order is runc's (standard_init_linux.go), for its reasons, most of which are CVEs: the host's /proc and
+/dev/null are opened first; propagation is cut before the first mount; masks and read-only paths come after
+all mounts; the working directory is entered when only the container is left; credentials last, seccomp as
+late as it may.
 """
 
 from __future__ import annotations
@@ -10,25 +12,57 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from runtime import pause
-from runtime.capabilities import NAMES, bits
+from runtime.capabilities import bits
 from runtime.cgroups.join import CgroupJoin
 from runtime.devices import DEFAULT, BindConsole, LinkDevices, MakeDevices, OpenTerminal
 from runtime.errors import SpecError
 from runtime.kernel import Filter
 from runtime.mounting import MountOptions, parse_options
 from runtime.mounts import (
-    BindRoot, EmptyRoot, MaskPath, Mount, MountCgroup, MountOverlay, PivotRoot, ProtectPath, ProtectRoot,
-    SetPropagation, SetRootPropagation,
+    BindRoot,
+    EmptyRoot,
+    MaskPath,
+    Mount,
+    MountCgroup,
+    MountOverlay,
+    PivotRoot,
+    ProtectPath,
+    ProtectRoot,
+    SetPropagation,
+    SetRootPropagation,
 )  # fmt: skip
 from runtime.namespaces import (
-    JoinNamespace, JoinProcess, NewCgroupNamespace, NewNamespaces, OpenHost, OpenNull, OwnFolder, SetHostname, SetSysctl,
+    JoinNamespace,
+    JoinProcess,
+    NewCgroupNamespace,
+    NewNamespaces,
+    OpenHost,
+    OpenNull,
+    OwnFolder,
+    SetHostname,
+    SetSysctl,
     Undumpable,
 )  # fmt: skip
 from runtime.plan import Operation, Plan
 from runtime.process import (
-    DEFAULT_PATH, CloseDescriptors, ConnectStdio, EnterCgroup, EnterWorkingDirectory, Execute, ExecuteImage,
-    FindExecutable, LoadSeccomp, NewSession, OpenCgroup, ResetSignals, SetCredentials, SetNoNewPrivileges,
-    SetOomScore, SetRlimit, SetSecurityLabel, Start,
+    DEFAULT_PATH,
+    CloseDescriptors,
+    ConnectStdio,
+    EnterCgroup,
+    EnterWorkingDirectory,
+    Execute,
+    ExecuteImage,
+    FindExecutable,
+    LoadSeccomp,
+    NewSession,
+    OpenCgroup,
+    ResetSignals,
+    SetCredentials,
+    SetNoNewPrivileges,
+    SetOomScore,
+    SetRlimit,
+    SetSecurityLabel,
+    Start,
 )  # fmt: skip
 from runtime.procfs import MountProc
 from runtime.records import Record
@@ -37,12 +71,14 @@ from runtime.spec import Namespace, ProcessSpec, Spec
 
 JOIN_ORDER = ("ipc", "uts", "network", "pid", "cgroup", "mount")
 NEW_ORDER = ("mount", "uts", "ipc", "network", "pid")
-ALL_CAPABILITIES = (1 << len(NAMES)) - 1
-PAUSE_USER = 65535  # as upstream's pause image: a container of the pod's shared PID namespace may not signal it
+PAUSE_USER = (
+    65535  # as upstream's pause image: a container of the pod's shared PID namespace may not signal it
+)
 
 
 class Rootfs(Record):
-    """The image's layers, TOP first, and the container's own upper and work folders (fresh for each start)."""
+    """The image's layers, TOP first, and the container's own upper and work folders (fresh for each
+    start)."""
 
     layers: tuple[str, ...]
     upper: str
@@ -67,7 +103,7 @@ def sandbox_plan(spec: Spec, *, cgroup: CgroupJoin | None) -> Plan:
             *([] if adjustment is None else [SetOomScore(adjustment)]),
             ResetSignals(),
             CloseDescriptors(),
-            SetCredentials(PAUSE_USER, PAUSE_USER, (), bits(None, 0), len(NAMES) - 1),
+            SetCredentials(PAUSE_USER, PAUSE_USER, (), bits(None)),
             SetNoNewPrivileges(),
             ExecuteImage("pause", pause.image()),
             Start(),
@@ -136,7 +172,8 @@ def exec_plan(
     cgroup: CgroupJoin | None,
     init_start_time: int | None = None,
 ) -> Plan:
-    """One more process in a running container. `init_start_time` (clock ticks) guards against a recycled pid."""
+    """One more process in a running container. `init_start_time` (clock ticks) guards against a recycled
+    pid."""
     before, after = _security(spec, process)
     kinds = ("mount", "uts", "ipc", "network", "pid", "cgroup")
     return _plan(
@@ -178,7 +215,9 @@ def _namespaces(spec: Spec, join: Mapping[str, str]) -> tuple[tuple[str, ...], t
     return new, joined
 
 
-def _entering(cgroup: CgroupJoin | None, joined: tuple[Namespace, ...], new: tuple[str, ...]) -> list[Operation]:
+def _entering(
+    cgroup: CgroupJoin | None, joined: tuple[Namespace, ...], new: tuple[str, ...]
+) -> list[Operation]:
     return [
         Undumpable(),
         OpenHost(),
@@ -205,7 +244,9 @@ def _root(spec: Spec, rootfs: Rootfs | None) -> Operation:
 
 
 def _mount_options(spec: Spec) -> list[MountOptions]:
-    return [parse_options(mount.options, f"mounts[{index}].options") for index, mount in enumerate(spec.mounts)]
+    return [
+        parse_options(mount.options, f"mounts[{index}].options") for index, mount in enumerate(spec.mounts)
+    ]
 
 
 def _mounts(spec: Spec) -> list[Operation]:
@@ -279,9 +320,9 @@ def _confined(process: ProcessSpec) -> bool:
 
 def _credentials(process: ProcessSpec) -> list[Operation]:
     user = process.user
-    sets = bits(process.capabilities, ALL_CAPABILITIES)
+    sets = bits(process.capabilities)
     umask = 0o022 if user.umask is None else user.umask
-    return [SetCredentials(user.uid, user.gid, user.additional_gids, sets, len(NAMES) - 1, umask)]
+    return [SetCredentials(user.uid, user.gid, user.additional_gids, sets, umask)]
 
 
 def _security(spec: Spec, process: ProcessSpec) -> tuple[list[Operation], list[Operation]]:

@@ -1,9 +1,10 @@
 """The program that holds a pod's namespaces: a few hundred bytes of ELF, written by us as bytes.
 
-It forbids tracing itself, blocks SIGCHLD, SIGTERM and SIGINT and then waits for them: on SIGCHLD it reaps every dead
-child (as PID 1 of a shared PID namespace it inherits orphans), on the others it exits with 0. Blocking instead of
-handling works for PID 1 too: the kernel drops signals to PID 1 only while they are neither handled nor blocked. A
-page of code, a page of stack: about 7 kB per pod; a forked Python would be 363 kB.
+It forbids tracing itself, blocks SIGCHLD, SIGTERM and SIGINT and then waits for them: on SIGCHLD it reaps
+every dead child (as PID 1 of a shared PID namespace it inherits orphans), on the others it exits with 0.
+Blocking instead of handling works for PID 1 too: the kernel drops signals to PID 1 only while they are
+neither handled nor blocked. A page of code, a page of stack: about 7 kB per pod; a forked Python would be 363
+kB.
 
 It is executed from a sealed file in memory: no file on the host can be reached through its /proc/<pid>/exe.
 """

@@ -1,9 +1,9 @@
 """A container's start as data: an ordered list of operations and what they share while they run.
 
-An operation is a frozen value that can say what it does (`describe`) and do it (`run`). Those before the spawn act on
-the calling thread; those that concern the new process alone add steps to `context.steps`, which the last operation
-hands to the kernel in one go. The same list is executed, printed, recorded by a fake kernel and made to fail at any
-step.
+An operation is a frozen value that can say what it does (`describe`) and do it (`run`). Those before the
+spawn act on the calling thread; those that concern the new process alone add steps to `context.steps`, which
+the last operation hands to the kernel in one go. The same list is executed, printed, recorded by a fake
+kernel and made to fail at any step.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ class Refused(Exception):
 class Context:
     """What operations hand to those after them. Lives for one launch, in one thread.
 
-    `root`: O_PATH descriptor of the container's root. `host_proc`: the host's /proc, opened before anything changed.
-    `null`: a verified /dev/null. `steps`: the child's system calls, each with the number of its operation.
-    `procs`: (destination, reserved descriptor) of each procfs the child will mount.
-    `console`: the master side of a terminal made inside the container, handed to the caller, or -1.
+    `root`: O_PATH descriptor of the container's root. `host_proc`: the host's /proc, opened before anything
+    changed. `null`: a verified /dev/null. `steps`: the child's system calls, each with the number of its
+    operation. `procs`: (destination, reserved descriptor) of each procfs the child will mount. `console`: the
+    master side of a terminal made inside the container, handed to the caller, or -1.
     """
 
     __slots__ = (
-        "cgroup_fd", "console", "executable", "host_proc", "null", "number", "opened", "process", "procs", "root",
+        "cgroup_fd", "console", "executable", "host_proc", "null", "number", "opened", "process",
+        "procs", "root",
         "stdio", "steps", "task_fds", "terminal", "warnings",
     )  # fmt: skip
 

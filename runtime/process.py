@@ -1,7 +1,8 @@
-"""The new process itself: what the child does between clone and execve, in the order of runc's standard_init_linux.go.
+"""The new process itself: what the child does between clone and execve, in the order of runc's
+standard_init_linux.go.
 
-Everything here is per process or per credential, so it must not happen on the starting thread. Each operation adds
-system calls to the child's table; nothing is executed before `Start` hands the table to the kernel.
+Everything here is per process or per credential, so it must not happen on the starting thread. Each operation
+adds system calls to the child's table; nothing is executed before `Start` hands the table to the kernel.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from runtime.capabilities import CapabilityBits, bounding_steps, set_steps
 from runtime.errors import errno_name
 from runtime.kernel import Filter, Kernel, SpawnError, Step
 from runtime.mounting import make_inside
-from runtime.procfs import below
 from runtime.plan import NO_STDIO, Context, Operation, Refused
+from runtime.procfs import below
 from runtime.spec import Rlimit
 
 PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 8, 38
@@ -67,10 +68,7 @@ class ConnectStdio(Operation):
         return "connect standard input, output and error"
 
     def run(self, kernel: Kernel, context: Context) -> None:
-        streams = tuple(
-            context.keep(kernel.duplicate(fd)) if 0 <= fd <= 2 else fd
-            for fd in context.stdio
-        )
+        streams = tuple(context.keep(kernel.duplicate(fd)) if 0 <= fd <= 2 else fd for fd in context.stdio)
         if streams == NO_STDIO:
             raise Refused("no descriptors for standard input, output and error were given")
         context.child(*(Step("dup3", (fd, target, 0)) for target, fd in enumerate(streams)))
@@ -79,7 +77,8 @@ class ConnectStdio(Operation):
 
 
 class SetOomScore(Operation):
-    """oom_score_adj of the child. Lowering it needs CAP_SYS_RESOURCE; without, that is reported, not fatal."""
+    """oom_score_adj of the child. Lowering it needs CAP_SYS_RESOURCE; without, that is reported, not
+    fatal."""
 
     value: int
 
@@ -96,7 +95,8 @@ class SetOomScore(Operation):
 
 
 class SetRlimit(Operation):
-    """One resource limit of the child. Raising a hard limit needs CAP_SYS_RESOURCE; without, it is reported."""
+    """One resource limit of the child. Raising a hard limit needs CAP_SYS_RESOURCE; without, it is
+    reported."""
 
     limit: Rlimit
 
@@ -140,7 +140,6 @@ class SetCredentials(Operation):
     gid: int
     groups: tuple[int, ...]
     capabilities: CapabilityBits
-    last_capability: int
     umask: int = 0o022
 
     def describe(self) -> str:
@@ -148,7 +147,9 @@ class SetCredentials(Operation):
 
     def run(self, kernel: Kernel, context: Context) -> None:
         groups = struct.pack(f"={len(self.groups)}I", *self.groups)
-        context.child(*bounding_steps(self.capabilities, self.last_capability))
+        permitted, bounding = kernel.capabilities()
+        given = self.capabilities.within(permitted, bounding)
+        context.child(*bounding_steps(given, bounding))
         context.child(
             Step("prctl", (PR_SET_KEEPCAPS, 1, 0, 0, 0)),
             Step("setgroups", (len(self.groups), groups)),
@@ -156,7 +157,7 @@ class SetCredentials(Operation):
             Step("setresuid", (self.uid,) * 3),
             Step("prctl", (PR_SET_KEEPCAPS, 0, 0, 0, 0)),
             Step("umask", (self.umask,)),
-            *set_steps(self.capabilities),
+            *set_steps(given),
         )
 
 
@@ -203,8 +204,8 @@ class LoadSeccomp(Operation):
 
 
 class EnterWorkingDirectory(Operation):
-    """Changes to `path`, made if missing, resolved inside the root without /proc's magic links; what getcwd then
-    says must lie inside the root (CVE-2024-21626). The child inherits it from the thread."""
+    """Changes to `path`, made if missing, resolved inside the root without /proc's magic links; what getcwd
+    then says must lie inside the root (CVE-2024-21626). The child inherits it from the thread."""
 
     path: str
 

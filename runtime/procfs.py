@@ -1,10 +1,10 @@
 """/proc of a container, mounted by the child itself.
 
-A procfs shows the PID namespace its *mounter* lives in (proc_init_fs_context), and the starting thread never lives in
-the new one: only its child does. So mounting /proc, and everything that goes on top of it (masks, read-only parts,
-single files), are steps of the child, attached to descriptors which the thread prepared. The thread looks at the
-host's /proc to see which of the paths exist and whether they are folders: the kernel's own entries are the same in
-every procfs.
+A procfs shows the PID namespace its *mounter* lives in (proc_init_fs_context), and the starting thread never
+lives in the new one: only its child does. So mounting /proc, and everything that goes on top of it (masks,
+read-only parts, single files), are steps of the child, attached to descriptors which the thread prepared. The
+thread looks at the host's /proc to see which of the paths exist and whether they are folders: the kernel's
+own entries are the same in every procfs.
 
 The child cannot compute, so results go to descriptor numbers that the thread reserved (`Context.reserve`).
 """
@@ -17,7 +17,14 @@ import posixpath
 
 from runtime.kernel import Kernel, Step
 from runtime.mounting import (
-    AT_EMPTY_PATH, AT_RECURSIVE, ATTR_RDONLY, BENEATH, NO_SYMLINKS, OPEN_TREE_CLONE, MountOptions, make_inside,
+    AT_EMPTY_PATH,
+    AT_RECURSIVE,
+    ATTR_RDONLY,
+    BENEATH,
+    NO_SYMLINKS,
+    OPEN_TREE_CLONE,
+    MountOptions,
+    make_inside,
 )  # fmt: skip
 from runtime.plan import Context, Operation, Refused
 
@@ -32,7 +39,8 @@ ALLOWED = frozenset((
 
 
 def below(context: Context, path: str) -> tuple[int, str] | None:
-    """The reserved descriptor of the procfs that `path` lies in, and the rest of the path; None for others."""
+    """The reserved descriptor of the procfs that `path` lies in, and the rest of the path; None for
+    others."""
     clean = posixpath.normpath(path)
     for destination, slot in context.procs:
         if clean.startswith(destination + "/"):

@@ -1,8 +1,9 @@
 """Frozen, slotted values without the price of `dataclasses`.
 
-Shims are forked from a forkserver, one per pod, and each page that a fork touches is copied. Importing `dataclasses`
-pulls in inspect, ast, dis and typing: about 2 MB and 8 ms here. A class statement over `Record` gives what we use of
-it: slots, a constructor by position or name with defaults, equality, hash, repr, and no assignment afterwards.
+Shims are forked from a forkserver, one per pod, and each page that a fork touches is copied. Importing
+`dataclasses` pulls in inspect, ast, dis and typing: about 2 MB and 8 ms here. A class statement over `Record`
+gives what we use of it: slots, a constructor by position or name with defaults, equality, hash, repr, and no
+assignment afterwards.
 
 The annotations are read from the class namespace, so a module that defines records needs
 `from __future__ import annotations` (which also keeps them strings on Python 3.14).
@@ -51,7 +52,7 @@ class Record(metaclass=RecordType):
             fields = self._fields
             if len(args) > len(fields):
                 raise TypeError(f"{type(self).__name__} takes {len(fields)} values, got {len(args)}")
-            values = {**self._defaults, **dict(zip(fields, args)), **kwargs}
+            values = {**self._defaults, **dict(zip(fields, args, strict=False)), **kwargs}
             if len(values) != len(fields) or any(f not in values for f in fields):
                 wrong = set(fields) ^ set(values)
                 raise TypeError(f"{type(self).__name__}: missing or unknown {', '.join(sorted(wrong))}")

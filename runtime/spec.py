@@ -1,7 +1,8 @@
 """OCI `config.json` → frozen values, checked at the border (runtime-spec 1.2, config.md and config-linux.md).
 
-Everything behind this module may rely on the shapes below; everything in front of it is somebody's JSON. Names are
-the specification's, in snake_case. A wrong field is named by its path, as `process.rlimits[0].type`.
+Everything behind this module may rely on the shapes below; everything in front of it is somebody's JSON.
+Names are the specification's, in snake_case. A wrong field is named by its path, as
+`process.rlimits[0].type`.
 """
 
 from __future__ import annotations
@@ -317,7 +318,9 @@ def _linux(reader: _Reader) -> LinuxSpec:
     seccomp = reader.object("seccomp")
     propagation = reader.text("rootfsPropagation")
     if propagation:
-        reader.one_of("rootfsPropagation", propagation.removeprefix("r"), ("shared", "slave", "private", "unbindable"))
+        reader.one_of(
+            "rootfsPropagation", propagation.removeprefix("r"), ("shared", "slave", "private", "unbindable")
+        )
     return LinuxSpec(
         namespaces=_namespaces(reader),
         devices=tuple(_device(device) for device in reader.objects("devices")),

@@ -1,8 +1,9 @@
 """Users and groups as an image knows them: /etc/passwd and /etc/group are read, never believed beyond names.
 
-The agent needs numbers before a container exists (runAsNonRoot must be decided, spec.process.user filled in), so the
-files are looked for in the image's layers themselves. A path in a layer may be a symlink that means "from the root of
-the image"; openat2(RESOLVE_IN_ROOT) keeps it in the layer, and a whiteout (character device 0:0) hides what is below.
+The agent needs numbers before a container exists (runAsNonRoot must be decided, spec.process.user filled in),
+so the files are looked for in the image's layers themselves. A path in a layer may be a symlink that means
+"from the root of the image"; openat2(RESOLVE_IN_ROOT) keeps it in the layer, and a whiteout (character device
+0:0) hides what is below.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ _LINKS = 40
 
 
 class User(Record):
-    """`groups`: the supplementary groups /etc/group lists for the user's name, without the primary one. `name` and
-    `home` are "" and "/" when the image does not know the uid."""
+    """`groups`: the supplementary groups /etc/group lists for the user's name, without the primary one.
+    `name` and `home` are "" and "/" when the image does not know the uid."""
 
     uid: int
     gid: int
@@ -37,8 +38,8 @@ class User(Record):
 def resolve(user: str, passwd: str, group: str) -> User:
     """`user` as in an image's USER or config: "", "name", "uid", "name:group", "uid:gid" → numbers.
 
-    `passwd` and `group` are the files' texts. A group given explicitly replaces the supplementary ones, as Docker
-    does. Raises UserError for names the image does not know and for numbers that are no ids.
+    `passwd` and `group` are the files' texts. A group given explicitly replaces the supplementary ones, as
+    Docker does. Raises UserError for names the image does not know and for numbers that are no ids.
     """
     who, colon, which = user.partition(":")
     entry = _passwd_entry(who or "0", passwd)
@@ -68,7 +69,8 @@ def read_text(kernel: Kernel, layers: Sequence[str], path: str) -> str:
 
 
 def _read_once(kernel: Kernel, layers: Sequence[str], path: str) -> tuple[str, str]:
-    """("file", text), ("link", target) or ("none", "") from the first layer that says anything about the path."""
+    """("file", text), ("link", target) or ("none", "") from the first layer that says anything about the
+    path."""
     for layer in layers:
         root = kernel.open(layer, os.O_PATH | os.O_DIRECTORY)
         try:

@@ -1,7 +1,8 @@
 """Control groups: what a container may use, and the one handle by which all its processes are reached.
 
-`detect` finds which of two drivers fits the host: v2 (the model) or hybrid (v1 controllers for limits, a same-named
-v2 folder for kill, freeze and PSI). Both take OCI's linux.resources. Paths are relative to the hierarchies' roots.
+`detect` finds which of two drivers fits the host: v2 (the model) or hybrid (v1 controllers for limits, a
+same-named v2 folder for kill, freeze and PSI). Both take OCI's linux.resources. Paths are relative to the
+hierarchies' roots.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The same cgroups on a hybrid host: v1 controllers for limits, a same-named v2 folder for kill, freeze and PSI.
+"""The same cgroups on a hybrid host: v1 controllers for limits, a same-named v2 folder for kill, freeze and
+PSI.
 
-Facts relied on: v1 hierarchies are independent, so a process is joined to each by writing 0 to `tasks` by itself
-(30–80 µs; a pid written from outside waits for an RCU grace period, 8–13 ms); a controller in which a cgroup has no
-folder leaves its processes where the nearest ancestor with a folder is. cpu, cpuacct, memory and pids get a folder
-always, the others only when a limit asks for it.
+Facts relied on: v1 hierarchies are independent, so a process is joined to each by writing 0 to `tasks` by
+itself (30–80 µs; a pid written from outside waits for an RCU grace period, 8–13 ms); a controller in which a
+cgroup has no folder leaves its processes where the nearest ancestor with a folder is. cpu, cpuacct, memory
+and pids get a folder always, the others only when a limit asks for it.
 """
 
 from __future__ import annotations
@@ -110,9 +111,7 @@ def _device_writes(rules: Any) -> list[Write]:
 class Hybrid:
     """A cgroup of several hierarchies with one path."""
 
-    def __init__(
-        self, driver: HybridDriver, path: str, late: tuple[tuple[str, str], ...] = ()
-    ) -> None:
+    def __init__(self, driver: HybridDriver, path: str, late: tuple[tuple[str, str], ...] = ()) -> None:
         self.path = path
         self._driver = driver
         self._late = late
@@ -139,7 +138,10 @@ class Hybrid:
                 # Raising the limit above the memory+swap limit: that one has to go up first.
                 files.write(f"{folder}/memory.memsw.limit_in_bytes", value)
                 files.write(f"{folder}/{name}", value)
-            elif name not in ("memory.memsw.limit_in_bytes", "memory.swappiness") or error.errno != errno.ENOENT:
+            elif (
+                name not in ("memory.memsw.limit_in_bytes", "memory.swappiness")
+                or error.errno != errno.ENOENT
+            ):
                 raise
 
     def join(self) -> CgroupJoin:
@@ -198,7 +200,8 @@ class Hybrid:
 class HybridDriver:
     """CgroupDriver for v1 controllers beside a v2 tree.
 
-    `controllers`: v1 controller → folder where it is mounted (one folder may serve several). `unified`: the v2 tree.
+    `controllers`: v1 controller → folder where it is mounted (one folder may serve several). `unified`: the
+    v2 tree.
     """
 
     name = "hybrid"
@@ -225,8 +228,8 @@ class HybridDriver:
             files.write(f"{root}/{path}/{name}", files.read(f"{root}/{parent}/{name}"))
 
     def create(self, path: str, resources: Mapping[str, Any] | None = None) -> Hybrid:
-        """Makes the cgroup and missing parents everywhere and sets the limits (CPU limits when the first process
-        has started; see CgroupJoin.late). Raises CgroupError, with nothing of this cgroup left."""
+        """Makes the cgroup and missing parents everywhere and sets the limits (CPU limits when the first
+        process has started; see CgroupJoin.late). Raises CgroupError, with nothing of this cgroup left."""
         path = files.checked_path(path)
         late = tuple((f"{self.folder(c, path)}/{name}", value) for c, name, value in cpu_writes(resources))
         cgroup = Hybrid(self, path, late)
@@ -252,7 +255,8 @@ class HybridDriver:
         return os.path.isdir(f"{self.unified}/{files.checked_path(path)}")
 
     def remove(self, path: str, recursive: bool = False) -> None:
-        """Removes it everywhere; one that is gone is fine. `recursive` kills and removes everything below first."""
+        """Removes it everywhere; one that is gone is fine. `recursive` kills and removes everything below
+        first."""
         path = files.checked_path(path)
         if recursive and self.exists(path):
             v2.kill_tree(f"{self.unified}/{path}")

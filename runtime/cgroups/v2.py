@@ -1,8 +1,9 @@
 """cgroup v2, the model: one folder per container, all controllers in it.
 
-Facts relied on: a controller is usable in a folder when every ancestor lists it in cgroup.subtree_control; a folder
-with processes cannot list any (so containers are leaves, and what lies below them has no controllers of its own);
-cgroup.kill (Linux 5.14) kills the whole subtree, forks included; clone3 puts a child directly into a folder.
+Facts relied on: a controller is usable in a folder when every ancestor lists it in cgroup.subtree_control; a
+folder with processes cannot list any (so containers are leaves, and what lies below them has no controllers
+of its own); cgroup.kill (Linux 5.14) kills the whole subtree, forks included; clone3 puts a child directly
+into a folder.
 """
 
 from __future__ import annotations
@@ -150,7 +151,9 @@ class Unified:
     def missing_features(self) -> list[str]:
         """What this host cannot enforce here, one sentence each."""
         available = files.read(f"{self._root}/cgroup.controllers").split()
-        missing = [f"the cgroup controller {name} is not available" for name in WANTED if name not in available]
+        missing = [
+            f"the cgroup controller {name} is not available" for name in WANTED if name not in available
+        ]
         if not os.path.exists(f"{self.folder}/cgroup.kill"):
             missing.append("cgroup.kill is not available (Linux 5.14): processes are killed one by one")
         missing.append("devices are not limited by cgroup on v2; containers lack CAP_MKNOD instead")

@@ -1,15 +1,15 @@
 """A seccomp profile → the smallest BPF program we can make of it.
 
 The kernel runs the program on every system call and checks it when it is loaded: 45 µs for the two hundred
-instructions a binary search over ranges of numbers needs, 600 µs for the thousand-odd of a chain of comparisons.
-Numbers with the same verdict that lie side by side become one range; the ranges become the leaves of a balanced tree
-of `jge`; a leaf is a verdict, or a few comparisons of arguments.
+instructions a binary search over ranges of numbers needs, 600 µs for the thousand-odd of a chain of
+comparisons. Numbers with the same verdict that lie side by side become one range; the ranges become the
+leaves of a balanced tree of `jge`; a leaf is a verdict, or a few comparisons of arguments.
 
 Programs are cached by profile, so the forkserver compiles RuntimeDefault once for all its shims.
 
-seccomp_data: number at 0, architecture at 4, instruction pointer at 8, six 64-bit arguments from 16 (little endian
-on both processors). Classic BPF compares 32 bits, so arguments are compared in halves. Conditional jumps reach 255
-instructions, an unconditional one reaches all.
+seccomp_data: number at 0, architecture at 4, instruction pointer at 8, six 64-bit arguments from 16 (little
+endian on both processors). Classic BPF compares 32 bits, so arguments are compared in halves. Conditional
+jumps reach 255 instructions, an unconditional one reaches all.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ PASS, FAIL = -1, -2
 
 
 class Condition(Record):
-    """One comparison of argument `index`. For MASKED_EQ `value` is the mask and `second` the wanted result."""
+    """One comparison of argument `index`. For MASKED_EQ `value` is the mask and `second` the wanted
+    result."""
 
     index: int
     operator: str
@@ -97,7 +98,9 @@ def _flags(profile: Mapping[str, Any]) -> int:
 def assemble(instructions: Sequence[Instruction]) -> bytes:
     """struct sock_filter[]."""
     if len(instructions) > MAX_INSTRUCTIONS:
-        raise SeccompError(f"Could not compile seccomp profile: {len(instructions)} instructions are too many")
+        raise SeccompError(
+            f"Could not compile seccomp profile: {len(instructions)} instructions are too many"
+        )
     return b"".join(struct.pack("=HBBI", i.code, i.yes, i.no, i.value) for i in instructions)
 
 

@@ -1,7 +1,7 @@
 """System call names and numbers of the two processors, as the kernel's headers list them (uapi asm/unistd.h).
 
-Profiles name system calls; filters compare numbers. The tables are in the order of the numbers: a line that starts
-with a number gives the number of the name after it, the next name has the next number.
+Profiles name system calls; filters compare numbers. The tables are in the order of the numbers: a line that
+starts with a number gives the number of the name after it, the next name has the next number.
 """
 
 from __future__ import annotations

@@ -1,0 +1,120 @@
+"""Limits hold for real, whichever cgroup version the host has."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.privileged
+
+MIB = 1 << 20
+
+
+def limited(**resources: Any) -> dict[str, Any]:
+    return {"resources": resources}
+
+
+def test_memory_beyond_the_limit_ends_in_137(box: Any) -> None:
+    running = box.start("tail /dev/zero", linux=limited(memory={"limit": 16 * MIB, "swap": 16 * MIB}))
+    code, _ = running.wait(30)
+    assert code == 137
+    assert running.cgroup.stats().oom_kills >= 1
+    assert running.cgroup.stats().memory_limit == 16 * MIB
+
+
+def test_memory_in_a_tmpfs_counts_too(box: Any) -> None:
+    code, _ = box.run(
+        "dd if=/dev/zero of=/dev/shm/x bs=1M count=48",
+        linux=limited(memory={"limit": 16 * MIB, "swap": 16 * MIB}),
+    )
+    assert code == 137
+
+
+def test_forks_beyond_the_limit_fail(box: Any) -> None:
+    script = "i=0; while [ $i -lt 20 ]; do sleep 5 & i=$((i+1)); done; echo all; kill -9 -1"
+    _, text = box.start(script, linux=limited(pids={"limit": 8})).wait()
+    assert "can't fork" in text and "all" not in text
+
+
+def test_a_cpu_quota_is_kept(box: Any) -> None:
+    running = box.start("while :; do :; done", linux=limited(cpu={"quota": 20000, "period": 100000}))
+    begin, used = time.monotonic(), running.cgroup.stats().cpu_usage_ns
+    os.waitid(os.P_PIDFD, running.process.pidfd, os.WEXITED | os.WNOHANG)
+    while time.monotonic() - begin < 1.0:
+        running.cgroup.pids()
+        time.sleep(0.05)
+    share = (running.cgroup.stats().cpu_usage_ns - used) / 1e9 / (time.monotonic() - begin)
+    assert share < 0.35
+    assert running.cgroup.stats().cpu_throttled_periods > 0
+
+
+def test_limits_can_be_changed_while_it_runs(box: Any) -> None:
+    running = box.start("echo up; sleep 60", linux=limited(memory={"limit": 16 * MIB}))
+    running.read_until("up")
+    for limit in (64 * MIB, 32 * MIB):
+        running.cgroup.update({"memory": {"limit": limit}, "cpu": {"shares": 100}, "pids": {"limit": 9}})
+        assert running.cgroup.stats().memory_limit == limit
+
+
+def test_everything_is_killed_through_the_cgroup(box: Any) -> None:
+    running = box.start("trap '' TERM; sleep 60 & (sleep 60 &) ; echo up; sleep 60")
+    running.read_until("up")
+    assert len(running.cgroup.pids()) >= 3
+    running.cgroup.kill()
+    assert running.wait()[0] == 137
+
+
+def test_freeze_stops_and_thaw_continues(box: Any) -> None:
+    running = box.start("echo up; while :; do :; done")
+    running.read_until("up")
+    running.cgroup.freeze()
+    time.sleep(0.05)
+    first = running.cgroup.stats().cpu_usage_ns
+    time.sleep(0.15)
+    assert running.cgroup.stats().cpu_usage_ns - first < 20_000_000
+    running.cgroup.thaw()
+    time.sleep(0.15)
+    assert running.cgroup.stats().cpu_usage_ns > first + 20_000_000
+
+
+def test_an_exec_is_limited_like_its_container(box: Any) -> None:
+    running = box.start("echo up; sleep 60", linux=limited(memory={"limit": 16 * MIB, "swap": 16 * MIB}))
+    running.read_until("up")
+    assert box.exec(running, "tail /dev/zero").wait(30)[0] == 137
+
+
+def test_a_cgroup_is_removed_everywhere(box: Any) -> None:
+    path = f"{box.base}/gone"
+    box.driver.create(path, {"cpu": {"cpus": "0", "shares": 5}, "devices": [{"allow": False}]})
+    assert box.driver.exists(path)
+    box.driver.remove(path)
+    assert not box.driver.exists(path)
+    box.driver.remove(path)
+    roots = (
+        [box.driver.unified, *box.driver.controllers.values()]
+        if box.driver.name == "hybrid"
+        else [box.driver.root]
+    )
+    assert not any(os.path.exists(f"{root}/{path}") for root in roots)
+
+
+def test_a_limit_the_host_refuses_leaves_no_cgroup(box: Any) -> None:
+    from runtime.errors import CgroupError
+
+    with pytest.raises(CgroupError):
+        box.driver.create(f"{box.base}/bad", {"cpu": {"cpus": "900"}})
+    assert not box.driver.exists(f"{box.base}/bad")
+
+
+def test_joining_is_fast(box: Any) -> None:
+    """A pid written from outside waits for an RCU grace period; joining by oneself does not."""
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        running = box.start("true")
+        times.append(time.perf_counter() - begin)
+        running.wait()
+    assert min(times) < 0.02

@@ -1,0 +1,117 @@
+"""linux.resources → files, for v2 and v1, and which tree is where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime import cgroups
+from runtime.cgroups import files, hybrid, v2
+from runtime.errors import CgroupError
+
+RESOURCES: dict[str, Any] = {
+    "cpu": {"shares": 512, "quota": 50000, "period": 100000, "cpus": "0-1"},
+    "memory": {"limit": 1 << 20, "swap": 3 << 20, "reservation": 1 << 19},
+    "pids": {"limit": 100},
+    "blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1000}]},
+}
+
+HYBRID_INFO = r"""25 1 0:22 / /sys/fs/cgroup rw shared:1 - tmpfs tmpfs rw,mode=755
+26 25 0:23 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
+27 25 0:24 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+28 25 0:25 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids
+29 25 0:26 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd
+30 25 0:27 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+"""
+
+
+@pytest.mark.parametrize(("shares", "weight"), [(2, 1), (1024, 39), (262144, 10000), (1, 1), (10**9, 10000)])
+def test_shares_become_weights(shares: int, weight: int) -> None:
+    assert files.weight_of_shares(shares) == weight
+
+
+def test_v2_writes() -> None:
+    assert v2.cpu_writes(RESOURCES) == [("cpu.weight", "20"), ("cpu.max", "50000 100000")]
+    assert v2.other_writes(RESOURCES) == [
+        ("memory.low", "524288"),
+        ("memory.max", "1048576"),
+        ("memory.swap.max", "2097152"),
+        ("cpuset.cpus", "0-1"),
+        ("pids.max", "100"),
+        ("io.max", "8:0 rbps=1000"),
+    ]
+
+
+def test_v1_writes() -> None:
+    assert hybrid.cpu_writes(RESOURCES) == [
+        ("cpu", "cpu.shares", "512"),
+        ("cpu", "cpu.cfs_period_us", "100000"),
+        ("cpu", "cpu.cfs_quota_us", "50000"),
+    ]
+    assert hybrid.other_writes(RESOURCES) == [
+        ("memory", "memory.limit_in_bytes", "1048576"),
+        ("memory", "memory.memsw.limit_in_bytes", "3145728"),
+        ("memory", "memory.soft_limit_in_bytes", "524288"),
+        ("cpuset", "cpuset.cpus", "0-1"),
+        ("pids", "pids.max", "100"),
+        ("blkio", "blkio.throttle.read_bps_device", "8:0 1000"),
+    ]
+
+
+@pytest.mark.parametrize("resources", [None, {}, {"cpu": {}}, {"memory": None}])
+def test_no_limits_no_writes(resources: Any) -> None:
+    assert v2.other_writes(resources) == hybrid.other_writes(resources) == []
+    assert v2.cpu_writes(resources) == hybrid.cpu_writes(resources) == []
+
+
+def test_unlimited_is_written_as_each_version_wants_it() -> None:
+    unlimited = {"memory": {"limit": -1, "swap": -1}, "pids": {"limit": -1}, "cpu": {"quota": -1}}
+    assert ("memory.max", "max") in v2.other_writes(unlimited)
+    assert ("pids.max", "max") in v2.other_writes(unlimited)
+    assert v2.cpu_writes(unlimited) == [("cpu.max", "max 100000")]
+    assert ("memory", "memory.limit_in_bytes", "-1") in hybrid.other_writes(unlimited)
+    assert hybrid.cpu_writes(unlimited) == [("cpu", "cpu.cfs_quota_us", "-1")]
+
+
+def test_denying_all_devices_keeps_the_default_ones() -> None:
+    rules = {
+        "devices": [
+            {"allow": False, "access": "rwm"},
+            {"allow": True, "type": "c", "major": 10, "minor": 229},
+        ]
+    }
+    writes = hybrid.other_writes(rules)
+    assert writes[0] == ("devices", "devices.deny", "a")
+    assert ("devices", "devices.allow", "c 1:3 rwm") in writes
+    assert writes[-1] == ("devices", "devices.allow", "c 10:229 rwm")
+
+
+def test_a_hybrid_host_is_recognised(tmp_path: Path) -> None:
+    info = tmp_path / "mountinfo"
+    info.write_text(HYBRID_INFO)
+    driver = cgroups.detect(str(info))
+    assert isinstance(driver, hybrid.HybridDriver)
+    assert driver.unified == "/sys/fs/cgroup/unified"
+    assert driver.controllers["cpuacct"] == "/sys/fs/cgroup/cpu,cpuacct"
+    assert "blkio" not in driver.controllers
+
+
+def test_a_v2_host_is_recognised(tmp_path: Path) -> None:
+    info = tmp_path / "mountinfo"
+    info.write_text("30 25 0:27 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n")
+    assert isinstance(cgroups.detect(str(info)), v2.UnifiedDriver)
+
+
+def test_a_host_without_v2_is_an_error(tmp_path: Path) -> None:
+    info = tmp_path / "mountinfo"
+    info.write_text(HYBRID_INFO.rpartition("30 25")[0])
+    with pytest.raises(CgroupError, match="cgroup2"):
+        cgroups.detect(str(info))
+
+
+@pytest.mark.parametrize("path", ["", "/", "..", "a/../b", "a//b", "./a"])
+def test_paths_that_leave_the_tree_are_refused(path: str) -> None:
+    with pytest.raises(CgroupError):
+        files.checked_path(path)

@@ -1,0 +1,46 @@
+"""Mount options, and the overlay's option string."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.errors import SpecError
+from runtime.mounting import MountOptions, parse_options
+from runtime.mounts import overlay_data
+
+RDONLY, NOSUID, NODEV, NOEXEC, ATIME, NOATIME, STRICT = 1, 2, 4, 8, 0x70, 0x10, 0x20
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("nosuid", "noexec", "nodev"), MountOptions(set=NOSUID | NOEXEC | NODEV)),
+        (("rbind", "ro"), MountOptions(bind=True, recursive=True, set=RDONLY)),
+        (("bind", "rro"), MountOptions(bind=True, tree_set=RDONLY)),
+        (("ro", "rw"), MountOptions(clear=RDONLY)),
+        (("rslave",), MountOptions(propagation=1 << 19, tree_propagation=True)),
+        (("shared",), MountOptions(propagation=1 << 20)),
+        (("rprivate",), MountOptions(propagation=1 << 18, tree_propagation=True)),
+        (("noatime",), MountOptions(set=NOATIME, clear=ATIME)),
+        (
+            ("strictatime", "mode=755", "size=64k"),
+            MountOptions(set=STRICT, clear=ATIME, data=("mode=755", "size=64k")),
+        ),
+        (("newinstance", "gid=5"), MountOptions(data=("newinstance", "gid=5"))),
+        (("relatime",), MountOptions(clear=ATIME)),
+        (("suid",), MountOptions(clear=NOSUID)),
+    ],
+)
+def test_options_become_attributes(options: tuple[str, ...], expected: MountOptions) -> None:
+    assert parse_options(options, "mounts[0].options") == expected
+
+
+@pytest.mark.parametrize("option", ["tmpcopyup", "idmap"])
+def test_options_we_cannot_honour_are_errors(option: str) -> None:
+    with pytest.raises(SpecError):
+        parse_options((option,), "mounts[0].options")
+
+
+def test_the_overlay_is_volatile_and_its_paths_are_escaped() -> None:
+    data = overlay_data(("/a:b", "/c,d"), "/u", "/w")
+    assert data == "lowerdir=/a\\:b:/c\\,d,upperdir=/u,workdir=/w,volatile"

@@ -1,0 +1,145 @@
+"""The order of a container's start, without a kernel."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.cgroups.join import CgroupJoin
+from runtime.errors import SpecError
+from runtime.operations import Rootfs, container_plan, exec_plan, sandbox_plan
+from runtime.spec import parse, parse_process
+
+_found = importlib.util.spec_from_file_location("example_spec", Path(__file__).parent / "example_spec.py")
+assert _found and _found.loader
+example = importlib.util.module_from_spec(_found)
+_found.loader.exec_module(example)
+
+CGROUP = CgroupJoin("/cg2/pod/c", ("/cg1/memory/pod/c/tasks",), (("/cg1/cpu/pod/c/cpu.shares", "2"),))
+ROOTFS = Rootfs(("/layers/b", "/layers/a"), "/c/upper", "/c/work")
+
+
+def described(spec: dict[str, Any], **options: Any) -> list[str]:
+    given: dict[str, Any] = {"rootfs": ROOTFS, "join": {}, "cgroup": CGROUP, **options}
+    return container_plan(parse(spec), **given).describe()
+
+
+def test_a_container_starts_in_the_order_of_isolation() -> None:
+    assert described(example.container()) == [
+        "forbid tracing of the process that sets up",
+        "open the host's /proc",
+        "open the cgroup /cg2/pod/c",
+        "separate the working directory",
+        "make new mount, uts, ipc, network, pid namespaces",
+        "make all mounts rslave",
+        "open the host's /dev/null",
+        "mount an overlay of 2 layers on /c/upper",
+        "mount proc on /proc",
+        "mount tmpfs on /dev",
+        "mount devpts on /dev/pts",
+        "mount sysfs on /sys",
+        "mount /pod/hosts on /etc/hosts",
+        "make 6 device nodes",
+        "link the standard streams into /dev",
+        "open a terminal",
+        "bind the terminal to /dev/console",
+        "set the hostname box",
+        "set the sysctl net.ipv4.ping_group_range",
+        "make /proc/bus read-only",
+        "make /proc/sys read-only",
+        "mask /proc/acpi",
+        "mask /proc/kcore",
+        "mask /proc/keys",
+        "mask /sys/firmware",
+        "make the root read-only",
+        "change to the container's root",
+        "change to the working directory /work",
+        'find "sh"',
+        "enter the cgroup",
+        "make a new cgroup namespace",
+        "mount cgroup2 on /sys/fs/cgroup",
+        "start a session",
+        "connect standard input, output and error",
+        "set oom_score_adj to 500",
+        "set RLIMIT_NOFILE to 10:20",
+        "reset signals",
+        "close descriptors from 3",
+        "become user 1000:1001 with capabilities 0x5fb",
+        "set no_new_privs",
+        "load a seccomp filter of 178 instructions",
+        'execute "sh"',
+        "start the process",
+    ]
+
+
+def test_without_no_new_privileges_seccomp_comes_before_the_credentials() -> None:
+    """S04: loading then needs CAP_SYS_ADMIN, which the credentials take away."""
+    lines = described(example.container(noNewPrivileges=False))
+    load = next(line for line in lines if "seccomp" in line)
+    become = next(line for line in lines if line.startswith("become"))
+    assert lines.index(load) < lines.index(become)
+    assert "set no_new_privs" not in lines
+
+
+def test_joined_namespaces_are_not_made() -> None:
+    lines = described(example.container(), join={"network": "/proc/9/ns/net", "uts": "/proc/9/ns/uts"})
+    assert "join the network namespace /proc/9/ns/net" in lines
+    assert "make new mount, ipc, pid namespaces" in lines
+    assert "set the hostname box" not in lines
+
+
+def test_a_bundle_is_bound_instead_of_overlaid() -> None:
+    assert "bind the root folder /bundle/rootfs" in described(example.container(), rootfs=None)
+
+
+def test_a_relative_root_is_refused() -> None:
+    spec = example.container()
+    spec["root"]["path"] = "rootfs"
+    with pytest.raises(SpecError, match=r"root\.path"):
+        described(spec, rootfs=None)
+
+
+@pytest.mark.parametrize("kind", ["user", "time"])
+def test_namespaces_we_cannot_make_are_refused(kind: str) -> None:
+    spec = example.container()
+    spec["linux"]["namespaces"].append({"type": kind})
+    with pytest.raises(SpecError, match="not supported"):
+        described(spec)
+
+
+def test_a_container_without_mount_namespace_is_refused() -> None:
+    spec = example.container()
+    spec["linux"]["namespaces"] = []
+    with pytest.raises(SpecError, match="mount namespace"):
+        described(spec)
+
+
+def test_a_bound_dev_is_not_filled() -> None:
+    spec = example.container()
+    spec["mounts"] = [{"destination": "/dev", "type": "bind", "source": "/dev", "options": ["rbind"]}]
+    assert not any("device nodes" in line for line in described(spec))
+
+
+def test_cpu_limits_wait_until_after_the_start() -> None:
+    assert (
+        container_plan(parse(example.container()), rootfs=ROOTFS, join={}, cgroup=CGROUP).late == CGROUP.late
+    )
+
+
+def test_a_sandbox_is_pause_in_an_empty_root() -> None:
+    spec = parse({"ociVersion": "1.2.0", "hostname": "pod", "linux": {"namespaces": [{"type": "network"}]}})
+    lines = sandbox_plan(spec, cgroup=None).describe()
+    assert "make new mount, network namespaces" in lines
+    assert "mount an empty root" in lines
+    assert lines[-2:] == ["execute pause from memory", "start the process"]
+
+
+def test_an_exec_joins_and_mounts_nothing() -> None:
+    process = parse_process({"args": ["ls"], "cwd": "/", "env": ["PATH=/bin"]})
+    lines = exec_plan(parse(example.container()), process, init_pid=42, cgroup=None).describe()
+    assert "join the mount, uts, ipc, network, pid, cgroup namespaces of process 42" in lines
+    assert not any(line.startswith(("mount", "make")) for line in lines)
+    assert "load a seccomp filter of 178 instructions" not in lines[: lines.index('find "ls"')]
