@@ -12,13 +12,13 @@ first client; if the fork fails the descriptors are closed, which the agent sees
 
 from __future__ import annotations
 
+import _thread
 import gc
 import json
 import os
 import signal
 import socket
 import sys
-import threading
 
 from runtime import cgroups, shim
 from runtime.linux import LinuxKernel
@@ -54,7 +54,7 @@ def settle(descriptor: int) -> tuple[LinuxKernel, CgroupDriver]:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.umask(0o022)
     os.chdir("/")
-    threading.stack_size(THREAD_STACK)
+    _thread.stack_size(THREAD_STACK)
     driver = cgroups.detect()
     gc.collect()
     gc.freeze()
@@ -100,5 +100,6 @@ def become_shim(
 
 def name_process(name: str) -> None:
     """What ps and top show; at most 15 bytes."""
-    with open("/proc/self/comm", "w", encoding="ascii") as file:
-        file.write(name)
+    descriptor = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    os.write(descriptor, name.encode())
+    os.close(descriptor)

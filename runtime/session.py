@@ -139,7 +139,8 @@ class Exec:
         )
         try:
             started = start_in_worker(
-                self._container.kernel, lambda: launch_exec(self._container, request, self._cgroup_path, stdio)
+                self._container.kernel,
+                lambda: launch_exec(self._container, request, self._cgroup_path, stdio),
             )
         except BaseException:
             stdio.close_own()

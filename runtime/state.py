@@ -48,8 +48,7 @@ class Identity(Record):
 def stat_of(pid: int) -> tuple[str, int] | None:
     """(state letter, start time in ticks) of `pid`; None when there is no such process."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
+        fields = read_file(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return fields[0].decode(), int(fields[19])
@@ -64,8 +63,7 @@ def identify(pid: int) -> Identity:
 
 
 def boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    return read_file("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
 class SandboxState(Record):
@@ -96,16 +94,31 @@ def write_json(path: str, value: Mapping[str, Any]) -> None:
     """Replace `path` by `value` in one step, readable by root only."""
     fresh = path + ".new"
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(json.dumps(value))
+    try:
+        left = memoryview(json.dumps(value).encode())
+        while left:
+            left = left[os.write(descriptor, left) :]
+    finally:
+        os.close(descriptor)
     os.rename(fresh, path)
+
+
+def read_file(path: str) -> bytes:
+    """All of a file, without the io module: its buffers and codecs would be each shim's own pages."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pieces = []
+        while piece := os.read(descriptor, 65536):
+            pieces.append(piece)
+        return b"".join(pieces)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: str) -> dict[str, Any] | None:
     """The object in `path`; None when the file is missing. Raises ValueError when it holds something else."""
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        text = read_file(path).decode()
     except FileNotFoundError:
         return None
     value = json.loads(text)

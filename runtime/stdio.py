@@ -36,7 +36,7 @@ class Output:
     ) -> None:
         os.set_blocking(descriptor, False)
         self._loop = loop
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self._deliver = deliver
         self._ended = ended
         self._paused = False
@@ -44,19 +44,19 @@ class Output:
 
     def pause(self) -> None:
         """Leave what comes in the pipe. Forgets the descriptor, as a hang-up would wake epoll for ever."""
-        if self._descriptor >= 0 and not self._paused:
+        if self.descriptor >= 0 and not self._paused:
             self._paused = True
-            self._loop.forget(self._descriptor)
+            self._loop.forget(self.descriptor)
 
     def resume(self) -> None:
-        if self._descriptor >= 0 and self._paused:
+        if self.descriptor >= 0 and self._paused:
             self._paused = False
-            self._loop.watch(self._descriptor, self._ready)
+            self._loop.watch(self.descriptor, self._ready)
 
     def drain(self) -> None:
         """Deliver what is in the pipe now: called when the process has ended. At most DRAIN bytes."""
         left = DRAIN
-        while self._descriptor >= 0 and left > 0:
+        while self.descriptor >= 0 and left > 0:
             size = self._read()
             if size == 0:
                 return
@@ -64,12 +64,12 @@ class Output:
 
     def close(self) -> None:
         """Stop reading; `ended` is called unless it was before."""
-        if self._descriptor < 0:
+        if self.descriptor < 0:
             return
         if not self._paused:
-            self._loop.forget(self._descriptor)
-        os.close(self._descriptor)
-        self._descriptor = -1
+            self._loop.forget(self.descriptor)
+        os.close(self.descriptor)
+        self.descriptor = -1
         self._ended()
 
     def _ready(self, mask: int) -> None:
@@ -77,7 +77,7 @@ class Output:
 
     def _read(self) -> int:
         try:
-            data = os.read(self._descriptor, CHUNK)
+            data = os.read(self.descriptor, CHUNK)
         except BlockingIOError:
             return 0
         except OSError:

@@ -8,8 +8,8 @@ carry JSON requests, responses and events between agent and shim.
 
 from __future__ import annotations
 
+import _thread
 import socket
-import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Stream:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
 
     def send(self, channel: int, data: bytes) -> None:
         """Send `data` on `channel`, in pieces of at most 64 kB. Raises OSError when the shim is gone."""

@@ -1,9 +1,10 @@
 """Starting a process in a fork of the shim that ends at once.
 
-A shim shares its memory with the forkserver until it writes to a page, and running Python code writes (reference
-counts, inline caches): parsing a spec, planning and launching would leave each shim 2 MB of its own for ever.
-So a short-lived worker does that, takes those pages with it, and what it started becomes the shim's child:
-for that moment the shim is a child subreaper (prctl(2)). It costs about a millisecond per start.
+A shim shares its memory with the forkserver until it writes to a page, and running Python code writes
+(reference counts, inline caches): parsing a spec, planning and launching would leave each shim 2 MB of
+its own for ever. So a short-lived worker does that, takes those pages with it, and what it started
+becomes the shim's child: for that moment the shim is a child subreaper (prctl(2)). It costs about a
+millisecond per start.
 """
 
 from __future__ import annotations

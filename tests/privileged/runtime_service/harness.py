@@ -17,8 +17,8 @@ from runtime.streams import EXIT, Stream
 
 BUSYBOX = Path("/usr/bin/busybox")
 APPLETS = (
-    "cat", "dd", "echo", "env", "false", "head", "hostname", "id", "kill", "ls", "printf", "ps", "seq", "sh", "sleep",
-    "stty", "tail", "tr", "true", "tty", "wc", "yes",
+    "cat", "dd", "echo", "env", "false", "head", "hostname", "id", "kill", "ls", "printf", "ps", "seq",
+    "sh", "sleep", "stty", "tail", "tr", "true", "tty", "wc", "yes",
 )  # fmt: skip
 # Inherited by the agents that tests start as processes of their own.
 ROOT_CGROUP = os.environ.setdefault("KUBELET_PY_TEST_CGROUP", f"kubelet-py-test-service-{os.getpid()}")

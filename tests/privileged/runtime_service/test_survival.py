@@ -164,7 +164,7 @@ def test_shim_holds_no_secret_and_no_descriptor_of_the_agent(node: Node) -> None
 
 
 def test_shims_cannot_be_dumped() -> None:
-    program = "import ctypes; from runtime.forkserver import settle; settle(2); print(ctypes.CDLL(None).prctl(3))"
+    program = "import ctypes, runtime.forkserver as f; f.settle(2); print(ctypes.CDLL(None).prctl(3))"
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, cwd=root)
     assert done.stdout == b"0\n"
