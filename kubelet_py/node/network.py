@@ -1,0 +1,97 @@
+"""The node's side of pod networking: from a podCIDR to an Invoker that can attach pods, and back.
+
+One place knows which files and kernel objects the network of a node consists of, so that the agent that
+makes them and the commands that remove them cannot disagree:
+
+    <state>/cni-bin/             our plugins as programs (for other runtimes; the agent runs them in-process)
+    <config>/10-kubelet-py.conflist   written when the folder holds no other network
+    <state>/cni/{results,networks}/   what ADD answered; address reservations
+    <state>/network.json         sysctls as they were before us
+    bridge, masquerade and host port chains, routes with protocol 75
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from cni import conflist, skeleton
+from cni.invoke import Invoker
+from cni.netlink import Netlink
+from kubelet_py.node import routes
+from kubelet_py.paths import NodePaths
+
+log = logging.getLogger(__name__)
+
+CONFLIST = "10-kubelet-py.conflist"
+NETWORK = "kubelet-py"
+
+
+class NodeNetwork:
+    """`bin_dirs` are searched for plugins before our own folder (--cni-bin-dir)."""
+
+    def __init__(self, paths: NodePaths, bin_dirs: Sequence[Path] = ()) -> None:
+        self._paths = paths
+        self._own = paths.state / "cni-bin"
+        self._state = paths.state / "network.json"
+        self.invoker = Invoker(
+            config_dir=paths.cni_config,
+            bin_dirs=[*bin_dirs, self._own],
+            cache_dir=paths.cni_state,
+            own_bin_dir=self._own,
+        )
+
+    def start(self, *, python: str, pod_cidr: str, cluster_cidr: str, service_cidr: str) -> list[str]:
+        """Make or repair everything a pod's attachment relies on; may be called again at any time.
+
+        Answers what the kernel could not give, one sentence each. Raises CniError.
+        """
+        skeleton.write_executables(self._own, python)
+        self._write_conflist(pod_cidr, cluster_cidr)
+        problems = routes.prepare_kernel(self._state)
+        self.invoker.prepare()
+        with Netlink() as netlink:
+            routes.ensure(
+                netlink,
+                bridge=self._paths.bridge,
+                pod_cidr=pod_cidr,
+                cluster_cidr=cluster_cidr,
+                service_cidr=service_cidr,
+            )
+        return problems
+
+    def tear_down(self) -> None:
+        """Remove all of it but the address reservations' folder; the pods must be gone. Raises CniError."""
+        self.invoker.gc(())
+        self.invoker.tear_down()
+        routes.restore(self._state, bridge=self._paths.bridge)
+
+    def _write_conflist(self, pod_cidr: str, cluster_cidr: str) -> None:
+        folder = self._paths.cni_config
+        others = [
+            p for p in folder.glob("*") if p.suffix in (".conflist", ".conf", ".json") and p.name != CONFLIST
+        ]
+        if others:
+            # Somebody chose another network; which file wins is a matter of their names, as everywhere.
+            return
+        body = conflist.bridge_network(
+            name=NETWORK,
+            bridge=self._paths.bridge,
+            subnet=pod_cidr,
+            cluster_cidr=cluster_cidr,
+            data_dir=self._paths.cni_state / "networks",
+            mtu=uplink_mtu(),
+        )
+        if conflist.write(folder / CONFLIST, body):
+            log.info("Wrote network configuration file=%s subnet=%s", folder / CONFLIST, pod_cidr)
+
+
+def uplink_mtu() -> int:
+    """MTU of the default route's interface, 0 (the kernel's 1500) without one."""
+    with Netlink() as netlink:
+        defaults = sorted(
+            (r for r in netlink.routes() if r.dst == "0.0.0.0/0" and r.device), key=lambda r: r.metric
+        )
+        link = netlink.link(defaults[0].device) if defaults else None
+    return link.mtu if link else 0

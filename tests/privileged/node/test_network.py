@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import network_lab
+import pytest
+from network_lab import Namespace, Server, ask, uplink
+
+from cni.netlink import Netlink, set_link
+from kubelet_py.node.network import NodeNetwork
+from kubelet_py.paths import NodePaths
+
+pytestmark = pytest.mark.privileged
+
+CIDRS = {"pod_cidr": "10.244.3.0/24", "cluster_cidr": "10.244.0.0/16", "service_cidr": "10.96.0.0/12"}
+
+
+def ruleset() -> str:
+    return subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+
+
+def test_node_network_comes_up_attaches_pods_and_goes_without_a_trace(tmp_path: Path) -> None:
+    paths = NodePaths(tmp_path)
+    with network_lab.node(), Namespace() as client, Namespace() as pod:
+        uplink(client)
+        with Netlink() as netlink:
+            netlink.batch([set_link(netlink.require("uplink0").index, mtu=1400)])
+            before = ([link.name for link in netlink.links()], netlink.routes(table=None))
+        forward = Path("/proc/sys/net/ipv4/ip_forward").read_text()
+        network = NodeNetwork(paths)
+        for _ in range(2):
+            assert network.start(python=sys.executable, **CIDRS) == []
+        assert network.invoker.ready() is None
+        result = network.invoker.add("c1", pod.path, port_mappings=[{"hostPort": 8080, "containerPort": 80}])
+        assert result.ips[0].address == "10.244.3.2/24"
+        with pod.netlink() as inside:
+            assert inside.require("eth0").mtu == 1400
+        server = Server("pod", pod, 80)
+        assert ask("10.244.3.2", 80) == "pod 10.244.3.1"
+        assert client.ask("192.0.2.1", 8080) == "pod 192.0.2.2"
+        server.close()
+        pod.close()
+        NodeNetwork(paths).tear_down()
+        done = subprocess.run([sys.executable, "-m", "proxy", "--cleanup"], cwd=Path(__file__).parents[3])
+        assert done.returncode == 0
+        assert ruleset() == ""
+        with Netlink() as netlink:
+            after = [link.name for link in netlink.links() if link.kind != "veth" or link.name == "uplink0"]
+            assert (after, netlink.routes(table=None)) == before
+        assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == forward
+
+
+def test_a_network_that_somebody_else_configured_is_left_alone(tmp_path: Path) -> None:
+    paths = NodePaths(tmp_path)
+    paths.cni_config.mkdir(parents=True)
+    other = {"cniVersion": "1.0.0", "name": "mine", "plugins": [{"type": "ptp"}]}
+    (paths.cni_config / "90-mine.conflist").write_text(json.dumps(other))
+    with network_lab.node():
+        network = NodeNetwork(paths, [Path("/usr/lib/cni")])
+        network.start(python=sys.executable, **CIDRS)
+        assert [p.name for p in paths.cni_config.iterdir()] == ["90-mine.conflist"]
+        with Netlink() as netlink:
+            assert netlink.link(paths.bridge) is None
