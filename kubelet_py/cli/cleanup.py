@@ -104,24 +104,15 @@ def _remove_pods(paths: NodePaths) -> None:
 
 def _remove_network(paths: NodePaths, settings: NodeSettings | None) -> None:
     """Undo the pods' wiring, the proxy's rules, the routes and the bridge."""
-    from cni.invoke import Invoker
-    from kubelet_py.node import routes
+    from kubelet_py.node.network import NodeNetwork
 
-    own = paths.state / "cni-bin"
     folders = [Path(folder) for folder in settings.cni_bin_dirs] if settings else []
-    invoker = Invoker(
-        config_dir=paths.cni_config,
-        bin_dirs=[*folders, own],
-        cache_dir=paths.cni_state / "results",
-        own_bin_dir=own,
-    )
-    invoker.gc(())
+    NodeNetwork(paths, folders).tear_down()
     if settings is None:
         return
     done = subprocess.run([sys.executable, "-m", "proxy", "--cleanup"], capture_output=True, text=True)
     if done.returncode != 0:
         raise CommandError(f"Could not remove the proxy's rules: {done.stderr.strip()}")
-    routes.restore(paths.state / "network.json", bridge=paths.bridge)
 
 
 def unmount_below(folder: Path) -> None:
