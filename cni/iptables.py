@@ -50,6 +50,11 @@ class Iptables:
         return None
 
 
+def available(version: int) -> bool:
+    """Whether the host can hold rules of this family at all; where it cannot, there are none to remove."""
+    return shutil.which("iptables" if version == 4 else "ip6tables", path=_search_path()) is not None
+
+
 def line(words: Sequence[str]) -> str:
     """One rule as iptables-restore reads it: it knows double quotes and backslashes only."""
     return " ".join(_quote(word) for word in words)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cni.errors import InvalidConfig, PluginFailure, UnsupportedField
-from cni.iptables import Iptables, line
+from cni.iptables import Iptables, available, line
 from cni.types import Request, Result
 
 DNAT, SETMARK, MASQ = "CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ"
@@ -109,10 +109,10 @@ class Portmap:
         mappings = _mappings(request)
         if not mappings:
             return
-        for version in (4, 6):
-            if version == 6 and request.prev_result and all(v != 6 for v, _ in _targets(request.prev_result)):
-                continue
-            self._close(request, version)
+        families = {v for v, _ in _targets(request.prev_result)} if request.prev_result else {4, 6}
+        for version in sorted(families):
+            if available(version):
+                self._close(request, version)
         _forget_udp(mappings)
 
     def _close(self, request: Request, version: int) -> None:
@@ -147,7 +147,7 @@ class Portmap:
         }
         note = f'dnat name: "{request.network}" id: '
         for version in (4, 6):
-            if shutil.which("ip6tables" if version == 6 else "iptables") is None:
+            if not available(version):
                 continue
             iptables = self._iptables(version)
             stale = {
@@ -161,18 +161,20 @@ class Portmap:
         """Ready whenever iptables can be run; ADD says so if it cannot."""
 
     def tear_down(self) -> None:
-        """Remove every chain of the plugin and the jumps to them (the node is being taken down)."""
+        """Remove the shared chains and the jumps to them, unless another network's ports still need them.
+
+        Call `gc` first: it removes the chains of this network's containers.
+        """
         for version in (4, 6):
-            if shutil.which("ip6tables" if version == 6 else "iptables") is None:
+            if not available(version):
                 continue
             iptables = self._iptables(version)
             with self._lock:
                 words = iptables.rules("nat")
-                chains = [
-                    w[1] for w in words if w[0] == "-N" and (w[1].startswith("CNI-DN-") or w[1] in _BASE)
-                ]
+                chains = [w[1] for w in words if w[0] == "-N" and w[1] in _BASE]
+                in_use = any(w[:2] == ["-A", DNAT] for w in words)
                 jumps = [w for w in words if w[0] == "-A" and w[1] not in chains and w[-1] in _BASE]
-                if chains:
+                if chains and not in_use:
                     lines = [f":{chain} - [0:0]" for chain in chains]
                     lines += [line(["-D", *w[1:]]) for w in jumps] + [f"-X {chain}" for chain in chains]
                     iptables.restore("\n".join(["*nat", *lines, "COMMIT", ""]))

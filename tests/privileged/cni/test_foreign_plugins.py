@@ -139,6 +139,11 @@ def test_host_port_leads_to_the_pod_and_closes_with_it(node: None, tmp_path: Pat
         invoker.delete("b", other.path)
         rules = subprocess.run(["iptables", "-t", "nat", "-S"], capture_output=True, text=True).stdout
         assert "CNI-DN-" not in rules
+        subprocess.run(["iptables", "-t", "nat", "-A", "CNI-HOSTPORT-DNAT", "-j", "RETURN"], check=True)
+        invoker.tear_down()
+        rules = subprocess.run(["iptables", "-t", "nat", "-S"], capture_output=True, text=True).stdout
+        assert "CNI-HOSTPORT-DNAT" in rules, "another network still uses the shared chains"
+        subprocess.run(["iptables", "-t", "nat", "-F", "CNI-HOSTPORT-DNAT"], check=True)
         invoker.tear_down()
         rules = subprocess.run(["iptables", "-t", "nat", "-S"], capture_output=True, text=True).stdout
         assert "CNI-" not in rules
