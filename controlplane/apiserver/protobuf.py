@@ -79,7 +79,6 @@ _POINTERS = frozenset(_POINTER_NAMES.split())
 _PLAIN = frozenset(
     {
         (_CORE_V1 + "Probe", "timeoutSeconds"),
-        (_CORE_V1 + "ContainerStatus", "ready"),
         (_CORE_V1 + "ServicePort", "port"),
         (_CORE_V1 + "EndpointPort", "port"),
         (_CORE_V1 + "EndpointAddress", "hostname"),
@@ -198,7 +197,7 @@ class _Decoder:
             out.setdefault(name, {})[key] = item
         else:
             decoded = self._value(type_, value)
-            pointer = name in _POINTERS and (message, name) not in _PLAIN
+            pointer = _is_pointer(message, name)
             if decoded is None or (decoded in ("", 0, False) and not pointer and not declared.required):
                 return
             if decoded == "" and declared.required:
@@ -228,6 +227,12 @@ class _Decoder:
             # Named list types (ExtraValue, Verbs) are messages with the items in field 1.
             return [self._value(type_.element, item) for number, _, item in _fields(value) if number == 1]
         raise ProtobufError(f"a {type_.kind} cannot be written as bytes")
+
+
+def _is_pointer(message: str, name: str) -> bool:
+    if name in ("replicas", "ready") and message.endswith("Status"):
+        return False
+    return name in _POINTERS and (message, name) not in _PLAIN
 
 
 _EMPTY: dict[str, Any] = {"string": "", "bytes": "", "list": []}
