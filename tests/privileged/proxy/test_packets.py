@@ -74,7 +74,7 @@ class Lab:
     def serve(self, pod: int, port: int, *, udp: bool = False) -> None:
         self.servers.append(Server(f"pod{pod}", self.pods[pod], port, udp=udp))
 
-    def service(self, *endpoints: int, udp: bool = False, **spec: object) -> str:
+    def service(self, *endpoints: int | str, udp: bool = False, **spec: object) -> str:
         protocol = "UDP" if udp else "TCP"
         port = {"name": "web", "port": 80, "protocol": protocol, "targetPort": "http", "nodePort": 30080}
         meta = {"name": "web", "namespace": "default"}
@@ -86,7 +86,10 @@ class Lab:
                 "metadata": {**meta, "name": "web-x", "labels": {"kubernetes.io/service-name": "web"}},
                 "addressType": "IPv4",
                 "ports": [{"name": "web", "port": 8080, "protocol": protocol}],
-                "endpoints": [{"addresses": [self.ips[n]], "nodeName": "node-a"} for n in endpoints],
+                "endpoints": [
+                    {"addresses": [e if isinstance(e, str) else self.ips[e]], "nodeName": "node-a"}
+                    for e in endpoints
+                ],
             },
         )
         return self.proxier.sync()
@@ -154,6 +157,13 @@ def test_node_reaches_cluster_ip_and_its_own_node_port(lab: Lab) -> None:
     lab.service(1)
     assert ask(VIP, 80).startswith("pod1 ")
     assert ask("192.0.2.1", 30080).startswith("pod1 ")
+
+
+def test_service_of_the_node_itself_is_reached_by_pods_and_by_the_node(lab: Lab) -> None:
+    lab.servers.append(Server("apiserver", None, 8080))
+    lab.service("192.0.2.1")
+    assert lab.pods[0].ask(VIP, 80) == f"apiserver {lab.ips[0]}"
+    assert ask(VIP, 80).startswith("apiserver ")
 
 
 def test_client_outside_reaches_the_node_port_and_the_pod_sees_the_node(lab: Lab) -> None:
