@@ -56,12 +56,52 @@ def stale_flows(old: View, new: View) -> list[Flow]:
     return list(dict.fromkeys(flows))
 
 
+def stale_entries(listing: str, view: View) -> list[Flow]:
+    """PURE: of `conntrack -L -p udp`, the flows to a Service of the view that go to none of its endpoints.
+
+    What changed while no proxy ran is found this way. A line holds the addresses twice, as sent and as
+    answered; the answer's sender is where the flow really goes.
+    """
+    served: dict[tuple[str, int], set[str]] = {}
+    for port in view.services:
+        if port.protocol == "udp":
+            for flow in _flows(port, ""):
+                served[flow.address, flow.port] = _ips(view, port)
+    found: list[Flow] = []
+    for line in listing.splitlines():
+        words = [word.partition("=")[::2] for word in line.split() if "=" in word]
+        senders = [value for key, value in words if key == "src"]
+        first = dict(reversed(words))  # the earliest of each key wins
+        if len(senders) != 2 or not first.get("dport", "").isdigit():
+            continue
+        address, number, target = first.get("dst", ""), int(first["dport"]), senders[1]
+        if target == address:
+            # Not translated: sent while nobody served, or not for a Service at all.
+            if served.get((address, number)):
+                found.append(Flow(address, number))
+            continue
+        for name in ((address, number), ("", number)):
+            if name in served and target not in served[name]:
+                found.append(Flow(*name, target))
+                break
+            if name in served:
+                break
+    return list(dict.fromkeys(found))
+
+
 class Conntrack:
     """The host's `conntrack` tool; without it entries expire by themselves (30 to 180 s), said once."""
 
     def __init__(self) -> None:
         self._program = shutil.which("conntrack") or shutil.which("conntrack", path="/usr/sbin:/sbin")
         self._said = False
+
+    def listing(self) -> str:
+        """All UDP flows as the tool prints them; empty without the tool."""
+        if self._program is None:
+            return ""
+        done = subprocess.run([self._program, "-L", "-p", "udp"], capture_output=True, text=True, check=False)
+        return done.stdout
 
     def forget(self, flows: Iterable[Flow]) -> None:
         for flow in flows:

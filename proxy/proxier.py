@@ -17,7 +17,7 @@ from typing import Protocol
 
 from proxy.changes import Changes, View
 from proxy.config import ProxyConfig
-from proxy.conntrack import Conntrack, stale_flows
+from proxy.conntrack import Conntrack, Flow, stale_entries, stale_flows
 from proxy.errors import IptablesError
 from proxy.healthcheck import Health
 from proxy.iptables import Saved, cleanup_script, full_script, partial_script
@@ -56,7 +56,7 @@ class Proxier:
         self._health = health
         self._clock = clock
         self._rules: Ruleset | None = None  # what the kernel holds; None: unknown
-        self._view = View()
+        self._view: View | None = None
         self._stopped = threading.Event()
 
     def run(self) -> None:
@@ -105,7 +105,7 @@ class Proxier:
         if script:
             self._backend.restore(script)
         self._rules = wanted
-        self._conntrack.forget(stale_flows(self._view, view))
+        self._conntrack.forget(self._stale(view))
         self._view = view
         self._health.synced()
         if not script:
@@ -114,6 +114,12 @@ class Proxier:
         rules = sum(len(r) for table in wanted.values() for r in table.values())
         log.info("Synced rules kind=%s ports=%d rules=%d ms=%.0f", kind, len(view.services), rules, spent)
         return f"Synced {kind}"
+
+    def _stale(self, view: View) -> list[Flow]:
+        if self._view is None:
+            # Flows that still go where they should must live through our restart.
+            return stale_entries(self._conntrack.listing(), view)
+        return stale_flows(self._view, view)
 
     def _look_at_canary(self) -> None:
         if self._rules is not None and not self._backend.has_chains(CANARY):

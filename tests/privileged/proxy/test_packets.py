@@ -66,9 +66,13 @@ class Lab:
             self.invoker.add(f"pod{n}", p.path).ips[0].address.split("/")[0] for n, p in enumerate(self.pods)
         ]
         self.servers: list[Server] = []
-        self.changes = Changes("node-a")
         self.backend = Iptables()
+        self.restart()
+
+    def restart(self) -> None:
+        """A proxier that knows nothing of the one before."""
         config = ProxyConfig(hostname="node-a", cluster_cidr="10.244.0.0/16")
+        self.changes = Changes("node-a")
         self.proxier = Proxier(config, self.changes, self.backend, Conntrack(), Health(60))
 
     def serve(self, pod: int, port: int, *, udp: bool = False) -> None:
@@ -207,6 +211,20 @@ def test_udp_follows_when_the_endpoint_moves(lab: Lab) -> None:
         lab.service(2, udp=True)
         sock.send(b"?")
         assert sock.recv(100).decode() == f"pod2 {lab.ips[0]}"
+
+
+def test_udp_flow_that_moved_while_no_proxy_ran_is_mended_at_the_start(lab: Lab) -> None:
+    for pod in (1, 2):
+        lab.serve(pod, 8080, udp=True)
+    lab.service(1, udp=True)
+    with lab.pods[0].socket(socket.SOCK_DGRAM) as sock:
+        sock.connect((VIP, 80))
+        sock.send(b"?")
+        assert sock.recv(100).startswith(b"pod1 ")
+        lab.restart()
+        lab.service(2, udp=True)
+        sock.send(b"?")
+        assert sock.recv(100).startswith(b"pod2 ")
 
 
 def test_affinity_keeps_a_client_on_one_endpoint(lab: Lab) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from proxy.changes import Changes, Endpoint, View, service_ports
-from proxy.conntrack import Flow, stale_flows
+from proxy.conntrack import Flow, stale_entries, stale_flows
 
 
 def service(**spec: Any) -> dict[str, Any]:
@@ -139,3 +139,23 @@ def udp(*ips: str, node_port: int = 0) -> View:
 )
 def test_udp_flows_of_gone_endpoints_are_stale(old: View, new: View, expected: list[Flow]) -> None:
     assert stale_flows(old, new) == expected
+
+
+LISTING = """\
+udp      17 25 src=10.1.0.9 dst=10.96.0.1 sport=4000 dport=53 src=10.1.0.1 dst=10.1.0.9 sport=53 dport=4000 mark=0 use=1
+udp      17 25 src=10.1.0.9 dst=10.96.0.1 sport=4001 dport=53 src=10.1.0.7 dst=10.1.0.9 sport=53 dport=4001 mark=0 use=1
+udp      17 25 src=10.1.0.9 dst=10.96.0.1 sport=4002 dport=53 [UNREPLIED] src=10.96.0.1 dst=10.1.0.9 sport=53 dport=4002
+udp      17 25 src=192.0.2.9 dst=192.0.2.1 sport=9 dport=30053 src=10.1.0.8 dst=10.1.0.254 sport=53 dport=9 use=1
+udp      17 25 src=10.1.0.9 dst=8.8.8.8 sport=4003 dport=53 src=8.8.8.8 dst=192.0.2.1 sport=53 dport=4003 mark=0 use=1
+udp      17 25 src=10.1.0.9 dst=10.1.0.1 sport=4004 dport=30053 src=10.1.0.1 dst=10.1.0.9 sport=53 dport=4004 use=1
+"""  # noqa: E501
+
+
+def test_after_a_restart_only_flows_that_go_nowhere_are_stale() -> None:
+    assert stale_entries(LISTING, udp("10.1.0.1", node_port=30053)) == [
+        Flow("10.96.0.1", 53, "10.1.0.7"),
+        Flow("10.96.0.1", 53),
+        Flow("", 30053, "10.1.0.8"),
+    ]
+    assert stale_entries(LISTING, View()) == []
+    assert stale_entries("", udp("10.1.0.1")) == []
