@@ -1,0 +1,205 @@
+"""KubeletConfiguration: the agent's settings, under upstream's names.
+
+Only keys that really do something here are known; any other key in the file is refused by name, because
+a setting that is silently ignored is worse than an error. Defaults are upstream's unless said otherwise.
+Deviation: `seccompDefault` is true here (upstream: false), so that containers are confined unless a pod
+says Unconfined.
+
+Durations are Go's texts ("10s", "1m30s") in the file and seconds (float) in the value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from kubelet_py.errors import ConfigError
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a Go duration such as "1m30s"; ConfigError when it is none."""
+    if text == "0":
+        return 0.0
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ConfigError(f"Could not read duration {text!r}: write it like 10s or 1m30s")
+    return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The settings of one agent. Field names are upstream's, in snake_case."""
+
+    static_pod_path: str = ""
+    file_check_frequency: float = 2.0
+    sync_frequency: float = 60.0
+    cluster_dns: tuple[str, ...] = ()
+    cluster_domain: str = ""
+    resolv_conf: str = "/etc/resolv.conf"
+    pod_cidr: str = ""
+    max_pods: int = 110
+    pod_pids_limit: int = -1
+    node_status_update_frequency: float = 10.0
+    node_status_report_frequency: float = 300.0
+    node_lease_duration_seconds: int = 40
+    seccomp_default: bool = True
+    cpu_cfs_quota: bool = True
+    cpu_cfs_quota_period: float = 0.1
+    kube_reserved: Mapping[str, str] = field(default_factory=dict)
+    system_reserved: Mapping[str, str] = field(default_factory=dict)
+    register_node: bool = True
+    register_with_taints: tuple[Mapping[str, Any], ...] = ()
+    node_labels: Mapping[str, str] = field(default_factory=dict)
+    address: str = "0.0.0.0"
+    port: int = 10250
+
+
+_DURATIONS = {
+    "file_check_frequency",
+    "sync_frequency",
+    "node_status_update_frequency",
+    "node_status_report_frequency",
+    "cpu_cfs_quota_period",
+}
+_KEYS = {
+    "staticPodPath": "static_pod_path",
+    "fileCheckFrequency": "file_check_frequency",
+    "syncFrequency": "sync_frequency",
+    "clusterDNS": "cluster_dns",
+    "clusterDomain": "cluster_domain",
+    "resolvConf": "resolv_conf",
+    "podCIDR": "pod_cidr",
+    "maxPods": "max_pods",
+    "podPidsLimit": "pod_pids_limit",
+    "nodeStatusUpdateFrequency": "node_status_update_frequency",
+    "nodeStatusReportFrequency": "node_status_report_frequency",
+    "nodeLeaseDurationSeconds": "node_lease_duration_seconds",
+    "seccompDefault": "seccomp_default",
+    "cpuCFSQuota": "cpu_cfs_quota",
+    "cpuCFSQuotaPeriod": "cpu_cfs_quota_period",
+    "kubeReserved": "kube_reserved",
+    "systemReserved": "system_reserved",
+    "registerNode": "register_node",
+    "registerWithTaints": "register_with_taints",
+    "address": "address",
+    "port": "port",
+}
+
+
+def from_document(document: Mapping[str, Any]) -> Config:
+    """Turn a KubeletConfiguration document into a Config; ConfigError names every unknown key."""
+    kind = document.get("kind", "KubeletConfiguration")
+    version = document.get("apiVersion", "kubelet.config.k8s.io/v1beta1")
+    if kind != "KubeletConfiguration" or version != "kubelet.config.k8s.io/v1beta1":
+        raise ConfigError(
+            f"Could not use configuration of kind {kind} {version}: "
+            "it must be KubeletConfiguration kubelet.config.k8s.io/v1beta1"
+        )
+    unknown = sorted(set(document) - set(_KEYS) - {"kind", "apiVersion"})
+    if unknown:
+        raise ConfigError(f"Could not use configuration: unknown keys {', '.join(unknown)}")
+    kinds = {f.name: f.type for f in fields(Config)}
+    values: dict[str, Any] = {}
+    for key, name in _KEYS.items():
+        if key in document:
+            values[name] = _convert(key, name, str(kinds[name]), document[key])
+    return Config(**values)
+
+
+def _convert(key: str, name: str, kind: str, value: Any) -> Any:
+    expected: type
+    if name in _DURATIONS:
+        if isinstance(value, str):
+            return parse_duration(value)
+        expected = str
+    elif kind == "bool":
+        expected = bool
+    elif kind == "int":
+        expected = int
+    elif kind.startswith("tuple"):
+        expected = list
+    elif kind.startswith("Mapping"):
+        expected = dict
+    else:
+        expected = str
+    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+        raise ConfigError(f"Could not use configuration: {key} must be of type {expected.__name__}")
+    return tuple(value) if expected is list else value
+
+
+def load(path: Path) -> Config:
+    """Read a KubeletConfiguration YAML or JSON file."""
+    import yaml  # late: 10 ms and 3 MB that an agent without a file never needs
+
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"Could not read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Could not parse {path}: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"Could not use {path}: it holds no KubeletConfiguration")
+    return from_document(document)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The agent's command line: where it lives and who it is."""
+
+    root: Path
+    node_name: str
+    config: Config
+    node_ip: str = ""
+    cni_bin_dirs: tuple[Path, ...] = ()
+
+
+def parse_labels(text: str) -> dict[str, str]:
+    """`a=b,c=d` → {"a": "b", "c": "d"}."""
+    labels = {}
+    for part in filter(None, text.split(",")):
+        key, separator, value = part.partition("=")
+        if not separator:
+            raise ConfigError(f"Could not read label {part!r}: write it as key=value")
+        labels[key] = value
+    return labels
+
+
+def parse_arguments(argv: Sequence[str]) -> Options:
+    """Flags win over the file, as upstream."""
+    import socket
+    from dataclasses import replace
+
+    parser = argparse.ArgumentParser(prog="kubelet_py.agent", description="The node agent")
+    parser.add_argument("--root", type=Path, default=Path("/"), help="folder that prefixes every path")
+    parser.add_argument("--node-name", default=socket.gethostname().lower())
+    parser.add_argument("--config", type=Path, help="KubeletConfiguration file")
+    parser.add_argument("--node-ip", default="", help="address to register, when several would do")
+    parser.add_argument("--address", help="where the HTTPS server listens")
+    parser.add_argument("--port", type=int, help="port of the HTTPS server (10250)")
+    parser.add_argument("--cni-bin-dir", type=Path, action="append", default=[], help="may be repeated")
+    parser.add_argument("--node-labels", default="", help="key=value,… set at registration")
+    parser.add_argument("--register-node", action=argparse.BooleanOptionalAction, default=None)
+    arguments = parser.parse_args(argv)
+    config = load(arguments.config) if arguments.config else Config()
+    if arguments.port is not None:
+        config = replace(config, port=arguments.port)
+    if arguments.address:
+        config = replace(config, address=arguments.address)
+    if arguments.register_node is not None:
+        config = replace(config, register_node=arguments.register_node)
+    if arguments.node_labels:
+        config = replace(config, node_labels=parse_labels(arguments.node_labels))
+    return Options(
+        root=arguments.root.absolute(),
+        node_name=arguments.node_name,
+        config=config,
+        node_ip=arguments.node_ip,
+        cni_bin_dirs=tuple(arguments.cni_bin_dir),
+    )

@@ -1,0 +1,70 @@
+"""The agent's exception tree.
+
+    NodeError
+    ├── ConfigError            a configuration file, flag or manifest that cannot be used
+    ├── ExpansionError         text with $(VAR) or a field path that has no answer
+    ├── VolumeError            a volume that cannot be set up (the pod waits, event FailedMount)
+    ├── SandboxError           the pod's namespaces or network failed (event FailedCreatePodSandBox)
+    └── ContainerError         one container cannot start; `reason` is what the API shows
+        ├── ImageError         ErrImagePull, ImagePullBackOff, InvalidImageName, ErrImageNeverPull
+        ├── ContainerConfigError   CreateContainerConfigError
+        ├── CreateContainerError
+        └── RunContainerError
+
+A ContainerError becomes `state.waiting{reason, message}` of its container, with upstream's words.
+"""
+
+from __future__ import annotations
+
+
+class NodeError(Exception):
+    """Anything the agent raises on purpose."""
+
+
+class ConfigError(NodeError):
+    """A configuration that cannot be used; the text names the key."""
+
+
+class ExpansionError(NodeError):
+    """A reference inside a pod that leads nowhere."""
+
+
+class VolumeError(NodeError):
+    """A volume that cannot be set up; retried with back-off."""
+
+
+class SandboxError(NodeError):
+    """The pod's sandbox or its network could not be made; retried."""
+
+
+class ContainerError(NodeError):
+    """One container cannot start. `reason` and the text go to `state.waiting`."""
+
+    reason = "CreateContainerError"
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        if reason is not None:
+            self.reason = reason
+
+
+class ImageError(ContainerError):
+    """The image is not here; `reason` says whether it was tried, refused or is waiting."""
+
+    reason = "ErrImagePull"
+
+
+class ContainerConfigError(ContainerError):
+    """The pod's spec cannot be turned into a container yet, e.g. a ConfigMap is missing."""
+
+    reason = "CreateContainerConfigError"
+
+
+class CreateContainerError(ContainerError):
+    """The runtime refused to create the container."""
+
+
+class RunContainerError(ContainerError):
+    """The runtime created the container but could not start it."""
+
+    reason = "RunContainerError"

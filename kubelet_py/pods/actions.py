@@ -1,0 +1,311 @@
+"""PURE: what has to be done to a pod now. The same rules as upstream's computePodActions.
+
+Given the pod's JSON, what the runtime holds (PodView), what the probes say and the clock, compute_pod_actions
+answers with a list of verbs; sync_pod only carries them out. Nothing here asks, waits or changes anything.
+
+The order of the rules:
+1. no live sandbox: stop what is left of the old one, then make a new one, if any container still has to run;
+2. init containers one after the other, each to success; restartable ones (sidecars) only have to be started;
+3. main containers by restartPolicy, each with its own back-off;
+4. nothing left to run: the pod is over, and its sandbox goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kubelet_py.pods import backoff
+from kubelet_py.pods.model import (
+    NO_HEALTH,
+    ContainerView,
+    Health,
+    Object,
+    PodView,
+    containers,
+    ephemeral_containers,
+    host_network,
+    init_containers,
+    is_restartable,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start attempt number `attempt` of the container `name`."""
+
+    name: str
+    attempt: int
+    since: float | None = None  # when its last attempt ended; None: it never ran
+    init: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Stop one container; `message` is the Killing event's text."""
+
+    container_id: str
+    name: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """A restart that has to wait until the epoch second `until` (CrashLoopBackOff)."""
+
+    name: str
+    until: float
+    wait: str  # "10s", "1m20s"
+
+
+@dataclass(frozen=True, slots=True)
+class PodActions:
+    kill_pod: bool = False  # stop everything of the present sandbox
+    create_sandbox: bool = False
+    attempt: int = 0  # of the sandbox to create
+    starts: tuple[Start, ...] = ()
+    kills: tuple[Kill, ...] = ()
+    postponed: tuple[Postponed, ...] = ()
+    remove_containers: tuple[str, ...] = ()
+    remove_sandboxes: tuple[str, ...] = ()
+    finished: bool = False  # nothing will ever run again
+
+    def describe(self) -> str:
+        """One sentence for the log and for tests."""
+        parts = []
+        if self.kill_pod:
+            parts.append("stop the sandbox")
+        if self.create_sandbox:
+            parts.append(f"create sandbox attempt {self.attempt}")
+        parts += [f"kill {kill.name}" for kill in self.kills]
+        parts += [f"start {start.name} attempt {start.attempt}" for start in self.starts]
+        parts += [f"hold {wait.name} back {wait.wait}" for wait in self.postponed]
+        if self.finished:
+            parts.append("over")
+        return ", ".join(parts) or "nothing to do"
+
+
+def restart_policy(pod: Mapping[str, Any]) -> str:
+    return str(pod["spec"].get("restartPolicy", "Always"))
+
+
+def should_restart(pod: Mapping[str, Any], last: ContainerView | None) -> bool:
+    """May a main container be started, given its last attempt? (upstream: ShouldContainerBeRestarted)"""
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    if last is None or last.state in ("CREATED", "UNKNOWN"):
+        return True
+    if last.state == "RUNNING":
+        return False
+    policy = restart_policy(pod)
+    return policy == "Always" or (policy == "OnFailure" and last.exit_code != 0)
+
+
+def spec_hash(container: Mapping[str, Any]) -> str:
+    """Changes when a running container has to be replaced: its name or its image changed."""
+    import hashlib
+
+    text = f"{container['name']}\0{container.get('image', '')}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(slots=True)
+class _Decision:
+    """Collects verbs while the rules are gone through."""
+
+    pod: Object
+    view: PodView
+    now: float
+    health: Mapping[str, Health]
+    backoffs: Mapping[str, backoff.BackoffEntry]
+    starts: list[Start] = field(default_factory=list)
+    kills: list[Kill] = field(default_factory=list)
+    postponed: list[Postponed] = field(default_factory=list)
+    kept: int = 0
+
+    def current(self, name: str) -> ContainerView | None:
+        """The newest attempt inside the present sandbox."""
+        sandbox = self.view.sandbox
+        for container in self.view.containers:
+            if container.name == name and sandbox is not None and container.sandbox_id == sandbox.id:
+                return container
+        return None
+
+    def start(self, name: str, *, init: bool = False) -> None:
+        """Start it now, or say until when it is held back."""
+        last = self.view.latest(name)
+        since = None
+        if last is not None:
+            since = last.finished_at if last.finished_at is not None else last.created_at
+        entry = self.backoffs.get(name)
+        if last is not None and last.state == "EXITED" and since is not None:
+            until = backoff.waits_until(entry, since, self.now)
+            if until is not None:
+                self.postponed.append(Postponed(name, until, backoff.describe(entry)))
+                return
+        self.starts.append(Start(name, next_attempt(self.pod, last, name), since, init))
+
+    def check_running(self, container: Object, running: ContainerView) -> bool:
+        """Keep a running container, or kill it (and say whether it is to come back)."""
+        name = container["name"]
+        health = self.health.get(name, NO_HEALTH)
+        if running.spec_hash and running.spec_hash != spec_hash(container):
+            self.kills.append(
+                Kill(running.id, name, f"Container {name} definition changed, will be restarted")
+            )
+            return False
+        if health.failed:
+            self.kills.append(
+                Kill(running.id, name, f"Container {name} failed {health.failed} probe, will be restarted")
+            )
+            return False
+        self.kept += 1
+        return True
+
+
+def next_attempt(pod: Mapping[str, Any], last: ContainerView | None, name: str) -> int:
+    """The restart count of the next start; goes on from the API's count when the runtime forgot (reboot)."""
+    if last is not None:
+        return last.attempt + 1
+    status = pod.get("status") or {}
+    for key in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"):
+        for entry in status.get(key) or ():
+            if entry.get("name") == name and entry.get("containerID"):
+                return int(entry.get("restartCount", 0)) + 1
+    return 0
+
+
+def compute_pod_actions(
+    pod: Object,
+    view: PodView,
+    now: float,
+    *,
+    health: Mapping[str, Health] | None = None,
+    backoffs: Mapping[str, backoff.BackoffEntry] | None = None,
+) -> PodActions:
+    """Decide; see the module's text. `now`: epoch seconds."""
+    remove = _superseded(view)
+    sandbox = view.sandbox
+    if sandbox is None or not sandbox.ready or (not sandbox.ips and not host_network(pod)):
+        return replace(_without_sandbox(pod, view), **remove)
+    decision = _Decision(pod, view, now, health or {}, backoffs or {})
+    initialized = any(decision.current(c["name"]) is not None for c in containers(pod))
+    over = _init_containers(decision, initialized)
+    if over:
+        return PodActions(kill_pod=True, finished=True, **remove)
+    if over is None:
+        _main_containers(decision)
+    _ephemeral_containers(decision)
+    if over is None and _all_main_done(decision):
+        return PodActions(kill_pod=True, finished=True, **remove)
+    return PodActions(
+        starts=tuple(decision.starts),
+        kills=tuple(decision.kills),
+        postponed=tuple(decision.postponed),
+        **remove,
+    )
+
+
+def _without_sandbox(pod: Object, view: PodView) -> PodActions:
+    """Rule 1."""
+    old = view.sandbox
+    if view.running() or (old is not None and old.ready):
+        return PodActions(kill_pod=True)
+    wanted = [c for c in containers(pod) if should_restart(pod, view.latest(c["name"]))]
+    if pod["metadata"].get("deletionTimestamp") or not wanted:
+        return PodActions(kill_pod=True, finished=True)
+    if restart_policy(pod) == "Never" and view.containers:
+        # Upstream: a pod that must not restart gets no second sandbox once a container of it has existed.
+        return PodActions(kill_pod=True, finished=True)
+    return PodActions(create_sandbox=True, attempt=old.attempt + 1 if old is not None else 0)
+
+
+def _init_containers(decision: _Decision, initialized: bool) -> bool | None:
+    """Rule 2. None: the main containers may go on; False: wait; True: the pod has failed."""
+    for container in init_containers(decision.pod):
+        name = container["name"]
+        current = decision.current(name)
+        if is_restartable(container):
+            if not _sidecar(decision, container, current) and not initialized:
+                return False
+            continue
+        if initialized or (current is not None and current.state == "EXITED" and current.exit_code == 0):
+            continue
+        if current is None:
+            decision.start(name, init=True)
+            return False
+        if current.state == "RUNNING":
+            decision.check_running(container, current)
+            return False
+        if current.state == "EXITED" and restart_policy(decision.pod) == "Never":
+            return True
+        if current.state != "EXITED":
+            decision.kills.append(Kill(current.id, name, f"Init container {name} is in an unknown state"))
+        decision.start(name, init=True)
+        return False
+    return None
+
+
+def _sidecar(decision: _Decision, container: Object, current: ContainerView | None) -> bool:
+    """Keep a restartable init container going; True once it has started."""
+    name = container["name"]
+    if current is not None and current.state == "RUNNING":
+        kept = decision.check_running(container, current)
+        decision.kept -= int(kept)  # a sidecar alone does not keep a pod alive
+        if not kept:
+            decision.starts.append(Start(name, current.attempt + 1, current.started_at, True))
+        return kept and decision.health.get(name, NO_HEALTH).started
+    decision.start(name, init=True)
+    return False
+
+
+def _main_containers(decision: _Decision) -> None:
+    """Rule 3."""
+    for container in containers(decision.pod):
+        name = container["name"]
+        current = decision.current(name)
+        last = decision.view.latest(name)
+        if current is not None and current.state == "RUNNING":
+            # A killed container is not started in the same breath: its exit wakes the worker again, and
+            # should_restart then decides with its exit code.
+            if not decision.check_running(container, current):
+                decision.kept += 1
+        elif should_restart(decision.pod, last):
+            if current is not None and current.state != "EXITED":
+                decision.kills.append(
+                    Kill(
+                        current.id,
+                        name,
+                        f"Container {name} is in an unknown state, try killing it before restart",
+                    )
+                )
+            decision.start(name)
+
+
+def _ephemeral_containers(decision: _Decision) -> None:
+    for container in ephemeral_containers(decision.pod):
+        if decision.view.latest(container["name"]) is None:
+            decision.start(container["name"])
+
+
+def _all_main_done(decision: _Decision) -> bool:
+    """Rule 4: no main container runs, starts or is held back."""
+    if decision.kept:
+        return False
+    main = {c["name"] for c in containers(decision.pod)}
+    busy = {s.name for s in decision.starts} | {p.name for p in decision.postponed}
+    return not main & busy
+
+
+def _superseded(view: PodView) -> dict[str, Any]:
+    """Dead attempts beyond the newest and the one before it, and old sandboxes that hold nothing any more."""
+    seen: dict[str, int] = {}
+    remove = []
+    for container in view.containers:
+        seen[container.name] = seen.get(container.name, 0) + 1
+        if seen[container.name] > 2 and container.state == "EXITED":
+            remove.append(container.id)
+    used = {c.sandbox_id for c in view.containers if c.id not in remove}
+    old = tuple(s.id for s in view.sandboxes[1:] if s.id not in used)
+    return {"remove_containers": tuple(remove), "remove_sandboxes": old}

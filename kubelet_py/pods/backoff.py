@@ -1,0 +1,45 @@
+"""Exponential back-off: 10 s doubling to 300 s, forgotten after ten quiet minutes.
+
+Upstream's rules (client-go flowcontrol.Backoff as the kubelet uses it): the first restart is immediate;
+each restart doubles the next wait; a container that ran longer than twice the maximum starts over. The
+wait counts from the moment the container finished, not from when we looked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+INITIAL = 10.0
+MAXIMUM = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackoffEntry:
+    """`seconds` to wait before the next try; `updated`: epoch seconds of the last try."""
+
+    seconds: float
+    updated: float
+
+
+def waits_until(entry: BackoffEntry | None, since: float, now: float) -> float | None:
+    """Epoch second at which the next try is allowed, or None when it is allowed now.
+
+    `since`: when the last try ended.
+    """
+    if entry is None or since - entry.updated > 2 * MAXIMUM:
+        return None
+    due = since + entry.seconds
+    return due if now < due else None
+
+
+def after_try(entry: BackoffEntry | None, since: float, now: float) -> BackoffEntry:
+    """The entry to keep once a try has been made at `now`."""
+    if entry is None or since - entry.updated > 2 * MAXIMUM:
+        return BackoffEntry(INITIAL, now)
+    return BackoffEntry(min(entry.seconds * 2, MAXIMUM), now)
+
+
+def describe(entry: BackoffEntry | None) -> str:
+    """Go's way to print the wait: 10s, 1m20s, 5m0s."""
+    seconds = int(entry.seconds if entry is not None else INITIAL)
+    return f"{seconds // 60}m{seconds % 60}s" if seconds >= 60 else f"{seconds}s"

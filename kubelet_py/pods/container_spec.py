@@ -1,0 +1,168 @@
+"""From a container of a pod to an OCI `config.json`: the last pure step before the runtime. Pure.
+
+Everything that had to be looked up (environment, user, image, volumes' host paths) comes in as values. The
+document has no namespace paths: the runtime's service knows the sandbox and fills them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubelet_py.errors import ContainerConfigError
+from kubelet_py.pods import security
+from kubelet_py.pods.model import Object
+from runtime.users import User
+
+OCI_VERSION = "1.2.0"
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SHM_BYTES = 64 * 1024 * 1024
+PROPAGATION = {"HostToContainer": "rslave", "Bidirectional": "rshared", "None": "rprivate"}
+
+# What a container may open: pseudo terminals and the harmless memory devices; making nodes is no use without.
+DEVICES: tuple[dict[str, Any], ...] = (
+    {"allow": False, "access": "rwm"},
+    {"allow": True, "type": "c", "access": "m"},
+    {"allow": True, "type": "b", "access": "m"},
+    *({"allow": True, "type": "c", "major": 1, "minor": minor, "access": "rwm"} for minor in (3, 5, 7, 8, 9)),
+    {"allow": True, "type": "c", "major": 5, "minor": 0, "access": "rwm"},
+    {"allow": True, "type": "c", "major": 5, "minor": 1, "access": "rwm"},
+    {"allow": True, "type": "c", "major": 5, "minor": 2, "access": "rwm"},
+    {"allow": True, "type": "c", "major": 136, "access": "rwm"},
+)
+ALL_DEVICES: tuple[dict[str, Any], ...] = ({"allow": True, "access": "rwm"},)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A prepared mount of the pod: a path on the host to a path in the container."""
+
+    source: str
+    destination: str
+    read_only: bool = False
+    propagation: str = "rprivate"
+    recursive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the decisions behind a container came to."""
+
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    user: User
+    image_config: Mapping[str, Any]
+    mounts: Sequence[Mount]
+    resources: Mapping[str, Any]
+    oom_score_adj: int
+    hostname: str
+    seccomp_default: bool = True
+    localhost_seccomp: Mapping[str, Any] | None = None
+    devices: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+
+
+def oci_spec(pod: Object, container: Object, facts: Facts) -> dict[str, Any]:
+    """The whole document; ContainerConfigError for what cannot be run as written."""
+    if not facts.argv:
+        raise ContainerConfigError("no command specified")
+    context = security.effective(pod, container)
+    names = security.capability_names(context)
+    masked, read_only = security.paths(context)
+    privileged = bool(context.get("privileged"))
+    process: dict[str, Any] = {
+        "terminal": bool(container.get("tty")),
+        "user": {
+            "uid": facts.user.uid,
+            "gid": facts.user.gid,
+            "additionalGids": security.supplemental_groups(pod, facts.user),
+        },
+        "args": list(facts.argv),
+        "env": _environment(container, facts),
+        "cwd": container.get("workingDir") or facts.image_config.get("WorkingDir") or "/",
+        "capabilities": security.oci_capabilities(names, facts.user.uid, context),
+        "noNewPrivileges": security.no_new_privileges(context),
+        "oomScoreAdj": facts.oom_score_adj,
+    }
+    linux: dict[str, Any] = {
+        "resources": {**facts.resources, "devices": list(ALL_DEVICES if privileged else DEVICES)},
+        "maskedPaths": masked,
+        "readonlyPaths": read_only,
+        "rootfsPropagation": _root_propagation(facts.mounts),
+    }
+    if facts.devices:
+        linux["devices"] = [dict(device) for device in facts.devices]
+    seccomp = security.seccomp(
+        context, names, default=facts.seccomp_default, localhost=facts.localhost_seccomp
+    )
+    if seccomp is not None:
+        linux["seccomp"] = seccomp
+    return {
+        "ociVersion": OCI_VERSION,
+        "root": {"path": "rootfs", "readonly": bool(context.get("readOnlyRootFilesystem"))},
+        "process": process,
+        "mounts": [*_system_mounts(pod, privileged), *(_bind(mount) for mount in _ordered(facts.mounts))],
+        "linux": linux,
+    }
+
+
+def _environment(container: Object, facts: Facts) -> list[str]:
+    """The image's variables, then the pod's; PATH and HOSTNAME always exist."""
+    values = {"HOSTNAME": facts.hostname}
+    for text in (DEFAULT_PATH, *(facts.image_config.get("Env") or ())):
+        name, _, value = text.partition("=")
+        values[name] = value
+    if container.get("tty"):
+        values["TERM"] = "xterm"
+    values.setdefault("HOME", facts.user.home or "/")
+    values |= facts.environment
+    return [f"{name}={value}" for name, value in values.items()]
+
+
+def _system_mounts(pod: Object, privileged: bool) -> list[dict[str, Any]]:
+    sys_options = ["nosuid", "noexec", "nodev", "rw" if privileged else "ro"]
+    mounts = [
+        _mount("/proc", "proc", "proc", "nosuid", "noexec", "nodev"),
+        _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+        _mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            "nosuid",
+            "noexec",
+            "newinstance",
+            "ptmxmode=0666",
+            "mode=0620",
+            "gid=5",
+        ),
+        _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
+        _mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", f"size={SHM_BYTES}"),
+    ]
+    if pod["spec"].get("hostNetwork"):
+        # A sysfs of its own shows the network namespace of whoever mounts it; here that is the host's.
+        mounts.append(_mount("/sys", "bind", "/sys", "rbind", *sys_options))
+    else:
+        mounts.append(_mount("/sys", "sysfs", "sysfs", *sys_options))
+        mounts.append(
+            _mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", "ro")
+        )
+    return mounts
+
+
+def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str, Any]:
+    return {"destination": destination, "type": kind, "source": source, "options": list(options)}
+
+
+def _bind(mount: Mount) -> dict[str, Any]:
+    options = ["rbind" if mount.recursive else "bind", mount.propagation, "ro" if mount.read_only else "rw"]
+    return _mount(mount.destination, "bind", mount.source, *options)
+
+
+def _ordered(mounts: Sequence[Mount]) -> list[Mount]:
+    """Parents before children, so that a mount inside another is not hidden by it."""
+    return sorted(mounts, key=lambda mount: mount.destination.rstrip("/").count("/"))
+
+
+def _root_propagation(mounts: Sequence[Mount]) -> str:
+    kinds = {mount.propagation for mount in mounts}
+    return "rshared" if "rshared" in kinds else "rslave" if "rslave" in kinds else "rprivate"

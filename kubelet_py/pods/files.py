@@ -1,0 +1,124 @@
+"""Files that the kubelet writes for a pod: hosts, hostname, resolv.conf, the termination log.
+
+They lie in the pod's own folder and are bound into its containers one by one; an image's own files of these
+names are never read nor changed. Texts follow upstream's kubelet_pods.go and network/dns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubelet_py.pods.container_spec import Mount
+from kubelet_py.pods.model import Object
+
+MOST_SEARCHES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class DnsDefaults:
+    """What the node knows of names: its own resolv.conf, and the cluster's DNS where there is one."""
+
+    node_text: str
+    cluster_dns: Sequence[str] = ()
+    cluster_domain: str = ""
+
+
+def hostname_of(pod: Object, node_name: str) -> str:
+    """The pod's host name: spec.hostname or its name, at most 63 bytes; the node's on the host's network."""
+    if pod["spec"].get("hostNetwork"):
+        return node_name
+    name = str(pod["spec"].get("hostname") or pod["metadata"]["name"])
+    return name if len(name) <= 63 else name[:63].rstrip("-.")
+
+
+def hosts_text(pod: Object, ips: Sequence[str], hostname: str, host_text: str | None, domain: str) -> str:
+    """/etc/hosts; `host_text` is the node's own file for a pod on the host's network."""
+    if host_text is not None:
+        lines = ["# Kubernetes-managed hosts file (host network).", host_text.rstrip("\n")]
+    else:
+        lines = [
+            "# Kubernetes-managed hosts file.",
+            "127.0.0.1\tlocalhost",
+            "::1\tlocalhost ip6-localhost ip6-loopback",
+            "fe00::0\tip6-localnet",
+            "fe00::0\tip6-mcastprefix",
+            "fe00::1\tip6-allnodes",
+            "fe00::2\tip6-allrouters",
+        ]
+        subdomain = pod["spec"].get("subdomain")
+        names = [hostname]
+        if subdomain and domain:
+            names.insert(0, f"{hostname}.{subdomain}.{pod['metadata']['namespace']}.svc.{domain}")
+        lines += [f"{ip}\t" + "\t".join(names) for ip in ips]
+    aliases = pod["spec"].get("hostAliases") or []
+    if aliases:
+        lines += ["", "# Entries added by HostAliases."]
+        lines += [f"{alias['ip']}\t" + "\t".join(alias.get("hostnames") or []) for alias in aliases]
+    return "\n".join(lines) + "\n"
+
+
+def resolv_text(pod: Object, defaults: DnsDefaults) -> str:
+    """/etc/resolv.conf by dnsPolicy; without a cluster DNS, ClusterFirst is the node's own, as upstream."""
+    policy = pod["spec"].get("dnsPolicy", "ClusterFirst")
+    host_network = bool(pod["spec"].get("hostNetwork"))
+    if policy == "ClusterFirst" and host_network:
+        policy = "Default"
+    clustered = policy in ("ClusterFirst", "ClusterFirstWithHostNet") and defaults.cluster_dns
+    servers, searches, options = parse_resolv("" if policy == "None" else defaults.node_text)
+    if clustered:
+        domain, namespace = defaults.cluster_domain, pod["metadata"]["namespace"]
+        servers = list(defaults.cluster_dns)
+        searches = [f"{namespace}.svc.{domain}", f"svc.{domain}", domain, *searches]
+        options = ["ndots:5"]
+    config = pod["spec"].get("dnsConfig") or {}
+    servers = _once([*servers, *(config.get("nameservers") or [])])
+    searches = _once([*searches, *(config.get("searches") or [])])[:MOST_SEARCHES]
+    for option in config.get("options") or []:
+        options = [o for o in options if o.partition(":")[0] != option["name"]]
+        options.append(option["name"] + (f":{option['value']}" if option.get("value") else ""))
+    lines = [f"search {' '.join(searches)}"] if searches else []
+    lines += [f"nameserver {server}" for server in servers]
+    lines += [f"options {' '.join(options)}"] if options else []
+    return "".join(line + "\n" for line in lines)
+
+
+def parse_resolv(text: str) -> tuple[list[str], list[str], list[str]]:
+    """(name servers, search domains, options) of a resolv.conf."""
+    servers: list[str] = []
+    searches: list[str] = []
+    options: list[str] = []
+    for line in text.splitlines():
+        words = line.split()
+        if not words or words[0].startswith(("#", ";")):
+            continue
+        if words[0] == "nameserver" and len(words) > 1:
+            servers.append(words[1])
+        elif words[0] in ("search", "domain"):
+            searches = words[1:]
+        elif words[0] == "options":
+            options += words[1:]
+    return servers, searches, options
+
+
+def _once(items: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(items))
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace a file of ours in place: containers that have it bound must see the new text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def managed_mounts(container: Object, folder: Path, hosts: bool) -> list[Mount]:
+    """Binds of our files, but for those that the container mounts something over."""
+    taken = {mount["mountPath"].rstrip("/") for mount in container.get("volumeMounts") or ()}
+    wanted = [("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")]
+    if hosts:
+        wanted.append(("etc-hosts", "/etc/hosts"))
+    return [
+        Mount(str(folder / name), path) for name, path in wanted if path not in taken and "/etc" not in taken
+    ]

@@ -1,0 +1,126 @@
+"""securityContext of pod and container → what the OCI process and its confinement get. Pure but for files.
+
+The container's own value wins over the pod's. Source: upstream's securitycontext package and CRI's rules.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kubelet_py.errors import ContainerConfigError
+from kubelet_py.pods.model import Object
+from runtime import capabilities
+from runtime.seccomp import profile as seccomp_profile
+from runtime.users import User
+
+MASKED = (
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
+    "/sys/devices/virtual/powercap", "/sys/firmware",
+)  # fmt: skip
+READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+SETS = ("bounding", "effective", "permitted")
+
+
+def effective(pod: Object, container: Object) -> dict[str, Any]:
+    """The container's securityContext with the pod's values filled in where the container has none."""
+    general = pod["spec"].get("securityContext") or {}
+    inherited = (
+        "runAsUser",
+        "runAsGroup",
+        "runAsNonRoot",
+        "seccompProfile",
+        "seLinuxOptions",
+        "appArmorProfile",
+    )
+    own = {key: value for key, value in (container.get("securityContext") or {}).items() if value is not None}
+    return {key: general[key] for key in inherited if general.get(key) is not None} | own
+
+
+def wanted_user(context: Mapping[str, Any], image_user: str) -> str:
+    """The text that runtime.users resolves: "uid[:gid]" of the context, else the image's USER."""
+    uid, gid = context.get("runAsUser"), context.get("runAsGroup")
+    if uid is None:
+        name = image_user.partition(":")[0]
+        return f"{name or '0'}:{gid}" if gid is not None else image_user
+    # Upstream: runAsUser without runAsGroup runs with group 0 unless the image's passwd says otherwise.
+    return f"{uid}:{gid}" if gid is not None else str(uid)
+
+
+def check_non_root(context: Mapping[str, Any], user: User, image_user: str, where: str) -> None:
+    """runAsNonRoot: refuse uid 0, and an image user that is only a name (its number could be 0)."""
+    if not context.get("runAsNonRoot"):
+        return
+    if context.get("runAsUser") is not None:
+        if int(context["runAsUser"]) == 0:
+            raise ContainerConfigError(f"container's runAsUser breaks non-root policy ({where})")
+        return
+    name = image_user.partition(":")[0]
+    if name and not name.isdigit():
+        raise ContainerConfigError(
+            f"container has runAsNonRoot and image has non-numeric user ({name}), "
+            f"cannot verify user is non-root ({where})"
+        )
+    if user.uid == 0:
+        raise ContainerConfigError(f"container has runAsNonRoot and image will run as root ({where})")
+
+
+def supplemental_groups(pod: Object, user: User) -> list[int]:
+    """fsGroup, the pod's supplementalGroups, and the image's own unless the policy is Strict."""
+    context = pod["spec"].get("securityContext") or {}
+    groups: list[int] = []
+    if context.get("supplementalGroupsPolicy") != "Strict":
+        groups += user.groups
+    groups += context.get("supplementalGroups") or []
+    if context.get("fsGroup") is not None:
+        groups.append(int(context["fsGroup"]))
+    return sorted(set(groups))
+
+
+def capability_names(context: Mapping[str, Any]) -> tuple[str, ...]:
+    """The set the container gets; ContainerConfigError for an unknown name."""
+    if context.get("privileged"):
+        return tuple(capabilities.NAMES)
+    wanted = context.get("capabilities") or {}
+    try:
+        return capabilities.select(wanted.get("add") or (), wanted.get("drop") or (), capabilities.DEFAULT)
+    except capabilities.UnknownCapability as error:
+        raise ContainerConfigError(str(error)) from error
+
+
+def oci_capabilities(names: Sequence[str], uid: int, context: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Bounding is the whole set; another user than root starts with none, as after execve of a plain file."""
+    chosen = list(names)
+    held = chosen if uid == 0 else []
+    return {"bounding": chosen, "effective": held, "permitted": held, "inheritable": [], "ambient": []}
+
+
+def seccomp(
+    context: Mapping[str, Any], names: Sequence[str], *, default: bool, localhost: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """`linux.seccomp` or None. `localhost` is the parsed file of a Localhost profile."""
+    if context.get("privileged"):
+        return None
+    kind = (context.get("seccompProfile") or {}).get("type") or (
+        "RuntimeDefault" if default else "Unconfined"
+    )
+    if kind == "Unconfined":
+        return None
+    if kind == "Localhost":
+        if localhost is None:
+            raise ContainerConfigError("localhost seccomp profile is missing")
+        return dict(localhost)
+    return seccomp_profile.runtime_default(names, platform.machine())
+
+
+def no_new_privileges(context: Mapping[str, Any]) -> bool:
+    return context.get("allowPrivilegeEscalation") is False
+
+
+def paths(context: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """(masked, read-only) paths; none when privileged or with procMount Unmasked."""
+    if context.get("privileged") or context.get("procMount") == "Unmasked":
+        return [], []
+    return list(MASKED), list(READONLY)

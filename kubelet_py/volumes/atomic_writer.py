@@ -1,0 +1,107 @@
+"""Files of a volume that all change at once.
+
+The files live in a folder `..<time>.<random>`; `..data` is a symlink to it, and every visible name is a
+symlink through `..data`. Renaming a new `..data` over the old one exchanges everything in one step: a reader sees all old
+files or all new ones. Names and layout are upstream's (pkg/volume/util/atomic_writer.go), because programs
+watch for `..data`.
+
+The folder is ours alone until it is bound into a container, and a container sees it read-only or can change
+only what it sees; removal never follows a symlink out of the volume (CVE-2017-1002102).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from kubelet_py.errors import VolumeError
+
+DATA = "..data"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of the payload: its bytes, its permission bits, and its owner where that matters."""
+
+    data: bytes
+    mode: int = 0o644
+    uid: int | None = None
+
+
+Payload = Mapping[str, File]
+
+
+def check_path(path: str) -> None:
+    """Refuse absolute paths, "..", and names that would clash with ours."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or parts[0].startswith(".."):
+        raise VolumeError(f"invalid path {path!r}: it must be relative, without '..'")
+
+
+def write(folder: Path, payload: Payload, group: int | None = None) -> bool:
+    """Make the folder hold exactly `payload`; True when something changed. `group`: fsGroup."""
+    for path in payload:
+        check_path(path)
+    current = folder / DATA
+    if current.is_symlink() and _same(folder / os.readlink(current), payload):
+        return False
+    stamp = time.strftime("..%Y_%m_%d_%H_%M_%S.", time.gmtime()) + secrets.token_hex(4)
+    fresh = folder / stamp
+    fresh.mkdir(mode=0o755)
+    fresh.chmod(0o755)
+    for path, file in payload.items():
+        _write_file(fresh / path, file, group)
+    if group is not None:
+        os.chown(fresh, -1, group)
+    old = os.readlink(current) if current.is_symlink() else None
+    _replace_link(current, stamp)
+    _links(folder, payload)
+    if old is not None:
+        shutil.rmtree(folder / old)
+    return True
+
+
+def _write_file(path: Path, file: File, group: int | None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(file.data)
+        mode = file.mode
+        if group is not None:
+            mode |= 0o440 if file.uid is None else 0
+        if file.uid is not None or group is not None:
+            os.fchown(descriptor, -1 if file.uid is None else file.uid, -1 if group is None else group)
+        os.fchmod(descriptor, mode)
+
+
+def _links(folder: Path, payload: Payload) -> None:
+    """One symlink per first path component; those of files that are gone go too."""
+    wanted = {PurePosixPath(path).parts[0] for path in payload}
+    for name in wanted:
+        if not (folder / name).is_symlink():
+            _replace_link(folder / name, f"{DATA}/{name}")
+    for entry in folder.iterdir():
+        if entry.is_symlink() and entry.name not in wanted and entry.name != DATA:
+            entry.unlink()
+
+
+def _replace_link(link: Path, target: str) -> None:
+    temporary = link.with_name(f"..tmp_{secrets.token_hex(4)}")
+    temporary.symlink_to(target)
+    temporary.rename(link)
+
+
+def _same(folder: Path, payload: Payload) -> bool:
+    found = {
+        str(path.relative_to(folder)): path
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+    if set(found) != set(payload):
+        return False
+    return all(found[path].read_bytes() == file.data for path, file in payload.items())

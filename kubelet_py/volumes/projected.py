@@ -1,0 +1,33 @@
+"""projected volumes: several sources in one folder, changing together."""
+
+from __future__ import annotations
+
+from kubelet_py.errors import VolumeError
+from kubelet_py.pods.model import Object
+from kubelet_py.volumes import config_map, downward_api, secret, service_account_token
+from kubelet_py.volumes.atomic_writer import File, Payload
+from kubelet_py.volumes.plugin import Context, PayloadMaker
+
+DEFAULT_MODE = 0o644
+MAKERS: dict[str, PayloadMaker] = {
+    "configMap": config_map.payload,
+    "secret": secret.payload,
+    "downwardAPI": downward_api.payload,
+    "serviceAccountToken": service_account_token.payload,
+}
+
+
+def payload(context: Context, source: Object) -> Payload:
+    """The sources' files together; two of one path are an error."""
+    files: dict[str, File] = {}
+    mode = source.get("defaultMode", DEFAULT_MODE)
+    for entry in source.get("sources") or ():
+        for kind, inner in entry.items():
+            maker = MAKERS.get(kind)
+            if maker is None:
+                raise VolumeError(f"projected volumes of {kind} are not supported")
+            for path, file in maker(context, {"defaultMode": mode, **inner}).items():
+                if path in files:
+                    raise VolumeError(f"two sources of a projected volume have the path {path}")
+                files[path] = file
+    return files

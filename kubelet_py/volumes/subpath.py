@@ -1,0 +1,66 @@
+"""subPath: a path inside a volume that a container may have filled with symlinks.
+
+The kernel resolves it with openat2(RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS): a symlink that leads out of the
+volume fails instead of mounting the host (CVE-2017-1002101, CVE-2021-25741). What is handed on is
+`/proc/<agent>/fd/N` of the opened path, so that nothing can be exchanged between the check and the bind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from pathlib import Path, PurePosixPath
+
+from kubelet_py.errors import VolumeError
+
+SYS_OPENAT2 = 437
+O_PATH = 0o10000000
+RESOLVE_NO_MAGICLINKS, RESOLVE_BENEATH = 0x02, 0x08
+
+
+def open_beneath(volume: Path, subpath: str) -> int:
+    """An O_PATH descriptor of `subpath` below `volume`; a missing path is made as a directory."""
+    parts = PurePosixPath(subpath).parts
+    if subpath.startswith("/") or ".." in parts:
+        raise VolumeError(f"invalid subPath {subpath!r}: it must be relative, without '..'")
+    root = os.open(volume, O_PATH | os.O_CLOEXEC)
+    try:
+        return _descend(root, parts)
+    finally:
+        os.close(root)
+
+
+def _descend(root: int, parts: tuple[str, ...]) -> int:
+    text = "/".join(parts) or "."
+    try:
+        return _openat2(root, text)
+    except FileNotFoundError:
+        pass
+    for count in range(1, len(parts) + 1):
+        try:
+            os.close(_openat2(root, "/".join(parts[:count])))
+        except FileNotFoundError:
+            parent = _openat2(root, "/".join(parts[: count - 1]) or ".")
+            try:
+                os.mkdir(parts[count - 1], 0o755, dir_fd=parent)
+            except FileExistsError:
+                pass
+            finally:
+                os.close(parent)
+    return _openat2(root, text)
+
+
+def _openat2(folder: int, path: str) -> int:
+    how = struct.pack("QQQ", O_PATH | os.O_CLOEXEC, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = int(libc.syscall(SYS_OPENAT2, folder, os.fsencode(path), how, len(how)))
+    if found >= 0:
+        return found
+    code = ctypes.get_errno()
+    if code == errno.ENOENT:
+        raise FileNotFoundError(path)
+    raise VolumeError(
+        f"Could not open subPath {path!r}: {errno.errorcode.get(code, code)} (does it leave the volume?)"
+    )
