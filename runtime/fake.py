@@ -200,9 +200,17 @@ class FakeKernel:
         self._note("memfd", name, len(data))
         return self._new(f"memfd:{name}")
 
-    def spawn(self, steps: Sequence[Step], *, cgroup_fd: int = -1, share_memory: bool = True) -> Spawned:
+    def pipe(self) -> tuple[int, int]:
+        self._note("pipe")
+        return self._new("pipe"), self._new("pipe")
+
+    def spawn(
+        self, steps: Sequence[Step], *, cgroup_fd: int = -1, ready: tuple[int, int] | None = None
+    ) -> Spawned:
         self.steps = tuple(steps)
-        self._note("spawn", len(steps), self.open_fds.get(cgroup_fd, ""), share_memory)
+        self._note("spawn", len(steps), self.open_fds.get(cgroup_fd, ""), ready is None)
+        if ready is not None:
+            self.close(ready[1])
         if self._fail_step is not None:
             raise SpawnError(self._fail_step, errno.EIO, "told to fail")
         self.spawned += 1

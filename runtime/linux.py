@@ -247,11 +247,17 @@ class LinuxKernel:
             raise
         return fd
 
-    def spawn(self, steps: Sequence[Step], *, cgroup_fd: int = -1, share_memory: bool = True) -> Spawned:
-        """Starts a child that works off `steps`, the last of which is an execve.
+    def pipe(self) -> tuple[int, int]:
+        return os.pipe2(os.O_CLOEXEC)
 
-        With `share_memory` (vfork) it returns after the execve. Without, it returns at once with the results
-        of that moment, and the child has a copy: for children that wait before they execute.
+    def spawn(
+        self, steps: Sequence[Step], *, cgroup_fd: int = -1, ready: tuple[int, int] | None = None
+    ) -> Spawned:
+        """Starts a child that works off `steps`, the last of which is an execve, and returns after that.
+
+        With `ready`, a pipe, the child gets a copy of our memory instead of sharing it, and this returns as
+        soon as it has written to the pipe: for children that wait before they execute. The pipe's second end
+        is closed.
 
         Raises SpawnError with the failed step; clone3's own failure has index -1.
         """
@@ -261,24 +267,29 @@ class LinuxKernel:
         table = self._map(size, MAP_SHARED)
         try:
             ctypes.memmove(table + 64, words, len(words) * 8)
-            pidfd = ctypes.c_int(-1)
-            flags = CLONE_PIDFD | (CLONE_VM | CLONE_VFORK if share_memory else 0)
-            if cgroup_fd >= 0:
-                flags |= CLONE_INTO_CGROUP
-            arguments = struct.pack(
-                "=11Q", flags, ctypes.addressof(pidfd), 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
-            )
-            pid = self._spawn_code(arguments, len(arguments), table + 64, table)
-            if pid < 0:
-                raise SpawnError(-1, -pid, f"clone3: {os.strerror(-pid)}")
+            pid, pidfd = self._clone(table, cgroup_fd, 0 if ready else CLONE_VM | CLONE_VFORK)
+            if ready:
+                os.close(ready[1])
+                os.read(ready[0], 1)
             results, failed = self._results(table, len(steps))
         finally:
             self._munmap(table, size)
         if failed >= 0:
             number = -results[failed]
-            _reap(pidfd.value)
+            _reap(pidfd)
             raise SpawnError(failed, number, f"{steps[failed].call}: {os.strerror(number)}")
-        return Spawned(pid, pidfd.value, results)
+        return Spawned(pid, pidfd, results)
+
+    def _clone(self, table: int, cgroup_fd: int, memory: int) -> tuple[int, int]:
+        pidfd = ctypes.c_int(-1)
+        flags = CLONE_PIDFD | memory | (CLONE_INTO_CGROUP if cgroup_fd >= 0 else 0)
+        arguments = struct.pack(
+            "=11Q", flags, ctypes.addressof(pidfd), 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
+        )
+        pid = self._spawn_code(arguments, len(arguments), table + 64, table)
+        if pid < 0:
+            raise SpawnError(-1, -pid, f"clone3: {os.strerror(-pid)}")
+        return pid, pidfd.value
 
     def _results(self, table: int, count: int) -> tuple[tuple[int, ...], int]:
         raw = ctypes.string_at(table, 64 + count * ENTRY_WORDS * 8)

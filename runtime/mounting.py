@@ -44,6 +44,13 @@ _CLEAR = {
     "nostrictatime": 0,
 }  # fmt: skip
 PROPAGATION = {"private": MS_PRIVATE, "slave": MS_SLAVE, "shared": MS_SHARED, "unbindable": MS_UNBINDABLE}
+KNOWN_OPTIONS = frozenset(
+    {"bind", "rbind"}
+    | set(_SET)
+    | set(_CLEAR)
+    | set(PROPAGATION)
+    | {"r" + name for name in (*_SET, *_CLEAR, *PROPAGATION) if name not in ("defaults", "relatime")}
+)
 
 
 class MountOptions(Record):

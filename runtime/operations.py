@@ -153,12 +153,13 @@ def container_plan(
             *_cgroup_mounts(spec),
             NewSession(),
             *_limits(process),
+            # Before the seccomp filter, which may not know what waiting needs.
+            *([wait_on] if wait_on else []),
             *before,
             *_credentials(process),
             *after,
-            *([wait_on] if wait_on else []),
             Execute(process.args, process.env),
-            Start(share_memory=wait_on is None),
+            Start(),
         ],
         cgroup,
     )

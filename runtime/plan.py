@@ -33,7 +33,7 @@ class Context:
 
     __slots__ = (
         "cgroup_fd", "console", "executable", "host_proc", "null", "number", "opened", "process",
-        "procs", "root",
+        "procs", "ready", "root",
         "stdio", "steps", "task_fds", "terminal", "warnings",
     )  # fmt: skip
 
@@ -46,6 +46,7 @@ class Context:
         self.cgroup_fd = -1
         self.task_fds: list[int] = []
         self.console = -1
+        self.ready: tuple[int, int] | None = None
         self.procs: list[tuple[str, int]] = []
         self.executable: str = ""
         self.number = 0

@@ -279,18 +279,40 @@ class ExecuteImage(Operation):
         context.child(Step("execveat", (fd, "", (self.name,), (), 0x1000)))
 
 
+class WaitForStart(Operation):
+    """The child says that it is ready, then opens the FIFO `fd` (O_PATH) and so waits for its reader: OCI's
+    create and start. The FIFO is reached through the host's /proc, because the container's root is in place
+    by now."""
+
+    fd: int
+
+    def describe(self) -> str:
+        return "wait for the start"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        reader, writer = kernel.pipe()
+        context.ready = (context.keep(reader), context.keep(writer))
+        path = f"self/fd/{self.fd}"
+        context.child(
+            Step("write", (writer, b"1", 1)),
+            Step("close", (writer,)),
+            Step("openat", (context.host_proc, path, os.O_WRONLY | os.O_CLOEXEC, 0), pass_result=True),
+            Step("write", (0, b"1", 1)),
+        )
+
+
 class Start(Operation):
     """Makes the child, which works off its steps."""
-
-    share_memory: bool = True
 
     def describe(self) -> str:
         return "start the process"
 
     def run(self, kernel: Kernel, context: Context) -> None:
         steps = [step for step, _ in context.steps]
+        if context.ready is not None:
+            context.opened.remove(context.ready[1])
         try:
-            spawned = kernel.spawn(steps, cgroup_fd=context.cgroup_fd, share_memory=self.share_memory)
+            spawned = kernel.spawn(steps, cgroup_fd=context.cgroup_fd, ready=context.ready)
         except SpawnError as error:
             if error.index >= 0:
                 context.number = context.steps[error.index][1]

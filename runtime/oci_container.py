@@ -1,0 +1,245 @@
+"""create, start, kill, delete, exec: the runtime specification's operations, each as one function.
+
+There is no daemon. `create` leaves the container's first process waiting in its FIFO; whoever calls us is its
+parent or init becomes that, so nobody here collects exit codes except `run` and a waiting `exec`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Mapping
+
+from runtime import cgroups
+from runtime.errors import CgroupError, HookError, SpecError, StateError, errno_name
+from runtime.hooks import run_hooks
+from runtime.launch import Process, launch
+from runtime.linux import LinuxKernel
+from runtime.oci_state import CREATED, RUNNING, STOPPED, Container, Store
+from runtime.operations import container_plan, exec_plan
+from runtime.plan import NO_STDIO
+from runtime.process import WaitForStart
+from runtime.spec import ProcessSpec, Spec, parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+STANDARD = (0, 1, 2)
+
+
+def read_config(bundle: str) -> dict[str, Any]:
+    """A bundle's config.json with root.path made absolute. Raises SpecError, StateError."""
+    path = os.path.join(bundle, "config.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+    except OSError as error:
+        raise StateError(f"Could not read {path}: {errno_name(error.errno or 0)}") from error
+    except ValueError as error:
+        raise SpecError("config.json", f"is no JSON ({error})") from error
+    if isinstance(config, dict) and isinstance(config.get("root"), dict) and config["root"].get("path"):
+        config["root"]["path"] = os.path.realpath(os.path.join(bundle, config["root"]["path"]))
+    return dict(config)
+
+
+class Runtime:
+    """The operations over one store, one kernel and one cgroup driver."""
+
+    def __init__(self, store: Store, kernel: LinuxKernel, driver: cgroups.CgroupDriver) -> None:
+        self.store = store
+        self._kernel = kernel
+        self._driver = driver
+
+    def create(
+        self, identity: str, bundle: str, *, console_socket: str = "", pid_file: str = ""
+    ) -> tuple[Container, Process]:
+        """Makes the container; its process waits for start. Raises RuntimeFailure with nothing left."""
+        config = read_config(bundle)
+        spec = parse(config)
+        _check(spec, console_socket)
+        self.store.make(identity)
+        path = cgroups.owned_path(spec.linux.cgroups_path or f"/kubelet-py-oci-{identity}")
+        try:
+            made, process = self._launch_first(identity, bundle, config, spec, path)
+            try:
+                run_hooks("prestart", spec.hooks.get("prestart", ()), self.store.describe(made))
+                run_hooks("createRuntime", spec.hooks.get("createRuntime", ()), self.store.describe(made))
+                _deliver_console(process, console_socket)
+                if pid_file:
+                    write_pid_file(pid_file, process.pid)
+            except (HookError, OSError, StateError):
+                self._driver.open(path).kill()
+                os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
+                raise
+        except BaseException:
+            if self._driver.exists(path):
+                self._driver.remove(path, recursive=True)
+            self.store.forget(identity)
+            raise
+        return made, process
+
+    def _launch_first(
+        self, identity: str, bundle: str, config: dict[str, Any], spec: Spec, path: str
+    ) -> tuple[Container, Process]:
+        cgroup = self._driver.create(path, spec.linux.resources)
+        os.mkfifo(self.store.fifo(identity), 0o622)
+        fifo = os.open(self.store.fifo(identity), os.O_PATH | os.O_CLOEXEC)
+        terminal = bool(spec.process and spec.process.terminal)
+        try:
+            plan = container_plan(
+                spec, rootfs=None, join={}, cgroup=cgroup.join(), wait_on=WaitForStart(fifo)
+            )
+            process = launch(self._kernel, plan, NO_STDIO if terminal else STANDARD, terminal=terminal)
+        finally:
+            os.close(fifo)
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        made = Container(
+            identity, process.pid, process.start_time_ticks, os.path.realpath(bundle), path, created, config
+        )
+        self.store.save(made)
+        return made, process
+
+    def start(self, identity: str) -> list[str]:
+        """Lets a created container's process go on. Returns complaints of poststart hooks."""
+        container = self.store.load(identity)
+        status = self.store.status(container)
+        if status != CREATED:
+            raise StateError(f"Could not start container {identity}: it is {status}, not created")
+        fifo = os.open(self.store.fifo(identity), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            # The process's own open ends when ours is there; the byte it writes says that it went on.
+            select.select([fifo], [], [], 10)
+            os.read(fifo, 1)
+        finally:
+            os.close(fifo)
+        os.unlink(self.store.fifo(identity))
+        hooks = parse(container.config).hooks
+        return run_hooks("poststart", hooks.get("poststart", ()), self.store.describe(container))
+
+    def state(self, identity: str) -> dict[str, Any]:
+        """The container's state (runtime.md)."""
+        return self.store.describe(self.store.load(identity))
+
+    def kill(self, identity: str, number: int, *, everyone: bool = False) -> None:
+        """Sends a signal to the first process, or to all processes of the container."""
+        container = self.store.load(identity)
+        if everyone:
+            for pid in self._driver.open(container.cgroup).pids():
+                _signal(pid, number)
+            return
+        if self.store.status(container) == STOPPED:
+            raise StateError(f"Could not signal container {identity}: it is not running")
+        _signal(container.pid, number)
+
+    def delete(self, identity: str, *, force: bool = False) -> list[str]:
+        """Removes a stopped container, or any with `force`. Returns complaints of poststop hooks."""
+        try:
+            container = self.store.load(identity)
+        except StateError:
+            if not force:
+                raise
+            self.store.forget(identity)
+            return []
+        status = self.store.status(container)
+        if status == RUNNING and not force:
+            raise StateError(f"Could not delete container {identity}: it is running (kill it or use --force)")
+        if self._driver.exists(container.cgroup):
+            self._driver.remove(container.cgroup, recursive=True)
+        described = {**self.store.describe(container), "status": STOPPED}
+        self.store.forget(identity)
+        return run_hooks("poststop", parse(container.config).hooks.get("poststop", ()), described)
+
+    def freeze(self, identity: str, on: bool) -> None:
+        """Stops or continues all processes of the container."""
+        cgroup = self._driver.open(self.store.load(identity).cgroup)
+        if on:
+            cgroup.freeze()
+        else:
+            cgroup.thaw()
+
+    def processes(self, identity: str) -> list[int]:
+        """Pids of the container, as the host sees them."""
+        return self._driver.open(self.store.load(identity).cgroup).pids()
+
+    def exec(
+        self, identity: str, process: ProcessSpec, *, console_socket: str = "", pid_file: str = ""
+    ) -> Process:
+        """One more process in a running container."""
+        container = self.store.load(identity)
+        status = self.store.status(container)
+        if status != RUNNING:
+            raise StateError(f"Could not execute in container {identity}: it is {status}, not running")
+        try:
+            join = self._driver.open(container.cgroup).join()
+        except CgroupError:
+            raise StateError(f"Could not execute in container {identity}: its cgroup is gone") from None
+        plan = exec_plan(
+            parse(container.config),
+            process,
+            init_pid=container.pid,
+            cgroup=join,
+            init_start_time=container.start_time,
+        )
+        stdio = NO_STDIO if process.terminal else STANDARD
+        started = launch(self._kernel, plan, stdio, terminal=process.terminal)
+        _deliver_console(started, console_socket)
+        if pid_file:
+            write_pid_file(pid_file, started.pid)
+        return started
+
+
+def _check(spec: Spec, console_socket: str) -> None:
+    if spec.root is None:
+        raise SpecError("root", "is missing")
+    if spec.process is None:
+        raise SpecError("process", "is missing")
+    for kind in ("createContainer", "startContainer"):
+        if spec.hooks.get(kind):
+            raise SpecError(f"hooks.{kind}", "hooks inside the container are not supported")
+    if console_socket and not spec.process.terminal:
+        raise SpecError("process.terminal", "is false, but a console socket was given")
+
+
+def _deliver_console(process: Process, console_socket: str) -> None:
+    """Hands the terminal's master side over, as callers of runc expect: one descriptor, its name as data."""
+    if process.console < 0 or not console_socket:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+        try:
+            channel.connect(console_socket)
+        except OSError as error:
+            name = errno_name(error.errno or 0)
+            raise StateError(f"Could not connect to console socket {console_socket}: {name}") from error
+        socket.send_fds(channel, [b"/dev/ptmx"], [process.console])
+    os.close(process.console)
+
+
+def write_pid_file(path: str, pid: int) -> None:
+    """Whole or not at all: callers watch for the file."""
+    with open(f"{path}.new", "w", encoding="ascii") as file:
+        file.write(str(pid))
+    os.rename(f"{path}.new", path)
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def wait(process: Process) -> int:
+    """Exit code as a shell shows it (128 + n for a signal)."""
+    found = os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
+    if found is None:
+        raise StateError(f"Could not wait for process {process.pid}")
+    return found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
+
+
+def changed(process: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A container's process object with an exec's changes; None keeps what was there."""
+    return {**process, **{key: value for key, value in changes.items() if value is not None}}

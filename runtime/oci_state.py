@@ -1,0 +1,128 @@
+"""The containers of the OCI command line: one folder each, found again by later commands.
+
+`<root>/<id>/state.json` holds what does not change after create; status is worked out from the process: its
+pid counts only together with its start time. `<root>/<id>/exec.fifo` exists until `start`, and the
+container's process waits in opening it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+
+from runtime.errors import StateError, errno_name
+from runtime.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+CREATED, RUNNING, STOPPED, PAUSED = "created", "running", "stopped", "paused"
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+.-]{0,1023}")
+
+
+class Container(Record):
+    """What create wrote down. `start_time` in clock ticks since boot; `cgroup` relative to the trees'
+    roots."""
+
+    id: str
+    pid: int
+    start_time: int
+    bundle: str
+    cgroup: str
+    created: str
+    config: Mapping[str, Any]
+
+
+class Store:
+    """All containers below one folder."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def folder(self, identity: str) -> str:
+        """The container's folder. Raises StateError for ids that are no plain names."""
+        if not _ID.fullmatch(identity):
+            raise StateError(f"Could not use container id {identity!r}: letters, digits, _ + . - only")
+        return f"{self.root}/{identity}"
+
+    def fifo(self, identity: str) -> str:
+        """The FIFO that a created container waits in."""
+        return f"{self.folder(identity)}/exec.fifo"
+
+    def make(self, identity: str) -> None:
+        """Reserves the id. Raises StateError if it is taken."""
+        folder = self.folder(identity)
+        try:
+            os.makedirs(self.root, 0o700, exist_ok=True)
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            raise StateError(f"Could not create container {identity}: it exists already") from None
+        except OSError as error:
+            name = errno_name(error.errno or 0)
+            raise StateError(f"Could not create folder {folder}: {name}") from error
+
+    def save(self, container: Container) -> None:
+        """Writes the state, whole or not at all."""
+        path = f"{self.folder(container.id)}/state.json"
+        with open(f"{path}.new", "w", encoding="utf-8") as file:
+            json.dump({name: getattr(container, name) for name in container._fields}, file)
+        os.rename(f"{path}.new", path)
+
+    def load(self, identity: str) -> Container:
+        """Raises StateError if there is no such container."""
+        try:
+            with open(f"{self.folder(identity)}/state.json", encoding="utf-8") as file:
+                return Container(**json.load(file))
+        except FileNotFoundError:
+            raise StateError(f"Could not find container {identity}: it does not exist") from None
+
+    def all(self) -> list[Container]:
+        """Every container, by name; half-made ones are left out."""
+        if not os.path.isdir(self.root):
+            return []
+        found = []
+        for name in sorted(os.listdir(self.root)):
+            try:
+                found.append(self.load(name))
+            except StateError:
+                continue
+        return found
+
+    def forget(self, identity: str) -> None:
+        """Removes the container's folder."""
+        shutil.rmtree(self.folder(identity), ignore_errors=True)
+
+    def status(self, container: Container) -> str:
+        """created, running or stopped, as the processes say."""
+        if not alive(container.pid, container.start_time):
+            return STOPPED
+        return CREATED if os.path.exists(self.fifo(container.id)) else RUNNING
+
+    def describe(self, container: Container) -> dict[str, Any]:
+        """The state as the specification wants it (runtime.md, "State")."""
+        status = self.status(container)
+        return {
+            "ociVersion": container.config.get("ociVersion", "1.2.0"),
+            "id": container.id,
+            "status": status,
+            "pid": 0 if status == STOPPED else container.pid,
+            "bundle": container.bundle,
+            "rootfs": container.config.get("root", {}).get("path", ""),
+            "created": container.created,
+            "owner": "root",
+            "annotations": dict(container.config.get("annotations") or {}),
+        }
+
+
+def alive(pid: int, start_time: int) -> bool:
+    """Whether that very process runs; a zombie does not."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return int(fields[19]) == start_time and fields[0] not in (b"Z", b"X")
