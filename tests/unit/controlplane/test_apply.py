@@ -1,0 +1,224 @@
+"""Server-side apply: who owns what, and what happens when two want the same."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from controlplane.apiserver.apply import apply, record_update
+from controlplane.apiserver.errors import StatusError
+from controlplane.apiserver.fieldsets import from_fields_v1, leaves, readable, to_fields_v1
+from controlplane.apiserver.schema import Schema
+
+SCHEMA = Schema.load()
+NOW = "2026-01-01T00:00:00Z"
+LATER = "2026-01-02T00:00:00Z"
+CONFIG_MAP = "io.k8s.api.core.v1.ConfigMap"
+DEPLOYMENT = "io.k8s.api.apps.v1.Deployment"
+
+
+def config_map(**data: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": data}
+
+
+def by(
+    live: dict[str, Any] | None,
+    config: dict[str, Any],
+    manager: str,
+    *,
+    force: bool = False,
+    kind: str = CONFIG_MAP,
+) -> dict[str, Any]:
+    before = copy.deepcopy(live)
+    found = apply(SCHEMA, kind, live, config, manager=manager, force=force, now=NOW)
+    assert live == before
+    return found
+
+
+def owners(obj: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {entry["manager"]: entry["fieldsV1"] for entry in obj["metadata"]["managedFields"]}
+
+
+def test_the_first_apply_creates_and_owns() -> None:
+    found = by(None, config_map(a="1"), "A")
+    assert found["data"] == {"a": "1"}
+    assert found["metadata"]["managedFields"] == [
+        {
+            "manager": "A",
+            "operation": "Apply",
+            "apiVersion": "v1",
+            "time": NOW,
+            "fieldsType": "FieldsV1",
+            "fieldsV1": {"f:data": {"f:a": {}}},
+        }
+    ]
+
+
+def test_another_value_for_somebody_elses_field_is_a_conflict() -> None:
+    live = by(None, config_map(a="1"), "A")
+    with pytest.raises(StatusError) as caught:
+        by(live, config_map(a="2"), "B")
+    assert caught.value.to_object() == {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": 'Apply failed with 1 conflict: conflict with "A": .data.a',
+        "reason": "Conflict",
+        "details": {
+            "causes": [{"reason": "FieldManagerConflict", "message": 'conflict with "A"', "field": ".data.a"}]
+        },
+        "code": 409,
+    }
+
+
+def test_force_takes_the_field_over() -> None:
+    live = by(None, config_map(a="1", b="1"), "A")
+    found = by(live, config_map(a="2"), "B", force=True)
+    assert found["data"] == {"a": "2", "b": "1"}
+    assert owners(found) == {"A": {"f:data": {"f:b": {}}}, "B": {"f:data": {"f:a": {}}}}
+
+
+def test_the_same_value_is_shared() -> None:
+    found = by(by(None, config_map(a="1"), "A"), config_map(a="1"), "B")
+    assert set(owners(found)) == {"A", "B"}
+    assert by(found, config_map(), "A")["data"] == {"a": "1"}
+
+
+def test_what_is_applied_no_longer_goes() -> None:
+    live = by(by(None, config_map(a="1", b="1"), "A"), config_map(c="1"), "B")
+    assert by(live, config_map(a="1"), "A")["data"] == {"a": "1", "c": "1"}
+
+
+def test_time_stays_while_nothing_changes() -> None:
+    live = by(None, config_map(a="1"), "A")
+    again = apply(SCHEMA, CONFIG_MAP, live, config_map(a="1"), manager="A", force=False, now=LATER)
+    assert again == live
+
+
+def test_an_object_without_account_belongs_to_whoever_was_before() -> None:
+    live = config_map(a="1")
+    with pytest.raises(StatusError, match='conflict with "before-first-apply" using v1 at 2026'):
+        by(live, config_map(a="2"), "A")
+    assert by(live, config_map(b="2"), "A")["data"] == {"a": "1", "b": "2"}
+
+
+def test_kubectl_takes_over_what_it_applied_from_the_client_side() -> None:
+    live = config_map(a="1")
+    live["metadata"]["annotations"] = {
+        "kubectl.kubernetes.io/last-applied-configuration": json.dumps(config_map(a="1"))
+    }
+    assert by(live, config_map(a="2"), "kubectl")["data"] == {"a": "2"}
+
+
+def test_an_update_takes_fields_and_an_apply_gets_them_back_by_force() -> None:
+    live = by(None, config_map(a="1", b="1"), "A")
+    new = copy.deepcopy(live)
+    new["data"] = {"a": "9", "c": "1"}
+    record_update(SCHEMA, CONFIG_MAP, live, new, manager="edit", now=LATER)
+    assert owners(new) == {"edit": {"f:data": {"f:a": {}, "f:c": {}}}}
+    with pytest.raises(StatusError, match='conflict with "edit"'):
+        by(new, config_map(a="1", b="1"), "A")
+    assert by(new, config_map(a="1", b="1"), "A", force=True)["data"] == {"a": "1", "b": "1", "c": "1"}
+
+
+def test_objects_that_were_never_applied_cost_nothing() -> None:
+    new = config_map(a="2")
+    record_update(SCHEMA, CONFIG_MAP, config_map(a="1"), new, manager="edit", now=NOW)
+    assert "managedFields" not in new["metadata"]
+
+
+def deployment(*containers: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    template = {"spec": {"containers": list(containers)}}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "d"},
+        "spec": {"template": template, **spec},
+    }
+
+
+def containers(obj: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = obj["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def test_keyed_lists_join_by_key_and_items_go_when_nobody_wants_them() -> None:
+    first, second = {"name": "a", "image": "1"}, {"name": "b", "image": "1"}
+    live = by(None, deployment(first, second), "A", kind=DEPLOYMENT)
+    live = by(live, deployment({"name": "b", "stdin": True}), "B", kind=DEPLOYMENT)
+    assert containers(live) == [first, {**second, "stdin": True}]
+    found = by(live, deployment(first), "A", kind=DEPLOYMENT)
+    assert containers(found) == [first, {"name": "b", "stdin": True}]
+    assert containers(by(found, deployment(first, replicas=2), "B", kind=DEPLOYMENT)) == [first]
+
+
+def test_conflicts_name_the_item_of_the_list() -> None:
+    live = by(None, deployment({"name": "a", "image": "1"}), "A", kind=DEPLOYMENT)
+    with pytest.raises(StatusError) as caught:
+        by(live, deployment({"name": "a", "image": "2"}), "B", kind=DEPLOYMENT)
+    assert '.spec.template.spec.containers[name="a"].image' in caught.value.message
+
+
+def test_a_port_without_protocol_is_a_tcp_port() -> None:
+    port = {"name": "a", "ports": [{"containerPort": 80}]}
+    full = {"name": "a", "ports": [{"containerPort": 80, "protocol": "TCP"}]}
+    live = by(None, deployment(full), "A", kind=DEPLOYMENT)
+    assert containers(by(live, deployment(port), "B", kind=DEPLOYMENT)) == [full]
+
+
+def test_a_selector_is_owned_whole() -> None:
+    live = by(None, deployment(selector={"matchLabels": {"a": "b"}}), "A", kind=DEPLOYMENT)
+    assert owners(live)["A"]["f:spec"]["f:selector"] == {}
+
+
+def test_a_manager_must_give_its_name() -> None:
+    with pytest.raises(StatusError) as caught:
+        by(None, config_map(), "")
+    assert caught.value.message == (
+        'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch'
+    )
+
+
+def test_a_config_carries_no_account_of_its_own() -> None:
+    config = config_map()
+    config["metadata"]["managedFields"] = [{"manager": "x"}]
+    with pytest.raises(StatusError, match="managedFields must be nil"):
+        by(None, config, "A")
+
+
+def test_field_sets_survive_the_way_there_and_back() -> None:
+    trie = {
+        "f:spec": {
+            ".": {},
+            "f:containers": {'k:{"name":"c"}': {".": {}, "f:image": {}, "f:name": {}}},
+            "f:x": {},
+        }
+    }
+    assert to_fields_v1(from_fields_v1(trie)) == trie
+    assert readable(("f:metadata", "f:finalizers", 'v:"a/b"')) == '.metadata.finalizers[="a/b"]'
+
+
+def test_accounts_are_those_of_a_real_server(oracle: Callable[[str], Any]) -> None:
+    recorded = {
+        name: json.loads(body) for name, code, _, body in oracle("samples.json") if name == "create pod"
+    }
+    pod = recorded["create pod"]
+    entry = pod["metadata"]["managedFields"][0]
+    pruned = SCHEMA.check("io.k8s.api.core.v1.Pod", {"spec": pod["spec"]}).obj
+    spec = pruned["spec"]
+    # What admission added after the account was made.
+    for name in ("tolerations", "priority", "preemptionPolicy"):
+        del spec[name]
+    mine = set(leaves(SCHEMA, "io.k8s.api.core.v1.Pod", {"spec": spec}))
+    theirs = from_fields_v1(entry["fieldsV1"])
+    # An Update also lists the parents that appeared; a null list is a field to Go and none to us.
+    parents = {path[:n] for path in theirs for n in range(len(path))}
+    assert mine <= theirs
+    assert {path for path in theirs - mine if path not in parents} == {
+        ("f:spec", "f:volumes", 'k:{"name":"pr"}', "f:projected", "f:sources")
+    }
