@@ -6,7 +6,6 @@ anyone hears of it. An agent that was away finds both.
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 
@@ -15,12 +14,11 @@ from runtime.errors import CgroupError, RuntimeFailure
 from runtime.launch import launch
 from runtime.logs import LineFormatter, LogFile
 from runtime.operations import Rootfs, container_plan
-from runtime.session import Attach, Exec, Stdio, resize, wait_status
+from runtime.session import Attach, Exec, Stdio, resize
 from runtime.spec import parse
 from runtime.state import EXITED, RUNNING, ContainerState, Identity
 from runtime.stdio import Input, Output
 from runtime.streams import STDERR, STDOUT
-from runtime.worker import start_in_worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
 
 START_ERROR_CODE = 128
 LEFTOVER_OUTPUT_SECONDS = 1.0
+SAVE_AGAIN_SECONDS = 1.0
 
 
 class Container:
@@ -48,6 +47,7 @@ class Container:
         self.loop = shim.loop
         self.kernel = shim.kernel
         self.cgroups = shim.cgroups
+        self.starter = shim.starter
         self.tty: bool = config["tty"]
         self.stdin_once: bool = config["stdin_once"]
         self.state: ContainerState = state.container_state_from(
@@ -109,7 +109,7 @@ class Container:
     def _launch(self, join: Mapping[str, str]) -> Process:
         stdio = Stdio(tty=self.tty, stdin=self._wants_stdin, stdout=True, stderr=True)
         try:
-            process = start_in_worker(self.kernel, lambda: self._launch_in_worker(join, stdio))
+            process = self.starter.start(lambda: self._launch_in_worker(join, stdio))
         except BaseException:
             stdio.close_own()
             raise
@@ -174,7 +174,17 @@ class Container:
 
     def _record(self, **values: Any) -> None:
         self.state = state.changed(self.state, **values)
-        state.write_json(f"{self.directory}/state.json", state.plain(self.state))
+        self._save()
+
+    def _save(self) -> None:
+        """A full disk must not end the shim: it goes on trying, and whoever asks is told the truth."""
+        try:
+            state.write_json(f"{self.directory}/state.json", state.plain(self.state))
+        except FileNotFoundError:
+            return  # the folder was removed: nobody will ask any more
+        except OSError as error:
+            self._shim.complain(f"Could not save state of container {self.id}: {error.strerror}")
+            self.loop.call_later(SAVE_AGAIN_SECONDS, self._save)
 
     # the end
 
@@ -216,8 +226,7 @@ class Container:
         process = self._process
         assert process is not None
         self.loop.forget(process.pidfd)
-        code = wait_status(process.pidfd)
-        os.close(process.pidfd)
+        code = self.starter.reap(process)
         self._process = None
         self._kill_cgroup()  # others live on when the pod shares its PID namespace
         for output in tuple(self._outputs):
@@ -305,4 +314,6 @@ class Container:
         self._exec_cgroups = left
 
     def reopen_log(self) -> None:
-        self._log.reopen()
+        """Only while it runs: nothing is written to the log of an ended container."""
+        if self._process is not None:
+            self._log.reopen()

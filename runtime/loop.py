@@ -47,7 +47,7 @@ class Loop:
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
         self._clock = clock
-        self._running = False
+        self.stopped = False
 
     def watch(self, descriptor: int, callback: Callable[[int], None], events: int = READ) -> None:
         """Call `callback(mask)` whenever `descriptor` is ready for `events`, is hung up or has failed."""
@@ -68,9 +68,8 @@ class Loop:
         return timer
 
     def run(self) -> None:
-        """Go on until `stop` is called."""
-        self._running = True
-        while self._running:
+        """Go on until `stop` is called; may be called again after an exception out of a callback."""
+        while not self.stopped:
             self.step()
 
     def step(self) -> None:
@@ -83,7 +82,7 @@ class Loop:
         self._fire()
 
     def stop(self) -> None:
-        self._running = False
+        self.stopped = True
 
     def close(self) -> None:
         self._epoll.close()

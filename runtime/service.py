@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 START_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
 ADOPT_SECONDS = 5.0
+MISTAKE_PAUSE_SECONDS = 0.1
 EXEC_GRACE_SECONDS = 10.0
 LARGEST_EXEC_OUTPUT = 16 * 1024 * 1024
 
@@ -68,7 +69,7 @@ class RuntimeService:
         self._cleaner = Cleaner(cgroups)
         self._loop = Loop()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._thread = threading.Thread(target=self._loop.run, name="runtime-events", daemon=True)
+        self._thread = threading.Thread(target=self._run_events, name="runtime-events", daemon=True)
         self._lock = threading.RLock()
         self._sandboxes: dict[str, Sandbox] = {}
         self._containers: dict[str, Container] = {}
@@ -191,25 +192,25 @@ class RuntimeService:
     # containers
 
     def create_container(self, sandbox_id: str, config: ContainerConfig) -> str:
-        """Write down a container of a READY sandbox; its 64-digit id. Nothing runs yet."""
+        """Write down a container; its 64-digit id. Nothing runs yet. Raises StartError, NotFoundError."""
         sandbox = self._sandbox(sandbox_id)
         signal_number(config.stop_signal)
         identifier = os.urandom(32).hex()
-        folder = self._containers_dir / identifier
-        for path, mode in ((folder, 0o700), (folder / "upper", 0o755), (folder / "work", 0o700)):
-            path.mkdir(mode=mode)
-        (folder / "upper").chmod(0o755)  # it is the container's own / and the umask has had its say
-        created_at = time.time()
         slim = replace(config, spec={})
         record = {
             "id": identifier,
             "sandbox": sandbox_id,
-            "created_at": created_at,
+            "created_at": time.time(),
             "cgroup": f"{sandbox.config.cgroup_parent}/{identifier}".lstrip("/"),
             "config": asdict(slim),
         }
-        state.write_json(f"{folder}/oci.json", container_config(config.spec, sandbox.config))
-        state.write_json(f"{folder}/config.json", record)
+        folder = self._containers_dir / identifier
+        try:
+            write_container(folder, record, container_config(config.spec, sandbox.config))
+        except OSError as error:
+            if folder.exists():
+                self._cleaner.add(recovery.give_up(folder))
+            raise StartError(f"Could not create container {config.name}: {error.strerror}") from error
         with self._lock:
             self._containers[identifier] = container_from(record, slim, ContainerState())
         return identifier
@@ -329,6 +330,15 @@ class RuntimeService:
         return stream
 
     # events
+
+    def _run_events(self) -> None:
+        while not self._loop.stopped:
+            try:
+                self._loop.run()
+            except Exception:
+                # Without this thread the agent would be deaf for good; the next relist finds what was missed.
+                log.exception("Event handling failed")
+                time.sleep(MISTAKE_PAUSE_SECONDS)
 
     def _read_shim(self, sandbox_id: str, link: ShimLink) -> None:
         if link.read():
@@ -502,6 +512,15 @@ def with_state(container: Container, found: ContainerState) -> Container:
         reason=found.reason,
         message=found.message,
     )
+
+
+def write_container(folder: Path, record: Mapping[str, Any], oci: Mapping[str, Any]) -> None:
+    """A container's folder. config.json comes last: without it the folder counts as half made."""
+    for path, mode in ((folder, 0o700), (folder / "upper", 0o755), (folder / "work", 0o700)):
+        path.mkdir()
+        path.chmod(mode)  # `upper` becomes the container's own /; the umask must not have a say
+    state.write_json(f"{folder}/oci.json", oci)
+    state.write_json(f"{folder}/config.json", record)
 
 
 def exec_result(

@@ -16,7 +16,6 @@ from runtime.operations import exec_plan
 from runtime.spec import parse, parse_process
 from runtime.stdio import Input, Output
 from runtime.streams import CLOSE, EXIT, RESIZE, RESPONSE, STDERR, STDIN, STDOUT
-from runtime.worker import start_in_worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,14 +88,6 @@ def end_with(connection: Connection, **values: Any) -> None:
     connection.end()
 
 
-def wait_status(pidfd: int) -> int:
-    """Reap the child behind a readable pidfd: its exit code, or 128 + the signal that killed it."""
-    ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-    if ended is None:
-        raise ChildProcessError(f"pidfd {pidfd} is readable but its process cannot be reaped")
-    return ended.si_status if ended.si_code == os.CLD_EXITED else 128 + ended.si_status
-
-
 def resize(master: Output, payload: bytes) -> None:
     """Obey a RESIZE frame; one that makes no sense is ignored."""
     size = terminal.parse_size(payload)
@@ -138,9 +129,8 @@ class Exec:
             stderr=bool(request.get("stderr")) and not self._tty,
         )
         try:
-            started = start_in_worker(
-                self._container.kernel,
-                lambda: launch_exec(self._container, request, self._cgroup_path, stdio),
+            started = self._container.starter.start(
+                lambda: launch_exec(self._container, request, self._cgroup_path, stdio)
             )
         except BaseException:
             stdio.close_own()
@@ -195,10 +185,8 @@ class Exec:
             self._container.cgroups.open(self._cgroup_path).kill()
 
     def _exited(self, mask: int) -> None:
-        process = self._process
-        self._loop.forget(process.pidfd)
-        code = wait_status(process.pidfd)
-        os.close(process.pidfd)
+        self._loop.forget(self._process.pidfd)
+        code = self._container.starter.reap(self._process)
         if self._timer is not None:
             self._timer.cancel()
         for output in self._outputs:

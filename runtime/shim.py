@@ -29,12 +29,12 @@ from runtime.errors import RuntimeFailure
 from runtime.launch import launch
 from runtime.loop import Loop
 from runtime.operations import sandbox_plan
-from runtime.session import null, reply, wait_status
+from runtime.session import null, reply
 from runtime.spec import parse
 from runtime.state import Identity, SandboxState
 from runtime.stdio import Connection
 from runtime.streams import EVENT, REQUEST
-from runtime.worker import start_in_worker
+from runtime.worker import Starter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from runtime.linux import LinuxKernel
 
 GOODBYE_SECONDS = 1.0
+MISTAKE_PAUSE_SECONDS = 0.1
 JOINABLE = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
 
 
@@ -65,6 +66,7 @@ class Shim:
         self.containers_directory = containers_directory
         self.kernel = kernel
         self.cgroups = driver
+        self.starter = Starter(kernel)
         self.loop = Loop()
         self.boot = state.boot_id()
         self._record = state.read_json(f"{directory}/sandbox.json") or {}
@@ -101,7 +103,13 @@ class Shim:
             self._leave()
         else:
             reply(connection, 0, sandbox=state.plain(self._state))
-        self.loop.run()
+        while not self.loop.stopped:
+            try:
+                self.loop.run()
+            except Exception as error:
+                # A mistake of ours, or a full disk, must not cost the pod its parent: it is written down.
+                sys.excepthook(type(error), error, error.__traceback__)
+                time.sleep(MISTAKE_PAUSE_SECONDS)
 
     def complain(self, text: str) -> None:
         """One line in shim.log."""
@@ -124,7 +132,7 @@ class Shim:
     # the sandbox
 
     def _start_pause(self) -> None:
-        self._pause = start_in_worker(self.kernel, self._launch_pause)
+        self._pause = self.starter.start(self._launch_pause)
         pause = Identity(self._pause.pid, self._pause.start_time_ticks, self.boot)
         self._change(pause=pause)
         self.loop.watch(self._pause.pidfd, self._pause_exited)
@@ -145,8 +153,7 @@ class Shim:
         pause, self._pause = self._pause, None
         assert pause is not None
         self.loop.forget(pause.pidfd)
-        code = wait_status(pause.pidfd)
-        os.close(pause.pidfd)
+        code = self.starter.reap(pause)
         self._change(exited_at=time.time(), exit_code=code)
         self.announce("sandbox-exited", None)
 

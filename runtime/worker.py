@@ -26,31 +26,64 @@ if TYPE_CHECKING:
 LARGEST_RESULT = 65536
 
 
-def start_in_worker(kernel: LinuxKernel, work: Callable[[], Process]) -> Process:
-    """Run `work`, which launches one process, in a fork; the process is then our child.
+class Starter:
+    """Starts the shim's processes and reaps them; it knows its children, so that it notices strangers."""
 
-    Raises StartError with the text of what `work` raised.
-    """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    kernel.child_subreaper(True)
-    try:
-        child = os.fork()
-        if child == 0:
-            be_worker(work, theirs)
-        theirs.close()
-        message, descriptors, _, _ = socket.recv_fds(ours, LARGEST_RESULT, 1)
-        os.waitpid(child, 0)  # from here on what it started has us for a parent
-    finally:
-        ours.close()
-        theirs.close()
-        kernel.child_subreaper(False)
-    if not message:
-        raise StartError("the worker that should start the process ended early (see shim.log)")
-    text, pid, start_time, warnings = marshal.loads(message)
-    if text:
-        raise StartError(text)
-    console = descriptors[0] if descriptors else -1
-    return Process(pid, start_time, os.pidfd_open(pid), console, warnings)
+    def __init__(self, kernel: LinuxKernel) -> None:
+        self._kernel = kernel
+        self._children: set[int] = set()
+
+    def start(self, work: Callable[[], Process]) -> Process:
+        """Run `work`, which launches one process, in a fork; the process is then our child.
+
+        Raises StartError with the text of what `work` raised, OSError when the fork is refused.
+        """
+        message, console = self._fork(work)
+        if not message:
+            raise StartError("the worker that should start the process ended early (see shim.log)")
+        text, pid, start_time, warnings = marshal.loads(message)
+        if not text:
+            self._children.add(pid)
+        self._reap_strangers()
+        if text:
+            raise StartError(text)
+        return Process(pid, start_time, os.pidfd_open(pid), console, warnings)
+
+    def reap(self, process: Process) -> int:
+        """The exit code of a process whose pidfd is readable, or 128 + the signal that killed it."""
+        ended = os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
+        os.close(process.pidfd)
+        self._children.discard(process.pid)
+        if ended is None:
+            raise ChildProcessError(f"process {process.pid} has ended but cannot be reaped")
+        return ended.si_status if ended.si_code == os.CLD_EXITED else 128 + ended.si_status
+
+    def _fork(self, work: Callable[[], Process]) -> tuple[bytes, int]:
+        """What the worker answered, and the terminal it made (-1: none)."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._kernel.child_subreaper(True)
+        try:
+            child = os.fork()
+            if child == 0:
+                be_worker(work, theirs)
+            theirs.close()
+            message, descriptors, _, _ = socket.recv_fds(ours, LARGEST_RESULT, 1)
+            os.waitpid(child, 0)  # from here on what it started has us for a parent
+        finally:
+            ours.close()
+            theirs.close()
+            self._kernel.child_subreaper(False)
+        return message, descriptors[0] if descriptors else -1
+
+    def _reap_strangers(self) -> None:
+        """Orphans of a container in the host's PID namespace that came to us while we were a subreaper."""
+        try:
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid in self._children:
+                    return
+                os.waitpid(ended.si_pid, 0)
+        except ChildProcessError:
+            return
 
 
 def be_worker(work: Callable[[], Process], answer: socket.socket) -> None:

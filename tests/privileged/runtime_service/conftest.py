@@ -14,7 +14,7 @@ from tests.privileged.runtime_service.harness import (
     BUSYBOX,
     ROOT_CGROUP,
     Node,
-    our_processes,
+    shims,
     wait_for,
 )
 
@@ -36,7 +36,6 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def node(tmp_path: Path, rootfs: Path) -> Iterator[Node]:
-    before = our_processes()
     driver = detect()
     made = Node(tmp_path, rootfs, driver, None)  # type: ignore[arg-type]
     made.service = made.fresh()
@@ -46,6 +45,6 @@ def node(tmp_path: Path, rootfs: Path) -> Iterator[Node]:
     made.fresh().remove_everything()
     if driver.exists(ROOT_CGROUP):
         driver.remove(ROOT_CGROUP, recursive=True)
-    wait_for(lambda: our_processes() <= before)
+    wait_for(lambda: not shims(tmp_path))
     assert not list((tmp_path / "run" / "sandboxes").iterdir())
     assert not list((tmp_path / "containers").iterdir())

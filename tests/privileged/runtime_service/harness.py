@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ APPLETS = (
 )  # fmt: skip
 # Inherited by the agents that tests start as processes of their own.
 ROOT_CGROUP = os.environ.setdefault("KUBELET_PY_TEST_CGROUP", f"kubelet-py-test-service-{os.getpid()}")
+SHIM = "kubelet-py-shim\n"
 DEFAULT_MOUNTS = [
     {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
     {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
@@ -131,11 +131,18 @@ def read_all(stream: Stream) -> tuple[dict[int, bytes], bytes]:
     return got, last
 
 
-def our_processes() -> set[int]:
-    """The shims that live."""
-    found = subprocess.run(["ps", "-eo", "pid=,stat=,comm="], capture_output=True, text=True, check=True)
-    fields = [line.split() for line in found.stdout.splitlines()]
-    return {int(pid) for pid, stat, name, *_ in fields if name == "kubelet-py-shim" and stat[0] != "Z"}
+def shims(folder: Path) -> set[int]:
+    """The living shims whose log lies below `folder`; others on this machine are not ours."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                log = os.readlink(entry / "fd" / "2")
+                if str(folder) in log and (entry / "comm").read_text() == SHIM:
+                    found.add(int(entry.name))
+            except OSError:
+                continue  # it has ended meanwhile
+    return found
 
 
 def gone(pid: int) -> bool:

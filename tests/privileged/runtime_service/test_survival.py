@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.privileged.runtime_service.harness import Node, gone, our_processes, wait_for
+from tests.privileged.runtime_service.harness import Node, gone, shims, wait_for
 
 pytestmark = pytest.mark.privileged
 
@@ -193,14 +193,14 @@ def test_container_is_born_without_foreign_descriptors(node: Node) -> None:
 def test_pods_one_after_another_leave_nothing(node: Node) -> None:
     def count() -> dict[str, Any]:
         return {
-            "shims": our_processes(),
+            "shims": shims(node.folder),
             "descriptors": len(os.listdir("/proc/self/fd")),
             "folders": len(list((node.folder / "containers").iterdir())),
         }
 
     sandbox = node.sandbox()
     node.service.remove_pod_sandbox(sandbox.id)
-    wait_for(lambda: count()["folders"] == 0)
+    wait_for(lambda: not count()["folders"] and not shims(node.folder) and not node.service._links)
     before = count()
     for _ in range(30):
         sandbox = node.sandbox()
