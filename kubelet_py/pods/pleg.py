@@ -1,16 +1,17 @@
-"""What the runtime holds, pod by pod, as the values that decisions are made from.
+"""From the runtime's lists and events to a PodView, and to a waked worker.
 
-The runtime tells of every exit as an event, so the agent never polls; a relist now and then is the safety
-net for an event that was lost (upstream's PLEG relists every second for want of events).
+PLEG is upstream's name (pod lifecycle event generator). Events from the shims say at once that something
+changed; a slow relist finds what an event could have missed. What a pod looks like is always read afresh
+from the runtime's own memory, never rebuilt from events.
 """
 
 from __future__ import annotations
 
-import os
+import json
+import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kubelet_py.pods.model import (
     ANNOTATION_HASH,
@@ -20,53 +21,70 @@ from kubelet_py.pods.model import (
     PodView,
     SandboxView,
 )
+from runtime.service import Container, Event, RuntimeService, Sandbox
 
-if TYPE_CHECKING:
-    from runtime.service import RuntimeService
-    from runtime.values import Container, Sandbox
+log = logging.getLogger(__name__)
 
-LONGEST_MESSAGE = 4096
-LONGEST_LOG_MESSAGE = 2048
+RELIST_SECONDS = 30.0
+MESSAGE_BYTES = 4096
+FALLBACK_BYTES = 2048
+FALLBACK_LINES = 80
 
 
-class PodViews:
-    """Builds PodViews from a RuntimeService; `ips_of` knows a sandbox's addresses by its id."""
+class Pleg:
+    """`wake(uid)` is called for every change; `pods_dir` holds each pod's folder."""
 
-    def __init__(self, service: RuntimeService, ips_of: Callable[[str], Sequence[str]]) -> None:
-        self._service = service
-        self._ips_of = ips_of
-        self._lock = threading.Lock()
+    def __init__(self, runtime: RuntimeService, pods_dir: Path, wake: Callable[[str], None]) -> None:
+        self._runtime = runtime
+        self._pods_dir = pods_dir
+        self._wake = wake
+        self._uids: dict[str, str] = {}
+        self._addresses: dict[str, tuple[str, ...]] = {}
         self._messages: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._relist, name="pleg-relist", daemon=True)
 
-    def view(self, uid: str) -> PodView:
-        """Everything of one pod, newest first."""
-        sandboxes = [s for s in self._service.list_sandboxes() if s.config.uid == uid]
-        sandboxes.sort(key=lambda s: (s.config.attempt, s.created_at), reverse=True)
-        known = {s.id for s in sandboxes}
-        found = [c for c in self._service.list_containers() if c.sandbox_id in known]
-        found.sort(key=lambda c: (c.config.attempt, c.created_at), reverse=True)
-        return PodView(
-            uid,
-            tuple(self._sandbox_view(s) for s in sandboxes),
-            tuple(self._container_view(c) for c in found),
-        )
+    def start(self) -> None:
+        for sandbox in self._runtime.list_sandboxes():
+            self._uids[sandbox.id] = sandbox.config.uid
+        self._runtime.subscribe(self._on_event)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
 
     def uids(self) -> set[str]:
-        """UIDs of all pods that the runtime holds anything of."""
-        return {s.config.uid for s in self._service.list_sandboxes()}
+        """Every pod that the runtime holds something of."""
+        return {sandbox.config.uid for sandbox in self._runtime.list_sandboxes()}
 
-    def uid_of(self, sandbox_id: str) -> str | None:
-        for sandbox in self._service.list_sandboxes():
-            if sandbox.id == sandbox_id:
-                return sandbox.config.uid
-        return None
+    def remember(self, uid: str, sandbox: Sandbox, addresses: tuple[str, ...]) -> None:
+        """Keep a sandbox's addresses, also for the next agent."""
+        self._uids[sandbox.id] = uid
+        self._addresses[sandbox.id] = addresses
+        file = self._network_file(uid)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"sandbox": sandbox.id, "ips": list(addresses)}))
 
-    def forget(self, view: PodView) -> None:
-        with self._lock:
-            for container in view.containers:
-                self._messages.pop(container.id, None)
+    def forget(self, sandbox_id: str) -> None:
+        self._addresses.pop(sandbox_id, None)
+        self._uids.pop(sandbox_id, None)
 
-    def _sandbox_view(self, sandbox: Sandbox) -> SandboxView:
+    def view(self, uid: str) -> PodView:
+        """The pod as the runtime has it now, newest first."""
+        sandboxes = [s for s in self._runtime.list_sandboxes() if s.config.uid == uid]
+        if not sandboxes:
+            return PodView(uid)
+        ids = {s.id for s in sandboxes}
+        containers = [c for c in self._runtime.list_containers() if c.sandbox_id in ids]
+        containers.sort(key=lambda c: (c.created_at, c.config.attempt), reverse=True)
+        sandboxes.sort(key=lambda s: (s.config.attempt, s.created_at), reverse=True)
+        return PodView(
+            uid,
+            tuple(self._sandbox(uid, s) for s in sandboxes),
+            tuple(self._container(c) for c in containers),
+        )
+
+    def _sandbox(self, uid: str, sandbox: Sandbox) -> SandboxView:
         return SandboxView(
             id=sandbox.id,
             attempt=sandbox.config.attempt,
@@ -74,22 +92,39 @@ class PodViews:
             created_at=sandbox.created_at,
             netns=sandbox.netns,
             host_network=sandbox.config.host_network,
-            ips=tuple(self._ips_of(sandbox.id)),
+            ips=self._ips(uid, sandbox.id),
         )
 
-    def _container_view(self, container: Container) -> ContainerView:
+    def _ips(self, uid: str, sandbox_id: str) -> tuple[str, ...]:
+        known = self._addresses.get(sandbox_id)
+        if known is None:
+            known = ()
+            try:
+                stored = json.loads(self._network_file(uid).read_text())
+                if stored["sandbox"] == sandbox_id:
+                    known = tuple(stored["ips"])
+            except (OSError, ValueError, KeyError):
+                pass  # never attached, or torn: the sandbox is made anew then
+            self._addresses[sandbox_id] = known
+        return known
+
+    def _network_file(self, uid: str) -> Path:
+        return self._pods_dir / uid / "network.json"
+
+    def _container(self, container: Container) -> ContainerView:
+        config = container.config
         message = container.message
-        if container.state == "EXITED" and not message:
-            message = self._message(container)
+        if container.state == "EXITED":
+            message = self._termination_message(container) or message
         return ContainerView(
             id=container.id,
-            name=container.config.name,
+            name=config.name,
             sandbox_id=container.sandbox_id,
-            attempt=container.config.attempt,
+            attempt=config.attempt,
             state=container.state,
-            image=container.config.image,
-            image_id=container.config.image_id,
-            spec_hash=container.config.annotations.get(ANNOTATION_HASH, ""),
+            image=config.image,
+            image_id=config.image_id,
+            spec_hash=config.annotations.get(ANNOTATION_HASH, ""),
             created_at=container.created_at,
             started_at=container.started_at,
             finished_at=container.finished_at,
@@ -98,33 +133,51 @@ class PodViews:
             message=message,
         )
 
-    def _message(self, container: Container) -> str:
-        """The termination message: the file's text, else by policy the end of the log. Read once."""
-        with self._lock:
-            if container.id in self._messages:
-                return self._messages[container.id]
+    def _termination_message(self, container: Container) -> str:
+        """What the container left in its termination file, or the log's end where the policy says so."""
+        known = self._messages.get(container.id)
+        if known is not None:
+            return known
         annotations = container.config.annotations
-        text = read_tail(annotations.get(ANNOTATION_MESSAGE_FILE, ""), LONGEST_MESSAGE)
-        fallback = annotations.get(ANNOTATION_MESSAGE_POLICY) == "FallbackToLogsOnError"
-        if not text and fallback and container.exit_code:
-            raw = read_tail(container.config.log_path, LONGEST_LOG_MESSAGE * 2)
-            lines = [line.split(" ", 3)[-1] for line in raw.splitlines() if line.count(" ") >= 3]
-            text = "\n".join(lines[-80:])[-LONGEST_LOG_MESSAGE:]
-        with self._lock:
-            self._messages[container.id] = text
+        text = ""
+        file = annotations.get(ANNOTATION_MESSAGE_FILE)
+        if file:
+            text = _head(Path(file))
+        if not text and annotations.get(ANNOTATION_MESSAGE_POLICY) == "FallbackToLogsOnError":
+            if container.exit_code:
+                text = _log_tail(Path(container.config.log_path))
+        if len(self._messages) > 10_000:
+            self._messages.clear()
+        self._messages[container.id] = text
         return text
 
+    def _on_event(self, event: Event) -> None:
+        uid = self._uids.get(event.sandbox_id)
+        if uid is not None:
+            self._wake(uid)
 
-def read_tail(path: str, limit: int) -> str:
-    """The last `limit` bytes of a file of the pod, as text. A symlink is not followed: the container may
-    have put it there to have the agent read a file of the host."""
-    if not path:
-        return ""
+    def _relist(self) -> None:
+        while not self._stop.wait(RELIST_SECONDS):
+            for uid in self.uids():
+                self._wake(uid)
+
+
+def _head(file: Path) -> str:
     try:
-        descriptor = os.open(Path(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with file.open("rb") as stream:
+            return stream.read(MESSAGE_BYTES).decode(errors="replace")
     except OSError:
         return ""
-    with os.fdopen(descriptor, "rb") as file:
-        size = os.fstat(descriptor).st_size
-        file.seek(max(0, size - limit))
-        return file.read(limit).decode(errors="replace")
+
+
+def _log_tail(file: Path) -> str:
+    """The messages of the last lines of a CRI log: at most 80 lines and 2048 bytes."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - 16 * FALLBACK_BYTES))
+            lines = stream.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    texts = [line.split(" ", 3)[3] for line in lines[-FALLBACK_LINES:] if line.count(" ") >= 3]
+    return "\n".join(texts)[-FALLBACK_BYTES:] + ("\n" if texts else "")

@@ -1,15 +1,18 @@
-"""PURE: a pod's status in the API, from its spec and what the runtime holds. Upstream's generateAPIPodStatus.
+"""PURE: what the API shows of a pod: phase, conditions and container states.
 
-`compute_status` answers with the whole `status`; times of conditions are kept while the condition stays the
-same, so that an unchanged pod gives an equal document.
+Rules from upstream's kubelet_pods.go (getPhase, convertToAPIContainerStatuses), status/generate.go
+(conditions). Input: the pod's JSON with its last status, what the runtime holds, why containers wait, and
+what the probes say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from kubelet_py.pods import resources
+from kubelet_py.pods.actions import restart_policy, should_restart
 from kubelet_py.pods.model import (
     NO_HEALTH,
     RUNTIME_NAME,
@@ -20,290 +23,317 @@ from kubelet_py.pods.model import (
     Waiting,
     containers,
     ephemeral_containers,
+    host_network,
     init_containers,
     is_restartable,
     timestamp,
 )
 
 OURS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
-FINAL = ("Succeeded", "Failed")
 
 
-def compute_status(
-    pod: Object,
-    view: PodView,
-    *,
-    waiting: Mapping[str, Waiting],
-    health: Mapping[str, Health],
-    host_ips: Sequence[str],
-    now: float,
-) -> Object:
-    """`waiting` says why a container is held up, by name; `health` what its probes say."""
-    before = pod.get("status") or {}
-    main = _statuses(pod, containers(pod), "containerStatuses", view, waiting, health)
-    init = _statuses(pod, init_containers(pod), "initContainerStatuses", view, waiting, health)
-    ephemeral = _statuses(pod, ephemeral_containers(pod), "ephemeralContainerStatuses", view, waiting, health)
-    status: dict[str, Any] = {"phase": phase(pod, init, main)}
-    if before.get("phase") in FINAL and status["phase"] not in FINAL:
-        status["phase"] = before["phase"]  # a finished pod never comes back
-    status["conditions"] = _conditions(pod, view, status["phase"], init, main, now)
-    for key in ("reason", "message"):
-        if before.get(key):
-            status[key] = before[key]
-    if host_ips:
-        status["hostIP"] = host_ips[0]
-        status["hostIPs"] = [{"ip": ip} for ip in host_ips]
-    ips = list(host_ips) if pod["spec"].get("hostNetwork") and view.sandboxes else list(view.ips)
-    if not ips and status["phase"] in FINAL:
-        ips = [entry["ip"] for entry in before.get("podIPs") or []]
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Everything besides the pod and the runtime that its status depends on."""
+
+    now: float
+    host_ips: tuple[str, ...] = ()
+    started_at: float = 0.0  # when this node first saw the pod
+    waiting: Mapping[str, Waiting] = field(default_factory=dict)
+    health: Mapping[str, Health] = field(default_factory=dict)
+    finished: bool = False  # nothing of it will run again
+    failure: Waiting | None = None  # why the node ended the pod: reason and message
+
+
+def generate(pod: Object, view: PodView, situation: Situation) -> Object:
+    """The whole status of the pod as this node sees it (conditions of others are not in it)."""
+    old = pod.get("status") or {}
+    status: Object = {}
+    init = [_container_status(pod, view, c, situation, "initContainerStatuses") for c in init_containers(pod)]
+    main = [_container_status(pod, view, c, situation, "containerStatuses") for c in containers(pod)]
+    extra = [
+        _container_status(pod, view, c, situation, "ephemeralContainerStatuses")
+        for c in ephemeral_containers(pod)
+    ]
+    status["phase"] = _final_phase(pod, old, situation, phase(pod, init, main, situation.finished))
+    if situation.failure is not None:
+        status |= {"reason": situation.failure.reason, "message": situation.failure.message}
+    status["conditions"] = _conditions(pod, view, status["phase"], init, main, situation)
+    if situation.host_ips:
+        status["hostIP"] = situation.host_ips[0]
+        status["hostIPs"] = [{"ip": ip} for ip in situation.host_ips]
+    ips = situation.host_ips if host_network(pod) else view.ips
+    if not ips and (situation.finished or pod["metadata"].get("deletionTimestamp")):
+        ips = tuple(entry["ip"] for entry in old.get("podIPs") or ())
     if ips:
         status["podIP"] = ips[0]
         status["podIPs"] = [{"ip": ip} for ip in ips]
-    status["startTime"] = before.get("startTime") or timestamp(now)
-    for key, entries in (
-        ("initContainerStatuses", init),
-        ("containerStatuses", main),
-        ("ephemeralContainerStatuses", ephemeral),
-    ):
-        if entries:
-            status[key] = entries
-    status["qosClass"] = resources.qos_class(pod)
+    status["startTime"] = old.get("startTime") or timestamp(situation.started_at)
+    if init:
+        status["initContainerStatuses"] = init
+    status["containerStatuses"] = main
+    if extra:
+        status["ephemeralContainerStatuses"] = extra
+    status["qosClass"] = old.get("qosClass") or resources.qos_class(pod)
     return status
 
 
-def _statuses(
-    pod: Object,
-    specs: Sequence[Object],
-    key: str,
-    view: PodView,
-    waiting: Mapping[str, Waiting],
-    health: Mapping[str, Health],
-) -> list[Object]:
-    before = {entry["name"]: entry for entry in (pod.get("status") or {}).get(key) or ()}
-    init = key == "initContainerStatuses"
-    default = _default_waiting(pod, view, init)
-    return [
-        _status(spec, before.get(spec["name"]), view, waiting.get(spec["name"]), health, default, init)
-        for spec in specs
-    ]
+def _final_phase(pod: Object, old: Object, situation: Situation, computed: str) -> str:
+    """A pod that is over stays over; one that the node ended has failed."""
+    if old.get("phase") in ("Succeeded", "Failed"):
+        return str(old["phase"])
+    return "Failed" if situation.failure is not None else computed
 
 
-def _default_waiting(pod: Object, view: PodView, init: bool) -> str:
-    """Main containers of a pod with unfinished init containers wait as PodInitializing."""
-    if init or not init_containers(pod):
-        return "PodInitializing" if init_containers(pod) else "ContainerCreating"
-    return "PodInitializing"
-
-
-def _status(
-    spec: Object,
-    before: Object | None,
-    view: PodView,
-    waiting: Waiting | None,
-    health: Mapping[str, Health],
-    default_reason: str,
-    init: bool,
-) -> Object:
-    attempts = view.attempts(spec["name"])
-    latest = attempts[0] if attempts else None
-    previous = next((a for a in attempts[1:] if a.state == "EXITED"), None)
-    state, last = _states(latest, previous, waiting, default_reason, before)
-    probed = health.get(spec["name"], NO_HEALTH)
-    running = latest is not None and latest.state == "RUNNING"
-    done = latest is not None and latest.state == "EXITED" and latest.exit_code == 0
-    ready = running and probed.ready and probed.started
-    if init and not is_restartable(spec):
-        ready = done
-    entry: dict[str, Any] = {
-        "name": spec["name"],
-        "state": state,
-        "lastState": last,
-        "ready": ready,
-        "restartCount": _restarts(latest, before),
-        "image": (latest.image if latest else "") or spec.get("image", ""),
-        "imageID": latest.image_id if latest else (before or {}).get("imageID", ""),
-    }
-    if latest is not None:
-        entry["containerID"] = f"{RUNTIME_NAME}://{latest.id}"
-    elif (before or {}).get("containerID"):
-        entry["containerID"] = (before or {})["containerID"]
-    entry["started"] = running and probed.started
-    return entry
-
-
-def _restarts(latest: ContainerView | None, before: Object | None) -> int:
-    if latest is not None:
-        return latest.attempt
-    return int((before or {}).get("restartCount", 0))
-
-
-def _states(
-    latest: ContainerView | None,
-    previous: ContainerView | None,
-    waiting: Waiting | None,
-    default_reason: str,
-    before: Object | None,
-) -> tuple[Object, Object]:
-    """(state, lastState)."""
-    last = {"terminated": _terminated(previous)} if previous is not None else {}
-    if latest is None:
-        reason = waiting or Waiting(default_reason)
-        return {"waiting": _waiting(reason)}, _lost(before)
-    if latest.state == "RUNNING":
-        return {"running": {"startedAt": timestamp(latest.started_at or latest.created_at)}}, last
-    if latest.state == "EXITED":
-        ended = {"terminated": _terminated(latest)}
-        return ({"waiting": _waiting(waiting)}, ended) if waiting is not None else (ended, last)
-    return {"waiting": _waiting(waiting or Waiting("ContainerCreating"))}, last
-
-
-def _lost(before: Object | None) -> Object:
-    """A container that the runtime no longer knows (after a reboot): what the API remembers of its end."""
-    if before is None or not before.get("containerID"):
-        return {}
-    if (before.get("state") or {}).get("terminated"):
-        return {"terminated": before["state"]["terminated"]}
-    if (before.get("state") or {}).get("running"):
-        text = "The container could not be located when the pod was terminated"
-        ended = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": text}
-        return {
-            "terminated": {
-                **ended,
-                "startedAt": None,
-                "finishedAt": None,
-                "containerID": before["containerID"],
-            }
-        }
-    return dict(before.get("lastState") or {})
-
-
-def _waiting(waiting: Waiting) -> Object:
-    return {"reason": waiting.reason, **({"message": waiting.message} if waiting.message else {})}
-
-
-def _terminated(container: ContainerView) -> Object:
-    code = container.exit_code if container.exit_code is not None else 137
-    reason = container.reason or ("Completed" if code == 0 else "Error")
-    started = container.started_at or container.created_at
-    return {
-        "exitCode": code,
-        "reason": reason,
-        **({"message": container.message} if container.message else {}),
-        "startedAt": timestamp(started),
-        "finishedAt": timestamp(container.finished_at or started),
-        "containerID": f"{RUNTIME_NAME}://{container.id}",
-    }
-
-
-def phase(pod: Object, init: Sequence[Object], main: Sequence[Object]) -> str:
-    """Pending, Running, Succeeded or Failed, by upstream's getPhase."""
-    policy = pod["spec"].get("restartPolicy", "Always")
-    for spec, entry in zip(init_containers(pod), init, strict=True):
-        if is_restartable(spec):
-            if not entry["started"]:
-                return "Pending"
+def phase(pod: Object, init: Iterable[Object], main: Iterable[Object], finished: bool) -> str:
+    """status.phase of the pod from its containers' statuses (upstream: getPhase)."""
+    policy = restart_policy(pod)
+    init_specs = {c["name"]: c for c in init_containers(pod)}
+    pending = failed = 0
+    for entry in init:
+        state, last = entry["state"], entry.get("lastState") or {}
+        if is_restartable(init_specs[entry["name"]]):
+            pending += int(not entry.get("started") and "terminated" not in state)
             continue
-        ended = entry["state"].get("terminated") or (entry["lastState"].get("terminated") or {})
-        if ended and ended["exitCode"] == 0:
-            continue
-        if "terminated" in entry["state"] and policy == "Never":
-            return "Failed"
-        return "Pending"
-    running = stopped = succeeded = 0
+        ended = state.get("terminated") or ("waiting" in state and last.get("terminated"))
+        if not ended:
+            pending += 1
+        elif ended["exitCode"] != 0:
+            failed += 1
+    if failed and policy == "Never":
+        return "Failed"
+    running = waiting = stopped = succeeded = 0
     for entry in main:
-        state = entry["state"]
+        state, last = entry["state"], entry.get("lastState") or {}
         if "running" in state:
             running += 1
         elif "terminated" in state:
             stopped += 1
-            succeeded += state["terminated"]["exitCode"] == 0
-        elif entry["lastState"].get("terminated"):
+            succeeded += int(state["terminated"]["exitCode"] == 0)
+        elif last.get("terminated"):
             stopped += 1
         else:
-            return "Pending"
+            waiting += 1
+    if (pending or failed) and not running and not stopped:
+        return "Pending"
+    if waiting:
+        return "Pending"
     if running:
         return "Running"
-    if policy == "Always":
+    if not stopped:
+        return "Pending"
+    if not finished and policy == "Always":
         return "Running"
     if stopped == succeeded:
         return "Succeeded"
-    return "Failed" if policy == "Never" else "Running"
+    return "Failed" if finished or policy == "Never" else "Running"
+
+
+def _container_status(
+    pod: Object, view: PodView, container: Object, situation: Situation, key: str
+) -> Object:
+    name = container["name"]
+    attempts = view.attempts(name)
+    old = _old_status(pod, name, key)
+    entry: Object = {"name": name, "state": {}, "lastState": {}, "ready": False, "restartCount": 0}
+    entry |= {"image": container.get("image", ""), "imageID": ""}
+    latest = attempts[0] if attempts else None
+    if latest is None:
+        _without_attempt(pod, container, entry, old, situation, key)
+        return entry
+    entry["state"] = _state(latest)
+    if len(attempts) > 1:
+        entry["lastState"] = _state(attempts[1]) if attempts[1].state == "EXITED" else {}
+    elif old is not None and latest.attempt > 0 and int(old.get("restartCount", 0)) == latest.attempt:
+        entry["lastState"] = dict(old.get("lastState") or {})
+    reason = situation.waiting.get(name)
+    if latest.state == "EXITED" and reason is not None and _comes_back(pod, container, latest, key):
+        entry["lastState"] = entry["state"]
+        entry["state"] = {"waiting": _waiting(reason)}
+    elif latest.state in ("CREATED", "UNKNOWN"):
+        entry["state"] = {"waiting": _waiting(reason or _default_waiting(pod, key, situation))}
+    entry["restartCount"] = latest.attempt
+    entry["image"] = latest.image or entry["image"]
+    entry["imageID"] = latest.image_id
+    entry["containerID"] = f"{RUNTIME_NAME}://{latest.id}"
+    health = situation.health.get(name, NO_HEALTH)
+    running = latest.state == "RUNNING"
+    entry["started"] = running and health.started
+    sidecar = key == "initContainerStatuses" and is_restartable(container)
+    if key == "containerStatuses" or sidecar:
+        entry["ready"] = running and health.started and health.ready
+    elif key == "initContainerStatuses":
+        entry["ready"] = latest.state == "EXITED" and latest.exit_code == 0
+    return entry
+
+
+def _comes_back(pod: Object, container: Object, latest: ContainerView, key: str) -> bool:
+    if key == "containerStatuses":
+        return should_restart(pod, latest)
+    if key == "initContainerStatuses":
+        return is_restartable(container) or (restart_policy(pod) != "Never" and latest.exit_code != 0)
+    return False
+
+
+def _without_attempt(
+    pod: Object, container: Object, entry: Object, old: Object | None, situation: Situation, key: str
+) -> None:
+    """Never started, or the runtime has forgotten it: then the API's memory counts."""
+    entry["started"] = False
+    reason = situation.waiting.get(container["name"])
+    state = (old or {}).get("state") or {}
+    if old is not None and "terminated" in state and reason is None:
+        entry |= {k: old[k] for k in ("state", "lastState", "ready", "restartCount", "containerID") if k in old}
+        entry |= {"image": old.get("image", entry["image"]), "imageID": old.get("imageID", "")}
+        return
+    entry["state"] = {"waiting": _waiting(reason or _default_waiting(pod, key, situation))}
+    if old is not None and "running" in state:
+        lost = {
+            "exitCode": 137,
+            "reason": "ContainerStatusUnknown",
+            "message": "The container could not be located when the pod was terminated",
+            "startedAt": None,
+            "finishedAt": None,
+        }
+        entry["restartCount"] = int(old.get("restartCount", 0))
+        if situation.finished or restart_policy(pod) == "Never":
+            entry["state"] = {"terminated": lost}
+        else:
+            entry["lastState"] = {"terminated": lost}
+
+
+def _default_waiting(pod: Object, key: str, situation: Situation) -> Waiting:
+    if key == "containerStatuses" and init_containers(pod):
+        return Waiting("PodInitializing")
+    if key == "initContainerStatuses":
+        return Waiting("PodInitializing")
+    return Waiting("ContainerCreating")
+
+
+def _waiting(reason: Waiting) -> Object:
+    answer: Object = {"reason": reason.reason}
+    if reason.message:
+        answer["message"] = reason.message
+    return answer
+
+
+def _state(container: ContainerView) -> Object:
+    if container.state == "RUNNING":
+        return {"running": {"startedAt": timestamp(container.started_at or container.created_at)}}
+    if container.state != "EXITED":
+        return {"waiting": {"reason": "ContainerCreating"}}
+    ended: Object = {
+        "exitCode": container.exit_code if container.exit_code is not None else 137,
+        "reason": container.reason or ("Completed" if container.exit_code == 0 else "Error"),
+        "startedAt": timestamp(container.started_at or container.created_at),
+        "finishedAt": timestamp(container.finished_at or container.created_at),
+        "containerID": f"{RUNTIME_NAME}://{container.id}",
+    }
+    if container.message:
+        ended["message"] = container.message
+    return {"terminated": ended}
+
+
+def _old_status(pod: Object, name: str, key: str) -> Object | None:
+    for entry in (pod.get("status") or {}).get(key) or ():
+        if entry.get("name") == name:
+            return dict(entry)
+    return None
 
 
 def _conditions(
-    pod: Object, view: PodView, phase_: str, init: Sequence[Object], main: Sequence[Object], now: float
+    pod: Object, view: PodView, pod_phase: str, init: list[Object], main: list[Object], situation: Situation
 ) -> list[Object]:
     sandbox = view.sandbox
-    has_network = sandbox is not None and sandbox.ready and (bool(sandbox.ips) or sandbox.host_network)
-    ready = _containers_ready(phase_, main)
-    wanted = [
-        {"type": "PodReadyToStartContainers", "status": _word(has_network)},
-        _initialized(pod, phase_, init),
-        _ready(pod, ready),
-        {"type": "ContainersReady", **ready},
-        {"type": "PodScheduled", "status": "True"},
-    ]
-    before = {c["type"]: c for c in (pod.get("status") or {}).get("conditions") or ()}
-    conditions = []
-    for condition in wanted:
-        old = before.get(condition["type"])
-        same = old is not None and old["status"] == condition["status"]
-        since = old["lastTransitionTime"] if old is not None and same else timestamp(now)
-        conditions.append({**condition, "lastProbeTime": None, "lastTransitionTime": since})
-    return conditions + [c for kind, c in before.items() if kind not in OURS]
-
-
-def _word(value: bool) -> str:
-    return "True" if value else "False"
-
-
-def _initialized(pod: Object, phase_: str, init: Sequence[Object]) -> Object:
-    unfinished = []
-    for spec, entry in zip(init_containers(pod), init, strict=True):
-        done = entry["started"] if is_restartable(spec) else entry["ready"]
+    has_sandbox = sandbox is not None and sandbox.ready and (bool(sandbox.ips) or host_network(pod))
+    specs = {c["name"]: c for c in init_containers(pod)}
+    incomplete = []
+    for entry in init:
+        done = entry.get("started") if is_restartable(specs[entry["name"]]) else entry["ready"]
         if not done:
-            unfinished.append(spec["name"])
-    if phase_ == "Succeeded":
-        return {"type": "Initialized", "status": "True", "reason": "PodCompleted"}
-    if unfinished:
-        message = f"containers with incomplete status: [{' '.join(unfinished)}]"
-        return {
-            "type": "Initialized",
+            incomplete.append(entry["name"])
+    started = any("running" in e["state"] or e.get("containerID") for e in main)
+    initialized: Object = {"status": "True"}
+    if pod_phase == "Succeeded":
+        initialized["reason"] = "PodCompleted"
+    elif incomplete and not started:
+        names = " ".join(incomplete)
+        initialized = {
             "status": "False",
             "reason": "ContainersNotInitialized",
-            "message": message,
+            "message": f"containers with incomplete status: [{names}]",
         }
-    return {"type": "Initialized", "status": "True"}
+    all_ready = _containers_ready(pod_phase, [*(e for e in init if is_restartable(specs[e["name"]])), *main])
+    wanted = {
+        "PodReadyToStartContainers": {"status": "True" if has_sandbox else "False"},
+        "Initialized": initialized,
+        "Ready": _with_gates(pod, all_ready),
+        "ContainersReady": all_ready,
+        "PodScheduled": {"status": "True"},
+    }
+    old = {c["type"]: c for c in (pod.get("status") or {}).get("conditions") or ()}
+    return [_condition(kind, wanted[kind], old.get(kind), situation.now) for kind in OURS]
 
 
-def _containers_ready(phase_: str, main: Sequence[Object]) -> Object:
-    if phase_ == "Succeeded":
-        return {"status": "False", "reason": "PodCompleted"}
-    if phase_ == "Failed":
-        return {"status": "False", "reason": "PodFailed"}
-    unready = [entry["name"] for entry in main if not entry["ready"]]
+def _condition(kind: str, value: Object, old: Mapping[str, Any] | None, now: float) -> Object:
+    since = timestamp(now)
+    if old is not None and old.get("status") == value["status"] and old.get("lastTransitionTime"):
+        since = old["lastTransitionTime"]
+    return {"type": kind, "lastProbeTime": None, "lastTransitionTime": since, **value}
+
+
+def _containers_ready(pod_phase: str, entries: list[Object]) -> Object:
+    if pod_phase in ("Succeeded", "Failed"):
+        return {"status": "False", "reason": "PodCompleted" if pod_phase == "Succeeded" else "PodFailed"}
+    unready = [entry["name"] for entry in entries if not entry["ready"]]
     if unready:
         message = f"containers with unready status: [{' '.join(unready)}]"
         return {"status": "False", "reason": "ContainersNotReady", "message": message}
     return {"status": "True"}
 
 
-def _ready(pod: Object, ready: Object) -> Object:
+def _with_gates(pod: Object, ready: Object) -> Object:
+    """Ready also needs every readiness gate's condition."""
     if ready["status"] != "True":
-        return {"type": "Ready", **ready}
-    present = {c["type"]: c["status"] for c in (pod.get("status") or {}).get("conditions") or ()}
+        return ready
+    present = {c["type"]: c.get("status") for c in (pod.get("status") or {}).get("conditions") or ()}
     missing = []
     for gate in pod["spec"].get("readinessGates") or ():
         kind = gate["conditionType"]
-        if present.get(kind) is None:
+        if kind not in present:
             missing.append(f'corresponding condition of pod readiness gate "{kind}" does not exist.')
         elif present[kind] != "True":
             missing.append(f'the status of pod readiness gate "{kind}" is not "True", but {present[kind]}')
     if missing:
-        return {
-            "type": "Ready",
-            "status": "False",
-            "reason": "ReadinessGatesNotReady",
-            "message": ", ".join(missing),
-        }
-    return {"type": "Ready", "status": "True"}
+        return {"status": "False", "reason": "ReadinessGatesNotReady", "message": ", ".join(missing)}
+    return ready
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
+    """A strategic merge patch for /status that turns `old` into `new`; {} when they say the same.
+
+    Conditions merge by type, so those of other writers survive. podIPs and hostIPs merge by ip upstream:
+    addresses that are gone must be deleted one by one.
+    """
+    patch: Object = {}
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        if before == after or key in ("observedGeneration", "resize", "nominatedNodeName"):
+            continue
+        if key == "conditions":
+            known = {c["type"]: c for c in before or ()}
+            changed = [c for c in after or () if not _same_condition(known.get(c["type"]), c)]
+            if changed:
+                patch[key] = changed
+        elif key in ("podIPs", "hostIPs"):
+            kept = {entry["ip"] for entry in after or ()}
+            gone = [{"$patch": "delete", "ip": e["ip"]} for e in before or () if e["ip"] not in kept]
+            patch[key] = [*(after or []), *gone]
+        else:
+            patch[key] = after
+    return patch
+
+
+def _same_condition(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
+    keys = ("status", "reason", "message", "lastTransitionTime")
+    return old is not None and all(old.get(key) == new.get(key) for key in keys)

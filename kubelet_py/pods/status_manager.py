@@ -1,101 +1,177 @@
-"""Tells the API server what became of a pod, once per change, and removes the object when the pod is gone.
+"""Sends pod statuses to the API: when they change, at once, the newest only.
 
-What was sent last is remembered per pod; an equal status is not sent again. The patch carries the pod's UID,
-so that it can never hit a new pod of the same name. A failed patch is tried again with the pod's next sync.
+A pod that is being made changes twice within milliseconds (Pending, then Running); the first of the two is
+held back for a moment (`soon`), so that a quick start costs one write. Everything else goes out at once, by
+a few threads; while one patch of a pod is on its way, newer statuses wait and only the last of them is sent.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from kubeclient.errors import ApiError, Conflict, NotFound
 from kubeclient.resources import PODS
 from kubeclient.rest import RestClient
-from kubelet_py.pods.model import Object, full_name
+from kubelet_py.pods.model import Object, full_name, uid_of
+from kubelet_py.pods.status import difference
 
 log = logging.getLogger(__name__)
 
+SENDERS = 4
+HOLD_BACK = 0.15
+RETRY = 1.0
+
+
+@dataclass(slots=True)
+class _Entry:
+    pod: Object
+    wanted: Object
+    sent: Object
+    due: float = 0.0
+    busy: bool = False
+    queued: bool = False
+    idle: threading.Condition = field(default_factory=threading.Condition)
+
 
 class StatusManager:
-    """One per agent; thread-safe as long as each pod has one worker."""
+    """`set` never blocks; `flush` waits until the API has the newest status of one pod."""
 
-    def __init__(self, client: RestClient | None) -> None:
+    def __init__(self, client: RestClient, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
-        self._lock = threading.Lock()
-        self._sent: dict[str, Object] = {}
-        self._computed: dict[str, Object] = {}
+        self._clock = clock
+        self._lock = threading.Condition()
+        self._entries: dict[str, _Entry] = {}
+        self._ready: deque[str] = deque()
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"status-{number}", daemon=True)
+            for number in range(SENDERS)
+        ]
 
-    def set(self, pod: Object, status: Object) -> bool:
-        """Send the status if it differs from what the API has; False when that has to be tried again.
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
 
-        `pod` is the API's object: for a static pod its mirror, or the manifest itself while there is none.
-        """
-        uid = pod["metadata"]["uid"]
+    def stop(self) -> None:
         with self._lock:
-            self._computed[uid] = status
-            known = self._sent.get(uid)
-        if self._client is None:
-            return True
-        if known is None:
-            known = _comparable(pod.get("status") or {}, status)
-        if known == status:
-            return True
-        metadata = pod["metadata"]
-        body: dict[str, Any] = {"metadata": {"uid": uid}, "status": _patch(known, status)}
-        try:
-            self._client.patch(PODS, metadata["name"], body, metadata["namespace"], subresource="status")
-        except NotFound:
-            return True
-        except Conflict:
-            log.info("Dropped status of a pod that was replaced pod=%s", full_name(pod))
-            return True
-        except ApiError as error:
-            log.info("Failed to send status pod=%s error=%s", full_name(pod), error)
-            return False
-        with self._lock:
-            self._sent[uid] = status
-        return True
+            self._stopping = True
+            self._lock.notify_all()
 
-    def get(self, uid: str) -> Object | None:
-        """The status computed last, sent or not."""
+    def set(self, pod: Object, status: Object, *, soon: bool = False) -> None:
+        """Make `status` the pod's; `soon`: it may wait a moment for a better one."""
+        uid = uid_of(pod)
         with self._lock:
-            return self._computed.get(uid)
+            entry = self._entries.get(uid)
+            if entry is None:
+                entry = self._entries[uid] = _Entry(pod, status, dict(pod.get("status") or {}))
+            entry.pod, entry.wanted = pod, status
+            if not difference(entry.sent, status):
+                return
+            entry.due = self._clock() + HOLD_BACK if soon else 0.0
+            if not entry.queued and not entry.busy:
+                entry.queued = True
+                self._ready.append(uid)
+            self._lock.notify()
 
-    def delete(self, pod: Object) -> bool:
-        """Remove the pod's object: its containers are gone and its volumes too. False to try again."""
-        metadata = pod["metadata"]
-        if self._client is not None:
-            try:
-                self._client.delete(
-                    PODS, metadata["name"], metadata["namespace"], grace_period_seconds=0, uid=metadata["uid"]
-                )
-            except (NotFound, Conflict):
-                log.debug("Found pod gone already pod=%s", full_name(pod))
-            except ApiError as error:
-                log.info("Failed to delete pod object pod=%s error=%s", full_name(pod), error)
-                return False
+    def known(self, uid: str) -> Object | None:
+        """The status last given to `set`, which may be newer than the API's."""
+        with self._lock:
+            entry = self._entries.get(uid)
+            return entry.wanted if entry is not None else None
+
+    def flush(self, uid: str, timeout: float) -> bool:
+        """Wait until nothing of this pod is left to send; False when `timeout` seconds were not enough."""
+        end = self._clock() + timeout
+        with self._lock:
+            while (entry := self._entries.get(uid)) is not None and (entry.busy or entry.queued):
+                left = end - self._clock()
+                if left <= 0 or self._stopping:
+                    return False
+                self._lock.wait(left)
         return True
 
     def forget(self, uid: str) -> None:
         with self._lock:
-            self._sent.pop(uid, None)
-            self._computed.pop(uid, None)
+            self._entries.pop(uid, None)
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                picked = self._pick()
+                if picked is None:
+                    return
+                uid, entry = picked
+                entry.queued, entry.busy = False, True
+                pod, wanted = entry.pod, entry.wanted
+                patch = difference(entry.sent, wanted)
+            again = bool(patch) and not self._send(uid, pod, patch)
+            with self._lock:
+                entry.busy = False
+                if not again:
+                    entry.sent = wanted
+                if self._entries.get(uid) is entry and difference(entry.sent, entry.wanted):
+                    entry.queued = True
+                    entry.due = self._clock() + RETRY if again else 0.0
+                    self._ready.append(uid)
+                self._lock.notify_all()
+
+    def _pick(self) -> tuple[str, _Entry] | None:
+        """The next pod that is due; waits for one. None: the manager stops."""
+        while not self._stopping:
+            now, soonest = self._clock(), None
+            for _ in range(len(self._ready)):
+                uid = self._ready.popleft()
+                entry = self._entries.get(uid)
+                if entry is None:
+                    continue
+                if entry.due <= now:
+                    return uid, entry
+                self._ready.append(uid)
+                soonest = entry.due if soonest is None else min(soonest, entry.due)
+            self._lock.wait(None if soonest is None else max(0.001, soonest - now))
+        return None
+
+    def _send(self, uid: str, pod: Object, patch: Object) -> bool:
+        """True when the API has it, or when it has nobody to give it to any more."""
+        metadata = pod["metadata"]
+        body: dict[str, Any] = {"metadata": {"uid": uid}, "status": patch}
+        try:
+            self._client.patch(PODS, metadata["name"], body, metadata["namespace"], subresource="status")
+        except (NotFound, Conflict) as error:
+            # Gone, or another pod of the same name (the uid in the body is the precondition).
+            log.debug("Dropped pod status pod=%s error=%s", full_name(pod), error)
+        except ApiError as error:
+            log.info("Failed to send pod status pod=%s error=%s", full_name(pod), error)
+            return error.code not in (0, 429, 500, 502, 503, 504)
+        return True
 
 
-def _comparable(present: Object, wanted: Object) -> Object:
-    """What the API holds, without fields that others own, for the first comparison after a start."""
-    return {key: present[key] for key in wanted if key in present}
+class NullStatusManager(StatusManager):
+    """For a node without an API server: remembers, sends nothing."""
 
+    def __init__(self) -> None:
+        self._wanted: dict[str, Object] = {}
 
-def _patch(known: Object, status: Object) -> Object:
-    """Only what changed. podIPs and hostIPs are merged by key upstream, so they are replaced as a whole."""
-    changed: dict[str, Any] = {}
-    for key, value in status.items():
-        if known.get(key) != value:
-            changed[key] = [{"$patch": "replace"}, *value] if key in ("podIPs", "hostIPs") else value
-    for key in known:
-        if key not in status:
-            changed[key] = None
-    return changed
+    def start(self) -> None:
+        return
+
+    def stop(self) -> None:
+        return
+
+    def set(self, pod: Object, status: Object, *, soon: bool = False) -> None:
+        self._wanted[uid_of(pod)] = status
+
+    def known(self, uid: str) -> Object | None:
+        return self._wanted.get(uid)
+
+    def flush(self, uid: str, timeout: float) -> bool:
+        return True
+
+    def forget(self, uid: str) -> None:
+        self._wanted.pop(uid, None)

@@ -1,0 +1,128 @@
+"""One worker per pod at a time, newest state wins.
+
+`wake(uid)` means: look at this pod again. A pod that is being worked on is looked at once more afterwards, no
+matter how often it was woken meanwhile, so a worker always ends with the newest state. Threads are made when
+all others are busy and end after idling; a pod that takes long never holds up another's.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 10.0
+RETRY_SECONDS = 2.0
+
+Sync = Callable[[str], float | None]
+"""Work on one pod; answers the seconds after which to look again, or None to wait for news."""
+
+
+class PodWorkers:
+    def __init__(self, sync: Sync, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._sync = sync
+        self._clock = clock
+        self._condition = threading.Condition()
+        self._queue: deque[str] = deque()
+        self._queued: set[str] = set()
+        self._running: set[str] = set()
+        self._again: set[str] = set()
+        self._timers: list[tuple[float, str]] = []
+        self._due: dict[str, float] = {}
+        self._idle = 0
+        self._count = 0
+        self._stopping = False
+        self._timer = threading.Thread(target=self._run_timers, name="pod-timers", daemon=True)
+        self._timer_wake = threading.Condition(self._condition)
+
+    def start(self) -> None:
+        self._timer.start()
+
+    def stop(self) -> None:
+        """No new work; threads that are in the middle of some end with the process."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+            self._timer_wake.notify_all()
+
+    def wake(self, uid: str) -> None:
+        """Have the pod looked at as soon as possible."""
+        with self._condition:
+            if self._stopping:
+                return
+            if uid in self._running:
+                self._again.add(uid)
+                return
+            if uid in self._queued:
+                return
+            self._queued.add(uid)
+            self._queue.append(uid)
+            if self._idle >= len(self._queue):
+                self._condition.notify()
+                return
+            self._count += 1
+            number = self._count
+        threading.Thread(target=self._run, name=f"pod-worker-{number}", daemon=True).start()
+
+    def wake_after(self, uid: str, seconds: float) -> None:
+        """Have it looked at after `seconds`; of several such wishes the earliest counts."""
+        when = self._clock() + max(0.0, seconds)
+        with self._condition:
+            if self._due.get(uid, when + 1) <= when:
+                return
+            self._due[uid] = when
+            heapq.heappush(self._timers, (when, uid))
+            self._timer_wake.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._idle += 1
+                found = self._condition.wait_for(lambda: self._queue or self._stopping, IDLE_SECONDS)
+                self._idle -= 1
+                if not found or self._stopping:
+                    return
+                uid = self._queue.popleft()
+                self._queued.discard(uid)
+                self._running.add(uid)
+                self._again.discard(uid)
+                self._due.pop(uid, None)
+            after = self._work(uid)
+            with self._condition:
+                self._running.discard(uid)
+                again = uid in self._again
+                self._again.discard(uid)
+            if again or after == 0:
+                self.wake(uid)
+            elif after is not None:
+                self.wake_after(uid, after)
+
+    def _work(self, uid: str) -> float | None:
+        try:
+            return self._sync(uid)
+        except Exception:
+            # The worker is the last one who can: a mistake in one pod must not end the others' node.
+            log.exception("Failed to sync pod uid=%s", uid)
+            return RETRY_SECONDS
+
+    def _run_timers(self) -> None:
+        while True:
+            with self._condition:
+                if self._stopping:
+                    return
+                now = self._clock()
+                due = []
+                while self._timers and self._timers[0][0] <= now:
+                    when, uid = heapq.heappop(self._timers)
+                    if self._due.get(uid) == when:
+                        del self._due[uid]
+                        due.append(uid)
+                if not due:
+                    self._timer_wake.wait(self._timers[0][0] - now if self._timers else None)
+            for uid in due:
+                self.wake(uid)
