@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from controlplane.apiserver.protobuf import ProtobufError, decode
+from controlplane.apiserver.protobuf import ProtobufError, _load_numbers, decode
+from controlplane.apiserver.resources import RESOURCES
+from controlplane.apiserver.schema import Schema, innermost
 
 
 def varint(number: int) -> bytes:
@@ -143,3 +145,26 @@ def test_broken_bodies_are_value_errors(raw: bytes) -> None:
 
 def test_fields_of_a_newer_client_are_passed_over() -> None:
     assert decode(body("v1", "ConfigMap", b(1, b(1, "x")), b(999, "?")))["metadata"] == {"name": "x"}
+
+
+def _lifted(numbers: dict[str, Any], message: str) -> set[str]:
+    """JSON names of one message, those of embedded structs included."""
+    out: set[str] = set()
+    for number in numbers[message].values():
+        out |= _lifted(numbers, number.inline) if number.inline else {number.name}
+    return out
+
+
+def test_every_field_that_can_be_reached_has_a_number() -> None:
+    numbers: dict[str, Any] = _load_numbers()
+    schema = Schema.load()
+    for info in RESOURCES:
+        assert info.definition.removeprefix("io.k8s.") in numbers
+    for message in numbers:
+        if "io.k8s." + message not in schema:
+            continue  # only there to be embedded in others
+        definition = schema.definition("io.k8s." + message)
+        assert set(definition.fields) - {"apiVersion", "kind"} <= _lifted(numbers, message), message
+        for declared in definition.fields.values():
+            inner = innermost(declared.type)
+            assert inner.kind != "struct" or inner.ref.removeprefix("io.k8s.") in numbers, message
