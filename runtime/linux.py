@@ -30,6 +30,7 @@ PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = 1, 2, 0x20
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
+_ALL_SIGNALS = tuple(int(number) for number in signal.valid_signals())
 TIOCGPTPEER, TIOCSPTLCK = 0x5441, 0x40045431
 F_ADD_SEALS, ALL_SEALS = 1033, 0xF
 
@@ -228,7 +229,7 @@ class LinuxKernel:
 
     def block_signals(self) -> None:
         """All signals of this thread: a handler must not run in a child that shares our memory."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
 
     def start_time(self, pid: int) -> int:
         """Clock ticks between boot and the process's start: field 22 of /proc/<pid>/stat."""

@@ -228,8 +228,20 @@ class Box:
     ) -> Running:
         """Starts a container; standard output and error come back through Running.wait."""
         config = spec or self.spec(args, **changes)
+        cgroup = self.driver.create(f"{self.base}/{self._count + 1}", config["linux"]["resources"])
+        return self.launch(config, cgroup, join=join or {}, terminal=terminal, kernel=kernel)
+
+    def launch(
+        self,
+        config: dict[str, Any],
+        cgroup: cgroups.Cgroup,
+        *,
+        join: Mapping[str, str] | None = None,
+        terminal: bool = False,
+        kernel: Any = None,
+    ) -> Running:
+        """Starts a container in a given cgroup."""
         self._count += 1
-        cgroup = self.driver.create(f"{self.base}/{self._count}", config["linux"]["resources"])
         rootfs = Rootfs((str(self.root),), str(self.upper()), str(self.folder / f"work{self._count}"))
         plan = container_plan(parse(config), rootfs=rootfs, join=join or {}, cgroup=cgroup.join())
         return self._launch(plan, cgroup, config, terminal, kernel)

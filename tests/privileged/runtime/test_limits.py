@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from runtime.cgroups.v2 import UnifiedDriver
+
 pytestmark = pytest.mark.privileged
 
 MIB = 1 << 20
@@ -118,3 +120,23 @@ def test_joining_is_fast(box: Any) -> None:
         times.append(time.perf_counter() - begin)
         running.wait()
     assert min(times) < 0.02
+
+
+def test_the_v2_driver_holds_processes_by_its_tree(box: Any) -> None:
+    """On a hybrid host the v2 tree has no controllers, but being born into it, kill and freeze are v2's own."""
+    root = getattr(box.driver, "unified", None) or box.driver.root
+    driver = UnifiedDriver(root)
+    path = f"{box.base}/unified"
+    cgroup = driver.create(path)
+    assert cgroup.join().unified == f"{root}/{path}" and cgroup.join().tasks == ()
+    spec = box.spec("echo up; sleep 60 & sleep 60")
+    running = box.launch(spec, cgroup)
+    running.read_until("up")
+    assert len(cgroup.pids()) >= 2 and running.pid in cgroup.pids()
+    cgroup.freeze()
+    cgroup.thaw()
+    assert cgroup.stats().cpu_usage_ns > 0
+    cgroup.kill()
+    assert running.wait()[0] == 137
+    driver.remove(path)
+    assert not driver.exists(path)
