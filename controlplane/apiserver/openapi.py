@@ -25,7 +25,7 @@ from controlplane.apiserver.resources import (
     group_versions,
     in_group,
 )
-from controlplane.apiserver.schema import META, MINOR, Schema
+from controlplane.apiserver.schema import META, MINOR, Schema, installed
 
 Object = dict[str, Any]
 
@@ -74,7 +74,7 @@ _V2_PROTOBUF_ASKED = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf
 
 @lru_cache(maxsize=1)
 def _installed() -> OpenAPI:
-    return OpenAPI(Schema.load())
+    return OpenAPI(installed())
 
 
 def document(path: str, accept: str) -> tuple[bytes, str] | None:

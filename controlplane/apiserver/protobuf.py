@@ -25,7 +25,7 @@ from typing import Any
 import orjson
 
 from controlplane.apiserver.resources import by_kind
-from controlplane.apiserver.schema import Definition, Field, Schema, Type
+from controlplane.apiserver.schema import Definition, Field, Schema, Type, installed
 
 Object = dict[str, Any]
 
@@ -125,7 +125,7 @@ def _message_name(api_version: str, kind: str) -> str:
 
 @lru_cache(maxsize=1)
 def _decoder() -> _Decoder:
-    return _Decoder(Schema.load(), _load_numbers())
+    return _Decoder(installed(), _load_numbers())
 
 
 def _load_numbers() -> dict[str, dict[int, Number]]:

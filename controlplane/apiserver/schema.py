@@ -20,6 +20,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -217,6 +218,12 @@ class Schema:
         walk = _Walk(self)
         pruned = walk.struct(self.definition(definition), obj, "", "")
         return SchemaResult(pruned, walk.unknown, walk.causes)
+
+
+@lru_cache(maxsize=1)
+def installed() -> Schema:
+    """The installed definitions, opened once per process."""
+    return Schema.load()
 
 
 def innermost(type_: Type) -> Type:

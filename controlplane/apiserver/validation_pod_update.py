@@ -46,6 +46,8 @@ def pod_update(causes: Causes, new: Object, old: Object) -> None:
     _check_deadline(causes, after, before)
     _check_tolerations(causes, after, before)
     gates_only_removed(causes, after, before)
+    if (after.get("ephemeralContainers") or []) != (before.get("ephemeralContainers") or []):
+        causes.found.extend(ephemeral_containers_update(new, old).found)
     changed = list(differences(_comparable(before, before), _comparable(after, before), "spec"))
     if changed:
         shown = "\n".join(f"  {line}" for line in changed[:_SHOWN_CHANGES])

@@ -344,6 +344,10 @@ def test_ephemeral_containers_are_added_but_never_changed() -> None:
     assert ephemeral_containers_update(prepared(more), prepared(old)).found == []
     other = pod(ephemeralContainers=[{**CONTAINER, "name": "e", "image": "z"}])
     assert ephemeral_containers_update(prepared(other), prepared(old)).found[0].type == errors.FORBIDDEN
+    assert update(more, old) == []
+    assert len(update(other, old)) == 1
+    nameless = pod(ephemeralContainers=[{"image": "x"}])
+    assert update(nameless, POD) == ["spec.ephemeralContainers[0].name: Required value"]
 
 
 def test_reviews_need_no_metadata() -> None:
