@@ -13,7 +13,7 @@ import errno
 import os
 from collections.abc import Mapping
 
-from runtime.cgroups import files, v2
+from runtime.cgroups import devices, files, v2
 from runtime.cgroups.files import CgroupStats, section
 from runtime.cgroups.join import CgroupJoin
 from runtime.errors import CgroupError
@@ -23,15 +23,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 ALWAYS = ("cpu", "cpuacct", "memory", "pids")
-ON_DEMAND = ("cpuset", "devices", "blkio", "hugetlb")
+ON_DEMAND = ("cpuset", "devices", "blkio", "hugetlb", "net_cls", "net_prio")
+UNIFIED = "unified"  # stands for the v2 folder where a v1 controller is named
 # v1 files report a limit near 2**63 rounded to pages when there is none.
 NO_LIMIT = 2**62
-
-# What every container may use, as in runc: making nodes is harmless when opening them is refused.
-DEFAULT_DEVICES = (
-    "c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm",
-    "c 5:1 rwm", "c 5:2 rwm", "c 136:* rwm",
-)  # fmt: skip
 
 Write = tuple[str, str, str]
 
@@ -63,7 +58,8 @@ def other_writes(resources: Mapping[str, Any] | None) -> list[Write]:
     for page in (resources or {}).get("hugepageLimits") or ():
         writes.append(("hugetlb", f"hugetlb.{page['pageSize']}.limit_in_bytes", str(page["limit"])))
     writes += _block_writes(section(resources, "blockIO"))
-    return writes + _device_writes((resources or {}).get("devices") or ())
+    writes += _network_writes(section(resources, "network")) + _device_writes(resources)
+    return writes + [(UNIFIED, name, str(value)) for name, value in section(resources, "unified").items()]
 
 
 def _memory_writes(memory: Mapping[str, Any]) -> list[Write]:
@@ -92,20 +88,20 @@ def _block_writes(block: Mapping[str, Any]) -> list[Write]:
     return writes
 
 
-def _device_writes(rules: Any) -> list[Write]:
-    """The list's rules in order; once it denies everything, the default devices are allowed again."""
-    writes: list[Write] = []
-    for rule in rules:
-        everything = rule.get("type") in (None, "", "a") and rule.get("major") is None
-        file = "devices.allow" if rule.get("allow") else "devices.deny"
-        if everything:
-            writes.append(("devices", file, "a"))
-            if not rule.get("allow"):
-                writes += [("devices", "devices.allow", entry) for entry in DEFAULT_DEVICES]
-            continue
-        major, minor = (("*" if rule.get(k) in (None, -1) else rule[k]) for k in ("major", "minor"))
-        writes.append(("devices", file, f"{rule.get('type')} {major}:{minor} {rule.get('access') or 'rwm'}"))
+def _network_writes(network: Mapping[str, Any]) -> list[Write]:
+    writes = []
+    if network.get("classID"):
+        writes.append(("net_cls", "net_cls.classid", str(network["classID"])))
+    for entry in network.get("priorities") or ():
+        writes.append(("net_prio", "net_prio.ifpriomap", f"{entry['name']} {entry['priority']}"))
     return writes
+
+
+def _device_writes(resources: Mapping[str, Any] | None) -> list[Write]:
+    return [
+        ("devices", "devices.allow" if rule.allow else "devices.deny", rule.text())
+        for rule in devices.rules(resources)
+    ]
 
 
 class Hybrid:
@@ -123,6 +119,9 @@ class Hybrid:
     def apply(self, writes: list[Write]) -> None:
         """Writes values, making folders in controllers that had none for this cgroup."""
         for controller, name, value in writes:
+            if controller == UNIFIED:
+                files.write(f"{self._driver.unified}/{self.path}/{name}", value)
+                continue
             if controller not in self._driver.controllers:
                 raise CgroupError(f"Could not set {name}: this host has no v1 controller {controller}")
             if controller in ON_DEMAND:

@@ -12,7 +12,7 @@ import errno
 import os
 from collections.abc import Mapping
 
-from runtime.cgroups import files
+from runtime.cgroups import devices, files
 from runtime.cgroups.files import CgroupStats, section
 from runtime.cgroups.join import CgroupJoin
 from runtime.errors import CgroupError
@@ -46,6 +46,7 @@ def cpu_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 def other_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """File and value for everything else, in an order in which each is allowed."""
+    _refuse_v1_only(resources)
     writes = _memory_writes(section(resources, "memory"))
     cpu = section(resources, "cpu")
     writes += [(f"cpuset.{key}", cpu[key]) for key in ("cpus", "mems") if cpu.get(key)]
@@ -57,6 +58,14 @@ def other_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     writes += _io_writes(section(resources, "blockIO"))
     writes += [(name, str(value)) for name, value in section(resources, "unified").items()]
     return writes
+
+
+def _refuse_v1_only(resources: Mapping[str, Any] | None) -> None:
+    """What v2 has no file for is an error, never dropped."""
+    asked = [key for key in ("swappiness", "disableOOMKiller") if section(resources, "memory").get(key)]
+    asked += [key for key in ("classID", "priorities") if section(resources, "network").get(key)]
+    if asked:
+        raise CgroupError(f"Could not limit {', '.join(asked)}: cgroup v2 does not have it")
 
 
 def _memory_writes(memory: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -156,7 +165,6 @@ class Unified:
         ]
         if not os.path.exists(f"{self.folder}/cgroup.kill"):
             missing.append("cgroup.kill is not available (Linux 5.14): processes are killed one by one")
-        missing.append("devices are not limited by cgroup on v2; containers lack CAP_MKNOD instead")
         return missing
 
 
@@ -196,6 +204,9 @@ class UnifiedDriver:
         try:
             for name, value in other_writes(resources):
                 cgroup._write(name, value)
+            listed = devices.rules(resources)
+            if listed:
+                devices.attach(cgroup.folder, listed)
         except CgroupError:
             self.remove(path)
             raise

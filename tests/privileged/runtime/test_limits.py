@@ -123,7 +123,7 @@ def test_joining_is_fast(box: Any) -> None:
 
 
 def test_the_v2_driver_holds_processes_by_its_tree(box: Any) -> None:
-    """On a hybrid host the v2 tree has no controllers, but being born into it, kill and freeze are v2's own."""
+    """On a hybrid host the v2 tree has no controllers; being born into it, kill and freeze are v2's own."""
     root = getattr(box.driver, "unified", None) or box.driver.root
     driver = UnifiedDriver(root)
     path = f"{box.base}/unified"
@@ -140,3 +140,14 @@ def test_the_v2_driver_holds_processes_by_its_tree(box: Any) -> None:
     assert running.wait()[0] == 137
     driver.remove(path)
     assert not driver.exists(path)
+
+
+def test_the_v2_driver_limits_devices_by_a_program(box: Any) -> None:
+    """S08 on v2: CAP_MKNOD lets a node be made, the program does not let it be opened."""
+    driver = UnifiedDriver(getattr(box.driver, "unified", None) or box.driver.root)
+    script = "mknod /tmp/kmsg c 1 11 && echo made; cat /tmp/kmsg; head -c 1 /dev/zero | wc -c"
+    cgroup = driver.create(f"{box.base}/devices", {"devices": [{"allow": False, "access": "rwm"}]})
+    _, text = box.launch(box.spec(script, capabilities=("CAP_MKNOD",)), cgroup).wait()
+    assert text.split("\n")[0] == "made" and text.split("\n")[2] == "1"
+    assert "Operation not permitted" in text
+    driver.remove(f"{box.base}/devices")

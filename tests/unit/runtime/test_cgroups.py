@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtime import cgroups
-from runtime.cgroups import files, hybrid, v2
+from runtime.cgroups import devices, files, hybrid, v2
 from runtime.errors import CgroupError
 
 RESOURCES: dict[str, Any] = {
@@ -86,6 +87,71 @@ def test_denying_all_devices_keeps_the_default_ones() -> None:
     assert writes[0] == ("devices", "devices.deny", "a")
     assert ("devices", "devices.allow", "c 1:3 rwm") in writes
     assert writes[-1] == ("devices", "devices.allow", "c 10:229 rwm")
+
+
+def verdict(program: bytes, kind: int, access: int, major: int, minor: int) -> int:
+    """eBPF, as far as device programs use it."""
+    context = {0: access << 16 | kind, 4: major, 8: minor}
+    registers = [0] * 10
+    at = 0
+    while True:
+        code, registers_used, offset, number = struct.unpack_from("=BBhi", program, at * 8)
+        target, source = registers_used & 15, registers_used >> 4
+        at += 1
+        if code == 0x61:
+            registers[target] = context[offset]
+        elif code == 0xBF:
+            registers[target] = registers[source]
+        elif code == 0xB7:
+            registers[target] = number
+        elif code == 0x57:
+            registers[target] &= number
+        elif code == 0x77:
+            registers[target] >>= number
+        elif code == 0x56:
+            at += offset if registers[target] != number & 0xFFFFFFFF else 0
+        elif code == 0x5D:
+            at += offset if registers[target] != registers[source] else 0
+        else:
+            assert code == 0x95
+            return registers[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "access", "major", "minor", "allowed"),
+    [
+        (2, 6, 1, 3, 1), (2, 2, 1, 1, 0), (1, 1, 8, 0, 1), (1, 2, 8, 0, 0), (1, 3, 8, 0, 0), (2, 6, 136, 77, 1),
+        (2, 2, 10, 229, 1), (2, 4, 10, 229, 0), (2, 6, 5, 2, 1), (2, 6, 5, 3, 0),
+    ],
+)  # fmt: skip
+def test_the_device_program_decides_by_the_last_matching_rule(
+    kind: int, access: int, major: int, minor: int, allowed: int
+) -> None:
+    listed = devices.rules(
+        {
+            "devices": [
+                {"allow": False},
+                {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "r"},
+            ]
+        }
+    )
+    assert verdict(devices.program(listed), kind, access, major, minor) == allowed
+
+
+def test_allowing_all_devices_allows_all() -> None:
+    assert verdict(devices.program(devices.rules({"devices": [{"allow": True}]})), 1, 7, 8, 0) == 1
+
+
+@pytest.mark.parametrize("entry", [{"type": "x"}, {"access": "q"}])
+def test_a_wrong_device_rule_is_an_error(entry: dict[str, Any]) -> None:
+    with pytest.raises(CgroupError):
+        devices.rules({"devices": [entry]})
+
+
+@pytest.mark.parametrize("resources", [{"memory": {"swappiness": 5}}, {"network": {"classID": 1}}])
+def test_what_v2_does_not_have_is_an_error(resources: dict[str, Any]) -> None:
+    with pytest.raises(CgroupError, match="does not have"):
+        v2.other_writes(resources)
 
 
 def test_a_hybrid_host_is_recognised(tmp_path: Path) -> None:
