@@ -1,0 +1,218 @@
+"""When to probe which container, and what the results come to: thresholds, periods, the first look at once.
+
+One thread keeps the calendar; each probe runs on a short-lived thread of a small pool, so that one that
+hangs delays no other. A container's Health changes only when a threshold is passed; then its pod is synced.
+Source: upstream's prober (worker.go): readiness and liveness wait for the startup probe to succeed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubelet_py.pods import probes
+from kubelet_py.pods.model import ContainerView, Health, Object, PodView, containers, init_containers
+from kubelet_py.pods.probes import Outcome
+from runtime.service import RuntimeService
+
+log = logging.getLogger(__name__)
+
+KINDS = ("startup", "liveness", "readiness")
+THREADS = 16
+
+
+@dataclass(slots=True)
+class ProbeState:
+    """One probe of one running container. Pure but for being updated in place."""
+
+    kind: str
+    spec: Object
+    passed: bool
+    successes: int = 0
+    failures: int = 0
+    failed: bool = False
+
+    def record(self, success: bool) -> bool:
+        """Count a result; True when what the probe says has changed."""
+        before = (self.passed, self.failed)
+        if success:
+            self.successes, self.failures = self.successes + 1, 0
+            if self.successes >= int(self.spec.get("successThreshold") or 1):
+                self.passed = True
+        else:
+            self.successes, self.failures = 0, self.failures + 1
+            if self.failures >= int(self.spec.get("failureThreshold") or 3):
+                self.passed = False
+                self.failed = self.kind != "readiness"
+        return before != (self.passed, self.failed)
+
+
+@dataclass(slots=True)
+class _Watched:
+    """A running container with probes."""
+
+    pod: Object
+    container: Object
+    view: ContainerView
+    ip: str
+    states: dict[str, ProbeState] = field(default_factory=dict)
+
+    def health(self) -> Health:
+        startup, readiness = self.states.get("startup"), self.states.get("readiness")
+        started = startup is None or startup.passed
+        ready = started and (readiness is None or readiness.passed)
+        failed = next((s.kind for s in self.states.values() if s.failed), "")
+        return Health(started, ready, failed)
+
+
+class Prober:
+    """`changed(uid)` is called when a container's health changed; `tell` makes the Unhealthy events."""
+
+    def __init__(
+        self,
+        service: RuntimeService,
+        *,
+        changed: Callable[[str], None],
+        tell: Callable[[Object, Object, str, str, str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._service = service
+        self._changed = changed
+        self._tell = tell
+        self._clock = clock
+        self._condition = threading.Condition()
+        self._watched: dict[str, _Watched] = {}
+        self._calendar: list[tuple[float, int, str, str]] = []
+        self._sequence = 0
+        self._stopping = False
+        self._pool: ThreadPoolExecutor | None = None
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="prober", daemon=True).start()
+
+    def stop(self) -> None:
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def update(self, pod: Object, view: PodView) -> None:
+        """Watch the pod's running containers, forget those that ended. Called at every sync."""
+        running = {c.name: c for c in view.containers if c.state == "RUNNING"}
+        ip = view.ips[0] if view.ips else "127.0.0.1"
+        with self._condition:
+            for container in [*containers(pod), *init_containers(pod)]:
+                current = running.get(container["name"])
+                if current is not None and current.id not in self._watched:
+                    self._watch(pod, container, current, ip)
+            alive = {c.id for c in running.values()}
+            uid = pod["metadata"]["uid"]
+            for key in [
+                k for k, w in self._watched.items() if w.pod["metadata"]["uid"] == uid and k not in alive
+            ]:
+                del self._watched[key]
+            self._condition.notify()
+
+    def forget(self, uid: str) -> None:
+        with self._condition:
+            for key in [k for k, w in self._watched.items() if w.pod["metadata"]["uid"] == uid]:
+                del self._watched[key]
+
+    def health(self, view: PodView) -> dict[str, Health]:
+        """Container name → Health, for those that have probes."""
+        with self._condition:
+            return {
+                c.name: self._watched[c.id].health()
+                for c in view.containers
+                if c.state == "RUNNING" and c.id in self._watched
+            }
+
+    def _watch(self, pod: Object, container: Object, view: ContainerView, ip: str) -> None:
+        specs = {kind: container[f"{kind}Probe"] for kind in KINDS if container.get(f"{kind}Probe")}
+        if not specs:
+            return
+        watched = _Watched(pod, container, view, pod_ip(pod, ip))
+        for kind, spec in specs.items():
+            watched.states[kind] = ProbeState(kind, spec, passed=kind == "liveness")
+            delay = float(spec.get("initialDelaySeconds") or 0)
+            elapsed = max(0.0, time.time() - (view.started_at or time.time()))
+            self._schedule(max(0.0, delay - elapsed), view.id, kind)
+        self._watched[view.id] = watched
+
+    def _schedule(self, seconds: float, container_id: str, kind: str) -> None:
+        self._sequence += 1
+        heapq.heappush(self._calendar, (self._clock() + seconds, self._sequence, container_id, kind))
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not self._stopping and (not self._calendar or self._calendar[0][0] > self._clock()):
+                    wait = self._calendar[0][0] - self._clock() if self._calendar else None
+                    self._condition.wait(wait)
+                if self._stopping:
+                    return
+                _, _, container_id, kind = heapq.heappop(self._calendar)
+                watched = self._watched.get(container_id)
+                if watched is None or kind not in watched.states:
+                    continue
+                startup = watched.states.get("startup")
+                held = kind != "startup" and startup is not None and not startup.passed
+                if held:
+                    self._schedule(0.1, container_id, kind)
+                    continue
+                if self._pool is None:
+                    self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="probe")
+                self._pool.submit(self._probe, watched, kind)
+
+    def _probe(self, watched: _Watched, kind: str) -> None:
+        state = watched.states[kind]
+        try:
+            outcome = probes.run(self._service, state.spec, watched.container, watched.view.id, watched.ip)
+        except Exception as error:
+            # A defect in a probe must not leave the container unprobed for ever.
+            log.exception("Failed to probe container=%s", watched.view.id[:12])
+            outcome = Outcome(False, str(error))
+        with self._condition:
+            if self._watched.get(watched.view.id) is not watched:
+                return
+            changed = state.record(outcome.success)
+            over = kind == "startup" and state.passed
+            if not over and not state.failed:
+                self._schedule(self._next(state, outcome), watched.view.id, kind)
+            self._condition.notify()
+        if not outcome.success:
+            label = kind.capitalize()
+            self._tell(
+                watched.pod,
+                watched.container,
+                "Warning",
+                "Unhealthy",
+                f"{label} probe failed: {outcome.text}",
+            )
+        if changed:
+            self._changed(watched.pod["metadata"]["uid"])
+
+    @staticmethod
+    def _next(state: ProbeState, outcome: Outcome) -> float:
+        """The period; a readiness probe that never succeeded is asked again sooner at first, so that a
+        server that needs a moment to listen does not cost a whole period."""
+        period = float(state.spec.get("periodSeconds") or 10)
+        if state.kind != "liveness" and not state.passed and not outcome.success and state.failures <= 10:
+            return min(period, 0.1 * state.failures)
+        return period
+
+
+def pod_ip(pod: Object, ip: str) -> str:
+    """Pods on the host's network are reached at the loopback address of the node."""
+    return "127.0.0.1" if pod["spec"].get("hostNetwork") else ip
+
+
+def has_probes(container: Any) -> bool:
+    return any(container.get(f"{kind}Probe") for kind in KINDS)

@@ -1,0 +1,100 @@
+"""One look at a container: exec, httpGet or tcpSocket. Outcomes carry upstream's texts."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kubelet_py.pods.model import Object
+from runtime.errors import RuntimeFailure
+from runtime.service import RuntimeService
+
+MOST_OUTPUT = 10 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    success: bool
+    text: str = ""
+
+
+def run(service: RuntimeService, probe: Object, container: Object, container_id: str, ip: str) -> Outcome:
+    """Carry out one probe; a probe that cannot be carried out has failed."""
+    timeout = float(probe.get("timeoutSeconds") or 1)
+    if "exec" in probe:
+        return exec_command(service, container_id, probe["exec"].get("command") or [], timeout)
+    if "httpGet" in probe:
+        return http_get(probe["httpGet"], container, ip, timeout)
+    if "tcpSocket" in probe:
+        return tcp_socket(probe["tcpSocket"], container, ip, timeout)
+    return Outcome(False, "probe has no handler that this node knows")
+
+
+def exec_command(service: RuntimeService, container_id: str, argv: list[str], timeout: float) -> Outcome:
+    """Success is exit code 0 within the timeout; the whole process tree ends with it."""
+    try:
+        result = service.exec_sync(container_id, argv, timeout)
+    except TimeoutError:
+        return Outcome(False, f"command timed out: {' '.join(argv)!r} timed out after {timeout:g}s")
+    except RuntimeFailure as error:
+        return Outcome(False, str(error))
+    output = (result.stdout + result.stderr)[:MOST_OUTPUT].decode(errors="replace")
+    return Outcome(result.exit_code == 0, output)
+
+
+def http_get(action: Mapping[str, Any], container: Object, ip: str, timeout: float) -> Outcome:
+    """Success is a status from 200 to 399; certificates are not checked, as upstream."""
+    try:
+        port = port_number(action["port"], container)
+    except LookupError as error:
+        return Outcome(False, str(error))
+    host, scheme = action.get("host") or ip, (action.get("scheme") or "HTTP").upper()
+    path = action.get("path") or "/"
+    url = f"{scheme.lower()}://{host}:{port}{path}"
+    headers = {"User-Agent": "kube-probe/1.32", "Accept": "*/*", "Connection": "close"}
+    headers |= {entry["name"]: entry["value"] for entry in action.get("httpHeaders") or ()}
+    connection: http.client.HTTPConnection
+    if scheme == "HTTPS":
+        context = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    try:
+        connection.request("GET", path if path.startswith("/") else f"/{path}", headers=headers)
+        response = connection.getresponse()
+        response.read(MOST_OUTPUT)
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return Outcome(False, f'Get "{url}": dial tcp {host}:{port}: {reason}')
+    finally:
+        connection.close()
+    if 200 <= response.status < 400:
+        return Outcome(True)
+    return Outcome(False, f"HTTP probe failed with statuscode: {response.status}")
+
+
+def tcp_socket(action: Mapping[str, Any], container: Object, ip: str, timeout: float) -> Outcome:
+    """Success is a connection."""
+    try:
+        port = port_number(action["port"], container)
+        with socket.create_connection((action.get("host") or ip, port), timeout):
+            return Outcome(True)
+    except LookupError as error:
+        return Outcome(False, str(error))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return Outcome(False, f"dial tcp {action.get('host') or ip}:{action['port']}: {reason}")
+
+
+def port_number(port: int | str, container: Object) -> int:
+    """A port given as number or by the name of one of the container's ports."""
+    if isinstance(port, int) or str(port).isdigit():
+        return int(port)
+    for entry in container.get("ports") or ():
+        if entry.get("name") == port:
+            return int(entry["containerPort"])
+    raise LookupError(f"couldn't find port: {port} in container {container.get('name', '')}")

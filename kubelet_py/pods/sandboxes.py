@@ -1,0 +1,213 @@
+"""A pod's sandbox: its cgroup, its namespaces held by pause, its place in the network, our files for it.
+
+`create` does all of it or nothing; `remove` undoes it in reverse. The addresses are written down beside the
+pod, so that an agent that adopts the pod knows them without asking the plugins.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from cni.errors import CniError
+from cni.invoke import Invoker
+from kubelet_py.config import Config
+from kubelet_py.errors import SandboxError
+from kubelet_py.paths import NodePaths
+from kubelet_py.pods import files, resources
+from kubelet_py.pods.context import NodeFacts
+from kubelet_py.pods.model import (
+    LABEL_POD_NAME,
+    LABEL_POD_NAMESPACE,
+    LABEL_POD_UID,
+    Object,
+    PodView,
+    containers,
+    host_network,
+    init_containers,
+)
+from runtime.cgroups import CgroupDriver
+from runtime.errors import RuntimeFailure
+from runtime.service import RuntimeService
+from runtime.values import SandboxConfig
+
+log = logging.getLogger(__name__)
+
+
+class Sandboxes:
+    """Makes and removes the sandboxes of this node's pods."""
+
+    def __init__(
+        self,
+        *,
+        service: RuntimeService,
+        cgroups: CgroupDriver,
+        invoker: Invoker,
+        paths: NodePaths,
+        config: Config,
+        facts: NodeFacts,
+    ) -> None:
+        self._service = service
+        self._cgroups = cgroups
+        self._invoker = invoker
+        self._paths = paths
+        self._config = config
+        self._facts = facts
+        self._ips: dict[str, tuple[str, ...]] = {}
+
+    def ips(self, sandbox_id: str) -> tuple[str, ...]:
+        """The sandbox's addresses; read once from disk for a sandbox that an earlier agent made."""
+        if sandbox_id not in self._ips:
+            self._ips[sandbox_id] = self._read_ips(sandbox_id)
+        return self._ips[sandbox_id]
+
+    def create(self, pod: Object, attempt: int) -> None:
+        """Make cgroup, namespaces, network, files. SandboxError, with nothing left, when a step fails."""
+        metadata = pod["metadata"]
+        network_down = None if host_network(pod) else self._invoker.ready()
+        if network_down is not None:
+            raise SandboxError(f"network is not ready: {network_down}")
+        period = int(self._config.cpu_cfs_quota_period * 1e6)
+        limits = resources.pod_resources(
+            pod, cfs_quota=self._config.cpu_cfs_quota, period_us=period, pids=self._config.pod_pids_limit
+        )
+        cgroup = resources.pod_cgroup(self._paths.cgroup_root, pod)
+        log_folder = self._paths.pod_logs / f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
+        try:
+            self._cgroups.create(cgroup, limits)
+            log_folder.mkdir(parents=True, exist_ok=True)
+            sandbox = self._service.run_pod_sandbox(self._sandbox_config(pod, attempt, cgroup, log_folder))
+        except (RuntimeFailure, OSError) as error:
+            raise SandboxError(f"failed to create sandbox: {error}") from error
+        try:
+            addresses = () if host_network(pod) else self._attach(pod, sandbox.id, sandbox.netns)
+            self._write_files(pod, addresses)
+            self._write_ips(metadata["uid"], sandbox.id, addresses)
+        except (CniError, OSError) as error:
+            self._service.remove_pod_sandbox(sandbox.id)
+            raise SandboxError(
+                f'failed to setup network for sandbox "{sandbox.id}": plugin failed: {error}'
+            ) from error
+        self._ips[sandbox.id] = addresses
+
+    def _sandbox_config(self, pod: Object, attempt: int, cgroup: str, log_folder: Path) -> SandboxConfig:
+        metadata, spec = pod["metadata"], pod["spec"]
+        context = spec.get("securityContext") or {}
+        return SandboxConfig(
+            name=metadata["name"],
+            namespace=metadata["namespace"],
+            uid=metadata["uid"],
+            attempt=attempt,
+            hostname=files.hostname_of(pod, self._facts.name),
+            labels={
+                LABEL_POD_NAME: metadata["name"],
+                LABEL_POD_NAMESPACE: metadata["namespace"],
+                LABEL_POD_UID: metadata["uid"],
+            },
+            annotations={},
+            log_directory=str(log_folder),
+            cgroup_parent=cgroup,
+            host_network=bool(spec.get("hostNetwork")),
+            host_pid=bool(spec.get("hostPID")),
+            host_ipc=bool(spec.get("hostIPC")),
+            share_process_namespace=bool(spec.get("shareProcessNamespace")),
+            sysctls={entry["name"]: entry["value"] for entry in context.get("sysctls") or ()},
+        )
+
+    def _attach(self, pod: Object, sandbox_id: str, netns: str) -> tuple[str, ...]:
+        metadata = pod["metadata"]
+        result = self._invoker.add(
+            sandbox_id,
+            netns,
+            args={
+                "IgnoreUnknown": "1",
+                "K8S_POD_NAMESPACE": metadata["namespace"],
+                "K8S_POD_NAME": metadata["name"],
+                "K8S_POD_INFRA_CONTAINER_ID": sandbox_id,
+                "K8S_POD_UID": metadata["uid"],
+            },
+            port_mappings=port_mappings(pod),
+        )
+        return tuple(ip.address.partition("/")[0] for ip in result.ips)
+
+    def _write_files(self, pod: Object, addresses: tuple[str, ...]) -> None:
+        folder = self._paths.pods / pod["metadata"]["uid"]
+        hostname = files.hostname_of(pod, self._facts.name)
+        node_hosts = Path("/etc/hosts").read_text() if host_network(pod) else None
+        resolv = Path(self._config.resolv_conf)
+        defaults = files.DnsDefaults(
+            resolv.read_text() if resolv.exists() else "",
+            self._config.cluster_dns,
+            self._config.cluster_domain,
+        )
+        files.write(folder / "hostname", hostname + "\n")
+        files.write(folder / "resolv.conf", files.resolv_text(pod, defaults))
+        hosts = files.hosts_text(pod, addresses, hostname, node_hosts, self._config.cluster_domain)
+        files.write(folder / "etc-hosts", hosts)
+
+    def _write_ips(self, uid: str, sandbox_id: str, addresses: tuple[str, ...]) -> None:
+        (self._paths.pods / uid / f"sandbox-{sandbox_id}.json").write_text(json.dumps({"ips": addresses}))
+
+    def _read_ips(self, sandbox_id: str) -> tuple[str, ...]:
+        for sandbox in self._service.list_sandboxes():
+            if sandbox.id == sandbox_id:
+                file = self._paths.pods / sandbox.config.uid / f"sandbox-{sandbox_id}.json"
+                if file.exists():
+                    return tuple(json.loads(file.read_text())["ips"])
+        return ()
+
+    def stop(self, view: PodView) -> None:
+        """End pause and everything left, and give the addresses back; the records stay until `remove`."""
+        for sandbox in view.sandboxes:
+            before = self._invoker.needs_netns_for_delete()
+            if before and sandbox.ready and not sandbox.host_network:
+                self._detach(sandbox.id, sandbox.netns)
+            self._service.stop_pod_sandbox(sandbox.id)
+            if not before and not sandbox.host_network:
+                self._detach(sandbox.id, None)
+            self._ips.pop(sandbox.id, None)
+
+    def _detach(self, sandbox_id: str, netns: str | None) -> None:
+        try:
+            self._invoker.delete(sandbox_id, netns)
+        except CniError as error:
+            # GC at the next start will find it; the pod must go nevertheless.
+            log.warning("Failed to detach sandbox=%s error=%s", sandbox_id[:12], error)
+
+    def remove(self, view: PodView, cgroup: str) -> None:
+        """Forget the sandboxes and remove the pod's cgroup; the processes must have ended."""
+        for sandbox in view.sandboxes:
+            self._service.remove_pod_sandbox(sandbox.id)
+        try:
+            self._cgroups.remove(cgroup, recursive=True)
+        except RuntimeFailure as error:
+            log.warning("Failed to remove cgroup path=%s error=%s", cgroup, error)
+
+    def remove_logs(self, pod: Object) -> None:
+        """Remove the pod's log folder and the links into it."""
+        metadata = pod["metadata"]
+        folder = self._paths.pod_logs / f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
+        if self._paths.container_logs.is_dir():
+            for link in self._paths.container_logs.glob(f"{metadata['name']}_{metadata['namespace']}_*.log"):
+                if link.is_symlink() and Path(link.readlink()).is_relative_to(folder):
+                    link.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def port_mappings(pod: Object) -> list[dict[str, object]]:
+    """hostPorts as the portmap plugin's runtime configuration."""
+    found: list[dict[str, object]] = []
+    for container in [*containers(pod), *init_containers(pod)]:
+        for port in container.get("ports") or ():
+            if port.get("hostPort"):
+                found.append(
+                    {
+                        "hostPort": port["hostPort"],
+                        "containerPort": port["containerPort"],
+                        "protocol": port.get("protocol", "TCP").lower(),
+                        "hostIP": port.get("hostIP", ""),
+                    }
+                )
+    return found
