@@ -14,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import ssl as tls
 from collections.abc import Sequence
-from typing import Any
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -97,6 +97,7 @@ class _Side(asyncio.Protocol):
         self.peer: _Side | None = None
         self.original: asyncio.BaseProtocol | None = None
         self.received = bytearray()
+        self.ended = False
         self.arrived = asyncio.Event()
         self.over = asyncio.get_running_loop().create_future()
 
@@ -113,11 +114,12 @@ class _Side(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Pass a half-close on where the other side can; TLS cannot, so there it ends the connection."""
         self.arrived.set()
+        self.ended = True
         other = self.peer.transport if self.peer is not None else None
-        if other is not None and other.can_write_eof():
-            other.write_eof()
-            return True
-        return False
+        if other is None or self.peer is None or self.peer.ended or not other.can_write_eof():
+            return False
+        other.write_eof()
+        return True
 
     def pause_writing(self) -> None:
         if self.peer is not None and self.peer.transport is not None:
@@ -322,6 +324,8 @@ async def _stream(request: web.Request, answer: aiohttp.ClientResponse) -> web.S
 
 
 def _dial_text(host: str, port: int, error: BaseException) -> str:
-    cause: Any = getattr(error, "os_error", error)
-    text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    cause = getattr(error, "os_error", error)
+    number = getattr(cause, "errno", None)
+    # asyncio words refusals in its own way; people know the kernel's words.
+    text = f"connect: {os.strerror(number).lower()}" if number else str(cause) or type(cause).__name__
     return f"dial tcp {host}:{port}: {text}"

@@ -255,7 +255,7 @@ def _replacement(path: Path, descriptor: int) -> int | None:
 class Watch:
     """Waits for a file to change (inotify), for the client to say something, or for a moment to pass."""
 
-    def __init__(self, client: int | None = None, *, seconds: float = 0.5) -> None:
+    def __init__(self, client: int | None = None, *, seconds: float = 0.2) -> None:
         self._client, self._seconds = client, seconds
         self._inotify = _libc.inotify_init1(_IN_CLOEXEC | _IN_NONBLOCK)
         self._watched: tuple[Path, int] | None = None

@@ -1,0 +1,457 @@
+"""The server over real TLS sockets, with a backend whose containers are plain processes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubeclient.streams import spdy, websocket
+from kubelet_py.server.app import KubeletServer, subresource
+from tests.unit.server.fake_node import Backend, Pki, echo_server
+
+MASK = b"\x0a\x0b\x0c\x0d"
+
+
+class Node:
+    def __init__(self, folder: Path) -> None:
+        self.pki = Pki(folder)
+        self.backend = Backend(folder)
+        self.asked: list[tuple[Any, ...]] = []
+        certificate, key = self.pki.issue("kubelet")
+        self.server = KubeletServer(
+            self.backend,
+            address="127.0.0.1",
+            port=0,
+            cert_file=certificate,
+            key_file=key,
+            client_ca_file=self.pki.ca,
+            authorize=self._authorize,
+            clock=lambda: 1_800_000_000.0,
+        )
+        self.server.start()
+        self.admin = self.pki.issue("admin", "system:masters")
+
+    def _authorize(self, *asked: Any) -> bool:
+        self.asked.append(asked)
+        return bool(asked[0] == "allowed")
+
+    def context(self, client: tuple[str, str] | None) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self.pki.ca)
+        if client:
+            context.load_cert_chain(*client)
+        return context
+
+    def http(self, client: tuple[str, str] | None) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection(
+            "127.0.0.1", self.server.port, context=self.context(client), timeout=10
+        )
+
+    def get(self, path: str, method: str = "GET") -> tuple[int, str]:
+        connection = self.http(self.admin)
+        connection.request(method, path)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, text
+
+    def upgrade(self, path: str, *headers: str, method: str = "GET") -> Upgraded:
+        raw = socket.create_connection(("127.0.0.1", self.server.port), 10)
+        tls = self.context(self.admin).wrap_socket(raw, server_hostname="localhost")
+        head = [f"{method} {path} HTTP/1.1", "Host: x", "Connection: Upgrade", *headers]
+        tls.sendall("\r\n".join([*head, "", ""]).encode())
+        return Upgraded(tls)
+
+    def websocket(self, path: str, protocol: str) -> Upgraded:
+        return self.upgrade(
+            path,
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            f"Sec-WebSocket-Protocol: {protocol}",
+        )
+
+
+class Upgraded:
+    """The client's end after an upgrade request."""
+
+    def __init__(self, tls: ssl.SSLSocket) -> None:
+        self.tls = tls
+        self._file = tls.makefile("rb")
+        head = []
+        while (line := self._file.readline().decode().strip()) != "":
+            head.append(line)
+        self.status = int(head[0].split()[1])
+        self.headers = {
+            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])
+        }
+        self._deflate = zlib.compressobj(9, zdict=spdy.DICTIONARY)
+
+    def body(self) -> str:
+        return self._file.read(int(self.headers["content-length"])).decode()
+
+    def message(self, data: bytes, opcode: int = websocket.BINARY) -> None:
+        self.tls.sendall(websocket.frame(opcode, data, mask=MASK))
+
+    def messages(self) -> Iterator[bytes]:
+        """Until the server's Close, which is answered."""
+        while head := self._file.read(2):
+            size = head[1]
+            if size == 126:
+                size = struct.unpack(">H", self._file.read(2))[0]
+            elif size == 127:
+                size = struct.unpack(">Q", self._file.read(8))[0]
+            data = self._file.read(size)
+            if head[0] & 0xF == websocket.CLOSE:
+                self.message(data, websocket.CLOSE)
+                return
+            yield data
+
+    def by_channel(self) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
+        for message in self.messages():
+            found[message[0]] = found.get(message[0], b"") + message[1:]
+        return found
+
+    def open(self, number: int, **headers: str) -> None:
+        block = self._deflate.compress(spdy.encode_headers(headers)) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+        self.tls.sendall(spdy.control_frame(spdy.SYN_STREAM, 0, struct.pack(">IIH", number, 0, 0) + block))
+
+    def data(self, number: int, data: bytes, fin: bool = False) -> None:
+        self.tls.sendall(struct.pack(">II", number, int(fin) << 24 | len(data)) + data)
+
+    def streams(self, count: int) -> dict[int, bytes]:
+        """Data by stream until `count` streams have ended."""
+        found: dict[int, bytes] = {}
+        ended = 0
+        while ended < count:
+            first, second = struct.unpack(">II", self._file.read(8))
+            data = self._file.read(second & 0xFFFFFF)
+            if not first >> 31:
+                found[first] = found.get(first, b"") + data
+                ended += second >> 24 & 1
+        return found
+
+    def close(self) -> None:
+        self._file.close()
+        self.tls.close()
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    made = Node(tmp_path_factory.mktemp("node"))
+    yield made
+    made.server.stop()
+
+
+@pytest.mark.parametrize("client", [None, "nobody"])
+def test_only_healthz_is_open_to_strangers(node: Node, client: str | None) -> None:
+    """K07: logs and exec need a certificate of our CA."""
+    certificate = node.pki.issue(client) if client else None
+    connection = node.http(certificate)
+    found = {}
+    for path in (
+        "/healthz",
+        "/pods",
+        "/containerLogs/default/web/main",
+        "/exec/default/web/main",
+        "/metrics",
+    ):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        found[path] = (answer.status, answer.read())
+    connection.close()
+    assert found.pop("/healthz") == (200, b"ok")
+    if client:
+        text = b"Forbidden (user=nobody, verb=get, resource=nodes, subresource=metrics)"
+        assert found["/metrics"] == (403, text)
+        assert {code for code, _ in found.values()} == {403}
+    else:
+        assert set(found.values()) == {(401, b"Unauthorized")}
+
+
+def test_others_are_asked_about(node: Node) -> None:
+    connection = node.http(node.pki.issue("allowed", "team"))
+    connection.request("GET", "/metrics")
+    answer = connection.getresponse()
+    assert answer.status == 200 and answer.read()
+    connection.close()
+    assert node.asked[-1] == ("allowed", ("team", "system:authenticated"), "get", "/metrics")
+    assert [subresource(p) for p in ("/exec/a", "/metrics/x", "/logs/", "/stats/summary")] == [
+        "proxy",
+        "metrics",
+        "log",
+        "stats",
+    ]
+
+
+def test_a_certificate_of_another_ca_is_refused(node: Node, tmp_path: Path) -> None:
+    connection = node.http(Pki(tmp_path).issue("admin", "system:masters"))
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        connection.request("GET", "/pods")
+        connection.getresponse()
+    connection.close()
+
+
+def test_pods_and_metrics_are_listed(node: Node) -> None:
+    status, text = node.get("/pods")
+    assert status == 200 and json.loads(text)["items"][0]["metadata"]["name"] == "web"
+    assert 'kubelet_running_containers{container_state="running"} 1' in node.get("/metrics")[1]
+
+
+def test_logs_are_filtered_and_refused_in_upstreams_words(node: Node) -> None:
+    node.backend.log.write_text(
+        "2026-11-21T02:00:00.000000000Z stdout F one\n2026-11-21T02:00:01.000000000Z stdout F two\n"
+    )
+    assert node.get("/containerLogs/default/web/main") == (200, "one\ntwo\n")
+    assert node.get("/containerLogs/default/web/main?tailLines=1&timestamps=true") == (
+        200,
+        "2026-11-21T02:00:01.000000000Z two\n",
+    )
+    assert node.get("/containerLogs/default/gone/main") == (404, 'pod "gone" does not exist')
+    status, text = node.get("/containerLogs/default/web/main?previous=true")
+    assert (status, text) == (
+        404,
+        'previous terminated container "main" in pod "web" not found',
+    ) or status == 400
+    assert node.get("/containerLogs/default/web/main?tailLines=x")[0] == 400
+    assert node.get("/containerLogs/default/web")[0] == 404
+    assert node.get("/containerLogs/default/web/main", "POST")[0] == 405
+
+
+def test_a_followed_log_ends_with_the_container(node: Node) -> None:
+    log = node.backend.log
+    log.write_text("2026-11-21T02:00:00.000000000Z stdout F one\n")
+    connection = node.http(node.admin)
+    connection.request("GET", "/containerLogs/default/web/main?follow=true")
+    answer = connection.getresponse()
+    try:
+        assert answer.readline() == b"one\n"
+        with open(log, "a") as handle:
+            handle.write("2026-11-21T02:00:01.000000000Z stdout F two\n")
+        assert answer.readline() == b"two\n"
+        node.backend.running = False
+        assert answer.read() == b""
+    finally:
+        node.backend.running = True
+        connection.close()
+
+
+def test_run_gives_the_output(node: Node) -> None:
+    assert node.get("/run/default/web/main?cmd=echo+hi", "POST") == (200, "hi\n")
+    status, text = node.get("/run/default/web/main?cmd=false", "POST")
+    assert status == 500 and "exit code 1" in text
+
+
+EXEC = "/exec/default/web/main?output=1&error=1"
+
+
+def test_exec_over_websocket_separates_the_outputs_and_tells_the_exit_code(node: Node) -> None:
+    client = node.websocket(
+        f"{EXEC}&command=sh&command=-c&command=echo+out;echo+err>%262;exit+3", "v5.channel.k8s.io"
+    )
+    assert client.status == 101 and client.headers["sec-websocket-protocol"] == "v5.channel.k8s.io"
+    found = client.by_channel()
+    client.close()
+    assert (found[1], found[2]) == (b"out\n", b"err\n")
+    status = json.loads(found[3])
+    assert status["reason"] == "NonZeroExitCode" and status["details"]["causes"][0]["message"] == "3"
+
+
+def test_exec_over_websocket_takes_text_frames_and_a_half_close(node: Node) -> None:
+    client = node.websocket(f"{EXEC}&input=1&command=cat", "v5.channel.k8s.io")
+    client.message(b"\0hello ", websocket.TEXT)
+    client.message(b"\0world")
+    client.message(b"\xff\0")
+    found = client.by_channel()
+    client.close()
+    assert found[1] == b"hello world" and json.loads(found[3])["status"] == "Success"
+
+
+def test_a_large_input_comes_back_whole(node: Node) -> None:
+    """Both directions are full at once; nobody may wait for the other."""
+    client = node.websocket(f"{EXEC}&input=1&command=cat", "v5.channel.k8s.io")
+    piece = bytes(range(256)) * 128
+
+    def send() -> None:
+        for _ in range(100):
+            client.message(b"\0" + piece)
+        client.message(b"\xff\0")
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    found = client.by_channel()
+    sender.join()
+    client.close()
+    assert found[1] == piece * 100
+
+
+def test_exec_over_spdy_separates_the_outputs_and_tells_the_exit_code(node: Node) -> None:
+    client = node.upgrade(
+        f"{EXEC}&input=1&command=sh&command=-c&command=cat;echo+err>%262;exit+3",
+        "Upgrade: SPDY/3.1",
+        "X-Stream-Protocol-Version: v5.channel.k8s.io",
+        "X-Stream-Protocol-Version: v4.channel.k8s.io",
+        method="POST",
+    )
+    assert client.headers["x-stream-protocol-version"] == "v4.channel.k8s.io"
+    for number, kind in ((1, "error"), (3, "stdin"), (5, "stdout"), (7, "stderr")):
+        client.open(number, streamtype=kind)
+    client.data(3, b"hello", fin=True)
+    found = client.streams(4)
+    client.close()
+    assert (found[5], found[7]) == (b"hello", b"err\n")
+    assert json.loads(found[1])["details"]["causes"] == [{"reason": "ExitCode", "message": "3"}]
+
+
+def test_what_cannot_be_executed_is_told_on_the_error_channel(node: Node) -> None:
+    client = node.websocket(f"{EXEC}&command=nosuch", "v4.channel.k8s.io")
+    status = json.loads(client.by_channel()[3])
+    client.close()
+    assert status["message"] == (
+        'Internal error occurred: error executing command in container: exec: "nosuch": executable file'
+        " not found in $PATH"
+    )
+    client = node.websocket(f"{EXEC}&command=broken", "v4.channel.k8s.io")
+    assert "the shim is gone" in json.loads(client.by_channel()[3])["message"]
+    client.close()
+
+
+def test_attach_ends_with_success_whatever_the_exit_code(node: Node) -> None:
+    client = node.websocket("/attach/default/web/main?input=1&output=1", "v5.channel.k8s.io")
+    client.message(b"\0hi")
+    client.message(b"\xff\0")
+    found = client.by_channel()
+    client.close()
+    assert found[1] == b"hi" and json.loads(found[3])["status"] == "Success"
+
+
+def test_a_client_that_vanishes_ends_the_command(node: Node) -> None:
+    client = node.websocket(f"{EXEC}&input=1&command=cat", "v5.channel.k8s.io")
+    next(client.messages())
+    threads = [thread for thread in threading.enumerate() if thread.name == "stream-output"]
+    assert threads
+    client.close()
+    for thread in threads:
+        thread.join(5)
+    assert not [thread for thread in threads if thread.is_alive()]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "text"),
+    [
+        (f"{EXEC}&command=x", (), 400, "unable to upgrade"),
+        (f"{EXEC}&command=x", ("Upgrade: h2c",), 400, "known protocol"),
+        (f"{EXEC}&command=x", ("Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: v9"), 403, "negotiate"),
+        (f"{EXEC}&command=x", ("Upgrade: websocket",), 400, "version 13"),
+        (EXEC, ("Upgrade: SPDY/3.1",), 400, "at least 1 command"),
+        ("/exec/default/web/main?command=x", ("Upgrade: SPDY/3.1",), 400, "at least 1 of stdin"),
+        ("/exec/default/gone/main?command=x&output=1", ("Upgrade: SPDY/3.1",), 404, "pod does not exist"),
+        (
+            "/exec/default/web/no?command=x&output=1",
+            ("Upgrade: SPDY/3.1",),
+            500,
+            'container not found ("no")',
+        ),
+        ("/portForward/default/gone", ("Upgrade: SPDY/3.1",), 404, "pod does not exist"),
+        ("/nowhere", (), 404, "404 page not found"),
+    ],
+)
+def test_refusals_are_plain_text_with_upstreams_codes(
+    node: Node, path: str, headers: tuple[str, ...], status: int, text: str
+) -> None:
+    client = node.upgrade(path, *headers)
+    body = client.body()
+    client.close()
+    assert client.status == status and text in body
+
+
+def forwards(node: Node) -> Iterator[socket.socket]:
+    with echo_server(b"hi\n") as listener:
+        node.backend.ports = {80: listener.getsockname()}
+        yield listener
+
+
+@pytest.fixture
+def echo(node: Node) -> Iterator[socket.socket]:
+    yield from forwards(node)
+
+
+def test_port_forward_over_spdy_carries_several_connections(node: Node, echo: socket.socket) -> None:
+    client = node.upgrade(
+        "/portForward/default/web",
+        "Upgrade: SPDY/3.1",
+        "X-Stream-Protocol-Version: portforward.k8s.io",
+        method="POST",
+    )
+    assert client.headers["x-stream-protocol-version"] == "portforward.k8s.io"
+    for index in range(2):
+        client.open(4 * index + 1, streamtype="error", port="80", requestID=str(index))
+        client.data(4 * index + 1, b"", fin=True)
+        client.open(4 * index + 3, streamtype="data", port="80", requestID=str(index))
+        client.data(4 * index + 3, b"x%d" % index, fin=True)
+    found = client.streams(4)
+    client.close()
+    assert (found[3], found[7]) == (b"hi\nx0", b"hi\nx1")
+    assert found[1] == found[5] == b""
+
+
+def test_a_closed_port_is_told_on_the_error_stream(node: Node, echo: socket.socket) -> None:
+    client = node.upgrade(
+        "/portForward/default/web", "Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: portforward.k8s.io"
+    )
+    client.open(1, streamtype="error", port="81", requestid="0")
+    client.open(3, streamtype="data", port="81", requestid="0")
+    found = client.streams(2)
+    client.close()
+    assert found[1].startswith(b"error forwarding port 81 to pod default/web: dial tcp4")
+
+
+def test_port_forward_inside_websocket_messages(node: Node, echo: socket.socket) -> None:
+    """kubectl since 1.31; frames of SPDY may be split over messages."""
+    client = node.websocket("/portForward/default/web", "SPDY/3.1+portforward.k8s.io")
+    deflate = zlib.compressobj(9, zdict=spdy.DICTIONARY)
+    stream = b""
+    for number, kind in ((1, "error"), (3, "data")):
+        plain = spdy.encode_headers({"streamtype": kind, "port": "80", "requestid": "0"})
+        block = deflate.compress(plain) + deflate.flush(zlib.Z_SYNC_FLUSH)
+        stream += spdy.control_frame(spdy.SYN_STREAM, 0, struct.pack(">IIH", number, 0, 0) + block)
+    stream += struct.pack(">II", 3, 1 << 24 | 4) + b"ping"
+    for index in range(0, len(stream), 13):
+        client.message(stream[index : index + 13])
+    received = b""
+    for message in client.messages():
+        received += message
+        if b"ping" in received:
+            break
+    client.close()
+    assert b"hi\n" in received
+
+
+def test_port_forward_of_the_python_client(node: Node, echo: socket.socket) -> None:
+    node.backend.ports[8080] = echo.getsockname()
+    client = node.websocket("/portForward/default/web?port=80,8080,81", "v4.channel.k8s.io")
+    client.message(b"\0abc")
+    client.message(b"\2def")
+    found: dict[int, bytes] = {}
+    for message in client.messages():
+        found[message[0]] = found.get(message[0], b"") + message[1:]
+        if (
+            found.get(0, b"").endswith(b"abc")
+            and found.get(2, b"").endswith(b"def")
+            and len(found.get(5, b"")) > 2
+        ):
+            break
+    client.close()
+    assert found[0] == b"\x50\x00hi\nabc" and found[1] == b"\x50\x00"
+    assert found[2] == b"\x90\x1fhi\ndef"
+    assert found[5].startswith(b"\x51\x00error forwarding port 81")
