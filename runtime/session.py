@@ -7,10 +7,9 @@ What an exec leaves running when it ends by itself stays, as upstream.
 
 from __future__ import annotations
 
-import json
 import os
 
-from runtime import terminal
+from runtime import json_text, terminal
 from runtime.launch import launch
 from runtime.operations import exec_plan
 from runtime.spec import parse, parse_process
@@ -79,12 +78,12 @@ def null() -> int:
 
 
 def reply(connection: Connection, number: int, **values: Any) -> None:
-    connection.send(RESPONSE, json.dumps({"id": number, **values}).encode())
+    connection.send(RESPONSE, json_text.dumps({"id": number, **values}).encode())
 
 
 def end_with(connection: Connection, **values: Any) -> None:
     """The last frame of a session, then the end of the connection."""
-    connection.send(EXIT, json.dumps(values).encode())
+    connection.send(EXIT, json_text.dumps(values).encode())
     connection.end()
 
 

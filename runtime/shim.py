@@ -16,14 +16,13 @@ shim.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import sys
 import time
 
-from runtime import state
+from runtime import json_text, state
 from runtime.container import Container
 from runtime.errors import RuntimeFailure
 from runtime.launch import launch
@@ -123,7 +122,7 @@ class Shim:
             values |= {"container": container.id, "state": state.plain(container.state)}
         else:
             values |= {"sandbox": state.plain(self._state)}
-        payload = json.dumps(values).encode()
+        payload = json_text.dumps(values).encode()
         for subscriber in tuple(self._subscribers):
             subscriber.send(EVENT, payload)
         if self._ending:
@@ -192,7 +191,7 @@ class Shim:
             return
         number = 0
         try:
-            request = json.loads(payload)
+            request = json_text.loads(payload.decode())
             number = request.get("id", 0)
             self._operations[request["op"]](connection, request)
         except (RuntimeFailure, OSError, ValueError, KeyError) as error:

@@ -12,9 +12,9 @@ clock ticks since the same boot.
 
 from __future__ import annotations
 
-import json
 import os
 
+from runtime import json_text
 from runtime.records import Record
 
 TYPE_CHECKING = False
@@ -95,7 +95,7 @@ def write_json(path: str, value: Mapping[str, Any]) -> None:
     fresh = path + ".new"
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        left = memoryview(json.dumps(value).encode())
+        left = memoryview(json_text.dumps(value).encode())
         while left:
             left = left[os.write(descriptor, left) :]
     finally:
@@ -121,7 +121,7 @@ def read_json(path: str) -> dict[str, Any] | None:
         text = read_file(path).decode()
     except FileNotFoundError:
         return None
-    value = json.loads(text)
+    value = json_text.loads(text)
     if not isinstance(value, dict):
         raise ValueError(f"Could not read state {path}: not a JSON object (remove the folder to forget it)")
     return value

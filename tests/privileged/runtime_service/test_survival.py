@@ -206,4 +206,5 @@ def test_pods_one_after_another_leave_nothing(node: Node) -> None:
         sandbox = node.sandbox()
         node.run(sandbox, ["true"])
         node.service.remove_pod_sandbox(sandbox.id)
-    wait_for(lambda: count() == before)
+    wait_for(lambda: not count()["folders"] and not shims(node.folder))
+    wait_for(lambda: count()["descriptors"] <= before["descriptors"])
