@@ -11,8 +11,6 @@ dropped and reported, and wrong types are reported in the words of Go's encoding
 
 from __future__ import annotations
 
-import base64
-import binascii
 import importlib.util
 import json
 import os
@@ -26,8 +24,8 @@ from typing import Any, Literal
 
 import orjson
 
-from controlplane.apiserver import quantities
 from controlplane.apiserver.errors import TYPE_INVALID, Cause
+from controlplane.apiserver.schema_scalars import json_word, special
 
 Object = dict[str, Any]
 
@@ -61,8 +59,6 @@ _SPECIAL: dict[str, Kind] = {
 }
 
 _TOP_LEVEL_KEY = re.compile(rb'"(io\.k8s[^"]*)": ?\{')
-_QUANTITY = re.compile(r"^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$")
-_TIME = re.compile(r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$")
 _INTEGER_BOUNDS = {"int32": 2**31, "int64": 2**63}
 
 
@@ -422,7 +418,7 @@ class _Walk:
             )
         if kind == "number" and isinstance(value, (int, float)) and not isinstance(value, bool):
             return value
-        problem = _CHECKS[kind](value) if kind in _CHECKS else None
+        problem = special(kind, value)
         if problem is None:
             return self._wrong(type_.go_name, value, path, struct, names)
         fitted, text = problem
@@ -432,7 +428,7 @@ class _Walk:
 
     def _wrong(self, go_name: str, value: Any, path: str, struct: str, names: str) -> None:
         place = f"Go struct field {struct}.{names} of type {go_name}"
-        text = f"json: cannot unmarshal {_json_word(value, go_name)} into {place}"
+        text = f"json: cannot unmarshal {json_word(value, go_name)} into {place}"
         self.causes.append(Cause(TYPE_INVALID, path, text))
 
 
@@ -443,60 +439,3 @@ def _zero(type_: Type) -> Any:
     return {"string": "", "bytes": "", "integer": 0, "number": 0, "boolean": False, "list": []}.get(
         type_.kind
     )
-
-
-def _json_word(value: Any, go_name: str) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, (int, float)):
-        return f"number {value}" if go_name.startswith("int") else "number"
-    return "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
-
-
-def _quantity(value: Any) -> tuple[Any, str] | None:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        return None, "quantities must match the regular expression '" + _QUANTITY.pattern + "'"
-    text = value.strip() if isinstance(value, str) else f"{value}"
-    try:
-        return quantities.canonical(text), ""
-    except ValueError:
-        if not _QUANTITY.match(text):
-            return None, "quantities must match the regular expression '" + _QUANTITY.pattern + "'"
-        return None, "unable to parse quantity's suffix"
-
-
-def _int_or_string(value: Any) -> tuple[Any, str] | None:
-    if isinstance(value, str) or (
-        isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
-    ):
-        return value, ""
-    return None, f"json: cannot unmarshal {_json_word(value, 'int32')} into Go value of type int32"
-
-
-def _time(value: Any) -> tuple[Any, str] | None:
-    if not isinstance(value, str):
-        return None, f"json: cannot unmarshal {_json_word(value, '')} into Go value of type string"
-    if _TIME.match(value):
-        return value, ""
-    return None, f'parsing time "{value}" as "2006-01-02T15:04:05Z07:00": cannot parse "{value}" as "2006"'
-
-
-def _bytes(value: Any) -> tuple[Any, str] | None:
-    if not isinstance(value, str):
-        return None
-    compact = value.replace("\n", "").replace("\r", "")
-    try:
-        base64.b64decode(compact, validate=True)
-    except binascii.Error:
-        bad = re.search(r"[^A-Za-z0-9+/]", compact)
-        return None, f"illegal base64 data at input byte {bad.start() if bad else len(compact) // 4 * 4}"
-    return compact, ""
-
-
-_CHECKS = {
-    "quantity": _quantity,
-    "int-or-string": _int_or_string,
-    "time": _time,
-    "micro-time": _time,
-    "bytes": _bytes,
-}
