@@ -17,6 +17,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from controlplane.apiserver.app import ApiServer, ServerOptions
 from controlplane.errors import ControlPlaneError
@@ -98,12 +99,19 @@ def _port_range(text: str) -> tuple[int, int]:
     return ports
 
 
+class Follower(Protocol):
+    """What the scheduler and the controllers are to this module."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
 class Followers:
     """Scheduler and controllers, started beside the loop so that serving does not wait for their imports."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._running: list[object] = []
+        self._running: list[Follower] = []
         self._thread = threading.Thread(target=self._start, name="start-controllers", daemon=True)
 
     def start(self) -> None:
@@ -113,8 +121,7 @@ class Followers:
         """Ask them to end; they are daemons, so the process does not wait for a slow one."""
         self._thread.join(0.2)
         for follower in self._running:
-            stop = getattr(follower, "stop")  # noqa: B009
-            threading.Thread(target=stop, daemon=True).start()
+            threading.Thread(target=follower.stop, daemon=True).start()
 
     def _start(self) -> None:
         from controlplane.controllers.manager import ControllerManager
@@ -125,7 +132,8 @@ class Followers:
         folder = self._options.config_dir
         manager = ControllerManager(RestClient(load(folder / "controller-manager.conf")))
         scheduler = Scheduler(RestClient(load(folder / "scheduler.conf")))
-        for follower in (manager, scheduler):
+        followers: tuple[Follower, ...] = (manager, scheduler)
+        for follower in followers:
             follower.start()
             self._running.append(follower)
         gc.collect()
@@ -139,7 +147,11 @@ async def serve(options: Options) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     server = ApiServer(options.server, SqliteStore(options.data_dir, durable=options.durable))
-    await server.start()
+    try:
+        await server.start()
+    except ControlPlaneError:
+        await server.stop()
+        raise
     gc.collect()
     gc.freeze()  # what start-up made is there to stay: no collection need look at it again
     followers = Followers(options) if options.controllers else None

@@ -97,9 +97,7 @@ class ServiceAllocator:
 
         Raises StatusError (422) for an address or port that is taken or out of range.
         """
-        spec = new.setdefault("spec", {})
-        if old is not None:
-            _carry_over(spec, old.get("spec", {}))
+        new.setdefault("spec", {})
         taken: list[tuple[Pool, int]] = []
         try:
             self._allocate_address(new, old, taken)
@@ -202,24 +200,33 @@ class ServiceAllocator:
         return freed
 
 
-def _carry_over(spec: Object, old: Object) -> None:
-    """A client that replaces a Service need not repeat what was allocated to it."""
-    if spec.get("type") != "ExternalName" and not spec.get("clusterIP") and old.get("clusterIP"):
-        spec["clusterIP"] = old["clusterIP"]
-        spec["clusterIPs"] = list(old.get("clusterIPs") or [old["clusterIP"]])
-    if spec.get("type") not in _TYPES_WITH_PORTS:
-        if old.get("type") in _TYPES_WITH_PORTS:
-            before = {_port_key(port): port.get("nodePort") for port in old.get("ports") or ()}
-            for port in spec.get("ports") or ():
-                if port.get("nodePort") and port.get("nodePort") == before.get(_port_key(port)):
-                    del port["nodePort"]  # the type changed: its node ports go back to the pool
-        return
-    held = {_port_key(port): port["nodePort"] for port in old.get("ports") or () if port.get("nodePort")}
+def carry_over(new: Object, old: Object) -> None:
+    """Before validation: a client that replaces a Service need not repeat what was allocated to it, and what
+    only its old type had goes away with that type (upstream: patchAllocatedValues, dropTypeDependentFields).
+    """
+    spec, before = new.setdefault("spec", {}), old.get("spec") or {}
+    outside = spec.get("type") in _TYPES_WITH_PORTS
+    if spec.get("type") != "ExternalName" and not spec.get("clusterIP") and before.get("clusterIP"):
+        spec["clusterIP"] = before["clusterIP"]
+        spec["clusterIPs"] = list(before.get("clusterIPs") or [before["clusterIP"]])
+    held = {_port_key(port): port["nodePort"] for port in before.get("ports") or () if port.get("nodePort")}
     given = {port["nodePort"] for port in spec.get("ports") or () if port.get("nodePort")}
     for port in spec.get("ports") or ():
-        before_port = held.get(_port_key(port))
-        if not port.get("nodePort") and before_port and before_port not in given:
-            port["nodePort"] = before_port
+        previous = held.get(_port_key(port))
+        if not outside and previous and port.get("nodePort") == previous:
+            del port["nodePort"]
+        elif outside and previous and not port.get("nodePort") and previous not in given:
+            port["nodePort"] = previous
+    if spec.get("type") == before.get("type"):
+        return
+    dropped = ["loadBalancerClass", "allocateLoadBalancerNodePorts"] if spec["type"] != "LoadBalancer" else []
+    if not outside:
+        dropped += ["externalTrafficPolicy", "healthCheckNodePort"]
+    if spec["type"] == "ExternalName":
+        dropped += ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
+    for field in dropped:
+        if field in spec and spec[field] == before.get(field):
+            del spec[field]
 
 
 def _port_key(port: Object) -> tuple[str, int]:

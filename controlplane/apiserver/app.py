@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -75,46 +76,37 @@ class ApiServer:
         self._serving = False
         self._endpoints = EndpointHandler({"ping": lambda: True, "serving": lambda: self._serving})
         self._runner: web.AppRunner | None = None
+        self.port = options.secure_port  # of interest when 0 was asked for: known after `start`
 
     async def start(self) -> None:
         """Listen and answer. Raises ServeError with one line for the user."""
         options = self._options
         context = tls_context(options.pki)
+        listener = _listen(options.bind_address, options.secure_port)
+        self.port = listener.getsockname()[1]
         try:
             await bootstrap.ensure(
                 self.registry,
                 cluster_ip=self._first_address,
                 address=options.advertise_address,
-                port=options.secure_port,
+                port=self.port,
             )
         except StatusError as error:
+            listener.close()
             raise ServeError(f"Could not make the cluster's first objects: {error}") from error
         application = web.Application(client_max_size=MAX_BODY)
         application.router.add_route("*", "/{tail:.*}", self._handle)
-        runner = web.AppRunner(
+        self._runner = web.AppRunner(
             application,
             access_log=None,
             handler_cancellation=True,
             shutdown_timeout=0.3,
             keepalive_timeout=180.0,
         )
-        await runner.setup()
-        site = web.TCPSite(
-            runner, options.bind_address, options.secure_port, ssl_context=context, backlog=1024
-        )
-        try:
-            await site.start()
-        except OSError as error:
-            await runner.cleanup()
-            code = errno.errorcode.get(error.errno or 0, "unknown")
-            advice = "is another server running? choose another --secure-port"
-            if error.errno != errno.EADDRINUSE:
-                advice = "check --bind-address"
-            where = f"{options.bind_address}:{options.secure_port}"
-            raise ServeError(f"Could not listen on {where}: {code} ({advice})") from error
-        self._runner = runner
+        await self._runner.setup()
+        await web.SockSite(self._runner, listener, ssl_context=context, backlog=1024).start()
         self._serving = True
-        log.info("Served address=%s port=%d", options.bind_address, options.secure_port)
+        log.info("Served address=%s port=%d", options.bind_address, self.port)
 
     async def stop(self) -> None:
         """End the watches, finish what is being answered, close the store."""
@@ -186,6 +178,19 @@ class ApiServer:
             namespace = name.split(":")[2]
             groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}"]
         return User(name, tuple(dict.fromkeys([*groups, "system:authenticated"])))
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    """The listening socket. Raises ServeError."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, backlog=1024)
+    except OSError as error:
+        code = errno.errorcode.get(error.errno or 0, "unknown")
+        advice = "check --bind-address"
+        if error.errno == errno.EADDRINUSE:
+            advice = "is another server running? choose another --secure-port"
+        raise ServeError(f"Could not listen on {address}:{port}: {code} ({advice})") from error
 
 
 def tls_context(pki: Path) -> ssl.SSLContext:

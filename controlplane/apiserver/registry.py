@@ -19,7 +19,7 @@ import orjson
 
 from controlplane.apiserver import deletion, strategy
 from controlplane.apiserver.admission import Admission
-from controlplane.apiserver.allocators import ServiceAllocator
+from controlplane.apiserver.allocators import ServiceAllocator, carry_over
 from controlplane.apiserver.conversion import from_storage, to_storage
 from controlplane.apiserver.defaults import apply as apply_defaults
 from controlplane.apiserver.errors import (
@@ -163,8 +163,7 @@ class Registry:
         entry = self.cache.latest(self.collection_name(info), namespace, name)
         if entry is None:
             if strategy.key_of(info) in strategy.CREATED_BY_UPDATE and not subresource:
-                body["metadata"]["name"] = name
-                return await self.create(info, namespace, body, write)
+                return await self.create(info, namespace, new, write)
             raise not_found(info, name)
         return await self._replace(info, entry, self.parsed(info, entry), new, write, subresource)
 
@@ -306,6 +305,8 @@ class Registry:
             raise conflict(info, name, text)
         apply_defaults(info, new)
         strategy.prepare_update(info, new, old, subresource)
+        if strategy.key_of(info) == ("", "services") and not subresource:
+            carry_over(new, old)
         self.admission.update(info, entry.namespace, new, old, write.user, subresource)
         causes = validate_update(info, new, old)
         if causes:

@@ -51,10 +51,10 @@ def give_service_account(
 
 def _mount(spec: Object) -> None:
     volumes = spec.get("volumes") or []
-    name = next((volume["name"] for volume in volumes if volume["name"].startswith(_VOLUME)), None)
+    name = next((volume["name"] for volume in volumes if volume.get("name", "").startswith(_VOLUME)), None)
     chosen = name or _VOLUME + "".join(secrets.choice(_LETTERS) for _ in range(5))
     needed = False
-    for container in (*(spec.get("initContainers") or ()), *spec["containers"]):
+    for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
         mounts = container.get("volumeMounts") or []
         if any(mount.get("mountPath") == MOUNT_PATH for mount in mounts):
             continue

@@ -1,0 +1,130 @@
+"""Who may do what: certificates, tokens, RBAC, and a kubelet's own node, through the real server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .conftest import Client, Live, pod
+
+
+def token(api: Client, namespace: str, name: str = "default", **spec: Any) -> str:
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+    return str(api.must("POST", path, {"spec": spec})["status"]["token"])
+
+
+def test_a_service_account_may_ask_who_it_is_and_no_more(live: Live, namespace: str) -> None:
+    client = live.with_token(token(live.admin, namespace))
+    found = client.must("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", {})
+    assert found["status"]["userInfo"]["username"] == f"system:serviceaccount:{namespace}:default"
+    code, status = client("GET", f"/api/v1/namespaces/{namespace}/pods")
+    assert code == 403
+    assert f'cannot list resource "pods" in API group "" in the namespace "{namespace}"' in status["message"]
+    assert client("GET", "/apis")[0] == 200
+
+
+def test_roles_grant_in_their_namespace_and_cluster_roles_everywhere(live: Live, namespace: str) -> None:
+    api, rbac = live.admin, "/apis/rbac.authorization.k8s.io/v1"
+    client = live.with_token(token(api, namespace))
+    subject = [{"kind": "ServiceAccount", "name": "default", "namespace": namespace}]
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}
+    body = {"metadata": {"name": "b"}, "subjects": subject, "roleRef": reference}
+    api.must("POST", f"{rbac}/namespaces/{namespace}/rolebindings", body)
+    pods = "/api/v1/namespaces/{}/pods"
+    assert client("GET", pods.format(namespace))[0] == 200
+    assert client("GET", pods.format("default"))[0] == 403
+    assert client("GET", f"/api/v1/namespaces/{namespace}/secrets")[0] == 403
+    assert client("POST", pods.format(namespace), pod("p"))[0] == 403
+    body["metadata"] = {"name": f"b-{namespace}"}
+    api.must("POST", f"{rbac}/clusterrolebindings", body)
+    assert client("GET", pods.format("default"))[0] == 200
+    review = {"spec": {"resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "default"}}}
+    path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+    assert client.must("POST", path, review)["status"]["allowed"] is True
+    api.must("DELETE", f"{rbac}/clusterrolebindings/b-{namespace}")
+    assert client("GET", pods.format("default"))[0] == 403
+
+
+def test_a_bound_token_ends_with_its_pod(live: Live, namespace: str) -> None:
+    api = live.admin
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    made = api.must("POST", pods, pod("p"))
+    reference = {"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": made["metadata"]["uid"]}
+    bound = token(api, namespace, boundObjectRef=reference)
+    review = {"spec": {"token": bound}}
+    path = "/apis/authentication.k8s.io/v1/tokenreviews"
+    status = api.must("POST", path, review)["status"]
+    assert status["authenticated"]
+    assert status["user"]["extra"]["authentication.kubernetes.io/pod-name"] == ["p"]
+    api.must("DELETE", f"{pods}/p")
+    assert "authenticated" not in api.must("POST", path, review)["status"]
+    assert live.with_token(bound)("GET", "/api")[0] == 401
+
+
+@pytest.mark.parametrize("text", ["nonsense", "a.b.c", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0."])
+def test_forged_tokens_are_refused(live: Live, text: str) -> None:
+    code, status = live.with_token(text)("GET", "/api/v1/pods")
+    assert (code, status["reason"]) == (401, "Unauthorized")
+
+
+def test_a_token_that_was_changed_is_refused(live: Live, namespace: str) -> None:
+    head, claims, signature = token(live.admin, namespace).split(".")
+    other = token(live.admin, "kube-system").split(".")[1]
+    assert live.with_token(f"{head}.{other}.{signature}")("GET", "/api")[0] == 401
+    assert live.with_token(f"{head}.{claims}.{signature}")("GET", "/api")[0] == 200
+
+
+def test_pods_get_their_accounts_token_volume(api: Client, namespace: str) -> None:
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    spec = api.must("POST", pods, pod("p"))["spec"]
+    mount = spec["containers"][0]["volumeMounts"][0]
+    assert mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount" and mount["readOnly"]
+    assert mount["name"] == spec["volumes"][0]["name"]
+    assert [next(iter(source)) for source in spec["volumes"][0]["projected"]["sources"]] == [
+        "serviceAccountToken",
+        "configMap",
+        "downwardAPI",
+    ]
+    without = api.must("POST", pods, pod("q", automountServiceAccountToken=False))["spec"]
+    assert "volumes" not in without and "volumeMounts" not in without["containers"][0]
+    code, status = api("POST", pods, pod("r", serviceAccountName="nobody"))
+    assert code == 403 and 'serviceaccount "nobody" not found' in status["message"]
+
+
+def test_a_kubelet_is_held_to_its_own_node(live: Live, namespace: str) -> None:
+    api, kubelet = live.admin, live.kubelet
+    for name in ("mine", "other"):
+        api.must("POST", f"/api/v1/namespaces/{namespace}/secrets", {"metadata": {"name": name}})
+    nodes = "/api/v1/nodes"
+    code, status = kubelet("POST", nodes, {"metadata": {"name": "n2"}})
+    assert code == 403 and 'not allowed to modify node "n2"' in status["message"]
+    kubelet.must("POST", nodes, {"metadata": {"name": "n1"}})
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    volume = [{"name": "v", "secret": {"secretName": "mine"}}]
+    api.must("POST", pods, pod("here", nodeName="n1", volumes=volume))
+    api.must("POST", pods, pod("there", nodeName="n2"))
+    secrets = f"/api/v1/namespaces/{namespace}/secrets"
+    assert kubelet("GET", f"{secrets}/mine")[0] == 200
+    assert kubelet("GET", f"{secrets}?fieldSelector=metadata.name%3Dmine")[0] == 200
+    assert kubelet("GET", f"{secrets}/other")[0] == 403
+    assert kubelet("GET", secrets)[0] == 403
+    running = {"status": {"phase": "Running"}}
+    merge = "application/merge-patch+json"
+    assert kubelet("PATCH", f"{pods}/here/status", running, Content_Type=merge)[0] == 200
+    assert kubelet("PATCH", f"{pods}/there/status", running, Content_Type=merge)[0] == 403
+    assert kubelet("DELETE", f"{pods}/there")[0] == 403
+    assert kubelet("POST", pods, pod("own", nodeName="n1"))[0] == 403
+    mirror = pod("mirror", nodeName="n1")
+    mirror["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "x", "kubernetes.io/config.hash": "x"}
+    assert kubelet("POST", pods, mirror)[0] == 201
+    assert kubelet("PATCH", f"{nodes}/n1/status", {"status": {}}, Content_Type=merge)[0] == 200
+    api.must("DELETE", f"{nodes}/n1")
+
+
+def test_impersonation_is_for_those_who_may(live: Live, namespace: str) -> None:
+    headers = {"Impersonate_User": f"system:serviceaccount:{namespace}:default"}
+    assert live.admin("GET", "/api/v1/pods", **headers)[0] == 403
+    client = live.with_token(token(live.admin, namespace))
+    code, status = client("GET", "/api/v1/pods", Impersonate_User="kubernetes-admin")
+    assert code == 403 and "cannot impersonate" in status["message"]
