@@ -7,6 +7,7 @@ back later and later. Source: client-go's util/workqueue.
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 import time
 from collections import deque
@@ -26,6 +27,7 @@ class WorkQueue:
         self._dirty: set[Hashable] = set()
         self._working: set[Hashable] = set()
         self._later: list[tuple[float, int, Hashable]] = []
+        self._due: dict[Hashable, float] = {}
         self._failures: dict[Hashable, int] = {}
         self._sequence = 0
         self._closed = False
@@ -48,13 +50,20 @@ class WorkQueue:
             self._changed.notify()
 
     def add_after(self, key: Hashable, seconds: float) -> None:
-        """Queue the key once `seconds` have passed."""
+        """Queue the key once `seconds` have passed; of several such calls the earliest counts.
+
+        So a controller that asks for a look "in five seconds" at every pass has one such look ahead of it,
+        not one for every pass.
+        """
         with self._changed:
-            if self._closed:
+            due = self._clock() + seconds
+            if self._closed or self._due.get(key, math.inf) <= due:
                 return
+            self._due[key] = due
             self._sequence += 1
-            heapq.heappush(self._later, (self._clock() + seconds, self._sequence, key))
-            self._changed.notify()
+            heapq.heappush(self._later, (due, self._sequence, key))
+            # Every waiter may have to wake earlier than it thought, and it is not known which one will.
+            self._changed.notify_all()
 
     def add_rate_limited(self, key: Hashable) -> None:
         """Queue the key after its back-off: 5 ms, doubling with every failure up to a minute."""
@@ -75,7 +84,10 @@ class WorkQueue:
             while True:
                 now = self._clock()
                 while self._later and self._later[0][0] <= now:
-                    self._add(heapq.heappop(self._later)[2])
+                    due, _, ripe = heapq.heappop(self._later)
+                    if self._due.get(ripe) == due:
+                        del self._due[ripe]
+                        self._add(ripe)
                 if self._closed:
                     return None
                 if self._waiting:

@@ -380,9 +380,11 @@ class Deployments(Controller):
             return [
                 _condition("Progressing", "True", "ReplicaSetUpdated", f"{name} is progressing.", moved=True)
             ]
-        if time.time() - seconds(before["lastUpdateTime"]) > deadline:
+        left = deadline - (time.time() - seconds(before["lastUpdateTime"]))
+        if left < 0:
             message = f"{name} has timed out progressing."
             return [_condition("Progressing", "False", "ProgressDeadlineExceeded", message)]
+        self.queue.add_after(key, left + 1.0)
         return [before]
 
 

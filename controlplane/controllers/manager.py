@@ -1,0 +1,75 @@
+"""Starts all controllers of a cluster in one process, over one shared set of watches.
+
+A controller must not decide upon a cache that is still being filled (it would create what is already there),
+so the workers start when every informer has its first list. Starting returns at once: the API server may
+still be on its way up.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from controlplane.controllers.base import Controller, SharedInformers
+from controlplane.controllers.deployment import Deployments
+from controlplane.controllers.endpoints import EndpointsController
+from controlplane.controllers.endpointslice import EndpointSlices
+from controlplane.controllers.garbage_collector import GarbageCollector
+from controlplane.controllers.namespace import NamespaceController
+from controlplane.controllers.node_ipam import NodeIpam
+from controlplane.controllers.node_lifecycle import NodeLifecycle
+from controlplane.controllers.replicaset import ReplicaSets
+from controlplane.controllers.service_account import ServiceAccounts
+from kubeclient.events import EventRecorder
+from kubeclient.rest import RestClient
+
+log = logging.getLogger("controllers")
+
+
+class ControllerManager:
+    """All controllers; `root_ca` is the PEM text that pods get to check the API server with."""
+
+    def __init__(
+        self, client: RestClient, *, root_ca: str, cluster_cidr: str = "10.244.0.0/16"
+    ) -> None:
+        self._informers = SharedInformers(client)
+        shared = (client, self._informers)
+        self._controllers: list[Controller] = [
+            Deployments(*shared, EventRecorder(client, "deployment-controller")),
+            ReplicaSets(*shared, EventRecorder(client, "replicaset-controller")),
+            EndpointSlices(*shared, EventRecorder(client, "endpoint-slice-controller")),
+            EndpointsController(*shared, EventRecorder(client, "endpoint-controller")),
+            NamespaceController(*shared, EventRecorder(client, "namespace-controller")),
+            GarbageCollector(*shared, EventRecorder(client, "garbage-collector-controller")),
+            NodeLifecycle(*shared, EventRecorder(client, "node-controller")),
+            NodeIpam(*shared, EventRecorder(client, "cidrAllocator"), cluster_cidr=cluster_cidr),
+            ServiceAccounts(*shared, EventRecorder(client, "service-account-controller"), root_ca=root_ca),
+        ]
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="controllers", daemon=True)
+
+    def start(self) -> None:
+        """Start watching now and working as soon as the first lists are in."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End all workers and watches; returns within about a second."""
+        self._stopping.set()
+        for controller in self._controllers:
+            controller.queue.shut_down()
+        self._informers.stop()
+        for controller in self._controllers:
+            controller.stop()
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        self._informers.start()
+        while not self._informers.wait_synced(0.5):
+            if self._stopping.is_set():
+                return
+        for controller in self._controllers:
+            controller.start()
+        log.info(
+            "Started controllers count=%d ms=%d", len(self._controllers), (time.monotonic() - began) * 1000
+        )
