@@ -22,6 +22,7 @@ from controlplane.apiserver.errors import (
     bad_request,
     cannot_decode,
     conflict,
+    forbidden,
     invalid,
     method_not_allowed,
     success_body,
@@ -193,6 +194,8 @@ class SubresourceHandler:
             raise cannot_decode("TokenRequest", "v1", checked.causes[0].message)
         spec = checked.obj.get("spec") or {}
         account = self._registry.get(info, request.namespace, request.name).parse()
+        if call.user.node_name:
+            self._check_node(call, info, spec.get("boundObjectRef") or {})
         seconds = spec.get("expirationSeconds") or _DEFAULT_TOKEN_SECONDS
         if not _MIN_TOKEN_SECONDS <= seconds <= _MAX_TOKEN_SECONDS:
             text = f"Invalid value: {seconds}: may not specify a duration less than 10 minutes"
@@ -223,6 +226,15 @@ class SubresourceHandler:
             "status": {"token": token, "expirationTimestamp": rfc3339(expires)},
         }
         return answer(orjson.dumps(answered), 201)
+
+    def _check_node(self, call: Call, info: ResourceInfo, reference: Object) -> None:
+        """A kubelet gets tokens for the pods that run on its node, and for nobody else (NodeRestriction)."""
+        name = call.request.name
+        if reference.get("kind") != "Pod" or not reference.get("uid"):
+            raise forbidden(info, name, "node requested token not bound to a pod")
+        pod = self._registry.get(_PODS, call.request.namespace, reference.get("name", "")).parse()
+        if pod["spec"].get("nodeName") != call.user.node_name:
+            raise forbidden(info, name, "node requested token bound to a pod scheduled on a different node")
 
     def _bound(self, namespace: str, account: str, reference: Object | None) -> Object | None:
         """The claims of a bound token. Raises StatusError when the object is not the one that is meant."""

@@ -128,3 +128,13 @@ def test_impersonation_is_for_those_who_may(live: Live, namespace: str) -> None:
     client = live.with_token(token(live.admin, namespace))
     code, status = client("GET", "/api/v1/pods", Impersonate_User="kubernetes-admin")
     assert code == 403 and "cannot impersonate" in status["message"]
+
+
+def test_a_kubelet_gets_tokens_for_its_own_pods_only(live: Live, namespace: str) -> None:
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default/token"
+    for name, node, code in (("here", "n1", 201), ("there", "n2", 403)):
+        made = live.admin.must("POST", pods, pod(name, nodeName=node))
+        reference = {"kind": "Pod", "apiVersion": "v1", "name": name, "uid": made["metadata"]["uid"]}
+        assert live.kubelet("POST", path, {"spec": {"boundObjectRef": reference}})[0] == code
+    assert live.kubelet("POST", path, {"spec": {}})[0] == 403

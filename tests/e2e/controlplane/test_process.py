@@ -1,0 +1,149 @@
+"""The control plane's process: what it survives, how it ends, and what it says when it cannot start."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from controlplane import authority
+
+pytestmark = pytest.mark.e2e
+
+
+class Process:
+    """One control plane without controllers, on a loopback port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        authority.ensure(authority.Cluster(folder, "127.0.0.1", "n1", self.port))
+        user = yaml.safe_load((folder / "admin.conf").read_text())["users"][0]["user"]
+        for name in ("certificate", "key"):
+            (folder / name).write_bytes(base64.b64decode(user[f"client-{name}-data"]))
+        self.running: subprocess.Popen[str] | None = None
+
+    def command(self) -> list[str]:
+        return [
+            sys.executable,
+            "-m",
+            "controlplane.main",
+            f"--config-dir={self.folder}",
+            f"--data-dir={self.folder / 'store'}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={self.port}",
+            "--controllers=none",
+        ]
+
+    def start(self) -> None:
+        self.running = subprocess.Popen(
+            self.command(), stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
+        )
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                if self.request("GET", "/readyz").status_code == 200:
+                    return
+            except requests.ConnectionError:
+                assert self.running.poll() is None, self.running.stderr and self.running.stderr.read()
+        raise AssertionError("the control plane was not ready after 20 s")
+
+    def session(self) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = False
+        session.verify = str(self.folder / "pki/ca.crt")
+        session.cert = (str(self.folder / "certificate"), str(self.folder / "key"))
+        return session
+
+    def request(self, method: str, path: str, body: Any = None, **options: Any) -> requests.Response:
+        with self.session() as session:
+            return session.request(
+                method, f"https://127.0.0.1:{self.port}{path}", json=body, timeout=10, **options
+            )
+
+    def end(self, number: int) -> int:
+        assert self.running is not None
+        self.running.send_signal(number)
+        code = self.running.wait(10)
+        assert self.running.stderr is not None
+        self.running.stderr.close()
+        self.running = None
+        return code
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Process]:
+    found = Process(tmp_path)
+    yield found
+    if found.running is not None:
+        found.end(signal.SIGKILL)
+
+
+def test_answered_writes_survive_sigkill_and_watches_go_on_where_they_were(process: Process) -> None:
+    process.start()
+    answered = []
+    path = "/api/v1/namespaces/default/configmaps"
+    with process.session() as session:
+        for number in range(100):
+            body = {"metadata": {"name": f"c{number}"}}
+            made = session.post(f"https://127.0.0.1:{process.port}{path}", json=body, timeout=10)
+            assert made.status_code == 201
+            answered.append(made.json()["metadata"])
+    process.end(signal.SIGKILL)
+    process.start()
+    listed = process.request("GET", path).json()["items"]
+    kept = {item["metadata"]["name"]: item["metadata"] for item in listed}
+    assert [kept.get(item["name"]) for item in answered] == answered
+    process.request("POST", path, {"metadata": {"name": "later"}})
+    version = answered[-1]["resourceVersion"]
+    query = f"{path}?watch=1&timeoutSeconds=1&resourceVersion={version}"
+    events = [json.loads(line) for line in process.request("GET", query).text.splitlines()]
+    assert [(event["type"], event["object"]["metadata"]["name"]) for event in events] == [("ADDED", "later")]
+
+
+def test_sigterm_ends_watches_and_the_process_within_a_second(process: Process) -> None:
+    process.start()
+    with process.session() as session:
+        url = f"https://127.0.0.1:{process.port}/api/v1/namespaces?watch=1"
+        with session.get(url, stream=True, timeout=10) as watch:
+            lines = watch.iter_lines()
+            next(lines)
+            started = time.monotonic()
+            assert process.end(signal.SIGTERM) == 0
+            assert time.monotonic() - started < 1
+            assert all(json.loads(line)["type"] == "ADDED" for line in lines)  # a clean end, no broken chunk
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_1(process: Process) -> None:
+    with socket.create_server(("127.0.0.1", process.port)):
+        done = subprocess.run(process.command(), capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"Could not listen on 127.0.0.1:{process.port}: EADDRINUSE")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_one_over_the_same_store_is_refused(process: Process) -> None:
+    process.start()
+    done = subprocess.run(process.command(), capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1 and "another control plane" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_missing_certificates_say_what_to_do(process: Process) -> None:
+    (process.folder / "pki/apiserver.crt").unlink()
+    done = subprocess.run(process.command(), capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1 and "kubelet-py up" in done.stderr and "Traceback" not in done.stderr
