@@ -108,6 +108,7 @@ class KubeletServer:
         self._address = (address, port)
         self._context = context
         self._listener: Listener | None = None
+        self._thread: threading.Thread | None = None
         self._connections: set[Duplex] = set()
         self._lock = threading.Lock()
 
@@ -118,22 +119,17 @@ class KubeletServer:
     def start(self) -> None:
         """Bind and serve in a thread; raises OSError when the port is taken."""
         self._listener = Listener(self._address, _Handler, self, self._context)
-        threading.Thread(
-            target=self._listener.serve_forever,
-            kwargs={"poll_interval": 60},
-            name="kubelet-server",
-            daemon=True,
-        ).start()
+        self._thread = threading.Thread(target=self._listener.serve, name="kubelet-server", daemon=True)
+        self._thread.start()
         log.info("Started kubelet server address=%s port=%d", self._address[0], self.port)
 
     def stop(self) -> None:
         """Stop listening and end every open connection."""
         if self._listener is None:
             return
-        # Closing wakes the accepting thread at once; shutdown() alone would wait for its poll interval.
-        self._listener.stopping.set()
-        self._listener.wake()
-        self._listener.shutdown()
+        self._listener.end()
+        if self._thread is not None:
+            self._thread.join()
         self._listener.server_close()
         with self._lock:
             for connection in self._connections:

@@ -36,9 +36,6 @@ class Listener(socketserver.ThreadingTCPServer):
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
-        if self.stopping.is_set():
-            connection.close()
-            raise OSError("stopping")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # The handshake is done in the connection's own thread: a slow client must not hold up others.
         wrapped = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
@@ -47,15 +44,15 @@ class Listener(socketserver.ThreadingTCPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.exception("Failed request client=%s", client_address[0])
 
-    def wake(self) -> None:
-        """Make the accepting loop look up, by connecting to it."""
-        host = "::1" if self.address_family == socket.AF_INET6 else "127.0.0.1"
-        bound = str(self.server_address[0])
-        target = host if bound in ("0.0.0.0", "::") else bound
-        try:
-            socket.create_connection((target, self.server_address[1]), 1).close()
-        except OSError as error:
-            log.debug("Could not wake listener reason=%s", error)
+    def serve(self) -> None:
+        """Accept until `end`; for a thread of its own."""
+        while not self.stopping.is_set():
+            self.handle_request()
+
+    def end(self) -> None:
+        """Stop accepting, from another thread; no polling: on Linux this wakes a thread in accept()."""
+        self.stopping.set()
+        self.socket.shutdown(socket.SHUT_RDWR)
 
 
 class Input:

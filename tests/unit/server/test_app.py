@@ -336,8 +336,9 @@ def test_attach_ends_with_success_whatever_the_exit_code(node: Node) -> None:
 
 
 def test_a_client_that_vanishes_ends_the_command(node: Node) -> None:
-    client = node.websocket(f"{EXEC}&input=1&command=cat", "v5.channel.k8s.io")
-    next(client.messages())
+    client = node.websocket(f"{EXEC}&input=1&command=sh&command=-c&command=echo+up;cat", "v5.channel.k8s.io")
+    messages = client.messages()
+    assert (next(messages), next(messages)) == (b"\1", b"\1up\n")
     threads = [thread for thread in threading.enumerate() if thread.name == "stream-output"]
     assert threads
     client.close()
