@@ -177,7 +177,8 @@ class Shim:
         connection = Connection(self.loop, client, lambda channel, payload: None)
         connection.on_frame = lambda channel, payload: self._frame(connection, channel, payload)
         connection.on_closed = lambda: self._gone(connection)
-        self._connections.append(connection)
+        # Sessions take the notice of their end for themselves, so what has closed is dropped here.
+        self._connections = [known for known in self._connections if known.open] + [connection]
         return connection
 
     def _gone(self, connection: Connection) -> None:
@@ -299,4 +300,5 @@ class Shim:
         """Let the clients have their last frames, then end."""
         for connection in tuple(self._connections):
             connection.end()
-        self.loop.call_later(0 if not self._connections else GOODBYE_SECONDS, self.loop.stop)
+        waiting = any(connection.open for connection in self._connections)
+        self.loop.call_later(GOODBYE_SECONDS if waiting else 0, self.loop.stop)

@@ -10,7 +10,7 @@ import pytest
 
 from runtime.errors import ExecTimeout, StartError
 from runtime.streams import RESIZE, STDERR, STDIN, STDOUT, Stream
-from tests.privileged.runtime_service.harness import Node, read_all, wait_for
+from tests.privileged.runtime_service.harness import Node, read_all, shims, wait_for
 
 pytestmark = pytest.mark.privileged
 
@@ -140,6 +140,15 @@ def test_many_execs_leave_no_descriptor_zombie_or_cgroup(node: Node) -> None:
     assert not node.driver.exists(f"{sandbox.config.cgroup_parent}/{container}/exec-60")
     listed = node.service.exec_sync(container, ["ps", "-o", "stat,args"], 10).stdout
     assert b"Z" not in listed.replace(b"STAT", b"").replace(b"COMMAND", b"")
+
+
+def test_shim_of_a_removed_pod_ends_at_once_after_execs(node: Node) -> None:
+    sandbox = node.sandbox()
+    container = node.run(sandbox, SLEEP)
+    for _ in range(3):
+        node.service.exec_sync(container, ["true"], 10)
+    node.service.remove_pod_sandbox(sandbox.id)
+    wait_for(lambda: not shims(node.folder), 0.5)
 
 
 def test_attached_clients_all_see_the_output_and_the_log_does_too(node: Node) -> None:
