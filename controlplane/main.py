@@ -130,7 +130,11 @@ class Followers:
         from kubeclient.rest import RestClient
 
         folder = self._options.config_dir
-        manager = ControllerManager(RestClient(load(folder / "controller-manager.conf")))
+        manager = ControllerManager(
+            RestClient(load(folder / "controller-manager.conf")),
+            root_ca=(self._options.server.pki / "ca.crt").read_text(),
+            cluster_cidr=self._options.cluster_cidr,
+        )
         scheduler = Scheduler(RestClient(load(folder / "scheduler.conf")))
         followers: tuple[Follower, ...] = (manager, scheduler)
         for follower in followers:
