@@ -21,7 +21,11 @@ import socket
 import sys
 
 from runtime import cgroups, shim
+from runtime.capabilities import DEFAULT
 from runtime.linux import LinuxKernel
+from runtime.machine import this_machine
+from runtime.seccomp.filter import compiled
+from runtime.seccomp.profile import runtime_default
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +60,7 @@ def settle(descriptor: int) -> tuple[LinuxKernel, CgroupDriver]:
     os.chdir("/")
     _thread.stack_size(THREAD_STACK)
     driver = cgroups.detect()
+    compiled(runtime_default(DEFAULT, this_machine().name))  # what nearly every container loads
     gc.collect()
     gc.freeze()
     return kernel, driver
