@@ -90,6 +90,47 @@ def test_sigkilled_agent_leaves_containers_and_logs_running(node: Node) -> None:
     wait_for(lambda: len(node.log(container)) > seen)
 
 
+BUSY_AGENT = """
+    import sys, threading
+    from pathlib import Path
+    from runtime.cgroups import detect
+    from tests.privileged.runtime_service.harness import Node
+    node = Node(Path(sys.argv[1]), Path(sys.argv[2]), detect(), None)
+    node.service = node.fresh()
+    node.service.start()
+    def work():
+        while True:
+            for remove in (False, True):
+                sandbox = node.sandbox()
+                container = node.run(sandbox, ["sleep", "1000"])
+                node.service.exec_sync(container, ["true"], 5)
+                if remove:
+                    node.service.remove_pod_sandbox(sandbox.id)
+    for _ in range(2):
+        threading.Thread(target=work, daemon=True).start()
+    threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.12, 0.2, 0.27, 0.31])
+def test_agent_killed_at_any_moment_leaves_only_what_the_next_one_knows(node: Node, seconds: float) -> None:
+    node.service.close()
+    agent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(BUSY_AGENT), str(node.folder), str(node.rootfs)],
+        stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[3],
+    )
+    time.sleep(seconds)
+    agent.kill()
+    agent.wait()
+    node.service = node.fresh()
+    node.service.start()
+    ready = [sandbox for sandbox in node.service.list_sandboxes() if sandbox.state == "READY"]
+    wait_for(lambda: len(shims(node.folder)) == len(ready))
+    for container in node.service.list_containers():
+        assert container.state != "RUNNING" or not gone(container.pid)
+
+
 def test_forkserver_ends_with_its_agent(node: Node) -> None:
     forkserver = node.service._forkserver._pid
     assert Path(f"/proc/{forkserver}/comm").read_text().startswith("python")
