@@ -1,4 +1,4 @@
-"""A queue of keys that says each thing once: waiting keys are not doubled, and one worker has a key at a time.
+"""A queue that says each thing once: waiting keys are not doubled, and one worker has a key at a time.
 
 A key added while it is being worked on comes back when that is done, so no change is lost. Failed keys come
 back later and later. Source: client-go's util/workqueue.
