@@ -19,7 +19,8 @@ from runtime.records import Record
 
 
 class Process(Record):
-    """A started process. `start_time_ticks` since boot tells it from a later one with the same pid. `pidfd`
+    """A started process. `start_time_ticks` since boot tells it from a later one with the same pid (0: it has
+    ended and been reaped already). `pidfd`
     is the caller's to close, and so is `console`, the master side of a terminal made inside (-1: none).
     `warnings` says what the kernel did not allow and could be gone without.
     """
@@ -110,7 +111,12 @@ def _finish(kernel: Kernel, plan: Plan, context: Context) -> Process:
                 kernel.close(fd)
         except OSError as error:
             warnings.append(f"Could not set {path} to {value}: {errno_name(error.errno or 0)}")
-    return Process(pid, kernel.start_time(pid), pidfd, context.console, tuple(warnings))
+    try:
+        started = kernel.start_time(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        # It has ended, and somebody in this process collects children faster than we look.
+        started = 0
+    return Process(pid, started, pidfd, context.console, tuple(warnings))
 
 
 def _warning(plan: Plan, entry: str) -> str:

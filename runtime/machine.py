@@ -54,7 +54,7 @@ _X86_NUMBERS = {
     "sethostname": 170, "setdomainname": 171, "ioprio_set": 251, "openat": 257, "unshare": 272, "dup3": 292,
     "prlimit64": 302, "setns": 308, "seccomp": 317, "execveat": 322, "execve": 59, "open_tree": 428,
     "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "pidfd_open": 434, "clone3": 435,
-    "close_range": 436, "openat2": 437, "mount_setattr": 442, "memfd_create": 319,
+    "close_range": 436, "openat2": 437, "mount_setattr": 442, "memfd_create": 319, "keyctl": 250,
 }  # fmt: skip
 _ARM_NUMBERS = {
     "read": 63, "write": 64, "close": 57, "rt_sigaction": 134, "rt_sigprocmask": 135,
@@ -64,7 +64,7 @@ _ARM_NUMBERS = {
     "sethostname": 161, "setdomainname": 162, "ioprio_set": 30, "openat": 56, "unshare": 97, "dup3": 24,
     "prlimit64": 261, "setns": 268, "seccomp": 277, "execveat": 281, "execve": 221, "open_tree": 428,
     "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "pidfd_open": 434, "clone3": 435,
-    "close_range": 436, "openat2": 437, "mount_setattr": 442, "memfd_create": 279,
+    "close_range": 436, "openat2": 437, "mount_setattr": 442, "memfd_create": 279, "keyctl": 219,
 }  # fmt: skip
 
 

@@ -186,6 +186,23 @@ def kill_tree(folder: str) -> None:
                     continue
 
 
+def _enable_here(folder: str, controllers: list[str]) -> None:
+    """All at once; if the kernel refuses (cpu, for one, while realtime processes run), one by one. A
+    controller that stays off makes the limit that needs it fail by name."""
+    control = f"{folder}/cgroup.subtree_control"
+    try:
+        files.write(control, " ".join("+" + name for name in controllers))
+    except CgroupError:
+        refused = 0
+        for name in controllers:
+            try:
+                files.write(control, "+" + name)
+            except CgroupError:
+                refused += 1
+                if refused == len(controllers):
+                    raise
+
+
 class UnifiedDriver:
     """CgroupDriver for a host with v2 alone. `root` is where cgroup2 is mounted."""
 
@@ -223,7 +240,7 @@ class UnifiedDriver:
             enabled = files.read(f"{base}/cgroup.subtree_control").split()
             missing = [name for name in WANTED if name in available and name not in enabled]
             if missing and not (folder and files.read(f"{base}/cgroup.procs")):
-                files.write(f"{base}/cgroup.subtree_control", " ".join("+" + name for name in missing))
+                _enable_here(base, missing)
 
     def open(self, path: str) -> Unified:
         """An existing cgroup. Raises CgroupError."""

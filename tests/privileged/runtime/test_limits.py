@@ -129,7 +129,7 @@ def test_the_v2_driver_holds_processes_by_its_tree(box: Any) -> None:
     path = f"{box.base}/unified"
     cgroup = driver.create(path)
     assert cgroup.join().unified == f"{root}/{path}" and cgroup.join().tasks == ()
-    spec = box.spec("echo up; sleep 60 & sleep 60")
+    spec = box.spec("sleep 60 & echo up; sleep 60")
     running = box.launch(spec, cgroup)
     running.read_until("up")
     assert len(cgroup.pids()) >= 2 and running.pid in cgroup.pids()
