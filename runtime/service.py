@@ -393,10 +393,10 @@ class RuntimeService:
                 mine = [c for c in self._containers.values() if c.sandbox_id == sandbox_id]
                 if sandbox_id not in self._sandboxes:
                     return
-                ended = recovery.end_sandbox(self._cgroups, folder)
-                states = [
-                    (c.id, recovery.end_container(self._cgroups, self._containers_dir / c.id)) for c in mine
-                ]
+            ended = recovery.end_sandbox(self._cgroups, folder)
+            states = [
+                (c.id, recovery.end_container(self._cgroups, self._containers_dir / c.id)) for c in mine
+            ]
         except (OSError, CgroupError, ValueError) as error:
             log.error("Could not end pod without shim sandbox=%s error=%s", sandbox_id[:12], error)
             return
