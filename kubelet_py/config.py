@@ -57,6 +57,8 @@ class Config:
     register_node: bool = True
     register_with_taints: tuple[Mapping[str, Any], ...] = ()
     node_labels: Mapping[str, str] = field(default_factory=dict)
+    cluster_cidr: str = "10.244.0.0/16"
+    service_cidr: str = "10.96.0.0/12"
     address: str = "0.0.0.0"
     port: int = 10250
 
@@ -131,7 +133,7 @@ def _convert(key: str, name: str, kind: str, value: Any) -> Any:
         expected = str
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
         raise ConfigError(f"Could not use configuration: {key} must be of type {expected.__name__}")
-    return tuple(value) if expected is list else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def load(path: Path) -> Config:
@@ -184,6 +186,8 @@ def parse_arguments(argv: Sequence[str]) -> Options:
     parser.add_argument("--address", help="where the HTTPS server listens")
     parser.add_argument("--port", type=int, help="port of the HTTPS server (10250)")
     parser.add_argument("--cni-bin-dir", type=Path, action="append", default=[], help="may be repeated")
+    parser.add_argument("--cluster-cidr", help="range of all pods' addresses (10.244.0.0/16)")
+    parser.add_argument("--service-cidr", help="range of the Services' addresses (10.96.0.0/12)")
     parser.add_argument("--node-labels", default="", help="key=value,… set at registration")
     parser.add_argument("--register-node", action=argparse.BooleanOptionalAction, default=None)
     arguments = parser.parse_args(argv)
@@ -192,6 +196,10 @@ def parse_arguments(argv: Sequence[str]) -> Options:
         config = replace(config, port=arguments.port)
     if arguments.address:
         config = replace(config, address=arguments.address)
+    if arguments.cluster_cidr:
+        config = replace(config, cluster_cidr=arguments.cluster_cidr)
+    if arguments.service_cidr:
+        config = replace(config, service_cidr=arguments.service_cidr)
     if arguments.register_node is not None:
         config = replace(config, register_node=arguments.register_node)
     if arguments.node_labels:

@@ -7,7 +7,6 @@ from the runtime's own memory, never rebuilt from events.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable
@@ -32,21 +31,22 @@ FALLBACK_LINES = 80
 
 
 class Pleg:
-    """`wake(uid)` is called for every change; `pods_dir` holds each pod's folder."""
+    """`wake(uid)` is called for every change; `ips(sandbox id)` knows a sandbox's addresses."""
 
-    def __init__(self, runtime: RuntimeService, pods_dir: Path, wake: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        runtime: RuntimeService,
+        ips: Callable[[str], tuple[str, ...]],
+        wake: Callable[[str], None],
+    ) -> None:
         self._runtime = runtime
-        self._pods_dir = pods_dir
+        self._ips = ips
         self._wake = wake
-        self._uids: dict[str, str] = {}
-        self._addresses: dict[str, tuple[str, ...]] = {}
         self._messages: dict[str, str] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._relist, name="pleg-relist", daemon=True)
 
     def start(self) -> None:
-        for sandbox in self._runtime.list_sandboxes():
-            self._uids[sandbox.id] = sandbox.config.uid
         self._runtime.subscribe(self._on_event)
         self._thread.start()
 
@@ -56,18 +56,6 @@ class Pleg:
     def uids(self) -> set[str]:
         """Every pod that the runtime holds something of."""
         return {sandbox.config.uid for sandbox in self._runtime.list_sandboxes()}
-
-    def remember(self, uid: str, sandbox: Sandbox, addresses: tuple[str, ...]) -> None:
-        """Keep a sandbox's addresses, also for the next agent."""
-        self._uids[sandbox.id] = uid
-        self._addresses[sandbox.id] = addresses
-        file = self._network_file(uid)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"sandbox": sandbox.id, "ips": list(addresses)}))
-
-    def forget(self, sandbox_id: str) -> None:
-        self._addresses.pop(sandbox_id, None)
-        self._uids.pop(sandbox_id, None)
 
     def view(self, uid: str) -> PodView:
         """The pod as the runtime has it now, newest first."""
@@ -80,11 +68,11 @@ class Pleg:
         sandboxes.sort(key=lambda s: (s.config.attempt, s.created_at), reverse=True)
         return PodView(
             uid,
-            tuple(self._sandbox(uid, s) for s in sandboxes),
+            tuple(self._sandbox(s) for s in sandboxes),
             tuple(self._container(c) for c in containers),
         )
 
-    def _sandbox(self, uid: str, sandbox: Sandbox) -> SandboxView:
+    def _sandbox(self, sandbox: Sandbox) -> SandboxView:
         return SandboxView(
             id=sandbox.id,
             attempt=sandbox.config.attempt,
@@ -92,24 +80,8 @@ class Pleg:
             created_at=sandbox.created_at,
             netns=sandbox.netns,
             host_network=sandbox.config.host_network,
-            ips=self._ips(uid, sandbox.id),
+            ips=self._ips(sandbox.id) if sandbox.state == "READY" else (),
         )
-
-    def _ips(self, uid: str, sandbox_id: str) -> tuple[str, ...]:
-        known = self._addresses.get(sandbox_id)
-        if known is None:
-            known = ()
-            try:
-                stored = json.loads(self._network_file(uid).read_text())
-                if stored["sandbox"] == sandbox_id:
-                    known = tuple(stored["ips"])
-            except (OSError, ValueError, KeyError):
-                pass  # never attached, or torn: the sandbox is made anew then
-            self._addresses[sandbox_id] = known
-        return known
-
-    def _network_file(self, uid: str) -> Path:
-        return self._pods_dir / uid / "network.json"
 
     def _container(self, container: Container) -> ContainerView:
         config = container.config
@@ -152,9 +124,10 @@ class Pleg:
         return text
 
     def _on_event(self, event: Event) -> None:
-        uid = self._uids.get(event.sandbox_id)
-        if uid is not None:
-            self._wake(uid)
+        for sandbox in self._runtime.list_sandboxes():
+            if sandbox.id == event.sandbox_id:
+                self._wake(sandbox.config.uid)
+                return
 
     def _relist(self) -> None:
         while not self._stop.wait(RELIST_SECONDS):

@@ -183,7 +183,9 @@ def _without_attempt(
     reason = situation.waiting.get(container["name"])
     state = (old or {}).get("state") or {}
     if old is not None and "terminated" in state and reason is None:
-        entry |= {k: old[k] for k in ("state", "lastState", "ready", "restartCount", "containerID") if k in old}
+        entry |= {
+            k: old[k] for k in ("state", "lastState", "ready", "restartCount", "containerID") if k in old
+        }
         entry |= {"image": old.get("image", entry["image"]), "imageID": old.get("imageID", "")}
         return
     entry["state"] = {"waiting": _waiting(reason or _default_waiting(pod, key, situation))}

@@ -27,7 +27,9 @@ class PodWorkers:
     def __init__(self, sync: Sync, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._sync = sync
         self._clock = clock
-        self._condition = threading.Condition()
+        lock = threading.RLock()
+        self._condition = threading.Condition(lock)
+        self._timer_wake = threading.Condition(lock)
         self._queue: deque[str] = deque()
         self._queued: set[str] = set()
         self._running: set[str] = set()
@@ -38,7 +40,6 @@ class PodWorkers:
         self._count = 0
         self._stopping = False
         self._timer = threading.Thread(target=self._run_timers, name="pod-timers", daemon=True)
-        self._timer_wake = threading.Condition(self._condition)
 
     def start(self) -> None:
         self._timer.start()

@@ -105,7 +105,7 @@ class VolumeManager:
                     Mount(
                         source,
                         entry["mountPath"],
-                        bool(entry.get("readOnly")),
+                        bool(entry.get("readOnly")) or _is_payload(volumes[entry["name"]]),
                         PROPAGATION[entry.get("mountPropagation") or "None"],
                         recursive=not below,
                     )
@@ -131,6 +131,12 @@ class VolumeManager:
         plugin = {"configMap": "configmap", "secret": "secret", "downwardAPI": "downward-api"}.get(kind)
         plugin = plugin or {"emptyDir": "empty-dir", "projected": "projected"}.get(kind, kind.lower())
         return self._pods / uid / "volumes" / f"kubernetes.io~{plugin}" / name
+
+
+def _is_payload(path: Path) -> bool:
+    """Files that come from the API are never the container's to change (upstream since 1.9.6)."""
+    kinds = ("configmap", "secret", "downward-api", "projected")
+    return path.parent.name in {f"kubernetes.io~{kind}" for kind in kinds}
 
 
 def close(descriptors: list[int]) -> None:

@@ -1,0 +1,319 @@
+"""Starting one container of a pod whose sandbox and volumes are ready: look up, describe, create, start."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kubelet_py.config import Config
+from kubelet_py.errors import (
+    ContainerConfigError,
+    CreateContainerError,
+    NodeError,
+    RunContainerError,
+    VolumeError,
+)
+from kubelet_py.paths import NodePaths
+from kubelet_py.pods import environment, files, resources, security
+from kubelet_py.pods.actions import Start, spec_hash
+from kubelet_py.pods.container_spec import Facts, Mount, oci_spec
+from kubelet_py.pods.context import NodeFacts, ObjectSource
+from kubelet_py.pods.image_puller import ImagePuller
+from kubelet_py.pods.model import (
+    ANNOTATION_HASH,
+    ANNOTATION_MESSAGE_FILE,
+    ANNOTATION_MESSAGE_PATH,
+    ANNOTATION_MESSAGE_POLICY,
+    LABEL_CONTAINER_NAME,
+    LABEL_POD_NAME,
+    LABEL_POD_NAMESPACE,
+    LABEL_POD_UID,
+    Object,
+    host_network,
+    uid_of,
+)
+from kubelet_py.volumes.manager import VolumeManager, close
+from runtime import users
+from runtime.errors import RuntimeFailure, UserError
+from runtime.images.store import Image
+from runtime.kernel import Kernel
+from runtime.service import ContainerConfig, RuntimeService
+
+log = logging.getLogger(__name__)
+
+Event = Callable[[Object, str, str, str, str], None]
+"""(pod, container name or "", Normal or Warning, reason, message)"""
+LARGEST_PROFILE = 1 << 20
+
+
+class ContainerStarter:
+    def __init__(
+        self,
+        *,
+        paths: NodePaths,
+        config: Config,
+        runtime: RuntimeService,
+        images: ImagePuller,
+        volumes: VolumeManager,
+        objects: ObjectSource,
+        kernel: Kernel,
+        services: Callable[[], Sequence[Object] | None],
+        node: NodeFacts,
+        event: Event,
+    ) -> None:
+        self._paths = paths
+        self._config = config
+        self._runtime = runtime
+        self._images = images
+        self._volumes = volumes
+        self._objects = objects
+        self._kernel = kernel
+        self._services = services
+        self._node = node
+        self._event = event
+        self._users: dict[tuple[str, str], users.User] = {}
+        self._lock = threading.Lock()
+
+    def start(
+        self,
+        pod: Object,
+        container: Object,
+        start: Start,
+        sandbox_id: str,
+        ips: tuple[str, ...],
+        volumes: dict[str, Path],
+    ) -> str:
+        """Image → description → create → start; its id. Raises ContainerError; events are told here."""
+        name = container["name"]
+        image = self._image(pod, container)
+        held: list[int] = []
+        try:
+            try:
+                config = self.describe(pod, container, start.attempt, image, ips, volumes, held)
+            except ContainerConfigError as error:
+                self._event(pod, name, "Warning", "Failed", f"Error: {error}")
+                raise
+            identifier = self._create_and_start(pod, name, sandbox_id, config)
+        finally:
+            close(held)
+        self._link_log(pod, name, identifier, config.log_path)
+        return identifier
+
+    def _create_and_start(self, pod: Object, name: str, sandbox_id: str, config: ContainerConfig) -> str:
+        try:
+            identifier = self._runtime.create_container(sandbox_id, config)
+        except (RuntimeFailure, OSError) as error:
+            self._event(pod, name, "Warning", "Failed", f"Error: {error}")
+            raise CreateContainerError(str(error)) from error
+        self._event(pod, name, "Normal", "Created", f"Created container: {name}")
+        try:
+            self._runtime.start_container(identifier)
+        except (RuntimeFailure, OSError) as error:
+            self._event(pod, name, "Warning", "Failed", f"Error: {error}")
+            raise RunContainerError(str(error)) from error
+        self._event(pod, name, "Normal", "Started", f"Started container {name}")
+        return identifier
+
+    def _image(self, pod: Object, container: Object) -> Image:
+        name, namespace = container["name"], pod["metadata"]["namespace"]
+
+        def secret(secret_name: str) -> Object | None:
+            try:
+                return self._objects.get("secret", namespace, secret_name)
+            except VolumeError as error:
+                log.info("Failed to read pull secret name=%s error=%s", secret_name, error)
+                return None
+
+        def tell(kind: str, reason: str, message: str) -> None:
+            self._event(pod, name, kind, reason, message)
+
+        return self._images.ensure(pod, container, tell, secret)
+
+    def describe(
+        self,
+        pod: Object,
+        container: Object,
+        attempt: int,
+        image: Image,
+        ips: tuple[str, ...],
+        volumes: dict[str, Path],
+        held: list[int],
+    ) -> ContainerConfig:
+        """The runtime's ContainerConfig; `held` gets descriptors to close after the start.
+
+        Raises ContainerConfigError.
+        """
+        metadata, name, node = pod["metadata"], container["name"], self._node()
+        values = self._environment(pod, container, ips)
+        context = security.effective(pod, container)
+        user = self._user(image, security.wanted_user(context, image.config.get("User") or ""))
+        where = f'pod: "{metadata["name"]}_{metadata["namespace"]}({metadata["uid"]})", container: {name}'
+        security.check_non_root(context, user, image.config.get("User") or "", where)
+        message_file = self._message_file(pod, container, attempt)
+        period = int(self._config.cpu_cfs_quota_period * 1_000_000)
+        spec = oci_spec(
+            pod,
+            container,
+            Facts(
+                argv=environment.command_line(container, image.config, values),
+                environment=values,
+                user=user,
+                image_config=image.config,
+                mounts=self._mounts(pod, container, values, message_file, volumes, held),
+                resources=resources.container_resources(
+                    container, cfs_quota=self._config.cpu_cfs_quota, period_us=period, pids=0
+                ),
+                oom_score_adj=resources.oom_score_adj(pod, container, node.memory_bytes),
+                hostname=files.hostname_of(pod, node.name),
+                seccomp_default=self._config.seccomp_default,
+                localhost_seccomp=self._localhost_profile(context),
+            ),
+        )
+        folder = self.log_folder(pod) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return ContainerConfig(
+            name=name,
+            attempt=attempt,
+            image=image.repo_tags[0] if image.repo_tags else container["image"],
+            image_id=image.repo_digests[0] if image.repo_digests else image.id,
+            spec=spec,
+            layers=image.layers,
+            log_path=str(folder / f"{attempt}.log"),
+            tty=bool(container.get("tty")),
+            stdin=bool(container.get("stdin")),
+            stdin_once=bool(container.get("stdinOnce")),
+            stop_signal=image.config.get("StopSignal") or "SIGTERM",
+            labels={
+                LABEL_POD_NAME: metadata["name"],
+                LABEL_POD_NAMESPACE: metadata["namespace"],
+                LABEL_POD_UID: metadata["uid"],
+                LABEL_CONTAINER_NAME: name,
+            },
+            annotations={
+                ANNOTATION_HASH: spec_hash(container),
+                ANNOTATION_MESSAGE_FILE: str(message_file),
+                ANNOTATION_MESSAGE_PATH: container.get("terminationMessagePath") or "/dev/termination-log",
+                ANNOTATION_MESSAGE_POLICY: container.get("terminationMessagePolicy") or "File",
+            },
+        )
+
+    def log_folder(self, pod: Object) -> Path:
+        """`var/log/pods/<namespace>_<name>_<uid>`, as log collectors expect."""
+        metadata = pod["metadata"]
+        return self._paths.pod_logs / f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
+
+    def field_facts(self, pod: Object, ips: tuple[str, ...]) -> dict[str, str]:
+        """status.* of fieldRef: what is known of addresses now."""
+        node = self._node
+        own = node.ips if host_network(pod) else ips
+        return {
+            "status.hostIP": node.ips[0] if node.ips else "",
+            "status.hostIPs": ",".join(node.ips),
+            "status.podIP": own[0] if own else "",
+            "status.podIPs": ",".join(own),
+        }
+
+    def _environment(self, pod: Object, container: Object, ips: tuple[str, ...]) -> dict[str, str]:
+        services = self._services()
+        if services is None:
+            raise ContainerConfigError(
+                "services have not yet been read at least once, cannot construct envvars"
+            )
+        namespace = pod["metadata"]["namespace"]
+
+        def lookup(kind: str, name: str) -> Object | None:
+            return self._objects.get(kind, namespace, name)
+
+        try:
+            return environment.container_environment(
+                pod,
+                container,
+                services=environment.service_variables(
+                    services, namespace, pod["spec"].get("enableServiceLinks", True) is not False
+                ),
+                lookup=lookup,
+                facts=self.field_facts(pod, ips),
+                allocatable=self._node.allocatable,
+            )
+        except ContainerConfigError:
+            raise
+        except (NodeError, ValueError) as error:
+            raise ContainerConfigError(str(error)) from error
+
+    def _user(self, image: Image, wanted: str) -> users.User:
+        key = (image.id, wanted)
+        found = self._users.get(key)
+        if found is None:
+            try:
+                found = users.lookup(self._kernel, image.layers, wanted)
+            except (UserError, OSError) as error:
+                raise ContainerConfigError(str(error)) from error
+            with self._lock:
+                self._users[key] = found
+        return found
+
+    def _message_file(self, pod: Object, container: Object, attempt: int) -> Path:
+        folder = self._paths.pods / uid_of(pod) / "containers" / container["name"]
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("*.message"):
+            if old.stem.isdigit() and int(old.stem) < attempt - 1:
+                old.unlink()
+        file: Path = folder / f"{attempt}.message"
+        file.touch()
+        file.chmod(0o666)  # any user of the container may write its last words
+        return file
+
+    def _mounts(
+        self,
+        pod: Object,
+        container: Object,
+        values: dict[str, str],
+        message_file: Path,
+        volumes: dict[str, Path],
+        held: list[int],
+    ) -> list[Mount]:
+        folder = self._paths.pods / uid_of(pod)
+        try:
+            mounts, descriptors = self._volumes.mounts(container, volumes, values)
+        except VolumeError as error:
+            raise ContainerConfigError(str(error)) from error
+        held += descriptors
+        mounts += files.managed_mounts(container, folder, True)
+        path = container.get("terminationMessagePath") or "/dev/termination-log"
+        if all(mount.destination != path for mount in mounts):
+            mounts.append(Mount(str(message_file), path))
+        return mounts
+
+    def _localhost_profile(self, context: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        profile = context.get("seccompProfile") or {}
+        if profile.get("type") != "Localhost":
+            return None
+        name = profile.get("localhostProfile") or ""
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ContainerConfigError(
+                f"localhost seccomp profile {name!r} must be a relative path without '..'"
+            )
+        file = self._paths.state / "seccomp" / name
+        try:
+            parsed: Any = json.loads(file.read_bytes()[:LARGEST_PROFILE])
+        except (OSError, ValueError) as error:
+            raise ContainerConfigError(f"could not load local seccomp profile {file}: {error}") from error
+        if not isinstance(parsed, dict):
+            raise ContainerConfigError(f"could not load local seccomp profile {file}: it is no JSON object")
+        return parsed
+
+    def _link_log(self, pod: Object, name: str, identifier: str, log_path: str) -> None:
+        """`var/log/containers/<pod>_<namespace>_<container>-<id>.log`, for log collectors."""
+        metadata = pod["metadata"]
+        folder = self._paths.container_logs
+        link = folder / f"{metadata['name']}_{metadata['namespace']}_{name}-{identifier}.log"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            os.symlink(log_path, link)
+        except OSError as error:
+            log.warning("Failed to link log link=%s error=%s", link, error.strerror)
