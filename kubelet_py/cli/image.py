@@ -169,7 +169,7 @@ def _images_in_use(containers: Path) -> set[str]:
     found = set()
     for file in containers.glob("*/config.json"):
         try:
-            found.add(str(json.loads(file.read_bytes()).get("image_id")))
+            found.add(str(json.loads(file.read_bytes()).get("config", {}).get("image_id")))
         except FileNotFoundError:
             continue  # removed while we looked
         except ValueError as error:
