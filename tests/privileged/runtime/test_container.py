@@ -134,8 +134,11 @@ def test_devices_are_the_default_ones(box: Any) -> None:
     _, text = box.run("ls /dev")
     wanted = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"
     assert text.split() == wanted.split()
-    _, text = box.run("mknod /tmp/vda b 254 0 && cat /tmp/vda | wc -c", capabilities=("CAP_MKNOD",))
-    assert "Operation not permitted" in text
+    # A device that nothing but the device cgroup refuses; loading no module, whatever the host has.
+    script = "mknod /tmp/tun c 10 200 && (: < /tmp/tun)"
+    assert "Operation not permitted" in box.run(script, capabilities=("CAP_MKNOD",))[1]
+    free = {"resources": {"devices": [{"allow": True}]}}
+    assert "Operation not permitted" not in box.run(script, capabilities=("CAP_MKNOD",), linux=free)[1]
     assert box.run("head -c 3 /dev/zero | od -An -tx1; echo x > /dev/null")[1].split() == ["00"] * 3
 
 
@@ -293,6 +296,22 @@ def test_mounts_of_the_container_do_not_reach_the_host(box: Any) -> None:
     _, text = box.run("cat /proc/self/mountinfo")
     assert str(box.folder) not in text.replace("lowerdir", "").split(" - ")[0]
     assert all("shared:" not in line for line in text.splitlines())
+
+
+def test_a_shared_host_mount_is_cut_off(box: Any) -> None:
+    """E15: with the host's mounts shared, as systemd makes them, nothing of the container appears there."""
+    folder = str(box.folder)
+    box.kernel.mount(folder, folder, "", 0x1000, "")
+    box.kernel.mount("", folder, "", 1 << 20, "")
+    try:
+        before = Path("/proc/self/mounts").read_text()
+        running = box.start("echo up; sleep 60")
+        running.read_until("up")
+        assert Path("/proc/self/mounts").read_text() == before
+        running.cgroup.kill()
+        running.wait()
+    finally:
+        box.kernel.umount(folder, 2)
 
 
 def test_host_mounts_reach_a_volume_only_with_slave_propagation(box: Any, tmp_path: Path) -> None:
