@@ -24,6 +24,7 @@ from controlplane.apiserver.users import User
 Object = dict[str, Any]
 
 MAX_BODY = 3 * 1024 * 1024
+_MAX_MANAGER = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,18 @@ class Call:
         twice: tuple[str, ...] = ()
         if "fieldValidation" in query and validation != "Ignore" and self._json():
             twice = tuple(duplicates(await self.body()))
-        return Write(self.user, self.dry_run(), validation, twice)
+        return Write(self.user, self._manager(), self.dry_run(), validation, twice)
+
+    def _manager(self) -> str:
+        """Who owns what is written: `?fieldManager=`, else the first word of the client's User-Agent.
+
+        An apply has to give the parameter: there the name is part of the contract (see `apply`).
+        """
+        given = self.request.query.get("fieldManager", "")
+        if given or "apply-patch" in self.content_type:
+            return given
+        agent = self.http.headers.get("User-Agent", "").partition("/")[0]
+        return agent[:_MAX_MANAGER] or "unknown"
 
     def dry_run(self) -> bool:
         """`?dryRun=All`. Raises StatusError (422) for anything else."""

@@ -18,7 +18,7 @@ from controlplane.apiserver.errors import (
     method_not_allowed,
     unsupported_media_type,
 )
-from controlplane.apiserver.negotiation import OBJECT, Wanted, media_type, wanted
+from controlplane.apiserver.negotiation import OBJECT, YAML, Wanted, decode, media_type, wanted
 from controlplane.apiserver.patch import json_patch, merge_patch, strategic_merge
 from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.resources import ResourceInfo
@@ -28,11 +28,12 @@ from controlplane.apiserver.watch import Watcher
 Object = dict[str, Any]
 Change = Callable[[Object], Object]
 
+_APPLY = "application/apply-patch+yaml"
 _PATCHES = (
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
-    "application/apply-patch+yaml",
+    _APPLY,
 )
 _STREAMED = 512 * 1024  # longer lists go out in chunks
 
@@ -133,6 +134,18 @@ class ObjectHandler:
         request = call.request
         form = wanted(call.accept)
         write = await call.write()
+        if media_type(call.content_type) == _APPLY:
+            config = decode(await call.body(), YAML, info.kind)
+            written = await self._registry.apply(
+                info,
+                request.namespace,
+                request.name,
+                config,
+                write,
+                force=request.flag("force"),
+                subresource=request.subresource,
+            )
+            return self.single(call, written.body, 201 if written.created else 200, form, write.warnings)
         change = await self.change(call, info)
         written = await self._registry.patch(
             info, request.namespace, request.name, change, write, request.subresource
@@ -166,13 +179,11 @@ class ObjectHandler:
         return answer(b"".join(listing.body(self._registry, view, page, self._clock())))
 
     async def change(self, call: Call, info: ResourceInfo) -> Change:
-        """The patch of a request as a function. Raises StatusError (400, 415)."""
+        """The patch of a request (not an apply) as a function. Raises StatusError (400, 415)."""
         media = media_type(call.content_type)
-        if media not in _PATCHES:
+        if media not in _PATCHES[:3]:
             raise unsupported_media_type(_PATCHES)
         body = await call.body()
-        if media == "application/apply-patch+yaml":
-            raise unsupported_media_type(_PATCHES[:3])
         try:
             patch = orjson.loads(body)
         except orjson.JSONDecodeError as error:

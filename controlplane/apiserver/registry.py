@@ -20,6 +20,8 @@ import orjson
 from controlplane.apiserver import deletion, strategy
 from controlplane.apiserver.admission import Admission
 from controlplane.apiserver.allocators import ServiceAllocator, carry_over
+from controlplane.apiserver.apply import apply as server_side_apply
+from controlplane.apiserver.apply import record_update
 from controlplane.apiserver.conversion import from_storage, to_storage
 from controlplane.apiserver.defaults import apply as apply_defaults
 from controlplane.apiserver.errors import (
@@ -53,9 +55,13 @@ _NAME_TRIES = 8
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """How a write was asked for. `warnings` is filled on the way and becomes Warning headers."""
+    """How a write was asked for. `warnings` is filled on the way and becomes Warning headers.
+
+    `manager` is who owns the written fields in the account that server-side apply keeps.
+    """
 
     user: User
+    manager: str = "unknown"
     dry_run: bool = False
     field_validation: str = "Warn"
     duplicates: tuple[str, ...] = ()
@@ -115,10 +121,14 @@ class Registry:
 
     # Writes
 
-    async def create(self, info: ResourceInfo, namespace: str, body: Object, write: Write) -> Written:
-        """POST. Raises StatusError."""
+    async def create(
+        self, info: ResourceInfo, namespace: str, body: Object, write: Write, *, applied: bool = False
+    ) -> Written:
+        """POST. `applied`: the body carries the account of an apply. Raises StatusError."""
         obj = self._decode(info, namespace, body, write)
         metadata = obj["metadata"]
+        if not applied:
+            metadata.pop("managedFields", None)
         if metadata.pop("resourceVersion", None):
             raise bad_request("resourceVersion should not be set on objects to be created")
         for name in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"):
@@ -189,6 +199,41 @@ class Registry:
             given = new["metadata"].get("name")
             raise bad_request(f"the name of the object ({given}) does not match the name on the URL ({name})")
         return await self._replace(info, entry, old, new, write, subresource)
+
+    async def apply(
+        self,
+        info: ResourceInfo,
+        namespace: str,
+        name: str,
+        body: Object,
+        write: Write,
+        *,
+        force: bool,
+        subresource: str = "",
+    ) -> Written:
+        """PATCH with an apply configuration; creates what does not exist. Raises StatusError."""
+        config = self._decode(info, namespace, body, write)
+        if config["metadata"].setdefault("name", name) != name:
+            given = config["metadata"]["name"]
+            raise bad_request(f"the name of the object ({given}) does not match the name on the URL ({name})")
+        entry = self.cache.latest(self.collection_name(info), namespace, name)
+        if entry is None and subresource:
+            raise not_found(info, name)
+        old = None if entry is None else self.parsed(info, entry)
+        new = server_side_apply(
+            self.schema,
+            info.definition,
+            old,
+            config,
+            manager=write.manager,
+            force=force,
+            now=rfc3339(self._clock()),
+            subresource=subresource,
+        )
+        if entry is None or old is None:
+            return await self.create(info, namespace, new, write, applied=True)
+        present = self.parsed(info, entry)
+        return await self._replace(info, entry, present, new, write, subresource, applied=True)
 
     async def amend(
         self, info: ResourceInfo, namespace: str, name: str, change: Callable[[Object], Object], write: Write
@@ -264,7 +309,6 @@ class Registry:
                 )
         else:
             metadata.pop("namespace", None)
-        metadata.pop("managedFields", None)
         return obj
 
     def _unknown_fields(self, info: ResourceInfo, problems: list[str], write: Write) -> None:
@@ -291,7 +335,15 @@ class Registry:
         return str(name)
 
     async def _replace(
-        self, info: ResourceInfo, entry: Entry, old: Object, new: Object, write: Write, subresource: str
+        self,
+        info: ResourceInfo,
+        entry: Entry,
+        old: Object,
+        new: Object,
+        write: Write,
+        subresource: str,
+        *,
+        applied: bool = False,
     ) -> Written:
         """Everything from "both versions are known" on: shared by PUT and PATCH."""
         name = entry.name
@@ -311,6 +363,16 @@ class Registry:
         causes = validate_update(info, new, old)
         if causes:
             raise invalid(info.kind, info.group, name, causes)
+        if not applied:
+            record_update(
+                self.schema,
+                info.definition,
+                old,
+                new,
+                manager=write.manager,
+                now=rfc3339(self._clock()),
+                subresource=subresource,
+            )
         stored = to_storage(info, new) if info.is_view else new
         before = to_storage(info, old) if info.is_view else old
         settle = self._allocate(info, stored, before) if not subresource else None

@@ -254,3 +254,26 @@ def test_events_are_one_kind_under_two_groups(api: Client, namespace: str) -> No
     assert new["items"][0]["regarding"]["name"] == "p" and new["items"][0]["note"] == "m"
     found = api.must("GET", f"/api/v1/namespaces/{namespace}/events?fieldSelector=involvedObject.name%3Dp")
     assert len(found["items"]) == 1
+
+
+def test_server_side_apply_creates_keeps_account_and_conflicts(api: Client, namespace: str) -> None:
+    path = f"{CONFIG.format(namespace)}/a"
+    yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a}}\ndata: {{k: '{}'}}\n"
+    kind = "application/apply-patch+yaml"
+
+    def apply(manager: str, value: str, more: str = "") -> Any:
+        body = yaml.format(value).encode()
+        return api.send("PATCH", f"{path}?fieldManager={manager}{more}", body, Content_Type=kind)
+
+    made = apply("one", "1")
+    assert made.status_code == 201 and made.json()["metadata"]["managedFields"][0]["manager"] == "one"
+    again = apply("one", "1")
+    assert again.json()["metadata"]["resourceVersion"] == made.json()["metadata"]["resourceVersion"]
+    refused = apply("two", "2")
+    assert refused.status_code == 409
+    assert refused.json()["details"]["causes"][0]["field"] == ".data.k"
+    assert apply("two", "2", "&force=true").json()["data"] == {"k": "2"}
+    assert api.send("PATCH", path, yaml.format("3").encode(), Content_Type=kind).status_code == 422
+    owners = {item["manager"] for item in api.patch(path, {"data": {"k": "4"}})["metadata"]["managedFields"]}
+    assert "python-requests" in owners
+    assert apply("two", "2").status_code == 409
