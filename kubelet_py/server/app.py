@@ -33,6 +33,7 @@ from kubelet_py.server import query as query_of
 from kubelet_py.server.errors import HttpError
 from kubelet_py.server.listener import Input, Listener, Output
 from kubelet_py.server.streaming import ContainerStream
+from runtime.errors import RuntimeFailure
 
 log = logging.getLogger(__name__)
 
@@ -348,7 +349,7 @@ class _Handler(BaseHTTPRequestHandler):
         identifier = _container_id(backend, namespace, pod, container, uid)
         try:
             stream = backend.exec(identifier, argv, tty=False, stdin=False, stdout=True, stderr=True)
-        except (OSError, LookupError, RuntimeError) as error:
+        except (OSError, LookupError, RuntimeFailure) as error:
             raise HttpError(500, f"error executing command in container: {error}") from error
         output, end = [], b"{}"
         try:

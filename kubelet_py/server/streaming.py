@@ -25,6 +25,7 @@ from kubeclient.streams.errors import StreamError
 from kubeclient.streams.spdy import SpdyConnection, SpdyStream
 from kubeclient.streams.transport import ByteTransport
 from kubeclient.streams.websocket import Tunnel, WebSocket
+from runtime.errors import RuntimeFailure
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +64,12 @@ def serve_command(
 ) -> None:
     """Run one exec or attach to its end; returns when the client has gone.
 
-    `start` asks the runtime; an OSError, LookupError or RuntimeError it raises becomes the Status. An attach
+    `start` asks the runtime; a RuntimeFailure, LookupError or OSError it raises becomes the Status. An attach
     ends with success however the container ended, as upstream.
     """
     try:
         container = start()
-    except (OSError, LookupError, RuntimeError) as error:
+    except (OSError, LookupError, RuntimeFailure) as error:
         verb = "attaching to container" if attach else "executing command in container"
         _finish(client, channels.failed(f"error {verb}: {_text(error)}"))
         _drain(client)

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from runtime import streams
+from runtime.errors import RuntimeFailure
 
 POD = {
     "apiVersion": "v1",
@@ -65,7 +66,7 @@ class Backend:
         self, container_id: str, argv: Sequence[str], *, tty: bool, stdin: bool, stdout: bool, stderr: bool
     ) -> streams.Stream:
         if argv[0] == "broken":
-            raise RuntimeError("the shim is gone")
+            raise RuntimeFailure("the shim is gone")
         ours, theirs = socket.socketpair()
         threading.Thread(target=self._shim, args=(theirs, list(argv), stdin), daemon=True).start()
         return streams.Stream(ours)
