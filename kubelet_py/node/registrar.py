@@ -1,0 +1,178 @@
+"""Keeps the Node object and its Lease: registers, reports, renews. Source: upstream's kubelet_node_status.go.
+
+The Lease is the heartbeat (every 10 s, small); the Node's status is sent when it changes, and every five
+minutes in any case. A node that is deleted from the API while its agent runs registers again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from kubeclient.errors import AlreadyExists, ApiError, Conflict, NotFound
+from kubeclient.resources import LEASES, NODES
+from kubeclient.rest import RestClient
+from kubelet_py.config import Config
+from kubelet_py.node import status as node_status
+from kubelet_py.pods.model import Object
+
+log = logging.getLogger(__name__)
+
+LEASE_NAMESPACE = "kube-node-lease"
+RENEW_SECONDS = 10.0
+RETRY_FIRST, RETRY_LONGEST = 0.05, 5.0
+
+
+class Registrar:
+    """`report(now, before)` builds the status to send; `on_node` sees every Node object that came back."""
+
+    def __init__(
+        self,
+        client: RestClient,
+        *,
+        name: str,
+        labels: dict[str, str],
+        config: Config,
+        report: Callable[[float, Object], Object],
+        on_node: Callable[[Object], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._name = name
+        self._labels = labels
+        self._config = config
+        self._report = report
+        self._on_node = on_node
+        self._clock = clock
+        self._node: Object | None = None
+        self._sent_at = 0.0
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._keep_status, name="node-status", daemon=True),
+            threading.Thread(target=self._keep_lease, name="node-lease", daemon=True),
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._wake.set()
+
+    def refresh(self) -> None:
+        """Something that the status tells has changed: report it now."""
+        self._wake.set()
+
+    def node(self) -> Object | None:
+        """The Node object as the API had it last."""
+        return self._node
+
+    def _keep_status(self) -> None:
+        delay = RETRY_FIRST
+        while not self._stopping.is_set():
+            try:
+                self._report_once()
+                delay = RETRY_FIRST
+                wait = self._config.node_status_update_frequency
+            except ApiError as error:
+                level = logging.DEBUG if self._node is None else logging.WARNING
+                log.log(level, "Failed to report node status error=%s", error)
+                wait = delay
+                delay = min(RETRY_LONGEST, delay * 2) if self._node is not None else RETRY_FIRST
+            self._wake.wait(wait)
+            self._wake.clear()
+
+    def _report_once(self) -> None:
+        if self._node is None:
+            self._node = self._register()
+            self._on_node(self._node)
+        now = self._clock()
+        before = self._node.get("status") or {}
+        wanted = self._report(now, self._node)
+        unchanged = node_status.same_report(before, wanted)
+        if unchanged and now - self._sent_at < self._config.node_status_report_frequency:
+            return
+        try:
+            self._node = self._client.patch(NODES, self._name, {"status": wanted}, subresource="status")
+        except NotFound:
+            log.warning("Found node deleted, registered it again node=%s", self._name)
+            self._node = None
+            self._wake.set()
+            return
+        self._sent_at = now
+        self._on_node(self._node)
+
+    def _register(self) -> Object:
+        """Create the Node, its first status included, or take over the one that is there."""
+        if not self._config.register_node:
+            return self._client.get(NODES, self._name)
+        skeleton: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": self._name, "labels": self._labels},
+            "spec": {},
+        }
+        if self._config.register_with_taints:
+            skeleton["spec"]["taints"] = [dict(taint) for taint in self._config.register_with_taints]
+        body = {**skeleton, "status": self._report(self._clock(), skeleton)}
+        try:
+            node = self._client.create(NODES, body)
+            log.info("Registered node node=%s", self._name)
+        except AlreadyExists:
+            node = self._client.get(NODES, self._name)
+            present = node["metadata"].get("labels") or {}
+            if any(present.get(key) != value for key, value in self._labels.items()):
+                node = self._client.patch(NODES, self._name, {"metadata": {"labels": self._labels}})
+            log.info("Found node registered node=%s", self._name)
+        return node
+
+    def _keep_lease(self) -> None:
+        lease: Object | None = None
+        while not self._stopping.is_set():
+            wait = RENEW_SECONDS
+            try:
+                lease = self._renew(lease)
+            except (Conflict, NotFound, AlreadyExists):
+                lease, wait = None, RETRY_FIRST
+            except ApiError as error:
+                log.log(
+                    logging.DEBUG if lease is None else logging.WARNING,
+                    "Failed to renew lease error=%s",
+                    error,
+                )
+                wait = 1.0 if lease is not None else RETRY_FIRST
+            self._stopping.wait(wait)
+
+    def _renew(self, lease: Object | None) -> Object:
+        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        if lease is not None:
+            renewed = {**lease, "spec": {**lease["spec"], "renewTime": stamp}}
+            return self._client.update(LEASES, renewed)
+        try:
+            found = self._client.get(LEASES, self._name, LEASE_NAMESPACE)
+            return self._client.update(LEASES, {**found, "spec": self._lease_spec(stamp)})
+        except NotFound:
+            metadata: dict[str, Any] = {"name": self._name, "namespace": LEASE_NAMESPACE}
+            if self._node is not None:
+                owner = {"apiVersion": "v1", "kind": "Node", "name": self._name}
+                metadata["ownerReferences"] = [{**owner, "uid": self._node["metadata"]["uid"]}]
+            body = {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": metadata,
+                "spec": self._lease_spec(stamp),
+            }
+            return self._client.create(LEASES, body, LEASE_NAMESPACE)
+
+    def _lease_spec(self, stamp: str) -> dict[str, Any]:
+        return {
+            "holderIdentity": self._name,
+            "leaseDurationSeconds": self._config.node_lease_duration_seconds,
+            "renewTime": stamp,
+        }
