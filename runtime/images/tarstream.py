@@ -219,7 +219,9 @@ def _number(text: bytes) -> int:
     try:
         return int(digits, 8) if digits else 0
     except ValueError as error:
-        raise UnpackError("Could not read archive: a header's number is not octal") from error
+        raise UnpackError(
+            "Could not read archive: a header's number is not octal (damaged, or not a tar file)"
+        ) from error
 
 
 def _parse_pax(data: bytes) -> dict[str, bytes]:
