@@ -148,7 +148,7 @@ class ContainerStarter:
 
         Raises ContainerConfigError.
         """
-        metadata, name, node = pod["metadata"], container["name"], self._node()
+        metadata, name, node = pod["metadata"], container["name"], self._node
         values = self._environment(pod, container, ips)
         context = security.effective(pod, container)
         user = self._user(image, security.wanted_user(context, image.config.get("User") or ""))

@@ -115,9 +115,9 @@ class Pleg:
         file = annotations.get(ANNOTATION_MESSAGE_FILE)
         if file:
             text = _head(Path(file))
-        if not text and annotations.get(ANNOTATION_MESSAGE_POLICY) == "FallbackToLogsOnError":
-            if container.exit_code:
-                text = _log_tail(Path(container.config.log_path))
+        fallback = annotations.get(ANNOTATION_MESSAGE_POLICY) == "FallbackToLogsOnError"
+        if not text and fallback and container.exit_code:
+            text = _log_tail(Path(container.config.log_path))
         if len(self._messages) > 10_000:
             self._messages.clear()
         self._messages[container.id] = text

@@ -1,8 +1,8 @@
 """Files of a volume that all change at once.
 
-The files live in a folder `..<time>.<random>`; `..data` is a symlink to it, and every visible name is a
+The files live in a folder `..<time>.<random>`; `..data` is a symlink to it, every visible name is a
 symlink through `..data`. Renaming a new `..data` over the old one exchanges everything in one step: a reader
-sees all old files or all new ones. Names and layout are upstream's (pkg/volume/util/atomic_writer.go), because
+sees all old files or all new ones. Names and layout are upstream's (volume/util/atomic_writer.go), because
 programs watch for `..data`.
 
 The folder is ours alone until it is bound into a container, and a container sees it read-only or can change
