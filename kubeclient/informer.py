@@ -30,7 +30,7 @@ LONGEST_DELAY = 5.0
 class Informer:
     """`on_event(type, new, old)` is called on the informer's own thread: ADDED, MODIFIED, DELETED.
 
-    For DELETED `new` is the last state known. The handler must be quick and must not raise.
+    For DELETED `new` is the last state known. The handler must be quick; what it raises is logged.
     """
 
     def __init__(
@@ -157,8 +157,14 @@ class Informer:
             self._tell("MODIFIED", obj, old)
 
     def _tell(self, kind: str, new: Object, old: Object | None) -> None:
-        if self._on_event is not None:
+        if self._on_event is None:
+            return
+        try:
             self._on_event(kind, new, old)
+        except Exception:
+            # A defect in one object's handling must not leave the process deaf to all others.
+            plural = self._resource.plural
+            log.exception("Failed to handle event resource=%s type=%s key=%s", plural, kind, _key(new))
 
 
 def _key(obj: Object) -> tuple[str, str]:

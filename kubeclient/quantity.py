@@ -22,6 +22,7 @@ DECIMAL = {
     "P": Fraction(10**15),
     "E": Fraction(10**18),
 }
+LARGEST = 2**63 - 1
 _FORM = re.compile(r"([+-]?)(\d+\.?\d*|\.\d+)(?:([KMGTPE]i|[numkMGTPE])|[eE]([+-]?\d{1,3}))?")
 
 
@@ -44,6 +45,9 @@ def parse(text: str | int | float) -> Fraction:
         number *= BINARY[suffix]
     else:
         number *= DECIMAL[suffix or ""]
+    # Upstream keeps nothing finer than a billionth, rounded away from zero, and nothing past an int64.
+    nano = -(-number * 10**9 // 1)
+    number = min(Fraction(nano, 10**9), Fraction(LARGEST))
     return -number if sign == "-" else number
 
 

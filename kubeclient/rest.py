@@ -217,11 +217,14 @@ class Watch:
     def __iter__(self) -> Iterator[WatchEvent]:
         try:
             for line in self._lines():
+                if self._closed:
+                    return
                 event = orjson.loads(line)
                 if event["type"] == "ERROR":
                     raise from_status(event["object"])
                 yield WatchEvent(event["type"], event["object"])
         finally:
+            self._response.close()
             self._connection.close()
 
     def _lines(self) -> Iterator[bytes]:

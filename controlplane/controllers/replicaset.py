@@ -265,6 +265,8 @@ class ReplicaSets(Controller):
                 except ApiError as error:
                     # What was not asked for any more will never be seen.
                     self._expectations.created(key, count - made)
+                    if any(cause.get("reason") == "NamespaceTerminating" for cause in error.causes):
+                        return None  # the whole namespace goes, this set with it
                     message = f"Error creating: {error}"
                     self.recorder.event(replica_set, "Warning", "FailedCreate", message)
                     self.queue.add_rate_limited(key)
