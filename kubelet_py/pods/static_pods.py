@@ -1,8 +1,8 @@
 """Static pods: manifests in a folder are pods of this node, with or without an API server.
 
 The API gets a mirror of each, so that clients see it; deleting the mirror does not end the pod, removing the
-file does. Names get the node's name, uids are a hash of the node, the file and its text (a changed file is another
-pod), annotations are upstream's kubernetes.io/config.*.
+file does. Names get the node's name, uids are a hash of the node, the file and its text (a changed file is
+another pod), annotations are upstream's kubernetes.io/config.*.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ STEPS_PER_LOOK = 10
 
 @dataclass(slots=True)
 class PodRecord:
-    """One pod of this node, with what only the agent remembers. Changed by its worker, but for `pod`, `gone`."""
+    """One pod of this node, with what only the agent remembers. Its worker alone changes it, but for
+    `pod` and `gone`."""
 
     pod: Object
     seen_at: float
@@ -73,7 +74,7 @@ class PodRecord:
     volumes: dict[str, Path] | None = None
     waiting: dict[str, Waiting] = field(default_factory=dict)
     backoffs: dict[str, backoff.BackoffEntry] = field(default_factory=dict)
-    hold: bool = False  # adopted from the runtime; its spec is not known yet
+    status: Object | None = None  # what was last said of it
 
     @property
     def uid(self) -> str:
@@ -102,6 +103,7 @@ class Parts:
     event: Event
     client: RestClient | None
     cgroup_root: str
+    mirror: Callable[[Object], Object | None]  # a static pod's image in the API
 
 
 class PodSyncer:
@@ -441,7 +443,7 @@ class PodSyncer:
         self, record: PodRecord, view: PodView, health: dict[str, Health], *, soon: bool = False
     ) -> None:
         pod = record.pod
-        known = self._p.statuses.known(record.uid)
+        known = record.status
         if known is not None:
             # Transition times and the phase's memory go on from what we said last, not from what the
             # informer has seen of it; other writers' conditions come from the pod itself.
@@ -459,7 +461,10 @@ class PodSyncer:
             failure=record.failure,
         )
         status = generate(pod, view, situation)
-        self._p.statuses.set(record.pod, status, soon=soon)
+        record.status = status
+        shown = self._p.mirror(record.pod) if is_static(record.pod) else record.pod
+        if shown is not None:
+            self._p.statuses.set(shown, status, soon=soon)
 
 
 def _types(status: Object) -> set[str]:
