@@ -102,7 +102,8 @@ class NodeLifecycle(Controller):
     @staticmethod
     def _ready(node: Object) -> str:
         conditions = (node.get("status") or {}).get("conditions") or []
-        return next((str(c["status"]) for c in conditions if c["type"] == "Ready"), "Unknown")
+        # A node that has not reported yet is not ready; only silence makes it unknown.
+        return next((str(c["status"]) for c in conditions if c["type"] == "Ready"), "False")
 
     def _silence(self, name: str) -> float:
         """Seconds since the Lease last changed, by our own clock: nodes' clocks may differ."""
