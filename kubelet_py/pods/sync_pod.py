@@ -403,7 +403,10 @@ class PodSyncer:
         self._p.sandboxes.stop(view)
         if not record.gone and not is_static(record.pod) and not self._delete_from_api(record):
             return RETRY_SECONDS
-        cgroup = resources.pod_cgroup(self._p.cgroup_root, record.pod)
+        # An orphan's spec is not known any more: its cgroup is what its sandbox was given.
+        own = [s for s in self._p.runtime.list_sandboxes() if s.config.uid == record.uid]
+        known = own[0].config.cgroup_parent if own else ""
+        cgroup = known or resources.pod_cgroup(self._p.cgroup_root, record.pod)
         self._p.sandboxes.remove(view, cgroup)
         try:
             self._p.volumes.tear_down(record.uid)

@@ -1,0 +1,136 @@
+"""What the kubelet's HTTPS server asks of the agent: pods, containers, logs, streams into them.
+
+Texts of LookupError reach kubectl's user, so they are upstream's (kubelet_pods.go).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from kubelet_py.pods.model import ContainerView, Object, every_container, host_network
+from kubelet_py.pods.pleg import Pleg
+from kubelet_py.pods.pod_manager import PodManager
+from kubelet_py.pods.sync_pod import PodRecord
+from runtime.service import RuntimeService
+from runtime.streams import Stream
+
+CLONE_NEWNET = 0x40000000
+CONNECT_SECONDS = 10.0
+
+
+class AgentBackend:
+    """Implements kubelet_py.server.app.Backend."""
+
+    def __init__(self, manager: PodManager, pleg: Pleg, runtime: RuntimeService) -> None:
+        self._manager = manager
+        self._pleg = pleg
+        self._runtime = runtime
+
+    def pods(self) -> list[Object]:
+        answer = []
+        for record in self._manager.records():
+            status = record.status or record.pod.get("status") or {}
+            answer.append({**record.pod, "status": status})
+        return answer
+
+    def container_id(self, namespace: str, pod: str, container: str, uid: str | None = None) -> str:
+        """The id of the running attempt."""
+        record = self._record(namespace, pod, uid)
+        attempts = self._attempts(record, pod, container)
+        if not attempts or attempts[0].state != "RUNNING":
+            raise LookupError(f'container not found ("{container}")')
+        return attempts[0].id
+
+    def container_running(self, namespace: str, pod: str, container: str) -> bool:
+        record = self._manager.find(namespace, pod)
+        if record is None:
+            return False
+        latest = self._pleg.view(record.uid).latest(container)
+        return latest is not None and latest.state == "RUNNING"
+
+    def log_path(self, namespace: str, pod: str, container: str, *, previous: bool) -> Path:
+        record = self._record(namespace, pod, None)
+        attempts = self._attempts(record, pod, container)
+        if previous:
+            # While a container waits for its restart, the attempt that crashed is the previous one.
+            waiting = container in record.waiting and attempts[:1] and attempts[0].state == "EXITED"
+            ended = attempts if waiting else attempts[1:]
+            if not ended:
+                raise LookupError(f'previous terminated container "{container}" in pod "{pod}" not found')
+            return self._log_of(ended[0])
+        if not attempts or (attempts[0].started_at is None and attempts[0].state != "EXITED"):
+            waiting_for = record.waiting.get(container)
+            reason = waiting_for.reason if waiting_for else "ContainerCreating"
+            if waiting_for is not None and reason in ("ErrImagePull", "ImagePullBackOff"):
+                text = "trying and failing to pull image"
+                raise LookupError(f'container "{container}" in pod "{pod}" is waiting to start: {text}')
+            raise LookupError(f'container "{container}" in pod "{pod}" is waiting to start: {reason}')
+        return self._log_of(attempts[0])
+
+    def exec(
+        self, container_id: str, argv: Sequence[str], *, tty: bool, stdin: bool, stdout: bool, stderr: bool
+    ) -> Stream:
+        return self._runtime.exec(container_id, argv, tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
+
+    def attach(self, container_id: str, *, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> Stream:
+        return self._runtime.attach(container_id, tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
+
+    def port_forward(self, namespace: str, pod: str, port: int) -> socket.socket:
+        """A connection to the pod's own loopback: made by a thread that is inside its network namespace."""
+        record = self._record(namespace, pod, None)
+        if host_network(record.pod):
+            return socket.create_connection(("127.0.0.1", port), CONNECT_SECONDS)
+        sandbox = self._pleg.view(record.uid).sandbox
+        if sandbox is None or not sandbox.ready:
+            raise LookupError(f'pod "{pod}" has no running sandbox')
+        return connect_inside(sandbox.netns, port)
+
+    def _record(self, namespace: str, pod: str, uid: str | None) -> PodRecord:
+        record = self._manager.find(namespace, pod, uid)
+        if record is None:
+            raise LookupError(f'pod "{pod}" not found')
+        return record
+
+    def _attempts(self, record: PodRecord, pod: str, container: str) -> tuple[ContainerView, ...]:
+        if all(spec["name"] != container for spec in every_container(record.pod)):
+            raise LookupError(f'container "{container}" not found in pod "{pod}"')
+        return self._pleg.view(record.uid).attempts(container)
+
+    def _log_of(self, container: ContainerView) -> Path:
+        return Path(self._runtime.container(container.id).config.log_path)
+
+
+def connect_inside(netns: str, port: int) -> socket.socket:
+    """Connect to 127.0.0.1:port in another network namespace. Raises OSError.
+
+    A socket stays in the namespace it was made in, and setns changes only the thread that calls it; so a
+    throwaway thread makes the socket.
+    """
+    made: list[socket.socket] = []
+    failed: list[OSError] = []
+
+    def work() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        try:
+            descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if libc.setns(descriptor, CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), f"Could not enter {netns}")
+            finally:
+                os.close(descriptor)
+            made.append(socket.create_connection(("127.0.0.1", port), CONNECT_SECONDS))
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="port-forward")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    made[0].settimeout(None)
+    return made[0]

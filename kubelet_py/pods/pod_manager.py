@@ -1,0 +1,159 @@
+"""Which pods this node has: from the API, from manifests, and what the runtime still holds of neither.
+
+Every change wakes the pod's worker. A pod that ended is forgotten only when nothing of it is left; a late
+event about it is ignored then. What the runtime holds of pods that nobody wants (they were deleted while the agent
+was away) is ended once the API has told all pods, and never before: without an API everything keeps running.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from kubeclient.rest import RestClient
+from kubelet_py.pods import static_pods
+from kubelet_py.pods.model import ANNOTATION_CONFIG_MIRROR, Object, is_mirror, is_static, uid_of
+from kubelet_py.pods.sync_pod import PodRecord
+from kubelet_py.volumes.manager import VolumeManager
+from runtime.values import Sandbox
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 2000
+
+
+class PodManager:
+    def __init__(
+        self,
+        client: RestClient | None,
+        wake: Callable[[str], None],
+        node_uid: Callable[[], str],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._wake = wake
+        self._node_uid = node_uid
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._records: dict[str, PodRecord] = {}
+        self._mirrors: dict[str, Object] = {}
+        self._ended: dict[str, None] = {}
+        self._mirror_work = threading.Lock()
+        self.mirrors_due = threading.Event()
+
+    def record(self, uid: str) -> PodRecord | None:
+        with self._lock:
+            return self._records.get(uid)
+
+    def records(self) -> list[PodRecord]:
+        with self._lock:
+            return [*self._records.values()]
+
+    def find(self, namespace: str, name: str, uid: str | None = None) -> PodRecord | None:
+        """By name, as the API's clients ask; a static pod also by its mirror's uid."""
+        for record in self.records():
+            metadata = record.pod["metadata"]
+            if metadata["name"] != name or metadata["namespace"] != namespace:
+                continue
+            mirror = self._mirrors.get(record.uid)
+            if uid in (None, "", record.uid) or (mirror is not None and uid_of(mirror) == uid):
+                return record
+        return None
+
+    def mirror(self, pod: Object) -> Object | None:
+        """A static pod's image in the API."""
+        return self._mirrors.get(uid_of(pod))
+
+    def forget(self, uid: str) -> None:
+        """Nothing of the pod is left."""
+        with self._lock:
+            self._records.pop(uid, None)
+            self._ended[uid] = None
+            while len(self._ended) > REMEMBERED:
+                del self._ended[next(iter(self._ended))]
+
+    def on_api_event(self, kind: str, new: Object, old: Object | None) -> None:
+        """The pod informer's handler."""
+        uid = uid_of(new)
+        if is_mirror(new):
+            self._on_mirror(kind, new)
+            return
+        with self._lock:
+            record = self._records.get(uid)
+            if record is None:
+                if kind == "DELETED" or uid in self._ended:
+                    return
+                record = self._records[uid] = PodRecord(new, self._clock())
+            record.pod = new
+            record.gone = record.gone or kind == "DELETED"
+        self._wake(uid)
+
+    def _on_mirror(self, kind: str, mirror: Object) -> None:
+        static = mirror["metadata"]["annotations"][ANNOTATION_CONFIG_MIRROR]
+        with self._lock:
+            known = self._mirrors.get(static)
+            if kind != "DELETED":
+                self._mirrors[static] = mirror
+            elif known is not None and uid_of(known) == uid_of(mirror):
+                del self._mirrors[static]
+        self.mirrors_due.set()
+        self._wake(static)
+
+    def on_static_pods(self, pods: dict[str, Object]) -> None:
+        """All static pods as the manifests say now."""
+        with self._lock:
+            for uid, record in self._records.items():
+                if is_static(record.pod) and uid not in pods:
+                    record.gone = True
+            for uid, pod in pods.items():
+                known = self._records.get(uid)
+                if known is None or known.gone:
+                    self._ended.pop(uid, None)
+                    self._records[uid] = PodRecord(pod, self._clock())
+            woken = [uid for uid, record in self._records.items() if is_static(record.pod)]
+        self.mirrors_due.set()
+        for uid in woken:
+            self._wake(uid)
+
+    def keep_mirrors(self) -> None:
+        """Make the API's mirrors what the static pods are. Called when the API has told all pods."""
+        if self._client is None:
+            return
+        with self._mirror_work:
+            with self._lock:
+                static = {r.uid: r.pod for r in self._records.values() if is_static(r.pod) and not r.gone}
+                mirrors = dict(self._mirrors)
+            for uid, mirror in mirrors.items():
+                if uid not in static:
+                    static_pods.delete_mirror(self._client, mirror)
+            for uid, pod in static.items():
+                made = static_pods.ensure_mirror(self._client, pod, mirrors.get(uid), self._node_uid())
+                if made is not None:
+                    self._mirrors[uid] = made
+                    self._wake(uid)
+
+    def end_orphans(self, sandboxes: list[Sandbox], pods_dir: Path, volumes: VolumeManager) -> None:
+        """End what runs of pods that do not exist any more, and remove folders that nobody has."""
+        with self._lock:
+            for sandbox in sandboxes:
+                config = sandbox.config
+                if config.uid in self._records:
+                    continue
+                log.info("Found orphaned pod=%s/%s uid=%s", config.namespace, config.name, config.uid)
+                pod: Object = {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "metadata": {"name": config.name, "namespace": config.namespace, "uid": config.uid},
+                    "spec": {"containers": [], "hostNetwork": config.host_network},
+                }
+                self._records[config.uid] = PodRecord(pod, self._clock(), gone=True)
+                self._wake(config.uid)
+            if not pods_dir.is_dir():
+                return
+            for folder in pods_dir.iterdir():
+                if folder.name not in self._records:
+                    volumes.tear_down(folder.name)
