@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     supervisor.end_leftovers()
     check_host(paths, settings)
     settings.save(paths)
+    paths.manifests.mkdir(parents=True, exist_ok=True)
     make_authority(paths, settings)
     if not os.environ.get("KUBELET_PY_DETACHED"):
         _report_from_a_child(paths, settings, args.timeout)

@@ -37,7 +37,7 @@ from kubelet_py.pods.model import (
     host_network,
     uid_of,
 )
-from kubelet_py.volumes.manager import VolumeManager, close
+from kubelet_py.volumes.manager import VolumeManager
 from runtime import users
 from runtime.errors import RuntimeFailure, UserError
 from runtime.images.store import Image
@@ -91,16 +91,12 @@ class ContainerStarter:
         """Image → description → create → start; its id. Raises ContainerError; events are told here."""
         name = container["name"]
         image = self._image(pod, container)
-        held: list[int] = []
         try:
-            try:
-                config = self.describe(pod, container, start.attempt, image, ips, volumes, held)
-            except ContainerConfigError as error:
-                self._event(pod, name, "Warning", "Failed", f"Error: {error}")
-                raise
-            identifier = self._create_and_start(pod, name, sandbox_id, config)
-        finally:
-            close(held)
+            config = self.describe(pod, container, start.attempt, image, ips, volumes)
+        except ContainerConfigError as error:
+            self._event(pod, name, "Warning", "Failed", f"Error: {error}")
+            raise
+        identifier = self._create_and_start(pod, name, sandbox_id, config)
         self._link_log(pod, name, identifier, config.log_path)
         return identifier
 
@@ -142,12 +138,8 @@ class ContainerStarter:
         image: Image,
         ips: tuple[str, ...],
         volumes: dict[str, Path],
-        held: list[int],
     ) -> ContainerConfig:
-        """The runtime's ContainerConfig; `held` gets descriptors to close after the start.
-
-        Raises ContainerConfigError.
-        """
+        """The runtime's ContainerConfig. Raises ContainerConfigError."""
         metadata, name, node = pod["metadata"], container["name"], self._node
         values = self._environment(pod, container, ips)
         context = security.effective(pod, container)
@@ -164,7 +156,7 @@ class ContainerStarter:
                 environment=values,
                 user=user,
                 image_config=image.config,
-                mounts=self._mounts(pod, container, values, message_file, volumes, held),
+                mounts=self._mounts(pod, container, values, message_file, volumes),
                 resources=resources.container_resources(
                     container, cfs_quota=self._config.cpu_cfs_quota, period_us=period, pids=0
                 ),
@@ -275,14 +267,12 @@ class ContainerStarter:
         values: dict[str, str],
         message_file: Path,
         volumes: dict[str, Path],
-        held: list[int],
     ) -> list[Mount]:
         folder = self._paths.pods / uid_of(pod)
         try:
-            mounts, descriptors = self._volumes.mounts(container, volumes, values)
+            mounts = self._volumes.mounts(uid_of(pod), container, volumes, values)
         except VolumeError as error:
             raise ContainerConfigError(str(error)) from error
-        held += descriptors
         mounts += files.managed_mounts(container, folder, True)
         path = container.get("terminationMessagePath") or "/dev/termination-log"
         if all(mount.destination != path for mount in mounts):

@@ -7,7 +7,6 @@ old one made. A secret's folder is a tmpfs.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -37,6 +36,7 @@ PAYLOADS: dict[str, PayloadMaker] = {
     "projected": projected.payload,
 }
 IN_MEMORY = ("secret", "projected")
+SUBPATHS = "volume-subpaths"
 
 
 class VolumeManager:
@@ -87,39 +87,31 @@ class VolumeManager:
         return changed
 
     def mounts(
-        self, container: Object, volumes: dict[str, Path], values: dict[str, str]
-    ) -> tuple[list[Mount], list[int]]:
-        """The container's binds, and descriptors to close once it was started (subPaths are held open)."""
+        self, uid: str, container: Object, volumes: dict[str, Path], values: dict[str, str]
+    ) -> list[Mount]:
+        """The container's binds; a subPath is bound below the pod's folder first."""
         mounts: list[Mount] = []
-        held: list[int] = []
-        try:
-            for entry in container.get("volumeMounts") or ():
-                if entry["name"] not in volumes:
-                    raise VolumeError(f"volumeMount {entry['name']!r} names no volume of the pod")
-                source = str(volumes[entry["name"]])
-                below = entry.get("subPath") or expand(entry.get("subPathExpr") or "", values)
-                if below:
-                    held.append(subpath.open_beneath(Path(source), below))
-                    source = f"/proc/{os.getpid()}/fd/{held[-1]}"
-                mounts.append(
-                    Mount(
-                        source,
-                        entry["mountPath"],
-                        bool(entry.get("readOnly")) or _is_payload(volumes[entry["name"]]),
-                        PROPAGATION[entry.get("mountPropagation") or "None"],
-                        recursive=not below,
-                    )
-                )
-        except BaseException:
-            close(held)
-            raise
-        return mounts, held
+        for index, entry in enumerate(container.get("volumeMounts") or ()):
+            if entry["name"] not in volumes:
+                raise VolumeError(f"volumeMount {entry['name']!r} names no volume of the pod")
+            source = volumes[entry["name"]]
+            read_only = bool(entry.get("readOnly")) or _is_payload(source)
+            below = entry.get("subPath") or expand(entry.get("subPathExpr") or "", values)
+            if below:
+                target = self._pods / uid / SUBPATHS / entry["name"] / container["name"] / str(index)
+                subpath.bind(source, below, target)
+                source = target
+            propagation = PROPAGATION[entry.get("mountPropagation") or "None"]
+            mounts.append(Mount(str(source), entry["mountPath"], read_only, propagation))
+        return mounts
 
     def tear_down(self, uid: str) -> None:
         """Unmount and remove everything of the pod. Never follows a symlink, never crosses a mount."""
         folder = self._pods / uid
         if not folder.is_dir():
             return
+        for bound in (folder / SUBPATHS).glob("*/*/*"):
+            mounting.unmount(bound)
         for kind in (folder / "volumes").glob("kubernetes.io~*"):
             for volume in kind.iterdir():
                 if mounting.is_mounted(volume):
@@ -138,7 +130,3 @@ def _is_payload(path: Path) -> bool:
     kinds = ("configmap", "secret", "downward-api", "projected")
     return path.parent.name in {f"kubernetes.io~{kind}" for kind in kinds}
 
-
-def close(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The few mounts that the agent itself makes on the host: tmpfs for Secrets and memory-backed emptyDirs."""
+"""The few mounts that the agent itself makes on the host: tmpfs for what must not touch a disk, subPaths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kubelet_py.errors import VolumeError
 
-MS_NOSUID, MS_NODEV = 2, 4
+MS_NOSUID, MS_NODEV, MS_BIND = 2, 4, 4096
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 
 
@@ -30,6 +30,14 @@ def mount_tmpfs(folder: Path, *, size: int | None = None, mode: int = 0o755) -> 
     if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", ctypes.c_ulong(flags), options.encode()) != 0:
         code = ctypes.get_errno()
         raise VolumeError(f"Could not mount tmpfs on {folder}: {errno.errorcode.get(code, code)}")
+
+
+def bind(source: str, target: Path) -> None:
+    """Bind `source` onto an existing path of the same sort."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(MS_BIND), None) != 0:
+        code = ctypes.get_errno()
+        raise VolumeError(f"Could not bind onto {target}: {errno.errorcode.get(code, code)}")
 
 
 def unmount(folder: Path) -> None:

@@ -1,8 +1,10 @@
 """subPath: a path inside a volume that a container may have filled with symlinks.
 
 The kernel resolves it with openat2(RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS): a symlink that leads out of the
-volume fails instead of mounting the host (CVE-2017-1002101, CVE-2021-25741). What is handed on is
-`/proc/<agent>/fd/N` of the opened path, so that nothing can be exchanged between the check and the bind.
+volume fails instead of mounting the host (CVE-2017-1002101, CVE-2021-25741). What was opened is bound, by its
+descriptor, onto a path of ours below the pod's folder, and the container is given that path: nothing can be
+exchanged between the check and the bind, and the bind survives the agent. (The descriptor itself would not do:
+a container's mount namespace cannot clone a mount of ours.) Source: upstream's pkg/volume/util/subpath.
 """
 
 from __future__ import annotations
@@ -10,14 +12,31 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 import struct
 from pathlib import Path, PurePosixPath
 
 from kubelet_py.errors import VolumeError
+from kubelet_py.volumes import mounting
 
 SYS_OPENAT2 = 437
 O_PATH = 0o10000000
 RESOLVE_NO_MAGICLINKS, RESOLVE_BENEATH = 0x02, 0x08
+
+
+def bind(volume: Path, path: str, target: Path) -> None:
+    """Bind `path` inside `volume` onto `target`, in place of what an earlier attempt bound there."""
+    opened = open_beneath(volume, path)
+    try:
+        mounting.unmount(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if stat.S_ISDIR(os.stat(opened).st_mode):
+            target.mkdir(exist_ok=True)
+        else:
+            target.touch()
+        mounting.bind(f"/proc/self/fd/{opened}", target)
+    finally:
+        os.close(opened)
 
 
 def open_beneath(volume: Path, subpath: str) -> int:

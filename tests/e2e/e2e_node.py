@@ -73,7 +73,7 @@ class Node:
 
     def cli(self, *argv: str, check: bool = True, timeout: float = 90, **options: Any) -> Done:
         """Run `kubelet-py COMMAND --root ROOT …`."""
-        command = [sys.executable, "-m", "kubelet_py", argv[0], "--root", str(self.root), *argv[1:]]
+        command = [sys.executable, "-m", "kubelet_py", *argv, "--root", str(self.root)]
         return self._run(command, check=check, timeout=timeout, **options)
 
     def kubectl_argv(self, *argv: str, version: str | None = None) -> list[str]:
@@ -190,6 +190,8 @@ def make_uplink(outside: str) -> None:
     """veth up0 with the node's address; the other end, default gateway to nowhere, in `outside`."""
     sh("ip", "netns", "add", outside)
     sh("ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1", "netns", outside)
+    # Without IPv6 addresses, whose routes come a second later and would look like something left behind.
+    sh("ip", "link", "set", "up0", "addrgenmode", "none")
     sh("ip", "addr", "add", f"{NODE_IP}/24", "dev", "up0")
     sh("ip", "link", "set", "up0", "up")
     inside = ("nsenter", f"--net=/run/netns/{outside}")

@@ -98,7 +98,7 @@ def test_create_and_delete(kubectl: Kubectl, name: str) -> None:
     assert "created" in kubectl("create", "configmap", name, "--from-literal=a=1").out
     assert kubectl("get", "configmap", name, "-o", "jsonpath={.data.a}").out == "1"
     again = kubectl("create", "configmap", name, "--from-literal=a=1", check=False)
-    assert again.code == 1 and "AlreadyExists" in again.err and "already exists" in again.err
+    assert again.code == 1 and "already exists" in again.err
     assert "deleted" in kubectl("delete", "configmap", name).out
     assert "NotFound" in kubectl("get", "configmap", name, check=False).err
     kubectl("create", "secret", "generic", name, "--from-literal=p=q")
@@ -162,22 +162,18 @@ def test_logs_in_all_forms(node: Node, kubectl: Any, running: str) -> None:
     assert stamped[4] == "-" and stamped.split()[0].endswith("Z")
     assert len(kubectl("logs", running, "--since=1s").out.splitlines()) <= 2
     assert "line 0" in kubectl("logs", "-l", f"app={running}", "--tail=-1").out
-    follow = subprocess.Popen(
-        node.kubectl_argv("logs", "-f", running, version=kubectl.version),
-        stdout=subprocess.PIPE,
-        text=True,
-        env=node.environment(),
-    )
-    assert follow.stdout is not None
-    first = [follow.stdout.readline() for _ in range(4)]
-    assert first == [f"line {i}\n" for i in range(4)]
-    node.kubectl("delete", "pod", running)
-    assert follow.wait(15) == 0
+    argv = node.kubectl_argv("logs", "-f", running, version=kubectl.version)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=node.environment()) as follow:
+        assert follow.stdout is not None
+        first = [follow.stdout.readline() for _ in range(4)]
+        assert first == [f"line {i}\n" for i in range(4)]
+        node.kubectl("delete", "pod", running)
+        assert follow.wait(15) == 0
 
 
 def test_logs_previous(node: Node, kubectl: Kubectl, name: str) -> None:
     name += "p"
-    script = "echo once $(cat /data/n); echo x >> /data/n; [ $(wc -l < /data/n) -gt 1 ] && sleep 600; exit 3"
+    script = "echo once $(cat /data/n 2>/dev/null); echo x >> /data/n; [ $(wc -l < /data/n) -gt 1 ] && sleep 600; exit 3"
     mount = {"volumeMounts": [{"name": "data", "mountPath": "/data"}]}
     node.apply(pod(name, script, container=mount, volumes=[{"name": "data", "emptyDir": {}}]))
     node.until(

@@ -114,7 +114,7 @@ def test_empty_dirs_on_disk_and_in_memory(configured: Node) -> None:
 
 
 def test_host_path_shows_the_host_read_only(configured: Node) -> None:
-    assert sh(configured, "all", "cat /host/os-release") == Path("/etc/os-release").read_text()
+    assert sh(configured, "all", "cat /host/passwd") == Path("/etc/passwd").read_text()
 
 
 def test_a_changed_config_map_reaches_the_volume(configured: Node) -> None:
