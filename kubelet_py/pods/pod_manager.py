@@ -23,6 +23,8 @@ from runtime.values import Sandbox
 log = logging.getLogger(__name__)
 
 REMEMBERED = 2000
+# kubectl waits for a deletion by name: a mirror that is back within its round trip looks never deleted to it.
+MIRROR_PAUSE = 1.0
 
 
 class PodManager:
@@ -43,6 +45,7 @@ class PodManager:
         self._mirrors: dict[str, Object] = {}
         self._ended: dict[str, None] = {}
         self._mirror_work = threading.Lock()
+        self._mirror_gone: dict[str, float] = {}
         self.mirrors_due = threading.Event()
 
     def record(self, uid: str) -> PodRecord | None:
@@ -100,6 +103,11 @@ class PodManager:
                 self._mirrors[static] = mirror
             elif known is not None and uid_of(known) == uid_of(mirror):
                 del self._mirrors[static]
+                if (
+                    static not in self._mirror_gone
+                    or self._clock() - self._mirror_gone[static] > MIRROR_PAUSE
+                ):
+                    self._pause_mirror(static)
         self.mirrors_due.set()
         self._wake(static)
 
@@ -131,10 +139,23 @@ class PodManager:
                 if uid not in static:
                     static_pods.delete_mirror(self._client, mirror)
             for uid, pod in static.items():
-                made = static_pods.ensure_mirror(self._client, pod, mirrors.get(uid), self._node_uid())
+                mirror = mirrors.get(uid)
+                if mirror is None and self._clock() - self._mirror_gone.get(uid, 0.0) < MIRROR_PAUSE:
+                    continue
+                if mirror is not None and mirror["metadata"].get("deletionTimestamp"):
+                    static_pods.delete_mirror(self._client, mirror)
+                    self._pause_mirror(uid)
+                    continue
+                made = static_pods.ensure_mirror(self._client, pod, mirror, self._node_uid())
                 if made is not None:
                     self._mirrors[uid] = made
                     self._wake(uid)
+
+    def _pause_mirror(self, uid: str) -> None:
+        self._mirror_gone[uid] = self._clock()
+        timer = threading.Timer(MIRROR_PAUSE * 1.1, self.mirrors_due.set)
+        timer.daemon = True
+        timer.start()
 
     def end_orphans(self, sandboxes: list[Sandbox], pods_dir: Path, volumes: VolumeManager) -> None:
         """End what runs of pods that do not exist any more, and remove folders that nobody has."""
@@ -148,7 +169,12 @@ class PodManager:
                     "apiVersion": "v1",
                     "kind": "Pod",
                     "metadata": {"name": config.name, "namespace": config.namespace, "uid": config.uid},
-                    "spec": {"containers": [], "hostNetwork": config.host_network},
+                    # Whoever deleted it meant it; nobody waits for a grace that is not known any more.
+                    "spec": {
+                        "containers": [],
+                        "hostNetwork": config.host_network,
+                        "terminationGracePeriodSeconds": 1,
+                    },
                 }
                 self._records[config.uid] = PodRecord(pod, self._clock(), gone=True)
                 self._wake(config.uid)

@@ -91,6 +91,12 @@ class Sandboxes:
                 f'failed to setup network for sandbox "{sandbox.id}": plugin failed: {error}'
             ) from error
         self._ips[sandbox.id] = addresses
+        try:
+            # `create` leaves CPU limits out, which only pause's own cgroup gets by itself after its start;
+            # set before, a small limit would slow the very start of the pod.
+            self._cgroups.open(cgroup).update({"cpu": limits["cpu"]})
+        except RuntimeFailure as error:
+            log.warning("Failed to limit pod cgroup=%s error=%s", cgroup, error)
 
     def _sandbox_config(self, pod: Object, attempt: int, cgroup: str, log_folder: Path) -> SandboxConfig:
         metadata, spec = pod["metadata"], pod["spec"]

@@ -107,6 +107,7 @@ class StaticPods:
         self._stop = threading.Event()
 
     def start(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
         self.look()
         threading.Thread(target=self._run, name="static-pods", daemon=True).start()
 
