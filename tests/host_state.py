@@ -70,7 +70,9 @@ def _interfaces() -> list[tuple[int, str]]:
 
 
 def _names(folder: str) -> list[str]:
-    return os.listdir(folder) if os.path.isdir(folder) else []
+    """Named namespaces, but for the test frame's own "outside" ones, which live as long as a module's tests."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return [name for name in names if not name.startswith("kpytest")]
 
 
 def _lines(*argv: str) -> list[str]:

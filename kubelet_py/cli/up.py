@@ -22,9 +22,10 @@ from kubelet_py.cli import settings as node_settings
 from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.readiness import NotReady, report_until_ready
 from kubelet_py.cli.settings import NodeSettings, SettingsError
-from kubelet_py.cli.supervisor import AlreadyRunning, ChildSpec, Supervisor
+from kubelet_py.cli.supervisor import AlreadyRunning, ChildSpec, Supervisor, read_state
 from kubelet_py.paths import NodePaths
 
+SECOND_UP = "(see `kubelet-py status`, or stop it with `kubelet-py down`)"
 LEAST_FREE_BYTES = 128 * 1024 * 1024
 
 
@@ -64,13 +65,14 @@ def run(args: argparse.Namespace) -> int:
     paths = NodePaths(args.root.resolve())
     settings = _settings(args, paths)
     if args.detach:
+        _refuse_a_second(paths)
         return _detach(paths, settings, args.timeout)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     supervisor = Supervisor(paths.run, _children(paths, settings))
     try:
         supervisor.lock()
     except AlreadyRunning as error:
-        raise CommandError(f"{error} (see `kubelet-py status`, or stop it with `kubelet-py down`)") from error
+        raise CommandError(f"{error} {SECOND_UP}") from error
     supervisor.end_leftovers()
     check_host(paths, settings)
     settings.save(paths)
@@ -80,6 +82,13 @@ def run(args: argparse.Namespace) -> int:
         _report_from_a_child(paths, settings, args.timeout)
     supervisor.run()
     return 0
+
+
+def _refuse_a_second(paths: NodePaths) -> None:
+    """Before a supervisor is made that would have to give up: its readiness would be the other's."""
+    state = read_state(paths.run)
+    if state is not None and state.supervisor.alive():
+        raise CommandError(f"A node already runs here (pid {state.supervisor.pid}) {SECOND_UP}")
 
 
 def require_root(command: str) -> None:

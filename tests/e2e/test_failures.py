@@ -52,7 +52,8 @@ def test_missing_config_map_holds_the_container_until_it_appears(node: Node) -> 
     env = {"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "late", "key": "a"}}}]}
     node.apply(pod("waits", container=env))
     node.until("config error", lambda: waiting_reason(node, "waits") == "CreateContainerConfigError")
-    assert 'configmap "late" not found' in json.dumps(node.get("pod", "waits")["status"])
+    waiting = node.get("pod", "waits")["status"]["containerStatuses"][0]["state"]["waiting"]
+    assert waiting["message"] == 'configmap "late" not found'
     node.kubectl("create", "configmap", "late", "--from-literal=a=1")
     node.wait_running("waits")
     assert "A=1" in node.kubectl("exec", "waits", "--", "env").out

@@ -92,9 +92,9 @@ def cluster_ip(node: Node, name: str) -> str:
 
 def fetch(node: Node, source: str, url: str, times: int = 1) -> collections.Counter[str]:
     """Answers by text, of `times` requests from a pod, from "node" or from "outside"."""
-    loop = f"i=0; while [ $i -lt {times} ]; do wget -q -T 3 -O - {url} || echo failed; i=$((i+1)); done"
+    loop = f"i=0; while [ $i -lt {times} ]; do timeout 3 wget -q -O - {url} || echo failed; i=$((i+1)); done"
     # On the host it is curl: Debian's static busybox crashes in its wget where the host has name services.
-    on_host = ["sh", "-c", loop.replace("wget -q -T 3 -O -", "curl -s -m 3")]
+    on_host = ["sh", "-c", loop.replace("timeout 3 wget -q -O -", "curl -s -m 3")]
     if source == "outside":
         done = node.outside_run(*on_host)
     elif source == "node":
@@ -136,7 +136,7 @@ def test_udp_service_answers(web: Node) -> None:
 def test_service_without_endpoints_is_refused_at_once(web: Node) -> None:
     address = cluster_ip(web, "empty")
     done = web.kubectl(
-        "exec", "client", "--", "wget", "-q", "-T", "5", "-O", "-", f"http://{address}/", check=False
+        "exec", "client", "--", "wget", "-q", "-O", "-", f"http://{address}/", check=False
     )
     assert done.code != 0 and "refused" in done.err
 
