@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import host_state
@@ -31,6 +32,17 @@ def open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def steady_state(seconds: float = 2.0) -> host_state.HostState:
+    """The host once nothing changed for `seconds`: a new bridge's own IPv6 routes come late."""
+    state, since = host_state.read(), time.monotonic()
+    while time.monotonic() - since < seconds:
+        time.sleep(0.2)
+        now = host_state.read()
+        if now != state:
+            state, since = now, time.monotonic()
+    return state
+
+
 def threads(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/task"))
 
@@ -39,7 +51,7 @@ def test_two_hundred_pods_created_and_deleted_in_a_row_leave_nothing(node: Node)
     node.apply(pod("first"))
     node.wait_running("first")
     node.kubectl("delete", "pod", "first")
-    before, files = host_state.read(), disk(node)
+    before, files = steady_state(), disk(node)
     agent = node.pid("agent")
     fds, tasks = open_files(agent), threads(agent)
     for batch in range(BATCHES):
@@ -48,7 +60,8 @@ def test_two_hundred_pods_created_and_deleted_in_a_row_leave_nothing(node: Node)
         node.kubectl("wait", "--for=condition=Ready", *(f"pod/{name}" for name in names), "--timeout=60s")
         node.kubectl("delete", "pods", "--all", "--timeout=60s")
     assert node.kubectl("get", "pods", "-o", "name").out == ""
-    assert host_state.settled_difference(before, 15) == []
+    difference = host_state.settled_difference(before, 15)
+    assert difference == [], "\n".join(difference)
     node.until("files gone", lambda: disk(node) <= files)
     node.until("descriptors closed", lambda: open_files(agent) <= fds + 5)
     node.until("threads ended", lambda: threads(agent) <= tasks + 5, seconds=60)

@@ -173,7 +173,8 @@ def test_logs_in_all_forms(node: Node, kubectl: Any, running: str) -> None:
 
 def test_logs_previous(node: Node, kubectl: Kubectl, name: str) -> None:
     name += "p"
-    script = "echo once $(cat /data/n 2>/dev/null); echo x >> /data/n; [ $(wc -l < /data/n) -gt 1 ] && sleep 600; exit 3"
+    script = "echo once $(cat /data/n 2>/dev/null); echo x >> /data/n"
+    script += "; [ $(wc -l < /data/n) -gt 1 ] && sleep 600; exit 3"
     mount = {"volumeMounts": [{"name": "data", "mountPath": "/data"}]}
     node.apply(pod(name, script, container=mount, volumes=[{"name": "data", "emptyDir": {}}]))
     node.until(

@@ -135,9 +135,7 @@ def test_udp_service_answers(web: Node) -> None:
 
 def test_service_without_endpoints_is_refused_at_once(web: Node) -> None:
     address = cluster_ip(web, "empty")
-    done = web.kubectl(
-        "exec", "client", "--", "wget", "-q", "-O", "-", f"http://{address}/", check=False
-    )
+    done = web.kubectl("exec", "client", "--", "wget", "-q", "-O", "-", f"http://{address}/", check=False)
     assert done.code != 0 and "refused" in done.err
 
 
