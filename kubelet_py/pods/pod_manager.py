@@ -139,14 +139,14 @@ class PodManager:
                 if uid not in static:
                     static_pods.delete_mirror(self._client, mirror)
             for uid, pod in static.items():
-                mirror = mirrors.get(uid)
-                if mirror is None and self._clock() - self._mirror_gone.get(uid, 0.0) < MIRROR_PAUSE:
+                image = mirrors.get(uid)
+                if image is None and self._clock() - self._mirror_gone.get(uid, 0.0) < MIRROR_PAUSE:
                     continue
-                if mirror is not None and mirror["metadata"].get("deletionTimestamp"):
-                    static_pods.delete_mirror(self._client, mirror)
+                if image is not None and image["metadata"].get("deletionTimestamp"):
+                    static_pods.delete_mirror(self._client, image)
                     self._pause_mirror(uid)
                     continue
-                made = static_pods.ensure_mirror(self._client, pod, mirror, self._node_uid())
+                made = static_pods.ensure_mirror(self._client, pod, image, self._node_uid())
                 if made is not None:
                     self._mirrors[uid] = made
                     self._wake(uid)

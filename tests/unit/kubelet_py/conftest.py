@@ -1,0 +1,8 @@
+"""Short ways to write pods and what the runtime holds of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,101 @@
+"""compute_pod_actions as tables: pod + what runs + clock → one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pods_in_words import NOW, down, pod, up, view
+
+from kubelet_py.pods.actions import compute_pod_actions, next_attempt
+from kubelet_py.pods.backoff import BackoffEntry
+from kubelet_py.pods.model import ContainerView, Health, PodView, SandboxView
+
+SIDECAR = {"name": "s1", "restartPolicy": "Always"}
+
+CASES: list[tuple[str, dict[str, Any], PodView, str]] = [
+    ("a new pod gets a sandbox", pod(), view(sandbox=False), "create sandbox attempt 0"),
+    ("then its containers", pod("a", "b"), view(), "start a attempt 0, start b attempt 0"),
+    ("what runs is left alone", pod(), view(up()), "nothing to do"),
+    ("Always restarts success", pod(), view(down()), "start c attempt 1"),
+    ("Always restarts failure", pod(), view(down(code=1)), "start c attempt 1"),
+    ("OnFailure restarts failure", pod(policy="OnFailure"), view(down(code=1)), "start c attempt 1"),
+    ("OnFailure is over with success", pod(policy="OnFailure"), view(down()), "stop the sandbox, over"),
+    ("Never is over with failure", pod(policy="Never"), view(down(code=1)), "stop the sandbox, over"),
+    ("Never waits for the others", pod("a", "b", policy="Never"), view(down("a", 1), up("b")), "nothing to do"),
+    ("a dead sandbox is emptied first", pod(), view(up(), ready=False), "stop the sandbox"),
+    ("then made again", pod(), view(down(), ready=False), "create sandbox attempt 1"),
+    ("not for Never", pod(policy="Never"), view(down(), ready=False), "stop the sandbox, over"),
+    ("init containers come first", pod(init=["i1", "i2"]), view(), "start i1 attempt 0"),
+    ("one after the other", pod(init=["i1", "i2"]), view(down("i1")), "start i2 attempt 0"),
+    ("each to its end", pod(init=["i1", "i2"]), view(up("i1")), "nothing to do"),
+    ("main after all", pod(init=["i1"]), view(down("i1")), "start c attempt 0"),
+    ("failed init is retried", pod(init=["i1"]), view(down("i1", 1)), "start i1 attempt 1"),
+    ("failed init ends Never", pod(init=["i1"], policy="Never"), view(down("i1", 1)), "stop the sandbox, over"),
+    ("init is not run again", pod(init=["i1"]), view(down("c", 1), down("i1")), "start c attempt 1"),
+    ("a sidecar starts first", pod(init=[SIDECAR]), view(), "start s1 attempt 0"),
+    ("main beside the sidecar", pod(init=[SIDECAR]), view(up("s1")), "start c attempt 0"),
+    ("a sidecar does not keep a pod", pod(init=[SIDECAR], policy="Never"), view(down(), up("s1")),
+     "stop the sandbox, over"),
+    ("a dead sidecar comes back", pod(init=[SIDECAR]), view(up(), down("s1", 1)), "start s1 attempt 1"),
+    ("created but never started", pod(), view(ContainerView("x", "c", "s", 0, "CREATED")),
+     "kill c, start c attempt 1"),
+    ("another image replaces", pod(), view(up(spec_hash="old")), "kill c"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "spec", "holds", "sentence"), CASES, ids=[case[0] for case in CASES])
+def test_actions(name: str, spec: dict[str, Any], holds: PodView, sentence: str) -> None:
+    assert compute_pod_actions(spec, holds, NOW).describe() == sentence
+
+
+@pytest.mark.parametrize(
+    ("health", "sentence"),
+    [
+        (Health(), "nothing to do"),
+        (Health(ready=False), "nothing to do"),
+        (Health(failed="liveness"), "kill c"),
+        (Health(started=False, failed="startup"), "kill c"),
+    ],
+)
+def test_a_probe_that_failed_kills_and_only_liveness_and_startup_do(health: Health, sentence: str) -> None:
+    actions = compute_pod_actions(pod(), view(up()), NOW, health={"c": health})
+    assert actions.describe() == sentence
+
+
+def test_main_waits_for_a_sidecar_that_has_not_started() -> None:
+    actions = compute_pod_actions(
+        pod(init=[SIDECAR]), view(up("s1")), NOW, health={"s1": Health(started=False)}
+    )
+    assert actions.describe() == "nothing to do"
+
+
+def test_a_second_crash_is_held_back_until_ten_seconds_after_it_ended() -> None:
+    entries = {"c": BackoffEntry(10.0, NOW - 5)}
+    actions = compute_pod_actions(pod(), view(down(code=1, ago=3)), NOW, backoffs=entries)
+    assert actions.describe() == "hold c back 10s"
+    assert actions.postponed[0].until == NOW + 7
+    later = compute_pod_actions(pod(), view(down(code=1, ago=3)), NOW + 7, backoffs=entries)
+    assert later.describe() == "start c attempt 1"
+
+
+def test_dead_attempts_do_not_pile_up() -> None:
+    actions = compute_pod_actions(
+        pod(), view(up(attempt=3), down(attempt=2), down(attempt=1), down(attempt=0)), NOW
+    )
+    assert actions.remove_containers == ("c-1", "c-0")
+
+
+def test_an_old_sandbox_goes_with_its_last_container() -> None:
+    boxes = (SandboxView("s", 1, True, ips=("1.2.3.4",)), SandboxView("old", 0, False))
+    assert compute_pod_actions(pod(), PodView("u", boxes, (up(),)), NOW).remove_sandboxes == ("old",)
+    kept = PodView("u", boxes, (up(attempt=1), down(sandbox="old")))
+    assert compute_pod_actions(pod(), kept, NOW).remove_sandboxes == ()
+
+
+def test_the_restart_count_goes_on_after_a_reboot() -> None:
+    body = pod() | {
+        "status": {"containerStatuses": [{"name": "c", "containerID": "kubelet-py://1", "restartCount": 4}]}
+    }
+    assert next_attempt(body, None, "c") == 5
+    assert next_attempt(pod(), None, "c") == 0

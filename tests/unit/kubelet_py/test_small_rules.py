@@ -1,0 +1,227 @@
+"""Back-off, resources, environment, files, configuration, manifests: pure rules as tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pods_in_words import NOW, pod
+
+from kubelet_py import config
+from kubelet_py.errors import ConfigError, ContainerConfigError
+from kubelet_py.pods import backoff, environment, files, resources, static_pods
+from kubelet_py.pods.prober import ProbeState
+
+
+def test_back_off_doubles_from_ten_seconds_to_five_minutes_and_forgets() -> None:
+    entry, waits, now = None, [], 0.0
+    for _ in range(7):
+        entry = backoff.after_try(entry, now, now)
+        waits.append(entry.seconds)
+        now += 1
+    assert waits == [10, 20, 40, 80, 160, 300, 300]
+    assert backoff.waits_until(entry, now, now) == now + 300
+    assert backoff.waits_until(entry, now + 601, now + 601) is None, "it ran for ten minutes"
+    assert backoff.waits_until(None, now, now) is None, "the first restart is immediate"
+    assert backoff.describe(entry) == "5m0s"
+
+
+def limited(limits: dict[str, str] | None, requests: dict[str, str] | None = None) -> dict[str, Any]:
+    body = pod()
+    body["spec"]["containers"][0]["resources"] = {"limits": limits, "requests": requests or limits}
+    return body
+
+
+@pytest.mark.parametrize(
+    ("body", "qos", "score"),
+    [
+        (pod(), "BestEffort", 1000),
+        (limited({"cpu": "1", "memory": "1Gi"}), "Guaranteed", -997),
+        (limited({"memory": "1Gi"}), "Burstable", 750),
+        (limited(None, {"cpu": "1"}), "Burstable", 999),
+        (limited({"cpu": "2", "memory": "1Gi"}, {"cpu": "1", "memory": "1Gi"}), "Burstable", 750),
+        (limited(None, {"memory": "4Gi"}), "Burstable", 3),
+    ],
+)
+def test_qos_and_oom_score(body: dict[str, Any], qos: str, score: int) -> None:
+    assert resources.qos_class(body) == qos
+    assert resources.oom_score_adj(body, body["spec"]["containers"][0], 4 << 30) == score
+
+
+def test_limits_become_cgroup_values() -> None:
+    body = limited({"cpu": "500m", "memory": "32Mi"}, {"cpu": "100m"})
+    wanted = {"cpu": {"shares": 102, "quota": 50000, "period": 100000}, "memory": {"limit": 32 << 20}}
+    own = resources.container_resources(
+        body["spec"]["containers"][0], cfs_quota=True, period_us=100000, pids=0
+    )
+    assert own == wanted
+    assert resources.pod_resources(body, cfs_quota=True, period_us=100000, pids=0) == wanted
+    assert "quota" not in resources.pod_resources(body, cfs_quota=False, period_us=100000, pids=0)["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("$(A)", "1"),
+        ("$(A)-$(B)", "1-2"),
+        ("$$(A)", "$(A)"),
+        ("$$$(A)", "$1"),
+        ("$(MISSING)", "$(MISSING)"),
+        ("$A $", "$A $"),
+        ("$(A", "$(A"),
+    ],
+)
+def test_expansion(text: str, wanted: str) -> None:
+    assert environment.expand(text, {"A": "1", "B": "2"}) == wanted
+
+
+@pytest.mark.parametrize(
+    ("container", "wanted"),
+    [
+        ({}, ["entry", "cmd"]),
+        ({"args": ["x"]}, ["entry", "x"]),
+        ({"command": ["y"]}, ["y"]),
+        ({"command": ["y"], "args": ["$(A)"]}, ["y", "1"]),
+    ],
+)
+def test_command_and_args_against_the_image(container: dict[str, Any], wanted: list[str]) -> None:
+    image = {"Entrypoint": ["entry"], "Cmd": ["cmd"]}
+    assert environment.command_line(container, image, {"A": "1"}) == wanted
+
+
+def env_of(container: dict[str, Any], objects: dict[tuple[str, str], dict[str, str]]) -> dict[str, str]:
+    def lookup(kind: str, name: str) -> dict[str, Any] | None:
+        found = objects.get((kind, name))
+        return None if found is None else {"data": found}
+
+    return environment.container_environment(
+        pod(), {"name": "c", **container}, services={}, lookup=lookup, facts={"status.podIP": "1.2.3.4"},
+        allocatable={"cpu": "2", "memory": "1Gi"},
+    )  # fmt: skip
+
+
+def test_environment_in_upstreams_order() -> None:
+    container = {
+        "envFrom": [
+            {"configMapRef": {"name": "m"}, "prefix": "P_"},
+            {"secretRef": {"name": "no", "optional": True}},
+        ],
+        "env": [
+            {"name": "P_a", "value": "own"},
+            {"name": "BOTH", "value": "$(P_a)$(P_b)"},
+            {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+            {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
+        ],
+    }
+    values = env_of(container, {("configmap", "m"): {"a": "1", "b": "2"}, ("secret", "s"): {"k": "v"}})
+    assert values == {"P_a": "own", "P_b": "2", "BOTH": "own2", "KEY": "v", "IP": "1.2.3.4", "CPU": "2"}
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ({"configMapKeyRef": {"name": "none", "key": "k"}}, 'configmap "none" not found'),
+        ({"secretKeyRef": {"name": "none", "key": "k"}}, 'secret "none" not found'),
+        ({"configMapKeyRef": {"name": "m", "key": "k"}}, "couldn't find key k in ConfigMap default/m"),
+    ],
+)
+def test_missing_references_are_named(reference: dict[str, Any], message: str) -> None:
+    with pytest.raises(ContainerConfigError) as caught:
+        env_of({"env": [{"name": "X", "valueFrom": reference}]}, {("configmap", "m"): {}})
+    assert str(caught.value) == message and caught.value.reason == "CreateContainerConfigError"
+
+
+def test_service_variables_are_the_namespaces_own_and_kubernetes() -> None:
+    def service(namespace: str, name: str, ip: str) -> dict[str, Any]:
+        ports = [{"name": "my-port", "port": 80, "protocol": "TCP"}]
+        return {"metadata": {"namespace": namespace, "name": name}, "spec": {"clusterIP": ip, "ports": ports}}
+
+    all_of_them = [
+        service("default", "kubernetes", "10.96.0.1"),
+        service("a", "web-x", "10.96.0.2"),
+        service("b", "other", "10.96.0.3"),
+        service("a", "headless", "None"),
+    ]
+    values = environment.service_variables(all_of_them, "a", links=True)
+    assert values["KUBERNETES_SERVICE_HOST"] == "10.96.0.1" and values["WEB_X_SERVICE_HOST"] == "10.96.0.2"
+    assert values["WEB_X_SERVICE_PORT_MY_PORT"] == "80" and values["WEB_X_PORT"] == "tcp://10.96.0.2:80"
+    assert not any(name.startswith(("OTHER", "HEADLESS")) for name in values)
+    assert "WEB_X_SERVICE_HOST" not in environment.service_variables(all_of_them, "a", links=False)
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        ("ClusterFirst", "search default.svc.c svc.c c lan\nnameserver 10.96.0.10\noptions ndots:5\n"),
+        ("Default", "search lan\nnameserver 192.0.2.1\n"),
+        ("None", ""),
+    ],
+)
+def test_resolv_conf_by_policy(policy: str, text: str) -> None:
+    defaults = files.DnsDefaults("nameserver 192.0.2.1\nsearch lan\n", ("10.96.0.10",), "c")
+    assert files.resolv_text(pod(dnsPolicy=policy), defaults) == text
+
+
+def test_hosts_file_holds_addresses_and_aliases() -> None:
+    body = pod(hostAliases=[{"ip": "1.1.1.1", "hostnames": ["one", "uno"]}])
+    text = files.hosts_text(body, ("10.0.0.9",), "p", None, "")
+    assert "10.0.0.9\tp\n" in text and text.endswith("1.1.1.1\tone\tuno\n")
+
+
+def test_configuration_is_read_and_unknown_keys_are_named() -> None:
+    parsed = config.from_document({"maxPods": 5, "syncFrequency": "1m30s", "clusterDNS": ["10.96.0.10"]})
+    assert (parsed.max_pods, parsed.sync_frequency, parsed.cluster_dns) == (5, 90.0, ("10.96.0.10",))
+    with pytest.raises(ConfigError, match="unknown keys alpha, beta"):
+        config.from_document({"beta": 1, "alpha": 2})
+    with pytest.raises(ConfigError, match="maxPods must be of type int"):
+        config.from_document({"maxPods": "5"})
+
+
+def test_a_manifest_becomes_a_pod_of_this_node() -> None:
+    text = json.dumps({"kind": "Pod", "metadata": {"name": "web"}, "spec": {"containers": [{"name": "c"}]}})
+    made = static_pods.parse(text, "/m/web.json", "n1", NOW)
+    assert made["metadata"]["name"] == "web-n1" and made["spec"]["nodeName"] == "n1"
+    assert made["metadata"]["annotations"]["kubernetes.io/config.source"] == "file"
+    changed = static_pods.parse(text + " ", "/m/web.json", "n1", NOW)
+    assert changed["metadata"]["uid"] != made["metadata"]["uid"]
+    mirror = static_pods.mirror_of(made, "node-uid")
+    assert "uid" not in mirror["metadata"]
+    assert mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"] == made["metadata"]["uid"]
+
+
+@pytest.mark.parametrize("text", ["[]", "{", json.dumps({"kind": "Service"}), json.dumps({"kind": "Pod"})])
+def test_a_manifest_that_is_no_pod_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        static_pods.parse(text, "/m/x.json", "n1", NOW)
+
+
+def test_the_manifest_folder_is_followed(tmp_path: Path) -> None:
+    told: list[list[str]] = []
+    static = static_pods.StaticPods(
+        tmp_path, "n1", lambda pods: told.append([p["metadata"]["name"] for p in pods.values()]), period=60
+    )
+    body = {"kind": "Pod", "metadata": {"name": "web"}, "spec": {"containers": [{"name": "c"}]}}
+    file = tmp_path / "web.json"
+    file.write_text(json.dumps(body))
+    static.look()
+    static.look()
+    file.write_text("broken {")
+    static.look()
+    file.unlink()
+    static.look()
+    assert told == [["web-n1"], ["web-n1"], []], "a broken file keeps its pod, a removed one ends it"
+
+
+def test_probes_change_their_mind_at_their_thresholds() -> None:
+    probe = ProbeState("liveness", {"failureThreshold": 2, "successThreshold": 1}, passed=True)
+    assert [probe.record(False), probe.failed, probe.record(False), probe.failed] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    ready = ProbeState("readiness", {"successThreshold": 2}, passed=False)
+    assert [ready.record(True), ready.record(True)] == [False, True] and ready.passed

@@ -1,0 +1,125 @@
+"""Workers and the status manager: newest wins, one at a time, nothing lost."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from pods_in_words import pod
+
+from kubeclient.errors import ServerUnavailable
+from kubelet_py.pods.status_manager import StatusManager
+from kubelet_py.pods.workers import PodWorkers
+
+LONG = 5.0
+
+
+def test_a_pod_woken_while_busy_is_looked_at_once_more_and_never_twice_at_once() -> None:
+    entered, go, done = threading.Event(), threading.Event(), threading.Event()
+    runs: list[int] = []
+    busy = threading.Lock()
+
+    def sync(uid: str) -> float | None:
+        assert busy.acquire(blocking=False), "two workers on one pod"
+        runs.append(len(runs))
+        entered.set()
+        go.wait(LONG)
+        busy.release()
+        if len(runs) == 2:
+            done.set()
+        return None
+
+    workers = PodWorkers(sync)
+    workers.start()
+    workers.wake("a")
+    assert entered.wait(LONG)
+    for _ in range(5):
+        workers.wake("a")
+    go.set()
+    assert done.wait(LONG) and runs == [0, 1]
+    workers.stop()
+
+
+def test_a_slow_pod_holds_up_no_other_and_a_mistake_ends_no_worker(caplog: Any) -> None:
+    stuck, other = threading.Event(), threading.Event()
+
+    def sync(uid: str) -> float | None:
+        if uid == "slow":
+            stuck.wait(LONG)
+        elif uid == "broken":
+            raise ValueError("a mistake")
+        else:
+            other.set()
+        return None
+
+    workers = PodWorkers(sync)
+    workers.start()
+    workers.wake("slow")
+    workers.wake("broken")
+    workers.wake("quick")
+    assert other.wait(LONG)
+    stuck.set()
+    workers.stop()
+
+
+def test_a_wish_to_look_again_is_kept() -> None:
+    looks: list[str] = []
+    done = threading.Event()
+
+    def sync(uid: str) -> float | None:
+        looks.append(uid)
+        if len(looks) == 3:
+            done.set()
+            return None
+        return 0 if len(looks) == 1 else 0.001
+
+    workers = PodWorkers(sync)
+    workers.start()
+    workers.wake("a")
+    assert done.wait(LONG)
+    workers.stop()
+
+
+class Api:
+    """Takes status patches; fails as often as told."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.failures = failures
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def patch(self, resource: object, name: str, body: dict[str, Any], namespace: str, **kind: str) -> object:
+        self.gate.wait(LONG)
+        if self.failures:
+            self.failures -= 1
+            raise ServerUnavailable.unreachable("down")
+        self.bodies.append(body)
+        return {}
+
+
+def manager(api: Api) -> StatusManager:
+    made = StatusManager(api)  # type: ignore[arg-type]
+    made.start()
+    return made
+
+
+def test_the_newest_status_is_sent_once_with_the_uid_as_precondition() -> None:
+    api = Api()
+    statuses = manager(api)
+    statuses.set(pod(), {"phase": "Pending"}, soon=True)
+    statuses.set(pod(), {"phase": "Running"})
+    assert statuses.flush("u", LONG)
+    statuses.set(pod(), {"phase": "Running"})
+    assert statuses.flush("u", LONG)
+    assert api.bodies == [{"metadata": {"uid": "u"}, "status": {"phase": "Running"}}]
+    statuses.stop()
+
+
+def test_what_the_api_did_not_take_is_sent_again() -> None:
+    api = Api(failures=1)
+    statuses = manager(api)
+    statuses.set(pod(), {"phase": "Running"})
+    assert statuses.flush("u", LONG)
+    assert [body["status"] for body in api.bodies] == [{"phase": "Running"}]
+    statuses.stop()
