@@ -1,8 +1,8 @@
 """Which pods this node has: from the API, from manifests, and what the runtime still holds of neither.
 
 Every change wakes the pod's worker. A pod that ended is forgotten only when nothing of it is left; a late
-event about it is ignored then. What the runtime holds of pods that nobody wants (they were deleted while the agent
-was away) is ended once the API has told all pods, and never before: without an API everything keeps running.
+event about it is ignored then. What the runtime holds of pods that nobody wants (they were deleted while
+the agent was away) is ended once the API has told all pods, and never before: without an API everything keeps running.
 """
 
 from __future__ import annotations

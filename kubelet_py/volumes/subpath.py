@@ -3,8 +3,8 @@
 The kernel resolves it with openat2(RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS): a symlink that leads out of the
 volume fails instead of mounting the host (CVE-2017-1002101, CVE-2021-25741). What was opened is bound, by its
 descriptor, onto a path of ours below the pod's folder, and the container is given that path: nothing can be
-exchanged between the check and the bind, and the bind survives the agent. (The descriptor itself would not do:
-a container's mount namespace cannot clone a mount of ours.) Source: upstream's pkg/volume/util/subpath.
+exchanged between the check and the bind, and the bind survives the agent. (The descriptor itself would not
+do: a container's mount namespace cannot clone a mount of ours.) Source: upstream's pkg/volume/util/subpath.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def down(
     name: str = "c", code: int = 0, attempt: int = 0, *, ago: float = 1.0, sandbox: str = "s", **more: Any
 ) -> ContainerView:
     return ContainerView(
-        f"{name}-{attempt}", name, sandbox, attempt, "EXITED", created_at=NOW - ago - 5, started_at=NOW - ago - 5,
-        finished_at=NOW - ago, exit_code=code, **more,
+        f"{name}-{attempt}", name, sandbox, attempt, "EXITED",
+        created_at=NOW - ago - 5, started_at=NOW - ago - 5, finished_at=NOW - ago, exit_code=code, **more,
     )  # fmt: skip
 
 
