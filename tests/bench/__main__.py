@@ -9,6 +9,7 @@ containerd and etcd together cannot be installed from packages here.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import queue
@@ -152,8 +153,9 @@ def memory_and_idle(node: Node, pods: int) -> list[Row]:
     own = {name: psutil.Process(node.pid(name)) for name in ("supervisor", "controlplane", "agent", "proxy")}
     forkserver = [p for p in own["agent"].children() if "forkserver" in " ".join(p.cmdline())]
     daemons = [*own.values(), *forkserver]
-    shims = [p for p in psutil.process_iter() if _is_shim(p, node)]
-    pauses = [child for shim in shims for child in shim.children() if _is_pause(child)]
+    records = [json.loads(f.read_text()) for f in node.root.glob("run/kubelet-py/sandboxes/*/state.json")]
+    shims = [psutil.Process(record["shim"]["pid"]) for record in records]
+    pauses = [psutil.Process(record["pause"]["pid"]) for record in records]
     before = sum(sum(p.cpu_times()[:2]) for p in [*daemons, *shims])
     time.sleep(20)
     after = sum(sum(p.cpu_times()[:2]) for p in [*daemons, *shims])
@@ -181,21 +183,6 @@ def memory_and_idle(node: Node, pods: int) -> list[Row]:
             "10.6 % with 100 pods",
         ),
     ]
-
-
-def _is_shim(process: Any, node: Node) -> bool:
-    """A shim's command line is the forkserver's; its parent is not the agent but init."""
-    import psutil
-
-    try:
-        line = " ".join(process.cmdline())
-        return "forkserver" in line and str(node.root) in line and process.ppid() != node.pid("agent")
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False
-
-
-def _is_pause(process: Any) -> bool:
-    return "pause" in " ".join(process.cmdline()) or "pause" in process.name()
 
 
 def table(rows: list[Row]) -> str:
