@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cni.errors import CniError
 from kubeclient import kubeconfig
@@ -50,6 +51,9 @@ from runtime.errors import RuntimeFailure
 from runtime.images.store import ImageStore
 from runtime.linux import LinuxKernel
 from runtime.service import RuntimeService
+
+if TYPE_CHECKING:
+    from kubelet_py.server.app import KubeletServer
 
 log = logging.getLogger("agent")
 
@@ -119,6 +123,7 @@ class Agent:
         self._pleg = Pleg(self._runtime, self._sandboxes.ips, self._workers.wake)
         self._prober = Prober(self._runtime, changed=self._workers.wake, tell=self._probe_event)
         self._services = Informer(client, SERVICES) if client else None
+        self._server: KubeletServer | None = None
         self._pods: Informer | None = None
         self._registrar: Registrar | None = None
         self._node_informer: Informer | None = None
@@ -173,6 +178,7 @@ class Agent:
         else:
             self._bring_network_up(self._config.pod_cidr or first_subnet(self._config.cluster_cidr))
         self._static.start()
+        self._end_orphans()
         gc.collect()
         gc.freeze()  # what start-up made lives as long as the process
         while not self._stopping.wait(TICK):
@@ -229,7 +235,6 @@ class Agent:
     def _start_server(self) -> None:
         from kubelet_py.server.app import KubeletServer
 
-        self._server: KubeletServer | None = None
         pki = self._paths.pki
         if not (pki / "kubelet.crt").exists():
             log.info("Started without a server on port %d (no serving certificate)", self._config.port)
@@ -279,11 +284,10 @@ class Agent:
             self._sentence = sentence
 
     def _end_orphans(self) -> None:
-        if self._pods is not None and not self._pods.synced():
-            return
+        known = self._pods is not None and self._pods.synced()
         try:
             sandboxes = self._runtime.list_sandboxes()
-            self._manager.end_orphans(sandboxes, self._paths.pods, self._volumes)
+            self._manager.end_orphans(sandboxes, self._paths.pods, self._volumes, static_only=not known)
         except (NodeError, OSError) as error:
             log.warning("Failed to remove orphans error=%s", error)
 
@@ -423,7 +427,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: agent.stop())
     try:
         agent.run()
-    except OSError as error:
+    except (RuntimeFailure, OSError) as error:
         print(f"kubelet_py.agent: {error}", file=sys.stderr)
         return 1
     finally:

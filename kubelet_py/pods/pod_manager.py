@@ -2,7 +2,8 @@
 
 Every change wakes the pod's worker. A pod that ended is forgotten only when nothing of it is left; a late
 event about it is ignored then. What the runtime holds of pods that nobody wants (they were deleted while
-the agent was away) is ended once the API has told all pods, and never before: without an API everything keeps running.
+the agent was away) is ended once the API has told all pods, and never before: without an API everything
+keeps running.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from pathlib import Path
 
 from kubeclient.rest import RestClient
 from kubelet_py.pods import static_pods
-from kubelet_py.pods.model import ANNOTATION_CONFIG_MIRROR, Object, is_mirror, is_static, uid_of
+from kubelet_py.pods.model import (
+    ANNOTATION_CONFIG_MIRROR,
+    ANNOTATION_CONFIG_SOURCE,
+    Object,
+    is_mirror,
+    is_static,
+    uid_of,
+)
 from kubelet_py.pods.sync_pod import PodRecord
 from kubelet_py.volumes.manager import VolumeManager
 from runtime.values import Sandbox
@@ -157,12 +165,18 @@ class PodManager:
         timer.daemon = True
         timer.start()
 
-    def end_orphans(self, sandboxes: list[Sandbox], pods_dir: Path, volumes: VolumeManager) -> None:
-        """End what runs of pods that do not exist any more, and remove folders that nobody has."""
+    def end_orphans(
+        self, sandboxes: list[Sandbox], pods_dir: Path, volumes: VolumeManager, *, static_only: bool
+    ) -> None:
+        """End what runs of pods that do not exist any more, and remove folders that nobody has.
+
+        `static_only`: the API has not told its pods (yet), so that only the manifests' can be judged.
+        """
         with self._lock:
             for sandbox in sandboxes:
                 config = sandbox.config
-                if config.uid in self._records:
+                static = config.annotations.get(ANNOTATION_CONFIG_SOURCE, "api") != "api"
+                if config.uid in self._records or (static_only and not static):
                     continue
                 log.info("Found orphaned pod=%s/%s uid=%s", config.namespace, config.name, config.uid)
                 pod: Object = {
@@ -178,7 +192,7 @@ class PodManager:
                 }
                 self._records[config.uid] = PodRecord(pod, self._clock(), gone=True)
                 self._wake(config.uid)
-            if not pods_dir.is_dir():
+            if static_only or not pods_dir.is_dir():
                 return
             for folder in pods_dir.iterdir():
                 if folder.name not in self._records:

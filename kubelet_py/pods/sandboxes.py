@@ -19,6 +19,7 @@ from kubelet_py.paths import NodePaths
 from kubelet_py.pods import files, resources
 from kubelet_py.pods.context import NodeFacts
 from kubelet_py.pods.model import (
+    ANNOTATION_CONFIG_SOURCE,
     LABEL_POD_NAME,
     LABEL_POD_NAMESPACE,
     LABEL_POD_UID,
@@ -112,7 +113,11 @@ class Sandboxes:
                 LABEL_POD_NAMESPACE: metadata["namespace"],
                 LABEL_POD_UID: metadata["uid"],
             },
-            annotations={},
+            annotations={
+                ANNOTATION_CONFIG_SOURCE: (metadata.get("annotations") or {}).get(
+                    ANNOTATION_CONFIG_SOURCE, "api"
+                )
+            },
             log_directory=str(log_folder),
             cgroup_parent=cgroup,
             host_network=bool(spec.get("hostNetwork")),
