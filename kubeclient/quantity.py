@@ -1,7 +1,11 @@
 """Kubernetes quantities: exact numbers with decimal (k, M, m …) or binary (Ki, Mi …) suffixes.
 
-Source: apimachinery's resource.Quantity. Values are exact fractions; what does not fit a whole number is
-rounded up, as upstream does, so that a request is never understated.
+Source: apimachinery's pkg/api/resource/quantity.go. Values are exact fractions; what does not fit a whole
+number is rounded up, as upstream does, so that a request is never understated.
+
+Upstream does not keep the text that it was given: it writes every quantity again, with the largest suffix of
+its own family that leaves an integer. A client that applies `cpu: 0.5` finds `500m`, and would see an
+endless diff if it found anything else. That spelling is `canonical`.
 """
 
 from __future__ import annotations
@@ -9,20 +13,12 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-BINARY = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50, "Ei": 1 << 60}
-DECIMAL = {
-    "n": Fraction(1, 10**9),
-    "u": Fraction(1, 10**6),
-    "m": Fraction(1, 1000),
-    "": Fraction(1),
-    "k": Fraction(10**3),
-    "M": Fraction(10**6),
-    "G": Fraction(10**9),
-    "T": Fraction(10**12),
-    "P": Fraction(10**15),
-    "E": Fraction(10**18),
-}
 LARGEST = 2**63 - 1
+_NANO = 10**9
+_BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}  # powers of 1024
+_DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY_SUFFIX = {power: suffix for suffix, power in _BINARY.items()}
+_DECIMAL_SUFFIX = {exponent: suffix for suffix, exponent in _DECIMAL.items()}
 _FORM = re.compile(r"([+-]?)(\d+\.?\d*|\.\d+)(?:([KMGTPE]i|[numkMGTPE])|[eE]([+-]?\d{1,3}))?")
 
 
@@ -31,24 +27,14 @@ class QuantityError(ValueError):
 
 
 def parse(text: str | int | float) -> Fraction:
-    """The exact value of "500m", "1.5Gi", "2e3" …; raises QuantityError."""
-    match = _FORM.fullmatch(str(text))
-    if match is None:
-        raise QuantityError(
-            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-        )
-    sign, digits, suffix, exponent = match.groups()
-    number = Fraction(digits if not digits.startswith(".") else "0" + digits)
-    if exponent is not None:
-        number *= Fraction(10) ** int(exponent)
-    elif suffix in BINARY:
-        number *= BINARY[suffix]
-    else:
-        number *= DECIMAL[suffix or ""]
+    """The value of "500m", "1.5Gi", "2e3" …, exact to a billionth and no larger than an int64.
+
+    Raises QuantityError.
+    """
+    number = _exact(text)
     # Upstream keeps nothing finer than a billionth, rounded away from zero, and nothing past an int64.
-    nano = -(-number * 10**9 // 1)
-    number = min(Fraction(nano, 10**9), Fraction(LARGEST))
-    return -number if sign == "-" else number
+    size = min(Fraction(-(-abs(number) * _NANO // 1), _NANO), Fraction(LARGEST))
+    return -size if number < 0 else size
 
 
 def value(text: str | int | float) -> int:
@@ -63,28 +49,66 @@ def milli(text: str | int | float) -> int:
     return -(-number.numerator // number.denominator)
 
 
-def format_binary(number: int) -> str:
-    """The shortest exact form with a binary suffix: 1073741824 → "1Gi"."""
-    for suffix, factor in reversed(BINARY.items()):
-        if number and number % factor == 0:
-            return f"{number // factor}{suffix}"
-    return str(number)
-
-
 def format_milli(number: int) -> str:
     """Milli-cores as upstream writes cpu: 1500 → "1500m", 2000 → "2"."""
-    return str(number // 1000) if number % 1000 == 0 else f"{number}m"
+    return written(Fraction(number, 1000), like="1m")
 
 
-def format(number: int | Fraction, *, binary: bool = True) -> str:
-    """Canonical text of an exact number: whole with a suffix where exact, else in milli."""
-    exact = Fraction(number)
-    if exact.denominator == 1:
-        whole = int(exact)
-        if binary:
-            return format_binary(whole)
-        for suffix, factor in reversed(DECIMAL.items()):
-            if factor >= 1 and whole and whole % int(factor) == 0:
-                return f"{whole // int(factor)}{suffix}"
-        return str(whole)
-    return f"{-(-(exact * 1000).numerator // (exact * 1000).denominator)}m"
+def canonical(text: str | int | float) -> str:
+    """`text` as the API server prints it. Raises QuantityError.
+
+    >>> [canonical(text) for text in ("1000m", "0.5", "1024Mi", "1.5Gi", "2000", "1e3", "100.5Mi")]
+    ['1', '500m', '1Gi', '1536Mi', '2k', '1e3', '102912Ki']
+    """
+    return written(_exact(text), like=str(text))
+
+
+def written(number: Fraction, *, like: str) -> str:
+    """The number in the family (binary, decimal or exponent) of the quantity `like`."""
+    match = _match(like)
+    if not number:
+        return "0"
+    sign = "-" if number < 0 else ""
+    nano = -int(-abs(number) * _NANO // 1)
+    if match.group(3) in _BINARY and nano >= 1024 * _NANO:
+        return sign + _in_binary(-(-nano // _NANO))
+    digits, exponent = _in_thousands(nano)
+    if match.group(4):
+        return f"{sign}{digits}e{exponent}" if exponent else f"{sign}{digits}"
+    while exponent > 18:
+        digits, exponent = digits * 1000, exponent - 3
+    return f"{sign}{digits}{_DECIMAL_SUFFIX[exponent]}"
+
+
+def _match(text: str) -> re.Match[str]:
+    match = _FORM.fullmatch(text)
+    if match is None:
+        raise QuantityError(
+            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+        )
+    return match
+
+
+def _exact(text: str | int | float) -> Fraction:
+    sign, digits, suffix, exponent = _match(str(text)).groups()
+    number = Fraction(digits if not digits.startswith(".") else "0" + digits)
+    if suffix in _BINARY:
+        number *= 1024 ** _BINARY[suffix]
+    else:
+        number *= Fraction(10) ** (int(exponent) if exponent else _DECIMAL[suffix or ""])
+    return -number if sign == "-" else number
+
+
+def _in_binary(number: int) -> str:
+    power = 0
+    while power < 6 and number % 1024 == 0:
+        number, power = number // 1024, power + 1
+    return f"{number}{_BINARY_SUFFIX.get(power, '')}"
+
+
+def _in_thousands(nano: int) -> tuple[int, int]:
+    """A count of nano-units as a number and the largest exponent, a multiple of 3, that keeps it exact."""
+    exponent = -9
+    while nano % 1000 == 0:
+        nano, exponent = nano // 1000, exponent + 3
+    return nano, exponent

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from controlplane.apiserver import quantities
+from kubeclient import quantity
 
 Object = dict[str, Any]
 
@@ -166,5 +166,5 @@ def qos_class(spec: Object) -> str:
 
 def _counted(amounts: Object | None) -> dict[str, Any]:
     given = amounts or {}
-    values = {name: quantities.parse(str(given[name])) for name in _QOS_RESOURCES if name in given}
+    values = {name: quantity.parse(str(given[name])) for name in _QOS_RESOURCES if name in given}
     return {name: value for name, value in values.items() if value > 0}

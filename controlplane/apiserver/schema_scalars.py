@@ -10,7 +10,7 @@ import binascii
 import re
 from typing import Any
 
-from controlplane.apiserver import quantities
+from kubeclient import quantity
 
 _QUANTITY = re.compile(r"^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$")
 _TIME = re.compile(r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$")
@@ -37,7 +37,7 @@ def _quantity(value: Any) -> tuple[Any, str] | None:
         return None, "quantities must match the regular expression '" + _QUANTITY.pattern + "'"
     text = value.strip() if isinstance(value, str) else f"{value}"
     try:
-        return quantities.canonical(text), ""
+        return quantity.canonical(text), ""
     except ValueError:
         if not _QUANTITY.match(text):
             return None, "quantities must match the regular expression '" + _QUANTITY.pattern + "'"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from controlplane.apiserver.quantities import parse
+from controlplane.apiserver.defaults_pod import qos_class
 from controlplane.apiserver.resources import ResourceInfo
 
 Object = dict[str, Any]
@@ -102,7 +102,7 @@ def prepare_create(info: ResourceInfo, obj: Object) -> None:
     if key in _COUNTED:
         obj["metadata"]["generation"] = 1
     if key == ("", "pods"):
-        obj["status"]["qosClass"] = qos_class(obj)
+        obj["status"]["qosClass"] = qos_class(obj.get("spec") or {})
         if obj.get("spec", {}).get("schedulingGates"):
             obj["status"]["conditions"] = [_gated()]
     elif key == ("", "namespaces"):
@@ -169,7 +169,7 @@ def _only_status(key: Key, new: Object, old: Object) -> None:
         _keep(metadata, old["metadata"], "labels")
     if key == ("", "pods"):
         _keep(metadata, old["metadata"], "ownerReferences")
-        status.setdefault("qosClass", (old.get("status") or {}).get("qosClass") or qos_class(old))
+        status.setdefault("qosClass", (old.get("status") or {}).get("qosClass") or qos_class(old["spec"]))
     for name in set(new) | set(old):
         if name not in ("metadata", "status"):
             _keep(new, old, name)
@@ -192,25 +192,3 @@ def _gated() -> Object:
         "lastProbeTime": None,
         "lastTransitionTime": None,
     }
-
-
-def qos_class(pod: Object) -> str:
-    """Guaranteed, Burstable or BestEffort, from cpu and memory of all containers (pkg/apis/core/v1/qos)."""
-    spec = pod.get("spec") or {}
-    containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
-    named, guaranteed = False, True
-    for container in containers:
-        resources = container.get("resources") or {}
-        requests, limits = resources.get("requests") or {}, resources.get("limits") or {}
-        for resource in ("cpu", "memory"):
-            request, limit = _amount(requests.get(resource)), _amount(limits.get(resource))
-            named = named or bool(request) or bool(limit)
-            if not limit or (request or limit) != limit:
-                guaranteed = False
-    if not named:
-        return "BestEffort"
-    return "Guaranteed" if guaranteed else "Burstable"
-
-
-def _amount(text: Any) -> Any:
-    return None if text is None else parse(str(text))

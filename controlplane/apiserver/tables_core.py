@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from controlplane.apiserver import quantities
 from controlplane.apiserver.tables_text import (
     NONE,
     UNKNOWN,
@@ -18,6 +17,7 @@ from controlplane.apiserver.tables_text import (
     name,
     since,
 )
+from kubeclient import quantity
 
 Object = dict[str, Any]
 
@@ -240,7 +240,7 @@ def quota(obj: Object, now: float) -> list[Any]:
     for resource in sorted(hard):
         amount = used.get(resource) or "0"
         shown[resource.startswith("limits.")].append(
-            f"{resource}: {quantities.canonical(str(amount))}/{quantities.canonical(str(hard[resource]))}"
+            f"{resource}: {quantity.canonical(str(amount))}/{quantity.canonical(str(hard[resource]))}"
         )
     return [name(obj), age(obj, now), ", ".join(shown[False]), ", ".join(shown[True])]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from controlplane.apiserver import quantities
 from controlplane.apiserver.validation_fields import (
     NOT_NEGATIVE,
     Causes,
@@ -18,6 +17,7 @@ from controlplane.apiserver.validation_fields import (
     qualified_name,
 )
 from controlplane.apiserver.validation_volumes import FIELD_PATHS, check_field_ref, check_inside
+from kubeclient import quantity
 
 Object = dict[str, Any]
 
@@ -213,10 +213,10 @@ def check_resources(causes: Causes, path: str, resources: Object) -> None:
         for name, amount in amounts.items():
             where = f"{path}.{kind}[{name}]"
             _check_resource_name(causes, f"{path}.{kind}", name)
-            if quantities.parse(str(amount)) < 0:
+            if quantity.parse(str(amount)) < 0:
                 causes.invalid(where, str(amount), NOT_NEGATIVE)
     for name, amount in requests.items():
-        if name in limits and quantities.parse(str(amount)) > quantities.parse(str(limits[name])):
+        if name in limits and quantity.parse(str(amount)) > quantity.parse(str(limits[name])):
             detail = f"must be less than or equal to {name} limit of {limits[name]}"
             causes.invalid(f"{path}.requests", str(amount), detail)
 

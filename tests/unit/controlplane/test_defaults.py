@@ -128,10 +128,18 @@ def test_a_host_network_pod_publishes_its_ports_on_the_host() -> None:
         ),
         ({"limits": {"cpu": "1"}}, "Burstable"),
         ({"limits": {"nvidia.com/gpu": "1"}}, "BestEffort"),
+        ({"requests": {"ephemeral-storage": "1Gi"}}, "BestEffort"),
     ],
 )
 def test_qos_class(resources: dict[str, Any], wanted: str) -> None:
     assert qos_class({"containers": [{"name": "c", "resources": resources}]}) == wanted
+
+
+def test_one_container_without_limits_makes_a_pod_burstable() -> None:
+    limited = {"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}
+    assert qos_class({"containers": [limited]}) == "Guaranteed"
+    assert qos_class({"containers": [limited, {"name": "b"}]}) == "Burstable"
+    assert qos_class({"containers": [limited], "initContainers": [{"name": "i"}]}) == "Burstable"
 
 
 def test_limits_stand_in_for_requests_of_a_pod() -> None:

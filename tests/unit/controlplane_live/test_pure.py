@@ -17,7 +17,6 @@ from controlplane.apiserver.negotiation import wanted
 from controlplane.apiserver.node_access import references
 from controlplane.apiserver.resources import by_kind
 from controlplane.apiserver.routing import parse
-from controlplane.apiserver.strategy import qos_class
 from controlplane.apiserver.timestamps import rfc3339, seconds
 from controlplane.apiserver.tokens import BadTokenError, TokenSigner
 
@@ -168,25 +167,6 @@ def test_headless_and_external_services_take_no_address() -> None:
 )
 def test_rules(rule: Rule, asked: Attributes, allowed: bool) -> None:
     assert rule.allows(asked) is allowed
-
-
-@pytest.mark.parametrize(
-    ("resources", "expected"),
-    [
-        ([{}], "BestEffort"),
-        ([{"requests": {"cpu": "1"}}], "Burstable"),
-        ([{"limits": {"cpu": "1", "memory": "1Gi"}}], "Guaranteed"),
-        (
-            [{"limits": {"cpu": "1000m", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1024Mi"}}],
-            "Guaranteed",
-        ),
-        ([{"limits": {"cpu": "1", "memory": "1Gi"}}, {}], "Burstable"),
-        ([{"requests": {"ephemeral-storage": "1Gi"}}], "BestEffort"),
-    ],
-)
-def test_quality_of_service(resources: list[dict[str, Any]], expected: str) -> None:
-    containers = [{"name": str(number), "resources": found} for number, found in enumerate(resources)]
-    assert qos_class({"spec": {"containers": containers}}) == expected
 
 
 @pytest.mark.parametrize(

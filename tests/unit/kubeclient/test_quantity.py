@@ -50,16 +50,51 @@ def test_what_exceeds_an_int64_is_capped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "binary", "text"),
+    ("given", "wanted"),
     [
-        (2**30, True, "1Gi"),
-        (1536 * 2**20, True, "1536Mi"),
-        (1000, False, "1k"),
-        (Fraction(1, 2), True, "500m"),
-        (0, False, "0"),
-        (1023, True, "1023"),
+        ("0", "0"),
+        ("0Mi", "0"),
+        ("1", "1"),
+        ("1000m", "1"),
+        ("0.5", "500m"),
+        (".001", "1m"),
+        ("0.0000001", "100n"),
+        ("0.0000000001", "1n"),
+        ("100", "100"),
+        ("2000", "2k"),
+        ("1500", "1500"),
+        ("1000000", "1M"),
+        ("1024Mi", "1Gi"),
+        ("1.5Gi", "1536Mi"),
+        ("0.5Ki", "512"),
+        ("1023Ki", "1023Ki"),
+        ("1e3", "1e3"),
+        ("12E6", "12e6"),
+        ("-1024Ki", "-1Mi"),
+        ("+1", "1"),
+        ("1000E", "1000E"),
     ],
 )
-def test_numbers_are_written_with_the_largest_exact_suffix(number, binary, text) -> None:
-    assert quantity.format(number, binary=binary) == text
-    assert quantity.parse(text) == number
+def test_the_spelling_that_clients_read_back(given: str, wanted: str) -> None:
+    assert quantity.canonical(given) == wanted
+    assert quantity.canonical(wanted) == wanted
+
+
+@pytest.mark.parametrize(
+    ("number", "like", "text"),
+    [
+        (2**30, "1Mi", "1Gi"),
+        (2**30, "1", "1073741824"),
+        (Fraction(3, 2), "1", "1500m"),
+        (Fraction(3, 2), "250m", "1500m"),
+        (2000, "1e3", "2e3"),
+        (1536, "1Ki", "1536"),
+        (0, "1Gi", "0"),
+    ],
+)
+def test_sums_are_written_in_the_family_of_a_given_quantity(number, like, text) -> None:
+    assert quantity.written(Fraction(number), like=like) == text
+
+
+def test_thousandths_of_a_core() -> None:
+    assert [quantity.format_milli(n) for n in (0, 250, 1500, 2000)] == ["0", "250m", "1500m", "2"]
