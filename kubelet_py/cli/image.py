@@ -156,7 +156,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _rm(args: argparse.Namespace) -> int:
     store = _store(args)
-    used = _images_in_use(NodePaths(args.root).containers)
+    used = _images_in_use(store, NodePaths(args.root).containers)
 
     def remove(name: str) -> None:
         print(f"Deleted: {store.remove(name, in_use=used).id}")
@@ -164,12 +164,17 @@ def _rm(args: argparse.Namespace) -> int:
     return _guarded(args.names, remove)
 
 
-def _images_in_use(containers: Path) -> set[str]:
-    """Ids of the images that containers stand on, as the runtime wrote them down."""
+def _images_in_use(store: ImageStore, containers: Path) -> set[str]:
+    """Ids of the images that containers stand on, as the runtime wrote them down.
+
+    A pulled image is written down by its repository digest, as the CRI shows it: the store knows its id.
+    """
     found = set()
     for file in containers.glob("*/config.json"):
         try:
-            found.add(str(json.loads(file.read_bytes()).get("config", {}).get("image_id")))
+            name = str(json.loads(file.read_bytes()).get("config", {}).get("image_id"))
+            image = store.lookup(name)
+            found.add(image.id if image is not None else name)
         except FileNotFoundError:
             continue  # removed while we looked
         except ValueError as error:
