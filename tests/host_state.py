@@ -101,13 +101,21 @@ def _rules() -> list[str]:
 
 
 def _cgroups() -> list[str]:
-    """Our folders in the first three levels of every hierarchy."""
+    """Our folders in the first three levels of every hierarchy; a foreign one may vanish meanwhile."""
     found = []
-    for pattern in ("*", "*/*", "*/*/*"):
-        for folder in CGROUP_ROOT.glob(pattern):
-            if folder.is_dir() and folder.name.startswith(OUR_CGROUPS):
-                found.append(str(folder))
+    level = [str(CGROUP_ROOT)]
+    for _ in range(3):
+        level = [folder for parent in level for folder in _folders(parent)]
+        found += [folder for folder in level if os.path.basename(folder).startswith(OUR_CGROUPS)]
     return found
+
+
+def _folders(parent: str) -> list[str]:
+    try:
+        with os.scandir(parent) as entries:
+            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
 
 
 def _sysctls() -> list[str]:
