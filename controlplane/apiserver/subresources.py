@@ -18,7 +18,6 @@ from controlplane.apiserver.calls import Call, answer
 from controlplane.apiserver.errors import (
     REQUIRED,
     Cause,
-    StatusError,
     bad_request,
     cannot_decode,
     conflict,
@@ -26,13 +25,13 @@ from controlplane.apiserver.errors import (
     invalid,
     method_not_allowed,
     success_body,
-    too_many_requests,
     uid_mismatch,
     unknown_resource,
 )
+from controlplane.apiserver.eviction import respect_budgets
 from controlplane.apiserver.handlers import Change, ObjectHandler
 from controlplane.apiserver.negotiation import wanted
-from controlplane.apiserver.registry import Registry, Write
+from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.resources import ResourceInfo, lookup
 from controlplane.apiserver.scale import get_scale, put_scale
 from controlplane.apiserver.timestamps import rfc3339
@@ -133,38 +132,9 @@ class SubresourceHandler:
             raise bad_request("name in URL does not match name in Eviction object")
         options = deletion.read_options(body.get("deleteOptions"), request.query)
         pod = self._registry.get(_PODS, request.namespace, request.name).parse()
-        if _protected(pod):
-            await self._spend_budget(pod, write)
+        await respect_budgets(self._registry, pod, write, rfc3339(self._clock()))
         await self._registry.delete(_PODS, request.namespace, request.name, options, write)
         return answer(success_body(code=201), 201)
-
-    async def _spend_budget(self, pod: Object, write: Write) -> None:
-        from kubeclient.selectors import LabelSelector
-
-        metadata = pod["metadata"]
-        budgets = []
-        for entry in self._registry.collection(_BUDGETS).present(metadata["namespace"]):
-            selector = entry.parse().get("spec", {}).get("selector")
-            if selector is not None and LabelSelector.from_object(selector).matches(
-                metadata.get("labels") or {}
-            ):
-                budgets.append(entry)
-        if len(budgets) > 1:
-            text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not"
-            raise StatusError(500, "InternalError", f"{text} support.")
-        for entry in budgets:
-            budget = entry.parse()
-            status = budget.get("status") or {}
-            if status.get("disruptionsAllowed", 0) <= 0:
-                raise _budget_spent(budget)
-
-            def spend(obj: Object) -> Object:
-                obj["status"]["disruptionsAllowed"] -= 1
-                pods = obj["status"].setdefault("disruptedPods", {})
-                pods[metadata["name"]] = rfc3339(self._clock())
-                return obj
-
-            await self._registry.amend(_BUDGETS, entry.namespace, entry.name, spend, write)
 
     async def _scale(self, call: Call, info: ResourceInfo) -> web.Response:
         request = call.request
@@ -274,24 +244,6 @@ def _check_binding(info: ResourceInfo, name: str, pod: Object, metadata: Object)
         raise conflict(info, name, f"pod {name} has non-empty .spec.schedulingGates")
 
 
-def _protected(pod: Object) -> bool:
-    """Pods that are finished or on their way out cost nobody's budget anything."""
-    phase = pod.get("status", {}).get("phase")
-    return phase not in ("Succeeded", "Failed", "Pending") and "deletionTimestamp" not in pod["metadata"]
-
-
-def _budget_spent(budget: Object) -> StatusError:
-    name = budget["metadata"]["name"]
-    status = budget.get("status") or {}
-    text = f"The disruption budget {name} needs {status.get('desiredHealthy', 0)} healthy pods and has"
-    text += f" {status.get('currentHealthy', 0)} currently"
-    return too_many_requests(
-        "Cannot evict pod as it would violate the pod's disruption budget.",
-        retry_after=10,
-        causes=[Cause("DisruptionBudget", "", text)],
-    )
-
-
 def _info(group: str, version: str, plural: str) -> ResourceInfo:
     found = lookup(group, version, plural)
     assert found is not None
@@ -300,7 +252,6 @@ def _info(group: str, version: str, plural: str) -> ResourceInfo:
 
 _PODS = _info("", "v1", "pods")
 _SECRETS = _info("", "v1", "secrets")
-_BUDGETS = _info("policy", "v1", "poddisruptionbudgets")
 # Only its definition is used, to merge patches of a Scale.
 _SCALE = ResourceInfo(
     group="autoscaling",

@@ -16,13 +16,18 @@ from kubeclient.errors import Conflict, NotFound
 from kubeclient.events import EventRecorder
 from kubeclient.resources import (
     CONFIG_MAPS,
+    CONTROLLER_REVISIONS,
+    CRON_JOBS,
+    DAEMON_SETS,
     DEPLOYMENTS,
     ENDPOINT_SLICES,
+    JOBS,
     NODES,
     PODS,
     REPLICA_SETS,
     SECRETS,
     SERVICES,
+    STATEFUL_SETS,
     Resource,
 )
 from kubeclient.rest import RestClient
@@ -31,12 +36,6 @@ log = logging.getLogger("controllers")
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 RETRY_SECONDS = 0.2
-
-DAEMON_SETS = Resource("apps", "v1", "daemonsets", "DaemonSet", True)
-STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet", True)
-CONTROLLER_REVISIONS = Resource("apps", "v1", "controllerrevisions", "ControllerRevision", True)
-JOBS = Resource("batch", "v1", "jobs", "Job", True)
-CRON_JOBS = Resource("batch", "v1", "cronjobs", "CronJob", True)
 
 WATCHED: tuple[Resource, ...] = (
     PODS, REPLICA_SETS, DEPLOYMENTS, SERVICES, ENDPOINT_SLICES, CONFIG_MAPS, SECRETS, NODES,

@@ -13,6 +13,7 @@ import time
 
 from controlplane.controllers.base import Controller, SharedInformers
 from controlplane.controllers.deployment import Deployments
+from controlplane.controllers.disruption import Disruption
 from controlplane.controllers.endpoints import EndpointsController
 from controlplane.controllers.endpointslice import EndpointSlices
 from controlplane.controllers.garbage_collector import GarbageCollector
@@ -44,6 +45,7 @@ class ControllerManager:
             GarbageCollector(*shared, EventRecorder(client, "garbage-collector-controller")),
             NodeLifecycle(*shared, EventRecorder(client, "node-controller")),
             NodeIpam(*shared, EventRecorder(client, "cidrAllocator"), cluster_cidr=cluster_cidr),
+            Disruption(*shared, EventRecorder(client, "controllermanager")),
             ServiceAccounts(*shared, EventRecorder(client, "service-account-controller"), root_ca=root_ca),
         ]
         self._stopping = threading.Event()

@@ -39,32 +39,31 @@ class NodeIpam(Controller):
     ) -> None:
         super().__init__(client, informers, recorder)
         self._cluster = ipaddress.ip_network(cluster_cidr)
-        self._given: dict[str, str] = {}
+        self._given: dict[str, str] = {}  # node uid → range that the informer need not show yet
         self._nodes = informers.of(NODES, self._on_node)
 
     def _on_node(self, kind: str, new: Object, old: Object | None) -> None:
         if kind == "DELETED":
-            self._given.pop(new["metadata"]["name"], None)
+            self._given.pop(new["metadata"]["uid"], None)
         elif not new["spec"].get("podCIDR"):
             self.enqueue(kind, new)
 
     def sync(self, key: str) -> None:
         _, name = split_key(key)
         node = self._nodes.get(name)
-        if node is None or node["spec"].get("podCIDR"):
+        # A new node's first status arrives while our patch is on its way back: that must not patch it twice.
+        if node is None or node["spec"].get("podCIDR") or node["metadata"]["uid"] in self._given:
             return
-        part = self._given.get(name) or free_part(self._cluster, self._taken())
+        part = free_part(self._cluster, self._taken())
         if part is None:
             message = f"Node {name} status is now: CIDRNotAvailable"
             self.recorder.event(node, "Normal", "CIDRNotAvailable", message)
             return
-        # Remembered before the informer shows it, else two new nodes could get the same part.
-        self._given[name] = part
         try:
             self.client.patch(NODES, name, {"spec": {"podCIDR": part, "podCIDRs": [part]}})
         except NotFound:
-            self._given.pop(name, None)
             return
+        self._given[node["metadata"]["uid"]] = part
         log.info("Gave pod range node=%s cidr=%s", name, part)
 
     def _taken(self) -> set[str]:

@@ -9,11 +9,13 @@ it. Source: upstream's node-lifecycle, taint-eviction and pod-garbage-collector 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from controlplane.controllers.base import Controller, Object, SharedInformers, key_of, split_key
+from controlplane.controllers.replicaset import seconds
 from controlplane.scheduler.filters import tolerated
 from kubeclient.errors import Conflict, NotFound
 from kubeclient.events import EventRecorder
@@ -60,6 +62,14 @@ def eviction_delay(pod: Object, taints: Sequence[Object]) -> float | None:
     return min(delays) if delays else None
 
 
+def bound_since(pod: Object) -> float:
+    """When the pod came to its node (epoch seconds): a toleration of an older taint counts from then."""
+    for condition in (pod.get("status") or {}).get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition.get("lastTransitionTime"):
+            return seconds(condition["lastTransitionTime"])
+    return seconds(pod["metadata"]["creationTimestamp"])
+
+
 class NodeLifecycle(Controller):
     name = "node-lifecycle"
 
@@ -76,13 +86,18 @@ class NodeLifecycle(Controller):
         self._clock = clock
         self._grace = grace
         self._heard: dict[str, tuple[str, float]] = {}  # node → last renewal as written, our clock then
+        self._untimed: dict[str, dict[tuple[str, str], float]] = {}  # node → NoExecute taint → first seen
         self._nodes = informers.of(NODES, self.enqueue)
         self._leases = informers.of(LEASES)
         self._pods = informers.of(PODS, self._on_pod)
 
     def _on_pod(self, kind: str, new: Object, old: Object | None) -> None:
+        """A pod came to a node: is the node there, and may the pod stay?"""
         bound = new["spec"].get("nodeName")
-        if bound and kind == "ADDED":
+        if not bound or kind == "DELETED" or (old is not None and old["spec"].get("nodeName") == bound):
+            return
+        node = self._nodes.get(bound)
+        if node is None or _no_execute(node):
             self.queue.add(f"/{bound}")
 
     def sync(self, key: str) -> None:
@@ -90,14 +105,15 @@ class NodeLifecycle(Controller):
         node = self._nodes.get(name)
         if node is None:
             self._heard.pop(name, None)
+            self._untimed.pop(name, None)
             self._remove_orphans(name)
             return
         ready = self._ready(node)
         if self._silence(name) > self._grace and ready != "Unknown":
             ready = self._mark_unknown(node)
         self._taint(node, ready)
-        self._evict(node)
-        self.queue.add_after(key, CHECK_SECONDS)
+        next_eviction = self._evict(node)
+        self.queue.add_after(key, min(CHECK_SECONDS, next_eviction))
 
     @staticmethod
     def _ready(node: Object) -> str:
@@ -155,20 +171,33 @@ class NodeLifecycle(Controller):
         }
         self.client.patch(NODES, metadata["name"], body, kind="merge")
 
-    def _evict(self, node: Object) -> None:
-        taints = [t for t in node["spec"].get("taints") or [] if t["effect"] == "NoExecute"]
-        if not taints:
-            return
-        added = [_seconds(t["timeAdded"]) for t in taints if t.get("timeAdded")]
-        since = time.time() - min(added) if added else 0.0
-        for pod in self._pods_on(node["metadata"]["name"]):
+    def _evict(self, node: Object) -> float:
+        """Take away the pods whose time on the tainted node is over; returns seconds until the next one's."""
+        name, taints, now = node["metadata"]["name"], _no_execute(node), time.time()
+        since = self._tainted_since(name, taints, now)
+        waits = [math.inf]
+        for pod in self._pods_on(name) if taints else []:
             delay = eviction_delay(pod, taints)
-            if delay is not None and since >= delay and not pod["metadata"].get("deletionTimestamp"):
-                log.info("Evicted pod by taint pod=%s node=%s", key_of(pod), node["metadata"]["name"])
-                self.recorder.event(
-                    pod, "Normal", "TaintManagerEviction", f"Marking for deletion Pod {key_of(pod)}"
-                )
-                self._delete(pod, None)
+            if delay is None or pod["metadata"].get("deletionTimestamp"):
+                continue
+            wait = max(since, bound_since(pod)) + delay - now if delay else 0.0
+            if wait > 0:
+                waits.append(wait)
+                continue
+            log.info("Evicted pod by taint pod=%s node=%s", key_of(pod), name)
+            self.recorder.event(
+                pod, "Normal", "TaintManagerEviction", f"Marking for deletion Pod {key_of(pod)}"
+            )
+            self._delete(pod, None)
+        return min(waits)
+
+    def _tainted_since(self, name: str, taints: Sequence[Object], now: float) -> float:
+        """When the first of the taints came: as it says, or (`kubectl taint` writes no time) as we saw it."""
+        untimed = {(t["key"], t.get("value", "")) for t in taints if not t.get("timeAdded")}
+        before = self._untimed.get(name, {})
+        self._untimed[name] = {taint: before.get(taint, now) for taint in untimed}
+        timed = [seconds(t["timeAdded"]) for t in taints if t.get("timeAdded")]
+        return min([*timed, *self._untimed[name].values()], default=now)
 
     def _remove_orphans(self, name: str) -> None:
         """Delete pods bound to a node that does not exist, after asking the API itself."""
@@ -203,5 +232,5 @@ def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _seconds(text: str) -> float:
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+def _no_execute(node: Object) -> list[Object]:
+    return [t for t in node["spec"].get("taints") or [] if t["effect"] == "NoExecute"]

@@ -56,14 +56,15 @@ def bounds(spec: Mapping[str, Any]) -> tuple[int, int]:
     """(maxSurge, maxUnavailable) in pods."""
     replicas = int(spec.get("replicas", 1))
     rolling = (spec.get("strategy") or {}).get("rollingUpdate") or {}
-    surge = _scaled(rolling.get("maxSurge", "25%"), replicas, up=True)
-    unavailable = _scaled(rolling.get("maxUnavailable", "25%"), replicas, up=False)
+    surge = scaled(rolling.get("maxSurge", "25%"), replicas, up=True)
+    unavailable = scaled(rolling.get("maxUnavailable", "25%"), replicas, up=False)
     if surge == 0 and unavailable == 0:
         unavailable = 1
     return surge, min(unavailable, replicas)
 
 
-def _scaled(value: int | str, total: int, *, up: bool) -> int:
+def scaled(value: int | str, total: int, *, up: bool) -> int:
+    """A number of pods, or "25%" of `total` rounded up or down."""
     if isinstance(value, str) and value.endswith("%"):
         percent = int(value[:-1]) * total
         return -(-percent // 100) if up else percent // 100
@@ -129,12 +130,19 @@ def proportional(replicas: int, surge: int, sets: Sequence[SetView]) -> dict[str
         return {}
     sizes = {view.name: view.wanted for view in active}
     left = difference
-    ordered = sorted(active, key=lambda view: (-view.wanted, view.created))
+    # The largest first; of equals the newer one when there is more to give, the older one when there is less.
+    ordered = sorted(active, key=lambda view: view.created, reverse=difference > 0)
+    ordered.sort(key=lambda view: -view.wanted)
     for view in ordered:
-        share = round(view.wanted * allowed / total) - view.wanted
+        share = _rounded(view.wanted * allowed, total) - view.wanted
         share = max(0, min(share, left)) if difference > 0 else min(0, max(share, left))
         sizes[view.name] += share
         left -= share
     first = ordered[0].name
     sizes[first] = max(0, sizes[first] + left)
     return {view.name: sizes[view.name] for view in active if sizes[view.name] != view.wanted}
+
+
+def _rounded(dividend: int, divisor: int) -> int:
+    """The quotient of two positive numbers, halves upwards as upstream; round() would go to the even one."""
+    return (2 * dividend + divisor) // (2 * divisor)

@@ -91,6 +91,17 @@ def test_scaling_in_the_middle_of_a_rollout_keeps_the_shares(replicas, surge, se
     assert sum(sizes.values()) == total
 
 
+def test_half_a_pod_is_rounded_up_and_the_largest_set_makes_up_for_it() -> None:
+    sets = [view("a", 5, created="1"), view("b", 5, created="2"), view("c", 10, created="3")]
+    assert proportional(18, 0, sets) == {"c": 8}  # 9 + 4.5 + 4.5: both halves up, one too many
+
+
+def test_of_equal_sets_the_newer_one_grows_first_and_the_older_one_shrinks_first() -> None:
+    sets = [view("a", 5, created="1"), view("b", 5, created="2")]
+    assert proportional(25, 0, sets) == {"b": 13, "a": 12}
+    assert proportional(9, 0, sets) == {"a": 4}
+
+
 def test_the_hash_ignores_key_order_and_counts_collisions() -> None:
     assert template_hash({"a": 1, "b": 2}) == template_hash({"b": 2, "a": 1})
     assert template_hash({"a": 1}) != template_hash({"a": 1}, 1)
