@@ -2,95 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
-import yaml
-
-from controlplane import authority
+from control_plane import Process
 
 pytestmark = pytest.mark.e2e
-
-
-class Process:
-    """One control plane without controllers, on a loopback port."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        authority.ensure(authority.Cluster(folder, "127.0.0.1", "n1", self.port))
-        user = yaml.safe_load((folder / "admin.conf").read_text())["users"][0]["user"]
-        for name in ("certificate", "key"):
-            (folder / name).write_bytes(base64.b64decode(user[f"client-{name}-data"]))
-        self.running: subprocess.Popen[str] | None = None
-
-    def command(self) -> list[str]:
-        return [
-            sys.executable,
-            "-m",
-            "controlplane.main",
-            f"--config-dir={self.folder}",
-            f"--data-dir={self.folder / 'store'}",
-            "--bind-address=127.0.0.1",
-            f"--secure-port={self.port}",
-            "--controllers=none",
-        ]
-
-    def start(self) -> None:
-        self.running = subprocess.Popen(
-            self.command(), stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
-        )
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            try:
-                if self.request("GET", "/readyz").status_code == 200:
-                    return
-            except requests.ConnectionError:
-                assert self.running.poll() is None, self.running.stderr and self.running.stderr.read()
-        raise AssertionError("the control plane was not ready after 20 s")
-
-    def session(self) -> requests.Session:
-        session = requests.Session()
-        session.trust_env = False
-        session.verify = str(self.folder / "pki/ca.crt")
-        session.cert = (str(self.folder / "certificate"), str(self.folder / "key"))
-        return session
-
-    def request(self, method: str, path: str, body: Any = None, **options: Any) -> requests.Response:
-        with self.session() as session:
-            return session.request(
-                method, f"https://127.0.0.1:{self.port}{path}", json=body, timeout=10, **options
-            )
-
-    def end(self, number: int) -> int:
-        assert self.running is not None
-        self.running.send_signal(number)
-        code = self.running.wait(10)
-        assert self.running.stderr is not None
-        self.running.stderr.close()
-        self.running = None
-        return code
-
-
-@pytest.fixture
-def process(tmp_path: Path) -> Iterator[Process]:
-    found = Process(tmp_path)
-    yield found
-    if found.running is not None:
-        found.end(signal.SIGKILL)
 
 
 def test_answered_writes_survive_sigkill_and_watches_go_on_where_they_were(process: Process) -> None:
