@@ -10,8 +10,11 @@ import threading
 from pathlib import Path
 
 import runtime
+from runtime.kernel import AT_FDCWD
+from runtime.mounting import ATTR_RDONLY, OPEN_TREE_CLONE
 
 CHILD_DESCRIPTOR = 3
+NAME = "python3 shims"  # executed through a descriptor, it would be called after its number
 # One malloc arena: the throwaway threads of a shim would each leave it another, tens of kB per pod.
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
 
@@ -30,11 +33,13 @@ class Forkserver:
         folder = str(Path(runtime.__file__).resolve().parent.parent)
         program = (
             f"import sys; sys.path.append({folder!r}); "
-            f"from runtime.forkserver import main; main({CHILD_DESCRIPTOR})"
+            "from runtime.forkserver import main, name_process; "
+            f"name_process({NAME!r}); main({CHILD_DESCRIPTOR})"
         )
+        python = read_only(sys.executable)
         with theirs:
             self._pid = os.posix_spawn(
-                sys.executable,
+                f"/proc/self/fd/{python}",
                 [sys.executable, "-I", "-S", "-c", program],
                 ENVIRONMENT,
                 file_actions=[
@@ -44,6 +49,7 @@ class Forkserver:
                 ],
                 setsigmask=[],
             )
+        os.close(python)
         self._socket = ours
 
     def fork_shim(self, directory: str, containers_directory: str, listener: socket.socket) -> socket.socket:
@@ -84,3 +90,15 @@ class Forkserver:
         if theirs.fileno() == CHILD_DESCRIPTOR:
             raise OSError(0, "descriptor 3 is taken by the socket itself")
         return theirs.fileno()
+
+
+def read_only(path: str) -> int:
+    """A descriptor of a file in a read-only mount of its own, which is attached nowhere. A process that was
+    executed through it shows a /proc/<pid>/exe that nobody can write to, not even root of the host: a
+    container that gets hold of a shim's cannot overwrite our interpreter (CVE-2019-5736)."""
+    from runtime.linux import LinuxKernel
+
+    kernel = LinuxKernel()
+    tree = kernel.open_tree(AT_FDCWD, os.path.realpath(path), OPEN_TREE_CLONE)
+    kernel.mount_setattr(tree, set=ATTR_RDONLY)
+    return tree

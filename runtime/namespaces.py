@@ -25,6 +25,10 @@ FLAGS = {
 }
 FILES = {"mount": "mnt", "network": "net"}  # names under /proc/<pid>/ns that differ from OCI's
 PROC_SUPER_MAGIC = 0x9FA0
+IPC_SYSCTLS = frozenset(
+    "kernel." + name
+    for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
+)
 
 
 def flags_of(kinds: tuple[str, ...]) -> int:
@@ -158,6 +162,21 @@ class SetHostname(Operation):
             kernel.sethostname(self.hostname)
         if self.domainname:
             kernel.setdomainname(self.domainname)
+
+
+def namespace_of_sysctl(name: str) -> str:
+    """The type of namespace that a kernel setting belongs to, "" for one of the whole machine. Setting those
+    for a container would be setting them for everybody: kernel.core_pattern names a program that the kernel
+    runs as root outside of any container (CVE-2022-0811). Source: runc's libcontainer/configs/validate.
+    """
+    parts = name.split("/" if "/" in name else ".")
+    if not {"", ".", ".."}.isdisjoint(parts):
+        return ""
+    if parts[0] == "net":
+        return "network"
+    if parts[:2] == ["fs", "mqueue"] or ".".join(parts) in IPC_SYSCTLS:
+        return "ipc"
+    return "uts" if parts == ["kernel", "domainname"] else ""
 
 
 class SetSysctl(Operation):

@@ -42,6 +42,7 @@ from runtime.namespaces import (
     SetHostname,
     SetSysctl,
     Undumpable,
+    namespace_of_sysctl,
 )  # fmt: skip
 from runtime.plan import Operation, Plan
 from runtime.process import (
@@ -56,6 +57,7 @@ from runtime.process import (
     LoadSeccomp,
     NewSession,
     OpenCgroup,
+    ProbeExecutable,
     ResetSignals,
     SetCredentials,
     SetNoNewPrivileges,
@@ -94,7 +96,7 @@ def sandbox_plan(spec: Spec, *, cgroup: CgroupJoin | None) -> Plan:
         [
             *_entering(cgroup, joined, tuple(kind for kind in kinds if kind != "cgroup")),
             SetPropagation("rprivate"),
-            *_settings(spec, new),
+            *_settings(spec, new, joined),
             EmptyRoot(),
             PivotRoot(),
             *_born(cgroup, "cgroup" in new),
@@ -141,7 +143,7 @@ def container_plan(
             *_devices(spec),
             OpenTerminal(process.user.uid, process.console_size),
             BindConsole(),
-            *_settings(spec, new),
+            *_settings(spec, new, joined),
             *(ProtectPath(path) for path in spec.linux.readonly_paths),
             *(MaskPath(path) for path in spec.linux.masked_paths),
             *([ProtectRoot()] if spec.root and spec.root.readonly else []),
@@ -152,6 +154,7 @@ def container_plan(
             *_born(cgroup, "cgroup" in new),
             *_cgroup_mounts(spec),
             NewSession(),
+            ProbeExecutable(process.args, process.env),
             *_limits(process),
             # Before the seccomp filter, which may not know what waiting needs.
             *([wait_on] if wait_on else []),
@@ -189,6 +192,7 @@ def exec_plan(
             FindExecutable(process.args[0], _search_path(process)),
             *_born(cgroup, False),
             NewSession(),
+            ProbeExecutable(process.args, process.env),
             *_limits(process),
             *before,
             *_credentials(process),
@@ -286,7 +290,11 @@ def _devices(spec: Spec) -> list[Operation]:
     return [MakeDevices(tuple(nodes.values())), LinkDevices()]
 
 
-def _settings(spec: Spec, new: tuple[str, ...]) -> list[Operation]:
+def _settings(spec: Spec, new: tuple[str, ...], joined: tuple[Namespace, ...]) -> list[Operation]:
+    own = {*new, *(namespace.type for namespace in joined)}
+    for name in spec.linux.sysctl:
+        if namespace_of_sysctl(name) not in own:
+            raise SpecError("linux.sysctl", f"{name} is not in a separate kernel namespace")
     settings: list[Operation] = [SetSysctl(name, value) for name, value in spec.linux.sysctl.items()]
     if spec.hostname or spec.domainname:
         if "uts" not in new:

@@ -13,8 +13,8 @@ from errno import ENOSYS
 
 from runtime.capabilities import CapabilityBits, bounding_steps, set_steps
 from runtime.errors import errno_name
-from runtime.kernel import Filter, Kernel, SpawnError, Step
-from runtime.mounting import make_inside
+from runtime.kernel import AT_FDCWD, Filter, Kernel, SpawnError, Step
+from runtime.mounting import NO_MAGICLINKS, make_inside
 from runtime.plan import NO_STDIO, Context, Operation, Refused
 from runtime.procfs import below
 from runtime.spec import Rlimit
@@ -275,6 +275,20 @@ class Execute(Operation):
 
     def run(self, kernel: Kernel, context: Context) -> None:
         context.child(Step("execve", (context.executable, self.args, self.env)))
+
+
+class ProbeExecutable(Execute):
+    """Refuses a program whose path leads through a magic link. `/bin/x -> /proc/self/exe` in an image would
+    execute the starter's own program file with the container's dynamic loader, which could then overwrite
+    it (CVE-2019-5736). By the child, which sees the container's /proc; before the limits, which may leave no
+    descriptor, and the filter, which may not know openat2."""
+
+    def describe(self) -> str:
+        return f'examine "{self.args[0]}"'
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, NO_MAGICLINKS)
+        context.child(Step("openat2", (AT_FDCWD, context.executable, how, len(how))))
 
 
 class ExecuteImage(Operation):

@@ -1,9 +1,15 @@
-"""Tells the person in front of `up` what has come to life, step by step, until the node is Ready."""
+"""Tells the person in front of `up` what has come to life, step by step, until the node is Ready.
+
+After a `down` the Node object still says Ready=True, as it was last reported. So only a report counts that
+is newer than this start: the Lease tells that the agent is back (to the microsecond), and the condition's
+heartbeat (to the second) that it has looked.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kubelet_py.cli.settings import NodeSettings
@@ -13,6 +19,7 @@ if TYPE_CHECKING:
     from kubeclient.rest import RestClient
 
 POLL_SECONDS = 0.02
+LEASE_NAMESPACE = "kube-node-lease"
 
 
 class NotReady(Exception):
@@ -26,15 +33,17 @@ def report_until_ready(
 
     `alive` says whether the supervisor still runs; once it does not, waiting is pointless.
     """
+    began = time.time() - (time.monotonic() - started)
     wait = _Waiter(paths, started + timeout, alive)
     kubeconfig = paths.kubeconfig("admin")
-    wait.until(kubeconfig.exists, "the certificates were not made")
+    wait.until(kubeconfig.exists, lambda: "the certificates were not made")
     client = _client(paths)
-    wait.until(lambda: _serves(client), "the API server does not answer")
+    wait.until(lambda: _serves(client), lambda: "the API server does not answer")
     answered = time.monotonic() - started
     print(f"API server answers on port {settings.secure_port} after {answered:.2f} s", flush=True)
-    wait.until(lambda: node_is_ready(client, settings.node_name), f"node {settings.node_name} is not Ready")
-    print(f"Node {settings.node_name} is Ready after {time.monotonic() - started:.2f} s", flush=True)
+    name = settings.node_name
+    wait.until(lambda: node_is_ready(client, name, began), lambda: why_not_ready(client, name))
+    print(f"Node {name} is Ready after {time.monotonic() - started:.2f} s", flush=True)
     print(f"Use it:  export KUBECONFIG={kubeconfig}", flush=True)
 
 
@@ -44,12 +53,12 @@ class _Waiter:
         self._deadline = deadline
         self._alive = alive
 
-    def until(self, condition: Callable[[], bool], otherwise: str) -> None:
+    def until(self, condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
         while not condition():
             if not self._alive():
                 raise NotReady("The supervisor ended")
             if time.monotonic() > self._deadline:
-                raise NotReady(f"Gave up waiting: {otherwise} (see the logs in {self._paths.logs})")
+                raise NotReady(f"Gave up waiting: {otherwise()} (see the logs in {self._paths.logs})")
             time.sleep(POLL_SECONDS)
 
 
@@ -69,16 +78,45 @@ def _serves(client: RestClient) -> bool:
         return False
 
 
-def node_is_ready(client: RestClient, name: str) -> bool:
-    """Whether the Node object says Ready=True."""
+def node_is_ready(client: RestClient, name: str, since: float) -> bool:
+    """Whether an agent that started after `since` (epoch seconds) says Ready=True of the node."""
+    from kubeclient.errors import ApiError
+    from kubeclient.resources import LEASES, NODES
+
+    try:
+        if not is_reported_ready(client.get(NODES, name), since):
+            return False
+        renewed = client.get(LEASES, name, LEASE_NAMESPACE)["spec"].get("renewTime", "")
+    except ApiError:
+        return False
+    return _epoch(renewed) >= since
+
+
+def is_reported_ready(node: dict[str, Any], since: float) -> bool:
+    """Whether the Node's Ready condition is True, by a heartbeat in the second of `since` or later."""
+    for entry in node.get("status", {}).get("conditions", []):
+        if entry["type"] == "Ready":
+            return entry["status"] == "True" and _epoch(entry.get("lastHeartbeatTime", "")) >= int(since)
+    return False
+
+
+def _epoch(stamp: str) -> float:
+    """Seconds of an API timestamp; 0 for none."""
+    return datetime.fromisoformat(stamp).timestamp() if stamp else 0.0
+
+
+def why_not_ready(client: RestClient, name: str) -> str:
+    """What the node itself says about not being Ready, if it was heard at all."""
     from kubeclient.errors import ApiError
     from kubeclient.resources import NODES
 
     try:
         node = client.get(NODES, name)
-    except ApiError:
-        return False
-    return condition(node, "Ready") == "True"
+    except ApiError as error:
+        return f"node {name} is not Ready: {error}"
+    entries = node.get("status", {}).get("conditions", [])
+    reasons = [e.get("message", "") for e in entries if e["type"] == "Ready" and e["status"] != "True"]
+    return f"node {name} is not Ready" + (f": {reasons[0]}" if reasons else "")
 
 
 def condition(obj: dict[str, Any], kind: str) -> str:

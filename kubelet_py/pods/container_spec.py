@@ -101,7 +101,7 @@ def oci_spec(pod: Object, container: Object, facts: Facts) -> dict[str, Any]:
         "ociVersion": OCI_VERSION,
         "root": {"path": "rootfs", "readonly": bool(context.get("readOnlyRootFilesystem"))},
         "process": process,
-        "mounts": [*_system_mounts(pod, privileged), *(_bind(mount) for mount in _ordered(facts.mounts))],
+        "mounts": [*_system_mounts(privileged), *(_bind(mount) for mount in _ordered(facts.mounts))],
         "linux": linux,
     }
 
@@ -119,7 +119,7 @@ def _environment(container: Object, facts: Facts) -> list[str]:
     return [f"{name}={value}" for name, value in values.items()]
 
 
-def _system_mounts(pod: Object, privileged: bool) -> list[dict[str, Any]]:
+def _system_mounts(privileged: bool) -> list[dict[str, Any]]:
     sys_options = ["nosuid", "noexec", "nodev", "rw" if privileged else "ro"]
     mounts = [
         _mount("/proc", "proc", "proc", "nosuid", "noexec", "nodev"),
@@ -138,14 +138,11 @@ def _system_mounts(pod: Object, privileged: bool) -> list[dict[str, Any]]:
         _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
         _mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", f"size={SHM_BYTES}"),
     ]
-    if pod["spec"].get("hostNetwork"):
-        # A sysfs of its own shows the network namespace of whoever mounts it; here that is the host's.
-        mounts.append(_mount("/sys", "bind", "/sys", "rbind", *sys_options))
-    else:
-        mounts.append(_mount("/sys", "sysfs", "sysfs", *sys_options))
-        mounts.append(
-            _mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", "ro")
-        )
+    # The sysfs shows the network namespace of the thread that mounts it: the pod's, or the host's with
+    # hostNetwork. Never the host's own tree: its cgroups are mounts below it, which no option of the upper
+    # one makes read-only (CVE-2022-0492).
+    mounts.append(_mount("/sys", "sysfs", "sysfs", *sys_options))
+    mounts.append(_mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", "ro"))
     return mounts
 
 

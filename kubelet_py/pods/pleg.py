@@ -8,6 +8,7 @@ from the runtime's own memory, never rebuilt from events.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -135,9 +136,15 @@ class Pleg:
                 self._wake(uid)
 
 
+def _no_link(path: str, flags: int) -> int:
+    # Whoever can write to our folders (a hostPath volume) must not have us read another file of the host, nor
+    # wait for ever on a FIFO.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
 def _head(file: Path) -> str:
     try:
-        with file.open("rb") as stream:
+        with open(file, "rb", opener=_no_link) as stream:
             return stream.read(MESSAGE_BYTES).decode(errors="replace")
     except OSError:
         return ""
@@ -146,7 +153,7 @@ def _head(file: Path) -> str:
 def _log_tail(file: Path) -> str:
     """The messages of the last lines of a CRI log: at most 80 lines and 2048 bytes."""
     try:
-        with file.open("rb") as stream:
+        with open(file, "rb", opener=_no_link) as stream:
             stream.seek(0, 2)
             stream.seek(max(0, stream.tell() - 16 * FALLBACK_BYTES))
             lines = stream.read().decode(errors="replace").splitlines()

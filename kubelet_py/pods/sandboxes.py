@@ -16,7 +16,7 @@ from cni.invoke import Invoker
 from kubelet_py.config import Config
 from kubelet_py.errors import SandboxError
 from kubelet_py.paths import NodePaths
-from kubelet_py.pods import files, resources
+from kubelet_py.pods import files, resources, security
 from kubelet_py.pods.context import NodeFacts
 from kubelet_py.pods.model import (
     ANNOTATION_CONFIG_SOURCE,
@@ -101,7 +101,6 @@ class Sandboxes:
 
     def _sandbox_config(self, pod: Object, attempt: int, cgroup: str, log_folder: Path) -> SandboxConfig:
         metadata, spec = pod["metadata"], pod["spec"]
-        context = spec.get("securityContext") or {}
         return SandboxConfig(
             name=metadata["name"],
             namespace=metadata["namespace"],
@@ -124,7 +123,7 @@ class Sandboxes:
             host_pid=bool(spec.get("hostPID")),
             host_ipc=bool(spec.get("hostIPC")),
             share_process_namespace=bool(spec.get("shareProcessNamespace")),
-            sysctls={entry["name"]: entry["value"] for entry in context.get("sysctls") or ()},
+            sysctls=security.sysctls(pod),
         )
 
     def _attach(self, pod: Object, sandbox_id: str, netns: str) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from kubelet_py.errors import ContainerConfigError
+from kubelet_py.errors import ContainerConfigError, SandboxError
 from kubelet_py.pods.model import Object
 from runtime import capabilities
 from runtime.seccomp import profile as seccomp_profile
@@ -22,6 +23,18 @@ MASKED = (
 )  # fmt: skip
 READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 SETS = ("bounding", "effective", "permitted")
+# What a pod may set without the node's leave: it reaches no other pod. Source: upstream's pkg/kubelet/sysctl.
+SAFE_SYSCTLS = frozenset(
+    ["kernel.shm_rmid_forced"]
+    + [
+        "net.ipv4." + name
+        for name in (
+            "ip_local_port_range", "ip_local_reserved_ports", "ip_unprivileged_port_start",
+            "ping_group_range", "tcp_fin_timeout", "tcp_keepalive_intvl", "tcp_keepalive_probes",
+            "tcp_keepalive_time", "tcp_rmem", "tcp_syncookies", "tcp_wmem",
+        )
+    ]
+)  # fmt: skip
 
 
 def effective(pod: Object, container: Object) -> dict[str, Any]:
@@ -115,12 +128,28 @@ def seccomp(
     return seccomp_profile.runtime_default(names, platform.machine())
 
 
+def sysctls(pod: Object) -> dict[str, str]:
+    """The pod's kernel settings; SandboxError for one that is not known to be safe, or is the host's."""
+    entries = (pod["spec"].get("securityContext") or {}).get("sysctls") or ()
+    found = {str(entry["name"]).replace("/", "."): str(entry["value"]) for entry in entries}
+    for name in found:
+        if name not in SAFE_SYSCTLS:
+            raise SandboxError(f'forbidden sysctl: "{name}" not allowlisted')
+        if name.startswith("net.") and pod["spec"].get("hostNetwork"):
+            raise SandboxError(f'forbidden sysctl: "{name}" not allowed with host net enabled')
+        if name.startswith("kernel.") and pod["spec"].get("hostIPC"):
+            raise SandboxError(f'forbidden sysctl: "{name}" not allowed with host ipc enabled')
+    return found
+
+
 def no_new_privileges(context: Mapping[str, Any]) -> bool:
     return context.get("allowPrivilegeEscalation") is False
 
 
-def paths(context: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """(masked, read-only) paths; none when privileged or with procMount Unmasked."""
+def paths(context: Mapping[str, Any], sys: Path = Path("/sys")) -> tuple[list[str], list[str]]:
+    """(masked, read-only) paths; none when privileged or with procMount Unmasked. `sys`: the host's."""
+    processors = sys.glob("devices/system/cpu/cpu*/thermal_throttle")
+    thermal = sorted(f"/sys/{path.relative_to(sys)}" for path in processors)
     if context.get("privileged") or context.get("procMount") == "Unmasked":
         return [], []
-    return list(MASKED), list(READONLY)
+    return [*MASKED, *thermal], list(READONLY)

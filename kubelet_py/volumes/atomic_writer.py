@@ -48,7 +48,8 @@ def write(folder: Path, payload: Payload, group: int | None = None) -> bool:
     for path in payload:
         check_path(path)
     current = folder / DATA
-    if current.is_symlink() and _same(folder / os.readlink(current), payload):
+    old = _current(folder)
+    if old is not None and _same(folder / old, payload):
         return False
     stamp = time.strftime("..%Y_%m_%d_%H_%M_%S.", time.gmtime()) + secrets.token_hex(4)
     fresh = folder / stamp
@@ -58,12 +59,20 @@ def write(folder: Path, payload: Payload, group: int | None = None) -> bool:
         _write_file(fresh / path, file, group)
     if group is not None:
         os.chown(fresh, -1, group)
-    old = os.readlink(current) if current.is_symlink() else None
     _replace_link(current, stamp)
     _links(folder, payload)
     if old is not None:
         shutil.rmtree(folder / old)
     return True
+
+
+def _current(folder: Path) -> str | None:
+    """The folder that holds the present files; None when `..data` is missing or not of our making: what it
+    names is removed later, so it may only name a real folder beside it."""
+    link = folder / DATA
+    target = os.readlink(link) if link.is_symlink() else ""
+    ours = target.startswith("..") and len(target) > 2 and "/" not in target
+    return target if ours and (folder / target).is_dir() and not (folder / target).is_symlink() else None
 
 
 def _write_file(path: Path, file: File, group: int | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runtime.capabilities import NAMES
-from runtime.errors import ExecutableError, LaunchError
+from runtime.errors import ExecutableError, LaunchError, SpecError
 
 pytestmark = pytest.mark.privileged
 
@@ -346,7 +346,7 @@ def test_sysctls_are_set_in_the_containers_namespaces(box: Any) -> None:
 
 def test_a_sysctl_cannot_leave_proc_sys(box: Any) -> None:
     """E09."""
-    with pytest.raises(LaunchError, match="sysctl"):
+    with pytest.raises(SpecError, match="sysctl"):
         box.start("true", linux={"sysctl": {"../sysrq-trigger": "h"}})
 
 

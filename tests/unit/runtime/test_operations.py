@@ -62,6 +62,7 @@ def test_a_container_starts_in_the_order_of_isolation() -> None:
         "make a new cgroup namespace",
         "mount cgroup2 on /sys/fs/cgroup",
         "start a session",
+        'examine "sh"',
         "connect standard input, output and error",
         "set oom_score_adj to 500",
         "set RLIMIT_NOFILE to 10:20",
