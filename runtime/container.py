@@ -11,7 +11,6 @@ import time
 
 from runtime import oom, state
 from runtime.errors import CgroupError, RuntimeFailure
-from runtime.launch import launch
 from runtime.logs import LineFormatter, LogFile
 from runtime.operations import Rootfs, container_plan
 from runtime.session import Attach, Exec, Stdio, resize
@@ -48,6 +47,7 @@ class Container:
         self.kernel = shim.kernel
         self.cgroups = shim.cgroups
         self.starter = shim.starter
+        self.launch = shim.launch
         self.tty: bool = config["tty"]
         self.stdin_once: bool = config["stdin_once"]
         self.state: ContainerState = state.container_state_from(
@@ -130,7 +130,7 @@ class Container:
         cgroup = self.cgroups.create(self._cgroup_path, spec.linux.resources)
         rootfs = Rootfs(self._layers, f"{self.directory}/upper", f"{self.directory}/work")
         plan = container_plan(spec, rootfs=rootfs, join=join, cgroup=cgroup.join())
-        return launch(self.kernel, plan, stdio.child, terminal=self.tty)
+        return self.launch(self.kernel, plan, stdio.child, terminal=self.tty)
 
     def _adopt(self, stdio: Stdio) -> None:
         if stdio.stdin >= 0:

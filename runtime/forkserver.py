@@ -5,25 +5,28 @@ from a process with a large heap would own a copy of every page it touches. So t
 process by exec'ing a fresh interpreter with few imports; each shim shares nearly all its pages with it.
 It ends when the agent's socket closes; the shims, sessions of their own, go on and are adopted by init.
 
-Protocol (SOCK_SEQPACKET): one message per shim, JSON `{"directory": …, "containers": …}` with two
-descriptors: the shim's listening socket and its first client. The answer comes from the shim, on that
-first client; if the fork fails the descriptors are closed, which the agent sees as the end of it.
+The protocol is in runtime/orders.py. The answer comes from the shim, on the first client; if the fork fails
+the descriptors are closed, which the agent sees as the end of it.
 """
 
 from __future__ import annotations
 
 import _thread
 import gc
-import json
 import os
 import signal
 import socket
 import sys
 
-from runtime import cgroups, shim
+from runtime import cgroups
 from runtime.capabilities import DEFAULT
+from runtime.errors import RuntimeFailure
+from runtime.launch import launch
 from runtime.linux import LinuxKernel
 from runtime.machine import this_machine
+from runtime.orders import Cast, Order, receive, serve
+from runtime.pages import Pages
+from runtime.rehearsal import Sitting, rehearse
 from runtime.seccomp.filter import compiled
 from runtime.seccomp.profile import runtime_default
 
@@ -32,38 +35,70 @@ if TYPE_CHECKING:
     from runtime.cgroups import CgroupDriver
 
 THREAD_STACK = 256 * 1024
-LARGEST_REQUEST = 16384
 
 
 def main(descriptor: int) -> None:
     """Serve the agent on the socket `descriptor` until it is gone."""
-    kernel, driver = settle(descriptor)
+    kernel, driver, pages = settle(descriptor)
     with socket.socket(fileno=descriptor) as agent:
+        sitting = prepare_sitting(kernel, pages)
+        line, cast = agent, Cast(driver, pages, launch)
+        if sitting is not None:
+            line, cast = sitting.line, sitting.cast
         while True:
-            message, descriptors, _, _ = socket.recv_fds(agent, LARGEST_REQUEST, 2)
-            if not message:
+            order = receive(line)
+            if order is not None:
+                if fork() == 0:
+                    become_shim(order, (line, agent), kernel, cast)
+                order.close()
+            elif sitting is not None:
+                finish_sitting(sitting)
+                sitting = None
+                line, cast = agent, Cast(driver, pages, launch)
+            else:
                 return
-            if fork() == 0:
-                become_shim(json.loads(message), descriptors, agent, kernel, driver)
-            for number in descriptors:
-                os.close(number)
 
 
-def settle(descriptor: int) -> tuple[LinuxKernel, CgroupDriver]:
+def settle(descriptor: int) -> tuple[LinuxKernel, CgroupDriver, Pages]:
     """What all shims inherit: nothing of the agent's, no readable memory, and what each would make anew."""
     os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
     kernel = LinuxKernel()
     kernel.dumpable(False)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are reaped by the kernel
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.umask(0o022)
     os.chdir("/")
     _thread.stack_size(THREAD_STACK)
     driver = cgroups.detect()
-    compiled(runtime_default(DEFAULT, this_machine().name))  # what nearly every container loads
+    machine = this_machine().name
+    compiled(runtime_default(DEFAULT, machine))  # what nearly every container loads
+    pages = Pages(machine)
     gc.collect()
     gc.freeze()
-    return kernel, driver
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are reaped by the kernel
+    return kernel, driver, pages
+
+
+def prepare_sitting(kernel: LinuxKernel, pages: Pages) -> Sitting | None:
+    """Rehearse; the sitting that follows, in which our own loop makes shims as it will for the agent."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        return rehearse(kernel, pages)
+    except (OSError, RuntimeFailure) as error:
+        complain(error)
+        return None
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def finish_sitting(sitting: Sitting) -> None:
+    try:
+        sitting.finish()
+    except (OSError, RuntimeFailure) as error:
+        complain(error)
+
+
+def complain(error: Exception) -> None:
+    os.write(2, f"Could not rehearse, shims will need more memory: {error}\n".encode())
 
 
 def fork() -> int:
@@ -76,25 +111,24 @@ def fork() -> int:
 
 
 def become_shim(
-    request: dict[str, str],
-    descriptors: list[int],
-    agent: socket.socket,
+    order: Order,
+    lines: tuple[socket.socket, socket.socket],
     kernel: LinuxKernel,
-    driver: CgroupDriver,
+    cast: Cast,
 ) -> None:
     """The child's side: a session of its own, its own log as stderr, then the shim. Does not return."""
     code = 1
     try:
-        agent.close()
+        for line in lines:
+            line.close()
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        directory = request["directory"]
         name_process("kubelet-py-shim")
-        log = os.open(f"{directory}/shim.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        log = os.open(f"{order.directory}/shim.log", flags, 0o600)
         os.dup2(log, 2)
         os.close(log)
-        listener, first = (socket.socket(fileno=number) for number in descriptors)
-        shim.Shim(directory, request["containers"], listener, kernel=kernel, driver=driver).run(first)
+        serve(order, kernel, cast).run(socket.socket(fileno=order.first))
         code = 0
     except BaseException as error:
         # Whatever it was, this process may not fall back into the forkserver's loop.

@@ -17,6 +17,17 @@ from runtime.plan import Context, Operation, Plan, Refused
 from runtime.process import Execute, FindExecutable
 from runtime.records import Record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Launch(Protocol):
+        """`launch`, or what stands in for it."""
+
+        def __call__(
+            self, kernel: Kernel, plan: Plan, stdio: tuple[int, int, int], *, terminal: bool = False
+        ) -> Process: ...
+
 
 class Process(Record):
     """A started process. `start_time_ticks` since boot tells it from a later one with the same pid (0: it has

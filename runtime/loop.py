@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
+IDLE_SECONDS = 0.3
 
 
 class Timer:
@@ -40,9 +41,16 @@ class Loop:
     epoll is asked for one event per call: a callback may close a descriptor whose number the kernel hands
     out again at once, and a second event fetched earlier would then reach the wrong owner. The ready list
     is rotated by the kernel, so nobody starves.
+
+    `rest(descriptor, milliseconds)` is called when nothing has happened for IDLE_SECONDS: it may do what is
+    better done then, and may wait until the descriptor can be read (-1: for ever).
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, rest: Callable[[int, int], None] | None = None
+    ) -> None:
+        self._rest = rest
+        self.tired = False
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
@@ -74,7 +82,15 @@ class Loop:
 
     def step(self) -> None:
         """Wait for one event or deadline and handle it."""
-        ready = self._epoll.poll(self._until_next(), 1)
+        wait = self._until_next()
+        if self._rest is not None and not 0 <= wait <= IDLE_SECONDS:
+            ready = self._epoll.poll(0 if self.tired else IDLE_SECONDS, 1)
+            if not ready:
+                self.tired = False
+                self._rest(self._epoll.fileno(), -1 if wait < 0 else int(wait * 1000))
+                ready = self._epoll.poll(self._until_next(), 1)
+        else:
+            ready = self._epoll.poll(wait, 1)
         for descriptor, mask in ready:
             callback = self._callbacks.get(descriptor)
             if callback is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 
 from runtime import json_text, terminal
-from runtime.launch import launch
 from runtime.operations import exec_plan
 from runtime.spec import parse, parse_process
 from runtime.stdio import Input, Output
@@ -219,7 +218,7 @@ def launch_exec(
         init_start_time=container.start_time,
         cgroup=container.cgroups.create(cgroup_path).join(),
     )
-    return launch(container.kernel, plan, stdio.child, terminal=tty)
+    return container.launch(container.kernel, plan, stdio.child, terminal=tty)
 
 
 class Attach:

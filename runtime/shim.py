@@ -9,13 +9,14 @@ runtime/streams.py:
     REQUEST  {"id": n, "op": name, …}   RESPONSE {"id": n, …} or {"id": n, "error": text, "kind": class}
     EVENT    {"type": …, "container": id, "state": {…}}   after "hello"
 
-Operations: hello, start, stop, signal, reopen, exec, attach, forget, end. After `exec` and `attach` the
+Operations: hello, start, stop, signal, reopen, exec, attach, forget, rest, end. After `exec` and `attach` the
 connection belongs to that session. `end` kills everything, is answered when all is dead, and ends the
 shim.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.cgroups import CgroupDriver
-    from runtime.launch import Process
+    from runtime.launch import Launch, Process
     from runtime.linux import LinuxKernel
+    from runtime.pages import Pages
 
 GOODBYE_SECONDS = 1.0
 MISTAKE_PAUSE_SECONDS = 0.1
@@ -60,15 +62,19 @@ class Shim:
         *,
         kernel: LinuxKernel,
         driver: CgroupDriver,
+        pages: Pages,
+        launch: Launch = launch,
     ) -> None:
         self.directory = directory
         self.containers_directory = containers_directory
         self.kernel = kernel
         self.cgroups = driver
         self.starter = Starter(kernel)
-        self.loop = Loop()
+        self.loop = Loop(rest=self._rest)
         self.boot = state.boot_id()
         self._record = state.read_json(f"{directory}/sandbox.json") or {}
+        self._pages = pages
+        self.launch = launch
         self._listener = listener
         self._connections: list[Connection] = []
         self._subscribers: list[Connection] = []
@@ -86,6 +92,7 @@ class Shim:
             "exec": self._exec,
             "attach": self._attach,
             "forget": self._forget,
+            "rest": self._rest_now,
             "end": self._end,
         }
         listener.setblocking(False)
@@ -128,6 +135,11 @@ class Shim:
         if self._ending:
             self._end_when_empty()
 
+    def _rest(self, descriptor: int, timeout: int) -> None:
+        """Nothing has happened for a while: give back what need not be this process's own, and wait."""
+        gc.collect()
+        self._pages.rest(descriptor, timeout)
+
     # the sandbox
 
     def _start_pause(self) -> None:
@@ -141,7 +153,7 @@ class Shim:
         cgroup = self.cgroups.create(self._record["cgroup"])
         descriptor = null()
         plan = sandbox_plan(spec, cgroup=cgroup.join())
-        return launch(self.kernel, plan, (descriptor, descriptor, descriptor))
+        return self.launch(self.kernel, plan, (descriptor, descriptor, descriptor))
 
     def _change(self, **values: Any) -> None:
         fields = {name: getattr(self._state, name) for name in self._state._fields}
@@ -267,6 +279,10 @@ class Shim:
             raise RuntimeFailure(f"Could not remove container {container.id}: it is running (stop it first)")
         self._containers.pop(request["container"], None)
         reply(connection, request["id"])
+
+    def _rest_now(self, connection: Connection, request: Mapping[str, Any]) -> None:
+        reply(connection, request["id"])
+        self.loop.tired = True
 
     def _end(self, connection: Connection, request: Mapping[str, Any]) -> None:
         self._ended.append(lambda: reply(connection, request["id"], sandbox=state.plain(self._state)))

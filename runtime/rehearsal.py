@@ -1,0 +1,270 @@
+"""A shim's whole life, played through in the forkserver before the first shim is forked.
+
+Running Python code for the first time writes all over memory: inline caches and specialised instructions,
+hashes, version tags of types and dicts, the order of free blocks. Whatever the forkserver has been through
+its shims need not write again, and what they write comes back to the state that `pages` remembers. The play
+is the real shim with its real loop and files: only programs are stand-ins (forks of this process, without
+namespaces and cgroups), its folder is a tmpfs that nobody else can see, and the agent is a fork, too.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+
+from runtime import json_text, state
+from runtime.errors import RuntimeFailure
+from runtime.launch import Process
+from runtime.orders import Cast, receive, serve
+from runtime.process import Execute
+from runtime.streams import REQUEST, RESPONSE, FrameReader, pack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runtime.linux import LinuxKernel
+    from runtime.pages import Pages
+    from runtime.plan import Plan
+
+ROUNDS = 8
+SITTINGS = 3
+OUTPUT_LINES = 5
+LONGEST_WAIT = 10
+POD, CONTAINER = "0" * 64, "c" * 64
+WAIT, EXIT = "wait", "exit"
+
+
+class NoCgroups:
+    """A cgroup driver, and its only cgroup, in which nothing is."""
+
+    oom_kills = 0
+
+    def create(self, path: str, resources: Any = None) -> NoCgroups:
+        return self
+
+    def open(self, path: str) -> NoCgroups:
+        return self
+
+    def remove(self, path: str, recursive: bool = False) -> None:
+        return
+
+    def exists(self, path: str) -> bool:
+        return False
+
+    def stats(self) -> NoCgroups:
+        return self
+
+    def join(self) -> None:
+        return None
+
+
+class Sitter:
+    """Stands in for `Pages` in the shim that sits for the picture: its first rest is the moment."""
+
+    def __init__(self, pages: Pages, done: int) -> None:
+        self._pages = pages
+        self._done = done
+
+    def rest(self, descriptor: int, timeout: int) -> None:
+        self._pages.pose()
+        os.write(self._done, b"1")
+        os.killpg(0, signal.SIGKILL)  # with the stand-ins
+
+
+NO_CGROUPS: Any = NoCgroups()
+
+
+class Sitting:
+    """Orders for the forkserver's own loop, on `line`, until its end; the shims are made with `cast`.
+
+    Several, because only the second of two equal rounds leaves memory as it has found it.
+    """
+
+    def __init__(self, folder: int, pages: Pages) -> None:
+        self._folder = folder
+        self._pages = pages
+        self._reader, writer = os.pipe2(os.O_CLOEXEC)
+        sitter: Any = Sitter(pages, writer)
+        self.cast = Cast(NO_CGROUPS, sitter, stand_in)
+        self.line, self._agent = call_agent(f"/proc/self/fd/{folder}", SITTINGS)
+        self._writer = writer
+
+    def finish(self) -> None:
+        """The end of `line` has come. Raises OSError, RuntimeFailure."""
+        os.close(self._writer)
+        posed = os.read(self._reader, SITTINGS)
+        os.close(self._reader)
+        self.line.close()
+        os.close(self._folder)
+        if len(posed) < SITTINGS:
+            raise RuntimeFailure("the shim of the rehearsal ended early")
+        self._pages.take()
+
+
+def rehearse(kernel: LinuxKernel, pages: Pages) -> Sitting | None:
+    """Play ROUNDS lives of a pod in this process; what remains to be done for the picture, if it can be.
+
+    Raises OSError, RuntimeFailure.
+    """
+    tree = kernel.fsopen("tmpfs")
+    try:
+        kernel.fsconfig(tree, "", None)
+        folder = kernel.fsmount(tree, 0)
+    finally:
+        os.close(tree)
+    try:
+        for _ in range(ROUNDS):
+            play(f"/proc/self/fd/{folder}", kernel, pages)
+        gc.collect()
+        gc.freeze()
+        if pages.prepare():
+            return Sitting(folder, pages)
+    except BaseException:
+        os.close(folder)
+        raise
+    os.close(folder)
+    return None
+
+
+def play(folder: str, kernel: LinuxKernel, pages: Pages) -> None:
+    """One life in this process, with an agent in a fork."""
+    ours, agent = call_agent(folder, 0)
+    order = receive(ours)
+    if order is None:
+        raise RuntimeFailure("the agent of the rehearsal ended early")
+    shim = serve(order, kernel, Cast(NO_CGROUPS, pages, stand_in))
+    ended = os.pidfd_open(agent)
+    shim.loop.watch(ended, lambda mask: shim.loop.stop())
+    try:
+        shim.run(socket.socket(fileno=order.first))
+    finally:
+        shim.loop.close()
+        ours.close()
+        os.close(ended)
+    if os.waitpid(agent, 0)[1]:
+        raise RuntimeFailure("the agent of the rehearsal did not get what it asked for")
+
+
+def call_agent(folder: str, sittings: int) -> tuple[socket.socket, int]:
+    """An agent in a fork: our end of the line to it, and its pid."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        be_agent(theirs, folder, sittings)
+    theirs.close()
+    return ours, pid
+
+
+def write_files(directory: str, folder: str) -> None:
+    """What an agent writes for a sandbox and a container."""
+    os.makedirs(directory, exist_ok=True)
+    os.makedirs(f"{folder}/{CONTAINER}", exist_ok=True)
+    sandbox = {
+        "ociVersion": "1.2.0",
+        "process": {"args": ["/pause"], "cwd": "/"},
+        "linux": {"namespaces": [{"type": "network"}]},
+    }
+    state.write_json(f"{directory}/sandbox.json", {"id": POD, "cgroup": POD, "oci": sandbox})
+    config = {
+        "tty": False,
+        "stdin": False,
+        "stdin_once": False,
+        "layers": [folder],
+        "log_path": f"{folder}/{CONTAINER}/log",
+    }
+    state.write_json(f"{folder}/{CONTAINER}/config.json", {"cgroup": CONTAINER, "config": config})
+    program = {
+        "ociVersion": "1.2.0",
+        "process": {"args": [WAIT], "cwd": "/", "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"]},
+        "root": {"path": "rootfs"},
+        "linux": {"namespaces": [{"type": "mount"}], "resources": {}},
+    }
+    state.write_json(f"{folder}/{CONTAINER}/oci.json", program)
+    if os.path.exists(f"{folder}/{CONTAINER}/state.json"):
+        os.unlink(f"{folder}/{CONTAINER}/state.json")
+
+
+def stand_in(kernel: Any, plan: Plan, stdio: tuple[int, int, int], *, terminal: bool = False) -> Process:
+    """As runtime.launch.launch, but the program is a fork: it says something, and waits if it should."""
+    brief = any(isinstance(step, Execute) and step.args == (EXIT,) for step in plan.operations)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for _ in range(OUTPUT_LINES):
+                os.write(stdio[1], b"a line of output\n")
+            if not brief:
+                signal.alarm(LONGEST_WAIT)
+                signal.pause()
+        finally:
+            os._exit(0)
+    return Process(pid, 0, -1)
+
+
+def be_agent(server: socket.socket, folder: str, sittings: int) -> None:
+    """The agent's side of one life, or of `sittings` halves. Does not return."""
+    code = 1
+    signal.alarm(LONGEST_WAIT)  # the forkserver waits for our end
+    try:
+        for _ in range(sittings or 1):
+            live(server, folder, half=bool(sittings))
+        code = 0
+    except BaseException as error:
+        # Whatever it was, this process may not get back into the forkserver.
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        os._exit(code)
+
+
+def live(server: socket.socket, folder: str, *, half: bool) -> None:
+    """Have a shim made, and a container and an exec started in it; half a life ends there, at rest."""
+    directory = f"{folder}/{POD}"
+    write_files(directory, folder)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{directory}/shim.sock")
+    listener.listen(1)
+    connection, theirs = socket.socketpair()
+    request = json_text.dumps({"directory": directory, "containers": folder}).encode()
+    socket.send_fds(server, [request], [listener.fileno(), theirs.fileno()])
+    listener.close()
+    theirs.close()
+    reader = FrameReader()
+    answer(connection, reader)
+    ask(connection, reader, op="hello")
+    ask(connection, reader, op="start", container=CONTAINER)
+    session = socket.socket(socket.AF_UNIX)
+    session.connect(f"{directory}/shim.sock")
+    ask(session, FrameReader(), op="exec", container=CONTAINER, argv=[EXIT], stdout=True, stderr=True)
+    while session.recv(4096):
+        continue
+    session.close()
+    ask(connection, reader, op="rest")
+    if half:
+        while connection.recv(4096):
+            continue
+        os.unlink(f"{directory}/shim.sock")
+    else:
+        ask(connection, reader, op="stop", container=CONTAINER, signal=9, grace=1.0)
+        ask(connection, reader, op="forget", container=CONTAINER)
+        ask(connection, reader, op="end")
+    connection.close()
+
+
+def ask(connection: socket.socket, reader: FrameReader, **request: Any) -> None:
+    """One request and its answer. Raises RuntimeFailure when the answer is an error."""
+    connection.sendall(pack(REQUEST, json_text.dumps({"id": 1, **request}).encode()))
+    answer(connection, reader)
+
+
+def answer(connection: socket.socket, reader: FrameReader) -> None:
+    while data := connection.recv(65536):
+        for channel, payload in reader.feed(data):
+            if channel == RESPONSE:
+                if "error" in json_text.loads(payload.decode()):
+                    raise RuntimeFailure(payload.decode())
+                return
+    raise RuntimeFailure("the shim has gone")
+

@@ -1,0 +1,65 @@
+"""A shim at rest gives back its pages, and is none the worse for it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from pathlib import Path
+
+import pytest
+
+from runtime.pages import CODE
+from tests.privileged.runtime_service.harness import Node, read_all, wait_for
+
+pytestmark = [
+    pytest.mark.privileged,
+    pytest.mark.skipif(platform.machine() not in CODE, reason="no machine code for this processor"),
+]
+
+LARGEST_PRIVATE_KB = 1024
+TICKER = "trap 'exit 7' TERM; for i in 1 2 3 4; do echo $i; sleep 0.5; done; sleep 100 & wait"
+
+
+def private(pid: int) -> int:
+    """kB that the process has for itself."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+def shim_of(node: Node, sandbox_id: str) -> int:
+    path = node.folder / "run" / "sandboxes" / sandbox_id / "state.json"
+    return int(json.loads(path.read_text())["shim"]["pid"])
+
+
+def test_resting_shim_has_less_than_a_megabyte_of_its_own(node: Node) -> None:
+    sandbox = node.sandbox()
+    node.run(sandbox, ["sleep", "100"])
+    neighbour = node.sandbox()
+    wait_for(lambda: private(shim_of(node, sandbox.id)) < LARGEST_PRIVATE_KB, 5)
+    node.service.remove_pod_sandbox(neighbour.id)
+
+
+def test_shim_goes_on_unharmed_after_many_rests(node: Node) -> None:
+    sandbox = node.sandbox()
+    ticker = node.run(sandbox, ["sh", "-c", TICKER])
+    for number in range(4):
+        time.sleep(0.45)
+        argv = ["echo", str(number)]
+        stream = node.service.exec(ticker, argv, tty=False, stdin=False, stdout=True, stderr=True)
+        got, last = read_all(stream)
+        assert (got[1], json.loads(last)["exitCode"]) == (f"{number}\n".encode(), 0)
+    wait_for(lambda: node.log(ticker) == b"1\n2\n3\n4\n")
+    time.sleep(0.5)
+    node.service.stop_container(ticker, 5)
+    assert node.ended(ticker).exit_code == 7
+
+
+def test_resting_shim_keeps_its_deadlines(node: Node) -> None:
+    sandbox = node.sandbox()
+    deaf = node.run(sandbox, ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"])
+    wait_for(lambda: node.log(deaf) == b"up\n")
+    begin = time.monotonic()
+    node.service.stop_container(deaf, 1.5)
+    assert 1.4 < time.monotonic() - begin < 2.5
+    assert node.ended(deaf).exit_code == 137
