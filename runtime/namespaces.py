@@ -105,7 +105,8 @@ class JoinNamespace(Operation):
 
 
 class JoinProcess(Operation):
-    """Enters all namespaces of a running process at once (setns on a pidfd, Linux 5.8).
+    """Enters namespaces of a running process, all at once (setns on a pidfd, Linux 5.8). Its cgroup namespace
+    is the child's to enter, by the same pidfd: see JoinCgroupNamespace.
 
     `start_time`, if given, is compared after the pidfd is held, so a recycled pid is noticed.
     """
@@ -122,6 +123,7 @@ class JoinProcess(Operation):
         if self.start_time is not None and kernel.start_time(self.pid) != self.start_time:
             raise OSError(3, "the process has ended and its number was given to another")
         kernel.setns(fd, flags_of(self.kinds))
+        context.cgroup_namespace = fd
         if "mount" in self.kinds:
             context.root = context.keep(kernel.open("/", os.O_PATH | os.O_DIRECTORY))
 
@@ -146,6 +148,30 @@ class NewCgroupNamespace(Operation):
 
     def run(self, kernel: Kernel, context: Context) -> None:
         context.child(Step("unshare", (FLAGS["cgroup"],)))
+
+
+class HoldCgroupNamespace(Operation):
+    """Takes hold of a cgroup namespace by path, for the child to join."""
+
+    path: str
+
+    def describe(self) -> str:
+        return f"open the cgroup namespace {self.path}"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        context.cgroup_namespace = context.keep(kernel.open(self.path, os.O_RDONLY))
+
+
+class JoinCgroupNamespace(Operation):
+    """The child joins an existing cgroup namespace, after it was born into its cgroup. Not the thread before:
+    where cgroup2 is mounted with nsdelegate, as systemd does, nobody inside a cgroup namespace may bring a
+    process in from a cgroup outside of it, and clone3 answers ENOENT."""
+
+    def describe(self) -> str:
+        return "join the cgroup namespace"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        context.child(Step("setns", (context.cgroup_namespace, FLAGS["cgroup"])))
 
 
 class SetHostname(Operation):

@@ -32,6 +32,8 @@ from runtime.mounts import (
     SetRootPropagation,
 )  # fmt: skip
 from runtime.namespaces import (
+    HoldCgroupNamespace,
+    JoinCgroupNamespace,
     JoinNamespace,
     JoinProcess,
     NewCgroupNamespace,
@@ -99,7 +101,7 @@ def sandbox_plan(spec: Spec, *, cgroup: CgroupJoin | None) -> Plan:
             *_settings(spec, new, joined),
             EmptyRoot(),
             PivotRoot(),
-            *_born(cgroup, "cgroup" in new),
+            *_born(cgroup, new, joined),
             NewSession(),
             ConnectStdio(),
             *([] if adjustment is None else [SetOomScore(adjustment)]),
@@ -151,7 +153,7 @@ def container_plan(
             *([SetRootPropagation(spec.linux.rootfs_propagation)] if spec.linux.rootfs_propagation else []),
             EnterWorkingDirectory(process.cwd),
             FindExecutable(process.args[0], _search_path(process)),
-            *_born(cgroup, "cgroup" in new),
+            *_born(cgroup, new, joined),
             *_cgroup_mounts(spec),
             NewSession(),
             ProbeExecutable(process.args, process.env),
@@ -179,7 +181,7 @@ def exec_plan(
     """One more process in a running container. `init_start_time` (clock ticks) guards against a recycled
     pid."""
     before, after = _security(spec, process)
-    kinds = ("mount", "uts", "ipc", "network", "pid", "cgroup")
+    kinds = ("mount", "uts", "ipc", "network", "pid")
     return _plan(
         [
             Undumpable(),
@@ -190,7 +192,8 @@ def exec_plan(
             OpenTerminal(process.user.uid, process.console_size),
             EnterWorkingDirectory(process.cwd),
             FindExecutable(process.args[0], _search_path(process)),
-            *_born(cgroup, False),
+            *_born(cgroup, (), ()),
+            JoinCgroupNamespace(),
             NewSession(),
             ProbeExecutable(process.args, process.env),
             *_limits(process),
@@ -228,15 +231,23 @@ def _entering(
         OpenHost(),
         *([OpenCgroup(cgroup.unified, cgroup.tasks)] if cgroup else []),
         OwnFolder(),
-        *(JoinNamespace(namespace.type, namespace.path) for namespace in joined),
+        *(
+            HoldCgroupNamespace(namespace.path)
+            if namespace.type == "cgroup"
+            else JoinNamespace(namespace.type, namespace.path)
+            for namespace in joined
+        ),
         *([NewNamespaces(new)] if new else []),
     ]
 
 
-def _born(cgroup: CgroupJoin | None, new_namespace: bool) -> list[Operation]:
+def _born(
+    cgroup: CgroupJoin | None, new: tuple[str, ...], joined: tuple[Namespace, ...]
+) -> list[Operation]:
     return [
         *([EnterCgroup()] if cgroup and cgroup.tasks else []),
-        *([NewCgroupNamespace()] if new_namespace else []),
+        *([NewCgroupNamespace()] if "cgroup" in new else []),
+        *([JoinCgroupNamespace()] if any(namespace.type == "cgroup" for namespace in joined) else []),
     ]
 
 

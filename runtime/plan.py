@@ -26,14 +26,15 @@ class Context:
     """What operations hand to those after them. Lives for one launch, in one thread.
 
     `root`: O_PATH descriptor of the container's root. `host_proc`: the host's /proc, opened before anything
-    changed. `null`: a verified /dev/null. `steps`: the child's system calls, each with the number of its
-    operation. `procs`: (destination, reserved descriptor) of each procfs the child will mount. `console`: the
-    master side of a terminal made inside the container, handed to the caller, or -1.
+    changed. `null`: a verified /dev/null. `cgroup_namespace`: the one that the child joins. `steps`: the
+    child's system calls, each with the number of its operation. `procs`: (destination, reserved descriptor)
+    of each procfs the child will mount. `console`: the master side of a terminal made inside the container,
+    handed to the caller, or -1.
     """
 
     __slots__ = (
-        "cgroup_fd", "console", "executable", "host_proc", "null", "number", "opened", "process",
-        "procs", "ready", "root",
+        "cgroup_fd", "cgroup_namespace", "console", "executable", "host_proc", "null", "number",
+        "opened", "process", "procs", "ready", "root",
         "stdio", "steps", "task_fds", "terminal", "warnings",
     )  # fmt: skip
 
@@ -44,6 +45,7 @@ class Context:
         self.host_proc = -1
         self.null = -1
         self.cgroup_fd = -1
+        self.cgroup_namespace = -1
         self.task_fds: list[int] = []
         self.console = -1
         self.ready: tuple[int, int] | None = None

@@ -141,6 +141,23 @@ def test_a_sandbox_is_pause_in_an_empty_root() -> None:
 def test_an_exec_joins_and_mounts_nothing() -> None:
     process = parse_process({"args": ["ls"], "cwd": "/", "env": ["PATH=/bin"]})
     lines = exec_plan(parse(example.container()), process, init_pid=42, cgroup=None).describe()
-    assert "join the mount, uts, ipc, network, pid, cgroup namespaces of process 42" in lines
+    assert "join the mount, uts, ipc, network, pid namespaces of process 42" in lines
     assert not any(line.startswith(("mount", "make")) for line in lines)
     assert "load a seccomp filter of 178 instructions" not in lines[: lines.index('find "ls"')]
+
+
+def test_an_exec_enters_the_cgroup_namespace_after_it_was_born_into_the_cgroup() -> None:
+    """From inside the namespace clone3 would not find the cgroup where cgroup2 is mounted with nsdelegate."""
+    process = parse_process({"args": ["ls"], "cwd": "/", "env": ["PATH=/bin"]})
+    lines = exec_plan(parse(example.container()), process, init_pid=42, cgroup=CGROUP).describe()
+    assert lines.index("enter the cgroup") + 1 == lines.index("join the cgroup namespace")
+
+
+def test_a_cgroup_namespace_named_by_path_is_joined_by_the_child() -> None:
+    spec = example.container()
+    spec["linux"]["namespaces"] = [n for n in spec["linux"]["namespaces"] if n["type"] != "cgroup"]
+    lines = described(spec, join={"cgroup": "/proc/7/ns/cgroup"})
+    opened = lines.index("open the cgroup namespace /proc/7/ns/cgroup")
+    assert opened < lines.index("make new mount, uts, ipc, network, pid namespaces")
+    assert lines.index("enter the cgroup") + 1 == lines.index("join the cgroup namespace")
+    assert not any(line.startswith("join the cgroup namespace /") for line in lines)
