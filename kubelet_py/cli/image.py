@@ -1,20 +1,24 @@
 """`kubelet-py image …`: the node's images by hand.
 
 It works on the store itself, with or without a running agent, so that a node without a registry can be
-filled (`import`, `from-binary`) before anything is started. The table looks like `crictl images`.
+filled (`import`, `from-binary`) before anything is started. The table looks like `crictl images`. Mirrors and
+plain-HTTP registries are named in etc/kubelet-py/registries/<host>/hosts.toml, which the agent reads as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from kubelet_py.cli.errors import CommandError
+from kubelet_py.cli.progress import Progress, human
 from kubelet_py.paths import NodePaths
+from runtime.images import reference
 from runtime.images.errors import ImageError, ImageNotFound
 from runtime.images.store import Image, ImageStore
 
@@ -35,9 +39,24 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     action = _action(actions, "pull", _pull, "pull an image from its registry")
     action.add_argument("name", metavar="NAME")
-    action.add_argument("--insecure", action="store_true", help="allow plain HTTP and unknown certificates")
-    action.add_argument("--ca-file", help="certificates to trust for this registry")
-    action.add_argument("--auth-file", type=Path, help="a docker config.json with credentials")
+    _registry_flags(action)
+
+    action = _action(actions, "push", _push, "push an image to its registry, or under another name")
+    action.add_argument("name", metavar="NAME")
+    action.add_argument("target", metavar="TARGET", nargs="?", help="the name to push it as")
+    _registry_flags(action)
+
+    action = _action(actions, "export", _export, "write images to an archive that others can load")
+    action.add_argument("names", metavar="NAME", nargs="+")
+    action.add_argument("-o", "--output", required=True, metavar="FILE", help="- for standard output")
+    action.add_argument("--format", choices=("docker-archive", "oci-archive"), default="docker-archive")
+
+    action = _action(actions, "tag", _tag, "give an image further names")
+    action.add_argument("name", metavar="NAME")
+    action.add_argument("tags", metavar="TAG", nargs="+")
+
+    action = _action(actions, "prune", _prune, "remove images without a name, and what killed pulls left")
+    action.add_argument("-a", "--all", action="store_true", help="every image that no container uses")
 
     action = _action(actions, "inspect", _inspect, "print everything about an image as JSON")
     action.add_argument("names", metavar="NAME", nargs="+")
@@ -55,6 +74,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="NAME",
         help="hard link in /bin (busybox: all applets)",
     )
+
+
+def _registry_flags(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--insecure", action="store_true", help="allow plain HTTP and unknown certificates")
+    action.add_argument("--ca-file", help="certificates to trust for this registry")
+    action.add_argument("--auth-file", type=Path, help="a docker config.json with credentials")
+    action.add_argument("-q", "--quiet", action="store_true", help="print no progress")
 
 
 def _action(
@@ -112,27 +138,95 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _pull(args: argparse.Namespace) -> int:
-    from runtime.images import credentials, reference, registry
+    from runtime.images import registry
 
     def fetch(name: str) -> None:
-        parsed = reference.parse(name)
-        keyring = credentials.Keyring()
-        if args.auth_file is not None:
-            try:
-                keyring = credentials.parse_docker_config(args.auth_file.read_bytes())
-            except OSError as error:
-                raise CommandError(f"Could not read {args.auth_file}: {error.strerror}") from error
-        found = keyring.lookup(parsed)
-        image = registry.pull(
-            _store(args),
-            name,
-            credentials=found[0] if found else None,
-            insecure=[parsed.domain] if args.insecure else [],
-            ca_file=args.ca_file,
-        )
-        print(f"{parsed} {image.id}")
+        with _transfer(args, name, "downloading") as settings:
+            image = registry.pull(_store(args), name, **settings)
+        print(f"{reference.parse(name)} {image.id}")
 
     return _guarded([args.name], fetch)
+
+
+def _push(args: argparse.Namespace) -> int:
+    from runtime.images import push
+
+    def send(name: str) -> None:
+        target = args.target or name
+        with _transfer(args, target, "uploading") as settings:
+            done = push.push(_store(args), name, target=target, **settings)
+        counts = f"{done.sent} sent, {done.mounted} mounted, {done.present} already there"
+        print(f"{reference.parse(target)} {done.digest} (blobs: {counts})")
+
+    return _guarded([args.name], send)
+
+
+@contextlib.contextmanager
+def _transfer(args: argparse.Namespace, name: str, verb: str) -> Iterator[dict[str, Any]]:
+    """The arguments that `pull` and `push` share, with progress while the block runs."""
+    from runtime.images import credentials
+
+    parsed = reference.parse(name)
+    keyring = credentials.Keyring()
+    if args.auth_file is not None:
+        try:
+            keyring = credentials.parse_docker_config(args.auth_file.read_bytes())
+        except OSError as error:
+            raise CommandError(f"Could not read {args.auth_file}: {error.strerror}") from error
+    found = keyring.lookup(parsed)
+    with contextlib.ExitStack() as stack:
+        yield {
+            "credentials": found[0] if found else None,
+            "insecure": [parsed.domain] if args.insecure else [],
+            "ca_file": args.ca_file,
+            "hosts_dir": NodePaths(args.root).config / "registries",
+            "progress": None if args.quiet else stack.enter_context(Progress(sys.stderr, verb)),
+        }
+
+
+def _export(args: argparse.Namespace) -> int:
+    from runtime.images.export import export_images
+
+    def write(output: str) -> None:
+        store = _store(args)
+        if output == "-":
+            export_images(store, args.names, sys.stdout.buffer, args.format)
+            return
+        try:
+            with open(output, "wb") as handle:
+                export_images(store, args.names, handle, args.format)
+        except OSError as error:
+            raise ImageError(f"Could not write {output}: {error.strerror}") from error
+        except ImageError:
+            Path(output).unlink()  # half an archive is none
+            raise
+
+    return _guarded([args.output], write)
+
+
+def _tag(args: argparse.Namespace) -> int:
+    def name_it(name: str) -> None:
+        full = [str(reference.parse(tag)) for tag in args.tags]
+        if any("@" in tag for tag in full):
+            raise ImageError(f"Could not tag {name}: a digest is no tag")
+        image = _store(args).tag(name, full)
+        print(f"{' '.join(full)} {image.id}")
+
+    return _guarded([args.name], name_it)
+
+
+def _prune(args: argparse.Namespace) -> int:
+    store = _store(args)
+    used = _images_in_use(store, NodePaths(args.root).containers)
+    idle = [image for image in store.list() if image.id not in used and (args.all or not image.repo_tags)]
+
+    def remove(image_id: str) -> None:
+        print(f"Deleted: {store.remove(image_id, in_use=used).id}")
+
+    code = _guarded([image.id for image in idle], remove)
+    if swept := store.sweep():
+        print(f"Deleted: {swept} layers of no image")
+    return code
 
 
 def _inspect(args: argparse.Namespace) -> int:
@@ -206,17 +300,7 @@ def _table(images: Iterable[Image], *, whole: bool) -> None:
         named = [tuple(tag.rsplit(":", 1)) for tag in image.repo_tags]
         untagged = [(digest.partition("@")[0], "<none>") for digest in image.repo_digests[:1]]
         for repository, tag in named or untagged or [("<none>", "<none>")]:
-            rows.append((repository, tag, identifier, _human(image.size)))
+            rows.append((repository, tag, identifier, human(image.size)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _human(size: int) -> str:
-    """Decimal units with three significant digits, as crictl prints them."""
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.3g}{unit}"

@@ -1,56 +1,43 @@
 """Pulling images over the OCI distribution API.
 
 A pull is: the manifest by tag or digest (through an index, by platform), its config, then the layers that
-are not on disk yet. Registries hand out tokens in a dance of their own: a 401 names a realm, a service and
-a scope, and the realm gives a bearer token for them (distribution/spec/auth/token.md).
+are not on disk yet. Each may come from another server: the mirrors of hosts.toml are asked in order, the
+registry itself last, and a transfer that breaks off goes on where it was, with the next server if need be.
 
-What is never done: plain HTTP, unless the host is loopback or was named insecure; sending credentials or
-tokens to another host than the one they are for, also across redirects (blobs usually lie on a CDN);
-fetching from `urls` in a manifest (CVE-2020-15157); trusting a size or a digest that was not counted.
+What is never done: fetching from `urls` in a manifest (CVE-2020-15157); trusting a size or a digest that was
+not counted. Credentials are for the registry that the image's name has: mirrors are not given them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
-import json
 import logging
-import re
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
-from urllib.parse import urljoin, urlsplit
+from typing import Any, BinaryIO, TypeVar
 
 import requests
 
+from runtime.images import hosts
 from runtime.images import manifest as documents
 from runtime.images.credentials import ANONYMOUS, Credentials
-from runtime.images.errors import (
-    DigestMismatch,
-    ManifestError,
-    PullError,
-    PullNotFound,
-    PullUnauthorized,
-    RegistryUnavailable,
-)
-from runtime.images.reference import DEFAULT_DOMAIN, Reference, parse
+from runtime.images.errors import DigestMismatch, ImageError, ManifestError, PullError, RegistryUnavailable
+from runtime.images.reference import Reference, parse
 from runtime.images.store import Image, ImageStore, LayerSource
+from runtime.images.transport import BROKEN, CHUNK, Channel
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
-"""Called with a blob's digest, the bytes that are here, and the bytes that it has."""
+"""Called with a blob's digest, the bytes that are here, and the bytes that it has; from several threads."""
 
-_TIMEOUT = (10.0, 60.0)
 _ATTEMPTS = 5
-_REDIRECTS = 5
-_CHUNK = 1 << 18
 _PARALLEL = 3
 _MAX_INDEX_DEPTH = 3
-_CHALLENGE = re.compile(r'([a-zA-Z]+)="((?:[^"\\]|\\.)*)"')
+_Found = TypeVar("_Found")
 
 
 def pull(
@@ -61,34 +48,37 @@ def pull(
     progress: Progress | None = None,
     insecure: Collection[str] = (),
     ca_file: str | None = None,
+    hosts_dir: Path | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Image:
     """Pull an image into the store and return it.
 
     `insecure` are hosts (with port, as in the image name) that may be asked without TLS or with an unknown
-    certificate. Layers that are present are not fetched again. Raises the PullError tree, InvalidReference,
-    ManifestError, DigestMismatch, UnpackError.
+    certificate; `hosts_dir` holds <host>/hosts.toml files (see hosts.py). Layers that are present are not
+    fetched again. Raises the PullError tree, InvalidReference, InvalidHosts, ManifestError, DigestMismatch,
+    UnpackError.
     """
     reference = parse(name)
-    with requests.Session() as session:
-        client = _Registry(
-            session,
-            reference,
-            credentials or ANONYMOUS,
-            insecure=reference.domain in insecure,
-            ca_file=ca_file,
-            sleep=sleep,
-        )
-        kept, top_digest = _manifests(client, reference)
+    with open_channels(
+        reference,
+        "pull",
+        credentials=credentials,
+        insecure=reference.domain in insecure,
+        ca_file=ca_file,
+        hosts_dir=hosts_dir,
+        sleep=sleep,
+    ) as channels:
+        source = _Source(reference, channels)
+        kept, top_digest = _manifests(source, reference)
         found = documents.parse_manifest(kept[-1])
-        config = client.document(found.config, documents.MAX_CONFIG)
+        config = source.document(found.config, documents.MAX_CONFIG)
         diff_ids = documents.parse_config(config).diff_ids
         if len(diff_ids) != len(found.layers):
             raise ManifestError(f"Could not pull {reference}: manifest and config disagree about the layers")
         with store.ingest() as folder:
-            files = _fetch_layers(client, store, folder, found, diff_ids, progress)
+            files = _fetch_layers(source, store, folder, found, diff_ids, progress)
             layers = [
-                LayerSource(diff_id, layer.size, _opener(client, folder, files, layer))
+                LayerSource(diff_id, layer.size, _opener(source, folder, files, layer))
                 for diff_id, layer in zip(diff_ids, found.layers, strict=True)
             ]
             image = store.add(
@@ -103,13 +93,47 @@ def pull(
     return image
 
 
-def _manifests(client: _Registry, reference: Reference) -> tuple[list[bytes], str]:
+@contextmanager
+def open_channels(
+    reference: Reference,
+    verb: str,
+    *,
+    credentials: Credentials | None,
+    insecure: bool,
+    ca_file: str | None,
+    hosts_dir: Path | None,
+    sleep: Callable[[float], None],
+) -> Iterator[list[Channel]]:
+    """Channels to the servers that may be asked for this repository, in order."""
+    with ExitStack() as stack:
+        session = stack.enter_context(requests.Session())
+        channels = []
+        for endpoint in hosts.endpoints(hosts_dir, reference.domain):
+            try:
+                channel = Channel(
+                    session,
+                    endpoint,
+                    reference,
+                    ANONYMOUS if endpoint.mirror_of else (credentials or ANONYMOUS),
+                    verb=verb,
+                    insecure=insecure,
+                    ca_file=None if endpoint.ca else ca_file,
+                    sleep=sleep,
+                )
+            except OSError as error:
+                raise hosts.InvalidHosts(f"Could not read {error.filename}: {error.strerror}") from error
+            stack.callback(channel.close)
+            channels.append(channel)
+        yield channels
+
+
+def _manifests(source: _Source, reference: Reference) -> tuple[list[bytes], str]:
     """The documents from the name down to the manifest, and the digest of the first."""
     wanted = documents.host_platform()
     kept: list[bytes] = []
     top_digest, selector, size = "", reference.selector, -1
     for _ in range(_MAX_INDEX_DEPTH):
-        data, digest, content_type = client.manifest(selector)
+        data, digest, content_type = source.manifest(selector)
         if 0 <= size != len(data):
             raise DigestMismatch(
                 f"Could not pull {reference}: manifest {digest} has {len(data)} bytes, not {size}"
@@ -124,7 +148,7 @@ def _manifests(client: _Registry, reference: Reference) -> tuple[list[bytes], st
 
 
 def _fetch_layers(
-    client: _Registry,
+    source: _Source,
     store: ImageStore,
     folder: Path,
     found: documents.Manifest,
@@ -140,60 +164,45 @@ def _fetch_layers(
     if not missing:
         return {}
     with ThreadPoolExecutor(max_workers=_PARALLEL, thread_name_prefix="image-pull") as pool:
-        files = pool.map(lambda layer: client.blob(layer, folder, progress), missing.values())
+        files = pool.map(lambda layer: source.blob(layer, folder, progress), missing.values())
         return dict(zip(missing, files, strict=True))
 
 
 def _opener(
-    client: _Registry, folder: Path, files: dict[str, Path], layer: documents.Descriptor
+    source: _Source, folder: Path, files: dict[str, Path], layer: documents.Descriptor
 ) -> Callable[[], Any]:
     def open_layer() -> Any:
         # A layer that was present may have been removed in the meantime: fetch it after all.
         if layer.digest not in files:
-            files[layer.digest] = client.blob(layer, folder, None)
+            files[layer.digest] = source.blob(layer, folder, None)
         return open(files[layer.digest], "rb")
 
     return open_layer
 
 
-def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Given as `auth`, so that requests does not look for passwords in ~/.netrc."""
-    return request
+class _Source:
+    """The servers that may have the repository."""
 
-
-class _Registry:
-    """One repository of one registry, with the credentials for it."""
-
-    def __init__(
-        self,
-        session: requests.Session,
-        reference: Reference,
-        credentials: Credentials,
-        *,
-        insecure: bool,
-        ca_file: str | None,
-        sleep: Callable[[float], None],
-    ) -> None:
-        self._session, self._reference, self._credentials = session, reference, credentials
-        self._insecure, self._sleep = insecure, sleep
-        self._verify: bool | str = False if insecure else (ca_file or True)
-        self._authorization = f"Bearer {credentials.registry_token}" if credentials.registry_token else ""
-        self._lock = threading.Lock()
-        host = "registry-1.docker.io" if reference.domain == DEFAULT_DOMAIN else reference.domain
-        self._base = self._find_base(host)
+    def __init__(self, reference: Reference, channels: Sequence[Channel]) -> None:
+        self._reference, self._channels = reference, channels
 
     def manifest(self, selector: str) -> tuple[bytes, str, str]:
         """A manifest or index by tag or digest: its bytes, digest and content type."""
         what = f"manifest {selector}"
-        url = f"{self._base}/v2/{self._reference.path}/manifests/{selector}"
-        with self._get(url, what, {"Accept": documents.ACCEPT}) as response:
-            data = self._read_small(response, documents.MAX_MANIFEST, what)
-            content_type = response.headers.get("Content-Type", "")
-            announced = response.headers.get("Docker-Content-Digest", "")
-        digest = selector if ":" in selector else announced
-        if digest:
-            documents.check_digest(data, digest, what)
-        return data, digest or documents.digest_of(data), content_type
+
+        def ask(channel: Channel) -> tuple[bytes, str, str]:
+            with channel.get(
+                channel.url(f"manifests/{selector}"), what, {"Accept": documents.ACCEPT}
+            ) as response:
+                data = channel.read_small(response, documents.MAX_MANIFEST, what)
+                content_type = response.headers.get("Content-Type", "")
+                announced = response.headers.get("Docker-Content-Digest", "")
+            digest = selector if ":" in selector else announced
+            if digest:
+                documents.check_digest(data, digest, what)
+            return data, digest or documents.digest_of(data), content_type
+
+        return self._first("pull" if ":" in selector else "resolve", what, ask)
 
     def document(self, descriptor: documents.Descriptor, limit: int) -> bytes:
         """A small blob, checked."""
@@ -202,242 +211,91 @@ class _Registry:
                 f"Could not pull {self._reference}: config of {descriptor.size} bytes (limit {limit})"
             )
         what = f"blob {descriptor.digest}"
-        with self._get(self._blob_url(descriptor), what, {}) as response:
-            data = self._read_small(response, limit, what)
-        documents.check_digest(data, descriptor.digest, what)
-        return data
+
+        def ask(channel: Channel) -> bytes:
+            with channel.get(channel.url(f"blobs/{descriptor.digest}"), what) as response:
+                data = channel.read_small(response, limit, what)
+            documents.check_digest(data, descriptor.digest, what)
+            return data
+
+        return self._first("pull", what, ask)
 
     def blob(self, descriptor: documents.Descriptor, folder: Path, progress: Progress | None) -> Path:
         """Download a blob into `folder`, resuming broken transfers; returns the checked file."""
-        algorithm, _, value = descriptor.digest.partition(":")
-        path = folder / f"blob-{value}"
-        digest, done = hashlib.new(algorithm), 0
+        path = folder / f"blob-{descriptor.digest.partition(':')[2]}"
         with open(path, "wb") as handle:
-            for attempt in range(1, _ATTEMPTS + 1):
-                try:
-                    for chunk in self._blob_chunks(descriptor, done):
-                        done += len(chunk)
-                        if done > descriptor.size:
-                            raise DigestMismatch(
-                                f"Could not accept blob {descriptor.digest}: over its {descriptor.size} bytes"
-                            )
-                        digest.update(chunk)
-                        handle.write(chunk)
-                        if progress is not None:
-                            progress(descriptor.digest, done, descriptor.size)
-                    if done == descriptor.size:
-                        break
-                    reason = "the connection ended early"
-                except (
-                    requests.ConnectionError,
-                    requests.exceptions.ChunkedEncodingError,
-                    requests.Timeout,
-                ) as error:
-                    reason = type(error).__name__
-                if attempt == _ATTEMPTS:
-                    raise RegistryUnavailable(
-                        f"Could not pull {self._reference}: blob {descriptor.digest} stopped at {done} of"
-                        f" {descriptor.size} bytes, {attempt} times ({reason})"
-                    )
-                self._sleep(0.2 * 2**attempt)
-        if f"{algorithm}:{digest.hexdigest()}" != descriptor.digest:
-            raise DigestMismatch(
-                f"Could not accept blob {descriptor.digest}: it is {algorithm}:{digest.hexdigest()}"
-            )
+            download = _Download(descriptor, handle, progress)
+            self._first("pull", f"blob {descriptor.digest}", download.run)
         return path
 
-    # -- requests ------------------------------------------------------------------------------------
+    def _first(self, capability: str, what: str, ask: Callable[[Channel], _Found]) -> _Found:
+        """The answer of the first server that gives one; the last one's error where none does."""
+        last: ImageError = PullError(f"Could not pull {self._reference}: no server may be asked for {what}")
+        able = [item for item in self._channels if capability in item.endpoint.capabilities]
+        for channel in able:
+            try:
+                return ask(channel)
+            except (PullError, DigestMismatch) as error:
+                last = error
+                if channel is not able[-1]:
+                    log.info("Went on to the next server what=%s error=%s", what, error)
+        raise last
 
-    def _blob_url(self, descriptor: documents.Descriptor) -> str:
-        return f"{self._base}/v2/{self._reference.path}/blobs/{descriptor.digest}"
 
-    def _blob_chunks(self, descriptor: documents.Descriptor, start: int) -> Iterator[bytes]:
-        headers = {"Range": f"bytes={start}-"} if start else {}
-        if start == descriptor.size and start:
+class _Download:
+    """A blob on its way into a file, from one server after the other."""
+
+    def __init__(self, descriptor: documents.Descriptor, handle: BinaryIO, progress: Progress | None) -> None:
+        self._descriptor, self._handle, self._progress = descriptor, handle, progress
+        self._restart()
+
+    def run(self, channel: Channel) -> None:
+        """Fetch what is missing from this server; raises the PullError tree and DigestMismatch."""
+        size, what = self._descriptor.size, f"blob {self._descriptor.digest}"
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self._read(channel, what)
+                if self._done == size:
+                    break
+                reason = "the connection ended early"
+            except BROKEN as error:
+                reason = type(error).__name__
+            if attempt == _ATTEMPTS:
+                broken = f"stopped at {self._done} of {size} bytes, {attempt} times ({reason})"
+                raise RegistryUnavailable(f"{channel.what}: {what} {broken}")
+            channel.sleep(0.2 * 2**attempt)
+        algorithm = self._descriptor.digest.partition(":")[0]
+        actual = f"{algorithm}:{self._sha.hexdigest()}"
+        if actual != self._descriptor.digest:
+            self._restart()
+            raise DigestMismatch(f"Could not accept {what}: it is {actual}")
+
+    def _read(self, channel: Channel, what: str) -> None:
+        start = self._done
+        if start == self._descriptor.size and start:
             return
-        with self._get(self._blob_url(descriptor), f"blob {descriptor.digest}", headers) as response:
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        with channel.get(channel.url(f"blobs/{self._descriptor.digest}"), what, headers) as response:
             skip = start if response.status_code == 200 else 0  # a server without ranges starts over
-            for chunk in response.iter_content(_CHUNK):
+            for chunk in response.iter_content(CHUNK):
                 if skip >= len(chunk):
                     skip -= len(chunk)
                     continue
-                yield chunk[skip:]
+                self._take(chunk[skip:])
                 skip = 0
 
-    def _get(self, url: str, what: str, headers: Mapping[str, str]) -> requests.Response:
-        """GET with authentication; raises for every answer but 200 and 206."""
-        try:
-            response = self._follow(url, headers)
-            if response.status_code == 401:
-                challenge = response.headers.get("WWW-Authenticate", "")
-                response.close()
-                self._authenticate(challenge, what)
-                response = self._follow(url, headers)
-        except (requests.ConnectionError, requests.Timeout) as error:
-            raise self._unreachable(what, error) from error
-        if response.status_code in (200, 206):
-            return response
-        with response:
-            raise self._refused(response, what)
+    def _take(self, chunk: bytes) -> None:
+        self._done += len(chunk)
+        if self._done > self._descriptor.size:
+            self._restart()
+            digest, size = self._descriptor.digest, self._descriptor.size
+            raise DigestMismatch(f"Could not accept blob {digest}: over its {size} bytes")
+        self._sha.update(chunk)
+        self._handle.write(chunk)
+        if self._progress is not None:
+            self._progress(self._descriptor.digest, self._done, self._descriptor.size)
 
-    def _follow(self, url: str, headers: Mapping[str, str]) -> requests.Response:
-        origin = urlsplit(self._base)
-        for _ in range(_REDIRECTS + 1):
-            sent = dict(headers)
-            # Bytes are hashed as stored: no transfer compression may come between.
-            sent["Accept-Encoding"] = "identity"
-            target = urlsplit(url)
-            if self._authorization and (target.scheme, target.netloc) == (origin.scheme, origin.netloc):
-                sent["Authorization"] = self._authorization
-            response = self._session.get(
-                url,
-                headers=sent,
-                auth=_no_netrc,
-                timeout=_TIMEOUT,
-                stream=True,
-                allow_redirects=False,
-                verify=self._verify,
-            )
-            location = response.headers.get("Location", "")
-            if response.status_code not in (301, 302, 303, 307, 308) or not location:
-                return response
-            response.close()
-            url = urljoin(url, location)
-            if urlsplit(url).scheme != "https" and origin.scheme == "https":
-                raise PullError(f"Could not pull {self._reference}: redirected from https to {url[:200]}")
-        raise PullError(f"Could not pull {self._reference}: more than {_REDIRECTS} redirects")
-
-    def _find_base(self, host: str) -> str:
-        """https, or http where that is allowed and TLS is not spoken."""
-        if not (self._insecure or _is_loopback(host)):
-            return f"https://{host}"
-        try:
-            url = f"https://{host}/v2/"
-            self._session.get(
-                url, timeout=_TIMEOUT, auth=_no_netrc, allow_redirects=False, verify=self._verify
-            ).close()
-        except requests.exceptions.SSLError as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise self._unreachable("registry", error) from error
-            return f"http://{host}"
-        except (requests.ConnectionError, requests.Timeout) as error:
-            raise self._unreachable("registry", error) from error
-        return f"https://{host}"
-
-    # -- authentication ------------------------------------------------------------------------------
-
-    def _authenticate(self, challenge: str, what: str) -> None:
-        scheme, _, rest = challenge.partition(" ")
-        fields = {key.lower(): value for key, value in _CHALLENGE.findall(rest)}
-        with self._lock:
-            if scheme.lower() == "basic":
-                if self._credentials.empty:
-                    raise PullUnauthorized(f"Could not pull {self._reference}: no credentials for {what}")
-                self._authorization = self._credentials.basic()
-            elif scheme.lower() == "bearer" and "realm" in fields:
-                self._authorization = f"Bearer {self._token(fields)}"
-            else:
-                raise PullUnauthorized(
-                    f"Could not pull {self._reference}: unknown challenge {challenge[:80]!r}"
-                )
-
-    def _token(self, fields: Mapping[str, str]) -> str:
-        realm = fields["realm"]
-        parts = urlsplit(realm)
-        plain_allowed = urlsplit(self._base).scheme == "http" and (
-            self._insecure or _is_loopback(parts.netloc)
-        )
-        if parts.scheme != "https" and not (parts.scheme == "http" and plain_allowed):
-            raise PullUnauthorized(
-                f"Could not pull {self._reference}: its token service {realm[:200]} is not https"
-            )
-        scope = fields.get("scope") or f"repository:{self._reference.path}:pull"
-        service = fields.get("service", "")
-        with self._ask_token(realm, service, scope) as response:
-            if response.status_code != 200:
-                raise self._refused(response, "token")
-            try:
-                answer = response.json()
-                token = answer.get("token") or answer.get("access_token")
-            except (ValueError, AttributeError) as error:
-                raise PullError(
-                    f"Could not pull {self._reference}: the token service did not send JSON"
-                ) from error
-        if not isinstance(token, str) or not token:
-            raise PullUnauthorized(f"Could not pull {self._reference}: the token service sent no token")
-        return token
-
-    def _ask_token(self, realm: str, service: str, scope: str) -> requests.Response:
-        settings: dict[str, Any] = {
-            "timeout": _TIMEOUT,
-            "auth": _no_netrc,
-            "allow_redirects": False,
-            "verify": self._verify,
-        }
-        if self._credentials.identity_token:
-            form = {
-                "grant_type": "refresh_token",
-                "refresh_token": self._credentials.identity_token,
-                "service": service,
-                "scope": scope,
-                "client_id": "kubelet-py",
-            }
-            return self._session.post(realm, data=form, **settings)
-        headers = {} if self._credentials.empty else {"Authorization": self._credentials.basic()}
-        query = {"service": service, "scope": scope}
-        return self._session.get(realm, params=query, headers=headers, **settings)
-
-    # -- answers -------------------------------------------------------------------------------------
-
-    def _read_small(self, response: requests.Response, limit: int, what: str) -> bytes:
-        data = b""
-        try:
-            for chunk in response.iter_content(_CHUNK):
-                data += chunk
-                if len(data) > limit:
-                    raise ManifestError(
-                        f"Could not pull {self._reference}: {what} has more than {limit} bytes"
-                    )
-        except (
-            requests.ConnectionError,
-            requests.exceptions.ChunkedEncodingError,
-            requests.Timeout,
-        ) as error:
-            raise self._unreachable(what, error) from error
-        return data
-
-    def _refused(self, response: requests.Response, what: str) -> PullError:
-        detail = _error_text(response)
-        text = f"Could not pull {self._reference}: {what}: {response.status_code} {response.reason}{detail}"
-        if response.status_code == 404:
-            return PullNotFound(f"{text} (check the name and the tag)")
-        if response.status_code in (401, 403):
-            return PullUnauthorized(f"{text} (the repository may not exist or may require credentials)")
-        if response.status_code == 429 or response.status_code >= 500:
-            return RegistryUnavailable(text)
-        return PullError(text)
-
-    def _unreachable(self, what: str, error: Exception) -> RegistryUnavailable:
-        cause: BaseException = error
-        while (inner := cause.__cause__ or cause.__context__) is not None:
-            cause = inner
-        return RegistryUnavailable(f"Could not pull {self._reference}: {what}: {cause}")
-
-
-def _error_text(response: requests.Response) -> str:
-    try:
-        first = next(response.iter_content(4096), b"")
-        errors = json.loads(first)["errors"]
-        return f": {errors[0]['message']}" if errors else ""
-    except (ValueError, KeyError, TypeError, IndexError, requests.RequestException):
-        return ""  # the status line says enough; error bodies are optional in the specification
-
-
-def _is_loopback(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+    def _restart(self) -> None:
+        self._sha, self._done = hashlib.new(self._descriptor.digest.partition(":")[0]), 0
+        self._handle.seek(0)
+        self._handle.truncate()

@@ -2,6 +2,8 @@
 
     root/blobs/sha256/<hex>   manifests and image configs (an image's id is the digest of its config)
     root/layers/<diff id>/    one unpacked layer each, shared by all images that have it
+    root/tapes/<diff id>      what rebuilds a layer's archive from its folder, for export and push
+    root/archives/<diff id>   the archive itself, for the rare layers that a tape cannot rebuild
     root/ingest/<random>/     work in progress, each held by a lock of its writer
     root/images.json          ids, names, sizes; replaced atomically
     root/lock                 serialises changes of images.json between processes
@@ -17,6 +19,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -30,8 +33,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runtime.images import reference as names
+from runtime.images import tape as tapes
 from runtime.images.errors import DigestMismatch, ImageError, ImageInUse, ImageNotFound, InvalidReference
 from runtime.images.manifest import check_digest, digest_of, parse_config
+from runtime.images.tarstream import decompress
 from runtime.images.unpack import Limits, unpack_layer
 
 log = logging.getLogger(__name__)
@@ -100,14 +105,42 @@ class ImageStore:
     def has_layer(self, diff_id: str) -> bool:
         return self._layer(diff_id).is_dir()
 
+    def manifests(self, image_id: str) -> builtins.list[bytes]:
+        """The manifests and indexes under which the image came; none when it came in a docker-archive."""
+        return [self.document(digest) for digest in self._records()[image_id]["documents"]]
+
+    def diff_ids(self, image_id: str) -> tuple[str, ...]:
+        """The image's layers by their digests, bottom first."""
+        return tuple(self._records()[image_id]["diffIds"])
+
+    def layer_length(self, diff_id: str) -> int:
+        """The bytes of a layer's plain archive; raises ImageNotFound."""
+        kept = self._kept("archives", diff_id)
+        if kept.exists():
+            with open(kept, "rb") as source:
+                return sum(len(chunk) for chunk in decompress(source))
+        return tapes.length(self._tape(diff_id))
+
+    def read_layer(self, diff_id: str) -> Iterator[bytes]:
+        """A layer's plain archive in chunks, as it was once distributed.
+
+        Raises ImageNotFound, and DigestMismatch after the last chunk when the store was tampered with.
+        """
+        sha = hashlib.sha256()
+        for chunk in self._layer_chunks(diff_id):
+            sha.update(chunk)
+            yield chunk
+        if f"sha256:{sha.hexdigest()}" != diff_id:
+            raise DigestMismatch(f"Could not read layer {diff_id}: its files were changed in the store")
+
     # -- writing -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def ingest(self) -> Iterator[Path]:
         """A private folder on the store's file system, gone afterwards; crashed writers' are swept first."""
         parent = self._root / "ingest"
-        for folder in (parent, self._root / "blobs/sha256", self._root / "layers"):
-            folder.mkdir(parents=True, exist_ok=True)
+        for name in ("ingest", "blobs/sha256", "layers", "tapes", "archives"):
+            (self._root / name).mkdir(parents=True, exist_ok=True)
         os.chmod(self._root, 0o700)  # setuid files of layers must not be reachable by users of the host
         with self._locked():
             self._sweep(parent)
@@ -158,6 +191,13 @@ class ImageStore:
             self._write(records)
             return self._image(image_id, records[image_id])
 
+    def note_digest(self, image_id: str, name: str) -> None:
+        """Remember that a registry knows the image as `repository@digest`."""
+        with self._locked():
+            records = self._records()
+            if image_id in records:
+                self._write(_with_names(records, image_id, records[image_id], (), (name,)))
+
     def remove(self, name: str, *, in_use: Collection[str] = ()) -> Image:
         """Remove a name, and with the last name the image; an id removes all names. Returns what it was.
 
@@ -182,9 +222,30 @@ class ImageStore:
             self._write(remaining)
             doomed = self._unreferenced(record, remaining, image_id)
         # Deleting thousands of files takes time; nobody can find them any more.
-        shutil.rmtree(doomed)
+        _delete(doomed)
         log.info("Removed image image=%s id=%s", name, image_id)
         return image
+
+    def sweep(self) -> int:
+        """Delete layers and documents that no image has (left by a kill); returns how many layers.
+
+        An image that is being added at this moment notices and fetches its layer again.
+        """
+        with self._locked():
+            records = self._records()
+            wanted = {digest for record in records.values() for digest in record["diffIds"]}
+            files = {digest for key, record in records.items() for digest in (key, *record["documents"])}
+            (self._root / "ingest").mkdir(exist_ok=True)
+            doomed = Path(tempfile.mkdtemp(dir=self._root / "ingest"))
+            swept = 0
+            for kind in ("layers", "tapes", "archives", "blobs/sha256"):
+                folder, needed = self._root / kind, files if kind.startswith("blobs") else wanted
+                for stray in list(folder.iterdir()) if folder.is_dir() else ():
+                    if f"sha256:{stray.name}" not in needed:
+                        os.rename(stray, doomed / f"{folder.name}-{stray.name}")
+                        swept += kind == "layers"
+        _delete(doomed)
+        return swept
 
     def import_archive(self, fileobj: BinaryIO, tag: str | None = None) -> builtins.list[Image]:
         """Import a docker-archive or OCI layout tar, plain or compressed; see archive.py."""
@@ -208,6 +269,25 @@ class ImageStore:
 
     def _layer(self, diff_id: str) -> Path:
         return self._root / "layers" / diff_id.partition(":")[2]
+
+    def _kept(self, kind: str, diff_id: str) -> Path:
+        return self._root / kind / diff_id.partition(":")[2]
+
+    def _tape(self, diff_id: str) -> Path:
+        tape = self._kept("tapes", diff_id)
+        if not tape.exists() or not self.has_layer(diff_id):
+            raise ImageNotFound(
+                f"Could not read layer {diff_id}: it has no tape (remove the image and get it again)"
+            )
+        return tape
+
+    def _layer_chunks(self, diff_id: str) -> Iterator[bytes]:
+        kept = self._kept("archives", diff_id)
+        if kept.exists():
+            with open(kept, "rb") as source:
+                yield from decompress(source)
+        else:
+            yield from tapes.play(self._tape(diff_id), self._layer(diff_id))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -259,14 +339,23 @@ class ImageStore:
             return
         target = Path(tempfile.mkdtemp(dir=folder))
         os.chmod(target, 0o755)  # the mode of a container's "/" when the layer does not say
-        with layer.open() as source:
-            found = unpack_layer(source, target, self._limits)
+        tape_file = folder / f"tape-{target.name}"
+        with layer.open() as source, open(tape_file, "wb") as handle:
+            tape = tapes.TapeWriter(handle)
+            found = unpack_layer(source, target, self._limits, tape)
         if found.diff_id != layer.diff_id:
             raise DigestMismatch(
                 f"Could not accept layer {layer.diff_id}: it unpacks to {found.diff_id} (image damaged)"
             )
-        with contextlib.suppress(FileExistsError):  # another process was faster with the very same content
-            _rename_folder(target, self._layer(layer.diff_id))
+        kind = "tapes"
+        if tape.broken:
+            kind = "archives"
+            with layer.open() as source, open(tape_file, "wb") as handle:
+                shutil.copyfileobj(source, handle, 1 << 20)
+        with self._locked():  # so that `sweep` sees both or neither
+            os.replace(tape_file, self._kept(kind, layer.diff_id))
+            with contextlib.suppress(FileExistsError):  # another process was faster with the same content
+                _rename_folder(target, self._layer(layer.diff_id))
 
     def _record(
         self,
@@ -312,6 +401,8 @@ class ImageStore:
         for diff_id in set(record["diffIds"]) - needed:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(self._layer(diff_id), doomed / diff_id.partition(":")[2])
+            for kind in ("tapes", "archives"):
+                self._kept(kind, diff_id).unlink(missing_ok=True)
         return doomed
 
     def _sweep(self, parent: Path) -> None:
@@ -327,6 +418,12 @@ class ImageStore:
                 continue  # its writer lives, or was deleting it at this moment
             finally:
                 os.close(holder)
+
+
+def _delete(folder: Path) -> None:
+    # A writer that starts at this moment may take the folder for a crashed one's, and sweep it with us.
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
 
 
 def _rename_folder(source: Path, target: Path) -> None:

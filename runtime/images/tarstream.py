@@ -13,7 +13,7 @@ import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, Protocol, cast
 
 from runtime.images.errors import UnpackError
 
@@ -87,11 +87,19 @@ class Hashed:
         return f"sha256:{self._hash.hexdigest()}"
 
 
+class Tape(Protocol):
+    """Told of every byte of the archive: as it is, or by the name of the file that will have it."""
+
+    def raw(self, data: bytes) -> None: ...
+    def file(self, name: bytes, size: int) -> None: ...
+
+
 class TarReader:
     """Iterates over entries; `content()` gives the current entry's bytes, what is not read is skipped."""
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, chunks: Iterator[bytes], tape: Tape | None = None) -> None:
         self._chunks = chunks
+        self._tape = tape
         self._buffer = b""
         self._position = 0
         self._left = 0  # of the current entry's content
@@ -100,15 +108,24 @@ class TarReader:
     def __iter__(self) -> Iterator[Entry]:
         while (entry := self._next()) is not None:
             yield entry
-        for _ in self._chunks:  # what follows the end mark belongs to the digest
-            pass
+        self._record(self._buffer[self._position :])
+        for chunk in self._chunks:  # what follows the end mark belongs to the digest
+            self._record(chunk)
 
-    def content(self) -> Iterator[bytes]:
-        """The current entry's content in chunks."""
+    def content(self, stored: bytes | None = None) -> Iterator[bytes]:
+        """The current entry's content in chunks; `stored` names the file that the caller writes it to."""
+        if stored is not None and self._tape is not None:
+            self._tape.file(stored, self._left)
         while self._left:
             chunk = self._some(self._left)
             self._left -= len(chunk)
+            if stored is None:
+                self._record(chunk)
             yield chunk
+
+    def _record(self, data: bytes) -> None:
+        if self._tape is not None:
+            self._tape.raw(data)
 
     def _next(self) -> Entry | None:
         long_name, long_target = b"", b""
@@ -174,6 +191,7 @@ class TarReader:
         if end <= len(self._buffer):
             piece = self._buffer[self._position : end]
             self._position = end
+            self._record(piece)
             return piece
         pieces, missing = [self._buffer[self._position :]], end - len(self._buffer)
         self._buffer, self._position = b"", 0
@@ -187,7 +205,9 @@ class TarReader:
             if len(chunk) > missing:
                 self._buffer, self._position = chunk, missing
             missing -= len(pieces[-1])
-        return b"".join(pieces)
+        piece = b"".join(pieces)
+        self._record(piece)
+        return piece
 
 
 def _parse_header(header: bytes) -> Entry:

@@ -13,7 +13,6 @@ this layer itself brings under the same name stays, wherever the archive mention
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import os
@@ -24,26 +23,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runtime.images.errors import UnpackError
+from runtime.images.rooted import open_in_root
+from runtime.images.tape import TapeWriter
 from runtime.images.tarstream import Entry, Hashed, TarReader, decompress
 
 log = logging.getLogger(__name__)
 
-_SYS_OPENAT2 = 437  # the same on every architecture
-_RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x01, 0x02, 0x10
-_CONFINED = _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_IN_ROOT
 _OPAQUE = "trusted.overlay.opaque"
 _WHITEOUT = b".wh."
 _OPAQUE_MARK = b".wh..wh..opq"
 _AUFS_MARK = b".wh..wh."
 _MAX_ID = 2**32 - 2
 _CACHED_PARENTS = 64
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -63,14 +54,16 @@ class Unpacked:
     entries: int
 
 
-def unpack_layer(source: BinaryIO, folder: Path, limits: Limits | None = None) -> Unpacked:
-    """Unpack a layer (plain, gzip or zstd) into an existing empty folder.
+def unpack_layer(
+    source: BinaryIO, folder: Path, limits: Limits | None = None, tape: TapeWriter | None = None
+) -> Unpacked:
+    """Unpack a layer (plain, gzip or zstd) into an existing empty folder; `tape` gets the rest of it.
 
     Raises UnpackError; then the folder holds a part of the layer and is the caller's to remove.
     """
     limits = limits or Limits()
     hashed = Hashed(decompress(source), limits.bytes)
-    reader = TarReader(iter(hashed))
+    reader = TarReader(iter(hashed), tape)
     entries = 0
     with _Extractor(folder, limits) as extractor:
         for entry in reader:
@@ -82,6 +75,9 @@ def unpack_layer(source: BinaryIO, folder: Path, limits: Limits | None = None) -
             except OSError as error:
                 raise _failed(entry, error) from error
         extractor.finish()
+        if tape is not None:
+            tape.broken = extractor.lost
+            tape.close()
     return Unpacked(hashed.digest, hashed.length, entries)
 
 
@@ -93,6 +89,7 @@ class _Extractor:
         self._root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._parents: dict[bytes, int] = {}
         self._folder_times: list[tuple[Sequence[bytes], int]] = []
+        self.lost = False  # whether something was replaced that this very layer brought
 
     def __enter__(self) -> _Extractor:
         return self
@@ -151,7 +148,7 @@ class _Extractor:
         if cached is not None:
             return cached
         try:
-            found = _open_in_root(self._root, path)
+            found = open_in_root(self._root, path)
         except FileNotFoundError:
             # Archives may leave out folders; Docker, too, makes them root's and 0755.
             above = self._parent(parts[:-1])
@@ -160,7 +157,7 @@ class _Extractor:
                 os.chmod(f"/proc/self/fd/{above}/{os.fsdecode(parts[-1])}", 0o755)
             except FileExistsError:
                 raise UnpackError(f"Could not unpack into {_text(path)}: a dangling symbolic link") from None
-            found = _open_in_root(self._root, path)
+            found = open_in_root(self._root, path)
         if len(self._parents) >= _CACHED_PARENTS:
             oldest = next(iter(self._parents))
             os.close(self._parents.pop(oldest))
@@ -179,7 +176,7 @@ class _Extractor:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(name, flags, 0o600, dir_fd=parent)
             try:
-                for chunk in reader.content():
+                for chunk in reader.content(stored=entry.name):
                     view = memoryview(chunk)
                     while view:
                         view = view[os.write(descriptor, view) :]
@@ -266,6 +263,7 @@ class _Extractor:
         import shutil
 
         present = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        self.lost = self.lost or not _is_whiteout(present)
         if stat.S_ISDIR(present.st_mode):
             shutil.rmtree(os.fsdecode(name), dir_fd=parent)
         else:
@@ -303,20 +301,6 @@ class _Extractor:
                     if error.errno != errno.ENOTSUP:  # tmpfs before Linux 6.6; upstream goes on
                         raise
                     log.debug("Skipped attribute path=%s key=%s reason=ENOTSUP", _text(entry.name), key)
-
-
-def _open_in_root(root: int, path: bytes) -> int:
-    how = _OpenHow(os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, _CONFINED)
-    for _ in range(100):
-        found = _libc.syscall(
-            _SYS_OPENAT2, root, ctypes.c_char_p(path), ctypes.byref(how), ctypes.sizeof(how)
-        )
-        if found >= 0:
-            return int(found)
-        number = ctypes.get_errno()
-        if number != errno.EAGAIN:  # EAGAIN: a rename or mount somewhere made `..` uncertain
-            break
-    raise OSError(number, os.strerror(number), os.fsdecode(path))
 
 
 def _is_whiteout(status: os.stat_result) -> bool:

@@ -1,0 +1,348 @@
+"""Speaking to one registry: TLS, tokens, redirects, proxies, and patience.
+
+Registries hand out tokens in a dance of their own: a 401 names a realm, a service and a scope, and the realm
+gives a bearer token for them (distribution/spec/auth/token.md). A proxy is taken from the environment as
+curl does (https_proxy, no_proxy …), never for loopback.
+
+What is never done: plain HTTP, unless the host is loopback, was named insecure or stands as http:// in a
+hosts.toml; sending credentials or tokens to another host than the one they are for, also across redirects
+(blobs usually lie on a CDN).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+from runtime.images.credentials import Credentials
+from runtime.images.errors import (
+    ManifestError,
+    PullError,
+    PullNotFound,
+    PullUnauthorized,
+    RegistryUnavailable,
+)
+from runtime.images.hosts import Endpoint
+from runtime.images.reference import DEFAULT_DOMAIN, Reference
+
+log = logging.getLogger(__name__)
+
+BROKEN = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError, requests.Timeout)
+"""How requests says that a transfer broke off."""
+
+CHUNK = 1 << 18
+_READ_SECONDS = 60.0
+_ATTEMPTS = 4
+_LONGEST_WAIT = 10.0
+_REDIRECTS = 5
+_PASSING = frozenset({429, 500, 502, 503, 504})
+_CHALLENGE = re.compile(r'([a-zA-Z]+)="((?:[^"\\]|\\.)*)"')
+# What requests takes for "not even from the environment".
+_NO_PROXY: Any = {"http": None, "https": None, "all": None}
+
+
+def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Given as `auth`, so that requests does not look for passwords in ~/.netrc."""
+    return request
+
+
+class Channel:
+    """One server, for one repository, with the credentials for it. Safe for several threads.
+
+    `verb` is pull or push: it decides the scope asked for, and stands in messages.
+    """
+
+    def __init__(
+        self,
+        session: requests.Session,
+        endpoint: Endpoint,
+        reference: Reference,
+        credentials: Credentials,
+        *,
+        verb: str,
+        insecure: bool,
+        ca_file: str | None,
+        sleep: Callable[[float], None],
+    ) -> None:
+        self.endpoint, self.sleep = endpoint, sleep
+        self.what = f"Could not {verb} {reference}"
+        self._session, self._reference, self._credentials = session, reference, credentials
+        self._actions = "pull" if verb == "pull" else "pull,push"
+        self._insecure = insecure
+        self._trust = trust_file(endpoint.ca) if endpoint.ca else -1
+        own = f"/proc/self/fd/{self._trust}" if self._trust >= 0 else True
+        self._verify: bool | str = False if insecure or endpoint.skip_verify else (ca_file or own)
+        self._timeout = (endpoint.connect_seconds, _READ_SECONDS)
+        self._authorization = f"Bearer {credentials.registry_token}" if credentials.registry_token else ""
+        self._lock = threading.Lock()
+        self._base_lock = threading.Lock()
+        self._base = endpoint.base
+
+    def close(self) -> None:
+        if self._trust >= 0:
+            os.close(self._trust)
+
+    @property
+    def base(self) -> str:
+        """The URL up to /v2; found out on first use. Raises RegistryUnavailable."""
+        with self._base_lock:
+            if not self._base:
+                domain = self._reference.domain
+                host = "registry-1.docker.io" if domain == DEFAULT_DOMAIN else domain
+                self._base = f"{self._find_scheme(host)}://{host}/v2"
+            return self._base
+
+    def url(self, rest: str) -> str:
+        """The address of something in the repository, such as `blobs/sha256:…`."""
+        return f"{self.base}/{self._reference.path}/{rest}"
+
+    def get(self, url: str, what: str, headers: Mapping[str, str] | None = None) -> requests.Response:
+        """GET, patiently; raises the PullError tree for every answer but 200 and 206."""
+        response = self.send("GET", url, what, headers=headers)
+        if response.status_code in (200, 206):
+            return response
+        with response:
+            raise self.refused(response, what)
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        what: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        data: Any = None,
+        patient: bool = True,
+    ) -> requests.Response:
+        """A request with authentication; any answer is returned, the body unread.
+
+        Where `patient`, failures that pass are tried again with growing pauses (Retry-After is heeded up to
+        10 s); `data` must then be bytes. Raises RegistryUnavailable, PullUnauthorized.
+        """
+        attempts = _ATTEMPTS if patient else 1
+        for attempt in range(1, attempts + 1):
+            pause = min(0.25 * 2**attempt, _LONGEST_WAIT)
+            try:
+                response = self._authorized(method, url, what, headers or {}, data)
+            except BROKEN as error:
+                if attempt == attempts or _hopeless(error):
+                    raise self.unreachable(what, error) from error
+                log.info("Asked again what=%s attempt=%d reason=%s", what, attempt, type(error).__name__)
+            else:
+                if response.status_code not in _PASSING or attempt == attempts:
+                    return response
+                with suppress(ValueError):
+                    pause = min(float(response.headers.get("Retry-After", pause)), _LONGEST_WAIT)
+                log.info("Asked again what=%s attempt=%d status=%d", what, attempt, response.status_code)
+                response.close()
+            self.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _authorized(
+        self, method: str, url: str, what: str, headers: Mapping[str, str], data: Any
+    ) -> requests.Response:
+        used = self._authorization
+        response = self._follow(method, url, headers, data)
+        if response.status_code == 401:
+            challenge = response.headers.get("WWW-Authenticate", "")
+            response.close()
+            self._authenticate(challenge, what, used)
+            response = self._follow(method, url, headers, data)
+        return response
+
+    def _follow(self, method: str, url: str, headers: Mapping[str, str], data: Any) -> requests.Response:
+        origin = urlsplit(self.base)
+        for _ in range(_REDIRECTS + 1):
+            target = urlsplit(url)
+            sent = dict(headers)
+            # Bytes are hashed as stored: no transfer compression may come between.
+            sent["Accept-Encoding"] = "identity"
+            query = {}
+            if (target.scheme, target.netloc) == (origin.scheme, origin.netloc):
+                sent |= dict(self.endpoint.headers)
+                if self._authorization:
+                    sent["Authorization"] = self._authorization
+                if self.endpoint.mirror_of:
+                    query["ns"] = self.endpoint.mirror_of
+            response = self._request(method, url, headers=sent, params=query, data=data, stream=True)
+            location = response.headers.get("Location", "")
+            if method not in ("GET", "HEAD") or not location:
+                return response
+            if response.status_code not in (301, 302, 303, 307, 308):
+                return response
+            response.close()
+            url = urljoin(url, location)
+            if urlsplit(url).scheme != "https" and origin.scheme == "https":
+                raise PullError(f"{self.what}: redirected from https to {url[:200]}")
+        raise PullError(f"{self.what}: more than {_REDIRECTS} redirects")
+
+    def _request(self, method: str, url: str, **settings: Any) -> requests.Response:
+        return self._session.request(
+            method,
+            url,
+            auth=_no_netrc,
+            timeout=self._timeout,
+            allow_redirects=False,
+            verify=self._verify,
+            cert=self.endpoint.client,
+            proxies=_NO_PROXY if is_loopback(urlsplit(url).netloc) else None,
+            **settings,
+        )
+
+    def _find_scheme(self, host: str) -> str:
+        """https, or http where that is allowed and TLS is not spoken."""
+        if not (self._insecure or is_loopback(host)):
+            return "https"
+        try:
+            self._request("GET", f"https://{host}/v2/").close()
+        except requests.exceptions.ProxyError:
+            return "http"  # the proxy, asked for a tunnel, reached nobody who would speak TLS
+        except requests.exceptions.SSLError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise self.unreachable("registry", error) from error
+            return "http"
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise self.unreachable("registry", error) from error
+        return "https"
+
+    # -- authentication ------------------------------------------------------------------------------
+
+    def _authenticate(self, challenge: str, what: str, used: str) -> None:
+        scheme, _, rest = challenge.partition(" ")
+        fields = {key.lower(): value for key, value in _CHALLENGE.findall(rest)}
+        with self._lock:
+            if self._authorization != used:
+                return  # another thread was faster
+            if scheme.lower() == "basic":
+                if self._credentials.empty:
+                    raise PullUnauthorized(f"{self.what}: no credentials for {what}")
+                self._authorization = self._credentials.basic()
+            elif scheme.lower() == "bearer" and "realm" in fields:
+                self._authorization = f"Bearer {self._token(fields)}"
+            else:
+                raise PullUnauthorized(f"{self.what}: unknown challenge {challenge[:80]!r}")
+
+    def _token(self, fields: Mapping[str, str]) -> str:
+        realm = fields["realm"]
+        parts = urlsplit(realm)
+        plain_allowed = urlsplit(self.base).scheme == "http" and (
+            self._insecure or is_loopback(parts.netloc)
+        )
+        if parts.scheme != "https" and not (parts.scheme == "http" and plain_allowed):
+            raise PullUnauthorized(
+                f"{self.what}: its token service {realm[:200]} is not https"
+            )
+        scope = fields.get("scope") or f"repository:{self._reference.path}:{self._actions}"
+        service = fields.get("service", "")
+        with self._ask_token(realm, service, scope) as response:
+            if response.status_code != 200:
+                raise self.refused(response, "token")
+            try:
+                answer = response.json()
+                token = answer.get("token") or answer.get("access_token")
+            except (ValueError, AttributeError) as error:
+                raise PullError(
+                    f"{self.what}: the token service did not send JSON"
+                ) from error
+        if not isinstance(token, str) or not token:
+            raise PullUnauthorized(f"{self.what}: the token service sent no token")
+        return token
+
+    def _ask_token(self, realm: str, service: str, scope: str) -> requests.Response:
+        if self._credentials.identity_token:
+            form = {
+                "grant_type": "refresh_token",
+                "refresh_token": self._credentials.identity_token,
+                "service": service,
+                "scope": scope,
+                "client_id": "kubelet-py",
+            }
+            return self._request("POST", realm, data=form)
+        headers = {} if self._credentials.empty else {"Authorization": self._credentials.basic()}
+        # A scope of several parts, as for mounting across repositories, is sent as it was named.
+        return self._request("GET", realm, params={"service": service, "scope": scope}, headers=headers)
+
+    # -- answers -------------------------------------------------------------------------------------
+
+    def read_small(self, response: requests.Response, limit: int, what: str) -> bytes:
+        """The whole body, of at most `limit` bytes."""
+        data = b""
+        try:
+            for chunk in response.iter_content(CHUNK):
+                data += chunk
+                if len(data) > limit:
+                    raise ManifestError(f"{self.what}: {what} has more than {limit} bytes")
+        except BROKEN as error:
+            raise self.unreachable(what, error) from error
+        return data
+
+    def refused(self, response: requests.Response, what: str) -> PullError:
+        """The exception for an answer that is no success."""
+        detail = _error_text(response)
+        text = f"{self.what}: {what}: {response.status_code} {response.reason}{detail}"
+        if response.status_code == 404:
+            return PullNotFound(f"{text} (check the name and the tag)")
+        if response.status_code in (401, 403):
+            return PullUnauthorized(f"{text} (the repository may not exist or may require credentials)")
+        if response.status_code == 429 or response.status_code >= 500:
+            return RegistryUnavailable(text)
+        return PullError(text)
+
+    def unreachable(self, what: str, error: Exception) -> RegistryUnavailable:
+        """The exception for a connection that failed, with the system's reason."""
+        cause: BaseException = error
+        while (inner := cause.__cause__ or cause.__context__) is not None:
+            cause = inner
+        return RegistryUnavailable(f"{self.what}: {what}: {cause}")
+
+
+def _error_text(response: requests.Response) -> str:
+    try:
+        first = next(response.iter_content(4096), b"")
+        errors = json.loads(first)["errors"]
+        return f": {errors[0]['message']}" if errors else ""
+    except (ValueError, KeyError, TypeError, IndexError, requests.RequestException):
+        return ""  # the status line says enough; error bodies are optional in the specification
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, with or without a port, is this machine by its name."""
+    name = urlsplit(f"//{host}").hostname or ""
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def trust_file(files: Collection[str]) -> int:
+    """A file in memory with the system's certificates and these: requests takes one file. OSError."""
+    data = Path(DEFAULT_CA_BUNDLE_PATH).read_bytes()
+    for name in files:
+        data += b"\n" + Path(name).read_bytes()
+    descriptor = os.memfd_create("registry-certificates")
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    return descriptor
+
+
+def _hopeless(error: Exception) -> bool:
+    """Nobody listens, no such name, or a certificate that will not change: asking again only takes time."""
+    if isinstance(error, (requests.exceptions.SSLError, requests.exceptions.ProxyError)):
+        return True
+    text = str(error)
+    return "refused" in text or "NameResolutionError" in text or "Failed to resolve" in text

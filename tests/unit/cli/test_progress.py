@@ -1,0 +1,49 @@
+"""The two ways in which a transfer tells how far it is."""
+
+from __future__ import annotations
+
+import io
+
+from kubelet_py.cli.progress import Progress
+
+A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_elsewhere_each_event_is_one_line() -> None:
+    out = io.StringIO()
+    with Progress(out, "downloading") as progress:
+        for done in range(0, 2_000_001, 1000):
+            progress(A, done, 2_000_000)
+        progress(B, 5, 5)
+        progress(B, 5, 5)
+    assert out.getvalue().splitlines() == [
+        f"{'a' * 12}: downloading 2MB",
+        f"{'a' * 12}: done",
+        f"{'b' * 12}: downloading 5B",
+        f"{'b' * 12}: done",
+    ]
+
+
+def test_a_terminal_shows_bars_that_are_drawn_over_ten_times_a_second_at_most() -> None:
+    out, now = Terminal(), [0.0]
+    with Progress(out, "downloading", clock=lambda: now[0]) as progress:
+        for done in range(1001):
+            now[0] += 0.001
+            progress(A, done, 1000)
+    text = out.getvalue()
+    assert 10 <= text.count("\r") <= 13
+    assert "[===============               ]  50% 5" in text
+    assert text.endswith("\x1b[1A\raaaaaaaaaaaa [" + "=" * 30 + "] 100% 1kB/1kB\x1b[K\n")
+
+
+def test_bars_of_several_blobs_stand_below_each_other() -> None:
+    out = Terminal()
+    with Progress(out, "uploading", clock=lambda: 0.0) as progress:
+        progress(A, 1, 2)
+        progress(B, 3, 3)
+    assert "\x1b[1A\raaaaaaaaaaaa" in out.getvalue() and "\x1b[2A" in out.getvalue()
