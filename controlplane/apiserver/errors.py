@@ -280,7 +280,9 @@ def access_denied(
     return forbidden(info, name, text)
 
 
-def too_many_requests(message: str, *, retry_after: int = 1, causes: Iterable[Cause] = ()) -> StatusError:
+def too_many_requests(
+    message: str, *, retry_after: int | None = None, causes: Iterable[Cause] = ()
+) -> StatusError:
     """429: an eviction that a PodDisruptionBudget refuses, or a server that is busy."""
     details = resource_details(causes=causes, retry_after=retry_after)
     return StatusError(429, "TooManyRequests", message, details)

@@ -17,7 +17,7 @@ from kubeclient.selectors import LabelSelector
 
 Object = dict[str, Any]
 
-_RETRY_SECONDS = 10
+_COUNTED_SECONDS = 10  # by then the controller has seen a new budget, whatever else it does
 
 
 async def respect_budgets(registry: Registry, pod: Object, write: Write, now: str) -> None:
@@ -74,18 +74,21 @@ def _unhealthy_may_go(budget: Object) -> bool:
 
 def _check(budget: Object) -> None:
     name, status = budget["metadata"]["name"], budget.get("status") or {}
-    text = ""
     if status.get("observedGeneration", 0) < budget["metadata"].get("generation", 0):
         text = f"The disruption budget {name} is still being processed by the server."
-    elif status.get("disruptionsAllowed", 0) <= 0:
+        raise _refusal(text, retry_after=_COUNTED_SECONDS)
+    if status.get("disruptionsAllowed", 0) <= 0:
         text = f"The disruption budget {name} needs {status.get('desiredHealthy', 0)} healthy pods and has"
-        text += f" {status.get('currentHealthy', 0)} currently"
-    if text:
-        raise too_many_requests(
-            "Cannot evict pod as it would violate the pod's disruption budget.",
-            retry_after=_RETRY_SECONDS,
-            causes=[Cause("DisruptionBudget", "", text)],
-        )
+        # Without Retry-After: client-go would repeat the request by itself for minutes, past drain's timeout.
+        raise _refusal(f"{text} {status.get('currentHealthy', 0)} currently", retry_after=None)
+
+
+def _refusal(text: str, *, retry_after: int | None) -> StatusError:
+    return too_many_requests(
+        "Cannot evict pod as it would violate the pod's disruption budget.",
+        retry_after=retry_after,
+        causes=[Cause("DisruptionBudget", "", text)],
+    )
 
 
 _found = lookup("policy", "v1", "poddisruptionbudgets")

@@ -200,12 +200,17 @@ def test_replacing_a_service_need_not_repeat_its_address(api: Client, namespace:
     assert after["spec"]["clusterIP"] == made["spec"]["clusterIP"]
 
 
-@pytest.mark.parametrize(("allowed", "code"), [(0, 429), (1, 201)])
-def test_eviction_respects_the_budget(api: Client, namespace: str, allowed: int, code: int) -> None:
+@pytest.mark.parametrize(
+    ("allowed", "seen", "code", "retry"),
+    [(1, 1, 201, None), (0, 1, 429, None), (1, 0, 429, "10")],  # the last one is not counted yet
+)
+def test_eviction_respects_the_budget(
+    api: Client, namespace: str, allowed: int, seen: int, code: int, retry: str | None
+) -> None:
     budgets = f"/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets"
     selector = {"matchLabels": {"a": "b"}}
     api.must("POST", budgets, {"metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": selector}})
-    api.patch(f"{budgets}/b/status", {"status": {"disruptionsAllowed": allowed, "observedGeneration": 1}})
+    api.patch(f"{budgets}/b/status", {"status": {"disruptionsAllowed": allowed, "observedGeneration": seen}})
     path = PODS.format(namespace)
     body = pod("p", nodeName="n1")
     body["metadata"]["labels"] = {"a": "b"}
@@ -216,8 +221,26 @@ def test_eviction_respects_the_budget(api: Client, namespace: str, allowed: int,
     if code == 201:
         assert api.must("GET", f"{budgets}/b")["status"]["disruptionsAllowed"] == 0
         assert "deletionTimestamp" in api.must("GET", f"{path}/p")["metadata"]
-    else:
-        assert answered.headers["Retry-After"] == "10"
+    assert answered.headers.get("Retry-After") == retry
+
+
+@pytest.mark.parametrize(
+    ("policy", "healthy", "code"),
+    [("IfHealthyBudget", 1, 201), ("IfHealthyBudget", 0, 429), ("AlwaysAllow", 0, 201)],
+)
+def test_a_pod_that_is_not_ready_may_go_where_enough_others_are(
+    api: Client, namespace: str, policy: str, healthy: int, code: int
+) -> None:
+    budgets = f"/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets"
+    spec = {"minAvailable": 1, "selector": {}, "unhealthyPodEvictionPolicy": policy}
+    api.must("POST", budgets, {"metadata": {"name": "b"}, "spec": spec})
+    status = {"observedGeneration": 1, "desiredHealthy": 1, "currentHealthy": healthy}
+    api.patch(f"{budgets}/b/status", {"status": status})
+    path = PODS.format(namespace)
+    api.must("POST", path, pod("p", nodeName="n1"))
+    api.patch(f"{path}/p/status", {"status": {"phase": "Running"}})
+    body = {"metadata": {"name": "p"}, "kind": "Eviction", "apiVersion": "policy/v1beta1"}
+    assert api.send("POST", f"{path}/p/eviction", body).status_code == code
 
 
 def test_delete_collection_takes_what_the_selector_matches(api: Client, namespace: str) -> None:
