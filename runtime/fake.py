@@ -75,6 +75,9 @@ class FakeKernel:
     def pivot_root(self, new: str, old: str) -> None:
         self._note("pivot_root", new, old)
 
+    def chroot(self, path: str) -> None:
+        self._note("chroot", path)
+
     def open_tree(self, dir_fd: int, path: str, flags: int) -> int:
         self._note("open_tree", self.open_fds.get(dir_fd, ""), path, flags)
         return self._new(path or self.open_fds.get(dir_fd, ""))
@@ -161,6 +164,9 @@ class FakeKernel:
 
     def getcwd(self) -> str:
         return "/"
+
+    def copy_tree(self, source: int, target: int) -> None:
+        self._note("copy_tree", self.open_fds[source], self.open_fds[target])
 
     def umask(self, mask: int) -> int:
         self._note("umask", mask)

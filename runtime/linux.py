@@ -17,6 +17,7 @@ import struct
 import termios
 from collections.abc import Sequence
 
+from runtime.copyup import copy_tree
 from runtime.kernel import AT_FDCWD, Filter, Spawned, SpawnError, Status, Step
 from runtime.machine import ENTRY_WORDS, PASS_RESULT, TOLERATE, Machine, this_machine
 
@@ -114,6 +115,9 @@ class LinuxKernel:
     def pivot_root(self, new: str, old: str) -> None:
         self._call("pivot_root", os.fsencode(new), os.fsencode(old))
 
+    def chroot(self, path: str) -> None:
+        os.chroot(path)
+
     def open_tree(self, dir_fd: int, path: str, flags: int) -> int:
         return self._call("open_tree", dir_fd, os.fsencode(path), flags | os.O_CLOEXEC)
 
@@ -193,6 +197,10 @@ class LinuxKernel:
 
     def getcwd(self) -> str:
         return os.getcwd()
+
+    def copy_tree(self, source: int, target: int) -> None:
+        """A folder's content into another; see copyup."""
+        copy_tree(source, target)
 
     def umask(self, mask: int) -> int:
         return os.umask(mask)

@@ -11,13 +11,13 @@ import errno
 import os
 import posixpath
 
-from runtime.errors import SpecError
 from runtime.kernel import Kernel
 from runtime.records import Record
 
 MS_RDONLY, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE = (
     1, 0x1000, 0x4000, 1 << 18, 1 << 19, 1 << 20, 1 << 17
 )  # fmt: skip
+MS_MOVE = 0x2000
 MNT_DETACH = 2
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC = 1, 2, 4, 8
 ATTR_ATIME, ATTR_NOATIME, ATTR_STRICTATIME, ATTR_NODIRATIME, ATTR_NOSYMFOLLOW = (
@@ -45,7 +45,7 @@ _CLEAR = {
 }  # fmt: skip
 PROPAGATION = {"private": MS_PRIVATE, "slave": MS_SLAVE, "shared": MS_SHARED, "unbindable": MS_UNBINDABLE}
 KNOWN_OPTIONS = frozenset(
-    {"bind", "rbind"}
+    {"bind", "rbind", "tmpcopyup", "idmap", "ridmap"}
     | set(_SET)
     | set(_CLEAR)
     | set(PROPAGATION)
@@ -55,7 +55,8 @@ KNOWN_OPTIONS = frozenset(
 
 class MountOptions(Record):
     """Options sorted by what they become: attributes of this mount or of the whole tree, propagation, and
-    data for the file system."""
+    data for the file system. `copy_up`: fill a tmpfs with what it covers. `idmap`: "" or one of idmap (this
+    mount) and ridmap (all below, too)."""
 
     bind: bool = False
     recursive: bool = False
@@ -66,12 +67,15 @@ class MountOptions(Record):
     propagation: int = 0
     tree_propagation: bool = False
     data: tuple[str, ...] = ()
+    copy_up: bool = False
+    idmap: str = ""
 
 
-def parse_options(options: tuple[str, ...], where: str) -> MountOptions:
-    """OCI mount options → MountOptions. `where` names the field for SpecError."""
+def parse_options(options: tuple[str, ...]) -> MountOptions:
+    """OCI mount options → MountOptions. Unknown ones are data for the file system, which refuses them."""
     chosen: dict[str, int] = {"set": 0, "clear": 0, "tree_set": 0, "tree_clear": 0}
-    bind = recursive = tree = False
+    bind = recursive = tree = copy_up = False
+    idmap = ""
     propagation = 0
     data: list[str] = []
     for option in options:
@@ -91,12 +95,14 @@ def parse_options(options: tuple[str, ...], where: str) -> MountOptions:
         elif name in _CLEAR:
             chosen[prefix + "clear"] |= ATTR_ATIME if name == "atime" else _CLEAR[name]
             chosen[prefix + "set"] &= ~_CLEAR[name]
-        elif option in ("tmpcopyup", "idmap", "ridmap"):
-            raise SpecError(where, f"the mount option {option} is not supported")
+        elif option == "tmpcopyup":
+            copy_up = True
+        elif option in ("idmap", "ridmap"):
+            idmap = option
         else:
             data.append(option)
     return MountOptions(bind=bind, recursive=recursive, propagation=propagation, tree_propagation=tree,
-                        data=tuple(data), **chosen)  # fmt: skip
+                        data=tuple(data), copy_up=copy_up, idmap=idmap, **chosen)  # fmt: skip
 
 
 def open_inside(

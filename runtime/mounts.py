@@ -27,6 +27,7 @@ from runtime.mounting import (
     ATTR_RDONLY,
     MNT_DETACH,
     MS_BIND,
+    MS_MOVE,
     MS_PRIVATE,
     MS_REC,
     MS_SLAVE,
@@ -148,7 +149,8 @@ class Mount(Operation):
         return f"mount {self.source or self.type} on {self.destination}"
 
     def run(self, kernel: Kernel, context: Context) -> None:
-        tree = self._bind(kernel) if self.options.bind else self._new(kernel)
+        covered = self._covered(kernel, context)
+        tree = self._bind(kernel) if self.options.bind else self._new(kernel, context, covered)
         try:
             place = procfs.below(context, self.destination)
             if place is not None:
@@ -179,18 +181,33 @@ class Mount(Operation):
             raise
         return tree
 
-    def _new(self, kernel: Kernel) -> int:
+    def _covered(self, kernel: Kernel, context: Context) -> int:
+        """What the image has where a tmpfs goes, -1 if nothing: its mode is kept, as runc does, and with
+        tmpcopyup its content."""
+        wanted = self.options.copy_up or not any(o.startswith("mode=") for o in self.options.data)
+        if self.options.bind or self.type != "tmpfs" or not wanted:
+            return -1
+        found = _existing(kernel, context, self.destination)
+        return context.keep(found) if found >= 0 else -1
+
+    def _new(self, kernel: Kernel, context: Context, covered: int) -> int:
         config = kernel.fsopen(self.type)
         try:
             kernel.fsconfig(config, "source", self.source or self.type)
             for option in self.options.data:
                 key, equals, value = option.partition("=")
                 kernel.fsconfig(config, key, value if equals else None)
+            if covered >= 0 and not any(o.startswith("mode=") for o in self.options.data):
+                kernel.fsconfig(config, "mode", f"{kernel.fstat(covered).mode & 0o7777:o}")
             kernel.fsconfig(config, "", None)
-            tree = kernel.fsmount(config, self.options.set)
+            tree = kernel.fsmount(config, 0 if self.options.copy_up else self.options.set)
         finally:
             kernel.close(config)
         try:
+            if self.options.copy_up:
+                if covered >= 0:
+                    kernel.copy_tree(covered, tree)
+                kernel.mount_setattr(tree, set=self.options.set, clear=ATTR_ATIME)
             self._tree(kernel, tree)
         except OSError:
             kernel.close(tree)
@@ -365,6 +382,20 @@ class PivotRoot(Operation):
             kernel.chdir("/")
         finally:
             kernel.close(old)
+
+
+class MoveRoot(Operation):
+    """`--no-pivot`: the container's root is moved over the old one and entered by chroot, as switch_root does
+    for a ramfs. The old root stays in the mount namespace, covered."""
+
+    def describe(self) -> str:
+        return "move to the container's root"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        kernel.fchdir(context.root)
+        kernel.mount(".", "/", "", MS_MOVE, "")
+        kernel.chroot(".")
+        kernel.chdir("/")
 
 
 class SetRootPropagation(Operation):

@@ -22,6 +22,7 @@ from runtime.oci_state import CREATED, RUNNING, STOPPED, Container, Store
 from runtime.operations import container_plan, exec_plan
 from runtime.plan import NO_STDIO
 from runtime.process import WaitForStart
+from runtime.records import Record
 from runtime.spec import ProcessSpec, Spec, parse
 
 TYPE_CHECKING = False
@@ -31,9 +32,22 @@ if TYPE_CHECKING:
 STANDARD = (0, 1, 2)
 
 
-def read_config(bundle: str) -> dict[str, Any]:
-    """A bundle's config.json with root.path made absolute. Raises SpecError, StateError."""
-    path = os.path.join(bundle, "config.json")
+class Options(Record):
+    """What the caller of create, run and exec wants besides the configuration. `preserve_fds`: how many
+    descriptors from 3 on the process keeps."""
+
+    console_socket: str = ""
+    pid_file: str = ""
+    preserve_fds: int = 0
+    no_pivot: bool = False
+
+
+PLAIN = Options()
+
+
+def read_config(bundle: str, path: str = "") -> dict[str, Any]:
+    """A bundle's config.json (or another file) with root.path made absolute. Raises SpecError, StateError."""
+    path = path or os.path.join(bundle, "config.json")
     try:
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
@@ -55,22 +69,21 @@ class Runtime:
         self._driver = driver
 
     def create(
-        self, identity: str, bundle: str, *, console_socket: str = "", pid_file: str = ""
+        self, identity: str, bundle: str, config: dict[str, Any], options: Options = PLAIN
     ) -> tuple[Container, Process]:
         """Makes the container; its process waits for start. Raises RuntimeFailure with nothing left."""
-        config = read_config(bundle)
         spec = parse(config)
-        _check(spec, console_socket)
+        _check(spec, options)
         self.store.make(identity)
         path = cgroups.owned_path(spec.linux.cgroups_path or f"/kubelet-py-oci-{identity}")
         try:
-            made, process = self._launch_first(identity, bundle, config, spec, path)
+            made, process = self._launch_first(identity, bundle, config, spec, path, options)
             try:
                 run_hooks("prestart", spec.hooks.get("prestart", ()), self.store.describe(made))
                 run_hooks("createRuntime", spec.hooks.get("createRuntime", ()), self.store.describe(made))
-                _deliver_console(process, console_socket)
-                if pid_file:
-                    write_pid_file(pid_file, process.pid)
+                _deliver_console(process, options.console_socket)
+                if options.pid_file:
+                    write_pid_file(options.pid_file, process.pid)
             except (HookError, OSError, StateError):
                 self._driver.open(path).kill()
                 os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
@@ -83,7 +96,7 @@ class Runtime:
         return made, process
 
     def _launch_first(
-        self, identity: str, bundle: str, config: dict[str, Any], spec: Spec, path: str
+        self, identity: str, bundle: str, config: dict[str, Any], spec: Spec, path: str, options: Options
     ) -> tuple[Container, Process]:
         cgroup = self._driver.create(path, spec.linux.resources)
         os.mkfifo(self.store.fifo(identity), 0o622)
@@ -91,8 +104,9 @@ class Runtime:
         terminal = bool(spec.process and spec.process.terminal)
         try:
             plan = container_plan(
-                spec, rootfs=None, join={}, cgroup=cgroup.join(), wait_on=WaitForStart(fifo)
-            )
+                spec, rootfs=None, join={}, cgroup=cgroup.join(), wait_on=WaitForStart(fifo),
+                preserve_fds=options.preserve_fds, pivot=not options.no_pivot,
+            )  # fmt: skip
             process = launch(self._kernel, plan, NO_STDIO if terminal else STANDARD, terminal=terminal)
         finally:
             os.close(fifo)
@@ -161,14 +175,24 @@ class Runtime:
         else:
             cgroup.thaw()
 
+    def cgroup(self, identity: str) -> cgroups.Cgroup:
+        """The container's cgroup."""
+        return self._driver.open(self.store.load(identity).cgroup)
+
     def processes(self, identity: str) -> list[int]:
         """Pids of the container, as the host sees them."""
-        return self._driver.open(self.store.load(identity).cgroup).pids()
+        return self.cgroup(identity).pids()
 
-    def exec(
-        self, identity: str, process: ProcessSpec, *, console_socket: str = "", pid_file: str = ""
-    ) -> Process:
+    def update(self, identity: str, resources: Mapping[str, Any]) -> None:
+        """Changes limits; what is not mentioned stays. Raises StateError for a stopped container."""
+        container = self.store.load(identity)
+        if self.store.status(container) == STOPPED:
+            raise StateError(f"Could not update container {identity}: it is not running")
+        self._driver.open(container.cgroup).update(resources)
+
+    def exec(self, identity: str, process: ProcessSpec, options: Options = PLAIN) -> Process:
         """One more process in a running container."""
+        _check_descriptors(options.preserve_fds)
         container = self.store.load(identity)
         status = self.store.status(container)
         if status != RUNNING:
@@ -183,16 +207,31 @@ class Runtime:
             init_pid=container.pid,
             cgroup=join,
             init_start_time=container.start_time,
+            preserve_fds=options.preserve_fds,
         )
         stdio = NO_STDIO if process.terminal else STANDARD
         started = launch(self._kernel, plan, stdio, terminal=process.terminal)
-        _deliver_console(started, console_socket)
-        if pid_file:
-            write_pid_file(pid_file, started.pid)
+        _deliver_console(started, options.console_socket)
+        if options.pid_file:
+            write_pid_file(options.pid_file, started.pid)
         return started
 
 
-def _check(spec: Spec, console_socket: str) -> None:
+def _check_descriptors(count: int) -> None:
+    """What is to be kept must have been handed to us; one of our own would be a leak."""
+    import fcntl
+
+    for fd in range(3, 3 + count):
+        try:
+            own = fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+        except OSError:
+            own = 1
+        if own:
+            raise StateError(f"Could not keep descriptor {fd}: it is not open (see --preserve-fds)")
+
+
+def _check(spec: Spec, options: Options) -> None:
+    _check_descriptors(options.preserve_fds)
     if spec.root is None:
         raise SpecError("root", "is missing")
     if spec.process is None:
@@ -200,7 +239,7 @@ def _check(spec: Spec, console_socket: str) -> None:
     for kind in ("createContainer", "startContainer"):
         if spec.hooks.get(kind):
             raise SpecError(f"hooks.{kind}", "hooks inside the container are not supported")
-    if console_socket and not spec.process.terminal:
+    if options.console_socket and not spec.process.terminal:
         raise SpecError("process.terminal", "is false, but a console socket was given")
 
 

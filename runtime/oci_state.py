@@ -80,6 +80,11 @@ class Store:
         except FileNotFoundError:
             raise StateError(f"Could not find container {identity}: it does not exist") from None
 
+    def note(self, identity: str, text: str) -> None:
+        """Adds a line to the container's file of warnings."""
+        with open(f"{self.folder(identity)}/warnings", "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
     def all(self) -> list[Container]:
         """Every container, by name; half-made ones are left out."""
         if not os.path.isdir(self.root):

@@ -25,6 +25,7 @@ from runtime.mounts import (
     Mount,
     MountCgroup,
     MountOverlay,
+    MoveRoot,
     PivotRoot,
     ProtectPath,
     ProtectRoot,
@@ -123,9 +124,13 @@ def container_plan(
     join: Mapping[str, str],
     cgroup: CgroupJoin | None,
     wait_on: Operation | None = None,
+    preserve_fds: int = 0,
+    pivot: bool = True,
 ) -> Plan:
     """A container: the root from `rootfs` or else from spec.root.path (absolute), namespaces joined by `join`
     (type → path) or as the spec says. `wait_on` is put before the execve (OCI create waits there for start).
+    `preserve_fds` descriptors from 3 on stay open. `pivot` False is for a root in a ramfs, which
+    pivot_root(2) refuses to leave.
     """
     process = spec.process
     if process is None:
@@ -149,7 +154,7 @@ def container_plan(
             *(ProtectPath(path) for path in spec.linux.readonly_paths),
             *(MaskPath(path) for path in spec.linux.masked_paths),
             *([ProtectRoot()] if spec.root and spec.root.readonly else []),
-            PivotRoot(),
+            PivotRoot() if pivot else MoveRoot(),
             *([SetRootPropagation(spec.linux.rootfs_propagation)] if spec.linux.rootfs_propagation else []),
             EnterWorkingDirectory(process.cwd),
             FindExecutable(process.args[0], _search_path(process)),
@@ -157,7 +162,7 @@ def container_plan(
             *_cgroup_mounts(spec),
             NewSession(),
             ProbeExecutable(process.args, process.env),
-            *_limits(process),
+            *_limits(process, preserve_fds),
             # Before the seccomp filter, which may not know what waiting needs.
             *([wait_on] if wait_on else []),
             *before,
@@ -177,6 +182,7 @@ def exec_plan(
     init_pid: int,
     cgroup: CgroupJoin | None,
     init_start_time: int | None = None,
+    preserve_fds: int = 0,
 ) -> Plan:
     """One more process in a running container. `init_start_time` (clock ticks) guards against a recycled
     pid."""
@@ -196,7 +202,7 @@ def exec_plan(
             JoinCgroupNamespace(),
             NewSession(),
             ProbeExecutable(process.args, process.env),
-            *_limits(process),
+            *_limits(process, preserve_fds),
             *before,
             *_credentials(process),
             *after,
@@ -260,9 +266,7 @@ def _root(spec: Spec, rootfs: Rootfs | None) -> Operation:
 
 
 def _mount_options(spec: Spec) -> list[MountOptions]:
-    return [
-        parse_options(mount.options, f"mounts[{index}].options") for index, mount in enumerate(spec.mounts)
-    ]
+    return [parse_options(mount.options) for mount in spec.mounts]
 
 
 def _mounts(spec: Spec) -> list[Operation]:
@@ -271,6 +275,8 @@ def _mounts(spec: Spec) -> list[Operation]:
         if options.bind or mount.type == "bind":
             if not mount.source:
                 raise SpecError(f"mounts[{index}].source", "is missing")
+            if options.idmap:
+                raise SpecError(f"mounts[{index}].options", f"{options.idmap} is not supported")
             bound = MountOptions(
                 True, options.recursive, options.set, options.clear, options.tree_set, options.tree_clear,
                 options.propagation, options.tree_propagation, options.data,
@@ -322,13 +328,13 @@ def _search_path(process: ProcessSpec) -> str:
     return DEFAULT_PATH
 
 
-def _limits(process: ProcessSpec) -> list[Operation]:
+def _limits(process: ProcessSpec, preserve_fds: int) -> list[Operation]:
     return [
         ConnectStdio(),
         *([] if process.oom_score_adj is None else [SetOomScore(process.oom_score_adj)]),
         *(SetRlimit(limit) for limit in process.rlimits),
         ResetSignals(),
-        CloseDescriptors(),
+        CloseDescriptors(3 + preserve_fds),
         *([SetSecurityLabel("apparmor", process.apparmor_profile)] if _confined(process) else []),
         *([SetSecurityLabel("selinux", process.selinux_label)] if process.selinux_label else []),
     ]

@@ -1,0 +1,92 @@
+"""`update` and `events`: a container's limits and its usage, as callers of runc write and read them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from runtime.cgroups import Cgroup, CgroupStats
+from runtime.errors import StateError
+from runtime.oci_arguments import LIMITS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def wanted(arguments: Namespace) -> dict[str, Any]:
+    """linux.resources from --resources and the single flags. Device rules are left alone, as runc's update
+    does: callers pass a container's whole resources. Raises StateError."""
+    resources = _file(arguments.resources) if arguments.resources else {}
+    resources.pop("devices", None)
+    for flag, (section, key) in LIMITS.items():
+        value = getattr(arguments, flag.replace("-", "_"))
+        if value is not None:
+            resources[section] = {**(resources.get(section) or {}), key: value}
+    if not resources:
+        raise StateError(f"Could not update container {arguments.id}: no limit was given")
+    return resources
+
+
+def _file(path: str) -> dict[str, Any]:
+    try:
+        if path == "-":
+            found = json.load(sys.stdin)
+        else:
+            with open(path, encoding="utf-8") as file:
+                found = json.load(file)
+    except ValueError as error:
+        raise StateError(f"Could not read resources from {path}: no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise StateError(f"Could not read resources from {path}: an object is needed")
+    return found
+
+
+def seconds(text: str) -> float:
+    """A duration as Go writes it: 5s, 500ms. Raises StateError."""
+    number = text.rstrip("hms")
+    unit = text[len(number) :]
+    try:
+        return float(number) * UNITS[unit]
+    except (KeyError, ValueError):
+        raise StateError(f"Could not read interval {text!r} (as 5s or 500ms)") from None
+
+
+def stats(identity: str, usage: CgroupStats) -> dict[str, Any]:
+    """A stats event in runc's shape; what the cgroups do not count is left out."""
+    memory: dict[str, int] = {"usage": usage.memory_usage}
+    if usage.memory_limit is not None:
+        memory["limit"] = usage.memory_limit
+    throttling = {
+        "throttledPeriods": usage.cpu_throttled_periods,
+        "throttledTime": usage.cpu_throttled_ns,
+    }
+    return {
+        "type": "stats",
+        "id": identity,
+        "data": {
+            "cpu": {"usage": {"total": usage.cpu_usage_ns}, "throttling": throttling},
+            "memory": {"usage": memory, "raw": {"rss": usage.memory_rss}},
+            "pids": {"current": usage.pids},
+        },
+    }
+
+
+def follow(
+    identity: str, cgroup: Cgroup, running: Callable[[], bool], show: Callable[[Mapping[str, Any]], None],
+    interval: float,
+) -> None:  # fmt: skip
+    """Shows usage every `interval` seconds and each out-of-memory kill, until the container has stopped."""
+    kills = cgroup.stats().oom_kills
+    while running():
+        usage = cgroup.stats()
+        for _ in range(usage.oom_kills - kills):
+            show({"type": "oom", "id": identity})
+        kills = usage.oom_kills
+        show(stats(identity, usage))
+        time.sleep(interval)
