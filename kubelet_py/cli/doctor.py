@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kubelet_py.node import modules
 from kubelet_py.paths import NodePaths
 
 
@@ -86,9 +87,12 @@ def _kernel() -> Finding:
 
 
 def _overlay() -> Finding:
-    known = "overlay" in Path("/proc/filesystems").read_text().split()
-    found = "built in or loaded" if known else "not in /proc/filesystems"
-    return Finding("overlayfs", "ok" if known else "missing", found, "container images", "modprobe overlay")
+    if modules.has_filesystem("overlay"):
+        return Finding("overlayfs", "ok", "built in or loaded", "container images")
+    if modules.loadable("overlay"):
+        return Finding("overlayfs", "ok", "a module that `up` loads", "container images")
+    found = "neither in /proc/filesystems nor a module"
+    return Finding("overlayfs", "missing", found, "container images", "modprobe overlay")
 
 
 def _cgroups() -> Finding:
@@ -161,6 +165,8 @@ def _bridge_netfilter() -> Finding:
     file = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     purpose = "Services between pods of one node"
     if not file.exists():
+        if modules.loadable("br_netfilter"):
+            return Finding("br_netfilter", "ok", "a module that `up` loads", purpose)
         return Finding("br_netfilter", "degraded", "not loaded", purpose, "modprobe br_netfilter")
     value = file.read_text().strip()
     mend = "sysctl -w net.bridge.bridge-nf-call-iptables=1"

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.readiness import NotReady, report_until_ready
 from kubelet_py.cli.settings import NodeSettings, SettingsError
 from kubelet_py.cli.supervisor import AlreadyRunning, ChildSpec, Supervisor, read_state
+from kubelet_py.node import modules
 from kubelet_py.paths import NodePaths
 
 SECOND_UP = "(see `kubelet-py status`, or stop it with `kubelet-py down`)"
@@ -155,8 +157,7 @@ def check_host(paths: NodePaths, settings: NodeSettings) -> None:
     for tool, package in (("iptables-restore", "iptables"), ("ip", "iproute2")):
         if shutil.which(tool) is None:
             raise CommandError(f"Could not find {tool} (install it: apt-get install {package})")
-    if "overlay" not in Path("/proc/filesystems").read_text().split():
-        raise CommandError("Could not find overlayfs in this kernel (try `modprobe overlay`)")
+    require_overlay()
     paths.state.mkdir(parents=True, exist_ok=True)
     disk = os.statvfs(paths.state)
     if disk.f_bavail * disk.f_frsize < LEAST_FREE_BYTES:
@@ -168,6 +169,17 @@ def check_host(paths: NodePaths, settings: NodeSettings) -> None:
     )
     for address, port, what, option in ports:
         _check_port(address, port, what, option)
+
+
+def require_overlay(
+    known: Callable[[str], bool] = modules.has_filesystem, load: Callable[[str], str | None] = modules.load
+) -> None:
+    """Load overlayfs where nobody has yet since the boot; raise CommandError if it cannot be had."""
+    if known("overlay"):
+        return
+    problem = load("overlay")
+    if not known("overlay"):
+        raise CommandError(f"Could not load overlayfs: {problem or 'not in /proc/filesystems'}")
 
 
 def _check_port(address: str, port: int, what: str, option: str) -> None:

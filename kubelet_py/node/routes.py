@@ -25,11 +25,11 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cni.netlink import Netlink
+from kubelet_py.node import modules
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def prepare_kernel(
     """
     problems: list[str] = []
     if not (proc_sys / _BRIDGE_CALL).exists():
-        problem = (load or _modprobe)("br_netfilter")
+        problem = (load or modules.load)("br_netfilter")
         if not (proc_sys / _BRIDGE_CALL).exists():
             problems.append(
                 f"Could not load br_netfilter: {problem or 'not visible'} (modprobe br_netfilter)"
@@ -142,14 +142,6 @@ def _last_resorts(pod_cidr: str, cluster_cidr: str, service_cidr: str) -> Sequen
     pods, cluster = ipaddress.ip_network(pod_cidr), ipaddress.ip_network(cluster_cidr)
     inside = pods.version == cluster.version and cluster.supernet_of(pods)  # type: ignore[arg-type]
     return [cluster_cidr, service_cidr] if inside else [cluster_cidr, service_cidr, pod_cidr]
-
-
-def _modprobe(module: str) -> str | None:
-    try:
-        done = subprocess.run(["modprobe", module], capture_output=True, text=True, check=False)
-    except OSError as error:
-        return error.strerror
-    return done.stderr.strip() or None
 
 
 def _read_state(state: Path) -> dict[str, str]:
