@@ -54,6 +54,13 @@ class Config:
     cpu_cfs_quota_period: float = 0.1
     kube_reserved: Mapping[str, str] = field(default_factory=dict)
     system_reserved: Mapping[str, str] = field(default_factory=dict)
+    image_gc_high_threshold_percent: int = 85
+    image_gc_low_threshold_percent: int = 80
+    image_minimum_gc_age: float = 120.0
+    image_maximum_gc_age: float = 0.0
+    container_log_max_size: str = "10Mi"
+    container_log_max_files: int = 5
+    container_log_monitor_interval: float = 10.0
     register_node: bool = True
     register_with_taints: tuple[Mapping[str, Any], ...] = ()
     node_labels: Mapping[str, str] = field(default_factory=dict)
@@ -69,6 +76,9 @@ _DURATIONS = {
     "node_status_update_frequency",
     "node_status_report_frequency",
     "cpu_cfs_quota_period",
+    "image_minimum_gc_age",
+    "image_maximum_gc_age",
+    "container_log_monitor_interval",
 }
 _KEYS = {
     "staticPodPath": "static_pod_path",
@@ -88,6 +98,13 @@ _KEYS = {
     "cpuCFSQuotaPeriod": "cpu_cfs_quota_period",
     "kubeReserved": "kube_reserved",
     "systemReserved": "system_reserved",
+    "imageGCHighThresholdPercent": "image_gc_high_threshold_percent",
+    "imageGCLowThresholdPercent": "image_gc_low_threshold_percent",
+    "imageMinimumGCAge": "image_minimum_gc_age",
+    "imageMaximumGCAge": "image_maximum_gc_age",
+    "containerLogMaxSize": "container_log_max_size",
+    "containerLogMaxFiles": "container_log_max_files",
+    "containerLogMonitorInterval": "container_log_monitor_interval",
     "registerNode": "register_node",
     "registerWithTaints": "register_with_taints",
     "address": "address",
