@@ -1,18 +1,22 @@
 """What is decided about a write beyond its own shape: rules that look at the rest of the cluster.
 
 Upstream calls these admission plugins; each is a small method or module here, run in upstream's order for
-every write that passed authorization: NamespaceLifecycle, NodeRestriction, ServiceAccount, Priority,
-DefaultTolerationSeconds.
+every write that passed authorization: NamespaceLifecycle, NodeRestriction, LimitRanger, ServiceAccount,
+Priority, DefaultTolerationSeconds, ResourceQuota.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from controlplane.apiserver.defaults_pod import qos_class
 from controlplane.apiserver.errors import forbidden, namespace_terminating, not_found
+from controlplane.apiserver.limit_ranger import complaints, give_defaults
+from controlplane.apiserver.quota_admission import check_quota
 from controlplane.apiserver.resources import ResourceInfo, lookup
 from controlplane.apiserver.service_account_volume import give_service_account, is_mirror
 from controlplane.apiserver.users import User
+from controlplane.quota import not_counted
 from controlplane.storage.cache import Cache
 
 Object = dict[str, Any]
@@ -33,8 +37,10 @@ class Admission:
         self._cache = cache
         self._automount = automount
 
-    def create(self, info: ResourceInfo, namespace: str, obj: Object, user: User) -> None:
-        """May change `obj`. Raises StatusError (403, 404)."""
+    def create(
+        self, info: ResourceInfo, namespace: str, obj: Object, user: User, warnings: list[str]
+    ) -> None:
+        """May change `obj` and add to `warnings`. Raises StatusError (403, 404)."""
         key = (info.group, info.plural)
         name = obj["metadata"].get("name", "")
         if info.namespaced:
@@ -42,10 +48,15 @@ class Admission:
         if user.node_name:
             _restrict_node(info, name, obj, user)
         if key == _POD:
+            self._limit_ranges(info, namespace, obj)
             if not is_mirror(obj):
                 give_service_account(self._cache, info, namespace, obj, automount=self._automount)
             self._priority(info, obj)
             _default_tolerations(obj)
+        elif key == ("", "resourcequotas"):
+            warnings.extend(not_counted(obj))
+        if info.namespaced and info.stored and not is_mirror(obj):
+            check_quota(self._cache, info, namespace, obj)
 
     def update(
         self, info: ResourceInfo, namespace: str, new: Object, old: Object, user: User, subresource: str
@@ -70,6 +81,18 @@ class Admission:
             raise not_found(namespaces, namespace)
         if b'"deletionTimestamp"' in entry.raw and "deletionTimestamp" in entry.parse()["metadata"]:
             raise namespace_terminating(info, name, namespace)
+
+    def _limit_ranges(self, info: ResourceInfo, namespace: str, pod: Object) -> None:
+        """Amounts that the pod's author left out, and those that the namespace does not allow."""
+        ranges = [entry.parse() for entry in self._cache.newest("core/limitranges", namespace)]
+        if not ranges or is_mirror(pod):
+            return
+        if give_defaults(pod, ranges):
+            pod["status"]["qosClass"] = qos_class(pod["spec"])
+        found = complaints(pod, ranges)
+        if found:
+            text = found[0] if len(found) == 1 else f"[{', '.join(found)}]"
+            raise forbidden(info, pod["metadata"].get("name", ""), text)
 
     def _priority(self, info: ResourceInfo, pod: Object) -> None:
         """A class name becomes the number that the scheduler compares."""

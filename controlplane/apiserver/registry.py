@@ -139,7 +139,7 @@ class Registry:
         metadata["creationTimestamp"] = rfc3339(self._clock())
         strategy.prepare_create(info, obj)
         apply_defaults(info, obj)
-        self.admission.create(info, namespace, obj, write.user)
+        self.admission.create(info, namespace, obj, write.user, write.warnings)
         causes = validate_create(info, obj)
         if causes:
             raise invalid(info.kind, info.group, name, causes)

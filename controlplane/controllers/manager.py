@@ -21,6 +21,7 @@ from controlplane.controllers.namespace import NamespaceController
 from controlplane.controllers.node_ipam import NodeIpam
 from controlplane.controllers.node_lifecycle import NodeLifecycle
 from controlplane.controllers.replicaset import ReplicaSets
+from controlplane.controllers.resource_quota import ResourceQuotas
 from controlplane.controllers.service_account import ServiceAccounts
 from kubeclient.events import EventRecorder
 from kubeclient.rest import RestClient
@@ -46,6 +47,7 @@ class ControllerManager:
             NodeLifecycle(*shared, EventRecorder(client, "node-controller")),
             NodeIpam(*shared, EventRecorder(client, "cidrAllocator"), cluster_cidr=cluster_cidr),
             Disruption(*shared, EventRecorder(client, "controllermanager")),
+            ResourceQuotas(*shared, EventRecorder(client, "resourcequota-controller")),
             ServiceAccounts(*shared, EventRecorder(client, "service-account-controller"), root_ca=root_ca),
         ]
         self._stopping = threading.Event()

@@ -51,18 +51,27 @@ def amount(resource: str, text: str | int | float) -> int:
 
 
 def pod_requests(pod: Object) -> Requests:
+    """What the pod takes of its node; a limit stands in for a request that is not stated."""
+    return Requests(_pod_total(pod["spec"], ("limits", "requests")), frozenset(_host_ports(pod["spec"])))
+
+
+def pod_limits(pod: Object) -> dict[str, int]:
+    """The same sum over limits."""
+    return _pod_total(pod["spec"], ("limits",))
+
+
+def _pod_total(spec: Object, sides: Sequence[str]) -> dict[str, int]:
     """Sum over containers, or the largest init container, plus sidecars and overhead, per resource.
 
     Source: upstream's component-helpers `PodRequests`: a restartable init container counts from its start on.
     """
-    spec = pod["spec"]
     total: Counter[str] = Counter()
     for container in spec.get("containers", []):
-        total.update(_container_requests(container))
+        total.update(_container_amounts(container, sides))
     sidecars: Counter[str] = Counter()
     peak: dict[str, int] = {}
     for container in spec.get("initContainers") or []:
-        own = _container_requests(container)
+        own = _container_amounts(container, sides)
         if container.get("restartPolicy") == "Always":
             sidecars.update(own)
             own = dict(sidecars)
@@ -73,12 +82,15 @@ def pod_requests(pod: Object) -> Requests:
     amounts = {name: max(total.get(name, 0), peak.get(name, 0)) for name in {*total, *peak}}
     for name, text in (spec.get("overhead") or {}).items():
         amounts[name] = amounts.get(name, 0) + amount(name, text)
-    return Requests(amounts, frozenset(_host_ports(spec)))
+    return amounts
 
 
-def _container_requests(container: Object) -> dict[str, int]:
+def _container_amounts(container: Object, sides: Sequence[str]) -> dict[str, int]:
+    """The container's amounts; of two sides the later one wins."""
     resources = container.get("resources") or {}
-    texts = (resources.get("limits") or {}) | (resources.get("requests") or {})
+    texts: dict[str, str] = {}
+    for side in sides:
+        texts |= resources.get(side) or {}
     return {name: amount(name, text) for name, text in texts.items()}
 
 

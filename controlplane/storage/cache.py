@@ -222,6 +222,15 @@ class Cache:
             return pending[1]
         return self.get(collection, namespace, name)
 
+    def newest(self, collection: str, namespace: str) -> Iterator[Entry]:
+        """All of a namespace as `latest` has them: what a writer must count."""
+        prefix = make_key(collection, namespace, "")
+        pending = {key: entry for key, (_, entry) in self._pending.items() if key.startswith(prefix)}
+        for entry in self.collection(collection).present(namespace):
+            if make_key(collection, namespace, entry.name) not in pending:
+                yield entry
+        yield from (entry for entry in pending.values() if entry is not None)
+
     def put(
         self, collection: str, namespace: str, name: str, obj: Object, previous: Entry | None
     ) -> asyncio.Future[Entry]:

@@ -9,7 +9,15 @@ import pytest
 from control_plane import Cluster, FakeNode, image, template
 
 from kubeclient.errors import NotFound
-from kubeclient.resources import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, NODES, PODS, REPLICA_SETS
+from kubeclient.resources import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    NAMESPACES,
+    NODES,
+    PODS,
+    REPLICA_SETS,
+    RESOURCE_QUOTAS,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -226,3 +234,22 @@ def test_every_node_gets_a_range_of_its_own_by_one_patch(cluster: Cluster) -> No
 def _ranges(cluster: Cluster) -> list[str] | None:
     specs = [node["spec"] for node in cluster.client.list(NODES)["items"]]
     return [spec["podCIDR"] for spec in specs] if all(spec.get("podCIDR") for spec in specs) else None
+
+
+def test_a_quota_says_how_much_of_it_is_used_and_a_set_goes_on_when_there_is_room(
+    cluster: Cluster, namespace: str
+) -> None:
+    hard = {"pods": "2", "count/deployments.apps": "5"}
+    cluster.client.create(RESOURCE_QUOTAS, {"metadata": {"name": "q"}, "spec": {"hard": hard}}, namespace)
+    cluster.deploy(namespace, "web", 3)
+
+    def used() -> dict[str, str]:
+        status = cluster.client.get(RESOURCE_QUOTAS, "q", namespace).get("status") or {}
+        return dict(status.get("used") or {})
+
+    cluster.until("counted", lambda: used() == {"pods": "2", "count/deployments.apps": "1"})
+    condition = cluster.until("refused", lambda: cluster.sets(namespace)[0]["status"].get("conditions"))[0]
+    assert condition["type"] == "ReplicaFailure" and "exceeded quota: q" in condition["message"]
+    cluster.client.patch(RESOURCE_QUOTAS, "q", {"spec": {"hard": {"pods": "3"}}}, namespace)
+    cluster.wait_complete(namespace, "web")
+    cluster.until("counted again", lambda: used()["pods"] == "3")
