@@ -9,11 +9,13 @@ the same pods back. `reset` removes that too.
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kubelet_py.cli import settings as node_settings
 from kubelet_py.cli.errors import CommandError
@@ -21,6 +23,11 @@ from kubelet_py.cli.settings import NodeSettings
 from kubelet_py.cli.supervisor import read_state
 from kubelet_py.cli.up import require_root
 from kubelet_py.paths import NodePaths
+
+if TYPE_CHECKING:
+    from kubelet_py.node.network import NodeNetwork
+
+log = logging.getLogger(__name__)
 
 SUPERVISOR_GRACE = 15.0
 
@@ -71,9 +78,11 @@ def down(paths: NodePaths, *, say: Callable[[str], None]) -> None:
     settings = node_settings.load(paths)
     _stop_processes(paths)
     say("Stopped the node's processes")
+    network = _network(paths, settings)
+    _detach_pods(network)
     _remove_pods(paths)
     say("Removed the pods")
-    _remove_network(paths, settings)
+    _remove_network(network, settings)
     say("Removed links, routes and rules")
     unmount_below(paths.pods)
     _remove_tree(paths.run)
@@ -102,12 +111,32 @@ def _remove_pods(paths: NodePaths) -> None:
         driver.remove(paths.cgroup_root, recursive=True)
 
 
-def _remove_network(paths: NodePaths, settings: NodeSettings | None) -> None:
-    """Undo the pods' wiring, the proxy's rules, the routes and the bridge."""
+def _network(paths: NodePaths, settings: NodeSettings | None) -> NodeNetwork:
     from kubelet_py.node.network import NodeNetwork
 
     folders = [Path(folder) for folder in settings.cni_bin_dirs] if settings else []
-    NodeNetwork(paths, folders).tear_down()
+    return NodeNetwork(paths, folders)
+
+
+def _detach_pods(network: NodeNetwork) -> None:
+    """DEL while the pods' namespaces still exist: upstream's plugins leave their rules behind otherwise."""
+    from cni.errors import CniError
+
+    try:
+        network.invoker.gc(())
+    except CniError as error:
+        # Tried again once the pods are gone, and reported then.
+        log.warning("Failed to detach pods error=%s", error)
+
+
+def _remove_network(network: NodeNetwork, settings: NodeSettings | None) -> None:
+    """Undo the pods' wiring, the proxy's rules, the routes and the bridge."""
+    from cni.errors import CniError
+
+    try:
+        network.tear_down()
+    except CniError as error:
+        raise CommandError(f"Could not remove the pods' network: {error}") from error
     if settings is None:
         return
     done = subprocess.run([sys.executable, "-m", "proxy", "--cleanup"], capture_output=True, text=True)

@@ -4,13 +4,13 @@ A packet for a pod or Service address that nobody here knows (a rule is missing,
 follow the default route out of the uplink. Three routes of last resort see to that:
 
     unreachable <cluster CIDR>  metric 4096   the bridge's own /24 is more specific and wins
-    <service CIDR> dev <bridge> metric 512    see below
+    <service CIDR> dev <bridge> metric 512    see below; dev lo on networks that have no bridge of ours
     unreachable <service CIDR>  metric 4096   for the time when there is no bridge
 
 The Service range cannot simply be unreachable: connect() of a process on the node looks its route up
 *before* netfilter's OUTPUT chain rewrites the destination, and would fail with EHOSTUNREACH. With a route
 to the bridge the lookup succeeds, the rewritten packet is routed anew, and one that no rule matched ends
-in an unanswered ARP request among the pods.
+in an unanswered ARP request among the pods; on lo the kernel discards it, since its route is no local one.
 
 A pod's unmatched packet would thus leave by the interface it came in by. The kernel answers that with an
 ICMP redirect, whose rate limit then swallows the "port unreachable" of the proxy's REJECT; so redirects
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 PROTOCOL = 75
 LAST_RESORT = 4096
 TO_BRIDGE = 512
+_LOOPBACK = 1  # lo's index in every network namespace
 
 _FORWARD = "net/ipv4/ip_forward"
 _BRIDGE_CALL = "net/bridge/bridge-nf-call-iptables"
@@ -65,6 +66,8 @@ def ensure(
         switch = proc_sys / f"net/ipv4/conf/{bridge}/send_redirects"
         if switch.read_text().strip() != "0":
             switch.write_text("0")
+    elif link is None:
+        netlink.add_route(service_cidr, dev=_LOOPBACK, metric=TO_BRIDGE, protocol=PROTOCOL)
 
 
 def remove(netlink: Netlink) -> int:
