@@ -55,7 +55,8 @@ def container_resources(container: Object, *, cfs_quota: bool, period_us: int, p
     answer: dict[str, Any] = {"cpu": cpu}
     memory = quantity.value(limits.get("memory", "0"))
     if memory:
-        answer["memory"] = {"limit": memory}
+        # OCI's swap is memory plus swap: the same number leaves no swap to evade the limit into.
+        answer["memory"] = {"limit": memory, "swap": memory}
     if pids > 0:
         answer["pids"] = {"limit": pids}
     return answer

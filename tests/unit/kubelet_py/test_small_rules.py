@@ -56,7 +56,7 @@ def test_limits_become_cgroup_values() -> None:
     own = resources.container_resources(
         body["spec"]["containers"][0], cfs_quota=True, period_us=100000, pids=0
     )
-    assert own == wanted
+    assert own == wanted | {"memory": {"limit": 32 << 20, "swap": 32 << 20}}, "no swap beside the limit"
     assert resources.pod_resources(body, cfs_quota=True, period_us=100000, pids=0) == wanted
     assert "quota" not in resources.pod_resources(body, cfs_quota=False, period_us=100000, pids=0)["cpu"]
 
