@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from controlplane.scheduler import filters, scores
-from controlplane.scheduler.queue import SchedulingQueue
+from controlplane.scheduler import filters
 
 GI = 1024**3
 
@@ -82,33 +81,3 @@ def test_explanation_counts_reasons_over_nodes() -> None:
     text = filters.explain(3, [["Insufficient cpu"], ["Insufficient cpu"], ["node(s) were unschedulable"]])
     assert text == "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu."
     assert filters.explain(0, []) == "no nodes available to schedule pods"
-
-
-def test_pods_of_one_owner_are_spread_and_big_pods_go_where_room_is() -> None:
-    empty, busy = node("a"), node("b")
-    requests = filters.pod_requests(pod(requests={"cpu": "500m"}))
-    views = [filters.node_view(empty, []), filters.node_view(busy, [requests])]
-    assert scores.best(pod(), requests, views, {}).name == "a"
-    same = [filters.node_view(empty, [requests]), filters.node_view(busy, [requests])]
-    assert scores.best(pod(), requests, same, {"a": 2}).name == "b"
-    assert scores.best(pod(), requests, same, {}).name == "a"
-
-
-def test_queue_orders_by_priority_then_age_and_waits_for_changes() -> None:
-    queue = SchedulingQueue()
-    queue.put(pod("old"), 0.0)
-    queue.put(pod("young"), 1.0)
-    queue.put(pod("urgent", priority=1000), 2.0)
-    order = []
-    while (chosen := queue.next(3.0)) is not None:
-        order.append(chosen["metadata"]["name"])
-        queue.drop(chosen["metadata"]["uid"])
-    assert order == ["urgent", "old", "young"]
-    queue.put(pod("big"), 0.0)
-    queue.refuse("big", 0.0)
-    assert queue.next(5.0) is None
-    queue.changed()
-    assert queue.next(0.5) is None, "the back-off of one second is not over"
-    assert queue.next(1.0) is not None
-    queue.refuse("big", 1.0)
-    assert queue.wait(1.0) == pytest.approx(302.0)
