@@ -9,6 +9,10 @@ timestamp. Meaning and order of the options are those of upstream's ReadLogs (ku
 
 Following ends when the container has ended *and* the file has been read to its end, in that order: asked
 the other way round, the last words of a container would be lost.
+
+A log that is full is renamed (`0.log` → `0.log.20261121-031500`) and goes on in a new file. The new file's
+existence says that the old one is complete; so it is read to its end once more, and then comes its successor,
+which may itself have been renamed already when the reader is slow.
 """
 
 from __future__ import annotations
@@ -220,8 +224,9 @@ def read_log(
                     yield text
                 if log_filter.full:
                     return
-            replaced = _replacement(path, descriptor) if options.follow else None
+            replaced = _successor(path, descriptor) if options.follow else None
             if replaced is not None:
+                yield from _rest(descriptor, log_filter)
                 os.close(descriptor)
                 descriptor = replaced
             elif not alive:
@@ -241,15 +246,41 @@ def _open(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
-def _replacement(path: Path, descriptor: int) -> int | None:
+def _rest(descriptor: int, log_filter: LogFilter) -> Generator[bytes, None, None]:
+    while not log_filter.full and (data := os.read(descriptor, _BLOCK)):
+        if text := log_filter.feed(data):
+            yield text
+
+
+def _successor(path: Path, descriptor: int) -> int | None:
+    """The file that was begun after this one, open; None while this is the current one."""
     try:
-        other = _open(path)
+        current = _open(path)
     except FileNotFoundError:
         return None  # in the middle of a rotation
-    if os.fstat(other).st_ino == os.fstat(descriptor).st_ino:
-        os.close(other)
+    own = os.fstat(descriptor).st_ino
+    if os.fstat(current).st_ino == own:
+        os.close(current)
         return None
-    return other
+    # Names end in the time of their renaming. If ours is gone, all that are left came after it.
+    older = sorted(path.parent.glob(f"{path.name}.[0-9]*"))
+    inodes = [_inode(file) for file in older]
+    later = older[inodes.index(own) + 1 :] if own in inodes else older
+    for file in later:
+        try:
+            found = _open(file)
+        except FileNotFoundError:
+            continue  # removed at this moment
+        os.close(current)
+        return found
+    return current
+
+
+def _inode(file: Path) -> int:
+    try:
+        return file.lstat().st_ino
+    except FileNotFoundError:
+        return -1
 
 
 class Watch:
