@@ -37,8 +37,9 @@ def report_until_ready(
     wait = _Waiter(paths, started + timeout, alive)
     kubeconfig = paths.kubeconfig("admin")
     wait.until(kubeconfig.exists, lambda: "the certificates were not made")
+    # Loaded anew each time: a kubeconfig of an earlier start may still name another port.
+    wait.until(lambda: _serves(_client(paths)), lambda: "the API server does not answer")
     client = _client(paths)
-    wait.until(lambda: _serves(client), lambda: "the API server does not answer")
     answered = time.monotonic() - started
     print(f"API server answers on port {settings.secure_port} after {answered:.2f} s", flush=True)
     name = settings.node_name

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from kubelet_py.paths import NodePaths
+
+_NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 
 class SettingsError(Exception):
@@ -34,7 +38,14 @@ class NodeSettings:
     cni_bin_dirs: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Raise SettingsError for a malformed or overlapping address range, address or port."""
+        """Raise SettingsError for a name, address range, address, port or file that cannot be used."""
+        if len(self.node_name) > 253 or not _NODE_NAME.fullmatch(self.node_name):
+            raise SettingsError(
+                f"{self.node_name!r} is no name for a Node: lowercase letters, digits, '-' and '.' "
+                "(choose one by --node-name)"
+            )
+        if self.kubelet_config and not os.path.isfile(self.kubelet_config):
+            raise SettingsError(f"Could not find --kubelet-config {self.kubelet_config} (give a file's path)")
         try:
             pods, services = ipaddress.ip_network(self.cluster_cidr), ipaddress.ip_network(self.service_cidr)
             address = ipaddress.ip_address(self.node_ip)
@@ -46,7 +57,11 @@ class NodeSettings:
         for option, network in (("--cluster-cidr", pods), ("--service-cidr", services)):
             if address in network:
                 raise SettingsError(f"The node's address {address} lies in {option} {network} (change it)")
-        for option, port in (("--secure-port", self.secure_port), ("--kubelet-port", self.kubelet_port)):
+        for option, port in (
+            ("--secure-port", self.secure_port),
+            ("--kubelet-port", self.kubelet_port),
+            ("--proxy-healthz-port", self.proxy_healthz_port),
+        ):
             if not 0 < port < 65536:
                 raise SettingsError(f"{option} {port} is not a port number (1-65535)")
 

@@ -65,10 +65,29 @@ def run(args: argparse.Namespace) -> int:
     """Start the node; raises CommandError with what to do where the host does not allow it."""
     require_root("up")
     paths = NodePaths(args.root.resolve())
-    settings = _settings(args, paths)
-    if args.detach:
-        _refuse_a_second(paths)
-        return _detach(paths, settings, args.timeout)
+    try:
+        settings = _settings(args, paths)
+        if args.detach:
+            _refuse_a_second(paths)
+            return _detach(paths, settings, args.timeout)
+        supervisor = _prepare(paths, settings)
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, str(error))
+        raise CommandError(
+            f"Could not use {error.filename or paths.root}: {name} (give a writable folder by --root)"
+        ) from error
+    detached = bool(os.environ.get("KUBELET_PY_DETACHED"))
+    if not detached:
+        _report_from_a_child(paths, settings, args.timeout)
+    supervisor.run()
+    if not detached:
+        root = "" if paths.root == Path("/") else f" --root {paths.root}"
+        print(f"Stopped the node; its pods keep running (`kubelet-py down{root}` stops them too)")
+    return 0
+
+
+def _prepare(paths: NodePaths, settings: NodeSettings) -> Supervisor:
+    """Claim the node, check the host and write what the processes need; the supervisor to run."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     supervisor = Supervisor(paths.run, _children(paths, settings))
     try:
@@ -80,10 +99,7 @@ def run(args: argparse.Namespace) -> int:
     settings.save(paths)
     paths.manifests.mkdir(parents=True, exist_ok=True)
     make_authority(paths, settings)
-    if not os.environ.get("KUBELET_PY_DETACHED"):
-        _report_from_a_child(paths, settings, args.timeout)
-    supervisor.run()
-    return 0
+    return supervisor
 
 
 def _refuse_a_second(paths: NodePaths) -> None:

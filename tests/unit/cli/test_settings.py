@@ -27,6 +27,10 @@ def test_settings_survive_saving_and_loading(tmp_path: Path) -> None:
         ({"cluster_cidr": "nonsense"}, "does not appear to be"),
         ({"node_ip": "10.244.3.4"}, "lies in --cluster-cidr"),
         ({"secure_port": 70000}, "--secure-port 70000 is not a port number"),
+        ({"proxy_healthz_port": 0}, "--proxy-healthz-port 0 is not a port number"),
+        ({"node_name": "Not_A_Name"}, "Not_A_Name.*--node-name"),
+        ({"node_name": "a" * 254}, "--node-name"),
+        ({"kubelet_config": "/no/such/file"}, "/no/such/file"),
     ],
 )
 def test_impossible_settings_are_named(change: dict[str, object], message: str) -> None:
