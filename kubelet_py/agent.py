@@ -8,42 +8,47 @@ starts at once and retries by itself, so the order in which API server and agent
 from __future__ import annotations
 
 import gc
-import ipaddress
 import logging
 import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cni.errors import CniError
 from kubeclient import kubeconfig
-from kubeclient.errors import ApiError
 from kubeclient.events import EventRecorder
 from kubeclient.informer import Informer
-from kubeclient.resources import NODES, PODS, SERVICES, SUBJECT_ACCESS_REVIEWS
+from kubeclient.resources import NODES, PODS, SERVICES
 from kubeclient.rest import RestClient
 from kubelet_py.backend import AgentBackend
 from kubelet_py.config import Options, parse_arguments
 from kubelet_py.errors import ConfigError, NodeError
 from kubelet_py.node import status as node_status
 from kubelet_py.node.addresses import NoAddress, choose_node_address
+from kubelet_py.node.authorizer import NodeAuthorizer
+from kubelet_py.node.housekeeping import Housekeeping
 from kubelet_py.node.network import NodeNetwork
+from kubelet_py.node.network_keeper import NetworkKeeper, first_subnet
+from kubelet_py.node.qos import QosCgroups
 from kubelet_py.node.registrar import Registrar
 from kubelet_py.paths import NodePaths
+from kubelet_py.pods.admission import Gate
 from kubelet_py.pods.containers import ContainerStarter
 from kubelet_py.pods.context import NodeFacts, ObjectSource, TokenSource
-from kubelet_py.pods.image_puller import ImagePuller
-from kubelet_py.pods.model import Object, every_container
+from kubelet_py.pods.events import PodEvents
+from kubelet_py.pods.image_puller import ImagePuller, fetch_with_credentials
+from kubelet_py.pods.model import Object
 from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.pod_manager import PodManager
 from kubelet_py.pods.prober import Prober
+from kubelet_py.pods.record import Parts
 from kubelet_py.pods.sandboxes import Sandboxes
 from kubelet_py.pods.static_pods import StaticPods
 from kubelet_py.pods.status_manager import NullStatusManager, StatusManager
-from kubelet_py.pods.sync_pod import Parts, PodSyncer
+from kubelet_py.pods.sync_pod import PodSyncer
 from kubelet_py.pods.workers import PodWorkers
 from kubelet_py.volumes.manager import VolumeManager
 from runtime import cgroups
@@ -58,7 +63,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("agent")
 
 TICK = 1.0
-REFRESH_SECONDS = 10.0
 ORPHAN_SECONDS = 30.0
 SWITCH_INTERVAL = 0.0005  # seconds a thread may keep the interpreter while another waits
 
@@ -71,10 +75,6 @@ class Agent:
         self._config = options.config
         self._paths = NodePaths(options.root)
         self._stopping = threading.Event()
-        self._network_up = threading.Event()
-        self._network_lock = threading.Lock()
-        self._cidr = ""
-        self._problem = "cni plugin not initialized"
         self._sentence = ""
         self._refreshed = self._looked = time.monotonic()
         self._cgroups = cgroups.detect()
@@ -105,29 +105,43 @@ class Agent:
 
     def _build(self) -> None:
         client, paths, config = self._client, self._paths, self._config
-        self._network = NodeNetwork(paths, self._options.cni_bin_dirs)
+        network = NodeNetwork(paths, self._options.cni_bin_dirs)
+        self._network = NetworkKeeper(network, config, self._on_network)
         self._images = ImageStore(paths.images)
-        self._recorder = EventRecorder(client, "kubelet", self._options.node_name) if client else None
         self._workers = PodWorkers(lambda uid: self._syncer.sync(uid))
         self._manager = PodManager(client, self._workers.wake, self._node_uid)
+        recorder = EventRecorder(client, "kubelet", self._options.node_name) if client else None
+        self._events = PodEvents(recorder, self._manager.mirror)
         self._statuses = StatusManager(client) if client else NullStatusManager()
         self._volumes = VolumeManager(paths.pods)
         self._sandboxes = Sandboxes(
             service=self._runtime,
             cgroups=self._cgroups,
-            invoker=self._network.invoker,
+            invoker=network.invoker,
             paths=paths,
             config=config,
             facts=self._node,
+            event=self._events.tell,
         )
         self._pleg = Pleg(self._runtime, self._sandboxes.ips, self._workers.wake)
-        self._prober = Prober(self._runtime, changed=self._workers.wake, tell=self._probe_event)
+        self._prober = Prober(self._runtime, changed=self._workers.wake, tell=self._events.tell_of_probe)
         self._services = Informer(client, SERVICES) if client else None
         self._server: KubeletServer | None = None
         self._pods: Informer | None = None
         self._registrar: Registrar | None = None
         self._node_informer: Informer | None = None
-        objects, tokens, puller = ObjectSource(client), TokenSource(client), ImagePuller(self._images)
+        objects, tokens = ObjectSource(client), TokenSource(client)
+        fetch = partial(fetch_with_credentials, hosts_dir=paths.config / "registries")
+        puller = ImagePuller(self._images, self._workers.wake, fetch=fetch)
+        self._housekeeping = Housekeeping(
+            config,
+            paths,
+            self._images,
+            self._runtime,
+            node_name=self._options.node_name,
+            recorder=recorder,
+        )
+        self._qos = QosCgroups(self._cgroups, paths.cgroup_root)
         starter = ContainerStarter(
             paths=paths,
             config=config,
@@ -138,7 +152,7 @@ class Agent:
             kernel=LinuxKernel(),
             services=self._list_services,
             node=self._node,
-            event=self._event,
+            event=self._events.tell,
         )
         parts = Parts(
             runtime=self._runtime,
@@ -151,8 +165,15 @@ class Agent:
             statuses=self._statuses,
             objects=objects,
             tokens=tokens,
+            gate=Gate(
+                records=self._manager.records,
+                held=self._pleg.uids,
+                node=self._node_object,
+                allocatable=self._node.allocatable,
+                burstable=self._qos.set_burstable,
+            ),
             node=self._node,
-            event=self._event,
+            event=self._events.tell,
             client=client,
             cgroup_root=paths.cgroup_root,
             mirror=self._manager.mirror,
@@ -167,7 +188,7 @@ class Agent:
 
     def run(self) -> None:
         """Start every part, then look after the node until `stop`."""
-        self._make_qos_cgroups()
+        self._qos.make()
         self._statuses.start()
         self._workers.start()
         self._pleg.start()
@@ -176,7 +197,7 @@ class Agent:
         if self._client is not None:
             self._start_api(self._client)
         else:
-            self._bring_network_up(self._config.pod_cidr or first_subnet(self._config.cluster_cidr))
+            self._network.bring_up(self._config.pod_cidr or first_subnet(self._config.cluster_cidr))
         self._static.start()
         self._end_orphans()
         gc.collect()
@@ -206,7 +227,7 @@ class Agent:
         self._registrar = Registrar(
             client,
             name=name,
-            labels=node_status.labels(self._machine, name, self._config),
+            labels=self._labels(),
             config=self._config,
             report=self._report,
             on_node=self._on_node,
@@ -246,14 +267,9 @@ class Agent:
             cert_file=str(pki / "kubelet.crt"),
             key_file=str(pki / "kubelet.key"),
             client_ca_file=str(pki / "ca.crt"),
-            authorize=self._authorize,
+            authorize=NodeAuthorizer(self._client, self._options.node_name),
         )
         self._server.start()
-
-    def _make_qos_cgroups(self) -> None:
-        root = f"{self._paths.cgroup_root}/kubepods"
-        self._cgroups.create(f"{root}/burstable")
-        self._cgroups.create(f"{root}/besteffort", {"cpu": {"shares": 2}})
 
     # the loop
 
@@ -261,15 +277,16 @@ class Agent:
         """A look at the whole: refresh what has to be fresh; one sentence on how things are."""
         now = time.monotonic()
         records = self._manager.records()
-        if now - self._refreshed >= REFRESH_SECONDS:
+        if now - self._refreshed >= self._config.sync_frequency:
             self._refreshed = now
             for record in records:
                 self._syncer.refresh_volumes(record)
         if now - self._looked >= ORPHAN_SECONDS:
             self._looked = now
             self._end_orphans()
+        self._housekeeping.look()
         running = sum(1 for r in records if (r.status or {}).get("phase") == "Running")
-        problem = self._network_problem()
+        problem = self._network.problem()
         if problem is not None:
             return f"waiting for the network: {problem}"
         if self._client is not None and self._pods is not None and not self._pods.synced():
@@ -291,8 +308,6 @@ class Agent:
         except (NodeError, OSError) as error:
             log.warning("Failed to remove orphans error=%s", error)
 
-    # the network
-
     def _on_node_event(self, kind: str, new: Object, old: Object | None) -> None:
         if kind != "DELETED":
             self._on_node(new)
@@ -301,45 +316,30 @@ class Agent:
 
     def _on_node(self, node: Object) -> None:
         cidr = node["spec"].get("podCIDR") or self._config.pod_cidr
-        if cidr and cidr != self._cidr:
-            self._bring_network_up(cidr)
+        if cidr:
+            self._network.bring_up(cidr)
 
-    def _bring_network_up(self, cidr: str) -> None:
-        with self._network_lock:
-            if cidr == self._cidr:
-                return
-            try:
-                problems = self._network.start(
-                    python=sys.executable,
-                    pod_cidr=cidr,
-                    cluster_cidr=self._config.cluster_cidr,
-                    service_cidr=self._config.service_cidr,
-                )
-            except (CniError, OSError) as error:
-                self._problem = str(error)
-                log.warning("Failed to bring the network up error=%s", error)
-                threading.Timer(1.0, self._bring_network_up, (cidr,)).start()
-                return
-            self._cidr = cidr
-            for problem in problems:
-                log.warning("Went on without kernel setting problem=%s", problem)
-            log.info("Brought the network up pod_cidr=%s", cidr)
-            self._network_up.set()
+    def _on_network(self) -> None:
         if self._registrar is not None:
             self._registrar.refresh()
         for record in self._manager.records():
             self._workers.wake(record.uid)
-
-    def _network_problem(self) -> str | None:
-        if not self._network_up.is_set():
-            return self._problem
-        return self._network.invoker.ready()
 
     # the node
 
     def _node_uid(self) -> str:
         node = self._registrar.node() if self._registrar is not None else None
         return str(node["metadata"]["uid"]) if node is not None else ""
+
+    def _labels(self) -> dict[str, str]:
+        return node_status.labels(self._machine, self._options.node_name, self._config)
+
+    def _node_object(self) -> Object:
+        """The Node as the API has it; before it does, what it will be registered with."""
+        name = self._options.node_name
+        informed = self._node_informer.get(name) if self._node_informer is not None else None
+        registered = self._registrar.node() if self._registrar is not None else None
+        return informed or registered or {"metadata": {"name": name, "labels": self._labels()}, "spec": {}}
 
     def _report(self, now: float, node: Object) -> Object:
         addresses = [{"type": "InternalIP", "address": ip} for ip in self._node.ips]
@@ -353,7 +353,7 @@ class Agent:
             "images": node_status.images(self._images.list()),
             "conditions": node_status.conditions(
                 before,
-                network_problem=self._network_problem(),
+                network_problem=self._network.problem(),
                 degraded=self._cgroups.missing_features(),
                 now=now,
             ),
@@ -363,55 +363,6 @@ class Agent:
         if self._services is None:
             return []
         return self._services.list() if self._services.synced() else None
-
-    # words
-
-    def _event(self, pod: Object, container: str, kind: str, reason: str, message: str) -> None:
-        """An event about a pod, or about one of its containers."""
-        if self._recorder is None:
-            log.info("Event pod=%s reason=%s message=%s", pod["metadata"]["name"], reason, message)
-            return
-        where = None
-        if container:
-            init = any(c["name"] == container for c in pod["spec"].get("initContainers") or ())
-            known = any(c["name"] == container for c in every_container(pod))
-            field = "initContainers" if init else "containers"
-            where = f"spec.{field}{{{container}}}" if known else None
-        shown = self._manager.mirror(pod) or pod
-        self._recorder.event(shown, kind, reason, message, field_path=where)
-
-    def _probe_event(self, pod: Object, container: Object, kind: str, reason: str, message: str) -> None:
-        self._event(pod, container["name"], kind, reason, message)
-
-    def _authorize(self, user: str, groups: Sequence[str], verb: str, path: str) -> bool:
-        """Ask the API server whether a client may (nodes/proxy and its siblings)."""
-        from kubelet_py.server.app import subresource
-
-        if self._client is None:
-            return False
-        attributes = {
-            "verb": verb,
-            "resource": "nodes",
-            "subresource": subresource(path),
-            "name": self._options.node_name,
-        }
-        body = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SubjectAccessReview",
-            "spec": {"user": user, "groups": list(groups), "resourceAttributes": attributes},
-        }
-        try:
-            answer = self._client.create(SUBJECT_ACCESS_REVIEWS, body)
-        except ApiError as error:
-            log.warning("Failed to authorize user=%s path=%s error=%s", user, path, error)
-            return False
-        return bool((answer.get("status") or {}).get("allowed"))
-
-
-def first_subnet(cluster_cidr: str) -> str:
-    """The /24 that a node without an API server gives its pods."""
-    network = ipaddress.ip_network(cluster_cidr)
-    return str(next(network.subnets(new_prefix=max(24, network.prefixlen))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

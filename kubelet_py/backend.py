@@ -15,7 +15,7 @@ from pathlib import Path
 from kubelet_py.pods.model import ContainerView, Object, every_container, host_network
 from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.pod_manager import PodManager
-from kubelet_py.pods.sync_pod import PodRecord
+from kubelet_py.pods.record import PodRecord
 from runtime.service import RuntimeService
 from runtime.streams import Stream
 

@@ -6,6 +6,7 @@
     ├── VolumeError            a volume that cannot be set up (the pod waits, event FailedMount)
     ├── SandboxError           the pod's namespaces or network failed (event FailedCreatePodSandBox)
     └── ContainerError         one container cannot start; `reason` is what the API shows
+        ├── ImagePulling       nothing is wrong: the pod is woken when its image is here
         ├── ImageError         ErrImagePull, ImagePullBackOff, InvalidImageName, ErrImageNeverPull
         ├── ContainerConfigError   CreateContainerConfigError
         ├── CreateContainerError
@@ -46,6 +47,10 @@ class ContainerError(NodeError):
         super().__init__(message)
         if reason is not None:
             self.reason = reason
+
+
+class ImagePulling(ContainerError):
+    """The image is on its way; its container goes on waiting as before."""
 
 
 class ImageError(ContainerError):

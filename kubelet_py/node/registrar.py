@@ -1,7 +1,8 @@
 """Keeps the Node object and its Lease: registers, reports, renews. Source: upstream's kubelet_node_status.go.
 
-The Lease is the heartbeat (every 10 s, small); the Node's status is sent when it changes, and every five
-minutes in any case. A node that is deleted from the API while its agent runs registers again.
+The Lease is the heartbeat (small, renewed each quarter of its duration); the Node's status is sent when it
+changes, and every five minutes in any case. A node that is deleted from the API while its agent runs
+registers again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from kubelet_py.pods.model import Object
 log = logging.getLogger(__name__)
 
 LEASE_NAMESPACE = "kube-node-lease"
-RENEW_SECONDS = 10.0
+RENEW_SHARE = 0.25  # of the lease's duration, as upstream
 RETRY_FIRST, RETRY_LONGEST = 0.05, 5.0
 
 
@@ -135,7 +136,7 @@ class Registrar:
     def _keep_lease(self) -> None:
         lease: Object | None = None
         while not self._stopping.is_set():
-            wait = RENEW_SECONDS
+            wait = RENEW_SHARE * self._config.node_lease_duration_seconds
             try:
                 lease = self._renew(lease)
             except (Conflict, NotFound, AlreadyExists):

@@ -251,10 +251,9 @@ def _sidecar(decision: _Decision, container: Object, current: ContainerView | No
     """Keep a restartable init container going; True once it has started."""
     name = container["name"]
     if current is not None and current.state == "RUNNING":
+        # One that is killed is not started in the same breath: its exit wakes the worker again.
         kept = decision.check_running(container, current)
         decision.kept -= int(kept)  # a sidecar alone does not keep a pod alive
-        if not kept:
-            decision.starts.append(Start(name, current.attempt + 1, current.started_at, True))
         return kept and decision.health.get(name, NO_HEALTH).started
     decision.start(name, init=True)
     return False

@@ -57,6 +57,7 @@ class Facts:
     resources: Mapping[str, Any]
     oom_score_adj: int
     hostname: str
+    shm: str  # the folder behind /dev/shm: the pod's, or the host's with hostIPC
     seccomp_default: bool = True
     localhost_seccomp: Mapping[str, Any] | None = None
     devices: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
@@ -101,7 +102,7 @@ def oci_spec(pod: Object, container: Object, facts: Facts) -> dict[str, Any]:
         "ociVersion": OCI_VERSION,
         "root": {"path": "rootfs", "readonly": bool(context.get("readOnlyRootFilesystem"))},
         "process": process,
-        "mounts": [*_system_mounts(privileged), *(_bind(mount) for mount in _ordered(facts.mounts))],
+        "mounts": [*_system_mounts(privileged, facts.shm), *map(_bind, _ordered(facts.mounts))],
         "linux": linux,
     }
 
@@ -119,7 +120,7 @@ def _environment(container: Object, facts: Facts) -> list[str]:
     return [f"{name}={value}" for name, value in values.items()]
 
 
-def _system_mounts(privileged: bool) -> list[dict[str, Any]]:
+def _system_mounts(privileged: bool, shm: str) -> list[dict[str, Any]]:
     sys_options = ["nosuid", "noexec", "nodev", "rw" if privileged else "ro"]
     mounts = [
         _mount("/proc", "proc", "proc", "nosuid", "noexec", "nodev"),
@@ -136,7 +137,7 @@ def _system_mounts(privileged: bool) -> list[dict[str, Any]]:
             "gid=5",
         ),
         _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
-        _mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", f"size={SHM_BYTES}"),
+        _mount("/dev/shm", "bind", shm, "bind", "nosuid", "noexec", "nodev", "rw"),
     ]
     # The sysfs shows the network namespace of the thread that mounts it: the pod's, or the host's with
     # hostNetwork. Never the host's own tree: its cgroups are mounts below it, which no option of the upper

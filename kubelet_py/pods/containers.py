@@ -34,6 +34,7 @@ from kubelet_py.pods.model import (
     LABEL_POD_NAMESPACE,
     LABEL_POD_UID,
     Object,
+    PodView,
     host_network,
     uid_of,
 )
@@ -85,14 +86,14 @@ class ContainerStarter:
         container: Object,
         start: Start,
         sandbox_id: str,
-        ips: tuple[str, ...],
+        view: PodView,
         volumes: dict[str, Path],
     ) -> str:
         """Image → description → create → start; its id. Raises ContainerError; events are told here."""
         name = container["name"]
         image = self._image(pod, container)
         try:
-            config = self.describe(pod, container, start.attempt, image, ips, volumes)
+            config = self.describe(pod, container, start.attempt, image, view.ips, volumes)
         except ContainerConfigError as error:
             self._event(pod, name, "Warning", "Failed", f"Error: {error}")
             raise
@@ -162,6 +163,7 @@ class ContainerStarter:
                 ),
                 oom_score_adj=resources.oom_score_adj(pod, container, node.memory_bytes),
                 hostname=files.hostname_of(pod, node.name),
+                shm=self._shm(pod),
                 seccomp_default=self._config.seccomp_default,
                 localhost_seccomp=self._localhost_profile(context),
             ),
@@ -193,6 +195,11 @@ class ContainerStarter:
                 ANNOTATION_MESSAGE_POLICY: container.get("terminationMessagePolicy") or "File",
             },
         )
+
+    def _shm(self, pod: Object) -> str:
+        if pod["spec"].get("hostIPC"):
+            return "/dev/shm"
+        return str(self._paths.pods / uid_of(pod) / files.SHM)
 
     def log_folder(self, pod: Object) -> Path:
         """`var/log/pods/<namespace>_<name>_<uid>`, as log collectors expect."""

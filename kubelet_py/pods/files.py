@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kubelet_py.pods.container_spec import Mount
-from kubelet_py.pods.model import Object
+from kubelet_py.pods.model import Object, full_name
 
 MOST_SEARCHES = 32
+SHM = "shm"  # the pod's shared memory, a tmpfs in its folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,25 @@ def hosts_text(pod: Object, ips: Sequence[str], hostname: str, host_text: str | 
     return "\n".join(lines) + "\n"
 
 
+def dns_policy(pod: Object) -> str:
+    """What dnsPolicy comes to: ClusterFirst does not hold on the host's network."""
+    policy = str(pod["spec"].get("dnsPolicy", "ClusterFirst"))
+    return "Default" if policy == "ClusterFirst" and pod["spec"].get("hostNetwork") else policy
+
+
+def missing_cluster_dns(pod: Object, defaults: DnsDefaults) -> str | None:
+    """The warning that a pod's names are not the cluster's, because the node knows no cluster DNS."""
+    if defaults.cluster_dns or not dns_policy(pod).startswith("ClusterFirst"):
+        return None
+    return (
+        f'pod: "{full_name(pod)}". kubelet does not have ClusterDNS IP configured and cannot create Pod '
+        'using "ClusterFirst" policy. Falling back to "Default" policy.'
+    )
+
+
 def resolv_text(pod: Object, defaults: DnsDefaults) -> str:
     """/etc/resolv.conf by dnsPolicy; without a cluster DNS, ClusterFirst is the node's own, as upstream."""
-    policy = pod["spec"].get("dnsPolicy", "ClusterFirst")
-    host_network = bool(pod["spec"].get("hostNetwork"))
-    if policy == "ClusterFirst" and host_network:
-        policy = "Default"
+    policy = dns_policy(pod)
     clustered = policy in ("ClusterFirst", "ClusterFirstWithHostNet") and defaults.cluster_dns
     servers, searches, options = parse_resolv("" if policy == "None" else defaults.node_text)
     if clustered:

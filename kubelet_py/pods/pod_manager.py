@@ -24,7 +24,7 @@ from kubelet_py.pods.model import (
     is_static,
     uid_of,
 )
-from kubelet_py.pods.sync_pod import PodRecord
+from kubelet_py.pods.record import PodRecord
 from kubelet_py.volumes.manager import VolumeManager
 from runtime.values import Sandbox
 
@@ -101,6 +101,8 @@ class PodManager:
                 record = self._records[uid] = PodRecord(new, self._clock())
             record.pod = new
             record.gone = record.gone or kind == "DELETED"
+        if record.ends:
+            record.nudge.set()
         self._wake(uid)
 
     def _on_mirror(self, kind: str, mirror: Object) -> None:
@@ -125,6 +127,7 @@ class PodManager:
             for uid, record in self._records.items():
                 if is_static(record.pod) and uid not in pods:
                     record.gone = True
+                    record.nudge.set()
             for uid, pod in pods.items():
                 known = self._records.get(uid)
                 if known is None or known.gone:

@@ -62,6 +62,7 @@ class _Watched:
     view: ContainerView
     ip: str
     states: dict[str, ProbeState] = field(default_factory=dict)
+    ending: bool = False
 
     def health(self) -> Health:
         startup, readiness = self.states.get("startup"), self.states.get("readiness")
@@ -120,6 +121,17 @@ class Prober:
                 del self._watched[key]
             self._condition.notify()
 
+    def terminate(self, pod: Object, view: PodView) -> None:
+        """The pod ends: only its readiness is still of interest (upstream: StopLivenessAndStartup)."""
+        with self._condition:
+            if all(w.pod["metadata"]["uid"] != pod["metadata"]["uid"] for w in self._watched.values()):
+                return
+        self.update(pod, view)
+        with self._condition:
+            for watched in self._watched.values():
+                if watched.pod["metadata"]["uid"] == pod["metadata"]["uid"]:
+                    watched.ending = True
+
     def forget(self, uid: str) -> None:
         with self._condition:
             for key in [k for k, w in self._watched.items() if w.pod["metadata"]["uid"] == uid]:
@@ -160,7 +172,7 @@ class Prober:
                     return
                 _, _, container_id, kind = heapq.heappop(self._calendar)
                 watched = self._watched.get(container_id)
-                if watched is None or kind not in watched.states:
+                if watched is None or (watched.ending and kind != "readiness"):
                     continue
                 startup = watched.states.get("startup")
                 held = kind != "startup" and startup is not None and not startup.passed
@@ -180,7 +192,7 @@ class Prober:
             log.exception("Failed to probe container=%s", watched.view.id[:12])
             outcome = Outcome(False, str(error))
         with self._condition:
-            if self._watched.get(watched.view.id) is not watched:
+            if self._watched.get(watched.view.id) is not watched or (watched.ending and kind != "readiness"):
                 return
             changed = state.record(outcome.success)
             over = kind == "startup" and state.passed

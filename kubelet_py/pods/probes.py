@@ -1,4 +1,4 @@
-"""One look at a container: exec, httpGet or tcpSocket. Outcomes carry upstream's texts."""
+"""One look at a container: exec, httpGet, tcpSocket or grpc. Outcomes carry upstream's texts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kubelet_py.pods import grpc_health
 from kubelet_py.pods.model import Object
 from runtime.errors import RuntimeFailure
 from runtime.service import RuntimeService
@@ -31,6 +32,8 @@ def run(service: RuntimeService, probe: Object, container: Object, container_id:
         return http_get(probe["httpGet"], container, ip, timeout)
     if "tcpSocket" in probe:
         return tcp_socket(probe["tcpSocket"], container, ip, timeout)
+    if "grpc" in probe:
+        return grpc(probe["grpc"], ip, timeout)
     return Outcome(False, "probe has no handler that this node knows")
 
 
@@ -88,6 +91,15 @@ def tcp_socket(action: Mapping[str, Any], container: Object, ip: str, timeout: f
     except OSError as error:
         reason = error.strerror or str(error)
         return Outcome(False, f"dial tcp {action.get('host') or ip}:{action['port']}: {reason}")
+
+
+def grpc(action: Mapping[str, Any], ip: str, timeout: float) -> Outcome:
+    """Success is SERVING from the standard health service."""
+    try:
+        grpc_health.check(ip, int(action["port"]), action.get("service") or "", timeout)
+    except grpc_health.CheckFailed as error:
+        return Outcome(False, str(error))
+    return Outcome(True)
 
 
 def port_number(port: int | str, container: Object) -> int:

@@ -1,4 +1,5 @@
-"""A pod's sandbox: its cgroup, its namespaces held by pause, its place in the network, our files for it.
+"""A pod's sandbox: its cgroup, its namespaces held by pause, its place in the network, our files for it, and
+the shared memory that its containers have in common (as containerd's /dev/shm of a sandbox).
 
 `create` does all of it or nothing; `remove` undoes it in reverse. The addresses are written down beside the
 pod, so that an agent that adopts the pod knows them without asking the plugins.
@@ -14,9 +15,11 @@ from pathlib import Path
 from cni.errors import CniError
 from cni.invoke import Invoker
 from kubelet_py.config import Config
-from kubelet_py.errors import SandboxError
+from kubelet_py.errors import SandboxError, VolumeError
 from kubelet_py.paths import NodePaths
 from kubelet_py.pods import files, resources, security
+from kubelet_py.pods.container_spec import SHM_BYTES
+from kubelet_py.pods.containers import Event
 from kubelet_py.pods.context import NodeFacts
 from kubelet_py.pods.model import (
     ANNOTATION_CONFIG_SOURCE,
@@ -29,6 +32,7 @@ from kubelet_py.pods.model import (
     host_network,
     init_containers,
 )
+from kubelet_py.volumes import mounting
 from runtime.cgroups import CgroupDriver
 from runtime.errors import RuntimeFailure
 from runtime.service import RuntimeService
@@ -49,6 +53,7 @@ class Sandboxes:
         paths: NodePaths,
         config: Config,
         facts: NodeFacts,
+        event: Event,
     ) -> None:
         self._service = service
         self._cgroups = cgroups
@@ -56,6 +61,7 @@ class Sandboxes:
         self._paths = paths
         self._config = config
         self._facts = facts
+        self._event = event
         self._ips: dict[str, tuple[str, ...]] = {}
 
     def ips(self, sandbox_id: str) -> tuple[str, ...]:
@@ -86,7 +92,11 @@ class Sandboxes:
             addresses = () if host_network(pod) else self._attach(pod, sandbox.id, sandbox.netns)
             self._write_files(pod, addresses)
             self._write_ips(metadata["uid"], sandbox.id, addresses)
-        except (CniError, OSError) as error:
+            if not pod["spec"].get("hostIPC"):
+                self._share_memory(metadata["uid"])
+        except (CniError, OSError, VolumeError) as error:
+            if not host_network(pod):
+                self._detach(sandbox.id, sandbox.netns)  # a half-made attachment holds an address
             self._service.remove_pod_sandbox(sandbox.id)
             raise SandboxError(
                 f'failed to setup network for sandbox "{sandbox.id}": plugin failed: {error}'
@@ -148,14 +158,23 @@ class Sandboxes:
         node_hosts = Path("/etc/hosts").read_text() if host_network(pod) else None
         resolv = Path(self._config.resolv_conf)
         defaults = files.DnsDefaults(
-            resolv.read_text() if resolv.exists() else "",
+            resolv.read_text() if self._config.resolv_conf and resolv.exists() else "",
             self._config.cluster_dns,
             self._config.cluster_domain,
         )
+        warning = files.missing_cluster_dns(pod, defaults)
+        if warning is not None:
+            self._event(pod, "", "Warning", "MissingClusterDNS", warning)
         files.write(folder / "hostname", hostname + "\n")
         files.write(folder / "resolv.conf", files.resolv_text(pod, defaults))
         hosts = files.hosts_text(pod, addresses, hostname, node_hosts, self._config.cluster_domain)
         files.write(folder / "etc-hosts", hosts)
+
+    def _share_memory(self, uid: str) -> None:
+        """One tmpfs for the pod, at most 64 MiB; `stop` takes it away."""
+        folder = self._paths.pods / uid / files.SHM
+        folder.mkdir(exist_ok=True)
+        mounting.mount_tmpfs(folder, size=SHM_BYTES, mode=0o1777, execute=False)
 
     def _write_ips(self, uid: str, sandbox_id: str, addresses: tuple[str, ...]) -> None:
         (self._paths.pods / uid / f"sandbox-{sandbox_id}.json").write_text(json.dumps({"ips": addresses}))
@@ -178,6 +197,10 @@ class Sandboxes:
             if not before and not sandbox.host_network:
                 self._detach(sandbox.id, None)
             self._ips.pop(sandbox.id, None)
+        try:
+            mounting.unmount(self._paths.pods / view.uid / files.SHM)
+        except VolumeError as error:
+            log.warning("Failed to remove shared memory pod_uid=%s error=%s", view.uid, error)
 
     def _detach(self, sandbox_id: str, netns: str | None) -> None:
         try:

@@ -55,9 +55,15 @@ def generate(pod: Object, view: PodView, situation: Situation) -> Object:
         _container_status(pod, view, c, situation, "ephemeralContainerStatuses")
         for c in ephemeral_containers(pod)
     ]
-    status["phase"] = _final_phase(pod, old, situation, phase(pod, init, main, situation.finished))
-    if situation.failure is not None:
+    status["phase"] = _final_phase(old, view, situation, phase(pod, init, main, situation.finished))
+    if status["phase"] == "Failed" and situation.failure is not None:
         status |= {"reason": situation.failure.reason, "message": situation.failure.message}
+    elif old.get("phase") == "Failed":
+        status |= {key: old[key] for key in ("reason", "message") if key in old}
+    if status["phase"] == "Failed" and not view.containers and not old.get("containerStatuses"):
+        # Refused at the door (now, or by an earlier agent): there is nothing else to tell of it.
+        start = old.get("startTime") or timestamp(situation.started_at)
+        return status | {"startTime": start, "qosClass": old.get("qosClass") or resources.qos_class(pod)}
     status["conditions"] = _conditions(pod, view, status["phase"], init, main, situation)
     if situation.host_ips:
         status["hostIP"] = situation.host_ips[0]
@@ -78,11 +84,15 @@ def generate(pod: Object, view: PodView, situation: Situation) -> Object:
     return status
 
 
-def _final_phase(pod: Object, old: Object, situation: Situation, computed: str) -> str:
-    """A pod that is over stays over; one that the node ended has failed."""
+def _final_phase(old: Object, view: PodView, situation: Situation, computed: str) -> str:
+    """A pod that is over stays over; one that the node ended has failed; neither while something runs."""
     if old.get("phase") in ("Succeeded", "Failed"):
         return str(old["phase"])
-    return "Failed" if situation.failure is not None else computed
+    if situation.failure is not None:
+        computed = "Failed"
+    if computed in ("Succeeded", "Failed") and any(c.state == "RUNNING" for c in view.containers):
+        return str(old.get("phase") or "Pending")
+    return computed
 
 
 def phase(pod: Object, init: Iterable[Object], main: Iterable[Object], finished: bool) -> str:
@@ -147,7 +157,8 @@ def _container_status(
     elif old is not None and latest.attempt > 0 and int(old.get("restartCount", 0)) == latest.attempt:
         entry["lastState"] = dict(old.get("lastState") or {})
     reason = situation.waiting.get(name)
-    if latest.state == "EXITED" and reason is not None and _comes_back(pod, container, latest, key):
+    comes_back = situation.failure is None and _comes_back(pod, container, latest, key)
+    if latest.state == "EXITED" and reason is not None and comes_back:
         entry["lastState"] = entry["state"]
         entry["state"] = {"waiting": _waiting(reason)}
     elif latest.state in ("CREATED", "UNKNOWN"):

@@ -13,6 +13,7 @@ from pathlib import Path
 from kubelet_py.errors import VolumeError
 from kubelet_py.pods.container_spec import PROPAGATION, Mount
 from kubelet_py.pods.environment import expand
+from kubelet_py.pods.files import SHM
 from kubelet_py.pods.model import Object
 from kubelet_py.volumes import (
     atomic_writer,
@@ -110,6 +111,7 @@ class VolumeManager:
         folder = self._pods / uid
         if not folder.is_dir():
             return
+        mounting.unmount(folder / SHM)  # its sandbox took it away, unless no agent was there to do so
         for bound in (folder / SUBPATHS).glob("*/*/*"):
             mounting.unmount(bound)
         for kind in (folder / "volumes").glob("kubernetes.io~*"):

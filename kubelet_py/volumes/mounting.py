@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kubelet_py.errors import VolumeError
 
-MS_NOSUID, MS_NODEV, MS_BIND = 2, 4, 4096
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND = 2, 4, 8, 4096
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 
 
@@ -20,13 +20,15 @@ def is_mounted(folder: Path) -> bool:
         return any(line.split()[4].encode().decode("unicode_escape") == wanted for line in file)
 
 
-def mount_tmpfs(folder: Path, *, size: int | None = None, mode: int = 0o755) -> None:
+def mount_tmpfs(
+    folder: Path, *, size: int | None = None, mode: int = 0o755, execute: bool = True
+) -> None:
     """Mount a tmpfs unless one is there; `size` in bytes."""
     if is_mounted(folder):
         return
     options = f"mode={mode:o}" + (f",size={size}" if size else "")
     libc = ctypes.CDLL(None, use_errno=True)
-    flags = MS_NOSUID | MS_NODEV
+    flags = MS_NOSUID | MS_NODEV | (0 if execute else MS_NOEXEC)
     if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", ctypes.c_ulong(flags), options.encode()) != 0:
         code = ctypes.get_errno()
         raise VolumeError(f"Could not mount tmpfs on {folder}: {errno.errorcode.get(code, code)}")

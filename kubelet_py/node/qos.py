@@ -1,0 +1,41 @@
+"""The cgroups above the pods': one for Burstable pods and one for BestEffort, with their weights.
+
+Source: upstream's qos_container_manager_linux.go: Burstable has the shares of all its pods' requests
+together, BestEffort always the least there is. Guaranteed pods lie beside the two.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from kubelet_py.pods.resources import MIN_SHARES, shares
+from runtime.cgroups import CgroupDriver
+from runtime.errors import CgroupError
+
+log = logging.getLogger(__name__)
+
+
+class QosCgroups:
+    def __init__(self, driver: CgroupDriver, root: str) -> None:
+        self._driver = driver
+        self._burstable = f"{root}/kubepods/burstable"
+        self._best_effort = f"{root}/kubepods/besteffort"
+        self._shares = 0
+
+    def make(self) -> None:
+        """Create both. Raises CgroupError."""
+        self._driver.create(self._best_effort).update({"cpu": {"shares": MIN_SHARES}})
+        self._driver.create(self._burstable)
+        self.set_burstable(0)
+
+    def set_burstable(self, milli_cpu: int) -> None:
+        """Give the Burstable pods the shares of `milli_cpu`; written only when they change."""
+        wanted = shares(milli_cpu)
+        if wanted == self._shares:
+            return
+        try:
+            self._driver.open(self._burstable).update({"cpu": {"shares": wanted}})
+        except CgroupError as error:
+            log.warning("Failed to weigh cgroup path=%s error=%s", self._burstable, error)
+            return
+        self._shares = wanted

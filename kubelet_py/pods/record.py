@@ -1,0 +1,74 @@
+"""What the agent remembers of one pod, and the parts that everything done to a pod works with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kubeclient.rest import RestClient
+from kubelet_py.pods.admission import Gate, Requests
+from kubelet_py.pods.backoff import BackoffEntry
+from kubelet_py.pods.containers import ContainerStarter, Event
+from kubelet_py.pods.context import NodeFacts, ObjectSource, TokenSource
+from kubelet_py.pods.image_puller import ImagePuller
+from kubelet_py.pods.model import Object, Waiting
+from kubelet_py.pods.pleg import Pleg
+from kubelet_py.pods.prober import Prober
+from kubelet_py.pods.sandboxes import Sandboxes
+from kubelet_py.pods.status_manager import StatusManager
+from kubelet_py.volumes.manager import VolumeManager
+from runtime.service import RuntimeService
+
+
+@dataclass(slots=True)
+class PodRecord:
+    """One pod of this node, with what only the agent remembers. Its worker alone changes it, but for
+    `pod`, `gone` and `requests`."""
+
+    pod: Object
+    seen_at: float
+    gone: bool = False  # the API (or the manifest folder) has it no more
+    finished: bool = False  # phase Succeeded or Failed: never runs again
+    cleaned: bool = False  # and what it held was given back
+    deleted: bool = False  # everything is gone, the record too
+    requests: Requests | None = None  # what it takes of the node, once it was let in
+    failure: Waiting | None = None  # why the node ended it
+    volumes: dict[str, Path] | None = None
+    waiting: dict[str, Waiting] = field(default_factory=dict)
+    backoffs: dict[str, BackoffEntry] = field(default_factory=dict)
+    status: Object | None = None  # what was last said of it
+    ending_since: float | None = None
+    kill_at: float | None = None  # epoch second at which what still runs is killed
+    nudge: threading.Event = field(default_factory=threading.Event)  # wakes a worker that waits for a hook
+
+    @property
+    def uid(self) -> str:
+        return str(self.pod["metadata"]["uid"])
+
+    @property
+    def ends(self) -> bool:
+        return self.gone or bool(self.pod["metadata"].get("deletionTimestamp"))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the syncer works with."""
+
+    runtime: RuntimeService
+    sandboxes: Sandboxes
+    volumes: VolumeManager
+    starter: ContainerStarter
+    pleg: Pleg
+    prober: Prober
+    puller: ImagePuller
+    statuses: StatusManager
+    objects: ObjectSource
+    tokens: TokenSource
+    gate: Gate
+    node: NodeFacts
+    event: Event
+    client: RestClient | None
+    cgroup_root: str
+    mirror: Callable[[Object], Object | None]  # a static pod's image in the API

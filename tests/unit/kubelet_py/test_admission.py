@@ -1,0 +1,129 @@
+"""Which pods the node refuses, with upstream's words, and that two cannot both take the last place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pods_in_words import NOW, pod
+
+from kubelet_py.pods.admission import Gate, refusal, requests
+from kubelet_py.pods.model import Object, Waiting
+from kubelet_py.pods.record import PodRecord
+
+NODE: Object = {
+    "metadata": {"name": "n1", "labels": {"disk": "ssd", "size": "4"}},
+    "spec": {"taints": [{"key": "gone", "effect": "NoExecute"}, {"key": "soft", "effect": "NoSchedule"}]},
+}
+FREE = {"cpu": "2", "memory": "1Gi", "ephemeral-storage": "1Gi", "pods": "3"}
+ANYWHERE = {"tolerations": [{"operator": "Exists"}]}
+PORTS = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
+AFFINITY = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
+REFUSED = Waiting("NodeAffinity", AFFINITY)
+ELSEWHERE = [{"key": "other", "operator": "Exists"}]
+TAINTS = "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"
+
+
+def asking(**amounts: str) -> Object:
+    body = pod(**ANYWHERE)
+    body["spec"]["containers"][0]["resources"] = {"requests": amounts}
+    return body
+
+
+def listening(port: int, **more: Any) -> Object:
+    body = pod(**ANYWHERE)
+    body["spec"]["containers"][0]["ports"] = [{"hostPort": port, "containerPort": 80, **more}]
+    return body
+
+
+def affine(operator: str, key: str = "disk", *values: str) -> Object:
+    term = {"matchExpressions": [{"key": key, "operator": operator, "values": list(values)}]}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
+    return pod(affinity={"nodeAffinity": required}, **ANYWHERE)
+
+
+def insufficient(name: str, wanted: int, used: int, capacity: int) -> Waiting:
+    numbers = f"requested: {wanted}, used: {used}, capacity: {capacity}"
+    return Waiting(f"OutOf{name}", f"Node didn't have enough resource: {name}, {numbers}")
+
+
+CASES: list[tuple[str, Object, list[Object], Waiting | None]] = [
+    ("an empty node takes it", pod(**ANYWHERE), [], None),
+    ("all of the cpu", asking(cpu="2"), [], None),
+    ("cpu and a bit", asking(cpu="2001m"), [], insufficient("cpu", 2001, 0, 2000)),
+    ("cpu beside others", asking(cpu="1"), [asking(cpu="1500m")], insufficient("cpu", 1000, 1500, 2000)),
+    ("no cpu on a full node", pod(**ANYWHERE), [asking(cpu="2")], None),
+    ("memory", asking(memory="2Gi"), [], insufficient("memory", 2 << 30, 0, 1 << 30)),
+    ("the disk", asking(**{"ephemeral-storage": "2Gi"}), [],
+     insufficient("ephemeral-storage", 2 << 30, 0, 1 << 30)),
+    ("a resource that nobody here counts", asking(**{"example.com/gpu": "1"}), [], None),
+    ("pods before all else", asking(cpu="9"), [pod()] * 3, insufficient("pods", 1, 3, 3)),
+    ("a free port", listening(80), [listening(81)], None),
+    ("a taken port", listening(80), [listening(80)], Waiting("NodePorts", PORTS)),
+    ("another protocol", listening(80), [listening(80, protocol="UDP")], None),
+    ("other addresses", listening(80, hostIP="10.0.0.1"), [listening(80, hostIP="10.0.0.2")], None),
+    ("any address", listening(80, hostIP="10.0.0.1"), [listening(80)], Waiting("NodePorts", PORTS)),
+    ("its selector", pod(nodeSelector={"disk": "ssd"}, **ANYWHERE), [], None),
+    ("not its selector", pod(nodeSelector={"disk": "hdd"}, **ANYWHERE), [], REFUSED),
+    ("In", affine("In", "disk", "ssd", "x"), [], None),
+    ("not In", affine("In", "disk", "x"), [], REFUSED),
+    ("NotIn", affine("NotIn", "disk", "ssd"), [], REFUSED),
+    ("Exists", affine("Exists", "nothing"), [], REFUSED),
+    ("DoesNotExist", affine("DoesNotExist", "nothing"), [], None),
+    ("Gt", affine("Gt", "size", "3"), [], None),
+    ("Lt", affine("Lt", "size", "4"), [], REFUSED),
+    ("Gt of what is no number", affine("Gt", "disk", "3"), [], REFUSED),
+    ("a NoExecute taint", pod(), [], Waiting("TaintToleration", TAINTS)),
+    ("tolerated by key", pod(tolerations=[{"key": "gone", "effect": "NoExecute"}]), [], None),
+    ("tolerated elsewhere", pod(tolerations=ELSEWHERE), [], Waiting("TaintToleration", TAINTS)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "body", "others", "wanted"), CASES, ids=[case[0] for case in CASES])
+def test_refusals(name: str, body: Object, others: list[Object], wanted: Waiting | None) -> None:
+    taken = [requests(other) for other in others]
+    assert refusal(body, requests(body), taken, NODE, FREE) == wanted
+
+
+def test_requests_are_the_sum_or_the_largest_init_container_with_the_sidecars() -> None:
+    body = pod("a", "b", init=["i", {"name": "s", "restartPolicy": "Always"}, "late"])
+    sizes = {"a": "100m", "b": "200m", "i": "1", "s": "50m", "late": "300m"}
+    for container in body["spec"]["containers"] + body["spec"]["initContainers"]:
+        container["resources"] = {"requests": {"cpu": sizes[container["name"]]}}
+    assert requests(body).amounts == {"cpu": 1000}, "the first init container runs before the sidecar"
+    body["spec"]["initContainers"][0]["resources"] = {}
+    assert requests(body).amounts == {"cpu": 350}, "the main containers or the late one, with the sidecar"
+    body["spec"]["overhead"] = {"cpu": "10m"}
+    assert requests(body).amounts == {"cpu": 360}
+
+
+def test_limits_stand_in_for_requests() -> None:
+    body = pod()
+    body["spec"]["containers"][0]["resources"] = {"limits": {"cpu": "1"}, "requests": {"memory": "1Mi"}}
+    assert requests(body).amounts == {"cpu": 1000, "memory": 1 << 20}
+
+
+def record(name: str, body: Object) -> PodRecord:
+    body = {**body, "metadata": {**body["metadata"], "name": name, "uid": name}}
+    return PodRecord(body, NOW)
+
+
+def test_the_gate_counts_those_inside_and_says_what_burstable_pods_ask_for() -> None:
+    told: list[int] = []
+    old, first, second = (record(name, asking(cpu="800m")) for name in ("old", "first", "second"))
+    records = [old, first, second]
+    gate = Gate(
+        records=lambda: records,
+        held=lambda: {"old"},
+        node=lambda: NODE,
+        allocatable=FREE,
+        burstable=told.append,
+    )
+    assert gate.admit(first) is None, "beside what the runtime already holds"
+    refused = gate.admit(second)
+    assert refused is not None and refused.message.endswith("requested: 800, used: 1600, capacity: 2000")
+    assert gate.admit(old) is None, "it runs already: it stays, whatever the numbers say"
+    first.finished = True
+    gate.released(first)
+    assert gate.admit(second) is None, "the place is free again"
+    assert told == [1600, 800, 1600]
