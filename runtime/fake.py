@@ -90,6 +90,9 @@ class FakeKernel:
     ) -> None:
         self._note("mount_setattr", self.open_fds[fd], set, clear, propagation, recursive)
 
+    def map_mount(self, fd: int, uids: str, gids: str, *, recursive: bool) -> None:
+        self._note("map_mount", self.open_fds[fd], uids, gids, recursive)
+
     def fsopen(self, fstype: str) -> int:
         self._note("fsopen", fstype)
         return self._new(f"{fstype}/")
@@ -193,7 +196,16 @@ class FakeKernel:
     def dumpable(self, on: bool) -> None:
         self._note("dumpable", on)
 
-    def capabilities(self) -> tuple[int, int]:
+    def become_root(self) -> None:
+        self._note("become_root")
+
+    def raise_limit(self, resource: int, hard: int) -> None:
+        self._note("raise_limit", resource, hard)
+
+    def thread(self) -> int:
+        return 4712
+
+    def capabilities(self, *, proc: int = -1) -> tuple[int, int]:
         return (1 << 41) - 1, (1 << 41) - 1
 
     def block_signals(self) -> None:
@@ -211,7 +223,12 @@ class FakeKernel:
         return self._new("pipe"), self._new("pipe")
 
     def spawn(
-        self, steps: Sequence[Step], *, cgroup_fd: int = -1, ready: tuple[int, int] | None = None
+        self,
+        steps: Sequence[Step],
+        *,
+        cgroup_fd: int = -1,
+        ready: tuple[int, int] | None = None,
+        sibling: bool = False,
     ) -> Spawned:
         self.steps = tuple(steps)
         self._note("spawn", len(steps), self.open_fds.get(cgroup_fd, ""), ready is None)

@@ -53,6 +53,13 @@ def launch(kernel: Kernel, plan: Plan, stdio: tuple[int, int, int], *, terminal:
     Raises LaunchError (ExecutableError if it was the program) with nothing left behind.
     """
     context = Context(stdio, terminal)
+    if plan.apart:
+        from runtime.apart import execute_apart
+
+        failure = execute_apart(_execute, kernel, plan, context)
+        if failure is not None:
+            raise failure
+        return _finish(kernel, plan, context)
     outcome: list[BaseException | None] = []
     done = _thread.allocate_lock()
     done.acquire()

@@ -15,6 +15,7 @@ import os
 import signal
 import struct
 import termios
+from _thread import get_native_id
 from collections.abc import Sequence
 
 from runtime.copyup import copy_tree
@@ -27,6 +28,7 @@ MOVE_MOUNT_F_EMPTY_PATH = 0x04
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
 CLONE_VM, CLONE_PIDFD, CLONE_VFORK, CLONE_INTO_CGROUP = 0x100, 0x1000, 0x4000, 0x200000000
+CLONE_PARENT, CLONE_NEWUSER, ATTR_IDMAP = 0x8000, 0x10000000, 0x100000
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = 1, 2, 0x20
 PR_SET_DUMPABLE = 4
@@ -131,6 +133,43 @@ class LinuxKernel:
         attributes = struct.pack("=QQQQ", set, clear, propagation, 0)
         self._call("mount_setattr", fd, b"", flags, attributes, len(attributes))
 
+    def map_mount(self, fd: int, uids: str, gids: str, *, recursive: bool) -> None:
+        """Idmaps a detached mount (Linux 5.12). A mapping is handed over as a user namespace, so one is made
+        for a moment, by a child that waits while it is written. Never call it after unshare of the PID
+        namespace: the child would be its init."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        ready = os.pipe2(os.O_CLOEXEC)
+        steps = (
+            Step("unshare", (CLONE_NEWUSER,)),
+            Step("close", (writer,)),
+            Step("write", (ready[1], b"1", 1)),
+            Step("close", (ready[1],)),
+            Step("read", (reader, b"\0", 1)),
+            Step("exit", (0,)),
+        )
+        try:
+            child = self.spawn(steps, ready=ready)
+            try:
+                for name, text in (("uid_map", uids), ("gid_map", gids)):
+                    with open(f"/proc/{child.pid}/{name}", "wb", buffering=0) as file:
+                        file.write(text.encode())
+                namespace = os.open(f"/proc/{child.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            finally:
+                os.close(writer)
+                writer = -1
+                _reap(child.pidfd)
+            try:
+                attributes = struct.pack("=QQQQ", ATTR_IDMAP, 0, 0, namespace)
+                flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+                self._call("mount_setattr", fd, b"", flags, attributes, len(attributes))
+            finally:
+                os.close(namespace)
+        finally:
+            os.close(reader)
+            os.close(ready[0])
+            if writer >= 0:
+                os.close(writer)
+
     def fsopen(self, fstype: str) -> int:
         return self._call("fsopen", fstype.encode(), 1)
 
@@ -231,9 +270,34 @@ class LinuxKernel:
         """Whether orphans below this process become its children instead of init's."""
         self._call("prctl", PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0)
 
-    def capabilities(self) -> tuple[int, int]:
-        """Bits of our own permitted and bounding sets, as they were at the start."""
-        return self._held
+    def capabilities(self, *, proc: int = -1) -> tuple[int, int]:
+        """Bits of our own permitted and bounding sets, as they were at the start or, by a descriptor of the
+        host's /proc, are now."""
+        if proc < 0:
+            return self._held
+        return _held_capabilities(os.open("self/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc))
+
+    def become_root(self) -> None:
+        """Of a user namespace just entered; whole process, which therefore has one thread."""
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+
+    def raise_limit(self, resource: int, hard: int) -> None:
+        """Raises our own hard limit to `hard`; a higher one stays."""
+        import resource as limits
+
+        soft, present = limits.getrlimit(resource)
+        wanted = limits.RLIM_INFINITY if hard >= 2**64 - 1 else hard
+        if present != limits.RLIM_INFINITY and (wanted == limits.RLIM_INFINITY or wanted > present):
+            try:
+                limits.setrlimit(resource, (soft, wanted))
+            except ValueError as error:  # what Python makes of EPERM
+                raise PermissionError(errno.EPERM, str(error)) from error
+
+    def thread(self) -> int:
+        """The calling thread's number, which /proc knows too."""
+        return get_native_id()
 
     def block_signals(self) -> None:
         """All signals of this thread: a handler must not run in a child that shares our memory."""
@@ -260,13 +324,18 @@ class LinuxKernel:
         return os.pipe2(os.O_CLOEXEC)
 
     def spawn(
-        self, steps: Sequence[Step], *, cgroup_fd: int = -1, ready: tuple[int, int] | None = None
+        self,
+        steps: Sequence[Step],
+        *,
+        cgroup_fd: int = -1,
+        ready: tuple[int, int] | None = None,
+        sibling: bool = False,
     ) -> Spawned:
         """Starts a child that works off `steps`, the last of which is an execve, and returns after that.
 
         With `ready`, a pipe, the child gets a copy of our memory instead of sharing it, and this returns as
         soon as it has written to the pipe: for children that wait before they execute. The pipe's second end
-        is closed.
+        is closed. A `sibling` becomes the child of our parent.
 
         Raises SpawnError with the failed step; clone3's own failure has index -1.
         """
@@ -276,7 +345,8 @@ class LinuxKernel:
         table = self._map(size, MAP_SHARED)
         try:
             ctypes.memmove(table + 64, words, len(words) * 8)
-            pid, pidfd = self._clone(table, cgroup_fd, 0 if ready else CLONE_VM | CLONE_VFORK)
+            memory = 0 if ready else CLONE_VM | CLONE_VFORK
+            pid, pidfd = self._clone(table, cgroup_fd, memory | (CLONE_PARENT if sibling else 0))
             if ready:
                 os.close(ready[1])
                 os.read(ready[0], 1)
@@ -289,11 +359,12 @@ class LinuxKernel:
             raise SpawnError(failed, number, f"{steps[failed].call}: {os.strerror(number)}")
         return Spawned(pid, pidfd, results)
 
-    def _clone(self, table: int, cgroup_fd: int, memory: int) -> tuple[int, int]:
+    def _clone(self, table: int, cgroup_fd: int, extra: int) -> tuple[int, int]:
         pidfd = ctypes.c_int(-1)
-        flags = CLONE_PIDFD | memory | (CLONE_INTO_CGROUP if cgroup_fd >= 0 else 0)
+        flags = CLONE_PIDFD | extra | (CLONE_INTO_CGROUP if cgroup_fd >= 0 else 0)
+        ends_with = 0 if extra & CLONE_PARENT else signal.SIGCHLD  # a sibling inherits it
         arguments = struct.pack(
-            "=11Q", flags, ctypes.addressof(pidfd), 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
+            "=11Q", flags, ctypes.addressof(pidfd), 0, 0, ends_with, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
         )
         pid = self._spawn_code(arguments, len(arguments), table + 64, table)
         if pid < 0:
@@ -319,8 +390,8 @@ class LinuxKernel:
         return words
 
 
-def _held_capabilities() -> tuple[int, int]:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+def _held_capabilities(status: str | int = "/proc/self/status") -> tuple[int, int]:
+    with open(status, encoding="ascii", errors="replace") as file:
         fields = dict(line.split(":", 1) for line in file if line.startswith("Cap"))
     return int(fields["CapPrm"], 16), int(fields["CapBnd"], 16)
 

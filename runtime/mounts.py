@@ -115,13 +115,30 @@ class BindRoot(Operation):
     """A bundle's root folder becomes a mount of its own, as pivot_root wants it."""
 
     path: str
+    shared: bool = False
 
     def describe(self) -> str:
         return f"bind the root folder {self.path}"
 
     def run(self, kernel: Kernel, context: Context) -> None:
+        if self.shared:
+            self._cut_off(kernel)
         kernel.mount(self.path, self.path, "", MS_BIND | MS_REC, "")
         context.root = context.keep(kernel.open(self.path, os.O_PATH | os.O_DIRECTORY))
+
+
+    def _cut_off(self, kernel: Kernel) -> None:
+        """Makes the mount that the root lies in private: otherwise the bind would appear on the host, and
+        pivot_root refuses a shared parent. Which folder it is mounted on is found by trying."""
+        path = self.path
+        while True:
+            try:
+                kernel.mount("", path, "", MS_PRIVATE, "")
+                return
+            except OSError as error:
+                if error.errno != errno.EINVAL or path == "/":
+                    raise
+            path = posixpath.dirname(path)
 
 
 class EmptyRoot(Operation):
@@ -144,13 +161,13 @@ class Mount(Operation):
     type: str
     source: str
     options: MountOptions
+    mappings: tuple[str, str] = ("", "")
 
     def describe(self) -> str:
         return f"mount {self.source or self.type} on {self.destination}"
 
     def run(self, kernel: Kernel, context: Context) -> None:
-        covered = self._covered(kernel, context)
-        tree = self._bind(kernel) if self.options.bind else self._new(kernel, context, covered)
+        tree = self.open(kernel, context)
         try:
             place = procfs.below(context, self.destination)
             if place is not None:
@@ -167,12 +184,22 @@ class Mount(Operation):
         finally:
             kernel.close(tree)
 
+    def open(self, kernel: Kernel, context: Context) -> int:
+        """The mount, attached nowhere yet."""
+        if self.destination in context.prepared:
+            return kernel.duplicate(context.prepared.pop(self.destination))
+        if self.options.bind:
+            return self._bind(kernel)
+        return self._new(kernel, context, self._covered(kernel, context))
+
     def _bind(self, kernel: Kernel) -> int:
         options = self.options
         tree = kernel.open_tree(
             AT_FDCWD, self.source, OPEN_TREE_CLONE | (AT_RECURSIVE if options.recursive else 0)
         )
         try:
+            if options.idmap:
+                kernel.map_mount(tree, *self.mappings, recursive=options.idmap == "ridmap")
             if options.set or options.clear:
                 kernel.mount_setattr(tree, set=options.set, clear=_cleared(options.set, options.clear))
             self._tree(kernel, tree)
@@ -240,6 +267,19 @@ class Mount(Operation):
             raise Refused("it would cover a part of /proc")
         if posixpath.normpath(self.destination) == "/proc" and kernel.filesystem(tree) != PROC_SUPER_MAGIC:
             raise Refused("only a procfs may be mounted on /proc")
+
+
+class OpenSource(Operation):
+    """Opens a bind mount's source before any namespace: while the host's folders are open to us, and while a
+    child may be made that is no container's first."""
+
+    mount: Mount
+
+    def describe(self) -> str:
+        return f"open {self.mount.source} for {self.mount.destination}"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        context.prepared[self.mount.destination] = context.keep(self.mount.open(kernel, context))
 
 
 def _cleared(added: int, cleared: int) -> int:

@@ -19,6 +19,7 @@ FLAGS = {
     "cgroup": 0x02000000,
     "uts": 0x04000000,
     "ipc": 0x08000000,
+    "time": 0x00000080,
     "user": 0x10000000,
     "pid": 0x20000000,
     "network": 0x40000000,
@@ -97,11 +98,26 @@ class JoinNamespace(Operation):
         return f"join the {self.kind} namespace {self.path}"
 
     def run(self, kernel: Kernel, context: Context) -> None:
-        fd = kernel.open(self.path, os.O_RDONLY)
+        held = context.prepared.pop(f"{self.kind} namespace", -1)
+        fd = kernel.duplicate(held) if held >= 0 else kernel.open(self.path, os.O_RDONLY)
         try:
             kernel.setns(fd, FLAGS[self.kind])
         finally:
             kernel.close(fd)
+
+
+class HoldNamespace(Operation):
+    """Opens a namespace that is joined later, when its path may be closed to us."""
+
+    kind: str
+    path: str
+
+    def describe(self) -> str:
+        return f"open the {self.kind} namespace {self.path}"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        fd = kernel.open(self.path, os.O_RDONLY)
+        context.prepared[f"{self.kind} namespace"] = context.keep(fd)
 
 
 class JoinProcess(Operation):
@@ -124,6 +140,10 @@ class JoinProcess(Operation):
             raise OSError(3, "the process has ended and its number was given to another")
         kernel.setns(fd, flags_of(self.kinds))
         context.cgroup_namespace = fd
+        if "user" in self.kinds:
+            kernel.become_root()
+            context.user_namespace = True
+            context.held = kernel.capabilities(proc=context.host_proc)
         if "mount" in self.kinds:
             context.root = context.keep(kernel.open("/", os.O_PATH | os.O_DIRECTORY))
 

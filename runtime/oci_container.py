@@ -76,6 +76,9 @@ class Runtime:
         _check(spec, options)
         self.store.make(identity)
         path = cgroups.owned_path(spec.linux.cgroups_path or f"/kubelet-py-oci-{identity}")
+        if self._driver.exists(path) and self._driver.open(path).pids():
+            self.store.forget(identity)
+            raise StateError(f"Could not create container {identity}: cgroup {path} has processes in it")
         try:
             made, process = self._launch_first(identity, bundle, config, spec, path, options)
             try:
@@ -100,6 +103,7 @@ class Runtime:
     ) -> tuple[Container, Process]:
         cgroup = self._driver.create(path, spec.linux.resources)
         os.mkfifo(self.store.fifo(identity), 0o622)
+        os.chmod(self.store.fifo(identity), 0o622)  # whatever our umask: mapped roots open it, too
         fifo = os.open(self.store.fifo(identity), os.O_PATH | os.O_CLOEXEC)
         terminal = bool(spec.process and spec.process.terminal)
         try:

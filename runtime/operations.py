@@ -26,6 +26,7 @@ from runtime.mounts import (
     MountCgroup,
     MountOverlay,
     MoveRoot,
+    OpenSource,
     PivotRoot,
     ProtectPath,
     ProtectRoot,
@@ -34,6 +35,7 @@ from runtime.mounts import (
 )  # fmt: skip
 from runtime.namespaces import (
     HoldCgroupNamespace,
+    HoldNamespace,
     JoinCgroupNamespace,
     JoinNamespace,
     JoinProcess,
@@ -72,10 +74,20 @@ from runtime.process import (
 from runtime.procfs import MountProc
 from runtime.records import Record
 from runtime.seccomp.filter import compiled
-from runtime.spec import Namespace, ProcessSpec, Spec
+from runtime.spec import IdMapping, LinuxSpec, MountSpec, Namespace, ProcessSpec, Spec
+from runtime.userns import (
+    AttachRoot,
+    BecomeRoot,
+    BindDevices,
+    EnterOwnCgroup,
+    EnterUserNamespace,
+    OpenRoot,
+    RaiseLimits,
+    SetTimeOffsets,
+)  # fmt: skip
 
-JOIN_ORDER = ("ipc", "uts", "network", "pid", "cgroup", "mount")
-NEW_ORDER = ("mount", "uts", "ipc", "network", "pid")
+JOIN_ORDER = ("user", "ipc", "uts", "network", "pid", "time", "cgroup", "mount")
+NEW_ORDER = ("user", "mount", "uts", "ipc", "network", "time", "pid")
 PAUSE_USER = (
     65535  # as upstream's pause image: a container of the pod's shared PID namespace may not signal it
 )
@@ -138,16 +150,26 @@ def container_plan(
     new, joined = _namespaces(spec, join)
     if "mount" not in new:
         raise SpecError("linux.namespaces", "a container needs a new mount namespace")
-    kinds = tuple(kind for kind in new if kind != "cgroup")
+    user = "user" in new or any(namespace.type == "user" for namespace in joined)
     before, after = _security(spec, process)
+    foreign = user and "cgroup" not in new  # a cgroup namespace of the host's: mounting it is not for us
+    mounts = [*_mounts(spec), *(_cgroup_binds(spec, cgroup) if foreign else [])]
     return _plan(
         [
-            *_entering(cgroup, joined, kinds),
+            Undumpable(),
+            OpenHost(),
+            *_own_cgroup(cgroup, user),
+            OwnFolder(),
+            *([RaiseLimits(process.rlimits, process.oom_score_adj)] if user else []),
+            *([OpenRoot(_root_path(spec, rootfs))] if user else []),
+            *(OpenSource(m) for m in mounts if isinstance(m, Mount) and _early(m.options, user)),
+            *_joining(joined),
+            *_making(spec, new),
             SetPropagation(spec.linux.rootfs_propagation or "rslave"),
             OpenNull(),
-            _root(spec, rootfs),
-            *_mounts(spec),
-            *_devices(spec),
+            AttachRoot() if user else _root(spec, rootfs),
+            *mounts,
+            *_devices(spec, user),
             OpenTerminal(process.user.uid, process.console_size),
             BindConsole(),
             *_settings(spec, new, joined),
@@ -158,11 +180,11 @@ def container_plan(
             *([SetRootPropagation(spec.linux.rootfs_propagation)] if spec.linux.rootfs_propagation else []),
             EnterWorkingDirectory(process.cwd),
             FindExecutable(process.args[0], _search_path(process)),
-            *_born(cgroup, new, joined),
-            *_cgroup_mounts(spec),
+            *_born(None if user else cgroup, new, joined),
+            *([] if foreign else _cgroup_mounts(spec)),
             NewSession(),
             ProbeExecutable(process.args, process.env),
-            *_limits(process, preserve_fds),
+            *_limits(process, preserve_fds, user),
             # Before the seccomp filter, which may not know what waiting needs.
             *([wait_on] if wait_on else []),
             *before,
@@ -172,6 +194,8 @@ def container_plan(
             Start(),
         ],
         cgroup,
+        spec,
+        apart=user or any(namespace.type == "time" for namespace in joined),
     )
 
 
@@ -187,22 +211,25 @@ def exec_plan(
     """One more process in a running container. `init_start_time` (clock ticks) guards against a recycled
     pid."""
     before, after = _security(spec, process)
-    kinds = ("mount", "uts", "ipc", "network", "pid")
+    listed = {namespace.type for namespace in spec.linux.namespaces}
+    user, time = "user" in listed, "time" in listed
+    kinds = ("mount", "uts", "ipc", "network", "pid", *sorted(listed & {"user", "time"}))
     return _plan(
         [
             Undumpable(),
             OpenHost(),
-            *([OpenCgroup(cgroup.unified, cgroup.tasks)] if cgroup else []),
+            *_own_cgroup(cgroup, user),
             OwnFolder(),
+            *([RaiseLimits(process.rlimits, process.oom_score_adj)] if user else []),
             JoinProcess(init_pid, kinds, init_start_time),
             OpenTerminal(process.user.uid, process.console_size),
             EnterWorkingDirectory(process.cwd),
             FindExecutable(process.args[0], _search_path(process)),
-            *_born(cgroup, (), ()),
+            *_born(None if user else cgroup, (), ()),
             JoinCgroupNamespace(),
             NewSession(),
             ProbeExecutable(process.args, process.env),
-            *_limits(process, preserve_fds),
+            *_limits(process, preserve_fds, user),
             *before,
             *_credentials(process),
             *after,
@@ -210,23 +237,46 @@ def exec_plan(
             Start(),
         ],
         cgroup,
+        apart=user or time,
     )
 
 
-def _plan(operations: list[Operation], cgroup: CgroupJoin | None) -> Plan:
-    return Plan(tuple(operations), cgroup.late if cgroup else ())
+def _plan(
+    operations: list[Operation], cgroup: CgroupJoin | None, spec: Spec | None = None, *, apart: bool = False
+) -> Plan:
+    linux = spec.linux if spec else LinuxSpec()
+    mappings = (_mapping_text(linux.uid_mappings), _mapping_text(linux.gid_mappings))
+    late = cgroup.late if cgroup else ()
+    return Plan(tuple(operations), late, apart, mappings, _offsets_text(linux))
+
+
+def _mapping_text(mappings: tuple[IdMapping, ...]) -> str:
+    return "".join(f"{m.container} {m.host} {m.size}\n" for m in mappings)
+
+
+def _offsets_text(linux: LinuxSpec) -> str:
+    return "".join(f"{clock} {seconds} {rest}\n" for clock, seconds, rest in linux.time_offsets)
 
 
 def _namespaces(spec: Spec, join: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[Namespace, ...]]:
     """Types to make and namespaces to join; `join` wins over the spec."""
     listed = {namespace.type: namespace.path for namespace in spec.linux.namespaces}
     listed.update(join)
-    for kind in ("user", "time"):
-        if kind in listed:
-            raise SpecError("linux.namespaces", f"{kind} namespaces are not supported")
+    _check_mappings(spec.linux, listed)
     new = tuple(kind for kind in (*NEW_ORDER, "cgroup") if listed.get(kind) == "")
     joined = tuple(Namespace(kind, listed[kind]) for kind in JOIN_ORDER if listed.get(kind))
     return new, joined
+
+
+def _check_mappings(linux: LinuxSpec, listed: Mapping[str, str]) -> None:
+    if listed.get("user") == "":
+        for name, mappings in (("uidMappings", linux.uid_mappings), ("gidMappings", linux.gid_mappings)):
+            if not any(m.container == 0 for m in mappings):
+                raise SpecError(f"linux.{name}", "must map 0: the container is set up as its root")
+    elif "user" not in listed and (linux.uid_mappings or linux.gid_mappings):
+        raise SpecError("linux.uidMappings", "needs a user namespace in linux.namespaces")
+    if linux.time_offsets and listed.get("time") != "":
+        raise SpecError("linux.timeOffsets", "needs a new time namespace in linux.namespaces")
 
 
 def _entering(
@@ -235,15 +285,43 @@ def _entering(
     return [
         Undumpable(),
         OpenHost(),
-        *([OpenCgroup(cgroup.unified, cgroup.tasks)] if cgroup else []),
+        *_own_cgroup(cgroup, False),
         OwnFolder(),
-        *(
-            HoldCgroupNamespace(namespace.path)
-            if namespace.type == "cgroup"
-            else JoinNamespace(namespace.type, namespace.path)
-            for namespace in joined
-        ),
+        *_joining(joined),
         *([NewNamespaces(new)] if new else []),
+    ]
+
+
+def _own_cgroup(cgroup: CgroupJoin | None, user: bool) -> list[Operation]:
+    if cgroup is None:
+        return []
+    join = EnterOwnCgroup if user else OpenCgroup
+    return [join(cgroup.unified, cgroup.tasks)]
+
+
+def _joining(joined: tuple[Namespace, ...]) -> list[Operation]:
+    """A user namespace first, because it owns the others; their paths may be closed to us afterwards."""
+    user = any(namespace.type == "user" for namespace in joined)
+    operations: list[Operation] = []
+    if user:
+        operations += [HoldNamespace(n.type, n.path) for n in joined if n.type != "cgroup"]
+    for namespace in joined:
+        if namespace.type == "cgroup":
+            operations.append(HoldCgroupNamespace(namespace.path))
+            continue
+        operations.append(JoinNamespace(namespace.type, namespace.path))
+        if namespace.type == "user":
+            operations.append(BecomeRoot())
+    return operations
+
+
+def _making(spec: Spec, new: tuple[str, ...]) -> list[Operation]:
+    """A new user namespace before the others, which it then owns."""
+    kinds = tuple(kind for kind in new if kind not in ("cgroup", "user"))
+    return [
+        *([EnterUserNamespace()] if "user" in new else []),
+        NewNamespaces(kinds),
+        *([SetTimeOffsets(_offsets_text(spec.linux))] if spec.linux.time_offsets else []),
     ]
 
 
@@ -260,9 +338,15 @@ def _born(
 def _root(spec: Spec, rootfs: Rootfs | None) -> Operation:
     if rootfs is not None:
         return MountOverlay(rootfs.layers, rootfs.upper, rootfs.work)
+    return BindRoot(_root_path(spec, rootfs), spec.linux.rootfs_propagation in ("shared", "rshared"))
+
+
+def _root_path(spec: Spec, rootfs: Rootfs | None) -> str:
+    if rootfs is not None:
+        raise SpecError("linux.namespaces", "an overlay root in a user namespace is not supported")
     if spec.root is None or not spec.root.path.startswith("/"):
         raise SpecError("root.path", "must be an absolute path here")
-    return BindRoot(spec.root.path)
+    return spec.root.path
 
 
 def _mount_options(spec: Spec) -> list[MountOptions]:
@@ -275,20 +359,40 @@ def _mounts(spec: Spec) -> list[Operation]:
         if options.bind or mount.type == "bind":
             if not mount.source:
                 raise SpecError(f"mounts[{index}].source", "is missing")
-            if options.idmap:
-                raise SpecError(f"mounts[{index}].options", f"{options.idmap} is not supported")
+            mappings = _mount_mappings(spec, mount, options, f"mounts[{index}]")
             bound = MountOptions(
                 True, options.recursive, options.set, options.clear, options.tree_set, options.tree_clear,
                 options.propagation, options.tree_propagation, options.data,
+                idmap=options.idmap or ("idmap" if mappings[0] else ""),
             )  # fmt: skip
-            plain.append(Mount(mount.destination, "bind", mount.source, bound))
+            plain.append(Mount(mount.destination, "bind", mount.source, bound, mappings))
         elif mount.type == "proc":
             plain.append(MountProc(mount.destination, options))
         elif mount.type not in ("cgroup", "cgroup2"):
             if not mount.type:
                 raise SpecError(f"mounts[{index}].type", "is missing")
+            if options.idmap or mount.uid_mappings or mount.gid_mappings:
+                raise SpecError(f"mounts[{index}]", f"idmapped {mount.type} is not supported")
             plain.append(Mount(mount.destination, mount.type, mount.source, options))
     return plain
+
+
+def _early(options: MountOptions, user: bool) -> bool:
+    """Whether a mount's source has to be opened before the namespaces are made."""
+    return bool(options.idmap) or (user and options.bind)
+
+
+def _mount_mappings(spec: Spec, mount: MountSpec, options: MountOptions, where: str) -> tuple[str, str]:
+    """The mount's own mappings, or the container's for the option alone."""
+    if bool(mount.uid_mappings) != bool(mount.gid_mappings):
+        raise SpecError(where, "needs both uidMappings and gidMappings, or none")
+    if mount.uid_mappings:
+        return _mapping_text(mount.uid_mappings), _mapping_text(mount.gid_mappings)
+    if not options.idmap:
+        return "", ""
+    if not (spec.linux.uid_mappings and spec.linux.gid_mappings):
+        raise SpecError(f"{where}.options", f"{options.idmap} needs mappings of the mount or the container")
+    return _mapping_text(spec.linux.uid_mappings), _mapping_text(spec.linux.gid_mappings)
 
 
 def _cgroup_mounts(spec: Spec) -> list[Operation]:
@@ -299,12 +403,24 @@ def _cgroup_mounts(spec: Spec) -> list[Operation]:
     ]
 
 
-def _devices(spec: Spec) -> list[Operation]:
+def _cgroup_binds(spec: Spec, cgroup: CgroupJoin | None) -> list[Operation]:
+    """The container's own cgroup in place of a tree that a user namespace may not mount, as runc does."""
+    if cgroup is None or not cgroup.unified:
+        return []
+    return [
+        Mount(mount.destination, "bind", cgroup.unified, MountOptions(True, set=options.set))
+        for mount, options in zip(spec.mounts, _mount_options(spec), strict=True)
+        if mount.type in ("cgroup", "cgroup2") and not options.bind
+    ]
+
+
+def _devices(spec: Spec, user: bool) -> list[Operation]:
     # A /dev that comes from outside as it is, is not ours to fill.
     if any(m.destination.rstrip("/") == "/dev" and {"bind", "rbind"} & set(m.options) for m in spec.mounts):
         return []
     nodes = {device.path: device for device in (*DEFAULT, *spec.linux.devices)}
-    return [MakeDevices(tuple(nodes.values())), LinkDevices()]
+    make = BindDevices if user else MakeDevices
+    return [make(tuple(nodes.values())), LinkDevices()]
 
 
 def _settings(spec: Spec, new: tuple[str, ...], joined: tuple[Namespace, ...]) -> list[Operation]:
@@ -328,10 +444,10 @@ def _search_path(process: ProcessSpec) -> str:
     return DEFAULT_PATH
 
 
-def _limits(process: ProcessSpec, preserve_fds: int) -> list[Operation]:
+def _limits(process: ProcessSpec, preserve_fds: int, user: bool) -> list[Operation]:
     return [
         ConnectStdio(),
-        *([] if process.oom_score_adj is None else [SetOomScore(process.oom_score_adj)]),
+        *([] if process.oom_score_adj is None or user else [SetOomScore(process.oom_score_adj)]),
         *(SetRlimit(limit) for limit in process.rlimits),
         ResetSignals(),
         CloseDescriptors(3 + preserve_fds),

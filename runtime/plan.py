@@ -13,7 +13,7 @@ from runtime.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NO_STDIO = (-1, -1, -1)
 
@@ -29,13 +29,15 @@ class Context:
     changed. `null`: a verified /dev/null. `cgroup_namespace`: the one that the child joins. `steps`: the
     child's system calls, each with the number of its operation. `procs`: (destination, reserved descriptor)
     of each procfs the child will mount. `console`: the master side of a terminal made inside the container,
-    handed to the caller, or -1.
+    handed to the caller, or -1. `ask`: has the caller do what this process may not (see apart.py). `held`:
+    our capabilities, where they are not those we started with. `prepared`: mounts opened before the
+    namespaces, by destination.
     """
 
     __slots__ = (
-        "cgroup_fd", "cgroup_namespace", "console", "executable", "host_proc", "null", "number",
-        "opened", "process", "procs", "ready", "root",
-        "stdio", "steps", "task_fds", "terminal", "warnings",
+        "ask", "cgroup_fd", "cgroup_namespace", "console", "executable", "held", "host_proc", "null",
+        "number", "opened", "prepared", "process", "procs", "ready", "root", "stdio", "steps", "task_fds",
+        "terminal", "user_namespace", "warnings",
     )  # fmt: skip
 
     def __init__(self, stdio: tuple[int, int, int], terminal: bool) -> None:
@@ -54,6 +56,10 @@ class Context:
         self.number = 0
         self.steps: list[tuple[Step, int]] = []
         self.warnings: list[str] = []
+        self.ask: Callable[[str], None] | None = None
+        self.held: tuple[int, int] | None = None
+        self.prepared: dict[str, int] = {}
+        self.user_namespace = False
         self.opened: list[int] = []
         self.process: tuple[int, int] = (-1, -1)
 
@@ -89,10 +95,15 @@ class Operation(Record):
 
 
 class Plan(Record):
-    """Operations in order; `late` are (path, value) writes on the host right after the spawn (cpu limits)."""
+    """Operations in order; `late` are (path, value) writes on the host right after the spawn (cpu limits).
+    `apart`: it needs a process of its own, for which the texts of uid_map and gid_map (`mappings`) and
+    timens_offsets are written from outside."""
 
     operations: tuple[Operation, ...]
     late: tuple[tuple[str, str], ...] = ()
+    apart: bool = False
+    mappings: tuple[str, str] = ("", "")
+    time_offsets: str = ""
 
     def describe(self) -> list[str]:
         """One line for each operation."""

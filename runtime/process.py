@@ -157,7 +157,7 @@ class SetCredentials(Operation):
 
     def run(self, kernel: Kernel, context: Context) -> None:
         groups = struct.pack(f"={len(self.groups)}I", *self.groups)
-        permitted, bounding = kernel.capabilities()
+        permitted, bounding = context.held or kernel.capabilities()
         given = self.capabilities.within(permitted, bounding)
         context.child(*bounding_steps(given, bounding))
         context.child(
@@ -338,7 +338,9 @@ class Start(Operation):
         if context.ready is not None:
             context.opened.remove(context.ready[1])
         try:
-            spawned = kernel.spawn(steps, cgroup_fd=context.cgroup_fd, ready=context.ready)
+            spawned = kernel.spawn(
+                steps, cgroup_fd=context.cgroup_fd, ready=context.ready, sibling=context.ask is not None
+            )
         except SpawnError as error:
             if error.index >= 0:
                 context.number = context.steps[error.index][1]

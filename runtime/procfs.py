@@ -15,12 +15,13 @@ import errno
 import os
 import posixpath
 
-from runtime.kernel import Kernel, Step
+from runtime.kernel import AT_FDCWD, Kernel, Step
 from runtime.mounting import (
     AT_EMPTY_PATH,
     AT_RECURSIVE,
     ATTR_RDONLY,
     BENEATH,
+    MS_PRIVATE,
     NO_SYMLINKS,
     OPEN_TREE_CLONE,
     MountOptions,
@@ -30,6 +31,7 @@ from runtime.plan import Context, Operation, Refused
 
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
 F_EMPTY_PATH, T_EMPTY_PATH = 0x04, 0x40
+DETACH = 2 | 8  # MNT_DETACH, UMOUNT_NOFOLLOW
 
 # What may be mounted over below /proc; anything else could hide what security depends on (CVE-2019-16884).
 ALLOWED = frozenset((
@@ -64,6 +66,8 @@ class MountProc(Operation):
             if error.errno == errno.ELOOP:
                 raise Refused(f"{self.destination} of the image is a symlink") from error
             raise
+        if context.user_namespace:
+            keep_visible(kernel, target)
         config, tree = context.reserve(kernel), context.reserve(kernel)
         context.procs.append((posixpath.normpath(self.destination), tree))
         context.child(
@@ -74,8 +78,20 @@ class MountProc(Operation):
             Step("fsconfig", (config, FSCONFIG_CMD_CREATE, 0, 0, 0)),
             Step("fsmount", (config, 1, self.options.set), pass_result=True),
             Step("dup3", (0, tree, os.O_CLOEXEC)),
+            *([Step("umount2", (self.destination, DETACH))] if context.user_namespace else []),
             Step("move_mount", (tree, "", target, "", F_EMPTY_PATH | T_EMPTY_PATH)),
         )
+
+
+def keep_visible(kernel: Kernel, target: int) -> None:
+    """Puts the present /proc where a new one will be mounted. The kernel lets a user namespace mount a
+    procfs only while it sees a whole one, and by then the host's is gone."""
+    tree = kernel.open_tree(AT_FDCWD, "/proc", OPEN_TREE_CLONE | AT_RECURSIVE)
+    try:
+        kernel.mount_setattr(tree, propagation=MS_PRIVATE, recursive=True)
+        kernel.move_mount(tree, target)
+    finally:
+        kernel.close(tree)
 
 
 def _option(config: int, option: str) -> Step:

@@ -78,6 +78,14 @@ class RootSpec(Record):
     readonly: bool = False
 
 
+class IdMapping(Record):
+    """`size` ids from `container` on are the host's from `host` on."""
+
+    container: int
+    host: int
+    size: int
+
+
 class MountSpec(Record):
     """One mount; `type` and `source` are "" when absent."""
 
@@ -85,6 +93,8 @@ class MountSpec(Record):
     type: str = ""
     source: str = ""
     options: tuple[str, ...] = ()
+    uid_mappings: tuple[IdMapping, ...] = ()
+    gid_mappings: tuple[IdMapping, ...] = ()
 
 
 class Namespace(Record):
@@ -128,6 +138,9 @@ class LinuxSpec(Record):
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
     mount_label: str = ""
+    uid_mappings: tuple[IdMapping, ...] = ()
+    gid_mappings: tuple[IdMapping, ...] = ()
+    time_offsets: tuple[tuple[str, int, int], ...] = ()
 
 
 class Spec(Record):
@@ -311,7 +324,8 @@ def _mount(reader: _Reader) -> MountSpec:
     # Relative destinations are an error in 1.2, but callers of 1.0 exist and mean "from the root".
     if not destination.startswith("/"):
         destination = "/" + destination
-    return MountSpec(destination, reader.text("type"), reader.text("source"), reader.texts("options"))
+    return MountSpec(destination, reader.text("type"), reader.text("source"), reader.texts("options"),
+                     _mappings(reader, "uidMappings"), _mappings(reader, "gidMappings"))  # fmt: skip
 
 
 def _linux(reader: _Reader) -> LinuxSpec:
@@ -332,7 +346,30 @@ def _linux(reader: _Reader) -> LinuxSpec:
         masked_paths=reader.texts("maskedPaths"),
         readonly_paths=reader.texts("readonlyPaths"),
         mount_label=reader.text("mountLabel"),
+        uid_mappings=_mappings(reader, "uidMappings"),
+        gid_mappings=_mappings(reader, "gidMappings"),
+        time_offsets=_time_offsets(reader),
     )
+
+
+def _mappings(reader: _Reader, key: str) -> tuple[IdMapping, ...]:
+    high = 2**32 - 1
+    return tuple(
+        IdMapping(entry.number("containerID", high=high), entry.number("hostID", high=high),
+                  entry.number("size", low=1, high=high))
+        for entry in reader.objects(key)
+    )  # fmt: skip
+
+
+def _time_offsets(reader: _Reader) -> tuple[tuple[str, int, int], ...]:
+    offsets = reader.object("timeOffsets")
+    found = []
+    for clock in offsets.value if offsets else ():
+        entry = offsets.object(offsets.one_of(clock, clock, ("monotonic", "boottime"))) if offsets else None
+        if entry is not None:
+            seconds = entry.number("secs", low=-(2**62), high=2**62)
+            found.append((clock, seconds, entry.number("nanosecs", high=999_999_999)))
+    return tuple(found)
 
 
 def _namespaces(reader: _Reader) -> tuple[Namespace, ...]:

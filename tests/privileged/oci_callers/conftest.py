@@ -7,9 +7,14 @@ import os
 import shutil
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from bundle import Bundle
 
 REPOSITORY = Path(__file__).parents[3]
 APPLETS = ("sh", "ls", "cat", "id", "echo", "sleep", "true", "tty", "pwd", "touch", "stat", "mount", "grep")
@@ -50,3 +55,10 @@ def layer(busybox_root: Path) -> bytes:
         for name in sorted(os.listdir(busybox_root)):
             archive.add(busybox_root / name, arcname=name)
     return file.getvalue()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, oci_binary: str, busybox_root: Path) -> Iterator[Bundle]:
+    made = Bundle(tmp_path, oci_binary, busybox_root)
+    yield made
+    made("delete", "--force", made.identity)

@@ -103,12 +103,53 @@ def test_a_relative_root_is_refused() -> None:
         described(spec, rootfs=None)
 
 
-@pytest.mark.parametrize("kind", ["user", "time"])
-def test_namespaces_we_cannot_make_are_refused(kind: str) -> None:
+def test_a_user_namespace_needs_a_mapping_of_its_root() -> None:
     spec = example.container()
-    spec["linux"]["namespaces"].append({"type": kind})
-    with pytest.raises(SpecError, match="not supported"):
+    spec["linux"]["namespaces"].append({"type": "user"})
+    with pytest.raises(SpecError, match="must map 0"):
+        described(spec, rootfs=None)
+
+
+def test_mappings_without_a_user_namespace_are_refused() -> None:
+    spec = example.container()
+    spec["linux"]["uidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 10}]
+    with pytest.raises(SpecError, match="needs a user namespace"):
         described(spec)
+
+
+def test_a_user_namespace_is_made_after_the_sources_are_open_and_before_what_it_owns() -> None:
+    spec = example.container()
+    mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    spec["linux"] |= {"uidMappings": mapping, "gidMappings": mapping}
+    spec["linux"]["namespaces"].append({"type": "user"})
+    spec["root"] = {"path": "/bundle/rootfs"}
+    plan = container_plan(parse(spec), rootfs=None, join={}, cgroup=CGROUP)
+    assert plan.apart and plan.mappings == ("0 100000 65536\n",) * 2
+    lines = plan.describe()
+    order = [
+        "enter the cgroup /cg2/pod/c",
+        "open the root folder /bundle/rootfs",
+        "open /pod/hosts for /etc/hosts",
+        "make a new user namespace and map its users",
+        "make new mount, uts, ipc, network, pid namespaces",
+        "attach the root",
+        "bind 6 device nodes",
+        "change to the container's root",
+    ]
+    assert [line for line in lines if line in order] == order
+    assert not any(line.startswith("set oom_score_adj") for line in lines)
+
+
+def test_clock_offsets_need_a_time_namespace() -> None:
+    spec = example.container()
+    spec["linux"]["timeOffsets"] = {"monotonic": {"secs": 100}}
+    with pytest.raises(SpecError, match="needs a new time namespace"):
+        described(spec)
+    spec["linux"]["namespaces"].append({"type": "time"})
+    lines = described(spec)
+    assert lines.index("set the clocks of the time namespace") == 1 + lines.index(
+        "make new mount, uts, ipc, network, time, pid namespaces"
+    )
 
 
 def test_a_container_without_mount_namespace_is_refused() -> None:

@@ -1,0 +1,185 @@
+"""User namespaces: entered, mapped, and what has to happen before, while we still are the host's root.
+
+A process with threads cannot enter a user namespace, so such plans run in a process of their own
+(runtime/apart.py), which asks its parent to write the mappings: only somebody outside may. Inside, the host's
+folders may be closed to us, device nodes cannot be made, and limits cannot be raised; therefore the root and
+all bind sources are opened before, nodes are bound instead of made, and limits are raised early.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+
+from runtime.devices import TYPE_BITS
+from runtime.kernel import AT_FDCWD, Kernel
+from runtime.mounting import AT_RECURSIVE, INSIDE, MS_PRIVATE, OPEN_TREE_CLONE, make_inside
+from runtime.namespaces import FLAGS
+from runtime.plan import Context, Operation, Refused
+from runtime.spec import Device, Rlimit
+
+
+class EnterOwnCgroup(Operation):
+    """This process enters the cgroups itself; its child is born there. (The child would not be let in: the
+    v2 folder belongs to the host's root.)"""
+
+    unified: str
+    tasks: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"enter the cgroup {self.unified or self.tasks[0]}"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        for path in (*([f"{self.unified}/cgroup.procs"] if self.unified else []), *self.tasks):
+            fd = kernel.open(path, os.O_WRONLY)
+            try:
+                kernel.write(fd, b"0")
+            finally:
+                kernel.close(fd)
+
+
+class RaiseLimits(Operation):
+    """Hard limits above ours are raised while that is allowed; the child sets the rest. The score goes the
+    same way: a file of /proc that the namespace's root may not write."""
+
+    limits: tuple[Rlimit, ...]
+    oom_score_adj: int | None
+
+    def describe(self) -> str:
+        return "raise resource limits"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        for limit in self.limits:
+            try:
+                kernel.raise_limit(limit.resource, limit.hard)
+            except OSError as error:
+                if error.errno != 1:
+                    raise
+        if self.oom_score_adj is not None:
+            fd = kernel.open("self/oom_score_adj", os.O_WRONLY, dir_fd=context.host_proc)
+            try:
+                kernel.write(fd, str(self.oom_score_adj).encode())
+            except OSError as error:
+                if error.errno != 13:
+                    raise
+                context.warnings.append(f"{context.number}:EACCES (oom_score_adj {self.oom_score_adj})")
+            finally:
+                kernel.close(fd)
+
+
+class OpenRoot(Operation):
+    """A copy of the bundle's root as a mount that is attached later, and its folder as working directory:
+    that follows into the new mount namespace."""
+
+    path: str
+
+    def describe(self) -> str:
+        return f"open the root folder {self.path}"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        context.root = context.keep(
+            kernel.open_tree(AT_FDCWD, self.path, OPEN_TREE_CLONE | AT_RECURSIVE)
+        )
+        kernel.mount_setattr(context.root, propagation=MS_PRIVATE, recursive=True)
+        kernel.chdir(self.path)
+
+
+class AttachRoot(Operation):
+    """The opened root goes over its own folder, in the new mount namespace."""
+
+    def describe(self) -> str:
+        return "attach the root"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        here = kernel.open(".", os.O_PATH | os.O_DIRECTORY)
+        try:
+            kernel.move_mount(context.root, here)
+        finally:
+            kernel.close(here)
+
+
+class EnterUserNamespace(Operation):
+    """A new user namespace, mapped from outside, in which we are root."""
+
+    def describe(self) -> str:
+        return "make a new user namespace and map its users"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        kernel.unshare(FLAGS["user"])
+        if context.ask is None:
+            raise Refused("a process with threads cannot enter a user namespace")
+        context.ask("map")
+        _become_root(kernel, context)
+
+
+class BecomeRoot(Operation):
+    """Root of the user namespace that was joined."""
+
+    def describe(self) -> str:
+        return "become root of the user namespace"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        _become_root(kernel, context)
+
+
+def _become_root(kernel: Kernel, context: Context) -> None:
+    kernel.become_root()
+    context.user_namespace = True
+    context.held = kernel.capabilities(proc=context.host_proc)
+
+
+class SetTimeOffsets(Operation):
+    """Offsets of the new time namespace's clocks; before its first process, or never."""
+
+    text: str
+
+    def describe(self) -> str:
+        return "set the clocks of the time namespace"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        if context.ask is not None:
+            context.ask("time")
+            return
+        fd = kernel.open(f"{kernel.thread()}/timens_offsets", os.O_WRONLY, dir_fd=context.host_proc)
+        try:
+            kernel.write(fd, self.text.encode())
+        finally:
+            kernel.close(fd)
+
+
+class BindDevices(Operation):
+    """The host's nodes in place of new ones, which a user namespace may not make."""
+
+    devices: tuple[Device, ...]
+
+    def describe(self) -> str:
+        return f"bind {len(self.devices)} device nodes"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        for device in self.devices:
+            tree = kernel.open_tree(AT_FDCWD, device.path, OPEN_TREE_CLONE)
+            try:
+                status = kernel.fstat(tree)
+                if (status.mode & 0o170000, status.rdev) != (
+                    TYPE_BITS[device.type], os.makedev(device.major, device.minor)
+                ):  # fmt: skip
+                    raise Refused(f"{device.path} of the host is another device")
+                self._attach(kernel, context, device, tree)
+            finally:
+                kernel.close(tree)
+
+    def _attach(self, kernel: Kernel, context: Context, device: Device, tree: int) -> None:
+        folder, name = posixpath.split(posixpath.normpath(device.path))
+        parent = make_inside(kernel, context.root, folder)
+        try:
+            try:
+                kernel.mknod(name, 0o100000 | device.mode, 0, dir_fd=parent)
+            except FileExistsError:
+                pass
+            target = kernel.openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, resolve=INSIDE)
+            try:
+                kernel.move_mount(tree, target)
+            finally:
+                kernel.close(target)
+        finally:
+            kernel.close(parent)
