@@ -1,0 +1,43 @@
+"""The documents name files that are there, and the dependencies that pyproject lists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+LIST = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+FILES = subprocess.run(LIST, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_that_a_document_names_is_there(document: Path) -> None:
+    text = document.read_text()
+    named = set(re.findall(r"`([a-z_0-9/]+\.py)`", text))
+    missing = {name for name in named if not any(f"/{found}".endswith(f"/{name}") for found in FILES)}
+    folders = set(re.findall(r"`((?:tests|docs|hack|examples|controlplane)/[a-z_0-9/]+)`", text))
+    missing |= {name for name in folders if not (ROOT / name).exists()}
+    assert missing == set()
+
+
+@pytest.mark.parametrize("document", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_the_page_of_dependencies_lists_what_is_installed_and_nothing_else() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    wanted = {tuple(requirement.split(">=")) for requirement in listed}
+    page = (ROOT / "docs/dependencies.md").read_text()
+    assert set(re.findall(r"^\| ([\w.-]+) \| ([\d.]+):", page, re.MULTILINE)) == wanted
+
+
+def test_every_room_has_a_page() -> None:
+    pages = {path.stem for path in (ROOT / "docs/rooms").glob("*.md")}
+    assert pages == {"kubeclient", "runtime", "cni", "proxy", "kubelet", "controlplane"}
