@@ -141,6 +141,8 @@ class BindConsole(Operation):
         finally:
             kernel.close(folder)
         try:
+            if kernel.fstat(target).mode & 0o170000 == 0o120000:
+                raise Refused("/dev/console of the image is a symlink")
             self._bind(kernel, peer, target)
         finally:
             kernel.close(target)
