@@ -34,11 +34,15 @@ def pause_config(config: SandboxConfig) -> dict[str, Any]:
 
 
 def container_config(spec: Mapping[str, Any], sandbox: SandboxConfig) -> dict[str, Any]:
-    """`spec` with the namespaces a container makes for itself; the others are pause's or the host's."""
-    own = ["mount", "cgroup"]
+    """`spec` with the namespaces a container makes for itself; the others are pause's or the host's.
+
+    A PID namespace that `spec` names by its path (that of another container of the pod) is joined instead.
+    """
+    own: list[dict[str, str]] = [{"type": "mount"}, {"type": "cgroup"}]
     if not sandbox.host_pid and not sandbox.share_process_namespace:
-        own.append("pid")
-    linux = {**spec.get("linux", {}), "namespaces": [{"type": kind} for kind in own]}
+        given = spec.get("linux", {}).get("namespaces", ())
+        own.append(next((one for one in given if one["type"] == "pid" and one.get("path")), {"type": "pid"}))
+    linux = {**spec.get("linux", {}), "namespaces": own}
     linux.pop("sysctl", None)  # namespaced sysctls belong to the sandbox, and are set there
     return {**spec, "linux": linux}
 

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +95,24 @@ class ContainerStarter:
         image = self._image(pod, container)
         try:
             config = self.describe(pod, container, start.attempt, image, view.ips, volumes)
+            if container.get("targetContainerName"):
+                config = self._beside(config, container["targetContainerName"], view)
         except ContainerConfigError as error:
             self._event(pod, name, "Warning", "Failed", f"Error: {error}")
             raise
         identifier = self._create_and_start(pod, name, sandbox_id, config)
         self._link_log(pod, name, identifier, config.log_path)
         return identifier
+
+    def _beside(self, config: ContainerConfig, target: str, view: PodView) -> ContainerConfig:
+        """An ephemeral container sees the processes of its target: it joins that PID namespace."""
+        found = view.latest(target)
+        if found is None or found.state != "RUNNING":
+            raise ContainerConfigError(f'unable to find target container "{target}"')
+        pid = self._runtime.container(found.id).pid
+        namespaces = [{"type": "pid", "path": f"/proc/{pid}/ns/pid"}]
+        linux = {**config.spec["linux"], "namespaces": namespaces}
+        return replace(config, spec={**config.spec, "linux": linux})
 
     def _create_and_start(self, pod: Object, name: str, sandbox_id: str, config: ContainerConfig) -> str:
         try:
