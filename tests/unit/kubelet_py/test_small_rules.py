@@ -165,6 +165,39 @@ def test_resolv_conf_by_policy(policy: str, text: str) -> None:
     assert files.resolv_text(pod(dnsPolicy=policy), defaults) == text
 
 
+@pytest.mark.parametrize(
+    ("spec", "servers", "warned"),
+    [
+        ({}, (), True),
+        ({}, ("10.96.0.10",), False),
+        ({"dnsPolicy": "Default"}, (), False),
+        ({"dnsPolicy": "None"}, (), False),
+        ({"hostNetwork": True}, (), False),
+        ({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}, (), True),
+    ],
+)
+def test_who_misses_the_cluster_dns(spec: dict[str, Any], servers: tuple[str, ...], warned: bool) -> None:
+    warning = files.missing_cluster_dns(pod(**spec), files.DnsDefaults("", servers, "c"))
+    assert (warning is not None) == warned
+    if warning is not None:
+        assert warning.startswith('pod: "p_default(u)". kubelet does not have ClusterDNS IP configured')
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        ({"kubeReserved": {"cpu": "much"}}, "kubeReserved.cpu 'much'"),
+        ({"systemReserved": {"pid": "100"}}, "systemReserved of 'pid'"),
+        ({"syncFrequency": "0s"}, "syncFrequency must be greater than 0"),
+        ({"nodeLeaseDurationSeconds": 0}, "nodeLeaseDurationSeconds must be greater than 0"),
+        ({"podCIDR": "10.0.0.0/33"}, "podCIDR"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_by_name(document: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        config.from_document(document)
+
+
 def test_hosts_file_holds_addresses_and_aliases() -> None:
     body = pod(hostAliases=[{"ip": "1.1.1.1", "hostnames": ["one", "uno"]}])
     text = files.hosts_text(body, ("10.0.0.9",), "p", None, "")

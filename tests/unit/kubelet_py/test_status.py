@@ -144,3 +144,42 @@ def test_difference_names_only_what_changed() -> None:
 def test_an_unknown_container_state_is_no_running_one() -> None:
     holds = view(ContainerView("x", "c", "s", 0, "UNKNOWN"))
     assert "waiting" in status(pod(), holds)["containerStatuses"][0]["state"]
+
+
+TOO_OLD = Waiting("DeadlineExceeded", "too old")
+
+
+@pytest.mark.parametrize(
+    ("containers", "before", "phase", "reason"),
+    [
+        ((up(),), "Running", "Running", None),
+        ((up("a"), down("b")), "Running", "Running", None),
+        ((down(),), "Running", "Failed", "DeadlineExceeded"),
+        ((), "Pending", "Failed", "DeadlineExceeded"),
+    ],
+)
+def test_a_pod_that_the_node_ends_has_failed_when_nothing_of_it_runs_any_more(
+    containers: tuple[ContainerView, ...], before: str, phase: str, reason: str | None
+) -> None:
+    body = pod("a", "b") | {"status": {"phase": before, "containerStatuses": [{"name": "a"}]}}
+    answer = status(body, view(*containers), failure=TOO_OLD, finished=True)
+    assert (answer["phase"], answer.get("reason")) == (phase, reason)
+
+
+def test_a_refused_pod_tells_only_why_and_a_later_agent_does_not_forget_it() -> None:
+    refused = Waiting("OutOfcpu", "Pod was rejected: no")
+    answer = status(pod(), view(sandbox=False), failure=refused, finished=True)
+    assert answer == {
+        "phase": "Failed",
+        "reason": "OutOfcpu",
+        "message": "Pod was rejected: no",
+        "startTime": answer["startTime"],
+        "qosClass": "BestEffort",
+    }
+    again = status(pod() | {"status": answer}, view(sandbox=False), finished=True)
+    assert difference(answer, again) == {}, "an agent that starts later has nothing to add"
+
+
+def test_a_held_back_container_of_a_failed_pod_has_terminated() -> None:
+    answer = status(pod(), view(down(code=1)), waiting=CRASH, failure=TOO_OLD, finished=True)
+    assert "terminated" in answer["containerStatuses"][0]["state"]
