@@ -1,6 +1,6 @@
 """Runs tests against deliberately weakened copies of the tree: a test that stays green has proved nothing.
 
-Each weakening is tried in a jail of its own, because weakened code writes where it should not: new mount, PID,
+Each weakening is tried in a jail of its own, because weakened code writes where it should not: mount, PID,
 network, IPC and UTS namespaces whose root is an overlay over the machine's, with everything written kept in
 memory, entered by pivot_root and with the old root detached. /dev, /tmp, /run and the tree are tmpfs. Of the
 machine only the cgroup trees can be changed from there, and they are not what is weakened.
@@ -25,12 +25,25 @@ from tests.security.weakenings import WEAKENINGS, Weakening
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "vagrant")
-ISOLATION = ("unshare", "--net", "--mount", "--pid", "--fork", "--ipc", "--uts", "--propagation", "private", "--")
+ISOLATION = (
+    "unshare",
+    "--net",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--ipc",
+    "--uts",
+    "--propagation",
+    "private",
+    "--",
+)
 SECONDS = 120
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 1, 0x20, 0x1000, 0x4000, 1 << 18, 2
 DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-HOST_CHECK = "assert host_state.settled_difference(before) == []"  # others' processes are not the question here
+HOST_CHECK = (
+    "assert host_state.settled_difference(before) == []"  # others' processes are not the question here
+)
 Results = dict[str, str]
 
 
@@ -179,7 +192,16 @@ def enter(root: Path) -> None:
 
 def run(tests: list[str]) -> Results:
     """A test has failed when one of its cases has, in the test itself and not around it."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=20", "--junitxml=/tmp/report"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--timeout=20",
+        "--junitxml=/tmp/report",
+    ]
     subprocess.run(
         [*command, "tests/security", "-k", " or ".join(tests)], cwd=REPOSITORY, stdout=subprocess.DEVNULL
     )

@@ -119,7 +119,7 @@ def test_S03_a_setuid_program_gains_nothing_without_escalation(pods: Any, allowe
     (pods.box.root / "bin/effective").chmod(0o4755)
     context = {"runAsUser": 1000, "runAsGroup": 1000, "allowPrivilegeEscalation": allowed}
     text = pods.run("grep NoNewPrivs /proc/self/status; effective", security=context)
-    assert text.split() == ["NoNewPrivs:", "0", "0"] if allowed else ["NoNewPrivs:", "1", "1000"]
+    assert text.split() == ["NoNewPrivs:", *(("0", "0") if allowed else ("1", "1000"))]
 
 
 # -- S04: seccomp ----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import shutil
 import threading
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from kubelet_py.pods import pleg
 from kubelet_py.server import logs
-from runtime.capabilities import NAMES
+from runtime.capabilities import DEFAULT, NAMES
 from runtime.errors import LaunchError
 from runtime.linux import LinuxKernel
 from runtime.mounting import make_inside
@@ -119,6 +120,18 @@ def test_E02_a_working_directory_behind_a_descriptor_is_refused(box: Any, number
         assert "unreachable" not in running.wait()[1]
 
 
+def test_E02_an_exec_cannot_work_in_a_folder_of_the_host(box: Any) -> None:
+    """E02, CVE-2024-21626: in a running container /proc is there, and so are our descriptors in it."""
+    running = box.start("echo up; exec sleep 60")
+    running.read_until("up")
+    leak = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with pytest.raises(LaunchError, match="working directory"):
+            box.exec(running, "ls", cwd=f"/proc/self/fd/{leak}").wait()
+    finally:
+        os.close(leak)
+
+
 @pytest.mark.parametrize("name", ["proc", "sys"])
 def test_E04_an_image_with_proc_or_sys_as_symlink_is_refused(box: Any, name: str) -> None:
     """E04, CVE-2019-19921, CVE-2023-27561, CVE-2023-28642."""
@@ -149,7 +162,7 @@ def test_E06_symlinks_of_the_image_cannot_lead_a_mount_outside(box: Any, tmp_pat
     except LaunchError:
         pass
     else:
-        running.wait()
+        assert running.wait()[1] == "content"
     assert list(outside.iterdir()) == []
 
 
@@ -180,7 +193,7 @@ def test_E12_no_writable_v1_cgroup_or_release_agent(box: Any) -> None:
 def test_E14_the_terminal_is_a_new_one_and_controlling(box: Any) -> None:
     """E14, CVE-2017-5226."""
     running = box.start(
-        "tty; stty size; ls -l /dev/console; echo done",
+        "tty; stty size; ls -l /dev/console; (true < /dev/tty) && echo controls; echo done",
         terminal=True,
         process={"consoleSize": {"height": 30, "width": 100}, "user": {"uid": 1000, "gid": 1000}},
     )
@@ -189,7 +202,7 @@ def test_E14_the_terminal_is_a_new_one_and_controlling(box: Any) -> None:
         text += os.read(running.process.console, 4096)
     lines = text.decode().split("\r\n")
     assert lines[:2] == ["/dev/pts/0", "30 100"]
-    assert lines[2].startswith("crw")
+    assert lines[2].startswith("crw") and lines[3] == "controls"
     running.cgroup.kill()
 
 
@@ -229,6 +242,9 @@ def test_E17_pause_reaps_and_cannot_be_killed_from_a_shared_pid_namespace(box: A
     script += "kill -9 1; kill 1"
     code, text = box.start(script, join=join, process={"user": {"uid": 1000, "gid": 1000}}).wait()
     assert text.split("\n")[:2] == ["0", "/proc/1"]
+    weaker = [name for name in DEFAULT if name != "CAP_KILL"]
+    box.start("kill 1; kill -2 1", join=join, capabilities=weaker).wait()
+    assert not select.select([running.process.pidfd], [], [], 0.1)[0]
     os.kill(running.pid, 0)
     states = [
         line for line in Path(f"/proc/{running.pid}/status").read_text().splitlines() if "State" in line

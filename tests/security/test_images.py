@@ -103,6 +103,13 @@ def test_I01_a_layer_stays_in_its_folder(target: Path, attack: str) -> None:
     assert not [path for path in target.rglob("*") if stat.S_ISBLK(path.lstat().st_mode)]
 
 
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "..", "a/.."])
+def test_I01_names_with_dots_are_refused(target: Path, name: str) -> None:
+    """I01, CVE-2007-4559: no archive needs them, so they are not even resolved."""
+    with pytest.raises(UnpackError, match="leads out"):
+        unpack_layer(io.BytesIO(tar_of([file(name)])), target)
+
+
 def test_I01_a_later_entry_replaces_an_earlier_one(target: Path) -> None:
     """I01: twice the same name, the second time as a link, then through it."""
     evil = [file("x", b"1"), link("x", str(target.parent.parent / "outside/file")), file("x", b"2")]
