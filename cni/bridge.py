@@ -18,9 +18,8 @@ import contextlib
 import errno
 import hashlib
 import ipaddress
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,22 +30,20 @@ from cni.errors import (
     NetlinkError,
     NotAvailable,
     PluginFailure,
-    UnknownContainer,
     UnsupportedField,
 )
 from cni.host_local import parse_ranges
 from cni.masquerade import Masquerade
-from cni.netlink import (
+from cni.netlink import Netlink
+from cni.netns import is_own, left_behind, opened
+from cni.rtnetlink import (
     Link,
     Message,
-    Netlink,
     del_address,
     new_address,
     new_bridge,
     new_route,
     new_veth,
-    open_netns,
-    same_namespace,
     set_hairpin,
     set_link,
 )
@@ -108,8 +105,8 @@ class Bridge:
     def add(self, request: Request) -> Result:
         """Wire the pod; on any failure the veth pair and the addresses are given back."""
         config = BridgeConfig.parse(request.config)
-        with _namespace(request.netns) as netns, Netlink(netns) as inside, Netlink() as host:
-            if same_namespace(netns):
+        with opened(request.netns) as netns, Netlink(netns) as inside, Netlink() as host:
+            if is_own(netns):
                 raise InvalidConfig(f"Could not wire {request.netns}: it is the host's own namespace")
             if inside.link(request.ifname) is not None:
                 raise NetlinkError(f"add interface {request.ifname} to the container", errno.EEXIST)
@@ -197,7 +194,7 @@ class Bridge:
             raise InvalidConfig("Could not check: prevResult is missing")
         if config.ipam:
             self._delegate(str(config.ipam.get("type") or ""), request)
-        with Netlink() as host, _namespace(request.netns) as netns, Netlink(netns) as inside:
+        with Netlink() as host, opened(request.netns) as netns, Netlink(netns) as inside:
             _check_host(config, previous, host)
             _check_inside(request, previous, inside)
 
@@ -346,15 +343,11 @@ def _inner_messages(config: BridgeConfig, found: Result, index: int, owner: str)
 
 
 def _delete_inside(request: Request) -> None:
-    try:
-        netns = open_netns(request.netns)
-    except UnknownContainer:
-        return
-    try:
-        # /proc/<pid>/ns/net of a dead container may by now be another process's: the host's, or another
-        # pod's. Only a link that bears the container's ID, or else the MAC of the result, is removed.
-        if same_namespace(netns):
+    with left_behind(request.netns) as netns:
+        if netns is None:
             return
+        # The path may by now lead to another pod's namespace. Only a link that bears the container's ID, or
+        # else the MAC of the result, is removed.
         with Netlink(netns) as inside:
             link = inside.link(request.ifname)
             previous = request.prev_result
@@ -365,8 +358,6 @@ def _delete_inside(request: Request) -> None:
             ours = link.alias == request.container_id if link.alias else not macs or link.mac in macs
             if ours:
                 inside.delete_link(request.ifname)
-    finally:
-        os.close(netns)
 
 
 def _check_host(config: BridgeConfig, previous: Result, host: Netlink) -> None:
@@ -398,15 +389,6 @@ def _check_inside(request: Request, previous: Result, inside: Netlink) -> None:
     for route in previous.routes:
         if ipaddress.ip_network(route.dst).version == 4 and route.dst not in routes:
             raise PluginFailure(f"Could not find route {route.dst} in the container")
-
-
-@contextlib.contextmanager
-def _namespace(path: str) -> Iterator[int]:
-    netns = open_netns(path)
-    try:
-        yield netns
-    finally:
-        os.close(netns)
 
 
 def _first(address: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
-from cni.errors import PluginFailure, UnknownContainer
-from cni.netlink import Netlink, open_netns, same_namespace, set_link
+from cni.errors import PluginFailure
+from cni.netlink import Netlink
+from cni.netns import left_behind, opened
+from cni.rtnetlink import set_link
 from cni.types import IP, Interface, Request, Result
 
 _LO = 1  # the loopback device of every namespace has ifindex 1
@@ -15,13 +16,9 @@ _LO = 1  # the loopback device of every namespace has ifindex 1
 class Loopback:
     def add(self, request: Request) -> Result:
         """Set lo up; a previous plugin's result passes through unchanged (SPEC section 4)."""
-        netns = open_netns(request.netns)
-        try:
-            with Netlink(netns) as inside:
-                inside.batch([set_link(_LO, up=True)])
-                addresses = inside.addresses(_LO)
-        finally:
-            os.close(netns)
+        with opened(request.netns) as netns, Netlink(netns) as inside:
+            inside.batch([set_link(_LO, up=True)])
+            addresses = inside.addresses(_LO)
         if request.prev_result is not None:
             return request.prev_result
         return Result(
@@ -33,25 +30,14 @@ class Loopback:
         """Set lo down; a namespace that is gone, or is our own by a reused pid, is left alone."""
         if not request.netns:
             return
-        try:
-            netns = open_netns(request.netns)
-        except UnknownContainer:
-            return
-        try:
-            if same_namespace(netns):
-                return
-            with Netlink(netns) as inside:
-                inside.batch([set_link(_LO, up=False)])
-        finally:
-            os.close(netns)
+        with left_behind(request.netns) as netns:
+            if netns is not None:
+                with Netlink(netns) as inside:
+                    inside.batch([set_link(_LO, up=False)])
 
     def check(self, request: Request) -> None:
-        netns = open_netns(request.netns)
-        try:
-            with Netlink(netns) as inside:
-                link = inside.link(_LO)
-        finally:
-            os.close(netns)
+        with opened(request.netns) as netns, Netlink(netns) as inside:
+            link = inside.link(_LO)
         if link is None or not link.up:
             raise PluginFailure("Could not find lo up in the container's network namespace")
 

@@ -14,7 +14,9 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 
-from cni.netlink import Netlink, in_namespace, new_address, new_route, new_veth, set_link
+from cni.netlink import Netlink
+from cni.netns import in_namespace
+from cni.rtnetlink import new_address, new_route, new_veth, set_link
 
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -10,7 +10,8 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cni.netlink import Address, Link, Netlink, RouteEntry
+from cni.netlink import Netlink
+from cni.rtnetlink import Address, Link, RouteEntry
 
 OUR_PREFIX = "kpy"
 

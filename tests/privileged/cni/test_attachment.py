@@ -18,7 +18,8 @@ from cni.errors import AddressesExhausted, CniError, InvalidConfig, NetlinkError
 from cni.host_local import HostLocal
 from cni.invoke import Invoker
 from cni.masquerade import Masquerade
-from cni.netlink import Message, Netlink, del_address
+from cni.netlink import Netlink
+from cni.rtnetlink import Message, del_address
 from cni.types import Request
 
 pytestmark = pytest.mark.privileged
@@ -98,7 +99,7 @@ def test_only_what_leaves_the_pod_networks_is_masqueraded(invoker: Invoker) -> N
         try:
             assert pod.ask("192.0.2.2", 80) == "outside 192.0.2.1"
             with outside.netlink() as far:
-                from cni.netlink import new_address
+                from cni.rtnetlink import new_address
 
                 far.batch([new_address(far.require("eth0").index, "10.244.9.9/32")])
             with Netlink() as host:

@@ -9,7 +9,8 @@ import network_lab
 import pytest
 from network_lab import Namespace, Server, ask, uplink
 
-from cni.netlink import Netlink, set_link
+from cni.netlink import Netlink
+from cni.rtnetlink import set_link
 from kubelet_py.node.network import NodeNetwork
 from kubelet_py.paths import NodePaths
 

@@ -16,7 +16,8 @@ from network_lab import Namespace, Server, ask, uplink
 
 from cni import conflist, skeleton
 from cni.invoke import Invoker
-from cni.netlink import Netlink, in_namespace
+from cni.netlink import Netlink
+from cni.netns import in_namespace
 from kubelet_py.node import routes
 from proxy.changes import Changes
 from proxy.config import ProxyConfig

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cni import iptables, netlink, portmap, skeleton
+from cni import iptables, portmap, rtnetlink, skeleton
 from cni.bridge import BridgeConfig, mac_for
 from cni.errors import InvalidConfig, UnsupportedField
 
@@ -111,8 +111,8 @@ def test_rules_are_quoted_for_iptables_restore() -> None:
 
 
 def test_netlink_messages_are_aligned_and_readable_again() -> None:
-    message = netlink.new_route("10.96.0.0/12", index=7, metric=512, protocol=75)
-    entry = netlink._route(message.body)
+    message = rtnetlink.new_route("10.96.0.0/12", index=7, metric=512, protocol=75)
+    entry = rtnetlink.read_route(message.body)
     assert (entry.dst, entry.kind, entry.device, entry.metric, entry.protocol, entry.table) == (
         "10.96.0.0/12",
         "unicast",
@@ -122,12 +122,12 @@ def test_netlink_messages_are_aligned_and_readable_again() -> None:
         254,
     )
     for made in (
-        netlink.new_bridge("kpy0", mac="0a:58:00:00:00:01", mtu=1450),
-        netlink.new_veth("veth0", peer="eth0", peer_netns=3, master=2, mtu=1450, mac="0a:58:00:00:00:02"),
-        netlink.set_link(3, up=True, alias="abc"),
-        netlink.new_address(3, "fd00::1/64"),
-        netlink.new_route("::/0", index=3, gw="fd00::2", mtu=1400),
+        rtnetlink.new_bridge("kpy0", mac="0a:58:00:00:00:01", mtu=1450),
+        rtnetlink.new_veth("veth0", peer="eth0", peer_netns=3, master=2, mtu=1450, mac="0a:58:00:00:00:02"),
+        rtnetlink.set_link(3, up=True, alias="abc"),
+        rtnetlink.new_address(3, "fd00::1/64"),
+        rtnetlink.new_route("::/0", index=3, gw="fd00::2", mtu=1400),
     ):
-        packet = netlink._header(made.kind, made.flags, 1, made.body)
+        packet = rtnetlink.header(made.kind, made.flags, 1, made.body)
         assert len(packet) % 4 == 0
-        assert [p[:3] for p in netlink._parse(packet)] == [(made.kind, made.flags, 1)]
+        assert [p[:3] for p in rtnetlink.parse(packet)] == [(made.kind, made.flags, 1)]

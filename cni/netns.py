@@ -1,0 +1,84 @@
+"""Network namespaces as descriptors: opening one, telling whose it is, doing something inside it.
+
+setns(2) moves one thread. So whatever has to happen in another namespace happens on a throwaway thread, and
+the caller's namespace never changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from cni.errors import NetlinkError, UnknownContainer
+
+T = TypeVar("T")
+
+CLONE_NEWNET = 0x40000000
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[int]:
+    """A descriptor of the namespace at `path`, for a `with`. Raises UnknownContainer if none is there."""
+    try:
+        netns = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "?")
+        raise UnknownContainer(f"Could not open network namespace {path}: {name}") from error
+    try:
+        yield netns
+    finally:
+        os.close(netns)
+
+
+@contextlib.contextmanager
+def left_behind(path: str) -> Iterator[int | None]:
+    """The namespace that a DEL may still clear: None when it is gone, or is the caller's own.
+
+    /proc/<pid>/ns/net of a container that is dead may by now name another process's namespace, the host's
+    among them.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            netns = stack.enter_context(opened(path))
+        except UnknownContainer:
+            yield None
+            return
+        yield None if is_own(netns) else netns
+
+
+def in_namespace(netns: int, function: Callable[[], T]) -> T:
+    """Run `function` in a thread of its own that has entered the namespace of the descriptor `netns`."""
+    values: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            _setns(netns)
+            values.append(function())
+        except BaseException as error:  # handed to the caller below
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="netns", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return values[0]
+
+
+def is_own(netns: int) -> bool:
+    """Whether the descriptor names the namespace of the calling thread."""
+    other, mine = os.fstat(netns), os.stat("/proc/thread-self/ns/net")
+    return (other.st_ino, other.st_dev) == (mine.st_ino, mine.st_dev)
+
+
+def _setns(netns: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(netns, CLONE_NEWNET):
+        number = ctypes.get_errno()
+        raise NetlinkError("enter the network namespace", number)

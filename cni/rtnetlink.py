@@ -1,0 +1,345 @@
+"""rtnetlink messages as bytes: what is asked of the kernel, and what it answers, as values.
+
+Nothing here opens a socket: `netlink` sends these. Layout: a header of 16 bytes, a fixed part for the kind of
+object, then attributes (length, type, value), nested where they say so, each padded to four bytes
+(rtnetlink(7), uapi linux/rtnetlink.h, linux/if_link.h).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+F_REQUEST, F_ACK, F_DUMP = 0x1, 0x4, 0x300
+F_REPLACE, F_EXCL, F_CREATE = 0x100, 0x200, 0x400
+F_CAPPED, F_ACK_TLVS = 0x100, 0x200
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+
+IFF_UP = 0x1
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
+IFLA_LINKINFO, IFLA_IFALIAS, IFLA_NET_NS_FD = 18, 20, 28
+INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA = 1, 2, 4, 5
+VETH_INFO_PEER = 1
+BRPORT_MODE = 4
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
+IFA_F_NODAD = 0x02
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_TABLE = 1, 4, 5, 6, 7, 8, 15
+RTAX_MTU = 2
+SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_NOWHERE = 0, 253, 255
+ROUTE_TYPES = {1: "unicast", 2: "local", 3: "broadcast", 5: "multicast", 6: "blackhole", 7: "unreachable"}
+ROUTE_TYPES |= {8: "prohibit", 9: "throw"}
+ROUTE_NUMBERS = {name: number for number, name in ROUTE_TYPES.items()}
+MAIN_TABLE = 254
+PROTO_BOOT, PROTO_STATIC = 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One interface. `peer` is the ifindex of a veth's other end (in the other end's namespace)."""
+
+    index: int
+    name: str
+    mac: str
+    mtu: int
+    up: bool
+    master: int
+    kind: str
+    peer: int
+    hairpin: bool
+    alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    index: int
+    address: str  # with prefix length
+
+
+@dataclass(frozen=True, slots=True)
+class RouteEntry:
+    """One route; `dst` is a prefix ("0.0.0.0/0" for the default), `kind` one of ROUTE_TYPES' names."""
+
+    dst: str
+    kind: str
+    device: int
+    gateway: str
+    metric: int
+    table: int
+    protocol: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A request before it has a sequence number; `action` finishes the sentence "Could not …"."""
+
+    action: str
+    kind: int
+    flags: int
+    body: bytes
+
+
+def new_bridge(name: str, *, mac: str = "", mtu: int = 0) -> Message:
+    """A bridge that is up at once. A MAC given here stays; otherwise it follows the lowest port's."""
+    body = ifinfo(flags=IFF_UP, change=IFF_UP) + text(IFLA_IFNAME, name)
+    if mac:
+        body += _attribute(IFLA_ADDRESS, _mac_bytes(mac))
+    if mtu:
+        body += _u32(IFLA_MTU, mtu)
+    body += _attribute(IFLA_LINKINFO, text(INFO_KIND, "bridge"))
+    return Message(f"create bridge {name}", RTM_NEWLINK, F_CREATE | F_EXCL, body)
+
+
+def new_veth(
+    name: str,
+    *,
+    peer: str,
+    peer_netns: int,
+    master: int = 0,
+    mtu: int = 0,
+    mac: str = "",
+    peer_mac: str = "",
+) -> Message:
+    """A veth pair: the near end up and in bridge `master`, the far end born inside `peer_netns`.
+
+    The far end must not be set up in this message: the kernel would bring it up before it is linked.
+    """
+    far = ifinfo() + text(IFLA_IFNAME, peer) + _u32(IFLA_NET_NS_FD, peer_netns)
+    body = ifinfo(flags=IFF_UP, change=IFF_UP) + text(IFLA_IFNAME, name)
+    if mtu:
+        far += _u32(IFLA_MTU, mtu)
+        body += _u32(IFLA_MTU, mtu)
+    if peer_mac:
+        far += _attribute(IFLA_ADDRESS, _mac_bytes(peer_mac))
+    if mac:
+        body += _attribute(IFLA_ADDRESS, _mac_bytes(mac))
+    if master:
+        body += _u32(IFLA_MASTER, master)
+    data = _attribute(INFO_DATA, _attribute(VETH_INFO_PEER, far))
+    body += _attribute(IFLA_LINKINFO, text(INFO_KIND, "veth") + data)
+    return Message(f"create veth {name}/{peer}", RTM_NEWLINK, F_CREATE | F_EXCL, body)
+
+
+def set_hairpin(name: str, on: bool = True) -> Message:
+    """Let a bridge port send a frame back to where it came from (a pod reaching itself by its Service)."""
+    data = _attribute(BRPORT_MODE, bytes([on]))
+    info = text(INFO_SLAVE_KIND, "bridge") + _attribute(INFO_SLAVE_DATA, data)
+    body = ifinfo() + text(IFLA_IFNAME, name) + _attribute(IFLA_LINKINFO, info)
+    return Message(f"set hairpin mode of {name}", RTM_NEWLINK, 0, body)
+
+
+def set_link(
+    index: int, *, up: bool | None = None, mtu: int = 0, master: int | None = None, alias: str = ""
+) -> Message:
+    """Change a link; `alias` is free text (255 bytes) that `ip link` shows."""
+    change = IFF_UP if up is not None else 0
+    body = ifinfo(index=index, flags=IFF_UP if up else 0, change=change)
+    if mtu:
+        body += _u32(IFLA_MTU, mtu)
+    if master is not None:
+        body += _u32(IFLA_MASTER, master)
+    if alias:
+        body += _attribute(IFLA_IFALIAS, alias.encode()[:255])
+    return Message(f"configure interface {index}", RTM_NEWLINK, 0, body)
+
+
+def delete_link(name: str) -> Message:
+    return Message(f"delete interface {name}", RTM_DELLINK, 0, ifinfo() + text(IFLA_IFNAME, name))
+
+
+def new_address(index: int, address: str, *, replace: bool = False) -> Message:
+    """Give the link an address with prefix length; IPv6 without duplicate detection, usable at once."""
+    interface = ipaddress.ip_interface(address)
+    six = interface.version == 6
+    family, length = (socket.AF_INET6 if six else socket.AF_INET), interface.network.prefixlen
+    body = struct.pack("=BBBBi", family, length, IFA_F_NODAD if six else 0, SCOPE_UNIVERSE, index)
+    body += _attribute(IFA_LOCAL, interface.ip.packed) + _attribute(IFA_ADDRESS, interface.ip.packed)
+    if not six and length < 31:
+        body += _attribute(IFA_BROADCAST, interface.network.broadcast_address.packed)
+    flags = F_CREATE | (F_REPLACE if replace else F_EXCL)
+    return Message(f"add address {address}", RTM_NEWADDR, flags, body)
+
+
+def del_address(index: int, address: str) -> Message:
+    interface = ipaddress.ip_interface(address)
+    family = socket.AF_INET6 if interface.version == 6 else socket.AF_INET
+    body = struct.pack("=BBBBi", family, interface.network.prefixlen, 0, 0, index)
+    return Message(
+        f"remove address {address}", RTM_DELADDR, 0, body + _attribute(IFA_LOCAL, interface.ip.packed)
+    )
+
+
+def new_route(
+    dst: str,
+    *,
+    index: int = 0,
+    gw: str = "",
+    kind: str = "unicast",
+    metric: int = 0,
+    mtu: int = 0,
+    scope: int | None = None,
+    table: int = MAIN_TABLE,
+    protocol: int = PROTO_STATIC,
+    replace: bool = False,
+) -> Message:
+    if scope is None:
+        scope = SCOPE_LINK if index and not gw and ipaddress.ip_network(dst).version == 4 else SCOPE_UNIVERSE
+    body = _route_body(dst, index, gw, kind, metric, table, protocol, scope)
+    if mtu:
+        body += _attribute(RTA_METRICS, _u32(RTAX_MTU, mtu))
+    flags = F_CREATE | (F_REPLACE if replace else F_EXCL)
+    return Message(f"add {kind} route {dst}", RTM_NEWROUTE, flags, body)
+
+
+def del_route(
+    dst: str,
+    *,
+    index: int = 0,
+    kind: str = "unicast",
+    metric: int = 0,
+    table: int = MAIN_TABLE,
+    protocol: int = 0,
+) -> Message:
+    # Scope "nowhere" matches a route of any scope (fib_table_delete).
+    body = _route_body(dst, index, "", kind, metric, table, protocol, SCOPE_NOWHERE)
+    return Message(f"remove {kind} route {dst}", RTM_DELROUTE, 0, body)
+
+
+def _route_body(
+    dst: str, index: int, gw: str, kind: str, metric: int, table: int, protocol: int, scope: int
+) -> bytes:
+    network = ipaddress.ip_network(dst)
+    family = socket.AF_INET6 if network.version == 6 else socket.AF_INET
+    small = table if table < 256 else 0
+    body = rtmsg(family, network.prefixlen, small, protocol, scope, ROUTE_NUMBERS[kind])
+    body += _u32(RTA_TABLE, table)
+    if network.prefixlen:
+        body += _attribute(RTA_DST, network.network_address.packed)
+    if index:
+        body += _u32(RTA_OIF, index)
+    if gw:
+        body += _attribute(RTA_GATEWAY, ipaddress.ip_address(gw).packed)
+    if metric:
+        body += _u32(RTA_PRIORITY, metric)
+    return body
+
+
+# --- encoding ------------------------------------------------------------------------------------
+
+
+def header(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    padding = b"\0" * (-len(body) % 4)
+    return struct.pack("=IHHII", 16 + len(body), kind, flags, sequence, 0) + body + padding
+
+
+def parse(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    offset = 0
+    while offset + 16 <= len(data):
+        length, kind, flags, sequence, _pid = struct.unpack_from("=IHHII", data, offset)
+        if length < 16:
+            return
+        yield kind, flags, sequence, data[offset + 16 : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
+
+
+def text(kind: int, value: str) -> bytes:
+    return _attribute(kind, value.encode() + b"\0")
+
+
+def _u32(kind: int, value: int) -> bytes:
+    return struct.pack("=HHI", 8, kind, value)
+
+
+def ifinfo(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
+    return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, flags, change)
+
+
+def rtmsg(
+    family: int, length: int = 0, table: int = 0, protocol: int = 0, scope: int = 0, kind: int = 0
+) -> bytes:
+    return struct.pack("=BBBBBBBBI", family, length, 0, 0, table, protocol, scope, kind, 0)
+
+
+def _attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    while offset + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, offset)
+        if length < 4:
+            break
+        found[kind & 0x3FFF] = data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def explanation(flags: int, payload: bytes) -> str:
+    """The kernel's own words from an extended acknowledgement (NLMSGERR_ATTR_MSG is attribute 1)."""
+    if not flags & F_ACK_TLVS:
+        return ""
+    offset = 20
+    if not flags & F_CAPPED:
+        (length,) = struct.unpack_from("=I", payload, 4)
+        offset = 4 + ((length + 3) & ~3)
+    return _attributes(payload, offset).get(1, b"").rstrip(b"\0").decode(errors="replace")
+
+
+def _mac_bytes(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def read_link(payload: bytes) -> Link:
+    _family, _type, index, flags, _change = struct.unpack_from("=BxHiII", payload)
+    found = _attributes(payload, 16)
+    info = _attributes(found.get(IFLA_LINKINFO, b""))
+    port = _attributes(info.get(INFO_SLAVE_DATA, b""))
+    return Link(
+        index=index,
+        name=found.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(),
+        mac=found.get(IFLA_ADDRESS, b"").hex(":"),
+        mtu=_number(found.get(IFLA_MTU)),
+        up=bool(flags & IFF_UP),
+        master=_number(found.get(IFLA_MASTER)),
+        kind=info.get(INFO_KIND, b"").rstrip(b"\0").decode(),
+        peer=_number(found.get(IFLA_LINK)),
+        hairpin=port.get(BRPORT_MODE, b"\0")[0] == 1,
+        alias=found.get(IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace"),
+    )
+
+
+def read_address(payload: bytes) -> Address:
+    _family, length, _flags, _scope, index = struct.unpack_from("=BBBBi", payload)
+    found = _attributes(payload, 8)
+    raw = found.get(IFA_LOCAL) or found[IFA_ADDRESS]
+    return Address(index=index, address=f"{ipaddress.ip_address(raw)}/{length}")
+
+
+def read_route(payload: bytes) -> RouteEntry:
+    family, length, _src, _tos, table, protocol, _scope, kind, _flags = struct.unpack_from(
+        "=BBBBBBBBI", payload
+    )
+    found = _attributes(payload, 12)
+    empty = b"\0" * (16 if family == socket.AF_INET6 else 4)
+    gateway, source = found.get(RTA_GATEWAY), found.get(RTA_PREFSRC)
+    return RouteEntry(
+        dst=f"{ipaddress.ip_address(found.get(RTA_DST, empty))}/{length}",
+        kind=ROUTE_TYPES.get(kind, str(kind)),
+        device=_number(found.get(RTA_OIF)),
+        gateway=str(ipaddress.ip_address(gateway)) if gateway else "",
+        metric=_number(found.get(RTA_PRIORITY)),
+        table=_number(found.get(RTA_TABLE)) or table,
+        protocol=protocol,
+        source=str(ipaddress.ip_address(source)) if source else "",
+    )
+
+
+def _number(raw: bytes | None) -> int:
+    return int(struct.unpack("=I", raw[:4])[0]) if raw and len(raw) >= 4 else 0
