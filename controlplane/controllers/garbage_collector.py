@@ -35,7 +35,7 @@ from kubeclient.rest import RestClient
 log = logging.getLogger("controllers")
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
-RETRY_SECONDS = 0.2
+RETRY_SECONDS = 5.0  # events say when a dependent goes; this is for those that were missed
 
 WATCHED: tuple[Resource, ...] = (
     PODS, REPLICA_SETS, DEPLOYMENTS, SERVICES, ENDPOINT_SLICES, CONFIG_MAPS, SECRETS, NODES,
@@ -69,11 +69,12 @@ class GarbageCollector(Controller):
                     self._dependents.pop(metadata["uid"], None)
             for dependent in waiting:
                 self.queue.add(dependent)
-            if kind == "DELETED":
-                # An owner that waits in the foreground for this one can perhaps go now.
-                for reference in metadata.get("ownerReferences") or []:
+            kept = [] if kind == "DELETED" else metadata.get("ownerReferences") or []
+            for reference in ((old or new)["metadata"].get("ownerReferences")) or []:
+                if reference not in kept:
+                    # An owner that waits in the foreground for this one can perhaps go now.
                     self._enqueue_owner(reference, metadata.get("namespace", ""))
-            elif metadata.get("ownerReferences") or metadata.get("deletionTimestamp"):
+            if kind != "DELETED" and (metadata.get("ownerReferences") or metadata.get("deletionTimestamp")):
                 self.queue.add(key)
 
         return handle
