@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from controlplane.controllers.base import Object, SharedInformers, split_key
 from controlplane.controllers.replicaset import is_ready
 from controlplane.controllers.service_pods import (
+    HEADLESS,
     Port,
     ServiceFollower,
     addresses,
@@ -25,7 +26,6 @@ from kubeclient.events import EventRecorder
 from kubeclient.resources import ENDPOINTS
 from kubeclient.rest import RestClient
 
-HEADLESS = "service.kubernetes.io/headless"
 OVER_CAPACITY = "endpoints.kubernetes.io/over-capacity"
 LARGEST = 1000
 

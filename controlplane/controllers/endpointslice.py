@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from controlplane.controllers.base import Object, SharedInformers, split_key
 from controlplane.controllers.replicaset import is_ready
 from controlplane.controllers.service_pods import (
+    HEADLESS,
     Port,
     ServiceFollower,
     addresses,
@@ -30,7 +31,6 @@ from kubeclient.rest import RestClient
 SERVICE_NAME = "kubernetes.io/service-name"
 MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 MANAGER = "endpointslice-controller.k8s.io"
-HEADLESS = "service.kubernetes.io/headless"
 ZONE = "topology.kubernetes.io/zone"
 LARGEST = 100
 

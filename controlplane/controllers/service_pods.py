@@ -17,6 +17,8 @@ from kubeclient.events import EventRecorder
 from kubeclient.resources import PODS, SERVICES
 from kubeclient.rest import RestClient
 
+HEADLESS = "service.kubernetes.io/headless"  # the label on what is published for a Service without an address
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Port:
