@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from runtime.errors import HookError, errno_name
+from runtime.errors import HookError, LaunchError, errno_name
 from runtime.spec import Hook
 
 TYPE_CHECKING = False
@@ -38,34 +37,56 @@ def run_hooks(kind: str, hooks: Sequence[Hook], state: Mapping[str, Any]) -> lis
     return problems
 
 
-def _run(kind: str, hook: Hook, state: bytes) -> None:
-    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output:
-        source.write(state)
-        source.seek(0)
-        actions = [
-            (os.POSIX_SPAWN_DUP2, source.fileno(), 0),
-            (os.POSIX_SPAWN_DUP2, output.fileno(), 1),
-            (os.POSIX_SPAWN_DUP2, output.fileno(), 2),
-        ]
-        environment = dict(entry.partition("=")[::2] for entry in hook.env)
+def run_inside(
+    hook: Hook, state: Mapping[str, Any], start: Callable[[tuple[int, int, int]], int]
+) -> None:
+    """Runs a startContainer hook: `start` makes the process in the container, with three descriptors as its
+    streams, and returns its pid. Raises HookError."""
+    _run("startContainer", hook, json.dumps(state).encode(), start)
+
+
+def _run(
+    kind: str,
+    hook: Hook,
+    state: bytes,
+    start: Callable[[tuple[int, int, int]], int] | None = None,
+) -> None:
+    # Files in memory, read and written at their own pace: no pipe can fill up.
+    source = os.memfd_create("state", os.MFD_CLOEXEC)
+    output = os.memfd_create("output", os.MFD_CLOEXEC)
+    try:
+        os.write(source, state)
+        os.lseek(source, 0, os.SEEK_SET)
         try:
-            pid = os.posix_spawn(
-                hook.path,
-                hook.args or (hook.path,),
-                environment,
-                file_actions=actions,
-                setsigdef=(signal.SIGPIPE,),
-                setpgroup=0,
-            )
+            pid = start((source, output, output)) if start else _spawn(hook, source, output)
         except OSError as error:
             name = errno_name(error.errno or 0)
             raise HookError(f"Could not run {kind} hook {hook.path}: {name}") from error
+        except LaunchError as error:
+            raise HookError(f"Could not run {kind} hook {hook.path}: {error}") from error
         code = _wait(pid, hook.timeout)
         if code != 0:
-            output.seek(0)
-            said = output.read(_OUTPUT).decode(errors="replace").strip()
+            said = os.pread(output, _OUTPUT, 0).decode(errors="replace").strip()
             why = f"it took longer than {hook.timeout} s" if code is None else f"exit code {code}"
             raise HookError(f"Could not run {kind} hook {hook.path}: {why}" + (f": {said}" if said else ""))
+    finally:
+        os.close(source)
+        os.close(output)
+
+
+def _spawn(hook: Hook, source: int, output: int) -> int:
+    return os.posix_spawn(
+        hook.path,
+        hook.args or (hook.path,),
+        dict(entry.partition("=")[::2] for entry in hook.env),
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, source, 0),
+            (os.POSIX_SPAWN_DUP2, output, 1),
+            (os.POSIX_SPAWN_DUP2, output, 2),
+        ],
+        setsigdef=(signal.SIGPIPE,),
+        setpgroup=0,
+    )
 
 
 def _wait(pid: int, timeout: int | None) -> int | None:

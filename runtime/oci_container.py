@@ -11,19 +11,19 @@ import os
 import select
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from runtime import cgroups
 from runtime.errors import CgroupError, HookError, SpecError, StateError, errno_name
-from runtime.hooks import run_hooks
+from runtime.hooks import run_hooks, run_inside
 from runtime.launch import Process, launch
 from runtime.linux import LinuxKernel
 from runtime.oci_state import CREATED, RUNNING, STOPPED, Container, Store
 from runtime.operations import container_plan, exec_plan
-from runtime.plan import NO_STDIO
+from runtime.plan import NO_STDIO, Plan
 from runtime.process import WaitForStart
 from runtime.records import Record
-from runtime.spec import ProcessSpec, Spec, parse
+from runtime.spec import Hook, ProcessSpec, Spec, parse, parse_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ class Runtime:
         status = self.store.status(container)
         if status != CREATED:
             raise StateError(f"Could not start container {identity}: it is {status}, not created")
+        self._run_inside(container)
         fifo = os.open(self.store.fifo(identity), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             # The process's own open ends when ours is there; the byte it writes says that it went on.
@@ -137,6 +138,43 @@ class Runtime:
         os.unlink(self.store.fifo(identity))
         hooks = parse(container.config).hooks
         return run_hooks("poststart", hooks.get("poststart", ()), self.store.describe(container))
+
+    def _run_inside(self, container: Container) -> None:
+        """startContainer hooks: programs of the container, run in it as its process would be. One that fails
+        ends the container. Raises HookError."""
+        spec = parse(container.config)
+        hooks = spec.hooks.get("startContainer", ())
+        if not hooks:
+            return
+        cgroup = self._driver.open(container.cgroup)
+        described = {**self.store.describe(container), "pid": _inner_pid(container.pid)}
+        try:
+            for hook in hooks:
+                plan = self._inside(container, spec, hook, cgroup)
+                run_inside(hook, described, self._starter(plan))
+        except HookError:
+            cgroup.kill()
+            raise
+
+    def _inside(self, container: Container, spec: Spec, hook: Hook, cgroup: cgroups.Cgroup) -> Plan:
+        args = list(hook.args or (hook.path,))
+        process = {**container.config["process"], "args": args, "env": list(hook.env), "terminal": False}
+        return exec_plan(
+            spec,
+            parse_process(process),
+            init_pid=container.pid,
+            cgroup=cgroup.join(),
+            init_start_time=container.start_time,
+            executable=hook.path,
+        )
+
+    def _starter(self, plan: Plan) -> Callable[[tuple[int, int, int]], int]:
+        def start(stdio: tuple[int, int, int]) -> int:
+            process = launch(self._kernel, plan, stdio)
+            os.close(process.pidfd)
+            return process.pid
+
+        return start
 
     def state(self, identity: str) -> dict[str, Any]:
         """The container's state (runtime.md)."""
@@ -221,6 +259,12 @@ class Runtime:
         return started
 
 
+def _inner_pid(pid: int) -> int:
+    """The process's number in its own PID namespace."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        return next(int(line.split()[-1]) for line in file if line.startswith("NSpid:"))
+
+
 def _check_descriptors(count: int) -> None:
     """What is to be kept must have been handed to us; one of our own would be a leak."""
     import fcntl
@@ -240,9 +284,8 @@ def _check(spec: Spec, options: Options) -> None:
         raise SpecError("root", "is missing")
     if spec.process is None:
         raise SpecError("process", "is missing")
-    for kind in ("createContainer", "startContainer"):
-        if spec.hooks.get(kind):
-            raise SpecError(f"hooks.{kind}", "hooks inside the container are not supported")
+    if spec.hooks.get("createContainer"):
+        raise SpecError("hooks.createContainer", "hooks before the change of root are not supported")
     if options.console_socket and not spec.process.terminal:
         raise SpecError("process.terminal", "is false, but a console socket was given")
 

@@ -207,9 +207,10 @@ def exec_plan(
     cgroup: CgroupJoin | None,
     init_start_time: int | None = None,
     preserve_fds: int = 0,
+    executable: str = "",
 ) -> Plan:
     """One more process in a running container. `init_start_time` (clock ticks) guards against a recycled
-    pid."""
+    pid. `executable` is run under the name args[0] instead of the program of that name."""
     before, after = _security(spec, process)
     listed = {namespace.type for namespace in spec.linux.namespaces}
     user, time = "user" in listed, "time" in listed
@@ -224,7 +225,7 @@ def exec_plan(
             JoinProcess(init_pid, kinds, init_start_time),
             OpenTerminal(process.user.uid, process.console_size),
             EnterWorkingDirectory(process.cwd),
-            FindExecutable(process.args[0], _search_path(process)),
+            FindExecutable(executable or process.args[0], _search_path(process)),
             *_born(None if user else cgroup, (), ()),
             JoinCgroupNamespace(),
             NewSession(),
