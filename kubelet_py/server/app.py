@@ -304,7 +304,7 @@ class _Handler(BaseHTTPRequestHandler):
         pieces = logs.read_log(
             path,
             options,
-            running=lambda: owner.backend.container_running(namespace, pod, container),
+            running=lambda: self._writes_to(path, namespace, pod, container),
             gone=self._duplex.peer_closed,
             watch=watch,
         )
@@ -328,6 +328,15 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             pieces.close()
             watch.close()
+
+    def _writes_to(self, path: Path, namespace: str, pod: str, container: str) -> bool:
+        """Whether the log may still grow: a container that was started again writes to a log of its own."""
+        backend: Backend = self.server.owner.backend
+        try:
+            current = backend.log_path(namespace, pod, container, previous=False)
+        except LookupError:
+            return False
+        return current == path and backend.container_running(namespace, pod, container)
 
     def _chunked_head(self) -> None:
         self._answered = True
