@@ -3,8 +3,7 @@
 Python's `tarfile` costs three times as much per entry as extracting the file does, and its extraction
 filters were bypassed again and again (CVE-2007-4559, CVE-2025-4517). Layers need little of it: POSIX ustar
 and pax headers (`SCHILY.xattr.*` carries extended attributes), GNU long names and base-256 numbers.
-Names stay bytes, since Linux does not know encodings. Sparse files are refused: image builders do not
-write them, and a few bytes of header could announce petabytes.
+Names stay bytes, since Linux does not know encodings. Sparse files (GNU tar's) have their map in sparse.py.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO, Any, BinaryIO, Protocol, cast
 
 from runtime.images.errors import UnpackError
+from runtime.images.sparse import SparseMap, from_header, from_pax
 
 BLOCK = 512
 CHUNK = 1 << 18
@@ -25,6 +25,7 @@ _KINDS = {
     b"0": "file",
     b"\0": "file",
     b"7": "file",
+    b"S": "file",
     b"1": "link",
     b"2": "symlink",
     b"3": "char",
@@ -36,7 +37,10 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One member: `kind` is file, dir, symlink, link, char, block or fifo; `mtime` in nanoseconds."""
+    """One member: `kind` is file, dir, symlink, link, char, block or fifo; `mtime` in nanoseconds.
+
+    `size` is what the archive has of it; where `sparse` is set, that is where the pieces of it belong.
+    """
 
     name: bytes
     kind: str
@@ -49,6 +53,7 @@ class Entry:
     major: int = 0
     minor: int = 0
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    sparse: SparseMap | None = None
 
 
 def decompress(source: BinaryIO) -> Iterator[bytes]:
@@ -141,7 +146,7 @@ class TarReader:
             raw = _parse_header(header)
             kind = header[156:157]
             if kind not in b"LKxg" or kind == b"\0":
-                return self._finish(raw, kind, long_name, long_target, pax)
+                return self._finish(raw, header, long_name, long_target, pax)
             if raw.size > MAX_HEADER:
                 raise UnpackError(f"Could not read archive: an extended header of {raw.size} bytes")
             data = self._take(raw.size)
@@ -153,9 +158,10 @@ class TarReader:
             elif kind == b"x":
                 pax = _parse_pax(data)
 
-    def _finish(self, raw: Entry, kind: bytes, name: bytes, target: bytes, pax: Mapping[str, bytes]) -> Entry:
-        if kind == b"S" or any(key.startswith("GNU.sparse") for key in pax):
-            raise UnpackError(f"Could not read archive: {_show(raw.name)} is sparse, which is not supported")
+    def _finish(
+        self, raw: Entry, header: bytes, name: bytes, target: bytes, pax: Mapping[str, bytes]
+    ) -> Entry:
+        kind = header[156:157]
         known = _KINDS.get(kind)
         if known is None:
             raise UnpackError(f"Could not read archive: {_show(raw.name)} has the unknown type {kind!r}")
@@ -174,7 +180,27 @@ class TarReader:
         # Only regular files carry content, whatever the size field of the others says.
         self._left = entry.size if entry.kind == "file" else 0
         self._padding = -self._left % BLOCK
-        return entry
+        return self._spread(entry, header, pax) if entry.kind == "file" else entry
+
+    def _spread(self, entry: Entry, header: bytes, pax: Mapping[str, bytes]) -> Entry:
+        """The entry with its map, if it is sparse; what the map takes of the data is not content."""
+        if header[156:157] == b"S":
+            found = from_header(header, _number, lambda: self._take(BLOCK))
+            return replace(entry, sparse=found.check(self._left))
+        if not pax:
+            return entry
+
+        def block() -> bytes:
+            if self._left < BLOCK:
+                raise UnpackError(f"Could not read archive: the map of {_show(entry.name)} is cut short")
+            self._left -= BLOCK
+            return self._take(BLOCK)
+
+        try:
+            spread = from_pax(pax, block)
+        except ValueError as error:
+            raise UnpackError("Could not read archive: a sparse map holds a bad number") from error
+        return entry if spread is None else replace(entry, size=self._left, sparse=spread.check(self._left))
 
     def _some(self, most: int) -> bytes:
         if self._position >= len(self._buffer):
@@ -270,7 +296,7 @@ def _pax_fields(pax: Mapping[str, bytes]) -> dict[str, Any]:
     xattrs = {}
     try:
         for key, value in pax.items():
-            if key == "path":
+            if key == "GNU.sparse.name" or (key == "path" and "GNU.sparse.name" not in pax):
                 changes["name"] = value
             elif key == "linkpath":
                 changes["target"] = value

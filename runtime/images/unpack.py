@@ -24,6 +24,7 @@ from typing import BinaryIO
 
 from runtime.images.errors import UnpackError
 from runtime.images.rooted import open_in_root
+from runtime.images.sparse import SparseMap
 from runtime.images.tape import TapeWriter
 from runtime.images.tarstream import Entry, Hashed, TarReader, decompress
 
@@ -126,9 +127,13 @@ class _Extractor:
         """Set the folders' times, which creating their content has changed."""
         for parts, mtime in reversed(self._folder_times):
             try:
-                os.utime(parts[-1], ns=(mtime, mtime), dir_fd=self._parent(parts[:-1]), follow_symlinks=False)
-            except FileNotFoundError:
+                above = self._parent(parts[:-1], make=False)
+                os.utime(parts[-1], ns=(mtime, mtime), dir_fd=above, follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
                 continue  # a later entry put something else in its place
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
 
     def _split(self, name: bytes, entry: Entry) -> list[bytes]:
         if len(name) > self._limits.path:
@@ -140,7 +145,7 @@ class _Extractor:
 
     # -- parents -------------------------------------------------------------------------------------
 
-    def _parent(self, parts: Sequence[bytes]) -> int:
+    def _parent(self, parts: Sequence[bytes], *, make: bool = True) -> int:
         if not parts:
             return self._root
         path = b"/".join(parts)
@@ -150,6 +155,8 @@ class _Extractor:
         try:
             found = open_in_root(self._root, path)
         except FileNotFoundError:
+            if not make:
+                raise
             # Archives may leave out folders; Docker, too, makes them root's and 0755.
             above = self._parent(parts[:-1])
             try:
@@ -176,10 +183,11 @@ class _Extractor:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(name, flags, 0o600, dir_fd=parent)
             try:
-                for chunk in reader.content(stored=entry.name):
-                    view = memoryview(chunk)
-                    while view:
-                        view = view[os.write(descriptor, view) :]
+                if entry.sparse is not None:
+                    self._spread(descriptor, entry.sparse, reader)
+                else:
+                    for chunk in reader.content(stored=b"/".join(self._split(entry.name, entry))):
+                        _write(descriptor, chunk)
                 self._dress(descriptor, entry)
                 os.utime(descriptor, ns=_times(entry))
             finally:
@@ -192,6 +200,19 @@ class _Extractor:
         else:
             os.mkfifo(name, 0o600, dir_fd=parent)
             self._dress_by_name(parent, name, entry)
+
+    def _spread(self, descriptor: int, where: SparseMap, reader: TarReader) -> None:
+        """Write each piece where it belongs and leave the holes; the tape keeps such content as it is."""
+        if where.size > self._limits.bytes:
+            raise UnpackError(f"Could not unpack layer: a sparse file of {where.size} bytes")
+        chunks, data = reader.content(), b""
+        for offset, length in where.places:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            while length:
+                data = data or next(chunks)
+                _write(descriptor, data[:length])
+                length, data = length - len(data[:length]), data[length:]
+        os.ftruncate(descriptor, where.size)
 
     def _link(self, parent: int, name: bytes, entry: Entry) -> None:
         target = self._split(entry.target, entry)
@@ -301,6 +322,12 @@ class _Extractor:
                     if error.errno != errno.ENOTSUP:  # tmpfs before Linux 6.6; upstream goes on
                         raise
                     log.debug("Skipped attribute path=%s key=%s reason=ENOTSUP", _text(entry.name), key)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    done = os.write(descriptor, data)
+    while done < len(data):
+        done += os.write(descriptor, data[done:])
 
 
 def _is_whiteout(status: os.stat_result) -> bool:

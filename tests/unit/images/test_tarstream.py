@@ -9,6 +9,7 @@ import pytest
 import zstandard
 
 from runtime.images.errors import UnpackError
+from runtime.images.sparse import SparseMap
 from runtime.images.tarstream import Entry, Hashed, TarReader, decompress
 from tests.unit.images.build import digest, info, tar_of
 
@@ -57,12 +58,23 @@ def test_content_that_is_not_read_is_skipped() -> None:
     assert [entry.name for entry in reader] == [b"a", b"b"]
 
 
-def sparse() -> bytes:
-    data = bytearray(tar_of([(info("f"), b"")], tarfile.GNU_FORMAT))
-    data[156:157] = b"S"
-    data[148:156] = b" " * 8
-    data[148:156] = f"{sum(data[:512]):06o}\0 ".encode()
-    return bytes(data)
+def pax(records: dict[str, str], content: bytes = b"") -> bytes:
+    member = info("f")
+    member.pax_headers = records
+    return tar_of([(member, content)])
+
+
+MAP = "GNU.sparse."
+ONE = {MAP + "major": "1", MAP + "minor": "0", MAP + "realsize": "100", MAP + "name": "real"}
+
+
+def test_sparse_maps_of_both_pax_formats_are_read() -> None:
+    [(entry, content)] = read(pax(ONE, b"2\n0\n3\n90\n4\n".ljust(512, b"\0") + b"abcdefg"))
+    assert entry.sparse == SparseMap(100, ((0, 3), (90, 4)))
+    assert (entry.name, content, entry.size) == (b"real", b"abcdefg", 7)
+    older = {MAP + "size": "9", MAP + "numblocks": "1", MAP + "map": "2,3", MAP + "name": "n"}
+    [(entry, content)] = read(pax(older, b"abc"))
+    assert entry.sparse == SparseMap(9, ((2, 3),)) and content == b"abc"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +84,15 @@ def sparse() -> bytes:
         (b"7" * 1024, "checksum"),
         (tar_of([(info("f"), b"1" * 600)])[:700], "middle"),
         (tar_of([(info("f"), b"")])[:300], "middle"),
-        (sparse(), "sparse"),
+        (pax({MAP + "offset": "1", MAP + "size": "9"}), "unknown format"),
+        (pax({MAP + "map": "5,5,0,1", MAP + "size": "99"}, b"123456"), "overlaps"),
+        (pax({MAP + "map": "0,6", MAP + "size": "5"}, b"123456"), "does not fit"),
+        (pax({MAP + "map": "0,5", MAP + "size": "9"}, b"123456"), "does not fit"),
+        (pax({MAP + "map": "0,-5", MAP + "size": "9"}, b"123456"), "bad number"),
+        (pax({MAP + "map": "0", MAP + "size": "9"}, b"123456"), "cut short"),
+        (pax(ONE, b"1\n"), "cut short"),
+        (pax(ONE, b"9999999\n".ljust(512, b"1")), "more than 100000"),
+        (pax(ONE, b"1" * 2048), "bad number"),
     ],
 )
 def test_damaged_and_unsupported_archives_are_refused(data: bytes, why: str) -> None:
