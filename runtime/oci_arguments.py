@@ -7,6 +7,7 @@ anyway (`--cgroup-manager cgroupfs`, `--rootless false`).
 from __future__ import annotations
 
 import argparse
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,15 +50,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--systemd-cgroup", action="store_true", help="refused: cgroups are made directly")
     parser.add_argument("--cgroup-manager", choices=("cgroupfs",), default="cgroupfs")
     parser.add_argument("--rootless", choices=("auto", "false"), default="auto", help="root is needed")
+    groups = {
+        **dict.fromkeys(("create", "run"), _creation),
+        **dict.fromkeys(("start", "kill", "delete", "pause", "resume"), _lifecycle),
+        **dict.fromkeys(("state", "ps", "list", "events", "spec", "features"), _queries),
+        "exec": _exec,
+        "update": _update,
+    }
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    _lifecycle(commands)
-    _queries(commands)
-    _exec(commands)
-    _update(commands)
-    return parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    named = [groups[word] for word in words if word in groups]
+    # Making a parser costs a quarter of a millisecond: with one command in sight, only its group is made.
+    for add in named if len(named) == 1 else dict.fromkeys(groups.values()):
+        add(commands)
+    return parser.parse_args(words)
 
 
-def _lifecycle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _creation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     for name, text in (("create", "make a container"), ("run", "create, start and wait")):
         command = _command(commands, name, text)
         command.add_argument("--bundle", "-b", default=".", help="folder with config.json")
@@ -70,6 +79,9 @@ def _lifecycle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             command.add_argument("--detach", "-d", action="store_true", help="do not wait")
             command.add_argument("--keep", action="store_true", help="do not delete it afterwards")
         command.add_argument("id")
+
+
+def _lifecycle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     _command(commands, "start", "start a created container").add_argument("id")
     command = _command(commands, "kill", "send a signal")
     command.add_argument("--all", "-a", action="store_true", help="to all its processes")

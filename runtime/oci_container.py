@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import socket
 import time
 from collections.abc import Callable, Mapping
 
@@ -294,6 +293,8 @@ def _deliver_console(process: Process, console_socket: str) -> None:
     """Hands the terminal's master side over, as callers of runc expect: one descriptor, its name as data."""
     if process.console < 0 or not console_socket:
         return
+    import socket  # 2 ms, for callers with a console socket alone
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         try:
             channel.connect(console_socket)

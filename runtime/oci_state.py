@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 
 from runtime.errors import StateError, errno_name
@@ -98,8 +97,14 @@ class Store:
         return found
 
     def forget(self, identity: str) -> None:
-        """Removes the container's folder."""
-        shutil.rmtree(self.folder(identity), ignore_errors=True)
+        """Removes the container's folder, which holds plain files only."""
+        folder = self.folder(identity)
+        try:
+            for name in os.listdir(folder):
+                os.unlink(f"{folder}/{name}")
+            os.rmdir(folder)
+        except FileNotFoundError:
+            return
 
     def status(self, container: Container) -> str:
         """created, running or stopped, as the processes say."""
