@@ -166,6 +166,10 @@ def build(root: Path, tree: Path) -> None:
     (place / ".venv").mkdir()
     mount(str(REPOSITORY / ".venv"), place / ".venv", "", MS_BIND)
     mount("", place / ".venv", "", MS_BIND | MS_REMOUNT | MS_RDONLY)
+    # Pids repeat from jail to jail, cgroups are the machine's: name them after the jail.
+    boxes = place / "tests/privileged/runtime/conftest.py"
+    boxes.write_text(boxes.read_text().replace("{os.getpid()}", root.parent.name))
+    os.environ["KUBELET_PY_TEST_CGROUP"] = f"kubelet-py-test-{root.parent.name}"
     check = place / "tests/conftest.py"
     check.write_text(check.read_text().replace(HOST_CHECK, "pass"))
 
