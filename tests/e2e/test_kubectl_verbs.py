@@ -171,15 +171,19 @@ def test_logs_in_all_forms(node: Node, kubectl: Any, running: str) -> None:
         assert follow.wait(15) == 0
 
 
+def restarts(node: Node, name: str) -> int:
+    """How often the container was started again; 0 before the node has reported anything."""
+    statuses = node.get("pod", name)["status"].get("containerStatuses", [])
+    return sum(status["restartCount"] for status in statuses)
+
+
 def test_logs_previous(node: Node, kubectl: Kubectl, name: str) -> None:
     name += "p"
     script = "echo once $(cat /data/n 2>/dev/null); echo x >> /data/n"
     script += "; [ $(wc -l < /data/n) -gt 1 ] && sleep 600; exit 3"
     mount = {"volumeMounts": [{"name": "data", "mountPath": "/data"}]}
     node.apply(pod(name, script, container=mount, volumes=[{"name": "data", "emptyDir": {}}]))
-    node.until(
-        "restarted", lambda: node.get("pod", name)["status"]["containerStatuses"][0]["restartCount"] == 1
-    )
+    node.until("restarted", lambda: restarts(node, name) == 1)
     assert kubectl("logs", name, "--previous").out == "once\n"
     node.until("second log", lambda: kubectl("logs", name).out == "once x\n")
     kubectl("delete", "pod", name)
