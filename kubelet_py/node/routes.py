@@ -62,6 +62,8 @@ def ensure(
         netlink.add_route(prefix, kind="unreachable", metric=LAST_RESORT, protocol=PROTOCOL)
     link = netlink.link(bridge)
     if link is not None and link.up:
+        # From a time without the bridge; of two routes with one metric the older would win.
+        netlink.delete_route(service_cidr, dev=_LOOPBACK, metric=TO_BRIDGE, protocol=PROTOCOL)
         netlink.add_route(service_cidr, dev=link.index, metric=TO_BRIDGE, protocol=PROTOCOL)
         switch = proc_sys / f"net/ipv4/conf/{bridge}/send_redirects"
         if switch.read_text().strip() != "0":

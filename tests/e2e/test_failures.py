@@ -147,7 +147,7 @@ def test_without_iptables_up_says_what_to_install(
 
 def test_without_root_up_says_so(node: Node) -> None:
     # Imported before the change of user: another user may not be able to read this interpreter's library.
-    code = "import os, sys; from kubelet_py.cli import up; from kubelet_py.cli.main import main; "
+    code = "import os, sys; from kubelet_py.cli.main import build_parser, main; build_parser(); "
     code += "os.setuid(65534); sys.exit(main(['up']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 1 and "sudo kubelet-py up" in done.stderr
