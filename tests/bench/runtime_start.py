@@ -22,7 +22,7 @@ from typing import Any
 from runtime import cgroups
 from runtime.launch import launch
 from runtime.linux import LinuxKernel
-from runtime.oci_cli import example_config
+from runtime.oci_documents import example_config
 from runtime.operations import Rootfs, container_plan
 from runtime.spec import parse
 
