@@ -29,6 +29,7 @@ REVISION = "deployment.kubernetes.io/revision"
 HISTORY = "deployment.kubernetes.io/revision-history"
 DESIRED = "deployment.kubernetes.io/desired-replicas"
 MAXIMUM = "deployment.kubernetes.io/max-replicas"
+BEHIND_SECONDS = 0.01
 NOT_COPIED = {"kubectl.kubernetes.io/last-applied-configuration", REVISION, HISTORY, DESIRED, MAXIMUM}
 
 
@@ -37,11 +38,14 @@ class Deployments(Controller):
 
     def __init__(self, client: RestClient, informers: SharedInformers, recorder: EventRecorder) -> None:
         super().__init__(client, informers, recorder)
+        self._written: dict[str, int] = {}  # ReplicaSet uid → resourceVersion of our last write
         self._deployments = informers.of(DEPLOYMENTS, self.enqueue)
         self._sets = informers.of(REPLICA_SETS, self._on_set)
         self._pods = informers.of(PODS, self._on_pod)
 
     def _on_set(self, kind: str, new: Object, old: Object | None) -> None:
+        if kind == "DELETED":
+            self._written.pop(new["metadata"]["uid"], None)
         reference = controller_of(new)
         if reference is not None and reference["kind"] == "Deployment":
             self.queue.add(f"{new['metadata']['namespace']}/{reference['name']}")
@@ -65,6 +69,10 @@ class Deployments(Controller):
         if deployment is None:
             return
         sets = self._claim(deployment)
+        if self._behind(sets):
+            # Deciding again on sizes that we have just changed would share replicas out twice.
+            self.queue.add_after(key, BEHIND_SECONDS)
+            return
         if deployment["metadata"].get("deletionTimestamp"):
             self._update_status(deployment, key, self._newest(deployment, sets), sets)
             return
@@ -83,6 +91,12 @@ class Deployments(Controller):
             self._step(deployment, new, old)
             self._clean_up(deployment, new, old)
         self._update_status(deployment, key, new, sets)
+
+    def _behind(self, sets: list[Object]) -> bool:
+        """Whether the cache still shows a set as it was before our own last write to it."""
+        return any(
+            int(s["metadata"]["resourceVersion"]) < self._written.get(s["metadata"]["uid"], 0) for s in sets
+        )
 
     def _claim(self, deployment: Object) -> list[Object]:
         """ReplicaSets that the Deployment controls; matching orphans are adopted."""
@@ -287,11 +301,13 @@ class Deployments(Controller):
     def _patch_set(self, replica_set: Object, body: Object) -> Object | None:
         metadata = replica_set["metadata"]
         try:
-            return self.client.patch(
+            patched = self.client.patch(
                 REPLICA_SETS, metadata["name"], body, metadata["namespace"], kind="merge"
             )
         except NotFound:
             return None
+        self._written[metadata["uid"]] = int(patched["metadata"]["resourceVersion"])
+        return patched
 
     def _clean_up(self, deployment: Object, new: Object, old: list[Object]) -> None:
         """Keep the last `revisionHistoryLimit` empty old sets, for undo."""
@@ -412,6 +428,7 @@ def _view(replica_set: Object) -> SetView:
         available=int(status.get("availableReplicas", 0)),
         replicas=int(status.get("replicas", 0)),
         created=replica_set["metadata"].get("creationTimestamp", ""),
+        maximum=int((replica_set["metadata"].get("annotations") or {}).get(MAXIMUM, "0") or 0),
     )
 
 

@@ -23,7 +23,10 @@ HASH_LABEL = "pod-template-hash"
 
 @dataclass(frozen=True, slots=True)
 class SetView:
-    """One ReplicaSet as the rollout sees it; `wanted` is its spec.replicas."""
+    """One ReplicaSet as the rollout sees it; `wanted` is its spec.replicas.
+
+    `maximum` is what the whole Deployment was allowed when this set was last sized (0: not known).
+    """
 
     name: str
     wanted: int
@@ -31,6 +34,7 @@ class SetView:
     available: int
     replicas: int
     created: str = ""
+    maximum: int = 0
 
 
 def template_hash(template: Object, collisions: int = 0) -> str:
@@ -121,7 +125,11 @@ def recreate(spec: Mapping[str, Any], new: SetView, old: Sequence[SetView], old_
 
 
 def proportional(replicas: int, surge: int, sets: Sequence[SetView]) -> dict[str, int]:
-    """Scaling in the middle of a rollout: each set grows or shrinks by its share of the whole."""
+    """Scaling in the middle of a rollout: each set grows or shrinks by its share of the whole.
+
+    The share is taken of `maximum`, so that a set that was sized already keeps its size when the same step
+    is made again because another set could not be written (upstream's getReplicaSetFraction).
+    """
     active = [view for view in sets if view.wanted]
     total = sum(view.wanted for view in active)
     allowed = replicas + surge if len(active) > 1 else replicas
@@ -134,7 +142,7 @@ def proportional(replicas: int, surge: int, sets: Sequence[SetView]) -> dict[str
     ordered = sorted(active, key=lambda view: view.created, reverse=difference > 0)
     ordered.sort(key=lambda view: -view.wanted)
     for view in ordered:
-        share = _rounded(view.wanted * allowed, total) - view.wanted
+        share = _rounded(view.wanted * (replicas + surge), view.maximum or total) - view.wanted
         share = max(0, min(share, left)) if difference > 0 else min(0, max(share, left))
         sizes[view.name] += share
         left -= share

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.privileged
 
 
 def test_it_has_its_own_processes_hostname_network_and_root(box: Any) -> None:
-    code, text = box.run("hostname; ls -d /proc/[0-9]*; ip -o link | wc -l; cat /work/main/README.md; exit 3")
+    code, text = box.run(f"hostname; ls -d /proc/[0-9]*; ip -o link | wc -l; cat {__file__}; exit 3")
     lines = text.split("\n")
     assert code == 3
     assert lines[:2] == ["box", "/proc/1"]

@@ -112,3 +112,9 @@ def test_templates_are_compared_without_their_hash_label() -> None:
     hashed = {"metadata": {"labels": {"app": "a", "pod-template-hash": "x"}}, "spec": {}}
     assert same_template(plain, hashed)
     assert not same_template(plain, {"metadata": {"labels": {"app": "b"}}, "spec": {}})
+
+
+def test_a_step_made_again_after_half_of_it_was_written_changes_only_the_other_half() -> None:
+    sized = SetView("a", 14, 8, 8, 8, "1", maximum=23)
+    not_yet = SetView("b", 5, 5, 5, 5, "2", maximum=13)
+    assert proportional(20, 3, [sized, not_yet]) == {"b": 9}
