@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from kubeclient.streams import spdy, websocket
+from kubeclient.streams.transport import Duplex
 from kubelet_py.server.app import KubeletServer, subresource
 from tests.unit.server.fake_node import Backend, Pki, echo_server
 
@@ -81,12 +82,39 @@ class Node:
         )
 
 
+class Input:
+    """What a file opened for reading offers, over a Duplex."""
+
+    def __init__(self, source: Duplex) -> None:
+        self._source = source
+        self._rest = b""
+
+    def _more(self) -> bool:
+        data = self._source.recv(65536)
+        self._rest += data
+        return bool(data)
+
+    def read(self, size: int) -> bytes:
+        while len(self._rest) < size and self._more():
+            pass
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+    def readline(self) -> bytes:
+        while b"\n" not in self._rest and self._more():
+            pass
+        line, end, self._rest = self._rest.partition(b"\n")
+        return line + end
+
+
 class Upgraded:
     """The client's end after an upgrade request."""
 
     def __init__(self, tls: ssl.SSLSocket) -> None:
-        self.tls = tls
-        self._file = tls.makefile("rb")
+        # One thread may send while another reads, which an SSLSocket alone does not allow.
+        self.tls = Duplex(tls)
+        self.tls.settimeout(10)
+        self._file = Input(self.tls)
         head = []
         while (line := self._file.readline().decode().strip()) != "":
             head.append(line)
@@ -142,8 +170,8 @@ class Upgraded:
         return found
 
     def close(self) -> None:
-        self._file.close()
         self.tls.close()
+        self.tls.release()
 
 
 @pytest.fixture(scope="module")
