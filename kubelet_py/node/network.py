@@ -70,10 +70,11 @@ class NodeNetwork:
     def _write_conflist(self, pod_cidr: str, cluster_cidr: str) -> None:
         folder = self._paths.cni_config
         others = [
-            p for p in folder.glob("*") if p.suffix in (".conflist", ".conf", ".json") and p.name != CONFLIST
+            p for p in folder.glob("*") if p.suffix in (".conflist", ".conf", ".json") and p.name < CONFLIST
         ]
         if others:
-            # Somebody chose another network; which file wins is a matter of their names, as everywhere.
+            # Somebody chose another network; of several files the first by name wins, as everywhere.
+            # Files behind ours (podman's 87-…) are other runtimes' and stay theirs.
             return
         body = conflist.bridge_network(
             name=NETWORK,
