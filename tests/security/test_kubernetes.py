@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import http.client
 import os
+import random
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,8 +62,10 @@ def test_K01_a_subpath_that_changes_meanwhile_stays_inside(tmp_path: Path) -> No
     names = bytes(volume / "real"), bytes(volume / "link")
 
     def swap() -> None:
+        # The pause has no rhythm: in step with the other thread, every try would meet the link.
         while not stop.is_set():
             libc.renameat2(-100, names[0], -100, names[1], RENAME_EXCHANGE)
+            time.sleep(random.random() * 1e-4)
 
     thread, inside = threading.Thread(target=swap), 0
     thread.start()

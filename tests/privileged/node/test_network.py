@@ -9,6 +9,7 @@ import network_lab
 import pytest
 from network_lab import Namespace, Server, ask, uplink
 
+from cni.conflist import ConfigFolder
 from cni.netlink import Netlink
 from cni.rtnetlink import set_link
 from kubelet_py.node.network import NodeNetwork
@@ -54,14 +55,28 @@ def test_node_network_comes_up_attaches_pods_and_goes_without_a_trace(tmp_path: 
         assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == forward
 
 
-def test_a_network_that_somebody_else_configured_is_left_alone(tmp_path: Path) -> None:
+OTHER = {"cniVersion": "1.0.0", "name": "mine", "plugins": [{"type": "ptp"}]}
+
+
+def start_beside(tmp_path: Path, file: str) -> tuple[list[str], str]:
+    """A node's network where `file` was there first: the configurations found, and which one is used."""
     paths = NodePaths(tmp_path)
     paths.cni_config.mkdir(parents=True)
-    other = {"cniVersion": "1.0.0", "name": "mine", "plugins": [{"type": "ptp"}]}
-    (paths.cni_config / "90-mine.conflist").write_text(json.dumps(other))
+    (paths.cni_config / file).write_text(json.dumps(OTHER))
     with network_lab.node():
         network = NodeNetwork(paths, [Path("/usr/lib/cni")])
         network.start(python=sys.executable, **CIDRS)
-        assert [p.name for p in paths.cni_config.iterdir()] == ["90-mine.conflist"]
-        with Netlink() as netlink:
-            assert netlink.link(paths.bridge) is None
+        found = sorted(p.name for p in paths.cni_config.iterdir())
+        used = ConfigFolder(paths.cni_config).load().name
+        network.tear_down()
+        return found, used
+
+
+def test_a_network_that_somebody_else_configured_is_left_alone(tmp_path: Path) -> None:
+    assert start_beside(tmp_path, "05-mine.conflist") == (["05-mine.conflist"], "mine")
+
+
+def test_another_runtimes_network_behind_ours_does_not_keep_ours_away(tmp_path: Path) -> None:
+    """Debian's podman brings /etc/cni/net.d/87-podman-bridge.conflist."""
+    expected = (["10-kubelet-py.conflist", "87-podman-bridge.conflist"], "kubelet-py")
+    assert start_beside(tmp_path, "87-podman-bridge.conflist") == expected

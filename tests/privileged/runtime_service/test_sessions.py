@@ -136,7 +136,8 @@ def test_many_execs_leave_no_descriptor_zombie_or_cgroup(node: Node) -> None:
     before = shim_descriptors(node)
     for _ in range(60):
         assert node.service.exec_sync(container, ["true"], 10).exit_code == 0
-    wait_for(lambda: shim_descriptors(node) == before)
+    # The first count may have seen the tail of the exec before it; what 60 execs leak is far above that.
+    wait_for(lambda: shim_descriptors(node) <= before)
     assert not node.driver.exists(f"{sandbox.config.cgroup_parent}/{container}/exec-60")
     listed = node.service.exec_sync(container, ["ps", "-o", "stat,args"], 10).stdout
     assert b"Z" not in listed.replace(b"STAT", b"").replace(b"COMMAND", b"")
