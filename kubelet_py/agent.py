@@ -41,6 +41,7 @@ from kubelet_py.pods.context import NodeFacts, ObjectSource, TokenSource
 from kubelet_py.pods.events import PodEvents
 from kubelet_py.pods.image_puller import ImagePuller, fetch_with_credentials
 from kubelet_py.pods.model import Object
+from kubelet_py.pods.oom_watcher import OomWatcher
 from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.pod_manager import PodManager
 from kubelet_py.pods.prober import Prober
@@ -81,6 +82,8 @@ class Agent:
         self._runtime = RuntimeService(
             run_dir=self._paths.run, state_dir=self._paths.containers, cgroups=self._cgroups
         )
+        self._oom = OomWatcher(self._runtime)
+        self._runtime.subscribe(self._oom.heard)  # a shim may have something to tell since the last agent
         self._runtime.start()  # first of all: it forks
         address = choose_node_address(options.node_ip)
         log.info(
@@ -285,6 +288,7 @@ class Agent:
             self._looked = now
             self._end_orphans()
         self._housekeeping.look()
+        self._oom.look(self._pod, self._events.tell)
         running = sum(1 for r in records if (r.status or {}).get("phase") == "Running")
         problem = self._network.problem()
         if problem is not None:
@@ -294,6 +298,10 @@ class Agent:
         ending = sum(1 for r in records if r.ends)
         pending = len(records) - running - ending
         return f"running {running} pods, {pending} not running, {ending} ending"
+
+    def _pod(self, uid: str) -> Object | None:
+        record = self._manager.record(uid)
+        return record.pod if record is not None else None
 
     def _tell(self, sentence: str) -> None:
         if sentence != self._sentence:

@@ -62,6 +62,7 @@ class Container:
         self._log = LogFile(config["log_path"], shim.complain)
         self._outputs: list[Output] = []
         self._attached: list[Attach] = []
+        self._oom: oom.Watch | None = None
         self._execs = 0
         self._exec_cgroups: list[str] = []
         self._waiters: list[Callable[[], None]] = []
@@ -105,6 +106,7 @@ class Container:
         identity = Identity(process.pid, process.start_time_ticks, self._shim.boot)
         self._record(state=RUNNING, process=identity, started_at=time.time())
         self.loop.watch(process.pidfd, self._exited)
+        self._watch_oom()
 
     def _launch(self, join: Mapping[str, str]) -> Process:
         stdio = Stdio(tty=self.tty, stdin=self._wants_stdin, stdout=True, stderr=True)
@@ -229,6 +231,8 @@ class Container:
         code = self.starter.reap(process)
         self._process = None
         self._kill_cgroup()  # others live on when the pod shares its PID namespace
+        if self._oom is not None:
+            self._oom.close()
         for output in tuple(self._outputs):
             output.drain()
         self._end_clients()
@@ -236,7 +240,7 @@ class Container:
             self.loop.call_later(LEFTOVER_OUTPUT_SECONDS, self._close_stdio)
         else:
             self._close_stdio()
-        killed = self._oom_kills()
+        known, killed = self.state.oom_kills, self._oom_kills()
         self._record(
             state=EXITED,
             exit_code=code,
@@ -244,12 +248,27 @@ class Container:
             reason=oom.reason(code, killed),
             oom_kills=killed,
         )
-        if killed:
+        if killed > known:
             self._shim.announce("oom", self)
         self._shim.announce("exited", self)
         waiters, self._waiters = self._waiters, []
         for stopped in waiters:
             stopped()
+
+    def _watch_oom(self) -> None:
+        """A container of which only a child is killed goes on, and nobody would learn why it limps."""
+        try:
+            self._oom = oom.Watch(self.loop, self.cgroups.open(self._cgroup_path), self._look_for_kills)
+        except (CgroupError, OSError) as error:
+            self._shim.complain(f"Could not watch for OOM kills in {self._cgroup_path}: {error}")
+
+    def _look_for_kills(self) -> bool:
+        killed = self._oom_kills()
+        if self._process is None or killed <= self.state.oom_kills:
+            return False
+        self._record(oom_kills=killed)
+        self._shim.tell_some_day("oom", self)
+        return True
 
     def _oom_kills(self) -> int:
         try:

@@ -1,20 +1,71 @@
 """Whether the kernel's OOM killer was in a container, and what to call its end.
 
-The counter is the cgroup's own (`oom_kill` in memory.events on v2, in memory.oom_control on v1, where it
-is not hierarchical: a victim inside an exec counts in that exec's cgroup). It is read when the
-container's first process has ended: the kernel raises it before it sends the SIGKILL, so at that moment
-it is final.
+The counter is the cgroup's own (`oom_kill` in memory.events on v2, in memory.oom_control on v1; execs have no
+memory cgroups of their own, so theirs count, too). It is read when the container's first process has ended:
+the kernel raises it before it sends the SIGKILL, so at that moment it is final.
+
+A container may also go on when one of its processes is killed. The kernel says so by a poll event, on v2
+when the counter has changed, on v1 just before it kills; so the counter is read a little later.
 """
 
 from __future__ import annotations
 
+import os
+
+from runtime.loop import READ
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runtime.cgroups import Cgroup
+    from runtime.loop import Loop
 
 OOM_KILLED = "OOMKilled"
 COMPLETED = "Completed"
 ERROR = "Error"
+# The second look is for a victim that took its time to be chosen. What ends the container has its own way.
+LOOK_AFTER_SECONDS = (0.1, 1.0)
+EVENT_BYTES = 4096
+
+
+class Watch:
+    """Calls `look()` after the kernel has run out of memory for this cgroup, or for one above it; `look` says
+    whether it found something."""
+
+    __slots__ = ("_descriptor", "_events", "_look", "_loop", "_waiting")
+
+    def __init__(self, loop: Loop, cgroup: Cgroup, look: Callable[[], bool]) -> None:
+        self._loop = loop
+        self._look = look
+        self._waiting = False
+        self._descriptor, self._events = cgroup.watch_oom()
+        if self._descriptor >= 0:
+            loop.watch(self._descriptor, self._ready, self._events)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            self._loop.forget(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _ready(self, mask: int) -> None:
+        if self._events == READ:
+            os.read(self._descriptor, EVENT_BYTES)
+        else:
+            os.pread(self._descriptor, EVENT_BYTES, 0)
+        if not self._waiting:
+            self._waiting = True
+            self._loop.call_later(LOOK_AFTER_SECONDS[0], self._first_look)
+
+    def _first_look(self) -> None:
+        self._waiting = False
+        if self._descriptor >= 0 and not self._look():
+            self._loop.call_later(LOOK_AFTER_SECONDS[1], self._second_look)
+
+    def _second_look(self) -> None:
+        if self._descriptor >= 0:
+            self._look()
 
 
 def kills(cgroup: Cgroup) -> int:

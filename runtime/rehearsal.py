@@ -46,8 +46,14 @@ class NoCgroups:
     def create(self, path: str, resources: Any = None) -> NoCgroups:
         return self
 
+    def create_bare(self, path: str) -> NoCgroups:
+        return self
+
     def open(self, path: str) -> NoCgroups:
         return self
+
+    def watch_oom(self) -> tuple[int, int]:
+        return -1, 0
 
     def remove(self, path: str, recursive: bool = False) -> None:
         return

@@ -216,7 +216,7 @@ def launch_exec(
         process_spec,
         init_pid=container.pid,
         init_start_time=container.start_time,
-        cgroup=container.cgroups.create(cgroup_path).join(),
+        cgroup=container.cgroups.create_bare(cgroup_path).join(),
     )
     return container.launch(container.kernel, plan, stdio.child, terminal=tty)
 

@@ -78,6 +78,7 @@ class Shim:
         self._listener = listener
         self._connections: list[Connection] = []
         self._subscribers: list[Connection] = []
+        self._untold: list[tuple[str, Container]] = []
         self._containers: dict[str, Container] = {}
         self._pause: Process | None = None
         self._ended: list[Callable[[], None]] = []
@@ -134,6 +135,13 @@ class Shim:
             subscriber.send(EVENT, payload)
         if self._ending:
             self._end_when_empty()
+
+    def tell_some_day(self, kind: str, container: Container) -> None:
+        """As `announce`, but what is lost when no agent listens: the next one is told when it comes."""
+        if self._subscribers:
+            self.announce(kind, container)
+        elif (kind, container) not in self._untold:
+            self._untold.append((kind, container))
 
     def _rest(self, descriptor: int, timeout: int) -> None:
         """Nothing has happened for a while: give back what need not be this process's own, and wait."""
@@ -226,6 +234,9 @@ class Shim:
         self._subscribers.append(connection)
         containers = {name: state.plain(one.state) for name, one in self._containers.items()}
         reply(connection, request["id"], sandbox=state.plain(self._state), containers=containers)
+        untold, self._untold = self._untold, []
+        for kind, container in untold:
+            self.announce(kind, container)
 
     def _start(self, connection: Connection, request: Mapping[str, Any]) -> None:
         if self._ending:

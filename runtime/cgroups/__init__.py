@@ -36,16 +36,20 @@ class Cgroup(Protocol):
     def thaw(self) -> None: ...
     def pids(self) -> list[int]: ...
     def stats(self) -> CgroupStats: ...
+    def watch_oom(self) -> tuple[int, int]: ...
     def join(self) -> CgroupJoin: ...
     def missing_features(self) -> list[str]: ...
 
 
 class CgroupDriver(Protocol):
-    """Makes, opens and removes cgroups. Implemented by UnifiedDriver and HybridDriver."""
+    """Makes, opens and removes cgroups. Implemented by UnifiedDriver and HybridDriver. `unified`: where the
+    v2 tree is mounted."""
 
     name: str
+    unified: str
 
     def create(self, path: str, resources: Mapping[str, Any] | None = None) -> Cgroup: ...
+    def create_bare(self, path: str) -> Cgroup: ...
     def open(self, path: str) -> Cgroup: ...
     def exists(self, path: str) -> bool: ...
     def remove(self, path: str, recursive: bool = False) -> None: ...
@@ -64,7 +68,7 @@ def detect(mountinfo: str = "/proc/self/mountinfo") -> CgroupDriver:
 
 
 def _trees(mountinfo: str) -> tuple[str, dict[str, str]]:
-    """Where cgroup2 is mounted, and where each v1 controller is."""
+    """Where cgroup2 is mounted, and where each v1 controller is (or a tree without one: name=systemd)."""
     unified, controllers = "", {}
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
@@ -74,7 +78,7 @@ def _trees(mountinfo: str) -> tuple[str, dict[str, str]]:
             unified = folder
         elif kind == "cgroup":
             names = options.split()[-1].split(",")
-            controllers.update({name: folder for name in names if name.isalpha() and name != "rw"})
+            controllers.update({name: folder for name in names if name != "rw"})
     return unified, controllers
 
 

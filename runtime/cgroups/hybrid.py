@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from collections.abc import Mapping
 
 from runtime.cgroups import devices, files, v2
@@ -191,6 +192,24 @@ class Hybrid:
             cpu_throttled_ns=cpu.get("throttled_time", 0),
         )
 
+    def watch_oom(self) -> tuple[int, int]:
+        """A descriptor and the poll event by which the kernel says that this cgroup, or one above it, is out
+        of memory (it is about to kill: the counter follows). (-1, 0) without a memory controller."""
+        folder = self._driver.folder("memory", self.path)
+        try:
+            control = os.open(f"{folder}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return -1, 0
+        watched = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            files.write(f"{folder}/cgroup.event_control", f"{watched} {control}")
+        except CgroupError:
+            os.close(watched)
+            raise
+        finally:
+            os.close(control)
+        return watched, select.EPOLLIN
+
     def missing_features(self) -> list[str]:
         """What this host cannot enforce here, one sentence each."""
         return self._driver.missing_features()
@@ -209,6 +228,8 @@ class HybridDriver:
         known = (*ALWAYS, *ON_DEMAND)
         self.controllers = {name: controllers[name] for name in known if name in controllers}
         self.unified = unified
+        # Other OCI runtimes make their cgroups in every tree, and their parents with them.
+        self._trees = tuple(dict.fromkeys((*controllers.values(), unified)))
 
     def folder(self, controller: str, path: str) -> str:
         """Where `controller` has the cgroup's files."""
@@ -243,6 +264,13 @@ class HybridDriver:
             raise
         return cgroup
 
+    def create_bare(self, path: str) -> Hybrid:
+        """One that only holds processes together, to be killed or frozen: limits and accounts stay those of
+        the nearest cgroup above that has them. Raises CgroupError."""
+        path = files.checked_path(path)
+        files.make_folders(self.unified, path)
+        return Hybrid(self, path)
+
     def open(self, path: str) -> Hybrid:
         """An existing cgroup. Raises CgroupError."""
         if not self.exists(path):
@@ -259,7 +287,7 @@ class HybridDriver:
         path = files.checked_path(path)
         if recursive and self.exists(path):
             v2.kill_tree(f"{self.unified}/{path}")
-        for root in dict.fromkeys((*self.controllers.values(), self.unified)):
+        for root in self._trees:
             files.remove_folder(f"{root}/{path}", recursive)
 
     def missing_features(self) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from collections.abc import Mapping
 
 from runtime.cgroups import devices, files
@@ -21,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+EVENTS_BYTES = 4096
 WANTED = ("cpu", "memory", "pids", "cpuset", "io", "hugetlb")
 
 
@@ -157,6 +159,16 @@ class Unified:
             cpu_throttled_ns=cpu.get("throttled_usec", 0) * 1000,
         )
 
+    def watch_oom(self) -> tuple[int, int]:
+        """A descriptor and the poll event by which the kernel says that memory.events has changed; reading
+        it makes it ready to say so again. (-1, 0) without a memory controller."""
+        try:
+            watched = os.open(f"{self.folder}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return -1, 0
+        os.pread(watched, EVENTS_BYTES, 0)
+        return watched, select.EPOLLPRI
+
     def missing_features(self) -> list[str]:
         """What this host cannot enforce here, one sentence each."""
         available = files.read(f"{self._root}/cgroup.controllers").split()
@@ -209,7 +221,7 @@ class UnifiedDriver:
     name = "v2"
 
     def __init__(self, root: str = "/sys/fs/cgroup") -> None:
-        self.root = root
+        self.root = self.unified = root
 
     def create(self, path: str, resources: Mapping[str, Any] | None = None) -> Unified:
         """Makes the cgroup and missing parents with every controller enabled on the way, and sets the limits
@@ -241,6 +253,10 @@ class UnifiedDriver:
             missing = [name for name in WANTED if name in available and name not in enabled]
             if missing and not (folder and files.read(f"{base}/cgroup.procs")):
                 _enable_here(base, missing)
+
+    def create_bare(self, path: str) -> Unified:
+        """One that only holds processes together, without limits of its own. Raises CgroupError."""
+        return self.create(path)
 
     def open(self, path: str) -> Unified:
         """An existing cgroup. Raises CgroupError."""
