@@ -40,6 +40,7 @@ from kubelet_py.pods.containers import ContainerStarter
 from kubelet_py.pods.context import NodeFacts, ObjectSource, TokenSource
 from kubelet_py.pods.events import PodEvents
 from kubelet_py.pods.image_puller import ImagePuller, fetch_with_credentials
+from kubelet_py.pods.image_volumes import mounted_images
 from kubelet_py.pods.model import Object
 from kubelet_py.pods.oom_watcher import OomWatcher
 from kubelet_py.pods.pleg import Pleg
@@ -50,6 +51,7 @@ from kubelet_py.pods.sandboxes import Sandboxes
 from kubelet_py.pods.static_pods import StaticPods
 from kubelet_py.pods.status_manager import NullStatusManager, StatusManager
 from kubelet_py.pods.sync_pod import PodSyncer
+from kubelet_py.pods.volume_keeper import VolumeKeeper
 from kubelet_py.pods.workers import PodWorkers
 from kubelet_py.volumes.manager import VolumeManager
 from runtime import cgroups
@@ -77,7 +79,7 @@ class Agent:
         self._paths = NodePaths(options.root)
         self._stopping = threading.Event()
         self._sentence = ""
-        self._refreshed = self._looked = time.monotonic()
+        self._looked = time.monotonic()
         self._cgroups = cgroups.detect()
         self._runtime = RuntimeService(
             run_dir=self._paths.run, state_dir=self._paths.containers, cgroups=self._cgroups
@@ -134,6 +136,14 @@ class Agent:
         self._registrar: Registrar | None = None
         self._node_informer: Informer | None = None
         objects, tokens = ObjectSource(client), TokenSource(client)
+        self._keeper = VolumeKeeper(
+            client,
+            objects,
+            tokens,
+            records=self._manager.records,
+            wake=self._workers.wake,
+            period=config.sync_frequency,
+        )
         fetch = partial(fetch_with_credentials, hosts_dir=paths.config / "registries")
         puller = ImagePuller(self._images, self._workers.wake, fetch=fetch)
         self._housekeeping = Housekeeping(
@@ -143,6 +153,7 @@ class Agent:
             self._runtime,
             node_name=self._options.node_name,
             recorder=recorder,
+            mounted=lambda: mounted_images(record.pod for record in self._manager.records()),
         )
         self._qos = QosCgroups(self._cgroups, paths.cgroup_root)
         starter = ContainerStarter(
@@ -176,6 +187,7 @@ class Agent:
                 burstable=self._qos.set_burstable,
             ),
             node=self._node,
+            node_object=self._node_object,
             event=self._events.tell,
             client=client,
             cgroup_root=paths.cgroup_root,
@@ -214,7 +226,7 @@ class Agent:
     def close(self) -> None:
         """Let go of everything; containers run on."""
         parts = (self._static, self._prober, self._pleg, self._workers, self._statuses)
-        for part in (*parts, self._registrar, self._server):
+        for part in (*parts, self._keeper, self._registrar, self._server):
             if part is not None:
                 part.stop()
         self._runtime.close()
@@ -280,10 +292,7 @@ class Agent:
         """A look at the whole: refresh what has to be fresh; one sentence on how things are."""
         now = time.monotonic()
         records = self._manager.records()
-        if now - self._refreshed >= self._config.sync_frequency:
-            self._refreshed = now
-            for record in records:
-                self._syncer.refresh_volumes(record)
+        self._keeper.look(now)
         if now - self._looked >= ORPHAN_SECONDS:
             self._looked = now
             self._end_orphans()

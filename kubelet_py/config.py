@@ -2,9 +2,9 @@
 
 Only keys that really do something here are known; any other key in the file is refused by name, because
 a setting that is silently ignored is worse than an error. Defaults are upstream's unless said otherwise.
-Deviations: `seccompDefault` is true here (upstream: false), so that containers are confined unless a pod
-says Unconfined; `syncFrequency`, the time between two looks at what changed in the ConfigMaps, Secrets and
-tokens that pods have as volumes, is 10 s (upstream: 1m, and up to half as much again).
+Deviation: `seccompDefault` is true here (upstream: false), so that containers are confined unless a pod
+says Unconfined. `syncFrequency` is the net under the watches of ConfigMaps and Secrets: after that long the
+volumes of every pod are looked at again.
 
 Durations are Go's texts ("10s", "1m30s") in the file and seconds (float) in the value.
 """
@@ -41,7 +41,7 @@ class Config:
 
     static_pod_path: str = ""
     file_check_frequency: float = 2.0
-    sync_frequency: float = 10.0
+    sync_frequency: float = 60.0
     cluster_dns: tuple[str, ...] = ()
     cluster_domain: str = ""
     resolv_conf: str = "/etc/resolv.conf"

@@ -102,7 +102,10 @@ def removable(uses: dict[str, Use], in_use: Collection[str], now: float, minimum
 
 
 class ImageGarbage:
-    """`look` is called often and returns at once; `collect` does the work."""
+    """`look` is called often and returns at once; `collect` does the work.
+
+    `mounted`: the names of the images that pods have as volumes.
+    """
 
     def __init__(
         self,
@@ -112,10 +115,11 @@ class ImageGarbage:
         tell: Tell,
         *,
         disk: Callable[[], Disk],
+        mounted: Callable[[], Iterable[str]] = tuple,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._containers, self._policy, self._tell = store, containers, policy, tell
-        self._disk, self._clock = disk, clock
+        self._disk, self._clock, self._mounted = disk, clock, mounted
         self._uses: dict[str, Use] = {}
         self._began = self._looked = clock()
         self._thread: threading.Thread | None = None
@@ -164,12 +168,16 @@ class ImageGarbage:
         # A pulled image is written down by its repository digest, as the CRI shows it, others by their id.
         named = {container.config.image_id for container in self._containers()}
         in_use = {by_name.get(name, name) for name in named}
+        for name in self._mounted():
+            image = self._store.lookup(name)
+            if image is not None:
+                in_use.add(image.id)
         present = {image.id for image in images}
         for gone in set(self._uses) - present:
             del self._uses[gone]
-        for image in present:
-            use = self._uses.setdefault(image, Use(first_seen=now))
-            if image in in_use:
+        for identifier in present:
+            use = self._uses.setdefault(identifier, Use(first_seen=now))
+            if identifier in in_use:
                 use.last_used = now
         return in_use
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from kubeclient.events import EventRecorder
 from kubelet_py.config import Config
 from kubelet_py.node.garbage import ImageGarbage, Policy, disk_of
@@ -26,6 +28,7 @@ class Housekeeping:
         *,
         node_name: str,
         recorder: EventRecorder | None,
+        mounted: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._node_name, self._recorder = node_name, recorder
         self._images = ImageGarbage(
@@ -34,6 +37,7 @@ class Housekeeping:
             Policy.from_config(config),
             self._tell,
             disk=lambda: disk_of(paths.images),
+            mounted=mounted,
         )
         size, files = parse_limits(config)
         self._logs = LogRotation(

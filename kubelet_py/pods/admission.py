@@ -145,8 +145,14 @@ def _affine(pod: Object, node: Object) -> bool:
     required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
     if required is None:
         return True
-    name = {"metadata.name": metadata["name"]}
-    for term in required.get("nodeSelectorTerms") or ():
+    return matches_terms(required.get("nodeSelectorTerms") or (), node)
+
+
+def matches_terms(terms: Sequence[Mapping[str, Any]], node: Mapping[str, Any]) -> bool:
+    """Whether one of the nodeSelectorTerms matches the Node."""
+    metadata = node["metadata"]
+    labels, name = metadata.get("labels") or {}, {"metadata.name": metadata["name"]}
+    for term in terms:
         expressions = [(e, labels) for e in term.get("matchExpressions") or ()]
         expressions += [(f, name) for f in term.get("matchFields") or ()]
         # A term that says nothing matches nothing.

@@ -43,6 +43,7 @@ class Mount:
     read_only: bool = False
     propagation: str = "rprivate"
     recursive: bool = True
+    recursive_read_only: bool = False  # what is mounted below it, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,8 @@ def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str,
 
 def _bind(mount: Mount) -> dict[str, Any]:
     options = ["rbind" if mount.recursive else "bind", mount.propagation, "ro" if mount.read_only else "rw"]
+    if mount.recursive_read_only:
+        options.append("rro")
     return _mount(mount.destination, "bind", mount.source, *options)
 
 

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from kubelet_py.pods.actions import Start, spec_hash
 from kubelet_py.pods.container_spec import Facts, Mount, oci_spec
 from kubelet_py.pods.context import NodeFacts, ObjectSource
 from kubelet_py.pods.image_puller import ImagePuller
+from kubelet_py.pods.image_volumes import image_volumes
 from kubelet_py.pods.model import (
     ANNOTATION_HASH,
     ANNOTATION_MESSAGE_FILE,
@@ -40,6 +42,7 @@ from kubelet_py.pods.model import (
     uid_of,
 )
 from kubelet_py.volumes.manager import VolumeManager
+from kubelet_py.volumes.plugin import Volumes
 from runtime import users
 from runtime.errors import RuntimeFailure, UserError
 from runtime.images.store import Image
@@ -88,11 +91,14 @@ class ContainerStarter:
         start: Start,
         sandbox_id: str,
         view: PodView,
-        volumes: dict[str, Path],
+        volumes: Volumes,
     ) -> str:
         """Image → description → create → start; its id. Raises ContainerError; events are told here."""
         name = container["name"]
-        image = self._image(pod, container)
+        tell, secrets = self._teller(pod, name), self._pull_secrets(pod)
+        image = self._images.ensure(pod, container, tell, secrets)
+        shown = image_volumes(pod, container, self._images, self._volumes, tell, secrets)
+        volumes = {**volumes, **shown}
         try:
             config = self.describe(pod, container, start.attempt, image, view.ips, volumes)
             if container.get("targetContainerName"):
@@ -129,8 +135,8 @@ class ContainerStarter:
         self._event(pod, name, "Normal", "Started", f"Started container {name}")
         return identifier
 
-    def _image(self, pod: Object, container: Object) -> Image:
-        name, namespace = container["name"], pod["metadata"]["namespace"]
+    def _pull_secrets(self, pod: Object) -> Callable[[str], Object | None]:
+        namespace = pod["metadata"]["namespace"]
 
         def secret(secret_name: str) -> Object | None:
             try:
@@ -139,10 +145,10 @@ class ContainerStarter:
                 log.info("Failed to read pull secret name=%s error=%s", secret_name, error)
                 return None
 
-        def tell(kind: str, reason: str, message: str) -> None:
-            self._event(pod, name, kind, reason, message)
+        return secret
 
-        return self._images.ensure(pod, container, tell, secret)
+    def _teller(self, pod: Object, container: str) -> Callable[[str, str, str], None]:
+        return lambda kind, reason, message: self._event(pod, container, kind, reason, message)
 
     def describe(
         self,
@@ -151,7 +157,7 @@ class ContainerStarter:
         attempt: int,
         image: Image,
         ips: tuple[str, ...],
-        volumes: dict[str, Path],
+        volumes: Volumes,
     ) -> ContainerConfig:
         """The runtime's ContainerConfig. Raises ContainerConfigError."""
         metadata, name, node = pod["metadata"], container["name"], self._node
@@ -251,11 +257,20 @@ class ContainerStarter:
                 lookup=lookup,
                 facts=self.field_facts(pod, ips),
                 allocatable=self._node.allocatable,
+                skipped=partial(self._tell_skipped, pod, container["name"]),
             )
         except ContainerConfigError:
             raise
         except (NodeError, ValueError) as error:
             raise ContainerConfigError(str(error)) from error
+
+    def _tell_skipped(self, pod: Object, container: str, kind: str, name: str, keys: Sequence[str]) -> None:
+        what = {"configmap": "configMap", "secret": "secret"}[kind]
+        text = (
+            f"Keys [{', '.join(keys)}] from the EnvFrom {what} {pod['metadata']['namespace']}/{name} were "
+            "skipped since they are considered invalid environment variable names."
+        )
+        self._event(pod, container, "Warning", "InvalidEnvironmentVariableNames", text)
 
     def _user(self, image: Image, wanted: str) -> users.User:
         key = (image.id, wanted)
@@ -286,7 +301,7 @@ class ContainerStarter:
         container: Object,
         values: dict[str, str],
         message_file: Path,
-        volumes: dict[str, Path],
+        volumes: Volumes,
     ) -> list[Mount]:
         folder = self._paths.pods / uid_of(pod)
         try:

@@ -10,15 +10,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubeclient.errors import ApiError, NotFound
-from kubeclient.resources import CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS
+from kubeclient.resources import (
+    CONFIG_MAPS,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+)
 from kubeclient.rest import RestClient
 from kubelet_py.errors import VolumeError
 from kubelet_py.pods.image_puller import decoded
-from kubelet_py.pods.model import Object
+from kubelet_py.pods.model import Object, epoch
+from kubelet_py.pods.references import Key
 
 log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 1.0
+LONGEST_SECONDS = 24 * 3600.0
+RESOURCES = {
+    "configmap": CONFIG_MAPS,
+    "secret": SECRETS,
+    "persistentvolumeclaim": PERSISTENT_VOLUME_CLAIMS,
+    "persistentvolume": PERSISTENT_VOLUMES,
+}
 
 
 @dataclass(slots=True)
@@ -32,16 +46,20 @@ class NodeFacts:
 
 
 class ObjectSource:
-    """ConfigMaps and Secrets by name, at most a second old; the same answer serves all pods that ask."""
+    """Objects that pods name: at most a second old, or as their watch told them last.
+
+    The same answer serves all pods that ask.
+    """
 
     def __init__(self, client: RestClient | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, str, str], tuple[float, Object | None]] = {}
+        self._known: dict[Key, tuple[float, Object | None]] = {}
+        self._told: dict[Key, Object | None] = {}
 
     def lookup(self, namespace: str) -> Callable[[str, str], Object | None]:
-        """A function from ("configmap" | "secret", name) to the object; Secrets come decoded."""
+        """A function from (kind, name) to the object; Secrets come decoded."""
         return lambda kind, name: self.get(kind, namespace, name)
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
@@ -49,6 +67,8 @@ class ObjectSource:
         key = (kind, namespace, name)
         now = self._clock()
         with self._lock:
+            if key in self._told:
+                return self._told[key]
             known = self._known.get(key)
             if known is not None and now - known[0] < FRESH_SECONDS:
                 return known[1]
@@ -59,12 +79,26 @@ class ObjectSource:
                 del self._known[old]
         return found
 
+    def learn(self, key: Key, found: Object | None) -> bool:
+        """A watch tells what the object is now, and will go on to. True unless we knew exactly that."""
+        fresh = decoded(found) if found is not None and key[0] == "secret" else found
+        with self._lock:
+            before = self._told[key] if key in self._told else self._known.get(key, (0.0, None))[1]
+            known = key in self._told or key in self._known
+            self._told[key] = fresh
+        return not known or _version(before) != _version(fresh)
+
+    def unlearn(self, key: Key) -> None:
+        """Nobody watches it any more."""
+        with self._lock:
+            self._told.pop(key, None)
+
     def _ask(self, kind: str, namespace: str, name: str) -> Object | None:
         if self._client is None:
             return None
-        resource = SECRETS if kind == "secret" else CONFIG_MAPS
+        resource = RESOURCES[kind]
         try:
-            found = self._client.get(resource, name, namespace)
+            found = self._client.get(resource, name, namespace if resource.namespaced else None)
         except NotFound:
             return None
         except ApiError as error:
@@ -72,35 +106,66 @@ class ObjectSource:
         return decoded(found) if kind == "secret" else found
 
 
+def _version(found: Object | None) -> tuple[str, str] | None:
+    metadata = (found or {}).get("metadata") or {}
+    return None if found is None else (metadata.get("uid", ""), metadata.get("resourceVersion", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    text: str
+    renew_at: float
+    expires_at: float
+
+
 class TokenSource:
-    """Service-account tokens of pods, kept until four fifths of their life are over."""
+    """Service-account tokens of pods, kept until four fifths of their life, or a day, are over.
+
+    Source: upstream's pkg/kubelet/token. A token that cannot be renewed is used as long as it is valid.
+    """
 
     def __init__(self, client: RestClient | None, *, clock: Callable[[], float] = time.time) -> None:
         self._client = client
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, str, int], tuple[float, str]] = {}
+        self._known: dict[tuple[str, str, int], _Token] = {}
 
     def token(self, pod: Object, audience: str, seconds: int) -> str:
         """A token bound to the pod; VolumeError when the API does not give one."""
         key = (pod["metadata"]["uid"], audience, seconds)
         with self._lock:
             known = self._known.get(key)
-        if known is not None and self._clock() < known[0]:
-            return known[1]
+        now = self._clock()
+        if known is not None and now < known.renew_at:
+            return known.text
+        try:
+            fresh = self._ask(pod, audience, seconds, now)
+        except VolumeError as error:
+            if known is not None and now < known.expires_at:
+                log.info("Kept token pod_uid=%s error=%s", key[0], error)
+                return known.text
+            raise
+        with self._lock:
+            self._known[key] = fresh
+        return fresh.text
+
+    def due(self, uid: str) -> bool:
+        """Whether a token of this pod wants to be renewed."""
+        now = self._clock()
+        with self._lock:
+            return any(key[0] == uid and now >= token.renew_at for key, token in self._known.items())
+
+    def forget(self, uid: str) -> None:
+        with self._lock:
+            for key in [key for key in self._known if key[0] == uid]:
+                del self._known[key]
+
+    def _ask(self, pod: Object, audience: str, seconds: int, now: float) -> _Token:
         if self._client is None:
             raise VolumeError("there is no API server to ask for a service account token")
-        account = pod["spec"].get("serviceAccountName") or "default"
-        metadata = pod["metadata"]
-        spec: dict[str, Any] = {
-            "expirationSeconds": seconds,
-            "boundObjectRef": {
-                "kind": "Pod",
-                "apiVersion": "v1",
-                "name": metadata["name"],
-                "uid": metadata["uid"],
-            },
-        }
+        metadata, account = pod["metadata"], pod["spec"].get("serviceAccountName") or "default"
+        bound = {"kind": "Pod", "apiVersion": "v1", "name": metadata["name"], "uid": metadata["uid"]}
+        spec: dict[str, Any] = {"expirationSeconds": seconds, "boundObjectRef": bound}
         if audience:
             spec["audiences"] = [audience]
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
@@ -110,12 +175,9 @@ class TokenSource:
             )
         except ApiError as error:
             raise VolumeError(f"failed to fetch token: {error}") from error
-        token = str(answer["status"]["token"])
-        with self._lock:
-            self._known[key] = (self._clock() + seconds * 0.8, token)
-        return token
-
-    def forget(self, uid: str) -> None:
-        with self._lock:
-            for key in [key for key in self._known if key[0] == uid]:
-                del self._known[key]
+        status = answer["status"]
+        # The server may give less, or more, than was asked for.
+        life = int((answer.get("spec") or {}).get("expirationSeconds") or seconds)
+        ends = status.get("expirationTimestamp")
+        expires = epoch(ends) if ends else now + life
+        return _Token(str(status["token"]), min(expires - life / 5, now + LONGEST_SECONDS), expires)

@@ -11,10 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kubelet_py.errors import ContainerConfigError, ExpansionError
-from kubelet_py.pods.model import Object
+from kubelet_py.pods.model import Object, every_container
 
 Lookup = Callable[[str, str], Object | None]
 """("configmap" or "secret", name) → the object, decoded: `data` holds texts; None when there is none."""
+
+Skipped = Callable[[str, str, Sequence[str]], None]
+"""("configmap" or "secret", its name, the keys that are no names of variables)"""
 
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']*)'\]")
@@ -115,11 +118,15 @@ def container_environment(
     lookup: Lookup,
     facts: Mapping[str, str],
     allocatable: Mapping[str, str],
+    skipped: Skipped,
 ) -> dict[str, str]:
-    """Everything `env` and `envFrom` define; ContainerConfigError names a missing object or key."""
+    """Everything `env` and `envFrom` define; ContainerConfigError names a missing object or key.
+
+    Keys that no variable can be called are left out and told to `skipped`.
+    """
     values = dict(services)
     for source in container.get("envFrom") or ():
-        values.update(_from_source(source, lookup))
+        values.update(_from_source(source, lookup, skipped))
     for entry in container.get("env") or ():
         value = _value(pod, container, entry, values, lookup, facts, allocatable)
         if value is not None:
@@ -127,7 +134,7 @@ def container_environment(
     return values
 
 
-def _from_source(source: Object, lookup: Lookup) -> dict[str, str]:
+def _from_source(source: Object, lookup: Lookup, skipped: Skipped) -> dict[str, str]:
     prefix = source.get("prefix") or ""
     for key, kind in (("configMapRef", "configmap"), ("secretRef", "secret")):
         reference = source.get(key)
@@ -139,7 +146,10 @@ def _from_source(source: Object, lookup: Lookup) -> dict[str, str]:
                 return {}
             raise ContainerConfigError(f'{kind} "{reference["name"]}" not found')
         pairs = {prefix + name: str(text) for name, text in (found.get("data") or {}).items()}
-        return {name: text for name, text in pairs.items() if _ENV_NAME.fullmatch(name)}
+        invalid = sorted(name for name in pairs if not _ENV_NAME.fullmatch(name))
+        if invalid:
+            skipped(kind, reference["name"], invalid)
+        return {name: text for name, text in pairs.items() if name not in invalid}
     return {}
 
 
@@ -161,11 +171,20 @@ def _value(
         except ExpansionError as error:
             raise ContainerConfigError(str(error)) from error
     if "resourceFieldRef" in source:
-        return resource_value(container, source["resourceFieldRef"], allocatable)
+        return _resource(pod, container, source["resourceFieldRef"], allocatable)
     for key, kind in (("configMapKeyRef", "configmap"), ("secretKeyRef", "secret")):
         if key in source:
             return _key(pod, source[key], kind, lookup)
     raise ContainerConfigError(f"environment variable {entry['name']} has a valueFrom of no known kind")
+
+
+def _resource(pod: Object, container: Object, reference: Object, allocatable: Mapping[str, str]) -> str:
+    """Of this container, or of the one that the reference names."""
+    name = reference.get("containerName") or container["name"]
+    named = next((c for c in every_container(pod) if c["name"] == name), None)
+    if named is None and name != container["name"]:
+        raise ContainerConfigError(f"container {name} not found")
+    return resource_value(named or container, reference, allocatable)
 
 
 def _key(pod: Object, reference: Object, kind: str, lookup: Lookup) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from kubeclient.rest import RestClient
 from kubelet_py.pods.admission import Gate, Requests
@@ -16,16 +15,18 @@ from kubelet_py.pods.image_puller import ImagePuller
 from kubelet_py.pods.model import Object, Waiting
 from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.prober import Prober
+from kubelet_py.pods.references import Key, references
 from kubelet_py.pods.sandboxes import Sandboxes
 from kubelet_py.pods.status_manager import StatusManager
 from kubelet_py.volumes.manager import VolumeManager
+from kubelet_py.volumes.plugin import Volume
 from runtime.service import RuntimeService
 
 
 @dataclass(slots=True)
 class PodRecord:
     """One pod of this node, with what only the agent remembers. Its worker alone changes it, but for
-    `pod`, `gone` and `requests`."""
+    `pod`, `gone`, `requests` and `stale`."""
 
     pod: Object
     seen_at: float
@@ -35,13 +36,26 @@ class PodRecord:
     deleted: bool = False  # everything is gone, the record too
     requests: Requests | None = None  # what it takes of the node, once it was let in
     failure: Waiting | None = None  # why the node ended it
-    volumes: dict[str, Path] | None = None
+    volumes: dict[str, Volume] | None = None
+    stale: bool = False  # something that its volumes show has changed
+    shown: tuple[object, object] | None = None  # the labels and annotations that its volumes show
+    refreshed_at: float = 0.0  # monotonic second at which its volumes were last looked at
     waiting: dict[str, Waiting] = field(default_factory=dict)
     backoffs: dict[str, BackoffEntry] = field(default_factory=dict)
     status: Object | None = None  # what was last said of it
     ending_since: float | None = None
     kill_at: float | None = None  # epoch second at which what still runs is killed
     nudge: threading.Event = field(default_factory=threading.Event)  # wakes a worker that waits for a hook
+
+    _referred: tuple[Object, frozenset[Key]] | None = None
+
+    @property
+    def references(self) -> frozenset[Key]:
+        """The objects that the pod names, worked out once per version of the pod."""
+        pod, known = self.pod, self._referred
+        if known is None or known[0] is not pod:
+            known = self._referred = (pod, references(pod))
+        return known[1]
 
     @property
     def uid(self) -> str:
@@ -68,6 +82,7 @@ class Parts:
     tokens: TokenSource
     gate: Gate
     node: NodeFacts
+    node_object: Callable[[], Object]
     event: Event
     client: RestClient | None
     cgroup_root: str

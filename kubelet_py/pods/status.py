@@ -147,6 +147,8 @@ def _container_status(
     old = _old_status(pod, name, key)
     entry: Object = {"name": name, "state": {}, "lastState": {}, "ready": False, "restartCount": 0}
     entry |= {"image": container.get("image", ""), "imageID": ""}
+    if container.get("volumeMounts"):
+        entry["volumeMounts"] = [_volume_mount(mount) for mount in container["volumeMounts"]]
     latest = attempts[0] if attempts else None
     if latest is None:
         _without_attempt(pod, container, entry, old, situation, key)
@@ -175,6 +177,15 @@ def _container_status(
         entry["ready"] = running and health.started and health.ready
     elif key == "initContainerStatuses":
         entry["ready"] = latest.state == "EXITED" and latest.exit_code == 0
+    return entry
+
+
+def _volume_mount(mount: Object) -> Object:
+    """A mount as it is: for a read-only one it says whether what lies below it is read-only, too."""
+    entry: Object = {"name": mount["name"], "mountPath": mount["mountPath"]}
+    if mount.get("readOnly"):
+        recursive = mount.get("recursiveReadOnly") in ("Enabled", "IfPossible")
+        entry |= {"readOnly": True, "recursiveReadOnly": "Enabled" if recursive else "Disabled"}
     return entry
 
 

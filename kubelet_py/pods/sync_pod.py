@@ -79,6 +79,7 @@ class PodSyncer:
             self._judge(record)
         if record.finished:
             return self._terminator.finish(record)
+        self._keep_volumes(record)
         for _ in range(STEPS_PER_LOOK):
             again, after = self._step(record)
             if not again:
@@ -164,15 +165,23 @@ class PodSyncer:
             token=self._p.tokens.token,
             facts=self._p.starter.field_facts(pod, ips),
             allocatable=self._p.node.allocatable,
+            node=self._p.node_object(),
         )
 
-    def refresh_volumes(self, record: PodRecord) -> None:
-        """Bring changed objects into the files of a running pod."""
-        if record.volumes is None or record.ends or record.finished:
+    def _keep_volumes(self, record: PodRecord) -> None:
+        """Bring what has changed into the files of a running pod: objects, tokens, its own labels."""
+        metadata = record.pod["metadata"]
+        shown = (metadata.get("labels"), metadata.get("annotations"))
+        changed = record.stale or (record.shown is not None and record.shown != shown)
+        record.stale, record.shown = False, shown
+        if not changed:
             return
         try:
             self._p.volumes.refresh(self._context(record.pod, self._p.pleg.view(record.uid).ips))
-        except (VolumeError, OSError) as error:
+        except VolumeError as error:
+            self._p.event(record.pod, "", "Warning", "FailedMount", str(error))
+            log.info("Failed to refresh volumes pod=%s error=%s", full_name(record.pod), error)
+        except OSError as error:
             log.info("Failed to refresh volumes pod=%s error=%s", full_name(record.pod), error)
 
     def _create_sandbox(

@@ -58,7 +58,7 @@ def write(folder: Path, payload: Payload, group: int | None = None) -> bool:
     for path, file in payload.items():
         _write_file(fresh / path, file, group)
     if group is not None:
-        os.chown(fresh, -1, group)
+        _hand_over(fresh, group)
     _replace_link(current, stamp)
     _links(folder, payload)
     if old is not None:
@@ -86,6 +86,13 @@ def _write_file(path: Path, file: File, group: int | None) -> None:
         if file.uid is not None or group is not None:
             os.fchown(descriptor, -1 if file.uid is None else file.uid, -1 if group is None else group)
         os.fchmod(descriptor, mode)
+
+
+def _hand_over(fresh: Path, group: int) -> None:
+    """The folders, too, as upstream gives read-only volumes to an fsGroup; nobody else knows them yet."""
+    for folder in [fresh, *(path for path in fresh.rglob("*") if path.is_dir())]:
+        os.chown(folder, -1, group)
+        folder.chmod(0o2755)
 
 
 def _links(folder: Path, payload: Payload) -> None:

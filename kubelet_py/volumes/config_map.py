@@ -10,6 +10,10 @@ from kubelet_py.volumes.atomic_writer import File, Payload
 from kubelet_py.volumes.plugin import Context
 
 DEFAULT_MODE = 0o644
+_MISSING_KEY = {
+    "configmap": "configmap references non-existent config key",
+    "secret": "references non-existent secret key",
+}
 
 
 def payload(context: Context, source: Object) -> Payload:
@@ -36,5 +40,5 @@ def pick(data: dict[str, bytes], source: Object, mode: int, what: str) -> Payloa
             own = item.get("mode")
             files[item["path"]] = File(data[item["key"]], mode if own is None else own)
         elif not source.get("optional"):
-            raise VolumeError(f"references non-existent {what} key: {item['key']}")
+            raise VolumeError(f"{_MISSING_KEY[what]}: {item['key']}")
     return files

@@ -1,25 +1,95 @@
-"""emptyDir volumes: a folder that lives as long as the pod, on the node's disk or in memory."""
+"""emptyDir volumes: a folder that lives as long as the pod, on the node's disk, in memory or in huge pages.
+
+What a volume in memory holds is memory of the pod. So its size is the smallest of sizeLimit, the pod's memory
+limit and what the node can give (upstream: calculateEmptyDirMemorySize). On the disk sizeLimit is only
+measured, with `used`, and whoever exceeds it is evicted.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from kubelet_py.pods.model import Object
-from kubelet_py.volumes.mounting import mount_tmpfs
+from kubeclient import quantity
+from kubelet_py.pods.model import Object, containers, init_containers, is_restartable
+from kubelet_py.volumes import mounting, ownership
 from kubelet_py.volumes.plugin import Context
+
+HUGE_PAGES = "HugePages"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a tree takes of its file system."""
+
+    bytes: int
+    inodes: int
 
 
 def set_up(context: Context, source: Object, folder: Path) -> Path:
-    """The folder, mode 0777, group fsGroup with the setgid bit; in memory at most `sizeLimit` bytes."""
+    """The folder, mode 0777; with an fsGroup its group, and the setgid bit that hands it on."""
     folder.mkdir(parents=True, exist_ok=True)
-    if source.get("medium") == "Memory":
-        from kubeclient import quantity
-
-        limit = source.get("sizeLimit")
-        mount_tmpfs(folder, size=quantity.value(limit) if limit else None, mode=0o777)
-    folder.chmod(0o777)
+    medium = source.get("medium") or ""
+    if medium == "Memory":
+        size = memory_size(context.pod, source, context.allocatable)
+        mounting.mount_tmpfs(folder, size=size or None, mode=0o777)
+    elif medium.startswith(HUGE_PAGES):
+        mounting.mount_huge_pages(folder, page_size(context.pod, medium))
+    if folder.stat().st_mode & 0o777 != 0o777:
+        folder.chmod(0o777)
     if context.fs_group is not None:
-        os.chown(folder, -1, context.fs_group)
-        folder.chmod(0o2777)
+        ownership.give_to_group(folder, context.fs_group, context.security.get("fsGroupChangePolicy"))
     return folder
+
+
+def memory_size(pod: Object, source: Object, allocatable: Mapping[str, str]) -> int:
+    """Bytes of a tmpfs; 0 where nothing bounds it."""
+    limits = [quantity.value(allocatable.get("memory") or "0"), _memory_limit(pod)]
+    if source.get("sizeLimit"):
+        limits.append(quantity.value(str(source["sizeLimit"])))
+    return min((limit for limit in limits if limit > 0), default=0)
+
+
+def _memory_limit(pod: Object) -> int:
+    """The sum of the containers' limits with the sidecars', or the largest init container's."""
+    init = init_containers(pod)
+    running = [*containers(pod), *(c for c in init if is_restartable(c))]
+    peak = max((_limit(c, "memory") for c in init), default=0)
+    return max(sum(_limit(c, "memory") for c in running), peak)
+
+
+def _limit(container: Object, name: str) -> int:
+    text = ((container.get("resources") or {}).get("limits") or {}).get(name)
+    return quantity.value(str(text)) if text is not None else 0
+
+
+def page_size(pod: Object, medium: str) -> int:
+    """Bytes per page: HugePages-2Mi says it; plain HugePages takes the one size that the pod asks for."""
+    if medium != HUGE_PAGES:
+        return quantity.value(medium.removeprefix(f"{HUGE_PAGES}-"))
+    names = {
+        name
+        for container in [*containers(pod), *init_containers(pod)]
+        for name in (container.get("resources") or {}).get("limits") or {}
+        if name.startswith("hugepages-")
+    }
+    return quantity.value(names.pop().removeprefix("hugepages-")) if len(names) == 1 else 0
+
+
+def used(folder: Path) -> Usage:
+    """Disk space and inodes of a tree, each file counted once; links are not followed."""
+    seen: set[tuple[int, int]] = set()
+    size = 0
+    for _, folders, files, here in os.fwalk(folder, follow_symlinks=False):
+        for name in (*folders, *files):
+            try:
+                found = os.stat(name, dir_fd=here, follow_symlinks=False)
+            except FileNotFoundError:  # a container removed it meanwhile
+                continue
+            key = (found.st_dev, found.st_ino)
+            if key not in seen:
+                seen.add(key)
+                size += found.st_blocks * 512
+    return Usage(size, len(seen))

@@ -25,9 +25,11 @@ def set_up(context: Context, source: Object) -> Path:
     """The path, which exists and is of the asked type."""
     path = Path(source["path"])
     kind = source.get("type") or ""
+    if kind and not kind.endswith("OrCreate") and kind not in CHECKS:
+        raise VolumeError(f"{kind} is an invalid volume type")
     if ".." in path.parts:
         raise VolumeError(f"hostPath {path} must not contain '..'")
-    if kind == "DirectoryOrCreate":
+    if kind == "DirectoryOrCreate" and not path.exists():
         path.mkdir(parents=True, exist_ok=True, mode=0o755)
     elif kind == "FileOrCreate" and not path.exists():
         try:

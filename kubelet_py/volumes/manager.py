@@ -1,32 +1,34 @@
 """Sets a pod's volumes up, keeps payload volumes current, takes all away when the pod is gone.
 
 Folders are `pods/<uid>/volumes/kubernetes.io~<kind>/<name>`, as upstream, so that a new agent finds what an
-old one made. A secret's folder is a tmpfs.
+old one made. What comes from the API as a secret lies on a tmpfs.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kubelet_py.errors import VolumeError
-from kubelet_py.pods.container_spec import PROPAGATION, Mount
-from kubelet_py.pods.environment import expand
-from kubelet_py.pods.files import SHM
+from kubelet_py.pods.container_spec import Mount
 from kubelet_py.pods.model import Object
 from kubelet_py.volumes import (
     atomic_writer,
+    claim,
     config_map,
     downward_api,
     empty_dir,
     host_path,
     mounting,
+    nfs,
     projected,
     secret,
-    subpath,
 )
-from kubelet_py.volumes.plugin import Context, PayloadMaker
+from kubelet_py.volumes.container_mounts import container_mounts
+from kubelet_py.volumes.empty_dir import Usage
+from kubelet_py.volumes.plugin import Context, PayloadMaker, Volume, Volumes, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,13 @@ PAYLOADS: dict[str, PayloadMaker] = {
     "projected": projected.payload,
 }
 IN_MEMORY = ("secret", "projected")
+FOLDERS = {
+    "configMap": "configmap",
+    "downwardAPI": "downward-api",
+    "emptyDir": "empty-dir",
+    "persistentVolumeClaim": "persistent-volume",
+    "ephemeral": "persistent-volume",
+}
 SUBPATHS = "volume-subpaths"
 
 
@@ -46,26 +55,38 @@ class VolumeManager:
     def __init__(self, pods: Path) -> None:
         self._pods = pods
 
-    def set_up(self, context: Context) -> dict[str, Path]:
-        """Volume name → path on the host; VolumeError (event FailedMount) when one is not possible yet."""
+    def set_up(self, context: Context) -> dict[str, Volume]:
+        """The pod's volumes by name; VolumeError (event FailedMount) when one is not possible yet.
+
+        Image volumes are missing: their containers bring the images, and `set_up_image` shows them.
+        """
         found = {}
         for volume in context.pod["spec"].get("volumes") or ():
+            if kind_of(volume) == "image":
+                continue
             try:
                 found[volume["name"]] = self._set_up_one(context, volume)
-            except VolumeError as error:
+            except claim.ClaimError:
+                raise
+            except (VolumeError, OSError) as error:
                 raise VolumeError(
                     f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}'
                 ) from error
         return found
 
-    def _set_up_one(self, context: Context, volume: Object) -> Path:
-        kind = next((key for key in volume if key != "name"), "emptyDir")
+    def _set_up_one(self, context: Context, volume: Object) -> Volume:
+        kind = kind_of(volume)
         source = volume.get(kind) or {}
-        if kind == "hostPath":
-            return host_path.set_up(context, source)
         folder = self._folder(context.pod["metadata"]["uid"], kind, volume["name"])
-        if kind == "emptyDir":
-            return empty_dir.set_up(context, source, folder)
+        match kind:
+            case "hostPath":
+                return Volume(host_path.set_up(context, source))
+            case "emptyDir":
+                return Volume(empty_dir.set_up(context, source, folder))
+            case "persistentVolumeClaim" | "ephemeral":
+                return claim.set_up(context, volume, folder)
+            case "nfs":
+                return Volume(nfs.set_up(source, folder), bool(source.get("readOnly")))
         maker = PAYLOADS.get(kind)
         if maker is None:
             raise VolumeError(f"volumes of kind {kind} are not supported by this node")
@@ -74,61 +95,64 @@ class VolumeManager:
         if kind in IN_MEMORY:
             mounting.mount_tmpfs(folder)
         atomic_writer.write(folder, files, context.fs_group)
-        return folder
+        # Files that come from the API are never the container's to change (upstream since 1.9.6).
+        return Volume(folder, read_only=True)
+
+    def set_up_image(self, uid: str, name: str, layers: Sequence[str]) -> Volume:
+        """The root of an image as a volume that can only be read."""
+        folder = self._folder(uid, "image", name)
+        folder.mkdir(parents=True, exist_ok=True)
+        mounting.mount_layers(folder, layers)
+        return Volume(folder, read_only=True)
 
     def refresh(self, context: Context) -> bool:
-        """Write changed payloads of a running pod; True when something changed."""
-        changed = False
+        """Write changed payloads of a pod whose volumes are there; True when something changed.
+
+        Every volume is tried; VolumeError tells of the first that could not be made.
+        """
+        changed, failed = False, ""
         for volume in context.pod["spec"].get("volumes") or ():
-            kind = next((key for key in volume if key != "name"), "emptyDir")
+            kind = kind_of(volume)
             folder = self._folder(context.pod["metadata"]["uid"], kind, volume["name"])
-            if kind in PAYLOADS and folder.is_dir():
+            if kind not in PAYLOADS or not folder.is_dir():
+                continue
+            try:
                 files = PAYLOADS[kind](context, volume[kind])
-                changed |= atomic_writer.write(folder, files, context.fs_group)
+            except VolumeError as error:
+                failed = failed or f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}'
+                continue
+            changed |= atomic_writer.write(folder, files, context.fs_group)
+        if failed:
+            raise VolumeError(failed)
         return changed
 
     def mounts(
-        self, uid: str, container: Object, volumes: dict[str, Path], values: dict[str, str]
+        self, uid: str, container: Object, volumes: Volumes, values: Mapping[str, str]
     ) -> list[Mount]:
         """The container's binds; a subPath is bound below the pod's folder first."""
-        mounts: list[Mount] = []
-        for index, entry in enumerate(container.get("volumeMounts") or ()):
-            if entry["name"] not in volumes:
-                raise VolumeError(f"volumeMount {entry['name']!r} names no volume of the pod")
-            source = volumes[entry["name"]]
-            read_only = bool(entry.get("readOnly")) or _is_payload(source)
-            below = entry.get("subPath") or expand(entry.get("subPathExpr") or "", values)
-            if below:
-                target = self._pods / uid / SUBPATHS / entry["name"] / container["name"] / str(index)
-                subpath.bind(source, below, target)
-                source = target
-            propagation = PROPAGATION[entry.get("mountPropagation") or "None"]
-            mounts.append(Mount(str(source), entry["mountPath"], read_only, propagation))
-        return mounts
+        subpaths = self._pods / uid / SUBPATHS
+        return container_mounts(container, volumes, values, subpaths, mounting.propagation_of)
+
+    def usage(self, pod: Object) -> dict[str, Usage]:
+        """What each emptyDir on the node's disk holds now, by the volume's name."""
+        uid, found = pod["metadata"]["uid"], {}
+        for volume in pod["spec"].get("volumes") or ():
+            if kind_of(volume) == "emptyDir" and not (volume.get("emptyDir") or {}).get("medium"):
+                folder = self._folder(uid, "emptyDir", volume["name"])
+                if folder.is_dir():
+                    found[volume["name"]] = empty_dir.used(folder)
+        return found
 
     def tear_down(self, uid: str) -> None:
         """Unmount and remove everything of the pod. Never follows a symlink, never crosses a mount."""
         folder = self._pods / uid
         if not folder.is_dir():
             return
-        mounting.unmount(folder / SHM)  # its sandbox took it away, unless no agent was there to do so
-        for bound in (folder / SUBPATHS).glob("*/*/*"):
-            mounting.unmount(bound)
-        for kind in (folder / "volumes").glob("kubernetes.io~*"):
-            for volume in kind.iterdir():
-                if mounting.is_mounted(volume):
-                    mounting.unmount(volume)
+        # Ours (tmpfs, subPaths, images, shares), and what a container mounted inside a shared volume.
+        for mount in mounting.below(folder):
+            mounting.unmount(mount)
         shutil.rmtree(folder)
         log.info("Removed volumes pod_uid=%s", uid)
 
     def _folder(self, uid: str, kind: str, name: str) -> Path:
-        plugin = {"configMap": "configmap", "secret": "secret", "downwardAPI": "downward-api"}.get(kind)
-        plugin = plugin or {"emptyDir": "empty-dir", "projected": "projected"}.get(kind, kind.lower())
-        return self._pods / uid / "volumes" / f"kubernetes.io~{plugin}" / name
-
-
-def _is_payload(path: Path) -> bool:
-    """Files that come from the API are never the container's to change (upstream since 1.9.6)."""
-    kinds = ("configmap", "secret", "downward-api", "projected")
-    return path.parent.name in {f"kubernetes.io~{kind}" for kind in kinds}
-
+        return self._pods / uid / "volumes" / f"kubernetes.io~{FOLDERS.get(kind, kind.lower())}" / name

@@ -1,45 +1,124 @@
-"""The few mounts that the agent itself makes on the host: tmpfs for what must not touch a disk, subPaths."""
+"""The few mounts that the agent itself makes on the host: tmpfs for what must not touch a disk, subPaths,
+the roots of image volumes, huge pages; and what the host says about a mount that a container is to share."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kubelet_py.errors import VolumeError
 
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND = 2, 4, 8, 4096
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
+PAGE = 4096
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 
 
 def is_mounted(folder: Path) -> bool:
     """Whether something is mounted at exactly this path."""
     wanted = str(folder)
+    return any(path == wanted for path, _ in _mounts())
+
+
+def _mounts() -> Iterator[tuple[str, list[str]]]:
+    """(mount point, its optional fields such as "shared:5") of every mount, in the order of mounting."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return any(line.split()[4].encode().decode("unicode_escape") == wanted for line in file)
+        for line in file:
+            fields = line.split()
+            yield _plain(fields[4]), fields[6 : fields.index("-")]
+
+
+def _plain(text: str) -> str:
+    """mountinfo writes blanks and backslashes as octal escapes."""
+    for escaped, plain in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(escaped, plain)
+    return text
+
+
+def propagation_of(path: Path) -> tuple[str, set[str]]:
+    """The mount point that `path` lies on, and how it propagates: "shared", "master" (a slave) or nothing."""
+    real = os.path.realpath(path)
+    found, kinds = "/", set[str]()
+    for point, tags in _mounts():
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(found):
+            found, kinds = point, {tag.partition(":")[0] for tag in tags}
+    return found, kinds
 
 
 def mount_tmpfs(
     folder: Path, *, size: int | None = None, mode: int = 0o755, execute: bool = True
 ) -> None:
     """Mount a tmpfs unless one is there; `size` in bytes."""
-    if is_mounted(folder):
+    if os.path.ismount(folder):  # quicker than reading all mounts, and enough for another file system
         return
     options = f"mode={mode:o}" + (f",size={size}" if size else "")
-    libc = ctypes.CDLL(None, use_errno=True)
     flags = MS_NOSUID | MS_NODEV | (0 if execute else MS_NOEXEC)
-    if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", ctypes.c_ulong(flags), options.encode()) != 0:
-        code = ctypes.get_errno()
-        raise VolumeError(f"Could not mount tmpfs on {folder}: {errno.errorcode.get(code, code)}")
+    _mount("tmpfs", folder, "tmpfs", flags, options, f"Could not mount tmpfs on {folder}")
+
+
+def mount_huge_pages(folder: Path, page_bytes: int) -> None:
+    """Mount a hugetlbfs with pages of that size unless one is there; VolumeError where the node has none."""
+    if is_mounted(folder):
+        return
+    what = f"Could not mount huge pages of {page_bytes} bytes on {folder}"
+    if page_bytes <= 0:
+        raise VolumeError("medium HugePages needs exactly one size of huge pages in the containers' limits")
+    _mount("nodev", folder, "hugetlbfs", MS_NOSUID | MS_NODEV, f"pagesize={page_bytes}", what)
+
+
+def mount_layers(folder: Path, layers: Sequence[str]) -> None:
+    """Show an image's layers (top first) at `folder`, read-only and without executing, unless they are."""
+    if is_mounted(folder):
+        return
+    what = f"Could not mount an image of {len(layers)} layers on {folder}"
+    flags = MS_RDONLY | MS_NOEXEC | MS_NODEV | MS_NOSUID
+    if not layers:
+        _mount("tmpfs", folder, "tmpfs", flags, "size=4k,nr_inodes=1", what)
+    elif len(layers) == 1:
+        bind(layers[0], folder)
+        try:
+            _mount(None, folder, None, MS_BIND | MS_REMOUNT | flags, None, what)
+        except VolumeError:
+            unmount(folder)
+            raise
+    else:
+        # Without an upper folder an overlay is read-only by itself.
+        data = f"lowerdir={':'.join(map(_escaped, layers))}"
+        if len(os.fsencode(data)) >= PAGE:
+            raise VolumeError(f"{what}: E2BIG (its layers' paths do not fit a page)")
+        _mount("overlay", folder, "overlay", flags, data, what)
+
+
+def _escaped(layer: str) -> str:
+    """A path as overlayfs reads it in a list."""
+    for special in ("\\", ":", ","):
+        layer = layer.replace(special, f"\\{special}")
+    return layer
 
 
 def bind(source: str, target: Path) -> None:
     """Bind `source` onto an existing path of the same sort."""
+    _mount(source, target, None, MS_BIND, None, f"Could not bind onto {target}")
+
+
+def _mount(
+    source: str | None, target: Path, kind: str | None, flags: int, data: str | None, what: str
+) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(MS_BIND), None) != 0:
+    texts = [None if text is None else os.fsencode(text) for text in (source, kind, data)]
+    if libc.mount(texts[0], os.fsencode(target), texts[1], ctypes.c_ulong(flags), texts[2]) != 0:
         code = ctypes.get_errno()
-        raise VolumeError(f"Could not bind onto {target}: {errno.errorcode.get(code, code)}")
+        raise VolumeError(f"{what}: {errno.errorcode.get(code, code)}")
+
+
+def below(folder: Path) -> list[Path]:
+    """Everything that is mounted at or below `folder`, the last mount first."""
+    real = os.path.realpath(folder)
+    points = [point for point, _ in _mounts() if point == real or point.startswith(f"{real}/")]
+    return [Path(point) for point in reversed(points)]
 
 
 def unmount(folder: Path) -> None:

@@ -25,7 +25,7 @@ def payload(context: Context, source: Object) -> Payload:
         for kind, inner in entry.items():
             maker = MAKERS.get(kind)
             if maker is None:
-                raise VolumeError(f"projected volumes of {kind} are not supported")
+                raise VolumeError(f"projected volumes of {kind} are not supported by this node")
             for path, file in maker(context, {"defaultMode": mode, **inner}).items():
                 if path in files:
                     raise VolumeError(f"two sources of a projected volume have the path {path}")

@@ -19,9 +19,10 @@ def payload(context: Context, source: Object) -> Payload:
     seconds = int(source.get("expirationSeconds") or DEFAULT_SECONDS)
     token = context.token(context.pod, source.get("audience") or "", seconds)
     user = common_user(context.pod)
+    mode = 0o600 if user is not None else source.get("defaultMode", 0o644)
     if context.fs_group is not None:
         return {source["path"]: File(token.encode(), 0o640, user)}
-    return {source["path"]: File(token.encode(), 0o600 if user is not None else 0o644, user)}
+    return {source["path"]: File(token.encode(), mode, user)}
 
 
 def common_user(pod: Object) -> int | None:

@@ -46,12 +46,13 @@ def open_beneath(volume: Path, subpath: str) -> int:
         raise VolumeError(f"invalid subPath {subpath!r}: it must be relative, without '..'")
     root = os.open(volume, O_PATH | os.O_CLOEXEC)
     try:
-        return _descend(root, parts)
+        return _descend(root, parts, stat.S_IMODE(os.fstat(root).st_mode))
     finally:
         os.close(root)
 
 
-def _descend(root: int, parts: tuple[str, ...]) -> int:
+def _descend(root: int, parts: tuple[str, ...], mode: int) -> int:
+    """What is missing gets the mode of the volume's root, or a container's user could not write there."""
     text = "/".join(parts) or "."
     try:
         return _openat2(root, text)
@@ -63,12 +64,22 @@ def _descend(root: int, parts: tuple[str, ...]) -> int:
         except FileNotFoundError:
             parent = _openat2(root, "/".join(parts[: count - 1]) or ".")
             try:
-                os.mkdir(parts[count - 1], 0o755, dir_fd=parent)
+                _make(parts[count - 1], parent, mode)
             except FileExistsError:
                 pass
             finally:
                 os.close(parent)
     return _openat2(root, text)
+
+
+def _make(name: str, parent: int, mode: int) -> None:
+    """The mode is set on the very folder that was made: a link that took its place is not followed."""
+    os.mkdir(name, 0o700, dir_fd=parent)
+    made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        os.fchmod(made, mode)
+    finally:
+        os.close(made)
 
 
 def _openat2(folder: int, path: str) -> int:

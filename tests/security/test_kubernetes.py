@@ -135,7 +135,7 @@ def test_K08_secrets_lie_in_memory_and_nobody_else_reads_their_name(tmp_path: Pa
     asked.pod["spec"]["volumes"] = [{"name": "v", "secret": {"secretName": "s", "defaultMode": 0o400}}]
     volumes = manager.VolumeManager(tmp_path)
     try:
-        folder = volumes.set_up(asked)["v"]
+        folder = volumes.set_up(asked)["v"].path
         mounts = Path("/proc/mounts").read_text()
         assert f"tmpfs {folder} tmpfs" in mounts
         assert (folder / "password").read_text() == "hunter2"

@@ -98,7 +98,7 @@ def env_of(container: dict[str, Any], objects: dict[tuple[str, str], dict[str, s
 
     return environment.container_environment(
         pod(), {"name": "c", **container}, services={}, lookup=lookup, facts={"status.podIP": "1.2.3.4"},
-        allocatable={"cpu": "2", "memory": "1Gi"},
+        allocatable={"cpu": "2", "memory": "1Gi"}, skipped=lambda *_: None,
     )  # fmt: skip
 
 
