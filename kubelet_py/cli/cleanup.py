@@ -22,6 +22,7 @@ from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.settings import NodeSettings
 from kubelet_py.cli.supervisor import read_state
 from kubelet_py.cli.up import require_root
+from kubelet_py.errors import VolumeError
 from kubelet_py.paths import NodePaths
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def down(paths: NodePaths, *, say: Callable[[str], None]) -> None:
     say("Removed the pods")
     _remove_network(network, settings)
     say("Removed links, routes and rules")
-    unmount_below(paths.pods)
+    _unmount_volumes(paths)
     _remove_tree(paths.run)
     _remove_log_links(paths)
 
@@ -144,13 +145,13 @@ def _remove_network(network: NodeNetwork, settings: NodeSettings | None) -> None
         raise CommandError(f"Could not remove the proxy's rules: {done.stderr.strip()}")
 
 
-def unmount_below(folder: Path) -> None:
-    """Unmount what is mounted below `folder`, the deepest first (volumes on tmpfs)."""
-    prefix = f"{folder}/"
-    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    targets = [target.encode().decode("unicode_escape") for target in mounted]
-    for target in sorted((t for t in targets if t.startswith(prefix)), key=len, reverse=True):
-        subprocess.run(["umount", "--lazy", target], check=True)
+def _unmount_volumes(paths: NodePaths) -> None:
+    from kubelet_py.volumes import mounting
+
+    try:
+        mounting.unmount_below(paths.pods)
+    except VolumeError as error:
+        raise CommandError(str(error)) from error
 
 
 def _remove_tree(folder: Path) -> None:

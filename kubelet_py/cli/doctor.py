@@ -137,10 +137,14 @@ def _legacy_rules() -> Finding:
         or not Path("/proc/net/ip_tables_names").read_text().strip()
     ):
         return Finding("legacy rules", "ok", "no legacy tables in use", purpose)
-    import iptc
-
+    tables = Path("/proc/net/ip_tables_names").read_text().split()
+    try:
+        import iptc
+    except ImportError:
+        found, mend = f"not known; legacy tables: {', '.join(tables)}", "look with iptables-legacy-save"
+        return Finding("legacy rules", "degraded", found, purpose, mend)
     hidden = []
-    for name in Path("/proc/net/ip_tables_names").read_text().split():
+    for name in tables:
         table = iptc.Table(name)
         table.refresh()
         hidden += [f"{name}/{chain.name}" for chain in table.chains if chain.rules]

@@ -16,6 +16,11 @@ PAGE = 4096
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 
 
+def mount_points() -> list[Path]:
+    """Where something is mounted, in the order of mounting."""
+    return [Path(point) for point, _ in _mounts()]
+
+
 def is_mounted(folder: Path) -> bool:
     """Whether something is mounted at exactly this path."""
     wanted = str(folder)
