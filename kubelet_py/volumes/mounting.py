@@ -27,6 +27,13 @@ def is_mounted(folder: Path) -> bool:
     return any(path == wanted for path, _ in _mounts())
 
 
+def unmount_below(folder: Path) -> None:
+    """Unmount what is mounted below `folder`, the deepest first (volumes on tmpfs, subPaths)."""
+    for place in reversed(mount_points()):
+        if folder in place.parents:
+            unmount(place)
+
+
 def _mounts() -> Iterator[tuple[str, list[str]]]:
     """(mount point, its optional fields such as "shared:5") of every mount, in the order of mounting."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
