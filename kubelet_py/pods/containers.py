@@ -167,7 +167,6 @@ class ContainerStarter:
         where = f'pod: "{metadata["name"]}_{metadata["namespace"]}({metadata["uid"]})", container: {name}'
         security.check_non_root(context, user, image.config.get("User") or "", where)
         message_file = self._message_file(pod, container, attempt)
-        period = int(self._config.cpu_cfs_quota_period * 1_000_000)
         spec = oci_spec(
             pod,
             container,
@@ -177,9 +176,7 @@ class ContainerStarter:
                 user=user,
                 image_config=image.config,
                 mounts=self._mounts(pod, container, values, message_file, volumes),
-                resources=resources.container_resources(
-                    container, cfs_quota=self._config.cpu_cfs_quota, period_us=period, pids=0
-                ),
+                resources=resources.container_resources(container, node.rules),
                 oom_score_adj=resources.oom_score_adj(pod, container, node.memory_bytes),
                 hostname=files.hostname_of(pod, node.name),
                 shm=self._shm(pod),

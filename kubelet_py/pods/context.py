@@ -22,6 +22,7 @@ from kubelet_py.errors import VolumeError
 from kubelet_py.pods.image_puller import decoded
 from kubelet_py.pods.model import Object, epoch
 from kubelet_py.pods.references import Key
+from kubelet_py.pods.resources import Rules
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class NodeFacts:
     ips: Sequence[str]
     allocatable: Mapping[str, str] = field(default_factory=dict)
     memory_bytes: int = 0
+    rules: Rules = field(default_factory=Rules)
 
 
 class ObjectSource:

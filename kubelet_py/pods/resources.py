@@ -1,22 +1,120 @@
 """From requests and limits to QoS class, cgroup values and oom_score_adj. Pure.
 
-Sources: upstream's qos.GetPodQOS, cm.ResourceConfigForPod, qos.GetContainerOOMScoreAdjust. Values are OCI's
+Sources: upstream's qos.GetPodQOS, component-helpers' PodRequests and PodLimits, cm.ResourceConfigForPod,
+kuberuntime's generateLinuxContainerResources, qos.GetContainerOOMScoreAdjust. Values are OCI's
 `linux.resources` (shares, quota, bytes); the cgroup driver turns them into v1 or v2 files.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kubeclient import quantity
-from kubelet_py.pods.model import Object, containers, init_containers, is_restartable
+from kubelet_py.pods.model import Object, containers, init_containers, is_mirror, is_restartable, is_static
 
 GUARANTEED, BURSTABLE, BEST_EFFORT = "Guaranteed", "Burstable", "BestEffort"
 MIN_SHARES, MAX_SHARES = 2, 262144
 MIN_QUOTA_US = 1000
 SYSTEM_CRITICAL = 2_000_000_000
+COUNTED = ("cpu", "memory", "ephemeral-storage")
+HUGE = "hugepages-"
+PAGE = mmap.PAGESIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How this node turns requests and limits into cgroup values.
+
+    `throttling`: memoryThrottlingFactor where the MemoryQoS gate is on. `allocatable_memory` stands in for
+    the limit of containers without one there. `huge_pages`: the sizes of the host's huge pages, in bytes.
+    """
+
+    cfs_quota: bool = True
+    period_us: int = 100_000
+    pids: int = 0
+    throttling: float | None = None
+    allocatable_memory: int = 0
+    huge_pages: tuple[int, ...] = ()
+
+
+def counted(name: str) -> bool:
+    """Is this a resource that the node itself counts?"""
+    return name in COUNTED or name.startswith(HUGE)
+
+
+def amount(name: str, text: str) -> int:
+    """milli-cores of cpu, bytes of everything else."""
+    return quantity.milli(text) if name == "cpu" else quantity.value(text)
+
+
+def priority(pod: Object) -> int:
+    return int(pod["spec"].get("priority") or 0)
+
+
+def is_critical(pod: Object) -> bool:
+    """May the node not do without it? (upstream: IsCriticalPod)"""
+    return is_static(pod) or is_mirror(pod) or priority(pod) >= SYSTEM_CRITICAL
+
+
+def pod_level(pod: Object, kind: str) -> dict[str, str]:
+    """Requests or limits that the pod's own `resources` give for all its containers together."""
+    return dict((pod["spec"].get("resources") or {}).get(kind) or {})
+
+
+def requests_of(container: Object) -> Counter[str]:
+    """What one container asks for; a limit stands in where there is no request."""
+    table = container.get("resources") or {}
+    texts = {**(table.get("limits") or {}), **(table.get("requests") or {})}
+    return Counter({name: amount(name, str(text)) for name, text in texts.items() if counted(name)})
+
+
+def limits_of(container: Object) -> Counter[str]:
+    table = (container.get("resources") or {}).get("limits") or {}
+    return Counter({name: amount(name, str(text)) for name, text in table.items() if counted(name)})
+
+
+def pod_requests(pod: Object) -> Counter[str]:
+    """The sum of the containers or the largest init container, with the sidecars, plus the overhead."""
+    total = _summed(pod, requests_of)
+    own = {**pod_level(pod, "limits"), **pod_level(pod, "requests")}
+    for name, text in own.items():
+        if counted(name):
+            total[name] = amount(name, str(text))
+    for name, text in (pod["spec"].get("overhead") or {}).items():
+        if counted(name):
+            total[name] += amount(name, str(text))
+    return total
+
+
+def pod_limits(pod: Object) -> Counter[str]:
+    """The same of the limits; the overhead counts where something is limited at all."""
+    total = _summed(pod, limits_of)
+    for name, text in pod_level(pod, "limits").items():
+        if counted(name):
+            total[name] = amount(name, str(text))
+    for name, text in (pod["spec"].get("overhead") or {}).items():
+        if total[name]:
+            total[name] += amount(name, str(text))
+    return +total
+
+
+def _summed(pod: Object, own: Any) -> Counter[str]:
+    main: Counter[str] = Counter()
+    sidecars: Counter[str] = Counter()
+    peak: Counter[str] = Counter()
+    for container in containers(pod):
+        main.update(own(container))
+    for container in init_containers(pod):
+        if is_restartable(container):
+            sidecars.update(own(container))
+            peak |= sidecars
+        else:
+            peak |= own(container) + sidecars
+    return (main + sidecars) | peak
 
 
 def qos_class(pod: Object) -> str:
@@ -24,12 +122,13 @@ def qos_class(pod: Object) -> str:
     requests: Counter[str] = Counter()
     limits: Counter[str] = Counter()
     all_limited = True
-    for container in containers(pod) + init_containers(pod):
+    whole = pod["spec"].get("resources") or {}
+    each = [{"resources": whole}] if whole.get("requests") or whole.get("limits") else None
+    for container in each or containers(pod) + init_containers(pod):
         resources = container.get("resources") or {}
         for table, total in ((resources.get("requests"), requests), (resources.get("limits"), limits)):
             for name in ("cpu", "memory"):
-                amount = quantity.milli((table or {}).get(name, "0"))
-                total[name] += amount
+                total[name] += quantity.milli((table or {}).get(name, "0"))
         own = resources.get("limits") or {}
         if not all(quantity.milli(own.get(name, "0")) for name in ("cpu", "memory")):
             all_limited = False
@@ -44,63 +143,102 @@ def shares(milli_cpu: int) -> int:
     return max(MIN_SHARES, min(MAX_SHARES, milli_cpu * 1024 // 1000))
 
 
-def container_resources(container: Object, *, cfs_quota: bool, period_us: int, pids: int) -> dict[str, Any]:
+def quota(milli_cpu: int, period_us: int) -> int:
+    """cpu.cfs_quota_us of a limit; the kernel takes no less than a millisecond."""
+    return max(MIN_QUOTA_US, milli_cpu * period_us // 1000)
+
+
+def container_resources(container: Object, rules: Rules) -> dict[str, Any]:
     """One container's `linux.resources`."""
-    resources = container.get("resources") or {}
-    requests, limits = resources.get("requests") or {}, resources.get("limits") or {}
-    cpu: dict[str, Any] = {"shares": shares(quantity.milli(requests.get("cpu", limits.get("cpu", "0"))))}
-    limit = quantity.milli(limits.get("cpu", "0"))
-    if limit and cfs_quota:
-        cpu |= {"quota": max(MIN_QUOTA_US, limit * period_us // 1000), "period": period_us}
+    requests, limits = requests_of(container), limits_of(container)
+    cpu: dict[str, Any] = {"shares": shares(requests["cpu"])}
+    if limits["cpu"] and rules.cfs_quota:
+        cpu |= {"quota": quota(limits["cpu"], rules.period_us), "period": rules.period_us}
     answer: dict[str, Any] = {"cpu": cpu}
-    memory = quantity.value(limits.get("memory", "0"))
-    if memory:
+    if limits["memory"]:
         # OCI's swap is memory plus swap: the same number leaves no swap to evade the limit into.
-        answer["memory"] = {"limit": memory, "swap": memory}
-    if pids > 0:
-        answer["pids"] = {"limit": pids}
+        answer["memory"] = {"limit": limits["memory"], "swap": limits["memory"]}
+    if rules.pids > 0:
+        answer["pids"] = {"limit": rules.pids}
+    if rules.huge_pages:
+        answer["hugepageLimits"] = _huge_limits(limits, rules)
+    protected = _memory_qos(requests["memory"], limits["memory"], rules)
+    if protected:
+        answer["unified"] = protected
     return answer
 
 
-def pod_resources(pod: Object, *, cfs_quota: bool, period_us: int, pids: int) -> dict[str, Any]:
+def _huge_limits(limits: Mapping[str, int], rules: Rules) -> list[dict[str, Any]]:
+    """Of every size that the host has: nothing, unless the container has a limit."""
+    given = {
+        quantity.value(name.removeprefix(HUGE)): limits[name] for name in limits if name.startswith(HUGE)
+    }
+    return [{"pageSize": page_size(size), "limit": given.get(size, 0)} for size in rules.huge_pages]
+
+
+def page_size(size: int) -> str:
+    """As the kernel names it in its files: 2MB, 1GB, 64KB."""
+    for unit, name in ((1 << 30, "GB"), (1 << 20, "MB")):
+        if size >= unit:
+            return f"{size // unit}{name}"
+    return f"{size >> 10}KB"
+
+
+def _memory_qos(request: int, limit: int, rules: Rules) -> dict[str, str]:
+    """memory.min and memory.high of the MemoryQoS feature (KEP-2570); only cgroup v2 has the files."""
+    if rules.throttling is None:
+        return {}
+    answer = {"memory.min": str(request)} if request else {}
+    bound = limit or rules.allocatable_memory
+    if request != limit and bound:
+        high = int(request + (bound - request) * rules.throttling) // PAGE * PAGE
+        if high > request:
+            answer["memory.high"] = str(high)
+    return answer
+
+
+def pod_resources(pod: Object, rules: Rules) -> dict[str, Any]:
     """The pod's own cgroup: sums of its containers; a limit only where every container has one."""
-    total_shares, cpu_limit, memory_limit = 0, 0, 0
-    cpu_bounded = memory_bounded = True
-    running = containers(pod) + [c for c in init_containers(pod) if is_restartable(c)]
-    for container in running:
-        resources = container.get("resources") or {}
-        requests, limits = resources.get("requests") or {}, resources.get("limits") or {}
-        total_shares += quantity.milli(requests.get("cpu", limits.get("cpu", "0")))
-        cpu, memory = quantity.milli(limits.get("cpu", "0")), quantity.value(limits.get("memory", "0"))
-        cpu_bounded &= bool(cpu)
-        memory_bounded &= bool(memory)
-        cpu_limit, memory_limit = cpu_limit + cpu, memory_limit + memory
-    for container in init_containers(pod):
-        limits = (container.get("resources") or {}).get("limits") or {}
-        cpu_limit = max(cpu_limit, quantity.milli(limits.get("cpu", "0")))
-        memory_limit = max(memory_limit, quantity.value(limits.get("memory", "0")))
-    answer: dict[str, Any] = {"cpu": {"shares": shares(total_shares)}}
-    if cpu_bounded and cfs_quota:
-        answer["cpu"] |= {"quota": max(MIN_QUOTA_US, cpu_limit * period_us // 1000), "period": period_us}
-    if memory_bounded:
-        answer["memory"] = {"limit": memory_limit}
-    if pids > 0:
-        answer["pids"] = {"limit": pids}
+    requests, limits = pod_requests(pod), pod_limits(pod)
+    everyone = containers(pod) + init_containers(pod)
+    own = pod_level(pod, "limits")
+    bounded = {
+        name: name in own or all(limits_of(container)[name] for container in everyone)
+        for name in ("cpu", "memory")
+    }
+    answer: dict[str, Any] = {"cpu": {"shares": shares(requests["cpu"])}}
+    if bounded["cpu"] and limits["cpu"] and rules.cfs_quota:
+        answer["cpu"] |= {"quota": quota(limits["cpu"], rules.period_us), "period": rules.period_us}
+    if bounded["memory"] and limits["memory"]:
+        answer["memory"] = {"limit": limits["memory"]}
+    if rules.pids > 0:
+        answer["pids"] = {"limit": rules.pids}
+    if rules.huge_pages:
+        answer["hugepageLimits"] = _huge_limits(limits, rules)
+    if rules.throttling is not None and requests["memory"]:
+        answer["unified"] = {"memory.min": str(requests["memory"])}
     return answer
 
 
 def oom_score_adj(pod: Object, container: Object, capacity_bytes: int) -> int:
     """-997 Guaranteed, 1000 BestEffort, between 3 and 999 Burstable: less for a larger memory request."""
-    if int(pod["spec"].get("priority") or 0) >= SYSTEM_CRITICAL:
+    if is_critical(pod) and pod["spec"].get("priorityClassName") == "system-node-critical":
         return -997
     kind = qos_class(pod)
     if kind == GUARANTEED:
         return -997
     if kind == BEST_EFFORT:
         return 1000
-    request = quantity.value(((container.get("resources") or {}).get("requests") or {}).get("memory", "0"))
-    score = 1000 - 1000 * request // max(1, capacity_bytes)
+    score = _score(container, capacity_bytes)
+    if is_restartable(container) and any(c["name"] == container["name"] for c in init_containers(pod)):
+        # A sidecar is not killed before the container that it serves.
+        score = min(score, min(_score(c, capacity_bytes) for c in containers(pod)))
     return max(3, min(999, score))
+
+
+def _score(container: Object, capacity_bytes: int) -> int:
+    request = quantity.value(((container.get("resources") or {}).get("requests") or {}).get("memory", "0"))
+    return 1000 - 1000 * request // max(1, capacity_bytes)
 
 
 def pod_cgroup(root: str, pod: Object) -> str:

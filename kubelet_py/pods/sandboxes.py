@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from cni.errors import CniError
@@ -76,10 +77,8 @@ class Sandboxes:
         network_down = None if host_network(pod) else self._invoker.ready()
         if network_down is not None:
             raise SandboxError(f"network is not ready: {network_down}")
-        period = int(self._config.cpu_cfs_quota_period * 1e6)
-        limits = resources.pod_resources(
-            pod, cfs_quota=self._config.cpu_cfs_quota, period_us=period, pids=self._config.pod_pids_limit
-        )
+        rules = replace(self._facts.rules, pids=self._config.pod_pids_limit)
+        limits = resources.pod_resources(pod, rules)
         cgroup = resources.pod_cgroup(self._paths.cgroup_root, pod)
         log_folder = self._paths.pod_logs / f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
         try:

@@ -308,7 +308,7 @@ def test_S09_a_fork_bomb_ends_at_its_limit(pods: Any) -> None:
     """S09: pids.max."""
     spec = pods.describe("i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); done; echo all of them")
     (pods.box.root / "bin/[").symlink_to("busybox")
-    limits = resources.container_resources({}, cfs_quota=True, period_us=100000, pids=20)
+    limits = resources.container_resources({}, resources.Rules(pids=20))
     spec["linux"]["resources"] = resources.merged(spec["linux"]["resources"], limits)
     running = pods.box.start("", spec=spec)
     text = running.read_until("fork")

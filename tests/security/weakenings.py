@@ -28,12 +28,11 @@ PROFILE, PROCFS, SPEC = "runtime/seccomp/profile.py", "runtime/procfs.py", "kube
 UNPACK, STORE, MANIFEST = "runtime/images/unpack.py", "runtime/images/store.py", "runtime/images/manifest.py"
 CAPABILITIES, LAUNCH_MOUNTING = "runtime/capabilities.py", "runtime/mounting.py"
 
-PIDS = """    if pids > 0:
-        answer["pids"] = {"limit": pids}
-    return answer
-
-
-def pod_resources"""
+PIDS = """    if rules.pids > 0:
+        answer["pids"] = {"limit": rules.pids}
+    if rules.huge_pages:
+        answer["hugepageLimits"] = _huge_limits(limits, rules)
+    protected ="""
 
 WEAKENINGS = (
     weak(

@@ -53,12 +53,10 @@ def test_qos_and_oom_score(body: dict[str, Any], qos: str, score: int) -> None:
 def test_limits_become_cgroup_values() -> None:
     body = limited({"cpu": "500m", "memory": "32Mi"}, {"cpu": "100m"})
     wanted = {"cpu": {"shares": 102, "quota": 50000, "period": 100000}, "memory": {"limit": 32 << 20}}
-    own = resources.container_resources(
-        body["spec"]["containers"][0], cfs_quota=True, period_us=100000, pids=0
-    )
+    own = resources.container_resources(body["spec"]["containers"][0], resources.Rules())
     assert own == wanted | {"memory": {"limit": 32 << 20, "swap": 32 << 20}}, "no swap beside the limit"
-    assert resources.pod_resources(body, cfs_quota=True, period_us=100000, pids=0) == wanted
-    assert "quota" not in resources.pod_resources(body, cfs_quota=False, period_us=100000, pids=0)["cpu"]
+    assert resources.pod_resources(body, resources.Rules()) == wanted
+    assert "quota" not in resources.pod_resources(body, resources.Rules(cfs_quota=False))["cpu"]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +185,7 @@ def test_who_misses_the_cluster_dns(spec: dict[str, Any], servers: tuple[str, ..
     ("document", "problem"),
     [
         ({"kubeReserved": {"cpu": "much"}}, "kubeReserved.cpu 'much'"),
-        ({"systemReserved": {"pid": "100"}}, "systemReserved of 'pid'"),
+        ({"systemReserved": {"gpu": "100"}}, "systemReserved of 'gpu'"),
         ({"syncFrequency": "0s"}, "syncFrequency must be greater than 0"),
         ({"nodeLeaseDurationSeconds": 0}, "nodeLeaseDurationSeconds must be greater than 0"),
         ({"podCIDR": "10.0.0.0/33"}, "podCIDR"),
