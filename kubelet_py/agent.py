@@ -26,9 +26,13 @@ from kubeclient.rest import RestClient
 from kubelet_py.backend import AgentBackend
 from kubelet_py.config import Options, parse_arguments
 from kubelet_py.errors import ConfigError, NodeError
+from kubelet_py.node import allocatable
 from kubelet_py.node import status as node_status
 from kubelet_py.node.addresses import NoAddress, choose_node_address
 from kubelet_py.node.authorizer import NodeAuthorizer
+from kubelet_py.node.enforcement import Enforcement, rules_of
+from kubelet_py.node.events import NodeEvents
+from kubelet_py.node.guard import Guard
 from kubelet_py.node.housekeeping import Housekeeping
 from kubelet_py.node.network import NodeNetwork
 from kubelet_py.node.network_keeper import NetworkKeeper, first_subnet
@@ -67,6 +71,7 @@ log = logging.getLogger("agent")
 
 TICK = 1.0
 ORPHAN_SECONDS = 30.0
+SHUTDOWN_SIGNAL = signal.SIGUSR1  # sent by `kubelet-py node shutdown`
 SWITCH_INTERVAL = 0.0005  # seconds a thread may keep the interpreter while another waits
 
 
@@ -95,8 +100,9 @@ class Agent:
         self._node = NodeFacts(
             options.node_name,
             (address.address,),
-            node_status.allocatable(self._machine, self._config),
+            allocatable.allocatable(self._machine, self._config),
             self._machine.memory,
+            rules_of(self._config, self._machine, self._cgroups),
         )
         self._client = self._connect()
         self._build()
@@ -110,13 +116,14 @@ class Agent:
 
     def _build(self) -> None:
         client, paths, config = self._client, self._paths, self._config
-        network = NodeNetwork(paths, self._options.cni_bin_dirs)
+        self._cni = network = NodeNetwork(paths, self._options.cni_bin_dirs)
         self._network = NetworkKeeper(network, config, self._on_network)
         self._images = ImageStore(paths.images)
         self._workers = PodWorkers(lambda uid: self._syncer.sync(uid))
         self._manager = PodManager(client, self._workers.wake, self._node_uid)
         recorder = EventRecorder(client, "kubelet", self._options.node_name) if client else None
         self._events = PodEvents(recorder, self._manager.mirror)
+        self._node_events = NodeEvents(recorder, self._options.node_name)
         self._statuses = StatusManager(client) if client else NullStatusManager()
         self._volumes = VolumeManager(paths.pods)
         self._sandboxes = Sandboxes(
@@ -151,11 +158,27 @@ class Agent:
             paths,
             self._images,
             self._runtime,
-            node_name=self._options.node_name,
-            recorder=recorder,
+            tell=self._node_events.tell,
             mounted=lambda: mounted_images(record.pod for record in self._manager.records()),
         )
         self._qos = QosCgroups(self._cgroups, paths.cgroup_root)
+        tell = self._node_events.tell
+        self._enforcement = Enforcement(self._cgroups, self._qos, self._machine, config, tell)
+        self._guard = Guard(
+            config=config,
+            paths=paths,
+            machine=self._machine,
+            cgroups=self._cgroups,
+            runtime=self._runtime,
+            records=self._manager.records,
+            view=self._pleg.view,
+            wake=self._workers.wake,
+            volumes=self._volumes.usage,
+            reclaim_images=self._housekeeping.reclaim_images,
+            event=self._events.tell,
+            tell=self._node_events.tell,
+            changed=self._refresh_node,
+        )
         starter = ContainerStarter(
             paths=paths,
             config=config,
@@ -185,6 +208,9 @@ class Agent:
                 node=self._node_object,
                 allocatable=self._node.allocatable,
                 burstable=self._qos.set_burstable,
+                pressures=self._guard.pressures,
+                shutting_down=self._guard.shutting_down,
+                preempt=self._guard.preempt,
             ),
             node=self._node,
             node_object=self._node_object,
@@ -204,6 +230,7 @@ class Agent:
     def run(self) -> None:
         """Start every part, then look after the node until `stop`."""
         self._qos.make()
+        self._enforcement.enforce()
         self._statuses.start()
         self._workers.start()
         self._pleg.start()
@@ -215,6 +242,7 @@ class Agent:
             self._network.bring_up(self._config.pod_cidr or first_subnet(self._config.cluster_cidr))
         self._static.start()
         self._end_orphans()
+        self._guard.start()
         gc.collect()
         gc.freeze()  # what start-up made lives as long as the process
         while not self._stopping.wait(TICK):
@@ -225,7 +253,7 @@ class Agent:
 
     def close(self) -> None:
         """Let go of everything; containers run on."""
-        parts = (self._static, self._prober, self._pleg, self._workers, self._statuses)
+        parts = (self._static, self._guard, self._prober, self._pleg, self._workers, self._statuses)
         for part in (*parts, self._keeper, self._registrar, self._server):
             if part is not None:
                 part.stop()
@@ -246,6 +274,7 @@ class Agent:
             config=self._config,
             report=self._report,
             on_node=self._on_node,
+            tell=self._node_events.tell,
         )
         self._services.start()
         self._node_informer.start()
@@ -332,13 +361,17 @@ class Agent:
             self._registrar.refresh()
 
     def _on_node(self, node: Object) -> None:
+        self._node_events.release()
         cidr = node["spec"].get("podCIDR") or self._config.pod_cidr
         if cidr:
             self._network.bring_up(cidr)
 
-    def _on_network(self) -> None:
+    def _refresh_node(self) -> None:
         if self._registrar is not None:
             self._registrar.refresh()
+
+    def _on_network(self) -> None:
+        self._refresh_node()
         for record in self._manager.records():
             self._workers.wake(record.uid)
 
@@ -362,19 +395,27 @@ class Agent:
         addresses = [{"type": "InternalIP", "address": ip} for ip in self._node.ips]
         before = (node.get("status") or {}).get("conditions") or ()
         return {
-            "capacity": node_status.capacity(self._machine, self._config),
-            "allocatable": node_status.allocatable(self._machine, self._config),
+            "capacity": allocatable.capacity(self._machine, self._config),
+            "allocatable": dict(self._node.allocatable),
             "addresses": [*addresses, {"type": "Hostname", "address": self._options.node_name}],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self._config.port}},
             "nodeInfo": node_status.node_info(self._machine),
             "images": node_status.images(self._images.list()),
-            "conditions": node_status.conditions(
-                before,
-                network_problem=self._network.problem(),
-                degraded=self._cgroups.missing_features(),
-                now=now,
-            ),
+            "conditions": node_status.conditions(before, self._health(), now),
         }
+
+    def _health(self) -> node_status.Health:
+        return node_status.Health(
+            network=self._network.problem(),
+            routed=self._cni.ours(),
+            degraded=[*self._cgroups.missing_features(), *self._enforcement.problems],
+            pressures=self._guard.pressures(),
+            shutting_down=self._guard.shutting_down(),
+        )
+
+    def begin_shutdown(self) -> None:
+        """End all pods by priority (kubelet-py node shutdown)."""
+        self._guard.shutdown.begin()
 
     def _list_services(self) -> Sequence[Object] | None:
         if self._services is None:
@@ -393,6 +434,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
+    signal.signal(SHUTDOWN_SIGNAL, lambda *_: agent.begin_shutdown())
     try:
         agent.run()
     except (RuntimeFailure, OSError) as error:

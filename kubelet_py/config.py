@@ -35,6 +35,19 @@ def parse_duration(text: str) -> float:
     return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
 
 
+# Upstream's DefaultEvictionHard. A file that says evictionHard replaces all of it, unless it also says
+# mergeDefaultEvictionSettings.
+EVICTION_HARD = {
+    "memory.available": "100Mi",
+    "nodefs.available": "10%",
+    "nodefs.inodesFree": "5%",
+    "imagefs.available": "15%",
+    "imagefs.inodesFree": "5%",
+}
+# What can be switched here; each is off unless featureGates says true.
+FEATURE_GATES = ("MemoryQoS",)
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """The settings of one agent. Field names are upstream's, in snake_case."""
@@ -54,8 +67,26 @@ class Config:
     seccomp_default: bool = True
     cpu_cfs_quota: bool = True
     cpu_cfs_quota_period: float = 0.1
+    pods_per_core: int = 0
     kube_reserved: Mapping[str, str] = field(default_factory=dict)
     system_reserved: Mapping[str, str] = field(default_factory=dict)
+    reserved_system_cpus: str = ""
+    enforce_node_allocatable: tuple[str, ...] = ("pods",)
+    kube_reserved_cgroup: str = ""
+    system_reserved_cgroup: str = ""
+    local_storage_capacity_isolation: bool = True
+    memory_throttling_factor: float = 0.9
+    feature_gates: Mapping[str, bool] = field(default_factory=dict)
+    eviction_hard: Mapping[str, str] = field(default_factory=lambda: dict(EVICTION_HARD))
+    eviction_soft: Mapping[str, str] = field(default_factory=dict)
+    eviction_soft_grace_period: Mapping[str, str] = field(default_factory=dict)
+    eviction_minimum_reclaim: Mapping[str, str] = field(default_factory=dict)
+    eviction_pressure_transition_period: float = 300.0
+    eviction_max_pod_grace_period: int = 0
+    merge_default_eviction_settings: bool = False
+    shutdown_grace_period: float = 0.0
+    shutdown_grace_period_critical_pods: float = 0.0
+    shutdown_grace_period_by_pod_priority: tuple[Mapping[str, int], ...] = ()
     image_gc_high_threshold_percent: int = 85
     image_gc_low_threshold_percent: int = 80
     image_minimum_gc_age: float = 120.0
@@ -81,10 +112,17 @@ _DURATIONS = {
     "image_minimum_gc_age",
     "image_maximum_gc_age",
     "container_log_monitor_interval",
+    "eviction_pressure_transition_period",
+    "shutdown_grace_period",
+    "shutdown_grace_period_critical_pods",
 }
-_MAY_BE_ZERO = {"image_minimum_gc_age", "image_maximum_gc_age"}
+_MAY_BE_ZERO = {
+    "image_minimum_gc_age",
+    "image_maximum_gc_age",
+    "shutdown_grace_period",
+    "shutdown_grace_period_critical_pods",
+}
 _POSITIVE = (*sorted(_DURATIONS - _MAY_BE_ZERO), "node_lease_duration_seconds", "max_pods")
-RESERVABLE = ("cpu", "memory", "ephemeral-storage")
 _KEYS = {
     "staticPodPath": "static_pod_path",
     "fileCheckFrequency": "file_check_frequency",
@@ -103,6 +141,24 @@ _KEYS = {
     "cpuCFSQuotaPeriod": "cpu_cfs_quota_period",
     "kubeReserved": "kube_reserved",
     "systemReserved": "system_reserved",
+    "podsPerCore": "pods_per_core",
+    "reservedSystemCPUs": "reserved_system_cpus",
+    "enforceNodeAllocatable": "enforce_node_allocatable",
+    "kubeReservedCgroup": "kube_reserved_cgroup",
+    "systemReservedCgroup": "system_reserved_cgroup",
+    "localStorageCapacityIsolation": "local_storage_capacity_isolation",
+    "memoryThrottlingFactor": "memory_throttling_factor",
+    "featureGates": "feature_gates",
+    "evictionHard": "eviction_hard",
+    "evictionSoft": "eviction_soft",
+    "evictionSoftGracePeriod": "eviction_soft_grace_period",
+    "evictionMinimumReclaim": "eviction_minimum_reclaim",
+    "evictionPressureTransitionPeriod": "eviction_pressure_transition_period",
+    "evictionMaxPodGracePeriod": "eviction_max_pod_grace_period",
+    "mergeDefaultEvictionSettings": "merge_default_eviction_settings",
+    "shutdownGracePeriod": "shutdown_grace_period",
+    "shutdownGracePeriodCriticalPods": "shutdown_grace_period_critical_pods",
+    "shutdownGracePeriodByPodPriority": "shutdown_grace_period_by_pod_priority",
     "imageGCHighThresholdPercent": "image_gc_high_threshold_percent",
     "imageGCLowThresholdPercent": "image_gc_low_threshold_percent",
     "imageMinimumGCAge": "image_minimum_gc_age",
@@ -134,21 +190,32 @@ def from_document(document: Mapping[str, Any]) -> Config:
     for key, name in _KEYS.items():
         if key in document:
             values[name] = _convert(key, name, str(kinds[name]), document[key])
+    if values.get("merge_default_eviction_settings"):
+        values["eviction_hard"] = EVICTION_HARD | values.get("eviction_hard", {})
     return checked(Config(**values))
 
 
 def checked(config: Config) -> Config:
     """The same settings, unless one of them has a value that means nothing here (ConfigError names it)."""
-    from kubeclient import quantity
+    from kubelet_py.node import allocatable, shutdown, thresholds  # late: they are made of this Config
 
-    for key, table in (("kubeReserved", config.kube_reserved), ("systemReserved", config.system_reserved)):
-        for name, text in table.items():
-            if name not in RESERVABLE:
-                raise ConfigError(f"Could not use configuration: {key} of {name!r}: only {RESERVABLE}")
-            try:
-                quantity.parse(text)
-            except quantity.QuantityError as error:
-                raise ConfigError(f"Could not use configuration: {key}.{name} {text!r}: {error}") from error
+    allocatable.check(config)
+    thresholds.parse(config)
+    shutdown.groups(config)
+    unknown = sorted(set(config.feature_gates) - set(FEATURE_GATES))
+    if unknown:
+        raise ConfigError(
+            f"Could not use configuration: featureGates: unknown {', '.join(unknown)} (known: "
+            f"{', '.join(FEATURE_GATES)})"
+        )
+    if not 0 < config.memory_throttling_factor <= 1:
+        raise ConfigError(
+            "Could not use configuration: memoryThrottlingFactor must be greater than 0 and at most 1"
+        )
+    for name in ("pods_per_core", "eviction_max_pod_grace_period"):
+        if getattr(config, name) < 0:
+            key = next(k for k, known in _KEYS.items() if known == name)
+            raise ConfigError(f"Could not use configuration: {key} must not be negative")
     for name in _POSITIVE:
         if getattr(config, name) <= 0:
             key = next(k for k, known in _KEYS.items() if known == name)
@@ -172,6 +239,9 @@ def _convert(key: str, name: str, kind: str, value: Any) -> Any:
         expected = bool
     elif kind == "int":
         expected = int
+    elif kind == "float":
+        value = float(value) if type(value) is int else value
+        expected = float
     elif kind.startswith("tuple"):
         expected = list
     elif kind.startswith("Mapping"):

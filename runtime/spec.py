@@ -7,7 +7,7 @@ Names are the specification's, in snake_case. A wrong field is named by its path
 
 from __future__ import annotations
 
-from _collections_abc import Mapping  # `collections.abc` imports all of `collections`: 2 ms
+from collections.abc import Mapping, Sequence
 
 from runtime.capabilities import NUMBERS
 from runtime.errors import SpecError
@@ -15,7 +15,6 @@ from runtime.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
 NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
@@ -227,6 +226,7 @@ def parse(config: Mapping[str, Any]) -> Spec:
     root = reader.object("root")
     process = reader.object("process")
     linux = reader.object("linux")
+    hooks = reader.object("hooks")
     return Spec(
         version=_version(reader),
         root=_root(root) if root else None,
@@ -235,15 +235,9 @@ def parse(config: Mapping[str, Any]) -> Spec:
         hostname=reader.text("hostname"),
         domainname=reader.text("domainname"),
         linux=_linux(linux) if linux else LinuxSpec(),
-        hooks=parse_hooks(config),
+        hooks={name: tuple(_hook(h) for h in hooks.objects(name)) for name in HOOKS} if hooks else {},
         annotations=reader.string_mapping("annotations"),
     )
-
-
-def parse_hooks(config: Mapping[str, Any]) -> Mapping[str, tuple[Hook, ...]]:
-    """The hooks alone, by kind. Raises SpecError."""
-    hooks = _Reader(config, "").object("hooks")
-    return {name: tuple(_hook(h) for h in hooks.objects(name)) for name in HOOKS} if hooks else {}
 
 
 def parse_process(config: Mapping[str, Any]) -> ProcessSpec:

@@ -154,6 +154,13 @@ class ImageGarbage:
         self._judge(target - self._disk().available, excess)
         return removed
 
+    def remove_unused(self) -> list[str]:
+        """Remove every image that nobody uses, whatever the disk says; the ids of those removed."""
+        now = self._clock()
+        in_use = self._observe(now)
+        unused = removable(self._uses, in_use, now, self._policy.minimum_age)
+        return [image for image in unused if self._remove(image, "eviction")]
+
     def _work(self) -> None:
         try:
             self.collect()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from kubeclient.events import EventRecorder
 from kubelet_py.config import Config
-from kubelet_py.node.garbage import ImageGarbage, Policy, disk_of
+from kubelet_py.node.garbage import ImageGarbage, Policy, Tell, disk_of
 from kubelet_py.node.log_rotation import LogRotation, parse_limits
 from kubelet_py.paths import NodePaths
 from runtime.images.store import ImageStore
@@ -16,7 +15,7 @@ from runtime.service import RuntimeService
 class Housekeeping:
     """Images that nobody uses and logs that have grown too large. Raises ConfigError for senseless limits.
 
-    Node events go to `recorder` where there is one; all is logged in any case.
+    `tell` gets the events about the node.
     """
 
     def __init__(
@@ -26,16 +25,14 @@ class Housekeeping:
         store: ImageStore,
         runtime: RuntimeService,
         *,
-        node_name: str,
-        recorder: EventRecorder | None,
+        tell: Tell,
         mounted: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        self._node_name, self._recorder = node_name, recorder
         self._images = ImageGarbage(
             store,
             runtime.list_containers,
             Policy.from_config(config),
-            self._tell,
+            tell,
             disk=lambda: disk_of(paths.images),
             mounted=mounted,
         )
@@ -53,9 +50,6 @@ class Housekeeping:
         self._images.look()
         self._logs.look()
 
-    def _tell(self, kind: str, reason: str, message: str) -> None:
-        if self._recorder is not None:
-            # As the kubelet's node events, which have the node's name in place of a uid.
-            metadata = {"name": self._node_name, "uid": self._node_name}
-            node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
-            self._recorder.event(node, kind, reason, message)
+    def reclaim_images(self) -> None:
+        """Remove every image that nobody uses: the disk is under pressure."""
+        self._images.remove_unused()

@@ -67,12 +67,17 @@ class NodeNetwork:
         self.invoker.tear_down()
         routes.restore(self._state, bridge=self._paths.bridge)
 
+    def ours(self) -> bool:
+        """Whether the pods' network is the one that this node made."""
+        return not self._foreign() and (self._paths.cni_config / CONFLIST).exists()
+
+    def _foreign(self) -> bool:
+        kinds = (".conflist", ".conf", ".json")
+        return any(p.suffix in kinds and p.name < CONFLIST for p in self._paths.cni_config.glob("*"))
+
     def _write_conflist(self, pod_cidr: str, cluster_cidr: str) -> None:
         folder = self._paths.cni_config
-        others = [
-            p for p in folder.glob("*") if p.suffix in (".conflist", ".conf", ".json") and p.name < CONFLIST
-        ]
-        if others:
+        if self._foreign():
             # Somebody chose another network; of several files the first by name wins, as everywhere.
             # Files behind ours (podman's 87-…) are other runtimes' and stay theirs.
             return

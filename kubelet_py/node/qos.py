@@ -1,4 +1,5 @@
-"""The cgroups above the pods': one for Burstable pods and one for BestEffort, with their weights.
+"""The cgroups above the pods': kubepods with the node's allocatable, one for Burstable pods and one for
+BestEffort, with their weights.
 
 Source: upstream's qos_container_manager_linux.go: Burstable has the shares of all its pods' requests
 together, BestEffort always the least there is. Guaranteed pods lie beside the two.
@@ -7,6 +8,8 @@ together, BestEffort always the least there is. Guaranteed pods lie beside the t
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from kubelet_py.pods.resources import MIN_SHARES, shares
 from runtime.cgroups import CgroupDriver
@@ -18,9 +21,14 @@ log = logging.getLogger(__name__)
 class QosCgroups:
     def __init__(self, driver: CgroupDriver, root: str) -> None:
         self._driver = driver
+        self._pods = f"{root}/kubepods"
         self._burstable = f"{root}/kubepods/burstable"
         self._best_effort = f"{root}/kubepods/besteffort"
         self._shares = 0
+
+    def enforce(self, limits: Mapping[str, Any]) -> None:
+        """Limit all pods together (OCI's linux.resources). Raises CgroupError."""
+        self._driver.create(self._pods).update(limits)
 
     def make(self) -> None:
         """Create both. Raises CgroupError."""

@@ -29,7 +29,8 @@ RETRY_FIRST, RETRY_LONGEST = 0.05, 5.0
 
 
 class Registrar:
-    """`report(now, before)` builds the status to send; `on_node` sees every Node object that came back."""
+    """`report(now, before)` builds the status to send; `on_node` sees every Node object that came back;
+    `tell` gets (Normal, reason, message) for each condition that changed."""
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Registrar:
         config: Config,
         report: Callable[[float, Object], Object],
         on_node: Callable[[Object], None],
+        tell: Callable[[str, str, str], None] = lambda *_: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
@@ -48,6 +50,7 @@ class Registrar:
         self._config = config
         self._report = report
         self._on_node = on_node
+        self._tell = tell
         self._clock = clock
         self._node: Object | None = None
         self._sent_at = 0.0
@@ -107,7 +110,13 @@ class Registrar:
             self._wake.set()
             return
         self._sent_at = now
+        self._tell_changes(before, wanted)
         self._on_node(self._node)
+
+    def _tell_changes(self, before: Object, after: Object) -> None:
+        old, new = before.get("conditions") or (), after.get("conditions") or ()
+        for reason in node_status.condition_events(old, new):
+            self._tell("Normal", reason, f"Node {self._name} status is now: {reason}")
 
     def _register(self) -> Object:
         """Create the Node, its first status included, or take over the one that is there."""
@@ -125,6 +134,7 @@ class Registrar:
         try:
             node = self._client.create(NODES, body)
             log.info("Registered node node=%s", self._name)
+            self._tell_changes({}, body["status"])
         except AlreadyExists:
             node = self._client.get(NODES, self._name)
             present = node["metadata"].get("labels") or {}

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kubeclient import quantity
 from kubelet_py.config import Config
 from kubelet_py.pods.model import Object, timestamp
 
 KUBERNETES_VERSION = "v1.32.0"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-# Upstream's default hard eviction threshold for memory is kept back from pods as well.
-EVICTION_MEMORY = 100 * 1024 * 1024
 MOST_IMAGES = 50
 
 
@@ -39,6 +36,8 @@ class Machine:
     kernel: str
     os_image: str
     architecture: str
+    max_pids: int = 32768
+    huge_pages: tuple[tuple[int, int], ...] = ()  # size of a page, bytes of all pages of that size
 
 
 def read_machine(state: Path) -> Machine:
@@ -58,7 +57,22 @@ def read_machine(state: Path) -> Machine:
         kernel=platform.release(),
         os_image=_os_image(),
         architecture=ARCHITECTURES.get(platform.machine(), platform.machine()),
+        max_pids=max_pids(),
+        huge_pages=_huge_pages(),
     )
+
+
+def max_pids(proc: Path = Path("/proc/sys/kernel")) -> int:
+    """How many processes there can be: the lower of the kernel's two bounds (upstream: stats/pidlimit)."""
+    return min(int((proc / name).read_text()) for name in ("pid_max", "threads-max"))
+
+
+def _huge_pages() -> tuple[tuple[int, int], ...]:
+    found = []
+    for folder in sorted(Path("/sys/kernel/mm/hugepages").glob("hugepages-*kB")):
+        size = int(folder.name.removeprefix("hugepages-").removesuffix("kB")) * 1024
+        found.append((size, int(_text(str(folder / "nr_hugepages")) or 0) * size))
+    return tuple(sorted(found))
 
 
 def _text(path: str) -> str:
@@ -80,30 +94,6 @@ def _os_image() -> str:
         if line.startswith("PRETTY_NAME="):
             return line.partition("=")[2].strip('"')
     return "Linux"
-
-
-def capacity(machine: Machine, config: Config) -> dict[str, str]:
-    return {
-        "cpu": str(machine.cpus),
-        "memory": f"{machine.memory // 1024}Ki",
-        "ephemeral-storage": f"{machine.disk // 1024}Ki",
-        "pods": str(config.max_pods),
-    }
-
-
-def allocatable(machine: Machine, config: Config) -> dict[str, str]:
-    """Capacity less what is reserved for the system and the eviction threshold."""
-    reserved: dict[str, int] = {"cpu": 0, "memory": EVICTION_MEMORY, "ephemeral-storage": machine.disk // 10}
-    for table in (config.kube_reserved, config.system_reserved):
-        for name, text in table.items():
-            amount = quantity.milli(text) if name == "cpu" else quantity.value(text)
-            reserved[name] = reserved.get(name, 0) + amount
-    return {
-        "cpu": quantity.format_milli(max(0, machine.cpus * 1000 - reserved["cpu"])),
-        "memory": f"{max(0, machine.memory - reserved['memory']) // 1024}Ki",
-        "ephemeral-storage": str(max(0, machine.disk - reserved["ephemeral-storage"])),
-        "pods": str(config.max_pods),
-    }
 
 
 def labels(machine: Machine, node_name: str, config: Config) -> dict[str, str]:
@@ -134,34 +124,53 @@ def node_info(machine: Machine) -> dict[str, str]:
     }
 
 
-def conditions(
-    before: Sequence[Object], *, network_problem: str | None, degraded: Sequence[str], now: float
-) -> list[Object]:
-    """MemoryPressure, DiskPressure, PIDPressure, Ready; times of change are kept while the status stays.
+CONDITIONS = {
+    "MemoryPressure": (
+        ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+    ),
+    "DiskPressure": (
+        ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+    ),
+    "PIDPressure": (
+        ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+    ),
+}
+SHUTTING_DOWN = "node is shutting down"
 
-    `network_problem` makes the node NotReady; `degraded` is what this host cannot enforce, said in Ready's
-    message so that it is seen.
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the conditions are made of.
+
+    `network`: why pods cannot be attached, None when they can. `routed`: the pods' network is ours, so that
+    nobody else says NetworkUnavailable. `degraded`: what this host cannot enforce, said in Ready's message so
+    that it is seen. `pressures`: types of conditions that are True.
     """
-    calm = (
-        ("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        ("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        ("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-    )
-    wanted: list[Object] = [
-        {"type": kind, "status": "False", "reason": reason, "message": message}
-        for kind, reason, message in calm
-    ]
-    if network_problem is None:
-        message = "kubelet is posting ready status"
-        if degraded:
-            message += f" (not enforced on this host: {'; '.join(degraded)})"
-        wanted.append({"type": "Ready", "status": "True", "reason": "KubeletReady", "message": message})
-    else:
-        message = (
-            "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady "
-            f"message:Network plugin returns error: {network_problem}"
-        )
-        wanted.append({"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": message})
+
+    network: str | None = None
+    routed: bool = False
+    degraded: Sequence[str] = ()
+    pressures: Collection[str] = ()
+    shutting_down: bool = False
+
+
+def conditions(before: Sequence[Object], health: Health, now: float) -> list[Object]:
+    """NetworkUnavailable, the pressures, Ready; times of change are kept while the status stays."""
+    wanted: list[Object] = []
+    if health.routed and health.network is None:
+        # The words of upstream's route controller.
+        words = ("RouteCreated", "RouteController created a route")
+        wanted.append(_condition("NetworkUnavailable", False, *words))
+    elif health.routed:
+        words = ("NoRouteCreated", f"RouteController failed to create a route: {health.network}")
+        wanted.append(_condition("NetworkUnavailable", True, *words))
+    for kind, words_of in CONDITIONS.items():
+        pressed = kind in health.pressures
+        wanted.append(_condition(kind, pressed, *words_of[pressed]))
+    wanted.append(_ready(health))
     old = {condition["type"]: condition for condition in before}
     answer = []
     for condition in wanted:
@@ -170,6 +179,43 @@ def conditions(
         since = known["lastTransitionTime"] if known is not None and same else timestamp(now)
         answer.append({**condition, "lastHeartbeatTime": timestamp(now), "lastTransitionTime": since})
     return answer
+
+
+def _condition(kind: str, status: bool, reason: str, message: str) -> Object:
+    return {"type": kind, "status": str(status), "reason": reason, "message": message}
+
+
+def _ready(health: Health) -> Object:
+    problems = []
+    if health.network is not None:
+        problems.append(
+            "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady "
+            f"message:Network plugin returns error: {health.network}"
+        )
+    if health.shutting_down:
+        problems.append(SHUTTING_DOWN)
+    if problems:
+        message = problems[0] if len(problems) == 1 else f"[{', '.join(problems)}]"
+        return _condition("Ready", False, "KubeletNotReady", message)
+    message = "kubelet is posting ready status"
+    if health.degraded:
+        message += f" (not enforced on this host: {'; '.join(health.degraded)})"
+    return _condition("Ready", True, "KubeletReady", message)
+
+
+def condition_events(before: Sequence[Object], after: Sequence[Object]) -> list[str]:
+    """Reasons of the Node's events for what has changed between two reports (upstream: setters.go)."""
+    old = {condition["type"]: condition["status"] for condition in before}
+    told = []
+    for condition in after:
+        kind, status = condition["type"], condition["status"]
+        if old.get(kind) == status:
+            continue
+        if kind in CONDITIONS:
+            told.append(CONDITIONS[kind][status == "True"][0].replace("Kubelet", "Node", 1))
+        elif kind == "Ready":
+            told.append("NodeReady" if status == "True" else "NodeNotReady")
+    return told
 
 
 def images(known: Sequence[Any]) -> list[Object]:

@@ -10,26 +10,18 @@ pod that the runtime already holds was let in by an earlier agent and stays.
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from kubeclient import quantity
-from kubelet_py.pods import resources
-from kubelet_py.pods.model import (
-    Object,
-    Waiting,
-    containers,
-    init_containers,
-    is_restartable,
-    is_static,
-)
+from kubelet_py.pods import preemption, resources
+from kubelet_py.pods.model import Ending, Object, Waiting, containers, init_containers, is_static
 
-CHECKED = ("cpu", "memory", "ephemeral-storage")
 ANY = "0.0.0.0"
 NO_PORTS = "node(s) didn't have free ports for the requested pod ports"
 NO_AFFINITY = "node(s) didn't match Pod's node affinity/selector"
+SHUTDOWN = Waiting("NodeShutdown", "Pod was rejected as the node is shutting down.")
+LATER = Waiting("", "other pods are ending to make room")
 NO_TOLERATION = "node(s) had taints that the pod didn't tolerate"
 
 
@@ -47,40 +39,21 @@ class Admitted(Protocol):
 
     pod: Object
     finished: bool
+    released: bool
+    ending: Ending | None
     requests: Requests | None
 
     @property
     def uid(self) -> str: ...
 
+    @property
+    def ends(self) -> bool: ...
+
 
 def requests(pod: Object) -> Requests:
-    """The sum of the containers or the largest init container, with the sidecars, plus the overhead."""
-    main: Counter[str] = Counter()
-    sidecars: Counter[str] = Counter()
-    peak: Counter[str] = Counter()
-    for container in containers(pod):
-        main.update(_own(container))
-    for container in init_containers(pod):
-        own = _own(container)
-        if is_restartable(container):
-            sidecars.update(own)
-            peak |= sidecars
-        else:
-            peak |= own + sidecars
-    total = (main + sidecars) | peak
-    overhead = pod["spec"].get("overhead") or {}
-    total.update({name: _amount(name, str(overhead[name])) for name in CHECKED if name in overhead})
+    """What the node counts for this pod."""
+    total = resources.pod_requests(pod)
     return Requests(dict(total), frozenset(_ports(pod)), resources.qos_class(pod) == resources.BURSTABLE)
-
-
-def _own(container: Object) -> Counter[str]:
-    table = container.get("resources") or {}
-    texts = {**(table.get("limits") or {}), **(table.get("requests") or {})}
-    return Counter({name: _amount(name, str(texts[name])) for name in CHECKED if name in texts})
-
-
-def _amount(name: str, text: str) -> int:
-    return quantity.milli(text) if name == "cpu" else quantity.value(text)
 
 
 def _ports(pod: Object) -> Iterable[tuple[str, str, int]]:
@@ -94,35 +67,77 @@ def refusal(
     pod: Object, wanted: Requests, taken: Sequence[Requests], node: Object, allocatable: Mapping[str, str]
 ) -> Waiting | None:
     """None when the pod may run; else reason and message of the first thing that forbids it."""
-    most = int(allocatable.get("pods", "110"))
-    if len(taken) + 1 > most:
-        return _insufficient("pods", 1, len(taken), most)
-    for name in CHECKED:
-        amount = wanted.amounts.get(name, 0)
-        used = sum(other.amounts.get(name, 0) for other in taken)
-        capacity = _amount(name, allocatable.get(name, "0"))
-        if amount and used + amount > capacity:
-            return _insufficient(name, amount, used, capacity)
+    lacking = shortages(wanted, taken, allocatable)
+    return lacking[0].refusal if lacking else misfit(pod, wanted, taken, node)
+
+
+def misfit(pod: Object, wanted: Requests, taken: Sequence[Requests], node: Object) -> Waiting | None:
+    """What forbids it besides amounts, which no other pod's end would change."""
     if not _affine(pod, node):
         return Waiting("NodeAffinity", f"Predicate NodeAffinity failed: {NO_AFFINITY}")
     if any(_clash(own, used) for own in wanted.host_ports for other in taken for used in other.host_ports):
         return Waiting("NodePorts", f"Predicate NodePorts failed: {NO_PORTS}")
     taints = (node.get("spec") or {}).get("taints") or ()
-    if not is_static(pod) and not all(_tolerated(pod, t) for t in taints if t.get("effect") == "NoExecute"):
+    if not is_static(pod) and not all(tolerated(pod, t) for t in taints if t.get("effect") == "NoExecute"):
         return Waiting("TaintToleration", f"Predicate TaintToleration failed: {NO_TOLERATION}")
     return None
 
 
-def _insufficient(name: str, amount: int, used: int, capacity: int) -> Waiting:
-    numbers = f"requested: {amount}, used: {used}, capacity: {capacity}"
-    return Waiting(f"OutOf{name}", f"Node didn't have enough resource: {name}, {numbers}")
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """One resource of which the node has not enough left for a pod."""
+
+    name: str
+    requested: int
+    used: int
+    capacity: int
+
+    @property
+    def missing(self) -> int:
+        return self.requested + self.used - self.capacity
+
+    @property
+    def refusal(self) -> Waiting:
+        numbers = f"requested: {self.requested}, used: {self.used}, capacity: {self.capacity}"
+        return Waiting(f"OutOf{self.name}", f"Node didn't have enough resource: {self.name}, {numbers}")
+
+
+def shortages(wanted: Requests, taken: Sequence[Requests], allocatable: Mapping[str, str]) -> list[Shortage]:
+    """What the pod would take too much of; the number of pods comes first."""
+    most = int(allocatable.get("pods", "110"))
+    found = [Shortage("pods", 1, len(taken), most)] if len(taken) + 1 > most else []
+    for name in sorted(wanted.amounts, key=_order):
+        requested = wanted.amounts[name]
+        used = sum(other.amounts.get(name, 0) for other in taken)
+        capacity = resources.amount(name, allocatable.get(name, "0"))
+        if requested and used + requested > capacity:
+            found.append(Shortage(name, requested, used, capacity))
+    return found
+
+
+def _order(name: str) -> tuple[int, str]:
+    known = resources.COUNTED
+    return (known.index(name), "") if name in known else (len(known), name)
+
+
+def pressed(pod: Object, pressures: Collection[str]) -> Waiting | None:
+    """Whether the node's pressures keep the pod out (upstream: the eviction manager's Admit)."""
+    if not pressures or resources.is_critical(pod):
+        return None
+    if set(pressures) == {"MemoryPressure"}:
+        if resources.qos_class(pod) != resources.BEST_EFFORT:
+            return None
+        if tolerated(pod, {"key": "node.kubernetes.io/memory-pressure", "effect": "NoSchedule"}):
+            return None
+    return Waiting("Evicted", f"The node had condition: [{' '.join(sorted(pressures))}]. ")
 
 
 def _clash(one: tuple[str, str, int], other: tuple[str, str, int]) -> bool:
     return one[1:] == other[1:] and (one[0] == other[0] or ANY in (one[0], other[0]))
 
 
-def _tolerated(pod: Object, taint: Mapping[str, Any]) -> bool:
+def tolerated(pod: Object, taint: Mapping[str, Any]) -> bool:
+    """Whether one of the pod's tolerations is for this taint."""
     for toleration in pod["spec"].get("tolerations") or ():
         key, effect = toleration.get("key"), toleration.get("effect")
         if (effect and effect != taint.get("effect")) or (key and key != taint["key"]):
@@ -190,32 +205,31 @@ class Gate:
         node: Callable[[], Object],
         allocatable: Mapping[str, str],
         burstable: Callable[[int], None],
+        pressures: Callable[[], Collection[str]] = tuple,
+        shutting_down: Callable[[], bool] = lambda: False,
+        preempt: Callable[[Admitted], None] | None = None,
     ) -> None:
         """`held`: uids of the pods that the runtime has something of. `burstable` gets the milli-cores that
-        all Burstable pods ask for, whenever that may have changed."""
+        all Burstable pods ask for, whenever that may have changed. `pressures`: the node's conditions that
+        are True. `preempt` ends a pod to make room for a critical one."""
         self._records = records
         self._held = held
         self._node = node
         self._allocatable = allocatable
         self._burstable = burstable
+        self._pressures = pressures
+        self._shutting_down = shutting_down
+        self._preempt = preempt
         self._lock = threading.Lock()
 
     def admit(self, record: Admitted) -> Waiting | None:
-        """Let the pod in (its `requests` are set then), or say why not."""
+        """Let the pod in (its `requests` are set then), say why not, or LATER: room is being made for it."""
         if record.requests is not None:
             return None
         with self._lock:
             wanted, held = requests(record.pod), self._held()
             if record.uid not in held:
-                taken = []
-                for other in self._records():
-                    if other is record or other.finished:
-                        continue
-                    if other.requests is None and other.uid in held:
-                        other.requests = requests(other.pod)
-                    if other.requests is not None:
-                        taken.append(other.requests)
-                refused = refusal(record.pod, wanted, taken, self._node(), self._allocatable)
+                refused = self._refusal(record, wanted, self._taken(record, held))
                 if refused is not None:
                     return refused
             record.requests = wanted
@@ -223,12 +237,70 @@ class Gate:
                 self._tell_burstable()
         return None
 
+    def _taken(self, record: Admitted, held: set[str]) -> list[Admitted]:
+        """The pods that take something of the node now, those that are ending too."""
+        taken = []
+        for other in self._records():
+            if other is record or other.released or (other.requests is None and other.finished):
+                continue
+            if other.requests is None and other.uid in held:
+                other.requests = requests(other.pod)
+            if other.requests is not None:
+                taken.append(other)
+        return taken
+
+    def _refusal(self, record: Admitted, wanted: Requests, taken: Sequence[Admitted]) -> Waiting | None:
+        pod, node = record.pod, self._node()
+        refused = pressed(pod, self._pressures())
+        if refused is not None:
+            return refused
+        if self._shutting_down():
+            return SHUTDOWN
+        refused = refusal(pod, wanted, _of(taken), node, self._allocatable)
+        if refused is None or self._preempt is None or not resources.is_critical(pod):
+            return refused
+        staying = [other for other in taken if other.ending is None and not other.ends]
+        if refusal(pod, wanted, _of(staying), node, self._allocatable) is None:
+            return LATER
+        lacking = {s.name: s.missing for s in shortages(wanted, _of(staying), self._allocatable)}
+        if not lacking or misfit(pod, wanted, _of(staying), node) is not None:
+            return refused
+        try:
+            chosen = preemption.victims(pod, [(o.uid, o.pod, o.requests) for o in staying], lacking)
+        except preemption.NoVictims as error:
+            text = f"Unexpected error while attempting to recover from admission failure: {error}"
+            return Waiting("UnexpectedAdmissionError", text)
+        for other in staying:
+            if other.uid in chosen:
+                self._preempt(other)
+        return LATER
+
+    def resized(self, record: Admitted, pod: Object) -> Shortage | None:
+        """Have the pod take what its new spec asks for (`record.requests` follows), or say what lacks."""
+        with self._lock:
+            wanted = requests(pod)
+            lacking = shortages(wanted, _of(self._taken(record, self._held())), self._allocatable)
+            before = record.requests.amounts if record.requests is not None else {}
+            # What it has already it may keep, however full the node is.
+            lacking = [s for s in lacking if wanted.amounts.get(s.name, 0) > before.get(s.name, 0)]
+            if lacking:
+                return lacking[0]
+            record.requests = wanted
+            if wanted.burstable:
+                self._tell_burstable()
+        return None
+
     def released(self, record: Admitted) -> None:
         """The pod takes nothing any more."""
+        record.released = True
         if record.requests is not None and record.requests.burstable:
             with self._lock:
                 self._tell_burstable()
 
     def _tell_burstable(self) -> None:
-        known = [r.requests for r in self._records() if not r.finished and r.requests is not None]
+        known = [r.requests for r in self._records() if not r.released and r.requests is not None]
         self._burstable(sum(r.amounts.get("cpu", 0) for r in known if r.burstable))
+
+
+def _of(records: Sequence[Admitted]) -> list[Requests]:
+    return [record.requests for record in records if record.requests is not None]

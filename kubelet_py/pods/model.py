@@ -121,6 +121,17 @@ class Waiting:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The node's decision to end a pod: `reason` and `message` of its status, at most `grace` seconds for it
+    (None: its own), and the text of its DisruptionTarget condition ("" for none)."""
+
+    reason: str
+    message: str
+    grace: float | None = None
+    disruption: str = ""
+
+
 def timestamp(epoch: float) -> str:
     """RFC 3339 in UTC with seconds, as metav1.Time is written."""
     return datetime.fromtimestamp(int(epoch), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -12,7 +12,7 @@ from kubelet_py.pods.backoff import BackoffEntry
 from kubelet_py.pods.containers import ContainerStarter, Event
 from kubelet_py.pods.context import NodeFacts, ObjectSource, TokenSource
 from kubelet_py.pods.image_puller import ImagePuller
-from kubelet_py.pods.model import Object, Waiting
+from kubelet_py.pods.model import Ending, Object, Waiting
 from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.prober import Prober
 from kubelet_py.pods.references import Key, references
@@ -26,7 +26,7 @@ from runtime.service import RuntimeService
 @dataclass(slots=True)
 class PodRecord:
     """One pod of this node, with what only the agent remembers. Its worker alone changes it, but for
-    `pod`, `gone`, `requests` and `stale`."""
+    `pod`, `gone`, `requests`, `released`, `ending` and `stale`."""
 
     pod: Object
     seen_at: float
@@ -35,6 +35,8 @@ class PodRecord:
     cleaned: bool = False  # and what it held was given back
     deleted: bool = False  # everything is gone, the record too
     requests: Requests | None = None  # what it takes of the node, once it was let in
+    released: bool = False  # and then nothing any more
+    ending: Ending | None = None  # the node's decision to end it, for its worker to carry out
     failure: Waiting | None = None  # why the node ended it
     volumes: dict[str, Volume] | None = None
     stale: bool = False  # something that its volumes show has changed

@@ -43,6 +43,7 @@ class Situation:
     health: Mapping[str, Health] = field(default_factory=dict)
     finished: bool = False  # nothing of it will run again
     failure: Waiting | None = None  # why the node ended the pod: reason and message
+    disruption: str = ""  # the text of its DisruptionTarget condition
 
 
 def generate(pod: Object, view: PodView, situation: Situation) -> Object:
@@ -63,8 +64,12 @@ def generate(pod: Object, view: PodView, situation: Situation) -> Object:
     if status["phase"] == "Failed" and not view.containers and not old.get("containerStatuses"):
         # Refused at the door (now, or by an earlier agent): there is nothing else to tell of it.
         start = old.get("startTime") or timestamp(situation.started_at)
+        disrupted = _disrupted(old, situation)
+        if disrupted:
+            status["conditions"] = disrupted
         return status | {"startTime": start, "qosClass": old.get("qosClass") or resources.qos_class(pod)}
     status["conditions"] = _conditions(pod, view, status["phase"], init, main, situation)
+    status["conditions"] += _disrupted(old, situation)
     if situation.host_ips:
         status["hostIP"] = situation.host_ips[0]
         status["hostIPs"] = [{"ip": ip} for ip in situation.host_ips]
@@ -297,6 +302,15 @@ def _conditions(
     }
     old = {c["type"]: c for c in (pod.get("status") or {}).get("conditions") or ()}
     return [_condition(kind, wanted[kind], old.get(kind), situation.now) for kind in OURS]
+
+
+def _disrupted(old: Object, situation: Situation) -> list[Object]:
+    """Tells a Job that it was not the pod's own fault."""
+    if not situation.disruption:
+        return []
+    value = {"status": "True", "reason": "TerminationByKubelet", "message": situation.disruption}
+    known = {c["type"]: c for c in old.get("conditions") or ()}
+    return [_condition("DisruptionTarget", value, known.get("DisruptionTarget"), situation.now)]
 
 
 def _condition(kind: str, value: Object, old: Mapping[str, Any] | None, now: float) -> Object:

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from kubelet_py.errors import ContainerError, ImageError, ImagePulling, SandboxError, VolumeError
 from kubelet_py.pods import backoff, hooks
 from kubelet_py.pods.actions import Kill, PodActions, Start, compute_pod_actions
+from kubelet_py.pods.admission import LATER
 from kubelet_py.pods.model import (
     ContainerView,
     Health,
@@ -44,6 +45,7 @@ from kubelet_py.volumes.plugin import Context
 log = logging.getLogger(__name__)
 
 SECOND_LOOK = 0.0
+ROOM_SECONDS = 0.5
 STEPS_PER_LOOK = 10
 TOO_OLD = Waiting("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
 
@@ -75,8 +77,8 @@ class PodSyncer:
         phase = (record.pod.get("status") or {}).get("phase")
         if phase in ("Succeeded", "Failed") and not is_static(record.pod):
             record.finished = True
-        if not record.finished:
-            self._judge(record)
+        if not record.finished and not self._judge(record):
+            return ROOM_SECONDS
         if record.finished:
             return self._terminator.finish(record)
         self._keep_volumes(record)
@@ -88,10 +90,14 @@ class PodSyncer:
                 return 0
         return SECOND_LOOK
 
-    def _judge(self, record: PodRecord) -> None:
-        """End a pod that may not run here, or not any longer."""
-        refused = self._p.gate.admit(record)
-        if refused is not None:
+    def _judge(self, record: PodRecord) -> bool:
+        """End a pod that may not run here, or not any longer. False: room is being made for it."""
+        refused = self._p.gate.admit(record) if record.ending is None else None
+        if refused is LATER:
+            return False
+        if record.ending is not None:
+            record.failure = Waiting(record.ending.reason, record.ending.message)
+        elif refused is not None:
             self._p.event(record.pod, "", "Warning", refused.reason, refused.message)
             record.failure = Waiting(refused.reason, f"Pod was rejected: {refused.message}")
             log.info("Refused pod=%s reason=%s", full_name(record.pod), refused.reason)
@@ -101,6 +107,7 @@ class PodSyncer:
                 self._p.event(record.pod, "", "Normal", TOO_OLD.reason, TOO_OLD.message)
                 record.failure = TOO_OLD
         record.finished = record.failure is not None
+        return True
 
     def _until_deadline(self, record: PodRecord, after: float | None) -> float | None:
         """`after`, or sooner where activeDeadlineSeconds is over before."""
@@ -340,7 +347,7 @@ class PodSyncer:
             others = [
                 c for c in (pod.get("status") or {}).get("conditions") or () if c["type"] not in _types(known)
             ]
-            pod = {**pod, "status": {**known, "conditions": [*known["conditions"], *others]}}
+            pod = {**pod, "status": {**known, "conditions": [*(known.get("conditions") or ()), *others]}}
         situation = Situation(
             now=self._clock(),
             host_ips=tuple(self._p.node.ips),
@@ -349,6 +356,7 @@ class PodSyncer:
             health=health,
             finished=record.finished,
             failure=record.failure,
+            disruption=record.ending.disruption if record.ending is not None else "",
         )
         status = generate(pod, view, situation)
         record.status = status

@@ -42,7 +42,10 @@ def grace_of(record: PodRecord) -> float:
     given = pod["metadata"].get("deletionGracePeriodSeconds")
     if given is None:
         given = pod["spec"].get("terminationGracePeriodSeconds")
-    return max(1.0, float(DEFAULT_GRACE if given is None else given))
+    grace = float(DEFAULT_GRACE if given is None else given)
+    if record.ending is not None and record.ending.grace is not None:
+        grace = min(grace, record.ending.grace)
+    return max(1.0, grace)
 
 
 def deadline(record: PodRecord) -> float | None:

@@ -7,9 +7,7 @@ measured, with `used`, and whoever exceeds it is evicted.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from kubeclient import quantity
@@ -18,14 +16,6 @@ from kubelet_py.volumes import mounting, ownership
 from kubelet_py.volumes.plugin import Context
 
 HUGE_PAGES = "HugePages"
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a tree takes of its file system."""
-
-    bytes: int
-    inodes: int
 
 
 def set_up(context: Context, source: Object, folder: Path) -> Path:
@@ -76,20 +66,3 @@ def page_size(pod: Object, medium: str) -> int:
         if name.startswith("hugepages-")
     }
     return quantity.value(names.pop().removeprefix("hugepages-")) if len(names) == 1 else 0
-
-
-def used(folder: Path) -> Usage:
-    """Disk space and inodes of a tree, each file counted once; links are not followed."""
-    seen: set[tuple[int, int]] = set()
-    size = 0
-    for _, folders, files, here in os.fwalk(folder, follow_symlinks=False):
-        for name in (*folders, *files):
-            try:
-                found = os.stat(name, dir_fd=here, follow_symlinks=False)
-            except FileNotFoundError:  # a container removed it meanwhile
-                continue
-            key = (found.st_dev, found.st_ino)
-            if key not in seen:
-                seen.add(key)
-                size += found.st_blocks * 512
-    return Usage(size, len(seen))

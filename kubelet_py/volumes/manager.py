@@ -27,7 +27,7 @@ from kubelet_py.volumes import (
     secret,
 )
 from kubelet_py.volumes.container_mounts import container_mounts
-from kubelet_py.volumes.empty_dir import Usage
+from kubelet_py.volumes.disk_usage import Used, used
 from kubelet_py.volumes.plugin import Context, PayloadMaker, Volume, Volumes, kind_of
 
 log = logging.getLogger(__name__)
@@ -133,14 +133,14 @@ class VolumeManager:
         subpaths = self._pods / uid / SUBPATHS
         return container_mounts(container, volumes, values, subpaths, mounting.propagation_of)
 
-    def usage(self, pod: Object) -> dict[str, Usage]:
+    def usage(self, pod: Object) -> dict[str, Used]:
         """What each emptyDir on the node's disk holds now, by the volume's name."""
         uid, found = pod["metadata"]["uid"], {}
         for volume in pod["spec"].get("volumes") or ():
             if kind_of(volume) == "emptyDir" and not (volume.get("emptyDir") or {}).get("medium"):
                 folder = self._folder(uid, "emptyDir", volume["name"])
                 if folder.is_dir():
-                    found[volume["name"]] = empty_dir.used(folder)
+                    found[volume["name"]] = used(folder)
         return found
 
     def tear_down(self, uid: str) -> None:
