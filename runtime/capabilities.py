@@ -8,13 +8,14 @@ non-empty inheritable set lets a file's inheritable bits raise privileges).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 
 from runtime.kernel import Step
 from runtime.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from runtime.spec import Capabilities
 
 NAMES = (

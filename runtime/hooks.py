@@ -6,17 +6,16 @@ container; a poststart or poststop hook that fails is reported and the others st
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
 
+from runtime import json_text, signals
 from runtime.errors import HookError, LaunchError, errno_name
 from runtime.spec import Hook
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
 STOPPING = ("prestart", "createRuntime", "createContainer", "startContainer")
@@ -29,7 +28,7 @@ def run_hooks(kind: str, hooks: Sequence[Hook], state: Mapping[str, Any]) -> lis
     problems: list[str] = []
     for hook in hooks:
         try:
-            _run(kind, hook, json.dumps(state).encode())
+            _run(kind, hook, json_text.dumps(state).encode())
         except HookError as error:
             if kind in STOPPING:
                 raise
@@ -37,12 +36,10 @@ def run_hooks(kind: str, hooks: Sequence[Hook], state: Mapping[str, Any]) -> lis
     return problems
 
 
-def run_inside(
-    hook: Hook, state: Mapping[str, Any], start: Callable[[tuple[int, int, int]], int]
-) -> None:
+def run_inside(hook: Hook, state: Mapping[str, Any], start: Callable[[tuple[int, int, int]], int]) -> None:
     """Runs a startContainer hook: `start` makes the process in the container, with three descriptors as its
     streams, and returns its pid. Raises HookError."""
-    _run("startContainer", hook, json.dumps(state).encode(), start)
+    _run("startContainer", hook, json_text.dumps(state).encode(), start)
 
 
 def _run(
@@ -84,7 +81,7 @@ def _spawn(hook: Hook, source: int, output: int) -> int:
             (os.POSIX_SPAWN_DUP2, output, 1),
             (os.POSIX_SPAWN_DUP2, output, 2),
         ],
-        setsigdef=(signal.SIGPIPE,),
+        setsigdef=(signals.SIGPIPE,),
         setpgroup=0,
     )
 
@@ -101,7 +98,7 @@ def _wait(pid: int, timeout: int | None) -> int | None:
         ready = select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))[0]
         if ready:
             return _code(os.waitpid(pid, 0)[1])
-        os.killpg(pid, signal.SIGKILL)
+        os.killpg(pid, signals.SIGKILL)
         os.waitpid(pid, 0)
         return None
     finally:

@@ -10,12 +10,11 @@ work on paths take an optional directory descriptor as the *at* calls do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from runtime.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Protocol
 else:
 

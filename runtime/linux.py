@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
-import signal
 import struct
-import termios
 from _thread import get_native_id
-from collections.abc import Sequence
 
+from runtime import signals
 from runtime.copyup import copy_tree
 from runtime.kernel import AT_FDCWD, Filter, Spawned, SpawnError, Status, Step
 from runtime.machine import ENTRY_WORDS, PASS_RESULT, TOLERATE, Machine, this_machine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
@@ -33,9 +34,8 @@ PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = 1, 2, 0x20
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
-_ALL_SIGNALS = tuple(int(number) for number in signal.valid_signals())
-TIOCGPTPEER, TIOCSPTLCK = 0x5441, 0x40045431
-F_ADD_SEALS, ALL_SEALS = 1033, 0xF
+TIOCGPTPEER, TIOCSPTLCK, TIOCSWINSZ = 0x5441, 0x40045431, 0x5414
+F_DUPFD_CLOEXEC, F_ADD_SEALS, ALL_SEALS = 1030, 1033, 0xF
 
 _c_long, _c_void_p, _c_size_t = ctypes.c_long, ctypes.c_void_p, ctypes.c_size_t
 
@@ -249,17 +249,17 @@ class LinuxKernel:
 
     def duplicate(self, fd: int) -> int:
         """A copy of `fd` above 2."""
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        return self._call("fcntl", fd, F_DUPFD_CLOEXEC, 3)
 
     # --- terminals
 
     def open_terminal_peer(self, master: int) -> int:
         """The other side of a pty, without a path (TIOCGPTPEER); unlocked first."""
-        fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
-        return fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        self._call("ioctl", master, TIOCSPTLCK, struct.pack("i", 0))
+        return self._call("ioctl", master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
 
     def set_window_size(self, fd: int, rows: int, columns: int) -> None:
-        fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self._call("ioctl", fd, TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     # --- processes
 
@@ -301,7 +301,7 @@ class LinuxKernel:
 
     def block_signals(self) -> None:
         """All signals of this thread: a handler must not run in a child that shares our memory."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+        signals.block_all()
 
     def start_time(self, pid: int) -> int:
         """Clock ticks between boot and the process's start: field 22 of /proc/<pid>/stat."""
@@ -314,7 +314,7 @@ class LinuxKernel:
         try:
             os.write(fd, data)
             os.fchmod(fd, 0o555)
-            fcntl.fcntl(fd, F_ADD_SEALS, ALL_SEALS)
+            self._call("fcntl", fd, F_ADD_SEALS, ALL_SEALS)
         except OSError:
             os.close(fd)
             raise
@@ -362,7 +362,7 @@ class LinuxKernel:
     def _clone(self, table: int, cgroup_fd: int, extra: int) -> tuple[int, int]:
         pidfd = ctypes.c_int(-1)
         flags = CLONE_PIDFD | extra | (CLONE_INTO_CGROUP if cgroup_fd >= 0 else 0)
-        ends_with = 0 if extra & CLONE_PARENT else signal.SIGCHLD  # a sibling inherits it
+        ends_with = 0 if extra & CLONE_PARENT else signals.SIGCHLD  # a sibling inherits it
         arguments = struct.pack(
             "=11Q", flags, ctypes.addressof(pidfd), 0, 0, ends_with, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
         )

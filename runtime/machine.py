@@ -49,7 +49,7 @@ _ARM_SPAWN = (
 
 _X86_NUMBERS = {
     "read": 0, "write": 1, "close": 3, "rt_sigaction": 13, "rt_sigprocmask": 14, "ioctl": 16, "exit": 60,
-    "mount": 165,
+    "fcntl": 72, "mount": 165,
     "fchdir": 81, "setpriority": 141, "umask": 95, "setsid": 112, "setgroups": 116, "setresuid": 117,
     "setresgid": 119, "capset": 126, "personality": 135, "pivot_root": 155, "prctl": 157, "umount2": 166,
     "sethostname": 170, "setdomainname": 171, "ioprio_set": 251, "openat": 257, "unshare": 272, "dup3": 292,
@@ -59,7 +59,7 @@ _X86_NUMBERS = {
 }  # fmt: skip
 _ARM_NUMBERS = {
     "read": 63, "write": 64, "exit": 93, "close": 57, "rt_sigaction": 134, "rt_sigprocmask": 135,
-    "ioctl": 29, "mount": 40,
+    "ioctl": 29, "mount": 40, "fcntl": 25,
     "fchdir": 50, "setpriority": 140, "umask": 166, "setsid": 157, "setgroups": 159, "setresuid": 147,
     "setresgid": 149, "capset": 91, "personality": 92, "pivot_root": 41, "prctl": 167, "umount2": 39,
     "sethostname": 161, "setdomainname": 162, "ioprio_set": 30, "openat": 56, "unshare": 97, "dup3": 24,

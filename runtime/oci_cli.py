@@ -1,63 +1,78 @@
 """`kubelet-py-oci`: the command line that callers of runc and crun expect, over runtime/oci_container.py.
 
 Errors go to standard error as one line, and to `--log FILE` as callers read them (text or JSON lines); the
-exit code is 1, or the container's own for `run` and `exec`. Warnings go to the log when there is one:
-standard error may be the container's.
+exit code is 1 (255 for an `exec` that could not start its process, as runc's), or the container's own for
+`run` and `exec`. Warnings go to the log when there is one: standard error may be the container's.
+
+A start is short enough for imports to count: what one command alone needs is imported by that.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Sequence
 
-from runtime import cgroups
-from runtime.capabilities import UnknownCapability, normalise
+from runtime import cgroups, json_text, signals
+from runtime.capabilities import UnknownCapability
 from runtime.errors import RuntimeFailure, StateError
 from runtime.linux import LinuxKernel
 from runtime.oci_arguments import parse
-from runtime.oci_container import Options, Runtime, changed, read_config, wait
-from runtime.oci_relay import relay
+from runtime.oci_container import Options, Runtime, read_config, wait
+from runtime.oci_flags import Arguments
 from runtime.oci_state import STOPPED, Store
 from runtime.spec import parse_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from argparse import Namespace
-    from typing import Any
+    from collections.abc import Sequence
+
+    from runtime.launch import Process
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
-    arguments = parse(argv)
+    arguments = Arguments()
     try:
+        parse(argv, arguments)
+        if not arguments.command:
+            return 0
         if arguments.debug and arguments.log:
             _log(arguments, "debug", f"kubelet-py-oci {' '.join(sys.argv[1:] if argv is None else argv)}")
         if arguments.systemd_cgroup:
             raise StateError("Could not use the systemd cgroup driver: only cgroupfs is supported")
         return COMMANDS[arguments.command](arguments)
     except (RuntimeFailure, OSError, UnknownCapability) as error:
-        text = str(error)
+        text = " ".join(str(error).split())
         print(f"kubelet-py-oci: {text}", file=sys.stderr)
-        if arguments.log:
+        if getattr(arguments, "log", ""):
             _log(arguments, "error", text)
-        return 1
+        return 255 if arguments.command == "exec" else 1
 
 
-def _log(arguments: Namespace, level: str, text: str) -> None:
+def program() -> None:
+    """main as a program of its own: ends without taking the interpreter apart, which costs 2 ms."""
+    code = main()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:
+        os.write(2, f"kubelet-py-oci: Could not write the output: {error.strerror}\n".encode())
+        code = 1
+    os._exit(code)
+
+
+def _log(arguments: Arguments, level: str, text: str) -> None:
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if arguments.log_format == "json":
-        line = json.dumps({"level": level, "msg": text, "time": stamp})
+        line = json_text.dumps({"level": level, "msg": text, "time": stamp})
     else:
-        line = f'time="{stamp}" level={level} msg={json.dumps(text)}'
+        line = f'time="{stamp}" level={level} msg={json_text.dumps(text)}'
     with open(arguments.log, "a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
-def _complain(arguments: Namespace, problems: Sequence[str]) -> None:
+def _complain(arguments: Arguments, problems: Sequence[str]) -> None:
     """Warnings: to the log; without one to standard error, unless that is a container's, which would take
     them for its own words: then to the file `warnings` beside the container's state."""
     for problem in problems:
@@ -69,66 +84,88 @@ def _complain(arguments: Namespace, problems: Sequence[str]) -> None:
             print(f"kubelet-py-oci: {problem}", file=sys.stderr)
 
 
-def _runtime(arguments: Namespace) -> Runtime:
+def _runtime(arguments: Arguments) -> Runtime:
     return Runtime(Store(arguments.root), LinuxKernel(), cgroups.detect())
 
 
-def _options(arguments: Namespace) -> Options:
+def _options(arguments: Arguments) -> Options:
     return Options(
         arguments.console_socket, arguments.pid_file, arguments.preserve_fds,
-        getattr(arguments, "no_pivot", False),
+        getattr(arguments, "no_pivot", False), not getattr(arguments, "no_new_keyring", False),
     )  # fmt: skip
 
 
-def _create(arguments: Namespace) -> int:
+def _need_console(arguments: Arguments, terminal: bool) -> None:
+    """Who does not stay has to hand the terminal to somebody."""
+    if terminal and not arguments.console_socket:
+        raise StateError(f"Could not {arguments.command}: there is a terminal (give --console-socket)")
+
+
+def _create(arguments: Arguments) -> int:
     config = read_config(arguments.bundle, arguments.config)
-    if (config.get("process") or {}).get("terminal") and not arguments.console_socket:
-        raise StateError("Could not create container: it has a terminal (give --console-socket)")
-    runtime = _runtime(arguments)
-    _, process = runtime.create(arguments.id, arguments.bundle, config, _options(arguments))
+    _need_console(arguments, bool((config.get("process") or {}).get("terminal")))
+    _, process = _runtime(arguments).create(arguments.id, arguments.bundle, config, _options(arguments))
     _complain(arguments, process.warnings)
     return 0
 
 
-def _run(arguments: Namespace) -> int:
-    runtime = _runtime(arguments)
+def _run(arguments: Arguments) -> int:
     config = read_config(arguments.bundle, arguments.config)
-    _, process = runtime.create(arguments.id, arguments.bundle, config, _options(arguments))
-    _complain(arguments, process.warnings)
-    _complain(arguments, runtime.start(arguments.id))
+    if arguments.detach:
+        _need_console(arguments, bool((config.get("process") or {}).get("terminal")))
+    runtime = _runtime(arguments)
+    container, process, problems = runtime.run(arguments.id, arguments.bundle, config, _options(arguments))
+    _complain(arguments, [*process.warnings, *problems])
     if arguments.detach:
         return 0
-    relay(process, own_console=process.console >= 0 and not arguments.console_socket)
-    code = wait(process)
+    code = _attend(arguments, process)
     if not arguments.keep:
-        _complain(arguments, runtime.delete(arguments.id, force=True))
+        _complain(arguments, runtime.remove(container))
     return code
 
 
-def _start(arguments: Namespace) -> int:
+def _attend(arguments: Arguments, process: Process) -> int:
+    """Stays until the process has ended; signals that ask us to end go to it. Its exit code."""
+    for number in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGQUIT):
+        signals.handle(number, lambda got, _frame: _pass(process.pid, got))
+    if process.console >= 0 and not arguments.console_socket:
+        from runtime.oci_console import relay
+
+        relay(process.console)
+    return wait(process)
+
+
+def _pass(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _start(arguments: Arguments) -> int:
     _complain(arguments, _runtime(arguments).start(arguments.id))
     return 0
 
 
-def _state(arguments: Namespace) -> int:
-    print(json.dumps(_runtime(arguments).state(arguments.id), indent=2))
+def _state(arguments: Arguments) -> int:
+    print(json_text.pretty(_runtime(arguments).state(arguments.id)))
     return 0
 
 
-def _pause(arguments: Namespace) -> int:
+def _pause(arguments: Arguments) -> int:
     _runtime(arguments).freeze(arguments.id, True)
     return 0
 
 
-def _resume(arguments: Namespace) -> int:
+def _resume(arguments: Arguments) -> int:
     _runtime(arguments).freeze(arguments.id, False)
     return 0
 
 
-def _ps(arguments: Namespace) -> int:
+def _ps(arguments: Arguments) -> int:
     pids = _runtime(arguments).processes(arguments.id)
     if arguments.format == "json":
-        print(json.dumps(pids))
+        print(json_text.dumps(pids))
         return 0
     from runtime.oci_documents import process_table
 
@@ -137,129 +174,95 @@ def _ps(arguments: Namespace) -> int:
     return 0
 
 
-def signal_number(name: str) -> int:
-    """`9`, `KILL` and `SIGKILL` → 9. Raises StateError."""
-    if name.isascii() and name.isdigit() and 0 < int(name) <= 64:
-        return int(name)
-    full = name.upper() if name.upper().startswith("SIG") else "SIG" + name.upper()
+def _kill(arguments: Arguments) -> int:
     try:
-        return int(signal.Signals[full])
-    except KeyError:
-        raise StateError(f"Could not send signal {name!r}: no such signal") from None
-
-
-def _kill(arguments: Namespace) -> int:
-    _runtime(arguments).kill(arguments.id, signal_number(arguments.signal), everyone=arguments.all)
+        number = signals.number(arguments.signal or "SIGTERM")
+    except ValueError:
+        raise StateError(f"Could not send signal {arguments.signal!r}: no such signal") from None
+    _runtime(arguments).kill(arguments.id, number, everyone=arguments.all)
     return 0
 
 
-def _delete(arguments: Namespace) -> int:
+def _delete(arguments: Arguments) -> int:
     _complain(arguments, _runtime(arguments).delete(arguments.id, force=arguments.force))
     return 0
 
 
-def _list(arguments: Namespace) -> int:
-    store = Store(arguments.root)
-    states = [store.describe(container) for container in store.all()]
+def _list(arguments: Arguments) -> int:
+    runtime = _runtime(arguments)
+    containers = runtime.store.all()
     if arguments.quiet:
-        for state in states:
-            print(state["id"])
-    elif arguments.format == "json":
-        print(json.dumps(states))
-    else:
-        print(f"{'ID':<20} {'PID':<8} {'STATUS':<10} {'BUNDLE':<40} CREATED")
-        for s in states:
-            print(f"{s['id']:<20} {s['pid']:<8} {s['status']:<10} {s['bundle']:<40} {s['created']}")
+        for container in containers:
+            print(container.id)
+        return 0
+    states = [runtime.described(container) for container in containers]
+    if arguments.format == "json":
+        print(json_text.dumps(states))
+        return 0
+    print(f"{'ID':<20} {'PID':<8} {'STATUS':<10} {'BUNDLE':<40} {'CREATED':<22} OWNER")
+    for s in states:
+        print(
+            f"{s['id']:<20} {s['pid']:<8} {s['status']:<10} {s['bundle']:<40} {s['created']:<22} {s['owner']}"
+        )
     return 0
 
 
-def _update(arguments: Namespace) -> int:
+def _update(arguments: Arguments) -> int:
     from runtime.oci_usage import wanted
 
     _runtime(arguments).update(arguments.id, wanted(arguments))
     return 0
 
 
-def _events(arguments: Namespace) -> int:
+def _events(arguments: Arguments) -> int:
     from runtime.oci_usage import follow, seconds, stats
 
     runtime = _runtime(arguments)
     cgroup = runtime.cgroup(arguments.id)
     if arguments.stats:
-        print(json.dumps(stats(arguments.id, cgroup.stats())))
+        print(json_text.dumps(stats(arguments.id, cgroup.stats())))
         return 0
     container = runtime.store.load(arguments.id)
     follow(
         arguments.id,
         cgroup,
         lambda: runtime.store.status(container) != STOPPED,
-        lambda event: print(json.dumps(event), flush=True),
+        lambda event: print(json_text.dumps(event), flush=True),
         seconds(arguments.interval),
     )
     return 0
 
 
-def _exec(arguments: Namespace) -> int:
+def _exec(arguments: Arguments) -> int:
+    from runtime.oci_exec import below, wanted
+
     runtime = _runtime(arguments)
-    process = parse_process(_exec_process(arguments, runtime.store.load(arguments.id).config["process"]))
-    if process.terminal and arguments.detach and not arguments.console_socket:
-        raise StateError("Could not detach with a terminal (give --console-socket)")
-    started = runtime.exec(arguments.id, process, _options(arguments))
-    _complain(arguments, started.warnings)
+    process = parse_process(wanted(arguments, runtime.store.load(arguments.id).config["process"]))
     if arguments.detach:
-        return 0
-    relay(started, own_console=started.console >= 0 and not arguments.console_socket)
-    return wait(started)
-
-
-def _exec_process(arguments: Namespace, base: dict[str, Any]) -> dict[str, Any]:
-    """The process object of an exec: from a file, or the container's with the flags' changes."""
-    if arguments.process:
-        with open(arguments.process, encoding="utf-8") as file:
-            return dict(json.load(file))
-    command = arguments.args[1:] if arguments.args[:1] == ["--"] else arguments.args
-    if not command:
-        raise StateError("Could not execute: no command was given (kubelet-py-oci exec ID COMMAND)")
-    user = dict(base.get("user") or {})
-    if arguments.user:
-        uid, _, gid = arguments.user.partition(":")
-        if not uid.isdigit() or (gid and not gid.isdigit()):
-            raise StateError(f"Could not use user {arguments.user!r}: numbers are needed (uid[:gid])")
-        user = {"uid": int(uid), "gid": int(gid or 0)}
-    if arguments.additional_gids:
-        user["additionalGids"] = arguments.additional_gids
-    sets = {name: list(values) for name, values in (base.get("capabilities") or {}).items()}
-    for capability in arguments.cap:
-        for name in ("bounding", "effective", "permitted"):
-            sets.setdefault(name, []).append(normalise(capability))
-    return changed(
-        base,
-        {
-            "args": command,
-            "cwd": arguments.cwd,
-            "env": [*(base.get("env") or []), *arguments.env],
-            "user": user,
-            "capabilities": sets,
-            "noNewPrivileges": True if arguments.no_new_privs else None,
-            "terminal": arguments.tty,
-        },
+        _need_console(arguments, process.terminal)
+    started = runtime.exec(
+        arguments.id, process, _options(arguments), below(arguments.cgroup), paused=arguments.ignore_paused
     )
+    _complain(arguments, started.warnings)
+    return 0 if arguments.detach else _attend(arguments, started)
 
 
-def _spec(arguments: Namespace) -> int:
+def _spec(arguments: Arguments) -> int:
     from runtime.oci_documents import example_config
 
     path = os.path.join(arguments.bundle, "config.json")
-    with open(path, "x", encoding="utf-8") as file:
-        json.dump(example_config(), file, indent=2)
-        file.write("\n")
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(json_text.pretty(example_config()) + "\n")
+    except FileExistsError:
+        raise StateError(f"Could not write {path}: it exists (remove it first)") from None
     return 0
 
 
-def _features(_arguments: Namespace) -> int:
+def _features(_arguments: Arguments) -> int:
     from runtime.oci_documents import features
 
-    print(json.dumps(features(), indent=2))
+    print(json_text.pretty(features()))
     return 0
 
 
@@ -271,4 +274,4 @@ COMMANDS = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 from typing import Any
 
+from runtime import signals
 from runtime.errors import RuntimeFailure
 from runtime.values import SandboxConfig
 
@@ -49,14 +49,7 @@ def container_config(spec: Mapping[str, Any], sandbox: SandboxConfig) -> dict[st
 
 def signal_number(name: str) -> int:
     """A stop signal as an image names it: SIGTERM, TERM, 15, SIGRTMIN+3. Raises RuntimeFailure."""
-    text = name.strip().upper() or "SIGTERM"
-    if text.isdigit() and 1 <= int(text) <= signal.SIGRTMAX:
-        return int(text)
-    base, _, offset = text.removeprefix("SIG").partition("+")
-    found = getattr(signal, f"SIG{base}", None)
-    if not isinstance(found, signal.Signals) or (offset and not offset.isdigit()):
-        raise RuntimeFailure(f"Could not read stop signal {name!r}: no such signal")
-    number = int(found) + int(offset or 0)
-    if number > signal.SIGRTMAX:
-        raise RuntimeFailure(f"Could not read stop signal {name!r}: no such signal")
-    return number
+    try:
+        return signals.number(name.strip() or "SIGTERM")
+    except ValueError:
+        raise RuntimeFailure(f"Could not read stop signal {name!r}: no such signal") from None

@@ -6,26 +6,24 @@ parent or init becomes that, so nobody here collects exit codes except `run` and
 
 from __future__ import annotations
 
-import json
 import os
-import select
 import time
-from collections.abc import Callable, Mapping
 
-from runtime import cgroups
-from runtime.errors import CgroupError, HookError, SpecError, StateError, errno_name
-from runtime.hooks import run_hooks, run_inside
+from runtime import cgroups, json_text
+from runtime.errors import HookError, SpecError, StateError, errno_name
+from runtime.hooks import STOPPING, run_hooks, run_inside
 from runtime.launch import Process, launch
 from runtime.linux import LinuxKernel
-from runtime.oci_state import CREATED, RUNNING, STOPPED, Container, Store
+from runtime.oci_state import CREATED, PAUSED, RUNNING, STOPPED, Container, Store
 from runtime.operations import container_plan, exec_plan
 from runtime.plan import NO_STDIO, Plan
 from runtime.process import WaitForStart
 from runtime.records import Record
-from runtime.spec import Hook, ProcessSpec, Spec, parse, parse_process
+from runtime.spec import Hook, ProcessSpec, Spec, parse, parse_hooks, parse_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
 STANDARD = (0, 1, 2)
@@ -39,9 +37,11 @@ class Options(Record):
     pid_file: str = ""
     preserve_fds: int = 0
     no_pivot: bool = False
+    new_keyring: bool = True
 
 
 PLAIN = Options()
+NOWHERE: Mapping[str, str] = {}
 
 
 def read_config(bundle: str, path: str = "") -> dict[str, Any]:
@@ -49,7 +49,7 @@ def read_config(bundle: str, path: str = "") -> dict[str, Any]:
     path = path or os.path.join(bundle, "config.json")
     try:
         with open(path, encoding="utf-8") as file:
-            config = json.load(file)
+            config = json_text.loads(file.read())
     except OSError as error:
         raise StateError(f"Could not read {path}: {errno_name(error.errno or 0)}") from error
     except ValueError as error:
@@ -71,7 +71,26 @@ class Runtime:
         self, identity: str, bundle: str, config: dict[str, Any], options: Options = PLAIN
     ) -> tuple[Container, Process]:
         """Makes the container; its process waits for start. Raises RuntimeFailure with nothing left."""
+        return self._make(identity, bundle, config, parse(config), options, waits=True)
+
+    def run(
+        self, identity: str, bundle: str, config: dict[str, Any], options: Options = PLAIN
+    ) -> tuple[Container, Process, list[str]]:
+        """create and start in one. Where no hook has to run in between, nobody waits for a start: that costs
+        a copy of our memory. Returns complaints of poststart hooks, too. Raises RuntimeFailure."""
         spec = parse(config)
+        waits = any(spec.hooks.get(kind) for kind in STOPPING)
+        made, process = self._make(identity, bundle, config, spec, options, waits=waits)
+        if waits:
+            return made, process, self.start(identity)
+        return made, process, self._hooks("poststart", made, spec.hooks.get("poststart", ()))
+
+    def _hooks(self, kind: str, container: Container, hooks: Sequence[Hook]) -> list[str]:
+        return run_hooks(kind, hooks, self.store.describe(container)) if hooks else []
+
+    def _make(
+        self, identity: str, bundle: str, config: dict[str, Any], spec: Spec, options: Options, *, waits: bool
+    ) -> tuple[Container, Process]:
         _check(spec, options)
         self.store.make(identity)
         path = cgroups.owned_path(spec.linux.cgroups_path or f"/kubelet-py-oci-{identity}")
@@ -79,10 +98,10 @@ class Runtime:
             self.store.forget(identity)
             raise StateError(f"Could not create container {identity}: cgroup {path} has processes in it")
         try:
-            made, process = self._launch_first(identity, bundle, config, spec, path, options)
+            made, process = self._launch_first(identity, bundle, config, spec, path, options, waits)
             try:
-                run_hooks("prestart", spec.hooks.get("prestart", ()), self.store.describe(made))
-                run_hooks("createRuntime", spec.hooks.get("createRuntime", ()), self.store.describe(made))
+                self._hooks("prestart", made, spec.hooks.get("prestart", ()))
+                self._hooks("createRuntime", made, spec.hooks.get("createRuntime", ()))
                 _deliver_console(process, options.console_socket)
                 if options.pid_file:
                     write_pid_file(options.pid_file, process.pid)
@@ -98,21 +117,23 @@ class Runtime:
         return made, process
 
     def _launch_first(
-        self, identity: str, bundle: str, config: dict[str, Any], spec: Spec, path: str, options: Options
-    ) -> tuple[Container, Process]:
+        self, identity: str, bundle: str, config: dict[str, Any], spec: Spec, path: str, options: Options,
+        waits: bool,
+    ) -> tuple[Container, Process]:  # fmt: skip
         cgroup = self._driver.create(path, spec.linux.resources)
-        os.mkfifo(self.store.fifo(identity), 0o622)
-        os.chmod(self.store.fifo(identity), 0o622)  # whatever our umask: mapped roots open it, too
-        fifo = os.open(self.store.fifo(identity), os.O_PATH | os.O_CLOEXEC)
+        fifo = self._make_fifo(identity) if waits else -1
         terminal = bool(spec.process and spec.process.terminal)
         try:
             plan = container_plan(
-                spec, rootfs=None, join={}, cgroup=cgroup.join(), wait_on=WaitForStart(fifo),
+                spec, rootfs=None, join={}, cgroup=cgroup.join(),
+                wait_on=WaitForStart(fifo) if waits else None,
                 preserve_fds=options.preserve_fds, pivot=not options.no_pivot,
+                new_keyring=options.new_keyring,
             )  # fmt: skip
             process = launch(self._kernel, plan, NO_STDIO if terminal else STANDARD, terminal=terminal)
         finally:
-            os.close(fifo)
+            if waits:
+                os.close(fifo)
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         made = Container(
             identity, process.pid, process.start_time_ticks, os.path.realpath(bundle), path, created, config
@@ -120,13 +141,23 @@ class Runtime:
         self.store.save(made)
         return made, process
 
+    def _make_fifo(self, identity: str) -> int:
+        path = self.store.fifo(identity)
+        os.mkfifo(path, 0o622)
+        os.chmod(path, 0o622)  # whatever our umask: mapped roots open it, too
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+
     def start(self, identity: str) -> list[str]:
         """Lets a created container's process go on. Returns complaints of poststart hooks."""
         container = self.store.load(identity)
         status = self.store.status(container)
         if status != CREATED:
             raise StateError(f"Could not start container {identity}: it is {status}, not created")
-        self._run_inside(container)
+        hooks = _hooks_of(container)
+        if hooks.get("startContainer"):
+            self._run_inside(container)
+        import select  # only here and for hooks: `run` does without
+
         fifo = os.open(self.store.fifo(identity), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             # The process's own open ends when ours is there; the byte it writes says that it went on.
@@ -135,16 +166,13 @@ class Runtime:
         finally:
             os.close(fifo)
         os.unlink(self.store.fifo(identity))
-        hooks = parse(container.config).hooks
-        return run_hooks("poststart", hooks.get("poststart", ()), self.store.describe(container))
+        return self._hooks("poststart", container, hooks.get("poststart", ()))
 
     def _run_inside(self, container: Container) -> None:
         """startContainer hooks: programs of the container, run in it as its process would be. One that fails
         ends the container. Raises HookError."""
         spec = parse(container.config)
-        hooks = spec.hooks.get("startContainer", ())
-        if not hooks:
-            return
+        hooks = spec.hooks["startContainer"]
         cgroup = self._driver.open(container.cgroup)
         described = {**self.store.describe(container), "pid": _inner_pid(container.pid)}
         try:
@@ -177,7 +205,18 @@ class Runtime:
 
     def state(self, identity: str) -> dict[str, Any]:
         """The container's state (runtime.md)."""
-        return self.store.describe(self.store.load(identity))
+        return self.described(self.store.load(identity))
+
+    def described(self, container: Container) -> dict[str, Any]:
+        """The state, with `paused` where the cgroup is frozen."""
+        return {**self.store.describe(container), "status": self.status(container)}
+
+    def status(self, container: Container) -> str:
+        """created, running, paused or stopped."""
+        status = self.store.status(container)
+        if status == RUNNING and self._driver.exists(container.cgroup):
+            return PAUSED if self._driver.open(container.cgroup).frozen() else RUNNING
+        return status
 
     def kill(self, identity: str, number: int, *, everyone: bool = False) -> None:
         """Sends a signal to the first process, or to all processes of the container."""
@@ -199,14 +238,21 @@ class Runtime:
                 raise
             self.store.forget(identity)
             return []
-        status = self.store.status(container)
-        if status == RUNNING and not force:
-            raise StateError(f"Could not delete container {identity}: it is running (kill it or use --force)")
-        if self._driver.exists(container.cgroup):
-            self._driver.remove(container.cgroup, recursive=True)
-        described = {**self.store.describe(container), "status": STOPPED}
-        self.store.forget(identity)
-        return run_hooks("poststop", parse(container.config).hooks.get("poststop", ()), described)
+        if not force:
+            status = self.status(container)
+            if status in (RUNNING, PAUSED):
+                raise StateError(
+                    f"Could not delete container {identity}: it is {status} (kill it or use --force)"
+                )
+        return self.remove(container)
+
+    def remove(self, container: Container) -> list[str]:
+        """Ends and removes a container that was loaded. Returns complaints of poststop hooks."""
+        self._driver.remove(container.cgroup, recursive=True)
+        hooks = _hooks_of(container).get("poststop", ())
+        described = {**self.store.describe(container), "status": STOPPED, "pid": 0} if hooks else {}
+        self.store.forget(container.id)
+        return run_hooks("poststop", hooks, described) if hooks else []
 
     def freeze(self, identity: str, on: bool) -> None:
         """Stops or continues all processes of the container."""
@@ -231,17 +277,21 @@ class Runtime:
             raise StateError(f"Could not update container {identity}: it is not running")
         self._driver.open(container.cgroup).update(resources)
 
-    def exec(self, identity: str, process: ProcessSpec, options: Options = PLAIN) -> Process:
-        """One more process in a running container."""
+    def exec(
+        self, identity: str, process: ProcessSpec, options: Options = PLAIN,
+        below: Mapping[str, str] = NOWHERE, *, paused: bool = False,
+    ) -> Process:  # fmt: skip
+        """One more process in a running container. `below`: cgroups below the container's that it joins (see
+        Cgroup.join). `paused`: into a paused container, too, where it stays until that is resumed."""
         _check_descriptors(options.preserve_fds)
         container = self.store.load(identity)
-        status = self.store.status(container)
-        if status != RUNNING:
-            raise StateError(f"Could not execute in container {identity}: it is {status}, not running")
-        try:
-            join = self._driver.open(container.cgroup).join()
-        except CgroupError:
-            raise StateError(f"Could not execute in container {identity}: its cgroup is gone") from None
+        status = self.status(container)
+        if status != RUNNING and not (paused and status == PAUSED):
+            hint = " (resume it, or use --ignore-paused)" if status == PAUSED else ""
+            raise StateError(f"Could not execute in container {identity}: it is {status}, not running{hint}")
+        if not self._driver.exists(container.cgroup):
+            raise StateError(f"Could not execute in container {identity}: its cgroup is gone")
+        join = self._driver.open(container.cgroup).join(below)
         plan = exec_plan(
             parse(container.config),
             process,
@@ -256,6 +306,10 @@ class Runtime:
         if options.pid_file:
             write_pid_file(options.pid_file, started.pid)
         return started
+
+
+def _hooks_of(container: Container) -> Mapping[str, tuple[Hook, ...]]:
+    return parse_hooks(container.config)
 
 
 def _inner_pid(pid: int) -> int:
@@ -325,8 +379,3 @@ def wait(process: Process) -> int:
     if found is None:
         raise StateError(f"Could not wait for process {process.pid}")
     return found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
-
-
-def changed(process: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A container's process object with an exec's changes; None keeps what was there."""
-    return {**process, **{key: value for key, value in changes.items() if value is not None}}

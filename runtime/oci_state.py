@@ -7,20 +7,20 @@ container's process waits in opening it.
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Mapping
 
+from runtime import json_text
 from runtime.errors import StateError, errno_name
 from runtime.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 CREATED, RUNNING, STOPPED, PAUSED = "created", "running", "stopped", "paused"
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+.-]{0,1023}")
+_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
+_ID_CHARACTERS = _LETTERS | frozenset("_+.-")
 
 
 class Container(Record):
@@ -44,7 +44,7 @@ class Store:
 
     def folder(self, identity: str) -> str:
         """The container's folder. Raises StateError for ids that are no plain names."""
-        if not _ID.fullmatch(identity):
+        if identity[:1] not in _LETTERS or len(identity) > 1024 or not _ID_CHARACTERS.issuperset(identity):
             raise StateError(f"Could not use container id {identity!r}: letters, digits, _ + . - only")
         return f"{self.root}/{identity}"
 
@@ -68,14 +68,14 @@ class Store:
         """Writes the state, whole or not at all."""
         path = f"{self.folder(container.id)}/state.json"
         with open(f"{path}.new", "w", encoding="utf-8") as file:
-            json.dump({name: getattr(container, name) for name in container._fields}, file)
+            file.write(json_text.dumps({name: getattr(container, name) for name in container._fields}))
         os.rename(f"{path}.new", path)
 
     def load(self, identity: str) -> Container:
         """Raises StateError if there is no such container."""
         try:
             with open(f"{self.folder(identity)}/state.json", encoding="utf-8") as file:
-                return Container(**json.load(file))
+                return Container(**json_text.loads(file.read()))
         except FileNotFoundError:
             raise StateError(f"Could not find container {identity}: it does not exist") from None
 

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 
+from runtime import json_text
 from runtime.cgroups import Cgroup, CgroupStats
 from runtime.errors import StateError
 from runtime.oci_arguments import LIMITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from argparse import Namespace
     from collections.abc import Callable, Mapping
     from typing import Any
+
+    from runtime.oci_flags import Arguments
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def wanted(arguments: Namespace) -> dict[str, Any]:
+def wanted(arguments: Arguments) -> dict[str, Any]:
     """linux.resources from --resources and the single flags. Device rules are left alone, as runc's update
     does: callers pass a container's whole resources. Raises StateError."""
     resources = _file(arguments.resources) if arguments.resources else {}
     resources.pop("devices", None)
     for flag, (section, key) in LIMITS.items():
         value = getattr(arguments, flag.replace("-", "_"))
-        if value is not None:
+        if value is not None and value != "":
             resources[section] = {**(resources.get(section) or {}), key: value}
     if not resources:
         raise StateError(f"Could not update container {arguments.id}: no limit was given")
@@ -36,10 +37,10 @@ def wanted(arguments: Namespace) -> dict[str, Any]:
 def _file(path: str) -> dict[str, Any]:
     try:
         if path == "-":
-            found = json.load(sys.stdin)
+            found = json_text.loads(sys.stdin.read())
         else:
             with open(path, encoding="utf-8") as file:
-                found = json.load(file)
+                found = json_text.loads(file.read())
     except ValueError as error:
         raise StateError(f"Could not read resources from {path}: no JSON ({error})") from error
     if not isinstance(found, dict):

@@ -9,8 +9,6 @@ late as it may.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runtime import pause
 from runtime.capabilities import bits
 from runtime.cgroups.join import CgroupJoin
@@ -86,6 +84,10 @@ from runtime.userns import (
     SetTimeOffsets,
 )  # fmt: skip
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 JOIN_ORDER = ("user", "ipc", "uts", "network", "pid", "time", "cgroup", "mount")
 NEW_ORDER = ("user", "mount", "uts", "ipc", "network", "time", "pid")
 PAUSE_USER = (
@@ -138,6 +140,7 @@ def container_plan(
     wait_on: Operation | None = None,
     preserve_fds: int = 0,
     pivot: bool = True,
+    new_keyring: bool = True,
 ) -> Plan:
     """A container: the root from `rootfs` or else from spec.root.path (absolute), namespaces joined by `join`
     (type → path) or as the spec says. `wait_on` is put before the execve (OCI create waits there for start).
@@ -182,7 +185,7 @@ def container_plan(
             FindExecutable(process.args[0], _search_path(process)),
             *_born(None if user else cgroup, new, joined),
             *([] if foreign else _cgroup_mounts(spec)),
-            NewSession(),
+            NewSession(new_keyring),
             ProbeExecutable(process.args, process.env),
             *_limits(process, preserve_fds, user),
             # Before the seccomp filter, which may not know what waiting needs.

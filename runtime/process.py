@@ -63,15 +63,17 @@ class EnterCgroup(Operation):
 
 class NewSession(Operation):
     """Own session and process group: no terminal of ours can be reached (CVE-2017-5226). Own session keyring:
-    no key of ours either, where the kernel has keys at all."""
+    no key of ours either, where the kernel has keys at all (unless the caller wants its own kept)."""
+
+    keyring: bool = True
 
     def describe(self) -> str:
         return "start a session"
 
     def run(self, kernel: Kernel, context: Context) -> None:
-        context.child(
-            Step("setsid"), Step("keyctl", (KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0), tolerate=True)
-        )
+        context.child(Step("setsid"))
+        if self.keyring:
+            context.child(Step("keyctl", (KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0), tolerate=True))
 
 
 class ConnectStdio(Operation):

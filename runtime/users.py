@@ -11,12 +11,15 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
-from collections.abc import Iterable, Sequence
 
 from runtime.errors import UserError
 from runtime.kernel import Kernel
 from runtime.mounting import open_inside
 from runtime.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 LARGEST_FILE = 4 << 20
 LARGEST_ID = 2**32 - 2

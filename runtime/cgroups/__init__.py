@@ -8,7 +8,6 @@ hierarchies' roots.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 from runtime.cgroups.files import CgroupStats
 from runtime.cgroups.hybrid import HybridDriver
@@ -18,6 +17,7 @@ from runtime.errors import CgroupError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, Protocol
 else:
 
@@ -37,7 +37,8 @@ class Cgroup(Protocol):
     def pids(self) -> list[int]: ...
     def stats(self) -> CgroupStats: ...
     def watch_oom(self) -> tuple[int, int]: ...
-    def join(self) -> CgroupJoin: ...
+    def frozen(self) -> bool: ...
+    def join(self, below: Mapping[str, str] = ...) -> CgroupJoin: ...
     def missing_features(self) -> list[str]: ...
 
 

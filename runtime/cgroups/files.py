@@ -5,17 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Mapping
 
 from runtime.errors import CgroupError, errno_name
 from runtime.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 UNLIMITED = 2**63 - 1
 REMOVE_SECONDS = 2.0
+NOWHERE: Mapping[str, str] = {}
 
 
 class CgroupStats(Record):
@@ -102,22 +103,33 @@ def remove_folder(folder: str, recursive: bool) -> None:
     pause = 0.0005
     while True:
         try:
-            if recursive and os.path.isdir(folder):
-                with os.scandir(folder) as entries:
-                    children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-                for child in children:
-                    remove_folder(child, True)
             os.rmdir(folder)
             return
         except FileNotFoundError:
             return
         except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+            # EBUSY for one with children, too.
+            late = time.monotonic() > deadline
+            if recursive and error.errno == errno.EBUSY and not late and _remove_children(folder):
+                continue
+            if error.errno != errno.EBUSY or late:
                 name = errno_name(error.errno or 0)
                 text = f"Could not remove cgroup {folder}: {name} (are processes left in it?)"
                 raise CgroupError(text, error.errno or 0) from error
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
+
+
+def _remove_children(folder: str) -> bool:
+    """Whether there were any."""
+    try:
+        with os.scandir(folder) as entries:
+            children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return False
+    for child in children:
+        remove_folder(child, True)
+    return bool(children)
 
 
 def pids_in(folder: str, recursive: bool = True) -> list[int]:
@@ -131,6 +143,16 @@ def pids_in(folder: str, recursive: bool = True) -> list[int]:
             return found
         for child in children:
             found += pids_in(child)
+    return found
+
+
+def below(folder: str, path: str) -> str:
+    """An existing cgroup below `folder`; `folder` itself for "". Raises CgroupError."""
+    if not path.strip("/"):
+        return folder
+    found = f"{folder}/{checked_path(path)}"
+    if not os.path.isdir(found):
+        raise CgroupError(f"Could not join cgroup {found}: ENOENT", errno.ENOENT)
     return found
 
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
-from collections.abc import Mapping
 
 from runtime.cgroups import devices, files, v2
 from runtime.cgroups.files import CgroupStats, section
@@ -21,6 +19,7 @@ from runtime.errors import CgroupError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 ALWAYS = ("cpu", "cpuacct", "memory", "pids")
@@ -28,6 +27,7 @@ ON_DEMAND = ("cpuset", "devices", "blkio", "hugetlb", "net_cls", "net_prio")
 UNIFIED = "unified"  # stands for the v2 folder where a v1 controller is named
 # v1 files report a limit near 2**63 rounded to pages when there is none.
 NO_LIMIT = 2**62
+EPOLLIN = 1  # as select.EPOLLIN, whose import costs a library
 
 Write = tuple[str, str, str]
 
@@ -144,16 +144,25 @@ class Hybrid:
             ):
                 raise
 
-    def join(self) -> CgroupJoin:
-        """How a process gets in; CPU limits given to `create` are handed over to be set after its start."""
+    def join(self, below: Mapping[str, str] = files.NOWHERE) -> CgroupJoin:
+        """How a process gets in; CPU limits given to `create` are handed over to be set after its start.
+        `below`: by controller ("unified" for the v2 tree, "" for all that have this cgroup), a cgroup below
+        this one that is joined instead, and exists. Raises CgroupError."""
+        if unknown := set(below) - {"", UNIFIED, *self._driver.controllers}:
+            raise CgroupError(f"Could not join {', '.join(unknown)}: this host has no such v1 controller")
         tasks = []
         for controller in self._driver.controllers:
             place = self.path
+            own = self._driver.folder(controller, place)
+            if controller in below or (below.get("") and os.path.exists(own)):
+                tasks.append(f"{files.below(own, below.get(controller) or below[''])}/tasks")
+                continue
             while place and not os.path.exists(self._driver.folder(controller, place)):
                 place = place.rpartition("/")[0]
             if place:
                 tasks.append(f"{self._driver.folder(controller, place)}/tasks")
-        return CgroupJoin(f"{self._driver.unified}/{self.path}", tuple(tasks), self._late)
+        unified = files.below(f"{self._driver.unified}/{self.path}", below.get(UNIFIED) or below.get("", ""))
+        return CgroupJoin(unified, tuple(tasks), self._late)
 
     def kill(self) -> None:
         """SIGKILL to every process in the subtree, those being forked included."""
@@ -166,6 +175,10 @@ class Hybrid:
     def thaw(self) -> None:
         """Lets the subtree run again."""
         files.write(f"{self._driver.unified}/{self.path}/cgroup.freeze", "0")
+
+    def frozen(self) -> bool:
+        """Whether it was told to stop."""
+        return files.read(f"{self._driver.unified}/{self.path}/cgroup.freeze") == "1"
 
     def pids(self) -> list[int]:
         """Processes of the subtree."""
@@ -208,7 +221,7 @@ class Hybrid:
             raise
         finally:
             os.close(control)
-        return watched, select.EPOLLIN
+        return watched, EPOLLIN
 
     def missing_features(self) -> list[str]:
         """What this host cannot enforce here, one sentence each."""

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
-from collections.abc import Mapping
 
 from runtime.cgroups import devices, files
 from runtime.cgroups.files import CgroupStats, section
@@ -20,9 +18,11 @@ from runtime.errors import CgroupError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 EVENTS_BYTES = 4096
+EPOLLPRI = 2  # as select.EPOLLPRI, whose import costs a library
 WANTED = ("cpu", "memory", "pids", "cpuset", "io", "hugetlb")
 
 
@@ -118,10 +118,13 @@ class Unified:
                 return
             raise
 
-    def join(self) -> CgroupJoin:
-        """How a process gets in; CPU limits given to `create` are handed over to be set after its start."""
+    def join(self, below: Mapping[str, str] = files.NOWHERE) -> CgroupJoin:
+        """How a process gets in; CPU limits given to `create` are handed over to be set after its start.
+        `below` {"": path}: into that cgroup below this one, which exists. Raises CgroupError."""
         late = tuple((f"{self.folder}/{name}", value) for name, value in self._late)
-        return CgroupJoin(self.folder, (), late)
+        if set(below) - {""}:
+            raise CgroupError(f"Could not join {', '.join(below)} apart: cgroup v2 has one tree")
+        return CgroupJoin(files.below(self.folder, below.get("", "")), (), late)
 
     def kill(self) -> None:
         """SIGKILL to every process in the subtree, those being forked included."""
@@ -134,6 +137,10 @@ class Unified:
     def thaw(self) -> None:
         """Lets the subtree run again."""
         files.write(f"{self.folder}/cgroup.freeze", "0")
+
+    def frozen(self) -> bool:
+        """Whether it was told to stop."""
+        return files.read(f"{self.folder}/cgroup.freeze") == "1"
 
     def pids(self) -> list[int]:
         """Processes of the subtree."""
@@ -167,7 +174,7 @@ class Unified:
         except FileNotFoundError:
             return -1, 0
         os.pread(watched, EVENTS_BYTES, 0)
-        return watched, select.EPOLLPRI
+        return watched, EPOLLPRI
 
     def missing_features(self) -> list[str]:
         """What this host cannot enforce here, one sentence each."""

@@ -14,9 +14,8 @@ jumps reach 255 instructions, an unconditional one reaches all.
 
 from __future__ import annotations
 
-import json
+import marshal
 import struct
-from collections.abc import Mapping, Sequence
 
 from runtime.errors import SeccompError
 from runtime.machine import MACHINES, this_machine
@@ -26,6 +25,7 @@ from runtime.seccomp.syscalls import numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 LOAD, JUMP, JEQ, JGT, JGE, AND, RETURN = 0x20, 0x05, 0x15, 0x25, 0x35, 0x54, 0x06
@@ -71,7 +71,7 @@ class Instruction(Record):
 # What happens on a system call: the first rule whose conditions all hold decides, else the default.
 Verdict = tuple[tuple[tuple[Condition, ...], int], ...]
 
-_cache: dict[str, tuple[bytes, int]] = {}
+_cache: dict[tuple[str, bytes], tuple[bytes, int]] = {}
 
 
 def compiled(profile: Mapping[str, Any], machine: str = "") -> tuple[bytes, int]:
@@ -80,7 +80,7 @@ def compiled(profile: Mapping[str, Any], machine: str = "") -> tuple[bytes, int]
     Raises SeccompError.
     """
     name = machine or this_machine().name
-    key = name + json.dumps(profile, sort_keys=True)
+    key = (name, marshal.dumps(dict(profile), 2))  # 2: by content, not by identity
     if key not in _cache:
         _cache[key] = (assemble(program(profile, name)), _flags(profile))
     return _cache[key]

@@ -9,10 +9,9 @@ pointer). Which further calls are allowed depends on the capabilities the contai
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 EPERM, ENOSYS, AF_VSOCK = 1, 38, 40

@@ -16,18 +16,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from bundle import Bundle
 
-REPOSITORY = Path(__file__).parents[3]
+from runtime.oci_launcher import write
+
 APPLETS = ("sh", "ls", "cat", "id", "echo", "sleep", "true", "tty", "pwd", "touch", "stat", "mount", "grep")
 
 
 @pytest.fixture(scope="module")
 def oci_binary(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("bin") / "kubelet-py-oci"
-    path.write_text(
-        f"#!{sys.executable} -IS\nimport sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "from runtime.oci_cli import main\nsys.exit(main())\n"
-    )
-    path.chmod(0o755)
+    write(path, path.with_suffix(".code"))
     return str(path)
 
 

@@ -6,42 +6,30 @@ import errno
 import fcntl
 import os
 import select
-import signal
 import struct
 import termios
 import tty
 
-from runtime.launch import Process
+from runtime import signals
 
 CHUNK = 65536
 
 
-def relay(process: Process, *, own_console: bool) -> None:
-    """Copies both ways until the container's side is closed; passes the window's size on. Without a terminal
-    of its own there is nothing to copy: signals that ask us to end go to the process instead."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, lambda got, _frame: _pass(process.pid, got))
-    if not own_console:
-        return
-    console, saved = process.console, None
+def relay(console: int) -> None:
+    """Copies both ways until the container's side is closed, which closes ours; passes the window's size
+    on."""
+    saved = None
     if os.isatty(0):
         saved = termios.tcgetattr(0)
         tty.setraw(0)
         _copy_size(console)
-        signal.signal(signal.SIGWINCH, lambda _got, _frame: _copy_size(console))
+        signals.handle(signals.SIGWINCH, lambda _got, _frame: _copy_size(console))
     try:
         _copy(console)
     finally:
         if saved is not None:
             termios.tcsetattr(0, termios.TCSADRAIN, saved)
         os.close(console)
-
-
-def _pass(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
 
 
 def _copy_size(console: int) -> None:

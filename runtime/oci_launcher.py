@@ -1,0 +1,161 @@
+"""Writes the executable `kubelet-py-oci` for this machine: `python -m runtime.oci_launcher FILE`.
+
+What pip makes of an entry point starts the interpreter with `site` and imports module by module, which takes
+three times as long as what the command then does. This executable starts it isolated (-I: neither the
+environment nor the working directory changes what is imported; -S: without site) and takes the code from one
+file beside the bytecode of the package; see oci_boot.py. It finds the package by the path it has now: write
+it again when that moves. Without that file, or with a stale one, it is slower and otherwise the same.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import marshal
+import os
+import sys
+from pathlib import Path
+
+from runtime.errors import RuntimeFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import CodeType
+
+    from runtime.oci_boot import Module
+
+MAIN = "runtime.oci_cli"
+LONGEST_FIRST_LINE = 127  # BINPRM_BUF_SIZE of kernels before 5.1, less its end
+
+LAUNCHER = """#!{python} -IS
+import sys
+from marshal import loads
+from _frozen_importlib_external import MAGIC_NUMBER
+sys.path.append({site!r})
+try:
+    with open({archive!r}, "rb", 0) as file:
+        magic, data = file.read(4), file.read()
+except OSError:
+    magic = b""
+if magic == MAGIC_NUMBER:
+    code, eager, lazy = loads(data)
+    names = {{"__name__": "runtime.oci_boot"}}
+    exec(code, names)
+    names["boot"](eager, lazy)
+from runtime.oci_cli import program
+program()
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Writes the launcher and what it reads."""
+    if len(argv) != 1:
+        print("usage: python -m runtime.oci_launcher FILE", file=sys.stderr)
+        return 2
+    write(Path(argv[0]))
+    return 0
+
+
+def write(launcher: Path, archive: Path | None = None) -> None:
+    """Writes both files, whole or not at all; `archive` instead of the one in the package. Raises
+    RuntimeFailure, OSError."""
+    python = os.path.realpath(sys.executable)
+    if len(python) + len("#! -IS") > LONGEST_FIRST_LINE or " " in python:
+        raise RuntimeFailure(f"Could not write {launcher}: {python} cannot stand in a first line")
+    package = Path(__file__).parent
+    archive = archive or package / "__pycache__" / f"kubelet-py-oci.{sys.implementation.cache_tag}"
+    archive.parent.mkdir(exist_ok=True)
+    _replace(archive, archive_bytes(), 0o644)
+    text = LAUNCHER.format(python=python, site=str(package.parent), archive=str(archive))
+    _replace(launcher, text.encode(), 0o755)
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_bytes(data)
+        new.chmod(mode)
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def archive_bytes() -> bytes:
+    """The code of everything the command may import, after the interpreter's magic number."""
+    eager: list[str] = []
+    beside: set[str] = set()
+    _order(MAIN, (), eager, beside)
+    lazy = sorted((beside | _reached(eager)) - set(eager))
+    code = marshal.dumps((_code("runtime.oci_boot"), _modules(eager), _modules(lazy)))
+    return importlib.util.MAGIC_NUMBER + code
+
+
+def _order(name: str, above: tuple[str, ...], ordered: list[str], beside: set[str]) -> None:
+    """Puts this room's modules into `ordered`, each after what it imports (a package after its modules);
+    others that have a source, into `beside`."""
+    if name in ordered or name in above or name in beside or not _source(name):
+        return
+    own = name.split(".")[0] == "runtime"
+    if not own:
+        beside.add(name)
+    for needed in _imports(name, everywhere=False):
+        _order(needed, (*above, name), ordered, beside)
+    if own:
+        ordered.append(name)
+
+
+def _reached(names: Iterable[str]) -> set[str]:
+    """Modules of this room that these import, at whatever moment."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name.startswith("runtime") and _source(name):
+            found.add(name)
+            waiting += _imports(name, everywhere=True)
+    return found
+
+
+def _imports(name: str, *, everywhere: bool) -> Iterator[str]:
+    """What a module's source names in import statements: those that run with it, or all. Names that are no
+    modules are among them."""
+    tree = ast.parse(Path(_source(name)).read_bytes())
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            package = node.module.rpartition(".")[0]
+            yield from ([package] if package else [])
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _source(name: str) -> str:
+    """A module's source file; "" for what is built in, frozen or an extension."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ModuleNotFoundError, ValueError):
+        return ""
+    return spec.origin if spec and spec.origin and spec.origin.endswith(".py") else ""
+
+
+def _modules(names: Iterable[str]) -> tuple[Module, ...]:
+    entries: list[Module] = []
+    for name in names:
+        path = _source(name)
+        status = os.stat(path)
+        folder = os.path.dirname(path) if path.endswith("/__init__.py") else ""
+        entries.append((name, path, status.st_mtime_ns, status.st_size, folder, marshal.dumps(_code(name))))
+    return tuple(entries)
+
+
+def _code(name: str) -> CodeType:
+    path = _source(name)
+    # Without docstrings, which nobody reads here.
+    return compile(Path(path).read_bytes(), path, "exec", dont_inherit=True, optimize=2)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,78 @@
+"""The executable that hack/quickstart installs: its own importing, and what happens when that is stale."""
+
+from __future__ import annotations
+
+import marshal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime import oci_launcher
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Path:
+    path = tmp_path / "kubelet-py-oci"
+    oci_launcher.write(path, tmp_path / "code")
+    return path
+
+
+def run(*argv: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        argv, capture_output=True, text=True, timeout=60, env={"PATH": "/usr/bin:/bin", **environment}
+    )
+
+
+def imported(launcher: Path) -> list[str]:
+    """Modules that this start has read from the package's files one by one."""
+    done = run(sys.executable, "-ISv", launcher, "--version")
+    assert done.returncode == 0, done.stderr
+    return [line.split("'")[1] for line in done.stderr.splitlines() if line.startswith("import 'runtime")]
+
+
+def test_it_reads_no_module_of_ours_by_itself(launcher: Path) -> None:
+    assert imported(launcher) == []
+    assert run(launcher, "--version").stdout.startswith("kubelet-py-oci version")
+
+
+def test_all_commands_find_what_they_import_late(launcher: Path, tmp_path: Path) -> None:
+    assert "ociVersionMax" in run(launcher, "features").stdout
+    assert run(launcher, "spec", "--bundle", tmp_path).returncode == 0
+    assert run(launcher, "exec", "nobody", "true").returncode == 255
+    assert run(launcher, "bogus").returncode == 1
+
+
+@pytest.mark.parametrize("spoilt", ["gone", "another interpreter's", "stale"])
+def test_without_its_code_it_imports_as_any_program(launcher: Path, tmp_path: Path, spoilt: str) -> None:
+    code = tmp_path / "code"
+    if spoilt == "gone":
+        code.unlink()
+    elif spoilt == "stale":
+        magic, rest = code.read_bytes()[:4], marshal.loads(code.read_bytes()[4:])
+        boot, eager, lazy = rest
+        name, path, time, *others = eager[5]
+        changed = (*eager[:5], (name, path, time + 1, *others), *eager[6:])
+        code.write_bytes(magic + marshal.dumps((boot, changed, lazy)))
+    else:
+        code.write_bytes(b"\0\0\r\n" + code.read_bytes()[4:])
+    assert "runtime.oci_cli" in imported(launcher)
+    assert run(launcher, "--version").stdout.startswith("kubelet-py-oci version")
+
+
+def test_neither_environment_nor_folder_decides_what_is_imported(launcher: Path, tmp_path: Path) -> None:
+    (tmp_path / "ctypes.py").write_text("raise SystemExit('imported')\n")
+    done = subprocess.run(
+        [launcher, "--version"], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_each_module_comes_after_what_it_imports(tmp_path: Path) -> None:
+    eager: list[str] = []
+    beside: set[str] = set()
+    oci_launcher._order("runtime.oci_cli", (), eager, beside)
+    assert eager[0] == "runtime" and eager[-1] == "runtime.oci_cli"
+    assert eager.index("runtime.cgroups.hybrid") < eager.index("runtime.cgroups")
+    assert "ctypes" in beside and not {"json", "re", "argparse", "signal", "collections"} & beside
