@@ -103,6 +103,11 @@ class Terminator:
             self._publish(record, view, {})
             self._p.prober.forget(record.uid)
             self._p.sandboxes.stop(view)
+            try:
+                self._p.volumes.give_up(record.uid)
+            except (VolumeError, OSError) as error:
+                log.warning("Failed to give up volumes pod=%s error=%s", full_name(record.pod), error)
+                return RETRY_SECONDS
             self._p.gate.released(record)
             record.cleaned = True
             view = self._p.pleg.view(record.uid)
