@@ -36,7 +36,7 @@ from runtime.images import reference as names
 from runtime.images import tape as tapes
 from runtime.images.errors import DigestMismatch, ImageError, ImageInUse, ImageNotFound, InvalidReference
 from runtime.images.manifest import check_digest, digest_of, parse_config
-from runtime.images.tarstream import decompress
+from runtime.images.plain import decompress
 from runtime.images.unpack import Limits, unpack_layer
 
 log = logging.getLogger(__name__)
