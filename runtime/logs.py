@@ -15,18 +15,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Piece = bytes | memoryview
-
 LONGEST_LINE = 16 * 1024
-MOST_PIECES = 1024  # IOV_MAX
 
 
 class LineFormatter:
-    """Turns the raw output of one stream into CRI lines. Holds at most one unfinished line (16 KiB).
-
-    Lines come as pieces to be written one after the other (writev): a read of 64 kB is copied once, by the
-    bytes.replace that stamps its lines. More copies of that size would cost as much as all the rest.
-    """
+    """Turns the raw output of one stream into CRI lines. Holds at most one unfinished line (16 KiB)."""
 
     __slots__ = ("_clock", "_second", "_second_text", "_stream", "_tail")
 
@@ -37,36 +30,30 @@ class LineFormatter:
         self._second = -1
         self._second_text = ""
 
-    def feed(self, data: bytes) -> list[Piece]:
-        """All lines that `data` completes, formatted; [] when it only lengthens the unfinished one."""
+    def feed(self, data: bytes) -> bytes:
+        """All lines that `data` completes, formatted; b"" when it only lengthens the unfinished one."""
+        if self._tail:
+            data = self._tail + data
         end = data.rfind(b"\n") + 1
-        if end:
-            head, self._tail = self._tail, data[end:]
-            pieces = self._lines(head, data, end)
-        else:
-            self._tail += data
-            pieces = []
+        whole, self._tail = data[:end], data[end:]
+        out = self._lines(whole) if whole else b""
         if len(self._tail) >= LONGEST_LINE:
-            pieces.append(self._cut())
-        return pieces
+            out += self._cut()
+        return out
 
-    def flush(self) -> list[Piece]:
+    def flush(self) -> bytes:
         """What is left at the end of the stream: a line without newline, marked P."""
         if not self._tail:
-            return []
+            return b""
         tail, self._tail = self._tail, b""
-        return [self._prefix(b"P") + tail + b"\n"]
+        return self._prefix(b"P") + tail + b"\n"
 
-    def _lines(self, head: bytes, data: bytes, end: int) -> list[Piece]:
-        """The lines of `head` + `data[:end]`; what follows in `data` has no newline."""
+    def _lines(self, whole: bytes) -> bytes:
         full = self._prefix(b"F")
-        if len(head) + data.find(b"\n") > LONGEST_LINE or has_long_line(data, end):
+        if has_long_line(whole):
             partial = self._prefix(b"P")
-            lines = (head + data[: end - 1]).split(b"\n")
-            return [split_long(line, full, partial) for line in lines]
-        stamped = data.replace(b"\n", b"\n" + full)
-        unfinished = len(full) + len(data) - end  # stamped too early: it is not whole yet
-        return [full + head, memoryview(stamped)[: len(stamped) - unfinished]]
+            return b"".join(split_long(line, full, partial) for line in whole[:-1].split(b"\n"))
+        return full + whole[:-1].replace(b"\n", b"\n" + full) + b"\n"
 
     def _cut(self) -> bytes:
         partial = self._prefix(b"P")
@@ -84,14 +71,14 @@ class LineFormatter:
         return f"{self._second_text}.{nanosecond:09d}Z {self._stream} ".encode() + tag + b" "
 
 
-def has_long_line(data: bytes, end: int) -> bool:
-    """Whether some line of `data[:end]` (which ends in a newline) has more than LONGEST_LINE bytes before it.
+def has_long_line(whole: bytes) -> bool:
+    """Whether some line of `whole` (which ends in a newline) has more than LONGEST_LINE bytes before it.
 
     Looks backwards from every 16 KiB window's end, so a 64 kB read costs about four searches.
     """
     position = 0
-    while position + LONGEST_LINE < end:
-        newline = data.rfind(b"\n", position, position + LONGEST_LINE + 1)
+    while position + LONGEST_LINE < len(whole):
+        newline = whole.rfind(b"\n", position, position + LONGEST_LINE + 1)
         if newline < 0:
             return True
         position = newline + 1
@@ -108,32 +95,29 @@ def split_long(line: bytes, full: bytes, partial: bytes) -> bytes:
 class LogFile:
     """The open log of one container. Never raises on a full disk: the container must not die of it.
 
-    Lost bytes are counted and handed to `complain` once per series of failures. When the disk took a part of
-    a line, the next one begins on a line of its own.
+    Lost bytes are counted and handed to `complain` once per series of failures.
     """
 
-    __slots__ = ("_complain", "_descriptor", "_failing", "_torn", "lost", "path")
+    __slots__ = ("_complain", "_descriptor", "_failing", "lost", "path")
 
     def __init__(self, path: str, complain: Callable[[str], None]) -> None:
         self.path = path
         self.lost = 0
         self._complain = complain
-        self._failing = self._torn = False
+        self._failing = False
         self._descriptor = open_log(path) if path else -1
 
-    def write(self, pieces: list[Piece]) -> None:
-        """Append formatted lines; several appends when the disk takes only part of them."""
-        if not pieces or self._descriptor < 0:
+    def write(self, data: bytes) -> None:
+        """Append formatted lines; several appends when the disk takes only part of it."""
+        if not data or self._descriptor < 0:
             return
-        if self._torn:
-            pieces = [b"\n", *pieces]
+        view = memoryview(data)
         try:
-            while pieces:
-                pieces = after(pieces, os.writev(self._descriptor, pieces[:MOST_PIECES]))
-                self._torn = bool(pieces)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
             self._failing = False
         except OSError as error:
-            self.lost += sum(len(piece) for piece in pieces)
+            self.lost += len(view)
             if not self._failing:
                 text = f"{error.strerror} ({self.lost} bytes lost so far)"
                 self._complain(f"Could not write log {self.path}: {text}")
@@ -151,15 +135,6 @@ class LogFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def after(pieces: list[Piece], written: int) -> list[Piece]:
-    """What is left of `pieces` without their first `written` bytes."""
-    for number, piece in enumerate(pieces):
-        if written < len(piece):
-            return [memoryview(piece)[written:], *pieces[number + 1 :]]
-        written -= len(piece)
-    return []
 
 
 def open_log(path: str) -> int:

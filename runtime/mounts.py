@@ -62,11 +62,14 @@ class MountOverlay(Operation):
     layers: tuple[str, ...]
     upper: str
     work: str
+    shared: bool = False
 
     def describe(self) -> str:
         return f"mount an overlay of {len(self.layers)} layers on {self.upper}"
 
     def run(self, kernel: Kernel, context: Context) -> None:
+        if self.shared:
+            cut_off(kernel, posixpath.dirname(self.upper))
         for folder in (self.upper, self.work):
             try:
                 kernel.mkdir(folder, 0o755)
@@ -122,23 +125,22 @@ class BindRoot(Operation):
 
     def run(self, kernel: Kernel, context: Context) -> None:
         if self.shared:
-            self._cut_off(kernel)
+            cut_off(kernel, self.path)
         kernel.mount(self.path, self.path, "", MS_BIND | MS_REC, "")
         context.root = context.keep(kernel.open(self.path, os.O_PATH | os.O_DIRECTORY))
 
 
-    def _cut_off(self, kernel: Kernel) -> None:
-        """Makes the mount that the root lies in private: otherwise the bind would appear on the host, and
-        pivot_root refuses a shared parent. Which folder it is mounted on is found by trying."""
-        path = self.path
-        while True:
-            try:
-                kernel.mount("", path, "", MS_PRIVATE, "")
-                return
-            except OSError as error:
-                if error.errno != errno.EINVAL or path == "/":
-                    raise
-            path = posixpath.dirname(path)
+def cut_off(kernel: Kernel, path: str) -> None:
+    """Makes the mount that a root lies in private: otherwise the root would appear on the host, and
+    pivot_root refuses a shared parent. Which folder it is mounted on is found by trying."""
+    while True:
+        try:
+            kernel.mount("", path, "", MS_PRIVATE, "")
+            return
+        except OSError as error:
+            if error.errno != errno.EINVAL or path == "/":
+                raise
+        path = posixpath.dirname(path)
 
 
 class EmptyRoot(Operation):

@@ -340,9 +340,10 @@ def _born(
 
 
 def _root(spec: Spec, rootfs: Rootfs | None) -> Operation:
+    shared = spec.linux.rootfs_propagation in ("shared", "rshared")
     if rootfs is not None:
-        return MountOverlay(rootfs.layers, rootfs.upper, rootfs.work)
-    return BindRoot(_root_path(spec, rootfs), spec.linux.rootfs_propagation in ("shared", "rshared"))
+        return MountOverlay(rootfs.layers, rootfs.upper, rootfs.work, shared)
+    return BindRoot(_root_path(spec, rootfs), shared)
 
 
 def _root_path(spec: Spec, rootfs: Rootfs | None) -> str:

@@ -249,7 +249,7 @@ _BUILT_IN: dict[str, tuple[Rule, ...]] = {
     "system:kube-scheduler": (
         Rule((*_READ, "delete"), ("",), ("pods",)),
         Rule(("create",), ("",), ("pods/binding", "bindings")),
-        Rule(("patch", "update"), ("",), ("pods/status",)),
+        Rule(("patch", "update"), ("",), ("pods/status", "persistentvolumes", "persistentvolumeclaims")),
         Rule(
             _READ,
             ("", "apps", "policy", "storage.k8s.io", "scheduling.k8s.io", "node.k8s.io"),

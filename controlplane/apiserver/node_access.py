@@ -10,12 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from controlplane.claims import claim_names
 from controlplane.storage.cache import Cache
 
 Object = dict[str, Any]
 Reference = tuple[str, str, str]  # (kind, namespace, name)
 
-_GUARDED = {"secrets": "Secret", "configmaps": "ConfigMap"}
+_GUARDED = {
+    "secrets": "Secret",
+    "configmaps": "ConfigMap",
+    "persistentvolumeclaims": "PersistentVolumeClaim",
+    "persistentvolumes": "PersistentVolume",
+}
 
 
 class NodeAccess:
@@ -23,7 +29,7 @@ class NodeAccess:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._version = -1
+        self._version: tuple[int, ...] = ()
         self._references: dict[str, set[Reference]] = {}
 
     def allowed(
@@ -42,7 +48,8 @@ class NodeAccess:
         return True
 
     def _of_node(self, node: str) -> set[Reference]:
-        version = self._cache.collection("core/pods").touched
+        watched = ("core/pods", "core/persistentvolumeclaims")
+        version = tuple(self._cache.collection(each).touched for each in watched)
         if version != self._version:
             self._version = version
             self._references = {}
@@ -60,6 +67,16 @@ class NodeAccess:
             if pod["spec"].get("nodeName") == node:
                 for kind, name in references(pod["spec"]):
                     yield kind, entry.namespace, name
+                for name in claim_names(pod):
+                    yield from self._of_claim(entry.namespace, name)
+
+    def _of_claim(self, namespace: str, name: str) -> Iterator[Reference]:
+        """The claim and, through it, the volume that it has."""
+        yield "PersistentVolumeClaim", namespace, name
+        entry = self._cache.latest("core/persistentvolumeclaims", namespace, name)
+        volume = entry.parse()["spec"].get("volumeName") if entry is not None else None
+        if volume:
+            yield "PersistentVolume", "", volume
 
 
 def references(spec: Object) -> Iterator[tuple[str, str]]:

@@ -59,6 +59,12 @@ _FIRST_STATUS: dict[Key, Object] = {
     ("networking.k8s.io", "ingresses"): {"loadBalancer": {}},
 }
 
+# Kept until nobody uses them any more (upstream's admission plugin StorageObjectInUseProtection).
+_PROTECTED: dict[Key, str] = {
+    ("", "persistentvolumeclaims"): "kubernetes.io/pvc-protection",
+    ("", "persistentvolumes"): "kubernetes.io/pv-protection",
+}
+
 # A kubelet registers its Node with the status it knows already.
 _STATUS_AT_CREATION: frozenset[Key] = frozenset({("", "nodes")})
 # PUT to a name that does not exist creates it.
@@ -105,6 +111,10 @@ def prepare_create(info: ResourceInfo, obj: Object) -> None:
         obj["status"]["qosClass"] = qos_class(obj.get("spec") or {})
         if obj.get("spec", {}).get("schedulingGates"):
             obj["status"]["conditions"] = [_gated()]
+    elif key in _PROTECTED:
+        finalizers = obj["metadata"].setdefault("finalizers", [])
+        if _PROTECTED[key] not in finalizers:
+            finalizers.append(_PROTECTED[key])
     elif key == ("", "namespaces"):
         finalizers = obj.setdefault("spec", {}).setdefault("finalizers", [])
         if "kubernetes" not in finalizers:

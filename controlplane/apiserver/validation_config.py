@@ -1,6 +1,6 @@
-"""Configuration and infrastructure objects: ConfigMaps, Secrets, Nodes, Events, Leases, volumes.
+"""Configuration and infrastructure objects: ConfigMaps, Secrets, Nodes, Events, Leases.
 
-Upstream: pkg/apis/core/validation, pkg/apis/coordination/validation, pkg/apis/storage/validation. Bytes are
+Upstream: pkg/apis/core/validation, pkg/apis/coordination/validation. Bytes are
 counted as stored, so a ConfigMap or Secret always fits into one store record.
 """
 
@@ -23,7 +23,6 @@ Object = dict[str, Any]
 _MAX_SIZE = 1024 * 1024
 _FROZEN = "field is immutable when `immutable` is set"
 _EFFECTS = ("NoExecute", "NoSchedule", "PreferNoSchedule")
-_ACCESS_MODES = ("ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
 _REDACTED = "<secret contents redacted>"
 _SECRET_KEYS: dict[str, tuple[str, ...]] = {
     "kubernetes.io/tls": ("tls.crt", "tls.key"),
@@ -138,43 +137,3 @@ def lease(causes: Causes, obj: Object) -> None:
         causes.invalid("spec.leaseDurationSeconds", seconds, "must be greater than 0")
     if transitions is not None and transitions < 0:
         causes.invalid("spec.leaseTransitions", transitions, "must be greater than or equal to 0")
-
-
-def _check_access_modes(causes: Causes, path: str, modes: list[str]) -> None:
-    if not modes:
-        causes.required(path, "at least 1 access mode is required")
-    for mode in modes:
-        if mode not in _ACCESS_MODES:
-            causes.not_supported(path, mode, _ACCESS_MODES)
-
-
-def persistent_volume(causes: Causes, obj: Object) -> None:
-    spec = obj.get("spec") or {}
-    _check_access_modes(causes, "spec.accessModes", spec.get("accessModes") or [])
-    if not spec.get("capacity"):
-        causes.required("spec.capacity")
-
-
-def persistent_volume_claim(causes: Causes, obj: Object) -> None:
-    spec = obj.get("spec") or {}
-    _check_access_modes(causes, "spec.accessModes", spec.get("accessModes") or [])
-    if "storage" not in ((spec.get("resources") or {}).get("requests") or {}):
-        causes.required("spec.resources[storage]")
-
-
-def storage_class(causes: Causes, obj: Object) -> None:
-    if not obj.get("provisioner"):
-        causes.required("provisioner")
-    causes.one_of("reclaimPolicy", obj.get("reclaimPolicy"), ("Delete", "Retain"), empty_ok=True)
-    modes = ("Immediate", "WaitForFirstConsumer")
-    causes.one_of("volumeBindingMode", obj.get("volumeBindingMode"), modes, empty_ok=True)
-
-
-def storage_class_update(causes: Causes, new: Object, old: Object) -> None:
-    if (new.get("parameters") or {}) != (old.get("parameters") or {}):
-        causes.forbidden("parameters", "updates to parameters are forbidden.")
-    for field in ("provisioner", "reclaimPolicy"):
-        if new.get(field) != old.get(field):
-            causes.forbidden(field, f"updates to {field} are forbidden.")
-    if new.get("volumeBindingMode") != old.get("volumeBindingMode"):
-        causes.invalid("volumeBindingMode", new.get("volumeBindingMode"), IMMUTABLE)

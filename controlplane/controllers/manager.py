@@ -16,6 +16,7 @@ from controlplane.controllers.deployment import Deployments
 from controlplane.controllers.disruption import Disruption
 from controlplane.controllers.endpoints import EndpointsController
 from controlplane.controllers.endpointslice import EndpointSlices
+from controlplane.controllers.ephemeral_volumes import EphemeralVolumes
 from controlplane.controllers.garbage_collector import GarbageCollector
 from controlplane.controllers.namespace import NamespaceController
 from controlplane.controllers.node_ipam import NodeIpam
@@ -23,6 +24,8 @@ from controlplane.controllers.node_lifecycle import NodeLifecycle
 from controlplane.controllers.replicaset import ReplicaSets
 from controlplane.controllers.resource_quota import ResourceQuotas
 from controlplane.controllers.service_account import ServiceAccounts
+from controlplane.controllers.volume_binder import VolumeBinder
+from controlplane.controllers.volume_protection import VolumeProtection
 from kubeclient.events import EventRecorder
 from kubeclient.rest import RestClient
 
@@ -48,6 +51,9 @@ class ControllerManager:
             NodeIpam(*shared, EventRecorder(client, "cidrAllocator"), cluster_cidr=cluster_cidr),
             Disruption(*shared, EventRecorder(client, "controllermanager")),
             ResourceQuotas(*shared, EventRecorder(client, "resourcequota-controller")),
+            VolumeBinder(*shared, EventRecorder(client, "persistentvolume-controller")),
+            VolumeProtection(*shared, EventRecorder(client, "volume-protection-controller")),
+            EphemeralVolumes(*shared, EventRecorder(client, "ephemeral_volume")),
             ServiceAccounts(*shared, EventRecorder(client, "service-account-controller"), root_ca=root_ca),
         ]
         self._stopping = threading.Event()

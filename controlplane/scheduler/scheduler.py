@@ -11,13 +11,16 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from controlplane.claims import claim_names
+from controlplane.scheduler.claim_binding import ClaimBinding
 from controlplane.scheduler.filters import NodeView, Requests, explain, node_view, pod_requests, why_not
 from controlplane.scheduler.queue import SchedulingQueue
 from controlplane.scheduler.scores import best
+from controlplane.scheduler.volumes import Choice, Storage, before_nodes, on_node
 from kubeclient.errors import ApiError, Conflict, NotFound
 from kubeclient.events import EventRecorder
 from kubeclient.informer import Informer
@@ -45,11 +48,13 @@ class Scheduler:
         self._pods_informer = Informer(client, PODS, on_event=self._on_pod)
         self._nodes_informer = Informer(client, NODES, on_event=self._on_node)
         self._events = EventRecorder(client, NAME, "")
+        self._claims = ClaimBinding(client, self._on_storage)
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
     def start(self) -> None:
         self._nodes_informer.start()
         self._pods_informer.start()
+        self._claims.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -58,6 +63,7 @@ class Scheduler:
             self._changed.notify()
         self._pods_informer.stop()
         self._nodes_informer.stop()
+        self._claims.stop()
         self._thread.join(timeout=1.0)
 
     def _on_pod(self, kind: str, new: Object, old: Object | None) -> None:
@@ -81,6 +87,11 @@ class Scheduler:
         name = pod["spec"].get("schedulerName", NAME)
         return name == NAME and not gates and not pod["metadata"].get("deletionTimestamp")
 
+    def _on_storage(self) -> None:
+        with self._changed:
+            self._queue.changed()
+            self._changed.notify()
+
     def _on_node(self, kind: str, new: Object, old: Object | None) -> None:
         with self._changed:
             if kind == "DELETED":
@@ -92,7 +103,8 @@ class Scheduler:
                 self._changed.notify()
 
     def _run(self) -> None:
-        synced = self._nodes_informer.wait_synced(30.0) and self._pods_informer.wait_synced(30.0)
+        informers = (self._nodes_informer, self._pods_informer, self._claims)
+        synced = all(informer.wait_synced(30.0) for informer in informers)
         log.info("Started scheduling synced=%s", synced)
         while True:
             with self._changed:
@@ -103,19 +115,27 @@ class Scheduler:
                 if self._stopping or pod is None:
                     return
                 requests = pod_requests(pod)
-                chosen, message = self._choose(pod, requests)
+                chosen, choices, message = self._choose(pod, requests)
                 if chosen is not None:
+                    self._claims.promise(choices)
                     self._taken[pod["metadata"]["uid"]] = (chosen.name, requests, owner(pod))
                     self._queue.drop(pod["metadata"]["uid"])
                 else:
                     self._queue.refuse(pod["metadata"]["uid"], self._clock())
-            if chosen is not None:
+            if chosen is not None and choices:
+                arguments = (pod, chosen.name, choices)
+                threading.Thread(target=self._bind_claims, args=arguments, daemon=True).start()
+            elif chosen is not None:
                 self._bind(pod, chosen.name)
             else:
                 self._refuse(pod, message)
 
-    def _choose(self, pod: Object, requests: Requests) -> tuple[NodeView | None, str]:
-        """The best node that fits, or None and upstream's explanation."""
+    def _choose(self, pod: Object, requests: Requests) -> tuple[NodeView | None, list[Choice], str]:
+        """The best node that fits and what to bind first, or None and upstream's explanation."""
+        storage = self._claims.storage() if claim_names(pod) else Storage()
+        problem = before_nodes(pod, storage)
+        if problem:
+            return None, [], f"0/{len(self._nodes)} nodes are available: {problem}."
         by_node: dict[str, list[Requests]] = {}
         siblings: Counter[str] = Counter()
         mine = owner(pod)
@@ -123,11 +143,31 @@ class Scheduler:
             by_node.setdefault(node, []).append(taken)
             siblings[node] += bool(mine) and other == mine
         views = [node_view(node, by_node.get(name, [])) for name, node in self._nodes.items()]
-        refusals = [(view, why_not(pod, requests, view)) for view in views]
+        refusals, choices = [], {}
+        for view in views:
+            reasons = why_not(pod, requests, view)
+            if not reasons:
+                reasons, choices[view.name] = on_node(pod, view.node, storage)
+            refusals.append((view, reasons))
         fitting = [view for view, reasons in refusals if not reasons]
         if not fitting:
-            return None, explain(len(views), [reasons for _, reasons in refusals])
-        return best(pod, requests, fitting, siblings), ""
+            return None, [], explain(len(views), [reasons for _, reasons in refusals])
+        found = best(pod, requests, fitting, siblings)
+        return found, choices[found.name], ""
+
+    def _bind_claims(self, pod: Object, node: str, choices: Sequence[Choice]) -> None:
+        problem = self._claims.bind(choices, node)
+        if not problem:
+            self._bind(pod, node)
+            return
+        metadata = pod["metadata"]
+        log.warning(
+            "Failed to bind volumes pod=%s/%s node=%s error=%s",
+            metadata["namespace"], metadata["name"], node, problem,
+        )  # fmt: skip
+        text = f'running PreBind plugin "VolumeBinding": {problem}'
+        self._events.event(pod, "Warning", "FailedScheduling", text)
+        self._forget(metadata["uid"])
 
     def _bind(self, pod: Object, node: str) -> None:
         metadata = pod["metadata"]

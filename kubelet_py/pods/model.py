@@ -62,7 +62,6 @@ class SandboxView:
     ready: bool
     created_at: float = 0.0
     netns: str = ""
-    cgroup: str = ""  # the one that its containers' are in
     host_network: bool = False
     ips: tuple[str, ...] = ()
 

@@ -79,4 +79,28 @@ def check(node: Node, case: Case) -> None:
     )
     said = node.kubectl("logs", name, "-n", namespace, "--all-containers").out.splitlines()
     wanted = case.said(node) if callable(case.said) else case.said
-    assert (ended, said) == ("Succeeded", list(wanted))
+    assert (ended, said) == ("Succeeded", list(wanted)), f"{ended}: {said}, not {list(wanted)}"
+
+
+def holding(name: str, *volumes: Object, **more: Any) -> Object:
+    body = looking(name, "sleep 3600", volumes, **more)
+    return body | {"spec": body["spec"] | {"restartPolicy": "Always"}}
+
+
+def shown(node: Node, name: str, path: str) -> str:
+    """A file as the pod sees it; "" where there is none."""
+    return node.kubectl("exec", name, "--", "cat", path, check=False).out
+
+
+def event(node: Node, name: str, reason: str) -> str:
+    def look() -> str:
+        found = node.kubectl("get", "events", "--field-selector", f"involvedObject.name={name}", "-o", "json")
+        return next((e["message"] for e in found.json()["items"] if e["reason"] == reason), "")
+
+    return str(node.until(f"event {reason} about {name}", look))
+
+
+def over(node: Node, name: str) -> list[str]:
+    """What the pod said, when it has succeeded."""
+    node.until(f"{name} over", lambda: node.phase(name) == "Succeeded", 60)
+    return node.kubectl("logs", name).out.splitlines()
