@@ -85,7 +85,8 @@ class Agent:
         self._stopping = threading.Event()
         self._sentence = ""
         self._looked = time.monotonic()
-        self._cgroups = cgroups.detect()
+        self._cgroups = cgroups.choose(self._config.cgroup_driver or cgroups.native())
+        log.info("Chose cgroup driver=%s", self._cgroups.name)
         self._runtime = RuntimeService(
             run_dir=self._paths.run, state_dir=self._paths.containers, cgroups=self._cgroups
         )
@@ -216,7 +217,6 @@ class Agent:
             node_object=self._node_object,
             event=self._events.tell,
             client=client,
-            cgroup_root=paths.cgroup_root,
             mirror=self._manager.mirror,
         )
         self._syncer = PodSyncer(parts, self._manager.record, self._manager.forget)

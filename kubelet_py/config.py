@@ -2,9 +2,10 @@
 
 Only keys that really do something here are known; any other key in the file is refused by name, because
 a setting that is silently ignored is worse than an error. Defaults are upstream's unless said otherwise.
-Deviation: `seccompDefault` is true here (upstream: false), so that containers are confined unless a pod
-says Unconfined. `syncFrequency` is the net under the watches of ConfigMaps and Secrets: after that long the
-volumes of every pod are looked at again.
+Deviations: `cgroupDriver` is what the host wants (upstream: cgroupfs): systemd where that runs the machine
+and owns a v2 tree, in which nobody else should make cgroups, cgroupfs elsewhere; `seccompDefault` is true
+here (upstream: false), so that containers are confined unless a pod says Unconfined. `syncFrequency` is the
+net under the watches of ConfigMaps and Secrets: after that long the volumes of every pod are looked at again.
 
 Durations are Go's texts ("10s", "1m30s") in the file and seconds (float) in the value.
 """
@@ -57,6 +58,7 @@ class Config:
     sync_frequency: float = 60.0
     cluster_dns: tuple[str, ...] = ()
     cluster_domain: str = ""
+    cgroup_driver: str = ""
     resolv_conf: str = "/etc/resolv.conf"
     pod_cidr: str = ""
     max_pods: int = 110
@@ -123,12 +125,14 @@ _MAY_BE_ZERO = {
     "shutdown_grace_period_critical_pods",
 }
 _POSITIVE = (*sorted(_DURATIONS - _MAY_BE_ZERO), "node_lease_duration_seconds", "max_pods")
+CGROUP_DRIVERS = ("", "cgroupfs", "systemd")
 _KEYS = {
     "staticPodPath": "static_pod_path",
     "fileCheckFrequency": "file_check_frequency",
     "syncFrequency": "sync_frequency",
     "clusterDNS": "cluster_dns",
     "clusterDomain": "cluster_domain",
+    "cgroupDriver": "cgroup_driver",
     "resolvConf": "resolv_conf",
     "podCIDR": "pod_cidr",
     "maxPods": "max_pods",
@@ -216,6 +220,9 @@ def checked(config: Config) -> Config:
         if getattr(config, name) < 0:
             key = next(k for k, known in _KEYS.items() if known == name)
             raise ConfigError(f"Could not use configuration: {key} must not be negative")
+    if config.cgroup_driver not in CGROUP_DRIVERS:
+        text = f"cgroupDriver {config.cgroup_driver!r}: it must be cgroupfs or systemd"
+        raise ConfigError(f"Could not use configuration: {text}")
     for name in _POSITIVE:
         if getattr(config, name) <= 0:
             key = next(k for k, known in _KEYS.items() if known == name)

@@ -5,6 +5,7 @@ RuntimeFailure
 ├── LaunchError          a set-up operation failed; nothing is left behind
 │   └── ExecutableError  the program itself could not be executed; worded as runc words it
 ├── CgroupError          a cgroup could not be made, limited or removed
+│   └── SystemdError     systemd cannot be reached, or refuses
 ├── SeccompError         a seccomp profile cannot be compiled
 ├── UserError            a user or group is not known to the image
 ├── HookError            an OCI hook failed
@@ -66,6 +67,10 @@ class CgroupError(RuntimeFailure):
     def __init__(self, message: str, errno: int = 0) -> None:
         super().__init__(message)
         self.errno = errno
+
+
+class SystemdError(CgroupError):
+    """systemd is not there, does not answer, or says no."""
 
 
 class SeccompError(RuntimeFailure):

@@ -15,11 +15,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Piece = bytes | memoryview
+
 LONGEST_LINE = 16 * 1024
+MOST_PIECES = 1024  # IOV_MAX
 
 
 class LineFormatter:
-    """Turns the raw output of one stream into CRI lines. Holds at most one unfinished line (16 KiB)."""
+    """Turns the raw output of one stream into CRI lines. Holds at most one unfinished line (16 KiB).
+
+    Lines come as pieces to be written one after the other (writev): a read of 64 kB is copied once, by the
+    bytes.replace that stamps its lines. More copies of that size would cost as much as all the rest.
+    """
 
     __slots__ = ("_clock", "_second", "_second_text", "_stream", "_tail")
 
@@ -30,30 +37,36 @@ class LineFormatter:
         self._second = -1
         self._second_text = ""
 
-    def feed(self, data: bytes) -> bytes:
-        """All lines that `data` completes, formatted; b"" when it only lengthens the unfinished one."""
-        if self._tail:
-            data = self._tail + data
+    def feed(self, data: bytes) -> list[Piece]:
+        """All lines that `data` completes, formatted; [] when it only lengthens the unfinished one."""
         end = data.rfind(b"\n") + 1
-        whole, self._tail = data[:end], data[end:]
-        out = self._lines(whole) if whole else b""
+        if end:
+            head, self._tail = self._tail, data[end:]
+            pieces = self._lines(head, data, end)
+        else:
+            self._tail += data
+            pieces = []
         if len(self._tail) >= LONGEST_LINE:
-            out += self._cut()
-        return out
+            pieces.append(self._cut())
+        return pieces
 
-    def flush(self) -> bytes:
+    def flush(self) -> list[Piece]:
         """What is left at the end of the stream: a line without newline, marked P."""
         if not self._tail:
-            return b""
+            return []
         tail, self._tail = self._tail, b""
-        return self._prefix(b"P") + tail + b"\n"
+        return [self._prefix(b"P") + tail + b"\n"]
 
-    def _lines(self, whole: bytes) -> bytes:
+    def _lines(self, head: bytes, data: bytes, end: int) -> list[Piece]:
+        """The lines of `head` + `data[:end]`; what follows in `data` has no newline."""
         full = self._prefix(b"F")
-        if has_long_line(whole):
+        if len(head) + data.find(b"\n") > LONGEST_LINE or has_long_line(data, end):
             partial = self._prefix(b"P")
-            return b"".join(split_long(line, full, partial) for line in whole[:-1].split(b"\n"))
-        return full + whole[:-1].replace(b"\n", b"\n" + full) + b"\n"
+            lines = (head + data[: end - 1]).split(b"\n")
+            return [split_long(line, full, partial) for line in lines]
+        stamped = data.replace(b"\n", b"\n" + full)
+        unfinished = len(full) + len(data) - end  # stamped too early: it is not whole yet
+        return [full + head, memoryview(stamped)[: len(stamped) - unfinished]]
 
     def _cut(self) -> bytes:
         partial = self._prefix(b"P")
@@ -71,14 +84,14 @@ class LineFormatter:
         return f"{self._second_text}.{nanosecond:09d}Z {self._stream} ".encode() + tag + b" "
 
 
-def has_long_line(whole: bytes) -> bool:
-    """Whether some line of `whole` (which ends in a newline) has more than LONGEST_LINE bytes before it.
+def has_long_line(data: bytes, end: int) -> bool:
+    """Whether some line of `data[:end]` (which ends in a newline) has more than LONGEST_LINE bytes before it.
 
     Looks backwards from every 16 KiB window's end, so a 64 kB read costs about four searches.
     """
     position = 0
-    while position + LONGEST_LINE < len(whole):
-        newline = whole.rfind(b"\n", position, position + LONGEST_LINE + 1)
+    while position + LONGEST_LINE < end:
+        newline = data.rfind(b"\n", position, position + LONGEST_LINE + 1)
         if newline < 0:
             return True
         position = newline + 1
@@ -95,29 +108,32 @@ def split_long(line: bytes, full: bytes, partial: bytes) -> bytes:
 class LogFile:
     """The open log of one container. Never raises on a full disk: the container must not die of it.
 
-    Lost bytes are counted and handed to `complain` once per series of failures.
+    Lost bytes are counted and handed to `complain` once per series of failures. When the disk took a part of
+    a line, the next one begins on a line of its own.
     """
 
-    __slots__ = ("_complain", "_descriptor", "_failing", "lost", "path")
+    __slots__ = ("_complain", "_descriptor", "_failing", "_torn", "lost", "path")
 
     def __init__(self, path: str, complain: Callable[[str], None]) -> None:
         self.path = path
         self.lost = 0
         self._complain = complain
-        self._failing = False
+        self._failing = self._torn = False
         self._descriptor = open_log(path) if path else -1
 
-    def write(self, data: bytes) -> None:
-        """Append formatted lines; several appends when the disk takes only part of it."""
-        if not data or self._descriptor < 0:
+    def write(self, pieces: list[Piece]) -> None:
+        """Append formatted lines; several appends when the disk takes only part of them."""
+        if not pieces or self._descriptor < 0:
             return
-        view = memoryview(data)
+        if self._torn:
+            pieces = [b"\n", *pieces]
         try:
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            while pieces:
+                pieces = after(pieces, os.writev(self._descriptor, pieces[:MOST_PIECES]))
+                self._torn = bool(pieces)
             self._failing = False
         except OSError as error:
-            self.lost += len(view)
+            self.lost += sum(len(piece) for piece in pieces)
             if not self._failing:
                 text = f"{error.strerror} ({self.lost} bytes lost so far)"
                 self._complain(f"Could not write log {self.path}: {text}")
@@ -135,6 +151,15 @@ class LogFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def after(pieces: list[Piece], written: int) -> list[Piece]:
+    """What is left of `pieces` without their first `written` bytes."""
+    for number, piece in enumerate(pieces):
+        if written < len(piece):
+            return [memoryview(piece)[written:], *pieces[number + 1 :]]
+        written -= len(piece)
+    return []
 
 
 def open_log(path: str) -> int:

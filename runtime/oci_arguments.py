@@ -46,8 +46,8 @@ GENERAL: tuple[Flag, ...] = (
     ("log", "", TEXT, "file that errors and warnings are appended to"),
     ("log-format", "", ("text", "json"), "how they are written"),
     ("debug", "", SWITCH, "log what was asked for, too"),
-    ("systemd-cgroup", "", SWITCH, "refused: cgroups are made directly"),
-    ("cgroup-manager", "", ("cgroupfs",), "who makes the cgroups"),
+    ("systemd-cgroup", "", SWITCH, "as --cgroup-manager systemd"),
+    ("cgroup-manager", "", ("cgroupfs", "systemd"), "who makes the cgroups"),
     ("rootless", "", ("auto", "false"), "root is needed"),
     ("version", "v", SWITCH, "print the version and end"),
 )

@@ -39,8 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if arguments.debug and arguments.log:
             _log(arguments, "debug", f"kubelet-py-oci {' '.join(sys.argv[1:] if argv is None else argv)}")
-        if arguments.systemd_cgroup:
-            raise StateError("Could not use the systemd cgroup driver: only cgroupfs is supported")
         return COMMANDS[arguments.command](arguments)
     except (RuntimeFailure, OSError, UnknownCapability) as error:
         text = " ".join(str(error).split())
@@ -85,7 +83,8 @@ def _complain(arguments: Arguments, problems: Sequence[str]) -> None:
 
 
 def _runtime(arguments: Arguments) -> Runtime:
-    return Runtime(Store(arguments.root), LinuxKernel(), cgroups.detect())
+    manager = cgroups.SYSTEMD if arguments.systemd_cgroup else arguments.cgroup_manager
+    return Runtime(Store(arguments.root), LinuxKernel(), cgroups.choose(manager))
 
 
 def _options(arguments: Arguments) -> Options:

@@ -10,7 +10,7 @@ import os
 import time
 
 from runtime import cgroups, json_text
-from runtime.errors import HookError, SpecError, StateError, errno_name
+from runtime.errors import CgroupError, HookError, SpecError, StateError, errno_name
 from runtime.hooks import STOPPING, run_hooks, run_inside
 from runtime.launch import Process, launch
 from runtime.linux import LinuxKernel
@@ -93,12 +93,14 @@ class Runtime:
     ) -> tuple[Container, Process]:
         _check(spec, options)
         self.store.make(identity)
-        path = cgroups.owned_path(spec.linux.cgroups_path or f"/kubelet-py-oci-{identity}")
-        if self._driver.exists(path) and self._driver.open(path).pids():
-            self.store.forget(identity)
-            raise StateError(f"Could not create container {identity}: cgroup {path} has processes in it")
         try:
-            made, process = self._launch_first(identity, bundle, config, spec, path, options, waits)
+            cgroup = self._make_cgroup(identity, config, spec)
+        except BaseException:
+            self.store.forget(identity)
+            raise
+        path = cgroup.path
+        try:
+            made, process = self._launch_first(identity, bundle, config, spec, cgroup, options, waits)
             try:
                 self._hooks("prestart", made, spec.hooks.get("prestart", ()))
                 self._hooks("createRuntime", made, spec.hooks.get("createRuntime", ()))
@@ -110,17 +112,21 @@ class Runtime:
                 os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
                 raise
         except BaseException:
-            if self._driver.exists(path):
-                self._driver.remove(path, recursive=True)
+            self._driver.remove(path, recursive=True)
             self.store.forget(identity)
             raise
         return made, process
 
+    def _make_cgroup(self, identity: str, config: Mapping[str, Any], spec: Spec) -> cgroups.Cgroup:
+        path = self._driver.names.container(spec.linux.cgroups_path, identity)
+        if self._driver.exists(path) and self._driver.open(path).pids():
+            raise StateError(f"Could not create container {identity}: cgroup {path} has processes in it")
+        return self._driver.create(path, spec.linux.resources, config.get("annotations"))
+
     def _launch_first(
-        self, identity: str, bundle: str, config: dict[str, Any], spec: Spec, path: str, options: Options,
-        waits: bool,
+        self, identity: str, bundle: str, config: dict[str, Any], spec: Spec, cgroup: cgroups.Cgroup,
+        options: Options, waits: bool,
     ) -> tuple[Container, Process]:  # fmt: skip
-        cgroup = self._driver.create(path, spec.linux.resources)
         fifo = self._make_fifo(identity) if waits else -1
         terminal = bool(spec.process and spec.process.terminal)
         try:
@@ -134,10 +140,17 @@ class Runtime:
         finally:
             if waits:
                 os.close(fifo)
+        try:
+            self._driver.settle(cgroup.path)
+        except CgroupError:
+            cgroup.kill()
+            os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
+            raise
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         made = Container(
-            identity, process.pid, process.start_time_ticks, os.path.realpath(bundle), path, created, config
-        )
+            identity, process.pid, process.start_time_ticks, os.path.realpath(bundle), cgroup.path, created,
+            config, cgroups.SYSTEMD if self._driver.name == cgroups.SYSTEMD else cgroups.CGROUPFS,
+        )  # fmt: skip
         self.store.save(made)
         return made, process
 
@@ -248,7 +261,7 @@ class Runtime:
 
     def remove(self, container: Container) -> list[str]:
         """Ends and removes a container that was loaded. Returns complaints of poststop hooks."""
-        self._driver.remove(container.cgroup, recursive=True)
+        self._driver_of(container).remove(container.cgroup, recursive=True)
         hooks = _hooks_of(container).get("poststop", ())
         described = {**self.store.describe(container), "status": STOPPED, "pid": 0} if hooks else {}
         self.store.forget(container.id)
@@ -275,7 +288,13 @@ class Runtime:
         container = self.store.load(identity)
         if self.store.status(container) == STOPPED:
             raise StateError(f"Could not update container {identity}: it is not running")
-        self._driver.open(container.cgroup).update(resources)
+        self._driver_of(container).open(container.cgroup).update(resources)
+
+    def _driver_of(self, container: Container) -> cgroups.CgroupDriver:
+        """The one that made its cgroup: callers give the flag to `create` alone."""
+        if (container.manager == cgroups.SYSTEMD) == (self._driver.name == cgroups.SYSTEMD):
+            return self._driver
+        return cgroups.choose(container.manager)
 
     def exec(
         self, identity: str, process: ProcessSpec, options: Options = PLAIN,

@@ -80,8 +80,8 @@ def features() -> dict[str, Any]:
             "namespaces": sorted(FLAGS),
             "capabilities": list(NAMES),
             "cgroup": {
-                "v1": driver.name == "hybrid", "v2": True, "systemd": False, "systemdUser": False,
-                "rdma": False,
+                "v1": driver.name == "hybrid", "v2": True, "systemd": cgroups.native() == cgroups.SYSTEMD,
+                "systemdUser": False, "rdma": True,
             },
             "seccomp": {
                 "enabled": True,

@@ -25,7 +25,7 @@ _ID_CHARACTERS = _LETTERS | frozenset("_+.-")
 
 class Container(Record):
     """What create wrote down. `start_time` in clock ticks since boot; `cgroup` relative to the trees'
-    roots."""
+    roots; `manager` made it (cgroupfs, systemd)."""
 
     id: str
     pid: int
@@ -34,6 +34,7 @@ class Container(Record):
     cgroup: str
     created: str
     config: Mapping[str, Any]
+    manager: str = "cgroupfs"
 
 
 class Store:

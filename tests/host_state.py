@@ -16,7 +16,7 @@ from pathlib import Path
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 SYSCTLS = ("net/ipv4/ip_forward", "net/ipv4/conf/all/route_localnet", "net/bridge/bridge-nf-call-iptables")
-OUR_CGROUPS = ("kubelet-py", "kubepods", "kpy")
+OUR_CGROUPS = ("kubelet-py", "kubelet_py", "kubepods", "kpy")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
-"""Notices nodes that fell silent, taints them, and takes their pods away in time.
+"""Notices nodes that fell silent, taints nodes by their conditions, and takes pods away in time.
 
 A node speaks through its Lease (every 10 s). After 40 s of silence its conditions become Unknown and it gets
 the `unreachable` taints; pods leave when their tolerationSeconds are over (five minutes unless they say
-otherwise). Pods bound to a Node object that no longer exists are deleted at once, since no agent will ever do
-it. Source: upstream's node-lifecycle, taint-eviction and pod-garbage-collector controllers.
+otherwise). A node under pressure, without network or cordoned gets a NoSchedule taint that says so. Pods
+bound to a Node object that no longer exists are deleted at once, since no agent will ever do it.
+Source: upstream's node-lifecycle, taint-eviction and pod-garbage-collector controllers.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from controlplane.controllers.base import Controller, Object, SharedInformers, key_of, split_key
 from controlplane.controllers.replicaset import seconds
-from controlplane.scheduler.filters import tolerated
+from controlplane.scheduler.filters import UNSCHEDULABLE_TAINT, tolerated
 from kubeclient.errors import Conflict, NotFound
 from kubeclient.events import EventRecorder
 from kubeclient.resources import LEASES, NODES, PODS
@@ -27,24 +28,44 @@ log = logging.getLogger("controllers")
 GRACE_SECONDS = 40.0
 CHECK_SECONDS = 5.0
 CONDITIONS = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
-TAINTS = {"False": "node.kubernetes.io/not-ready", "Unknown": "node.kubernetes.io/unreachable"}
+NOT_READY, UNREACHABLE = "node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"
+TAINTS = {"False": NOT_READY, "Unknown": UNREACHABLE}
+# Condition, status, and the NoSchedule taint that follows (upstream: nodeConditionToTaintKeyStatusMap).
+NO_SCHEDULE = (
+    ("Ready", "False", NOT_READY),
+    ("Ready", "Unknown", UNREACHABLE),
+    ("MemoryPressure", "True", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "True", "node.kubernetes.io/disk-pressure"),
+    ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
+    ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
+)
+OURS = frozenset(
+    [(key, "NoSchedule") for _, _, key in NO_SCHEDULE]
+    + [(key, "NoExecute") for key in TAINTS.values()]
+    + [(UNSCHEDULABLE_TAINT, "NoSchedule")]
+)
 
 
-def wanted_taints(ready: str) -> list[Object]:
-    """The taints a node with this Ready status carries: none for True."""
-    key = TAINTS.get(ready)
-    return [{"key": key, "effect": effect} for effect in ("NoSchedule", "NoExecute")] if key else []
+def wanted_taints(statuses: Mapping[str, str], unschedulable: bool) -> list[Object]:
+    """The taints a node carries for its conditions (type → status) and its cordon, in upstream's order."""
+    keys = [key for kind, status, key in NO_SCHEDULE if statuses.get(kind) == status]
+    taints = [{"key": key, "effect": "NoSchedule"} for key in keys]
+    if unschedulable:
+        taints.append({"key": UNSCHEDULABLE_TAINT, "effect": "NoSchedule"})
+    silent = TAINTS.get(statuses.get("Ready", "False"))
+    return [*taints, {"key": silent, "effect": "NoExecute"}] if silent else taints
 
 
-def change_taints(present: Sequence[Object], ready: str, now: str) -> list[Object] | None:
+def change_taints(
+    present: Sequence[Object], statuses: Mapping[str, str], now: str, *, unschedulable: bool = False
+) -> list[Object] | None:
     """The node's taints with ours corrected, or None where they are right already."""
-    ours = set(TAINTS.values())
-    wanted = wanted_taints(ready)
-    have = [(t["key"], t["effect"]) for t in present if t["key"] in ours]
-    if sorted(have) == sorted((t["key"], t["effect"]) for t in wanted):
+    wanted = wanted_taints(statuses, unschedulable)
+    have = {(t["key"], t["effect"]): t for t in present if (t["key"], t["effect"]) in OURS}
+    if set(have) == {(t["key"], t["effect"]) for t in wanted}:
         return None
-    stamped = [t | ({"timeAdded": now} if t["effect"] == "NoExecute" else {}) for t in wanted]
-    return [t for t in present if t["key"] not in ours] + stamped
+    stamped = [have.get((t["key"], t["effect"]), {**t, "timeAdded": now}) for t in wanted]
+    return [t for t in present if (t["key"], t["effect"]) not in OURS] + stamped
 
 
 def eviction_delay(pod: Object, taints: Sequence[Object]) -> float | None:
@@ -111,15 +132,14 @@ class NodeLifecycle(Controller):
         ready = self._ready(node)
         if self._silence(name) > self._grace and ready != "Unknown":
             ready = self._mark_unknown(node)
-        self._taint(node, ready)
+        self._taint(node, {**_statuses(node), "Ready": ready})
         next_eviction = self._evict(node)
         self.queue.add_after(key, min(CHECK_SECONDS, next_eviction))
 
     @staticmethod
     def _ready(node: Object) -> str:
-        conditions = (node.get("status") or {}).get("conditions") or []
         # A node that has not reported yet is not ready; only silence makes it unknown.
-        return next((str(c["status"]) for c in conditions if c["type"] == "Ready"), "False")
+        return _statuses(node).get("Ready", "False")
 
     def _silence(self, name: str) -> float:
         """Seconds since the Lease last changed, by our own clock: nodes' clocks may differ."""
@@ -160,8 +180,10 @@ class NodeLifecycle(Controller):
         except (NotFound, Conflict):
             return
 
-    def _taint(self, node: Object, ready: str) -> None:
-        taints = change_taints(node["spec"].get("taints") or [], ready, _now())
+    def _taint(self, node: Object, statuses: Mapping[str, str]) -> None:
+        cordoned = bool(node["spec"].get("unschedulable"))
+        present = node["spec"].get("taints") or []
+        taints = change_taints(present, statuses, _now(), unschedulable=cordoned)
         if taints is None:
             return
         metadata = node["metadata"]
@@ -230,6 +252,11 @@ class NodeLifecycle(Controller):
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _statuses(node: Object) -> dict[str, str]:
+    """The node's conditions: type → status."""
+    return {c["type"]: str(c["status"]) for c in (node.get("status") or {}).get("conditions") or []}
 
 
 def _no_execute(node: Object) -> list[Object]:

@@ -105,11 +105,13 @@ def _remove_pods(paths: NodePaths) -> None:
     from runtime import cgroups
     from runtime.service import RuntimeService
 
-    driver = cgroups.detect()
+    driver = cgroups.choose(cgroups.native())
     service = RuntimeService(run_dir=paths.run, state_dir=paths.containers, cgroups=driver)
     service.remove_everything()
-    if driver.exists(paths.cgroup_root):
-        driver.remove(paths.cgroup_root, recursive=True)
+    # Which driver the agent had is its configuration's business, and that may have changed.
+    for path in {paths.cgroup_root, driver.names.group(paths.cgroup_root)}:
+        if driver.exists(path):
+            driver.remove(path, recursive=True)
 
 
 def _network(paths: NodePaths, settings: NodeSettings | None) -> NodeNetwork:

@@ -109,19 +109,26 @@ def inspect_pod(paths: NodePaths, pod: dict[str, Any]) -> dict[str, Any]:
 
 
 def pod_cgroups(paths: NodePaths, uid: str) -> list[Path]:
-    """The pod's folder in each cgroup hierarchy that this host has (one on pure v2)."""
-    found = []
-    for base in [CGROUP_MOUNT, *sorted(p for p in CGROUP_MOUNT.iterdir() if p.is_dir())]:
-        found += sorted((base / paths.cgroup_root).glob(f"kubepods/*/pod{uid}"))
-        found += sorted((base / paths.cgroup_root).glob(f"kubepods/pod{uid}"))
-    return found
+    """The pod's folder in each cgroup hierarchy that this host has (one on pure v2), by either driver."""
+    from runtime.cgroups.names import PlainNames
+    from runtime.systemd.names import SystemdNames
+
+    levels: list[tuple[str, ...]] = [(), ("burstable",), ("besteffort",)]
+    places = [
+        names.group(paths.cgroup_root, "kubepods", *level, f"pod{uid}")
+        for names in (PlainNames(), SystemdNames())
+        for level in levels
+    ]
+    bases = [CGROUP_MOUNT, *sorted(p for p in CGROUP_MOUNT.iterdir() if p.is_dir())]
+    return [base / place for base in bases for place in places if (base / place).is_dir()]
 
 
 def limits(folders: list[Path]) -> dict[str, dict[str, str]]:
     """Container folder (or "." for the pod) → cgroup file → value."""
     values: dict[str, dict[str, str]] = {}
     for folder in folders:
-        for place in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]:
+        containers = [p for p in (*folder.glob("*/"), *folder.glob("*.scope/*/")) if p.suffix != ".scope"]
+        for place in [folder, *sorted(containers)]:
             key = "." if place == folder else place.name[:12]
             for file in LIMITS:
                 if (place / file).exists():
@@ -235,6 +242,19 @@ def service_rules(saved: str, name: str) -> list[str]:
         chains |= {m.group(1) for line in more for m in re.finditer(r"-j (KUBE-(?:SVC|EXT|SEP)-\w+)", line)}
 
 
+def pod_of(paths: NodePaths, cgroup: str) -> tuple[str, str]:
+    """The pod's uid and the container's id ("" for none) in /proc/<pid>/cgroup, whichever driver made it."""
+    root, unit = re.escape(paths.cgroup_root), re.escape(paths.cgroup_root.replace("-", "_"))
+    for pattern in (
+        rf"/{root}/kubepods/.*?pod([0-9a-f-]{{32,36}})(?:/([0-9a-f]+))?",
+        rf"/{unit}\.slice/.*-pod([0-9a-f_]{{32,36}})\.slice(?:/[^/]+\.scope(?:/([0-9a-f]+))?)?",
+    ):
+        match = re.search(pattern, cgroup)
+        if match is not None:
+            return match[1].replace("_", "-"), match[2] or ""
+    return "", ""
+
+
 def inspect_pid(paths: NodePaths, text: str) -> dict[str, Any]:
     """The pod and container that a process of this host belongs to."""
     from kubeclient.errors import ApiError
@@ -243,12 +263,9 @@ def inspect_pid(paths: NodePaths, text: str) -> dict[str, Any]:
     if not text.isdigit() or not Path(f"/proc/{text}").exists():
         raise CommandError(f"there is no process {text}")
     cgroup = Path(f"/proc/{text}/cgroup").read_text()
-    match = re.search(
-        rf"/{re.escape(paths.cgroup_root)}/kubepods/.*?pod([0-9a-f-]{{32,36}})(?:/([0-9a-f]+))?", cgroup
-    )
-    if match is None:
+    uid, container = pod_of(paths, cgroup)
+    if not uid:
         raise CommandError(f"process {text} belongs to no pod of this node")
-    uid, container = match.groups()
     try:
         pods = _client(paths).list(PODS)["items"]
     except ApiError as error:

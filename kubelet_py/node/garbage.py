@@ -146,6 +146,7 @@ class ImageGarbage:
             return removed
         log.info("Found the disk too full bytes_to_free=%d percent=%d", excess, self._disk().used_percent)
         target = self._disk().available + excess
+        self._store.sweep()  # what killed pulls left, which no pod would miss
         for image in removable(self._uses, in_use, now, self._policy.minimum_age):
             if self._disk().available >= target:
                 break

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from kubelet_py.pods.resources import MIN_SHARES, shares
+from kubelet_py.pods.resources import KUBEPODS, MIN_SHARES, shares
 from runtime.cgroups import CgroupDriver
 from runtime.errors import CgroupError
 
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 class QosCgroups:
     def __init__(self, driver: CgroupDriver, root: str) -> None:
         self._driver = driver
-        self._pods = f"{root}/kubepods"
-        self._burstable = f"{root}/kubepods/burstable"
-        self._best_effort = f"{root}/kubepods/besteffort"
+        self._pods = driver.names.group(root, KUBEPODS)
+        self._burstable = driver.names.group(root, KUBEPODS, "burstable")
+        self._best_effort = driver.names.group(root, KUBEPODS, "besteffort")
         self._shares = 0
 
     def enforce(self, limits: Mapping[str, Any]) -> None:

@@ -66,7 +66,8 @@ class Signals:
 
     def _allocatable_memory(self) -> Observation | None:
         try:
-            stats = self._cgroups.open(f"{self._paths.cgroup_root}/kubepods").stats()
+            pods = self._cgroups.names.group(self._paths.cgroup_root, resources.KUBEPODS)
+            stats = self._cgroups.open(pods).stats()
         except CgroupError:
             return None
         if stats.memory_limit is None:
@@ -77,15 +78,17 @@ class Signals:
         """What the pod uses of one resource (memory, ephemeral-storage, inodes, pids), now."""
         if resource in ("ephemeral-storage", "inodes"):
             return self._disk(pod, view)
-        cgroup = resources.pod_cgroup(self._paths.cgroup_root, pod)
+        home = view.sandbox.cgroup if view.sandbox else ""
+        if not home:
+            return Usage()
         try:
-            stats = self._cgroups.open(cgroup).stats()
+            stats = self._cgroups.open(self._cgroups.names.group_of(home)).stats()
         except CgroupError:
             return Usage()
         containers = {}
         for container in view.running():
             try:
-                own = self._cgroups.open(f"{cgroup}/{container.id}").stats()
+                own = self._cgroups.open(f"{home}/{container.id}").stats()
             except CgroupError:
                 continue  # it has just ended
             containers[container.name] = ContainerUsage(memory=own.memory_working_set)

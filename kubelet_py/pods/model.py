@@ -62,6 +62,7 @@ class SandboxView:
     ready: bool
     created_at: float = 0.0
     netns: str = ""
+    cgroup: str = ""  # the one that its containers' are in
     host_network: bool = False
     ips: tuple[str, ...] = ()
 

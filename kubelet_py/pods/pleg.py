@@ -80,6 +80,7 @@ class Pleg:
             ready=sandbox.state == "READY",
             created_at=sandbox.created_at,
             netns=sandbox.netns,
+            cgroup=sandbox.config.cgroup_parent,
             host_network=sandbox.config.host_network,
             ips=self._ips(sandbox.id) if sandbox.state == "READY" else (),
         )

@@ -87,5 +87,4 @@ class Parts:
     node_object: Callable[[], Object]
     event: Event
     client: RestClient | None
-    cgroup_root: str
     mirror: Callable[[Object], Object | None]  # a static pod's image in the API

@@ -2,7 +2,7 @@
 
 Sources: upstream's qos.GetPodQOS, component-helpers' PodRequests and PodLimits, cm.ResourceConfigForPod,
 kuberuntime's generateLinuxContainerResources, qos.GetContainerOOMScoreAdjust. Values are OCI's
-`linux.resources` (shares, quota, bytes); the cgroup driver turns them into v1 or v2 files.
+`linux.resources` (shares, quota, bytes); the cgroup driver turns them into v1 or v2 files, or units.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ GUARANTEED, BURSTABLE, BEST_EFFORT = "Guaranteed", "Burstable", "BestEffort"
 MIN_SHARES, MAX_SHARES = 2, 262144
 MIN_QUOTA_US = 1000
 SYSTEM_CRITICAL = 2_000_000_000
+KUBEPODS = "kubepods"
 COUNTED = ("cpu", "memory", "ephemeral-storage")
 HUGE = "hugepages-"
 PAGE = mmap.PAGESIZE
@@ -241,11 +242,11 @@ def _score(container: Object, capacity_bytes: int) -> int:
     return 1000 - 1000 * request // max(1, capacity_bytes)
 
 
-def pod_cgroup(root: str, pod: Object) -> str:
-    """Path below the hierarchies' roots, as upstream's cgroupfs driver; Guaranteed pods have no QoS level."""
+def pod_cgroup(root: str, pod: Object) -> tuple[str, ...]:
+    """The names of the pod's cgroup and of those around it, as upstream. Guaranteed pods have no level."""
     kind = qos_class(pod)
-    level = "" if kind == GUARANTEED else f"/{kind.lower()}"
-    return f"{root}/kubepods{level}/pod{pod['metadata']['uid']}"
+    levels = () if kind == GUARANTEED else (kind.lower(),)
+    return (root, KUBEPODS, *levels, f"pod{pod['metadata']['uid']}")
 
 
 def merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,12 +79,16 @@ class Sandboxes:
             raise SandboxError(f"network is not ready: {network_down}")
         rules = replace(self._facts.rules, pids=self._config.pod_pids_limit)
         limits = resources.pod_resources(pod, rules)
-        cgroup = resources.pod_cgroup(self._paths.cgroup_root, pod)
+        cgroup = self._cgroup_of(pod)
         log_folder = self._paths.pod_logs / f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
         try:
             self._cgroups.create(cgroup, limits)
             log_folder.mkdir(parents=True, exist_ok=True)
-            sandbox = self._service.run_pod_sandbox(self._sandbox_config(pod, attempt, cgroup, log_folder))
+            home = self._cgroups.home(cgroup)
+            try:
+                sandbox = self._service.run_pod_sandbox(self._sandbox_config(pod, attempt, home, log_folder))
+            finally:
+                self._cgroups.settle(home)
         except (RuntimeFailure, OSError) as error:
             raise SandboxError(f"failed to create sandbox: {error}") from error
         try:
@@ -108,7 +112,10 @@ class Sandboxes:
         except RuntimeFailure as error:
             log.warning("Failed to limit pod cgroup=%s error=%s", cgroup, error)
 
-    def _sandbox_config(self, pod: Object, attempt: int, cgroup: str, log_folder: Path) -> SandboxConfig:
+    def _cgroup_of(self, pod: Object) -> str:
+        return self._cgroups.names.group(*resources.pod_cgroup(self._paths.cgroup_root, pod))
+
+    def _sandbox_config(self, pod: Object, attempt: int, home: str, log_folder: Path) -> SandboxConfig:
         metadata, spec = pod["metadata"], pod["spec"]
         return SandboxConfig(
             name=metadata["name"],
@@ -127,7 +134,7 @@ class Sandboxes:
                 )
             },
             log_directory=str(log_folder),
-            cgroup_parent=cgroup,
+            cgroup_parent=home,
             host_network=bool(spec.get("hostNetwork")),
             host_pid=bool(spec.get("hostPID")),
             host_ipc=bool(spec.get("hostIPC")),
@@ -208,8 +215,11 @@ class Sandboxes:
             # GC at the next start will find it; the pod must go nevertheless.
             log.warning("Failed to detach sandbox=%s error=%s", sandbox_id[:12], error)
 
-    def remove(self, view: PodView, cgroup: str) -> None:
+    def remove(self, view: PodView, pod: Object) -> None:
         """Forget the sandboxes and remove the pod's cgroup; the processes must have ended."""
+        # An orphan's spec is not known any more: its cgroup is what its sandbox was given.
+        known = view.sandbox.cgroup if view.sandbox else ""
+        cgroup = self._cgroups.names.group_of(known) if known else self._cgroup_of(pod)
         for sandbox in view.sandboxes:
             self._service.remove_pod_sandbox(sandbox.id)
         try:

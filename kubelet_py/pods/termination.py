@@ -14,7 +14,6 @@ from typing import Protocol
 from kubeclient.errors import ApiError, Conflict, NotFound
 from kubeclient.resources import PODS
 from kubelet_py.errors import VolumeError
-from kubelet_py.pods import resources
 from kubelet_py.pods.model import Health, PodView, epoch, every_container, full_name, is_mirror, is_static
 from kubelet_py.pods.record import Parts, PodRecord
 from kubelet_py.pods.stopping import LEAST_GRACE, Stopper, next_to_stop
@@ -103,6 +102,11 @@ class Terminator:
             self._publish(record, view, {})
             self._p.prober.forget(record.uid)
             self._p.sandboxes.stop(view)
+            try:
+                self._p.volumes.give_up(record.uid)
+            except (VolumeError, OSError) as error:
+                log.warning("Failed to give up volumes pod=%s error=%s", full_name(record.pod), error)
+                return RETRY_SECONDS
             self._p.gate.released(record)
             record.cleaned = True
             view = self._p.pleg.view(record.uid)
@@ -130,11 +134,7 @@ class Terminator:
         return self._clean(record, view)
 
     def _clean(self, record: PodRecord, view: PodView) -> float | None:
-        # An orphan's spec is not known any more: its cgroup is what its sandbox was given.
-        own = [s for s in self._p.runtime.list_sandboxes() if s.config.uid == record.uid]
-        known = own[0].config.cgroup_parent if own else ""
-        cgroup = known or resources.pod_cgroup(self._p.cgroup_root, record.pod)
-        self._p.sandboxes.remove(view, cgroup)
+        self._p.sandboxes.remove(view, record.pod)
         try:
             self._p.volumes.tear_down(record.uid)
         except (VolumeError, OSError) as error:

@@ -1,13 +1,11 @@
 """Control groups: what a container may use, and the one handle by which all its processes are reached.
 
 `detect` finds which of two drivers fits the host: v2 (the model) or hybrid (v1 controllers for limits, a
-same-named v2 folder for kill, freeze and PSI). Both take OCI's linux.resources. Paths are relative to the
-hierarchies' roots.
+same-named v2 folder for kill, freeze and PSI). `choose` takes systemd's, where systemd makes the cgroups and
+we ask it, or the detected one. All take OCI's linux.resources. Paths are relative to the hierarchies' roots.
 """
 
 from __future__ import annotations
-
-import os
 
 from runtime.cgroups.files import CgroupStats
 from runtime.cgroups.hybrid import HybridDriver
@@ -23,6 +21,9 @@ else:
 
     class Protocol:
         """typing.Protocol costs 1.5 MB per forkserver; only type checkers need it."""
+
+
+CGROUPFS, SYSTEMD = "cgroupfs", "systemd"
 
 
 class Cgroup(Protocol):
@@ -42,15 +43,37 @@ class Cgroup(Protocol):
     def missing_features(self) -> list[str]: ...
 
 
+class CgroupNames(Protocol):
+    """Where cgroups are. See PlainNames and SystemdNames."""
+
+    def group(self, *names: str) -> str: ...
+    def group_of(self, home: str) -> str: ...
+    def container(self, cgroups_path: str, identity: str) -> str: ...
+
+
 class CgroupDriver(Protocol):
-    """Makes, opens and removes cgroups. Implemented by UnifiedDriver and HybridDriver. `unified`: where the
-    v2 tree is mounted."""
+    """Makes, opens and removes cgroups. Implemented by UnifiedDriver, HybridDriver and SystemdDriver.
+    `unified`: where the v2 tree is mounted.
+
+    A cgroup from `create` takes its first process at once; then `settle` is called. `home` makes the place in
+    a group for a pod's containers, and is settled likewise.
+    """
 
     name: str
     unified: str
 
-    def create(self, path: str, resources: Mapping[str, Any] | None = None) -> Cgroup: ...
+    @property
+    def names(self) -> CgroupNames: ...
+
+    def create(
+        self,
+        path: str,
+        resources: Mapping[str, Any] | None = None,
+        annotations: Mapping[str, str] | None = None,
+    ) -> Cgroup: ...
     def create_bare(self, path: str) -> Cgroup: ...
+    def home(self, group: str) -> str: ...
+    def settle(self, path: str) -> None: ...
     def open(self, path: str) -> Cgroup: ...
     def exists(self, path: str) -> bool: ...
     def remove(self, path: str, recursive: bool = False) -> None: ...
@@ -68,6 +91,23 @@ def detect(mountinfo: str = "/proc/self/mountinfo") -> CgroupDriver:
     return UnifiedDriver(unified)
 
 
+def choose(manager: str) -> CgroupDriver:
+    """The driver for `manager`: cgroupfs, or systemd. Raises CgroupError where the host does not have it."""
+    if manager != SYSTEMD:
+        return detect()
+    from runtime.cgroups import systemd
+
+    return systemd.driver(detect())
+
+
+def native() -> str:
+    """The manager that this host wants: systemd where that owns a v2 tree, else cgroupfs."""
+    from runtime.cgroups import v2
+    from runtime.systemd.manager import is_running
+
+    return SYSTEMD if is_running() and isinstance(detect(), v2.UnifiedDriver) else CGROUPFS
+
+
 def _trees(mountinfo: str) -> tuple[str, dict[str, str]]:
     """Where cgroup2 is mounted, and where each v1 controller is (or a tree without one: name=systemd)."""
     unified, controllers = "", {}
@@ -83,9 +123,7 @@ def _trees(mountinfo: str) -> tuple[str, dict[str, str]]:
     return unified, controllers
 
 
-def owned_path(path: str) -> str:
-    """A cgroup path as a driver takes it, from an absolute one."""
-    return os.path.normpath(path).strip("/")
-
-
-__all__ = ["Cgroup", "CgroupDriver", "CgroupJoin", "CgroupStats", "detect", "owned_path"]
+__all__ = [
+    "CGROUPFS", "SYSTEMD", "Cgroup", "CgroupDriver", "CgroupJoin", "CgroupNames", "CgroupStats", "choose",
+    "detect", "native",
+]  # fmt: skip

@@ -15,6 +15,7 @@ import os
 from runtime.cgroups import devices, files, v2
 from runtime.cgroups.files import CgroupStats, section
 from runtime.cgroups.join import CgroupJoin
+from runtime.cgroups.names import PlainNames
 from runtime.errors import CgroupError
 
 TYPE_CHECKING = False
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 ALWAYS = ("cpu", "cpuacct", "memory", "pids")
 ON_DEMAND = ("cpuset", "devices", "blkio", "hugetlb", "net_cls", "net_prio")
+RARE = ("rdma",)  # on demand, too; few machines have devices for it, and none misses it
 UNIFIED = "unified"  # stands for the v2 folder where a v1 controller is named
 # v1 files report a limit near 2**63 rounded to pages when there is none.
 NO_LIMIT = 2**62
@@ -59,6 +61,7 @@ def other_writes(resources: Mapping[str, Any] | None) -> list[Write]:
     for page in (resources or {}).get("hugepageLimits") or ():
         writes.append(("hugetlb", f"hugetlb.{page['pageSize']}.limit_in_bytes", str(page["limit"])))
     writes += _block_writes(section(resources, "blockIO"))
+    writes += [("rdma", name, value) for name, value in v2.rdma_writes(resources)]
     writes += _network_writes(section(resources, "network")) + _device_writes(resources)
     return writes + [(UNIFIED, name, str(value)) for name, value in section(resources, "unified").items()]
 
@@ -125,7 +128,7 @@ class Hybrid:
                 continue
             if controller not in self._driver.controllers:
                 raise CgroupError(f"Could not set {name}: this host has no v1 controller {controller}")
-            if controller in ON_DEMAND:
+            if controller in (*ON_DEMAND, *RARE):
                 self._driver.make(controller, self.path)
             self._write(controller, name, value)
 
@@ -236,9 +239,10 @@ class HybridDriver:
     """
 
     name = "hybrid"
+    names = PlainNames()
 
     def __init__(self, controllers: Mapping[str, str], unified: str) -> None:
-        known = (*ALWAYS, *ON_DEMAND)
+        known = (*ALWAYS, *ON_DEMAND, *RARE)
         self.controllers = {name: controllers[name] for name in known if name in controllers}
         self.unified = unified
         # Other OCI runtimes make their cgroups in every tree, and their parents with them.
@@ -260,7 +264,12 @@ class HybridDriver:
         for name in ("cpuset.cpus", "cpuset.mems"):
             files.write(f"{root}/{path}/{name}", files.read(f"{root}/{parent}/{name}"))
 
-    def create(self, path: str, resources: Mapping[str, Any] | None = None) -> Hybrid:
+    def create(
+        self,
+        path: str,
+        resources: Mapping[str, Any] | None = None,
+        annotations: Mapping[str, str] | None = None,
+    ) -> Hybrid:
         """Makes the cgroup and missing parents everywhere and sets the limits (CPU limits when the first
         process has started; see CgroupJoin.late). Raises CgroupError, with nothing of this cgroup left."""
         path = files.checked_path(path)
@@ -283,6 +292,13 @@ class HybridDriver:
         path = files.checked_path(path)
         files.make_folders(self.unified, path)
         return Hybrid(self, path)
+
+    def home(self, group: str) -> str:
+        """Where the containers of a pod get their cgroups: in the pod's own."""
+        return group
+
+    def settle(self, path: str) -> None:
+        """The first process is in. Nothing is left to do: CPU limits went with its start."""
 
     def open(self, path: str) -> Hybrid:
         """An existing cgroup. Raises CgroupError."""

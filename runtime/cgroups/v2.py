@@ -14,6 +14,7 @@ import os
 from runtime.cgroups import devices, files
 from runtime.cgroups.files import CgroupStats, section
 from runtime.cgroups.join import CgroupJoin
+from runtime.cgroups.names import PlainNames
 from runtime.errors import CgroupError
 
 TYPE_CHECKING = False
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 EVENTS_BYTES = 4096
 EPOLLPRI = 2  # as select.EPOLLPRI, whose import costs a library
 WANTED = ("cpu", "memory", "pids", "cpuset", "io", "hugetlb")
+ENABLED = (*WANTED, "rdma", "misc")
+# What v2 has no file for: asking for it is an error, never dropped.
+V1_ONLY = {
+    "memory": ("swappiness", "disableOOMKiller", "kernel", "kernelTCP"),
+    "cpu": ("realtimeRuntime", "realtimePeriod"),
+    "blockIO": ("leafWeight",),
+    "network": ("classID", "priorities"),
+}
 
 
 def _limit(value: int) -> str:
@@ -55,17 +64,44 @@ def other_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     pids = section(resources, "pids").get("limit")
     if pids:
         writes.append(("pids.max", _limit(pids)))
-    for page in (resources or {}).get("hugepageLimits") or ():
-        writes.append((f"hugetlb.{page['pageSize']}.max", str(page["limit"])))
+    writes += _page_writes(resources)
     writes += _io_writes(section(resources, "blockIO"))
-    writes += [(name, str(value)) for name, value in section(resources, "unified").items()]
+    writes += rdma_writes(resources)
+    for name, value in section(resources, "unified").items():
+        if "/" in name or not all(name.partition(".")):
+            raise CgroupError(f"Could not use unified resource {name!r}: it must be CONTROLLER.PARAMETER")
+        writes.append((name, str(value)))
+    return writes
+
+
+def _page_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Pages in use, and pages that were promised: beyond the first a process gets SIGBUS, beyond the second
+    its mmap fails."""
+    writes = []
+    for page in (resources or {}).get("hugepageLimits") or ():
+        size = str(page.get("pageSize"))
+        if not size[:-2].isdigit() or size[-2:] not in ("KB", "MB", "GB"):
+            raise CgroupError(f"Could not limit huge pages of size {size!r}: it must be like 2MB or 1GB")
+        for name in ("max", "rsvd.max"):
+            writes.append((f"hugetlb.{size}.{name}", str(page["limit"])))
+    return writes
+
+
+def rdma_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """One line per device; v1 and v2 have the same file."""
+    writes = []
+    for device, limits in section(resources, "rdma").items():
+        names = (("hcaHandles", "hca_handle"), ("hcaObjects", "hca_object"))
+        parts = [f"{name}={limits[key]}" for key, name in names if limits.get(key) is not None]
+        if parts:
+            writes.append(("rdma.max", " ".join((device, *parts))))
     return writes
 
 
 def _refuse_v1_only(resources: Mapping[str, Any] | None) -> None:
-    """What v2 has no file for is an error, never dropped."""
-    asked = [key for key in ("swappiness", "disableOOMKiller") if section(resources, "memory").get(key)]
-    asked += [key for key in ("classID", "priorities") if section(resources, "network").get(key)]
+    asked = [key for name, keys in V1_ONLY.items() for key in keys if section(resources, name).get(key)]
+    if any(entry.get("leafWeight") for entry in section(resources, "blockIO").get("weightDevice") or ()):
+        asked.append("leafWeight")
     if asked:
         raise CgroupError(f"Could not limit {', '.join(asked)}: cgroup v2 does not have it")
 
@@ -78,21 +114,50 @@ def _memory_writes(memory: Mapping[str, Any]) -> list[tuple[str, str]]:
     if limit:
         writes.append(("memory.max", _limit(limit)))
     if swap:
-        # OCI's swap is memory plus swap; v2 counts swap alone.
-        writes.append(("memory.swap.max", "max" if swap < 0 else str(max(0, swap - max(limit or 0, 0)))))
+        writes.append(("memory.swap.max", _swap_alone(limit or -1, swap)))
     return writes
+
+
+def _swap_alone(limit: int, swap: int) -> str:
+    """OCI's swap is memory plus swap; v2 counts swap alone."""
+    if swap < 0:
+        return "max"
+    if limit < 0:
+        raise CgroupError("Could not limit memory.swap: a memory.limit is needed beside it")
+    if swap < limit:
+        text = f"Could not limit memory.swap to {swap}: it counts memory, too, whose limit is {limit}"
+        raise CgroupError(text)
+    return str(swap - limit)
 
 
 def _io_writes(block: Mapping[str, Any]) -> list[tuple[str, str]]:
     writes = []
     if block.get("weight"):
-        writes.append(("io.weight", f"default {1 + (block['weight'] - 10) * 9999 // 990}"))
+        writes.append(("io.weight", f"default {_io_weight(block['weight'])}"))
+    writes += [
+        ("io.weight", f"{d['major']}:{d['minor']} {_io_weight(d['weight'])}")
+        for d in block.get("weightDevice") or ()
+        if d.get("weight")
+    ]
     for key, name in (
         ("throttleReadBpsDevice", "rbps"), ("throttleWriteBpsDevice", "wbps"),
         ("throttleReadIOPSDevice", "riops"), ("throttleWriteIOPSDevice", "wiops"),
     ):  # fmt: skip
         writes += [("io.max", f"{d['major']}:{d['minor']} {name}={d['rate']}") for d in block.get(key) or ()]
     return writes
+
+
+def _io_weight(weight: int) -> int:
+    """blkio.weight (10…1000) → io.weight (1…10000), as runc and crun convert it."""
+    if not 10 <= weight <= 1000:
+        raise CgroupError(f"Could not use blockIO weight {weight}: it must be from 10 to 1000")
+    return 1 + (weight - 10) * 9999 // 990
+
+
+def bfq_weight(value: str) -> str:
+    """A line for io.weight → the same for io.bfq.weight, where the disks' scheduler weighs instead."""
+    place, weight = value.split()
+    return f"{place} {10 + -(-(int(weight) - 1) * 990 // 9999)}"
 
 
 class Unified:
@@ -106,17 +171,41 @@ class Unified:
 
     def update(self, resources: Mapping[str, Any]) -> None:
         """Applies linux.resources now; what is not mentioned stays. Raises CgroupError."""
-        for name, value in (*other_writes(resources), *cpu_writes(resources)):
+        resources = self.completed(resources)
+        self.apply([*other_writes(resources), *cpu_writes(resources)])
+
+    def completed(self, resources: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`resources` for a running container: with the memory limit that a new swap limit is counted from;
+        refused if they want it (checkBeforeUpdate) and the memory in use is above the new limit already."""
+        memory = section(resources, "memory")
+        if memory.get("swap", 0) > 0 and not memory.get("limit"):
+            limit = files.number(f"{self.folder}/memory.max")
+            if 0 < limit < files.UNLIMITED:
+                memory = {**memory, "limit": limit}
+        if memory.get("checkBeforeUpdate") and memory.get("limit", 0) > 0:
+            used = files.number(f"{self.folder}/memory.current")
+            if used > memory["limit"]:
+                text = f"Could not limit memory to {memory['limit']}: {used} bytes are in use"
+                raise CgroupError(f"{text} (checkBeforeUpdate)")
+        return {**resources, "memory": memory} if memory else resources
+
+    def apply(self, writes: list[tuple[str, str]]) -> None:
+        """Writes values into the cgroup's files. Raises CgroupError."""
+        for name, value in writes:
             self._write(name, value)
 
     def _write(self, name: str, value: str) -> None:
         try:
             files.write(f"{self.folder}/{name}", value)
         except CgroupError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            if name == "io.weight" and os.path.exists(f"{self.folder}/io.bfq.weight"):
+                files.write(f"{self.folder}/io.bfq.weight", bfq_weight(value))
             # Swap accounting is a boot option; without it nothing can be swapped against the limit either.
-            if name == "memory.swap.max" and error.errno == errno.ENOENT:
-                return
-            raise
+            # Reservations of huge pages are counted from Linux 5.7 on.
+            elif name != "memory.swap.max" and not name.endswith(".rsvd.max"):
+                raise
 
     def join(self, below: Mapping[str, str] = files.NOWHERE) -> CgroupJoin:
         """How a process gets in; CPU limits given to `create` are handed over to be set after its start.
@@ -226,20 +315,26 @@ class UnifiedDriver:
     """CgroupDriver for a host with v2 alone. `root` is where cgroup2 is mounted."""
 
     name = "v2"
+    names = PlainNames()
 
     def __init__(self, root: str = "/sys/fs/cgroup") -> None:
         self.root = self.unified = root
 
-    def create(self, path: str, resources: Mapping[str, Any] | None = None) -> Unified:
+    def create(
+        self,
+        path: str,
+        resources: Mapping[str, Any] | None = None,
+        annotations: Mapping[str, str] | None = None,
+    ) -> Unified:
         """Makes the cgroup and missing parents with every controller enabled on the way, and sets the limits
-        (CPU limits when the first process has started; see CgroupJoin.late)."""
+        (CPU limits when the first process has started; see CgroupJoin.late). Raises CgroupError, with nothing
+        of this cgroup left."""
         path = files.checked_path(path)
-        self._enable(path.rpartition("/")[0])
+        self.enable(path.rpartition("/")[0])
         files.make_folders(self.root, path)
         cgroup = Unified(self.root, path, tuple(cpu_writes(resources)))
         try:
-            for name, value in other_writes(resources):
-                cgroup._write(name, value)
+            cgroup.apply(other_writes(resources))
             listed = devices.rules(resources)
             if listed:
                 devices.attach(cgroup.folder, listed)
@@ -248,7 +343,8 @@ class UnifiedDriver:
             raise
         return cgroup
 
-    def _enable(self, parent: str) -> None:
+    def enable(self, parent: str) -> None:
+        """Has `parent` and those above it hand every controller on. Makes what is missing of them."""
         parts = parent.split("/") if parent else []
         folders = ["/".join(parts[:count]) for count in range(len(parts) + 1)]
         available = files.read(f"{self.root}/cgroup.controllers").split()
@@ -257,13 +353,20 @@ class UnifiedDriver:
                 files.make_folders(self.root, folder)
             base = f"{self.root}/{folder}".rstrip("/")
             enabled = files.read(f"{base}/cgroup.subtree_control").split()
-            missing = [name for name in WANTED if name in available and name not in enabled]
+            missing = [name for name in ENABLED if name in available and name not in enabled]
             if missing and not (folder and files.read(f"{base}/cgroup.procs")):
                 _enable_here(base, missing)
 
     def create_bare(self, path: str) -> Unified:
         """One that only holds processes together, without limits of its own. Raises CgroupError."""
         return self.create(path)
+
+    def home(self, group: str) -> str:
+        """Where the containers of a pod get their cgroups: in the pod's own."""
+        return group
+
+    def settle(self, path: str) -> None:
+        """The first process is in. Nothing is left to do: CPU limits went with its start."""
 
     def open(self, path: str) -> Unified:
         """An existing cgroup. Raises CgroupError."""

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from runtime.images import manifest as documents
 from runtime.images.errors import ArchiveError, DigestMismatch
+from runtime.images.plain import decompress
 from runtime.images.reference import is_digest, parse
 from runtime.images.store import LayerSource
-from runtime.images.tarstream import BLOCK, TarReader, decompress
+from runtime.images.tarstream import BLOCK, TarReader
 
 if TYPE_CHECKING:
     from runtime.images.store import Image, ImageStore

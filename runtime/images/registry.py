@@ -2,7 +2,8 @@
 
 A pull is: the manifest by tag or digest (through an index, by platform), its config, then the layers that
 are not on disk yet. Each may come from another server: the mirrors of hosts.toml are asked in order, the
-registry itself last, and a transfer that breaks off goes on where it was, with the next server if need be.
+registry itself last, and a transfer that breaks off goes on where it was, with the next server if need be, or
+with the next pull (partial.py).
 
 What is never done: fetching from `urls` in a manifest (CVE-2020-15157); trusting a size or a digest that was
 not counted. Credentials are for the registry that the image's name has: mirrors are not given them.
@@ -12,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -25,6 +27,7 @@ from runtime.images import hosts
 from runtime.images import manifest as documents
 from runtime.images.credentials import ANONYMOUS, Credentials
 from runtime.images.errors import DigestMismatch, ImageError, ManifestError, PullError, RegistryUnavailable
+from runtime.images.partial import Partials, blob_file
 from runtime.images.reference import Reference, parse
 from runtime.images.store import Image, ImageStore, LayerSource
 from runtime.images.transport import BROKEN, CHUNK, Channel
@@ -68,7 +71,7 @@ def pull(
         hosts_dir=hosts_dir,
         sleep=sleep,
     ) as channels:
-        source = _Source(reference, channels)
+        source = _Source(reference, channels, store.partials)
         kept, top_digest = _manifests(source, reference)
         found = documents.parse_manifest(kept[-1])
         config = source.document(found.config, documents.MAX_CONFIG)
@@ -89,6 +92,8 @@ def pull(
                 digests=[f"{reference.repository}@{top_digest}"],
                 documents=kept,
             )
+        for layer in found.layers:
+            store.partials.forget(layer.digest)
     log.info("Pulled image image=%s id=%s", reference, image.id)
     return image
 
@@ -164,8 +169,15 @@ def _fetch_layers(
     if not missing:
         return {}
     with ThreadPoolExecutor(max_workers=_PARALLEL, thread_name_prefix="image-pull") as pool:
-        files = pool.map(lambda layer: source.blob(layer, folder, progress), missing.values())
-        return dict(zip(missing, files, strict=True))
+        tasks = [pool.submit(source.blob, layer, folder, progress) for layer in missing.values()]
+        try:
+            for done in as_completed(tasks):
+                done.result()  # the first one that fails ends the pull, whichever it is
+        except BaseException:
+            source.stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+        return {digest: task.result() for digest, task in zip(missing, tasks, strict=True)}
 
 
 def _opener(
@@ -183,8 +195,9 @@ def _opener(
 class _Source:
     """The servers that may have the repository."""
 
-    def __init__(self, reference: Reference, channels: Sequence[Channel]) -> None:
-        self._reference, self._channels = reference, channels
+    def __init__(self, reference: Reference, channels: Sequence[Channel], partials: Partials) -> None:
+        self._reference, self._channels, self._partials = reference, channels, partials
+        self.stop = threading.Event()  # set when the pull is given up: its downloads then end soon
 
     def manifest(self, selector: str) -> tuple[bytes, str, str]:
         """A manifest or index by tag or digest: its bytes, digest and content type."""
@@ -222,9 +235,10 @@ class _Source:
 
     def blob(self, descriptor: documents.Descriptor, folder: Path, progress: Progress | None) -> Path:
         """Download a blob into `folder`, resuming broken transfers; returns the checked file."""
-        path = folder / f"blob-{descriptor.digest.partition(':')[2]}"
-        with open(path, "wb") as handle:
-            download = _Download(descriptor, handle, progress)
+        path = blob_file(folder, descriptor.digest)
+        self._partials.claim(descriptor.digest, path)
+        with open(path, "a+b") as handle:
+            download = _Download(descriptor, handle, progress, self.stop)
             self._first("pull", f"blob {descriptor.digest}", download.run)
         return path
 
@@ -245,12 +259,36 @@ class _Source:
 class _Download:
     """A blob on its way into a file, from one server after the other."""
 
-    def __init__(self, descriptor: documents.Descriptor, handle: BinaryIO, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        descriptor: documents.Descriptor,
+        handle: BinaryIO,
+        progress: Progress | None,
+        stop: threading.Event,
+    ) -> None:
         self._descriptor, self._handle, self._progress = descriptor, handle, progress
-        self._restart()
+        self._stop = stop
+        self._sha, self._done = hashlib.new(descriptor.digest.partition(":")[0]), 0
+        handle.seek(0)
+        while chunk := handle.read(CHUNK):  # what an earlier pull had got
+            self._sha.update(chunk)
+            self._done += len(chunk)
+        self._inherited = self._done > 0
+        if self._done > descriptor.size:
+            self._restart()
 
     def run(self, channel: Channel) -> None:
         """Fetch what is missing from this server; raises the PullError tree and DigestMismatch."""
+        try:
+            self._fetch(channel)
+        except DigestMismatch:
+            if not self._inherited:
+                raise
+            # It may be what was kept of an earlier pull that is wrong, not the server.
+            self._inherited = False
+            self._fetch(channel)
+
+    def _fetch(self, channel: Channel) -> None:
         size, what = self._descriptor.size, f"blob {self._descriptor.digest}"
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -273,6 +311,7 @@ class _Download:
     def _read(self, channel: Channel, what: str) -> None:
         start = self._done
         if start == self._descriptor.size and start:
+            self._tell()
             return
         headers = {"Range": f"bytes={start}-"} if start else {}
         with channel.get(channel.url(f"blobs/{self._descriptor.digest}"), what, headers) as response:
@@ -285,6 +324,8 @@ class _Download:
                 skip = 0
 
     def _take(self, chunk: bytes) -> None:
+        if self._stop.is_set():
+            raise PullError(f"Could not pull blob {self._descriptor.digest}: the pull was given up")
         self._done += len(chunk)
         if self._done > self._descriptor.size:
             self._restart()
@@ -292,6 +333,9 @@ class _Download:
             raise DigestMismatch(f"Could not accept blob {digest}: over its {size} bytes")
         self._sha.update(chunk)
         self._handle.write(chunk)
+        self._tell()
+
+    def _tell(self) -> None:
         if self._progress is not None:
             self._progress(self._descriptor.digest, self._done, self._descriptor.size)
 

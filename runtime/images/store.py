@@ -5,6 +5,7 @@
     root/tapes/<diff id>      what rebuilds a layer's archive from its folder, for export and push
     root/archives/<diff id>   the archive itself, for the rare layers that a tape cannot rebuild
     root/ingest/<random>/     work in progress, each held by a lock of its writer
+    root/partial/<digest>     what broken-off downloads had got, for the next pull of the same image
     root/images.json          ids, names, sizes; replaced atomically
     root/lock                 serialises changes of images.json between processes
 
@@ -34,9 +35,17 @@ from typing import Any, BinaryIO
 
 from runtime.images import reference as names
 from runtime.images import tape as tapes
-from runtime.images.errors import DigestMismatch, ImageError, ImageInUse, ImageNotFound, InvalidReference
+from runtime.images.errors import (
+    DigestMismatch,
+    ImageError,
+    ImageInUse,
+    ImageNotFound,
+    InvalidReference,
+    PullError,
+)
 from runtime.images.manifest import check_digest, digest_of, parse_config
-from runtime.images.tarstream import decompress
+from runtime.images.partial import Partials
+from runtime.images.plain import decompress
 from runtime.images.unpack import Limits, unpack_layer
 
 log = logging.getLogger(__name__)
@@ -77,6 +86,7 @@ class ImageStore:
         self._root = root
         self._limits = limits
         self._index_file = root / "images.json"
+        self.partials = Partials(root / "partial")
         self._cache: tuple[tuple[int, int, int], dict[str, Any]] | None = None
         self._thread_lock = threading.Lock()
 
@@ -137,7 +147,10 @@ class ImageStore:
 
     @contextlib.contextmanager
     def ingest(self) -> Iterator[Path]:
-        """A private folder on the store's file system, gone afterwards; crashed writers' are swept first."""
+        """A private folder on the store's file system, gone afterwards; crashed writers' are swept first.
+
+        Blobs in it outlive a pull that broke off (partial.py).
+        """
         parent = self._root / "ingest"
         for name in ("ingest", "blobs/sha256", "layers", "tapes", "archives"):
             (self._root / name).mkdir(parents=True, exist_ok=True)
@@ -149,6 +162,9 @@ class ImageStore:
             fcntl.flock(holder, fcntl.LOCK_EX)
         try:
             yield folder
+        except (PullError, KeyboardInterrupt, SystemExit):
+            self.partials.keep_from(folder)
+            raise
         finally:
             shutil.rmtree(folder)
             os.close(holder)
@@ -227,7 +243,7 @@ class ImageStore:
         return image
 
     def sweep(self) -> int:
-        """Delete layers and documents that no image has (left by a kill); returns how many layers.
+        """Delete layers and documents that no image has, and broken-off downloads; returns how many layers.
 
         An image that is being added at this moment notices and fetches its layer again.
         """
@@ -245,6 +261,7 @@ class ImageStore:
                         os.rename(stray, doomed / f"{folder.name}-{stray.name}")
                         swept += kind == "layers"
         _delete(doomed)
+        self.partials.drop(older_than=0)
         return swept
 
     def import_archive(self, fileobj: BinaryIO, tag: str | None = None) -> builtins.list[Image]:
@@ -406,6 +423,7 @@ class ImageStore:
         return doomed
 
     def _sweep(self, parent: Path) -> None:
+        self.partials.drop()
         for leftover in parent.iterdir():
             try:
                 holder = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -413,6 +431,7 @@ class ImageStore:
                 continue
             try:
                 fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.partials.keep_from(leftover)
                 shutil.rmtree(leftover)
             except (BlockingIOError, FileNotFoundError):
                 continue  # its writer lives, or was deleting it at this moment

@@ -27,6 +27,7 @@ from runtime.images.rooted import open_in_root
 _RAW, _FILE = b"R", b"F"
 _HEAD = struct.Struct(">cQ")
 _NAME = struct.Struct(">I")
+_FILE_HEAD = struct.Struct(">cQI")
 _CHUNK = 1 << 18
 _LONGEST_RECORD = 1 << 30
 
@@ -37,36 +38,42 @@ class TapeWriter:
     def __init__(self, handle: BinaryIO) -> None:
         self._handle = handle
         self._engine = zlib.compressobj(1)  # headers are mostly zeros: level 1 shrinks them twentyfold
-        self._raw: list[bytes] = []
-        self._held = 0
+        self._raw: list[bytes | memoryview] = []
+        self._records: list[bytes | memoryview] = []
+        self._raw_bytes = self._held = 0
         self.broken = False
 
-    def raw(self, data: bytes) -> None:
+    def raw(self, data: bytes | memoryview) -> None:
         """Bytes of the archive that are in no file."""
         if data:
             self._raw.append(data)
-            self._held += len(data)
-            if self._held >= _CHUNK:
-                self._flush()
+            self._raw_bytes += len(data)
+            if self._raw_bytes >= _CHUNK:
+                self._end_raw()
 
     def file(self, name: bytes, size: int) -> None:
         """Here `size` bytes follow that are the content of `name`."""
         if size:
-            self._flush()
-            self._put(_HEAD.pack(_FILE, size) + _NAME.pack(len(name)) + name)
+            self._end_raw()
+            self._records += (_FILE_HEAD.pack(_FILE, size, len(name)), name)
 
     def close(self) -> None:
-        self._flush()
+        self._end_raw()
+        self._pack()
         self._handle.write(self._engine.flush())
 
-    def _flush(self) -> None:
-        if self._held:
-            self._put(_HEAD.pack(_RAW, self._held) + b"".join(self._raw))
-            self._raw, self._held = [], 0
+    def _end_raw(self) -> None:
+        if self._raw_bytes:
+            self._records.append(_HEAD.pack(_RAW, self._raw_bytes))
+            self._records += self._raw
+            self._held += self._raw_bytes
+            self._raw, self._raw_bytes = [], 0
+            if self._held >= _CHUNK:  # zlib called for each header would find cold caches each time
+                self._pack()
 
-    def _put(self, data: bytes) -> None:
-        if packed := self._engine.compress(data):
-            self._handle.write(packed)
+    def _pack(self) -> None:
+        self._handle.write(self._engine.compress(b"".join(self._records)))
+        self._records, self._held = [], 0
 
 
 def length(tape: Path) -> int:

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runtime.images.errors import UnpackError
+from runtime.images.plain import Hashed, decompress
 from runtime.images.rooted import open_in_root
 from runtime.images.sparse import SparseMap
 from runtime.images.tape import TapeWriter
-from runtime.images.tarstream import Entry, Hashed, TarReader, decompress
+from runtime.images.tarstream import Entry, TarReader
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,11 @@ _OPAQUE = "trusted.overlay.opaque"
 _WHITEOUT = b".wh."
 _OPAQUE_MARK = b".wh..wh..opq"
 _AUFS_MARK = b".wh..wh."
+_FAR = 2**62  # nanoseconds from 1970; Linux' clock ends there, too
 _MAX_ID = 2**32 - 2
 _CACHED_PARENTS = 64
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_NAMES = frozenset((b"", b".", b".."))
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -63,10 +67,9 @@ def unpack_layer(
     Raises UnpackError; then the folder holds a part of the layer and is the caller's to remove.
     """
     limits = limits or Limits()
-    hashed = Hashed(decompress(source), limits.bytes)
-    reader = TarReader(iter(hashed), tape)
     entries = 0
-    with _Extractor(folder, limits) as extractor:
+    with Hashed(decompress(source), limits.bytes) as hashed, _Extractor(folder, limits) as extractor:
+        reader = TarReader(iter(hashed), tape)
         for entry in reader:
             entries += 1
             if entries > limits.entries:
@@ -88,6 +91,7 @@ class _Extractor:
     def __init__(self, folder: Path, limits: Limits) -> None:
         self._limits = limits
         self._root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._masked = _masked_modes(folder)
         self._parents: dict[bytes, int] = {}
         self._folder_times: list[tuple[Sequence[bytes], int]] = []
         self.lost = False  # whether something was replaced that this very layer brought
@@ -115,13 +119,13 @@ class _Extractor:
             self._device(parts, entry)
         else:
             try:
-                self._create(parent, name, entry, reader)
+                self._create(parent, parts, entry, reader)
             except FileExistsError:
                 if entry.kind == "link" and self._split(entry.target, entry) == parts:
                     raise UnpackError(f"Could not unpack {_text(entry.name)}: hard link to itself") from None
                 self._remove(parent, name)
                 # Removing may have closed the cached parents.
-                self._create(self._parent(parts[:-1]), name, entry, reader)
+                self._create(self._parent(parts[:-1]), parts, entry, reader)
 
     def finish(self) -> None:
         """Set the folders' times, which creating their content has changed."""
@@ -138,10 +142,12 @@ class _Extractor:
     def _split(self, name: bytes, entry: Entry) -> list[bytes]:
         if len(name) > self._limits.path:
             raise UnpackError(f"Could not unpack {_text(name[:80])}…: its path has {len(name)} bytes")
-        parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+        parts = name.split(b"/")
+        if _NO_NAMES.isdisjoint(parts) and b"\0" not in name:
+            return parts
         if b".." in parts or b"\0" in name:
             raise UnpackError(f"Could not unpack {_text(entry.name)}: {_text(name)} leads out of the layer")
-        return parts
+        return [part for part in parts if part not in _NO_NAMES]
 
     # -- parents -------------------------------------------------------------------------------------
 
@@ -178,17 +184,17 @@ class _Extractor:
 
     # -- kinds ---------------------------------------------------------------------------------------
 
-    def _create(self, parent: int, name: bytes, entry: Entry, reader: TarReader) -> None:
+    def _create(self, parent: int, parts: Sequence[bytes], entry: Entry, reader: TarReader) -> None:
+        name = parts[-1]
         if entry.kind == "file":
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(name, flags, 0o600, dir_fd=parent)
+            descriptor = os.open(name, _NEW_FILE, entry.mode & 0o777, dir_fd=parent)
             try:
                 if entry.sparse is not None:
                     self._spread(descriptor, entry.sparse, reader)
                 else:
-                    for chunk in reader.content(stored=b"/".join(self._split(entry.name, entry))):
+                    for chunk in reader.content(stored=b"/".join(parts)):
                         _write(descriptor, chunk)
-                self._dress(descriptor, entry)
+                self._dress(descriptor, entry, born_with=entry.mode & ~self._masked)
                 os.utime(descriptor, ns=_times(entry))
             finally:
                 os.close(descriptor)
@@ -205,7 +211,7 @@ class _Extractor:
         """Write each piece where it belongs and leave the holes; the tape keeps such content as it is."""
         if where.size > self._limits.bytes:
             raise UnpackError(f"Could not unpack layer: a sparse file of {where.size} bytes")
-        chunks, data = reader.content(), b""
+        chunks, data = reader.content(), memoryview(b"")
         for offset, length in where.places:
             os.lseek(descriptor, offset, os.SEEK_SET)
             while length:
@@ -293,17 +299,19 @@ class _Extractor:
 
     # -- owner, mode, attributes ---------------------------------------------------------------------
 
-    def _dress(self, descriptor: int, entry: Entry) -> None:
-        _check_owner(entry)
+    def _dress(self, descriptor: int, entry: Entry, *, born_with: int = -1) -> None:
+        """Owner, mode and attributes; `born_with` is the mode that the new file is known to have."""
         if entry.uid or entry.gid or descriptor == self._root:
+            _check_owner(entry)
             os.fchown(descriptor, entry.uid, entry.gid)
-        os.fchmod(descriptor, entry.mode)  # after chown, which clears setuid
+        if entry.mode != born_with:
+            os.fchmod(descriptor, entry.mode)  # after chown, which clears setuid
         if entry.xattrs:
             self._attributes(descriptor, entry)
 
     def _dress_by_name(self, parent: int, name: bytes, entry: Entry) -> None:
-        _check_owner(entry)
         if entry.uid or entry.gid:
+            _check_owner(entry)
             os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if entry.kind == "fifo":
             os.chmod(b"/proc/self/fd/%d/%s" % (parent, name), entry.mode)
@@ -324,10 +332,22 @@ class _Extractor:
                     log.debug("Skipped attribute path=%s key=%s reason=ENOTSUP", _text(entry.name), key)
 
 
-def _write(descriptor: int, data: bytes) -> None:
+def _write(descriptor: int, data: bytes | memoryview) -> None:
     done = os.write(descriptor, data)
     while done < len(data):
         done += os.write(descriptor, data[done:])
+
+
+def _masked_modes(folder: Path) -> int:
+    """The bits of a mode that new files below `folder` do not get: the umask's, a default ACL's, setuid."""
+    try:
+        probe = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o777)
+    except OSError:  # not every file system has files without a name
+        return 0o7777
+    try:
+        return 0o7777 & ~os.fstat(probe).st_mode
+    finally:
+        os.close(probe)
 
 
 def _is_whiteout(status: os.stat_result) -> bool:
@@ -342,7 +362,9 @@ def _check_owner(entry: Entry) -> None:
 
 
 def _times(entry: Entry) -> tuple[int, int]:
-    moment = min(max(entry.mtime, -(2**62)), 2**62)
+    moment = entry.mtime
+    if not -_FAR < moment < _FAR:
+        moment = _FAR if moment > 0 else -_FAR
     return moment, moment
 
 

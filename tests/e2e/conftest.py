@@ -59,3 +59,18 @@ def kubectl(request: pytest.FixtureRequest, node: Node) -> Callable[..., Done]:
 
     run.version = request.param  # type: ignore[attr-defined]
     return run
+
+
+LOG_LINES = 60
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """What the node said last, beside a test that failed on it: a rare failure is seen once only."""
+    report = yield
+    node = getattr(item, "funcargs", {}).get("unstarted_node")
+    if report.failed and isinstance(node, Node):
+        for file in sorted(node.root.glob("var/log/kubelet-py/*.log")):
+            lines = file.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            report.sections.append((f"the end of {file.name}", "\n".join(lines)))
+    return report

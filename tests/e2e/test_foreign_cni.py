@@ -158,7 +158,7 @@ def test_a_missing_plugin_is_named_and_the_node_waits_for_it(unstarted_node: Nod
     good = json.dumps(ptp_network(node))
     conflist.write_text(good.replace('"ptp"', '"no-such-plugin"'))
     flags = ("--cni-bin-dir", str(spies.folder), "--cni-bin-dir", str(DEBIAN))
-    refused = node.cli("up", "--detach", "--timeout", "3", *flags, check=False)
+    refused = node.cli("up", "--detach", "--timeout", "20", *flags, check=False)
     assert refused.code == 1 and refused.err.count("\n") == 1
     assert "is not Ready" in refused.err and "no-such-plugin" in refused.err
     assert str(spies.folder) in refused.err

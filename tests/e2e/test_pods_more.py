@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 
 DEAF = "trap '' TERM; sleep 3600"
 POLITE = "trap 'exit 0' TERM; sleep 3600 & wait"
-QUICK = 5.0
+QUICK = 15.0
 
 
 def events(node: Node, name: str) -> list[str]:

@@ -238,4 +238,4 @@ def test_validation_errors_carry_the_field(core: Any) -> None:
     began = time.monotonic()
     with pytest.raises(ApiException) as missing:
         core.read_namespaced_pod("nobody", "default")
-    assert missing.value.status == 404 and time.monotonic() - began < 5
+    assert missing.value.status == 404 and time.monotonic() - began < 30

@@ -161,6 +161,7 @@ def build(root: Path, tree: Path) -> None:
     mount("sysfs", root / "sys", "sysfs")
     mount("/sys/fs/cgroup", root / "sys/fs/cgroup", "", MS_BIND | MS_REC)
     place = root / str(REPOSITORY).lstrip("/")
+    place.mkdir(parents=True, exist_ok=True)  # the tree may lie below /tmp
     mount("tmpfs", place, "tmpfs")
     shutil.copytree(tree, place, symlinks=True, dirs_exist_ok=True)
     (place / ".venv").mkdir()

@@ -1,8 +1,9 @@
-"""A node on a real Debian with systemd and pure cgroup v2: its limits hold, it serves, and it goes without a
-trace. In this order: the last test stops the node."""
+"""A node on a real Debian with systemd and pure cgroup v2, and so with the systemd cgroup driver: its limits
+hold, it serves, and it goes without a trace. In this order: the last test stops the node."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from pathlib import Path
@@ -15,7 +16,8 @@ from machine import Machine
 
 pytestmark = pytest.mark.e2e
 
-UNIFIED = Path("/sys/fs/cgroup/kubelet-py/kubepods")
+UNIFIED = Path("/sys/fs/cgroup")
+QOS = UNIFIED / "kubelet_py.slice/kubelet_py-kubepods.slice/kubelet_py-kubepods-besteffort.slice"
 SERVE = 'echo up; mkdir /www; hostname > /www/index.html; trap "exit 0" TERM; httpd -f -p 8080 -h /www & wait'
 
 
@@ -37,12 +39,20 @@ def pods(machine: Machine) -> Machine:
 
 
 def container_cgroup(machine: Machine, name: str) -> Path:
-    """The folder of the pod's one container."""
+    """The folder of the pod's one container, in its pod's home, in its pod's slice."""
     found = machine.get("pod", name)
+    uid = found["metadata"]["uid"].replace("-", "_")
     identifier = found["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
-    folders = list(UNIFIED.glob(f"**/pod{found['metadata']['uid']}/{identifier}"))
+    folders = list(UNIFIED.glob(f"kubelet_py.slice/**/*-pod{uid}.slice/kubelet-py-*.scope/{identifier}"))
     assert len(folders) == 1, folders
     return folders[0]
+
+
+def shown(unit: str, *names: str) -> dict[str, str]:
+    """systemd's properties of a unit."""
+    asked = ["systemctl", "show", unit, "--property", ",".join(names)]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=120)
+    return dict(line.partition("=")[::2] for line in done.stdout.splitlines())
 
 
 def cpu_seconds(folder: Path) -> float:
@@ -51,11 +61,29 @@ def cpu_seconds(folder: Path) -> float:
 
 def test_limits_are_written_for_container_and_pod(pods: Machine) -> None:
     folder = container_cgroup(pods, "burner")
-    for place in (folder, folder.parent):
+    for place in (folder, folder.parents[1]):
         assert (place / "memory.max").read_text() == f"{32 << 20}\n"
         assert (place / "cpu.max").read_text() == "20000 100000\n"
     assert (folder / "memory.swap.max").read_text() == "0\n"
-    assert (UNIFIED / "besteffort/cpu.weight").read_text() == "1\n"
+    assert (QOS / "cpu.weight").read_text() == "1\n"
+
+
+def test_systemd_knows_the_pod_by_its_slice(pods: Machine) -> None:
+    folder = container_cgroup(pods, "burner")
+    scope, pod_slice = folder.parent, folder.parents[1]
+    assert shown(scope.name, "ActiveState", "Delegate", "Slice", "TasksMax") == {
+        "ActiveState": "active", "Delegate": "yes", "Slice": pod_slice.name, "TasksMax": "infinity",
+    }  # fmt: skip
+    assert shown(pod_slice.name, "MemoryMax", "CPUQuotaPerSecUSec") == {
+        "MemoryMax": str(32 << 20), "CPUQuotaPerSecUSec": "200ms",
+    }  # fmt: skip
+    assert shown(QOS.name, "CPUWeight") == {"CPUWeight": "1"}
+    assert not (scope / "holder").exists() and (scope / "cgroup.procs").read_text() == ""
+    inspected = json.loads(pods.cli("inspect", "pod", "burner", "-o", "json").out)
+    assert inspected["cgroups"] == [str(pod_slice)]
+    assert inspected["limits"][folder.name[:12]]["memory.max"] == str(32 << 20)
+    pids = [process["pid"] for process in inspected["processes"]]
+    assert {int(line) for line in (folder / "cgroup.procs").read_text().split()} <= set(pids)
 
 
 def test_a_cpu_limit_is_kept(pods: Machine) -> None:
@@ -115,3 +143,5 @@ def test_down_leaves_the_machine_as_it_was(pods: Machine, untouched: host_state.
     difference = host_state.settled_difference(untouched, seconds=20)
     left = [line for line in difference if line != "sysctls: +net/bridge/bridge-nf-call-iptables=1"]
     assert left == [], "\n".join(left)
+    units = ["systemctl", "list-units", "--all", "--plain", "--no-legend", "kubelet*"]
+    assert subprocess.run(units, capture_output=True, text=True, timeout=120).stdout == ""

@@ -6,7 +6,7 @@ import os
 import select
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +165,16 @@ class Running:
 class Box:
     """Makes containers from one busybox root; every one has its own overlay and cgroup."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        driver: cgroups.CgroupDriver | None = None,
+        place: Callable[[int], str] | None = None,
+    ) -> None:
         self.kernel = LinuxKernel()
-        self.driver = cgroups.detect()
+        self.driver = driver or cgroups.detect()
+        self.place = place or (lambda number: f"{self.base}/{number}")  # of a container's cgroup
         self.folder = folder
         self.root = folder / "image"
         self.base = f"kubelet-py-test-{os.getpid()}-{name}"
@@ -228,8 +235,11 @@ class Box:
     ) -> Running:
         """Starts a container; standard output and error come back through Running.wait."""
         config = spec or self.spec(args, **changes)
-        cgroup = self.driver.create(f"{self.base}/{self._count + 1}", config["linux"]["resources"])
-        return self.launch(config, cgroup, join=join or {}, terminal=terminal, kernel=kernel)
+        path = self.place(self._count + 1)
+        cgroup = self.driver.create(path, config["linux"]["resources"], config.get("annotations"))
+        running = self.launch(config, cgroup, join=join or {}, terminal=terminal, kernel=kernel)
+        self.driver.settle(path)
+        return running
 
     def launch(
         self,
@@ -296,6 +306,20 @@ class Box:
         if self.driver.exists(self.base):
             self.driver.remove(self.base, recursive=True)
         os.close(self._null)
+
+
+@pytest.fixture
+def box_with(tmp_path: Path) -> Iterator[Callable[..., Box]]:
+    """Makes a box with another driver: `box_with(driver, place)`."""
+    made: list[Box] = []
+
+    def make(driver: cgroups.CgroupDriver, place: Callable[[int], str]) -> Box:
+        made.append(Box(tmp_path, "other", driver, place))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
 
 
 @pytest.fixture

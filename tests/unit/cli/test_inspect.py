@@ -1,6 +1,11 @@
 from __future__ import annotations
 
-from kubelet_py.cli.inspect import service_rules
+from pathlib import Path
+
+import pytest
+
+from kubelet_py.cli.inspect import pod_of, service_rules
+from kubelet_py.paths import NodePaths
 
 SAVED = """*nat
 :KUBE-SVC-AAAA - [0:0]
@@ -17,3 +22,23 @@ def test_rules_of_one_service_and_of_the_chains_they_reach_but_no_others() -> No
     chosen = service_rules(SAVED, "default/web")
     assert [line.split()[2] for line in chosen] == ["KUBE-SERVICES", "KUBE-SVC-AAAA", "KUBE-SEP-CCCC"]
     assert "10.96.0.9/32" in chosen[0]
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "found"),
+    [
+        ("0::/kubelet-py/kubepods/burstable/pod0123-{}/ab12", ("0123-{}", "ab12")),
+        ("0::/kubelet-py/kubepods/pod0123-{}", ("0123-{}", "")),
+        ("0::/kubelet_py.slice/kubelet_py-kubepods.slice/kubelet_py-kubepods-besteffort.slice/"
+         "kubelet_py-kubepods-besteffort-pod0123_{}.slice/kubelet-py-77.scope/ab12", ("0123-{}", "ab12")),
+        ("0::/kubelet_py.slice/kubelet_py-kubepods.slice/kubelet_py-kubepods-pod0123_{}.slice/"
+         "kubelet-py-77.scope", ("0123-{}", "")),
+        ("0::/kubepods.slice/kubepods-pod0123_{}.slice/x.scope/ab", ("", "")),
+        ("0::/user.slice/session-1.scope", ("", "")),
+    ],
+)  # fmt: skip
+def test_a_process_is_told_by_its_cgroup_whichever_driver_made_it(
+    cgroup: str, found: tuple[str, str]
+) -> None:
+    rest = "0" * 31
+    assert pod_of(NodePaths(Path("/")), cgroup.format(rest)) == (found[0].format(rest), found[1])

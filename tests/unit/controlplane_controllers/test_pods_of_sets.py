@@ -107,12 +107,42 @@ FOREIGN = {"key": "mine", "effect": "NoSchedule"}
 )
 def test_taints_follow_readiness_and_leave_others_alone(ready, keys) -> None:
     before = [FOREIGN, {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]
-    after = change_taints(before, ready, "now")
+    after = change_taints(before, {"Ready": ready}, "now")
     assert after is not None
     assert after[0] == FOREIGN
     assert [t["key"] for t in after[1:]] == keys
-    assert change_taints(after, ready, "later") is None
+    assert change_taints(after, {"Ready": ready}, "later") is None
 
+
+@pytest.mark.parametrize(
+    ("condition", "key"),
+    [
+        ("MemoryPressure", "memory-pressure"),
+        ("DiskPressure", "disk-pressure"),
+        ("PIDPressure", "pid-pressure"),
+        ("NetworkUnavailable", "network-unavailable"),
+    ],
+)
+def test_a_condition_keeps_new_pods_away_and_evicts_nobody(condition, key) -> None:
+    taint = {"key": f"node.kubernetes.io/{key}", "effect": "NoSchedule", "timeAdded": "now"}
+    pressed = {"Ready": "True", condition: "True"}
+    assert change_taints([FOREIGN], pressed, "now") == [FOREIGN, taint]
+    assert change_taints([FOREIGN, taint], pressed, "later") is None
+    assert change_taints([FOREIGN, taint], {"Ready": "True", condition: "False"}, "later") == [FOREIGN]
+    assert change_taints([taint], {"Ready": "True", condition: "Unknown"}, "later") == []
+
+
+def test_a_cordoned_node_carries_its_taint_beside_others() -> None:
+    cordon = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule", "timeAdded": "now"}
+    assert change_taints([], {"Ready": "True"}, "now", unschedulable=True) == [cordon]
+    assert change_taints([cordon], {"Ready": "True"}, "later") == []
+    both = change_taints([cordon], {"Ready": "False"}, "later", unschedulable=True)
+    assert both is not None
+    assert [(t["key"], t["effect"], t["timeAdded"]) for t in both] == [
+        (NOT_READY, "NoSchedule", "later"),
+        ("node.kubernetes.io/unschedulable", "NoSchedule", "now"),
+        (NOT_READY, "NoExecute", "later"),
+    ]
 
 @pytest.mark.parametrize(
     ("tolerations", "delay"),

@@ -211,6 +211,29 @@ def test_configuration_is_read_and_unknown_keys_are_named() -> None:
         config.from_document({"maxPods": "5"})
 
 
+def test_the_cgroup_driver_is_one_of_two_and_by_default_the_hosts() -> None:
+    assert config.from_document({}).cgroup_driver == ""
+    assert config.from_document({"cgroupDriver": "systemd"}).cgroup_driver == "systemd"
+    with pytest.raises(ConfigError, match="cgroupDriver 'docker': it must be cgroupfs or systemd"):
+        config.from_document({"cgroupDriver": "docker"})
+
+
+@pytest.mark.parametrize(
+    ("requests", "limits", "names"),
+    [
+        ({}, {}, ("kubelet-py", "kubepods", "besteffort", "pod1-2")),
+        ({"cpu": "1"}, {}, ("kubelet-py", "kubepods", "burstable", "pod1-2")),
+        ({}, {"cpu": "1", "memory": "1Gi"}, ("kubelet-py", "kubepods", "pod1-2")),
+    ],
+)
+def test_a_pods_cgroup_by_its_quality_of_service(
+    requests: dict[str, str], limits: dict[str, str], names: tuple[str, ...]
+) -> None:
+    asked = {"requests": {**requests, **limits}, "limits": limits}
+    body = {"metadata": {"uid": "1-2"}, "spec": {"containers": [{"name": "c", "resources": asked}]}}
+    assert resources.pod_cgroup("kubelet-py", body) == names
+
+
 def test_a_manifest_becomes_a_pod_of_this_node() -> None:
     text = json.dumps({"kind": "Pod", "metadata": {"name": "web"}, "spec": {"containers": [{"name": "c"}]}})
     made = static_pods.parse(text, "/m/web.json", "n1", NOW)

@@ -25,6 +25,7 @@ class Lab:
     names: list[str]
     used: set[str] = field(default_factory=set)
     other: int = 0
+    leftovers: int = 0
     now: float = 1000.0
     events: list[str] = field(default_factory=list)
 
@@ -35,6 +36,10 @@ class Lab:
         if name in in_use:
             raise ImageInUse(name)
         self.names.remove(name)
+
+    def sweep(self) -> int:
+        self.other, self.leftovers = self.other - self.leftovers, 0
+        return 0
 
     def containers(self) -> list[Any]:
         # One by its id, the others by digest, as the agent writes down pulled images.
@@ -95,6 +100,13 @@ def test_a_full_disk_loses_unused_images_until_the_low_threshold_and_no_more() -
     assert lab.names == ["a", "b", "c", "e"]
     assert garbage.collect() == []
     assert lab.events == []
+
+
+def test_what_killed_pulls_left_goes_before_any_image() -> None:
+    lab = Lab(["a", "b", "c"], other=60, leftovers=15)
+    garbage = lab.garbage(Policy())
+    lab.now += 300
+    assert garbage.collect() == [] and lab.leftovers == 0 and lab.events == []
 
 
 def test_images_are_spared_until_they_are_old_enough() -> None:

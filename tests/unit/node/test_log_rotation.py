@@ -60,15 +60,15 @@ def lab(tmp_path: Path) -> Lab:
 
 
 def test_a_full_log_is_renamed_by_the_time_and_a_new_one_begun(lab: Lab) -> None:
-    lab.log.write(b"x" * 99)
+    lab.log.write([b"x" * 99])
     lab.pass_time()
     assert lab.names() == ["0.log"]
-    lab.log.write(b"y")
+    lab.log.write([b"y"])
     lab.pass_time(9.0)
     assert lab.names() == ["0.log"]
     lab.pass_time(1.0)
     assert lab.names() == ["0.log", "0.log.20261121-031520"]
-    lab.log.write(b"z")
+    lab.log.write([b"z"])
     assert lab.path.read_bytes() == b"z"
     assert rotated_files(lab.path)[0].read_bytes() == b"x" * 99 + b"y"
 
@@ -77,7 +77,7 @@ def test_a_full_log_is_renamed_by_the_time_and_a_new_one_begun(lab: Lab) -> None
 def test_only_so_many_files_are_kept_the_newest_ones(tmp_path: Path, files: int) -> None:
     lab = Lab(tmp_path, files=files)
     for number in range(8):
-        lab.log.write(bytes([48 + number]) * 100)
+        lab.log.write([bytes([48 + number]) * 100])
         lab.pass_time()
     assert len(lab.names()) == files
     kept = [file.read_bytes()[:1] for file in rotated_files(lab.path)]
@@ -85,7 +85,7 @@ def test_only_so_many_files_are_kept_the_newest_ones(tmp_path: Path, files: int)
 
 
 def test_logs_of_ended_containers_stay_as_they_are(lab: Lab) -> None:
-    lab.log.write(b"x" * 200)
+    lab.log.write([b"x" * 200])
     lab.state = "EXITED"
     lab.pass_time()
     assert lab.names() == ["0.log"]
@@ -93,7 +93,7 @@ def test_logs_of_ended_containers_stay_as_they_are(lab: Lab) -> None:
 
 def test_twice_within_a_second_nothing_is_overwritten(lab: Lab) -> None:
     for _ in range(2):
-        lab.log.write(b"x" * 100)
+        lab.log.write([b"x" * 100])
         lab.rotation.rotate("c", lab.path)
     assert sum(file.stat().st_size for file in lab.path.parent.iterdir()) == 200
 
@@ -108,7 +108,7 @@ def test_a_log_that_was_not_reopened_gets_its_name_back(lab: Lab, fails: bool) -
     lab.rotation = LogRotation(
         lambda: [lab.container()], reopen, max_size=100, max_files=3, period=0.0, clock=lambda: 0.0
     )
-    lab.log.write(b"x" * 100)
+    lab.log.write([b"x" * 100])
     lab.rotation.look()
     assert lab.names() == ["0.log"]
 
@@ -120,7 +120,7 @@ def line(number: int) -> bytes:
 def test_a_follower_that_is_slower_than_the_rotation_misses_no_file(lab: Lab) -> None:
     """Three files were begun and filled between two reads; what the old one got last is read, too."""
     lab = Lab(lab.path.parent, files=10)
-    lab.log.write(line(0) * 1)
+    lab.log.write([line(0) * 1])
     steps: list[Callable[[], None]] = []
 
     def gone() -> bool:
@@ -130,10 +130,10 @@ def test_a_follower_that_is_slower_than_the_rotation_misses_no_file(lab: Lab) ->
 
     def rotate_thrice() -> None:
         for number in (1, 3, 5):
-            lab.log.write(line(number) + line(number + 1) + b"")
-            lab.log.write(line(-1) * 3)
+            lab.log.write([line(number) + line(number + 1) + b""])
+            lab.log.write([line(-1) * 3])
             lab.pass_time()
-        lab.log.write(line(7))
+        lab.log.write([line(7)])
 
     alive = [True]
     steps += [rotate_thrice, lambda: alive.clear()]
@@ -149,7 +149,7 @@ def test_a_writer_and_a_follower_at_full_speed_lose_and_double_nothing(tmp_path:
 
     def write() -> None:
         for number in range(0, count, 20):
-            lab.log.write(b"".join(line(number + i) for i in range(20)))
+            lab.log.write([b"".join(line(number + i) for i in range(20))])
             if number % 600 == 0:  # between two writes, as the shim's loop does it
                 lab.pass_time()
         done.set()

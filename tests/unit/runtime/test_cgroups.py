@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,72 @@ def test_a_host_without_v2_is_an_error(tmp_path: Path) -> None:
 def test_paths_that_leave_the_tree_are_refused(path: str) -> None:
     with pytest.raises(CgroupError):
         files.checked_path(path)
+
+
+def test_every_resource_of_v2_has_its_file() -> None:
+    resources = {
+        "blockIO": {
+            "weight": 500,
+            "weightDevice": [{"major": 8, "minor": 0, "weight": 1000}],
+            "throttleWriteIOPSDevice": [{"major": 8, "minor": 0, "rate": 9}],
+        },
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}],
+        "rdma": {"mlx5_0": {"hcaHandles": 2, "hcaObjects": 2000}, "mlx5_1": {"hcaObjects": 0}},
+        "unified": {"memory.oom.group": "1"},
+    }
+    assert v2.other_writes(resources) == [
+        ("hugetlb.2MB.max", "4194304"),
+        ("hugetlb.2MB.rsvd.max", "4194304"),
+        ("io.weight", "default 4950"),
+        ("io.weight", "8:0 10000"),
+        ("io.max", "8:0 wiops=9"),
+        ("rdma.max", "mlx5_0 hca_handle=2 hca_object=2000"),
+        ("rdma.max", "mlx5_1 hca_object=0"),
+        ("memory.oom.group", "1"),
+    ]
+    assert ("rdma", "rdma.max", "mlx5_1 hca_object=0") in hybrid.other_writes(resources)
+    more = {"cpu": {"burst": 5000, "idle": 1}}
+    assert v2.cpu_writes(more) == [("cpu.max.burst", "5000"), ("cpu.idle", "1")]
+
+
+@pytest.mark.parametrize("weight", [10, 11, 100, 500, 999, 1000])
+def test_a_weight_goes_to_the_disks_scheduler_where_that_weighs(tmp_path: Path, weight: int) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/io.bfq.weight").write_text("")
+    v2.Unified(str(tmp_path), "c").update({"blockIO": {"weight": weight}})
+    assert (tmp_path / "c/io.bfq.weight").read_text() == f"default {weight}"
+
+
+@pytest.mark.parametrize(
+    ("resources", "text"),
+    [
+        ({"memory": {"swappiness": 10}}, "swappiness"),
+        ({"memory": {"kernelTCP": 10}}, "kernelTCP"),
+        ({"cpu": {"realtimeRuntime": 10}}, "realtimeRuntime"),
+        ({"blockIO": {"leafWeight": 10}}, "leafWeight"),
+        ({"blockIO": {"weightDevice": [{"major": 8, "minor": 0, "leafWeight": 10}]}}, "leafWeight"),
+        ({"network": {"classID": 10}}, "classID"),
+        ({"memory": {"swap": 10}}, "memory.limit is needed"),
+        ({"memory": {"swap": 10, "limit": 20}}, "counts memory, too"),
+        ({"blockIO": {"weight": 5}}, "from 10 to 1000"),
+        ({"hugepageLimits": [{"pageSize": "../x", "limit": 1}]}, "huge pages"),
+        ({"unified": {"../cgroup.kill": "1"}}, "CONTROLLER.PARAMETER"),
+        ({"unified": {"memory": "1"}}, "CONTROLLER.PARAMETER"),
+    ],
+)
+def test_what_v2_cannot_do_is_refused(resources: dict[str, Any], text: str) -> None:
+    with pytest.raises(CgroupError, match=re.escape(text)):
+        v2.other_writes(resources)
+
+
+def test_an_update_of_swap_alone_counts_from_the_limit_there_is(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    for name, text in (("memory.max", "4096"), ("memory.swap.max", ""), ("memory.current", "5000")):
+        (tmp_path / "c" / name).write_text(text)
+    cgroup = v2.Unified(str(tmp_path), "c")
+    cgroup.update({"memory": {"swap": 6144}})
+    assert (tmp_path / "c/memory.swap.max").read_text() == "2048"
+    with pytest.raises(CgroupError, match="5000 bytes are in use"):
+        cgroup.update({"memory": {"limit": 4999, "checkBeforeUpdate": True}})
+    cgroup.update({"memory": {"limit": 5001, "checkBeforeUpdate": True}})
+    assert (tmp_path / "c/memory.max").read_text() == "5001"

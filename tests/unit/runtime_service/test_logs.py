@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from runtime.logs import LONGEST_LINE, LineFormatter, LogFile, has_long_line
+from runtime.logs import LONGEST_LINE, LineFormatter, LogFile, after, has_long_line
+
+if TYPE_CHECKING:
+    from runtime.logs import Piece
 
 STAMP = b"2026-11-21T02:03:04.000000005Z"
 CLOCK = 1795226584 * 1_000_000_000 + 5
@@ -25,6 +31,14 @@ def partial(content: bytes) -> bytes:
     return STAMP + b" stdout P " + content + b"\n"
 
 
+def written(lines: LineFormatter, outputs: list[bytes]) -> bytes:
+    """What comes out in all, at the end of the stream."""
+    pieces: list[Piece] = []
+    for output in outputs:
+        pieces += lines.feed(output)
+    return b"".join(pieces + lines.flush())
+
+
 @pytest.mark.parametrize(
     ("pieces", "expected"),
     [
@@ -38,6 +52,9 @@ def partial(content: bytes) -> bytes:
         ([b"a\ntail"], full(b"a") + partial(b"tail")),
         ([b"x" * LONGEST_LINE + b"\n"], full(b"x" * LONGEST_LINE)),
         ([b"x" * LONGEST_LINE + b"yz\n"], partial(b"x" * LONGEST_LINE) + full(b"yz")),
+        ([b"x" * (LONGEST_LINE - 1), b"y\nz\n"], full(b"x" * (LONGEST_LINE - 1) + b"y") + full(b"z")),
+        ([b"x" * (LONGEST_LINE - 1), b"yz\n"], partial(b"x" * (LONGEST_LINE - 1) + b"y") + full(b"z")),
+        ([b"a\nb", b"c\n" + b"x" * LONGEST_LINE], full(b"a") + full(b"bc") + partial(b"x" * LONGEST_LINE)),
         (
             [b"a\n" + b"x" * LONGEST_LINE + b"y\nb\n"],
             full(b"a") + partial(b"x" * LONGEST_LINE) + full(b"y") + full(b"b"),
@@ -45,26 +62,24 @@ def partial(content: bytes) -> bytes:
     ],
 )
 def test_output_becomes_cri_lines(pieces: list[bytes], expected: bytes) -> None:
-    lines = formatter()
-    assert b"".join(map(lines.feed, pieces)) + lines.flush() == expected
+    assert written(formatter(), pieces) == expected
 
 
 def test_endless_line_is_cut_without_waiting_for_its_newline() -> None:
     lines = formatter()
     out = lines.feed(b"x" * (3 * LONGEST_LINE + 7))
-    assert out == partial(b"x" * LONGEST_LINE) * 3
-    assert lines.flush() == partial(b"x" * 7)
+    assert b"".join(out) == partial(b"x" * LONGEST_LINE) * 3
+    assert lines.flush() == [partial(b"x" * 7)]
 
 
 def test_stream_is_named() -> None:
-    assert formatter("stderr").feed(b"e\n") == full(b"e", b"stderr")
+    assert written(formatter("stderr"), [b"e\n"]) == full(b"e", b"stderr")
 
 
 def test_nothing_is_lost_whatever_the_pieces() -> None:
     text = b"".join(b"y" * (n * 997 % 40_000) + b"\n" for n in range(40))
     for size in (1000, 4096, 65536):
-        lines = formatter()
-        out = b"".join(lines.feed(text[at : at + size]) for at in range(0, len(text), size)) + lines.flush()
+        out = written(formatter(), [text[at : at + size] for at in range(0, len(text), size)])
         joined = b""
         for line in out.splitlines():
             _, _, tag, content = line.split(b" ", 3)
@@ -75,20 +90,30 @@ def test_nothing_is_lost_whatever_the_pieces() -> None:
 def test_long_lines_are_noticed_wherever_they_stand() -> None:
     short = b"s" * 100 + b"\n"
     long = b"l" * (LONGEST_LINE + 1) + b"\n"
-    assert not has_long_line(short * 600)
-    assert not has_long_line(b"l" * LONGEST_LINE + b"\n")
-    assert has_long_line(long)
-    assert has_long_line(short * 300 + long)
-    assert has_long_line(long + short * 300)
+    for text, expected in (
+        (short * 600, False),
+        (b"l" * LONGEST_LINE + b"\n", False),
+        (long, True),
+        (short * 300 + long, True),
+        (long + short * 300, True),
+    ):
+        assert has_long_line(text, len(text)) is expected
+    assert not has_long_line(short + long, len(short)), "only up to the end that is asked for"
+
+
+def test_what_a_short_write_leaves_is_known_to_the_byte() -> None:
+    pieces: list[Piece] = [b"abc", memoryview(b"defg"), b"h"]
+    for written_bytes in range(9):
+        assert b"".join(after(pieces, written_bytes)) == b"abcdefgh"[written_bytes:]
 
 
 def test_log_goes_on_in_a_new_file_after_rotation(tmp_path: Path) -> None:
     path = tmp_path / "pod" / "0.log"
     log = LogFile(str(path), print)
-    log.write(b"old\n")
+    log.write([b"old\n"])
     path.rename(tmp_path / "0.log.1")
     log.reopen()
-    log.write(b"new\n")
+    log.write([b"new\n"])
     log.close()
     assert (tmp_path / "0.log.1").read_bytes() == b"old\n"
     assert path.read_bytes() == b"new\n"
@@ -98,12 +123,31 @@ def test_log_goes_on_in_a_new_file_after_rotation(tmp_path: Path) -> None:
 def test_full_disk_is_reported_once_and_survived() -> None:
     said: list[str] = []
     log = LogFile("/dev/full", said.append)
-    log.write(b"a\n")
-    log.write(b"b\n")
+    log.write([b"a\n"])
+    log.write([b"b\n"])
     log.close()
     assert len(said) == 1
     assert "No space left" in said[0]
     assert log.lost == 4
+
+
+def test_line_that_a_full_disk_cut_does_not_run_into_the_next(tmp_path: Path) -> None:
+    said: list[str] = []
+    path = tmp_path / "0.log"
+    log = LogFile(str(path), said.append)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        log.write([b"first\n", b"second\n"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    log.write([b"third\n"])
+    log.close()
+    assert path.read_bytes() == b"first\nseco\nthird\n"
+    assert log.lost == len("nd\n")
+    assert "File too large" in said[0]
 
 
 def os_umask() -> int:
