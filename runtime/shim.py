@@ -51,6 +51,12 @@ MISTAKE_PAUSE_SECONDS = 0.1
 JOINABLE = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
 
 
+def namespaces_of(oci: Mapping[str, Any], pause: int) -> dict[str, str]:
+    """Type → path of the namespaces that the process `pause` made by the sandbox's configuration `oci`."""
+    made = {entry["type"] for entry in oci["linux"]["namespaces"]}
+    return {kind: f"/proc/{pause}/ns/{name}" for kind, name in JOINABLE.items() if kind in made}
+
+
 class Shim:
     """See the module. `directory` is the sandbox's own, `containers_directory` that of all containers."""
 
@@ -180,9 +186,7 @@ class Shim:
         """The namespaces a container joins: those that pause made."""
         if self._pause is None:
             raise RuntimeFailure(f"Could not join sandbox {self._record['id']}: its pause process has ended")
-        made = {entry["type"] for entry in self._record["oci"]["linux"]["namespaces"]}
-        base = f"/proc/{self._pause.pid}/ns"
-        return {kind: f"{base}/{name}" for kind, name in JOINABLE.items() if kind in made}
+        return namespaces_of(self._record["oci"], self._pause.pid)
 
     # clients
 

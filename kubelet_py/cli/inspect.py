@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubelet_py.cli import settings as node_settings
 from kubelet_py.cli.errors import CommandError
+from kubelet_py.cli.inspect_plan import inspect_plan
 from kubelet_py.paths import NodePaths
 
 if TYPE_CHECKING:
@@ -36,12 +37,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "inspect",
         help="show what the kernel holds for a pod, a Service or a process",
         description="Show processes, namespaces, cgroup values, veth, addresses and routes of a pod; the "
-        "netfilter rules and counters of a Service; or the pod that a process belongs to.",
+        "plan by which its containers were started; the netfilter rules and counters of a Service; or the "
+        "pod that a process belongs to.",
         epilog="Examples: kubelet-py inspect pod hello-abc -n default; kubelet-py inspect service hello; "
         "kubelet-py inspect pid 4711",
     )
-    parser.add_argument("kind", choices=("pod", "service", "pid"), help="what NAME is")
-    parser.add_argument("name", metavar="NAME", help="name of the pod or Service, or a number")
+    parser.add_argument("kind", choices=("pod", "plan", "service", "pid"), help="what to show")
+    parser.add_argument("name", metavar="NAME", help="name of the pod (plan: too) or Service, or a number")
     parser.add_argument("--namespace", "-n", default="default", help="namespace (default: default)")
     parser.add_argument("--root", type=Path, default=Path("/"), help="prefix of all paths (default /)")
     parser.add_argument("--output", "-o", choices=("text", "json"), default="text", help="form of the answer")
@@ -52,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     paths = NodePaths(args.root.resolve())
     if args.kind == "pid":
         report = inspect_pid(paths, args.name)
+    elif args.kind == "plan":
+        report = inspect_plan(paths, _get(paths, "pods", args.name, args.namespace))
     elif args.kind == "pod":
         report = inspect_pod(paths, _get(paths, "pods", args.name, args.namespace))
     else:

@@ -219,6 +219,12 @@ def test_inspect_goes_from_pod_and_service_to_the_kernel_and_back(web: Node) -> 
     assert f"addresses:\n  - {status['podIP']}" in web.cli("inspect", "pod", "web").out
     back = web.cli("inspect", "pid", str(main["pid"]), "-o", "json").json()
     assert (back["pod"], back["namespaces"]) == ("default/web", main["namespaces"])
+    [pause] = [p["pid"] for p in report["processes"] if p["container"] == "(pause)"]
+    [plan] = web.cli("inspect", "plan", "web", "-o", "json").json().values()
+    steps = "\n".join(plan)
+    wanted = (f"/proc/{pause}/ns/net", "an overlay", "container's root", "seccomp", "execute")
+    order = [steps.index(text) for text in wanted]
+    assert order == sorted(order)
 
     service = web.get("service", "web")["spec"]
     port = service["ports"][0]["nodePort"]
