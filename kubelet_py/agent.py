@@ -152,7 +152,11 @@ class Agent:
             wake=self._workers.wake,
             period=config.sync_frequency,
         )
-        fetch = partial(fetch_with_credentials, hosts_dir=paths.config / "registries")
+        fetch = partial(
+            fetch_with_credentials,
+            hosts_dir=paths.config / "registries",
+            node_file=paths.state / "config.json",
+        )
         puller = ImagePuller(self._images, self._workers.wake, fetch=fetch)
         self._housekeeping = Housekeeping(
             config,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -79,7 +80,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _registry_flags(action: argparse.ArgumentParser) -> None:
     action.add_argument("--insecure", action="store_true", help="allow plain HTTP and unknown certificates")
     action.add_argument("--ca-file", help="certificates to trust for this registry")
-    action.add_argument("--auth-file", type=Path, help="a docker config.json with credentials")
+    action.add_argument(
+        "--auth-file",
+        type=Path,
+        help="credentials: a docker config.json (default: $REGISTRY_AUTH_FILE, $DOCKER_CONFIG/config.json"
+        " or ~/.docker/config.json)",
+    )
     action.add_argument("-q", "--quiet", action="store_true", help="print no progress")
 
 
@@ -164,16 +170,14 @@ def _push(args: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _transfer(args: argparse.Namespace, name: str, verb: str) -> Iterator[dict[str, Any]]:
     """The arguments that `pull` and `push` share, with progress while the block runs."""
-    from runtime.images import credentials
+    from runtime.images import login
 
     parsed = reference.parse(name)
-    keyring = credentials.Keyring()
-    if args.auth_file is not None:
-        try:
-            keyring = credentials.parse_docker_config(args.auth_file.read_bytes())
-        except OSError as error:
-            raise CommandError(f"Could not read {args.auth_file}: {error.strerror}") from error
-    found = keyring.lookup(parsed)
+    file = args.auth_file or login.default_file(os.environ)
+    try:
+        found = login.credentials_for(parsed, file) if file is not None else []
+    except OSError as error:
+        raise CommandError(f"Could not read {file}: {error.strerror}") from error
     with contextlib.ExitStack() as stack:
         yield {
             "credentials": found[0] if found else None,

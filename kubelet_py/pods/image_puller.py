@@ -216,16 +216,26 @@ def _key(pod: Object, container: Object) -> tuple[str, str, str]:
 
 
 def fetch_with_credentials(
-    store: ImageStore, pod: Object, name: str, secrets: Secrets, *, hosts_dir: Path | None = None
+    store: ImageStore,
+    pod: Object,
+    name: str,
+    secrets: Secrets,
+    *,
+    hosts_dir: Path | None = None,
+    node_file: Path | None = None,
 ) -> Image:
     """Pull with the credentials that the pod's secrets have for this image, or without. Raises PullError.
 
-    `hosts_dir` says per registry which mirrors to ask first (runtime/images/hosts.py).
+    `hosts_dir` says per registry which mirrors to ask first (runtime/images/hosts.py); `node_file` is a
+    docker config.json for all pods, whose credentials are tried after those of the pod, as the kubelet does.
     """
     # requests is large: a node that never pulls never loads it.
-    from runtime.images import registry
+    from runtime.images import login, registry
 
-    found = _keyring(pod, secrets).lookup(reference.parse(name))
+    parsed = reference.parse(name)
+    found = _keyring(pod, secrets).lookup(parsed)
+    if node_file is not None and node_file.exists():
+        found += login.credentials_for(parsed, node_file)
     last: PullError | None = None
     candidates: list[Credentials | None] = [*found] or [None]
     for credentials in candidates:

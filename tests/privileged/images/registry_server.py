@@ -30,14 +30,17 @@ def free_port() -> int:
 
 
 @contextmanager
-def registry(folder: Path, *, extra: str = "", listen: str = "127.0.0.1") -> Iterator[str]:
-    """`host:port` of a registry that keeps its data in folder/data."""
+def registry(
+    folder: Path, *, extra: str = "", listen: str = "127.0.0.1", tls: tuple[Path, Path] | None = None
+) -> Iterator[str]:
+    """`host:port` of a registry that keeps its data in folder/data; `tls` are a certificate and its key."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = folder / "registry.yml"
+    secure = f", tls: {{certificate: {tls[0]}, key: {tls[1]}}}" if tls else ""
     config.write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
-        f"http: {{addr: '{listen}:{port}'}}\n{extra}"
+        f"http: {{addr: '{listen}:{port}'{secure}}}\n{extra}"
     )
     process = subprocess.Popen(
         ["/usr/bin/docker-registry", "serve", str(config)],
