@@ -2,7 +2,7 @@
 
 Upstream calls these admission plugins; each is a small method or module here, run in upstream's order for
 every write that passed authorization: NamespaceLifecycle, NodeRestriction, LimitRanger, ServiceAccount,
-Priority, DefaultTolerationSeconds, DefaultStorageClass, ResourceQuota.
+Priority, DefaultTolerationSeconds, DefaultStorageClass, RuntimeClass, ResourceQuota.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from controlplane.apiserver.errors import forbidden, namespace_terminating, not_
 from controlplane.apiserver.limit_ranger import complaints, give_defaults
 from controlplane.apiserver.quota_admission import check_quota
 from controlplane.apiserver.resources import ResourceInfo, lookup
+from controlplane.apiserver.runtime_class import apply_runtime_class
 from controlplane.apiserver.service_account_volume import give_service_account, is_mirror
 from controlplane.apiserver.storage_class import give_default_class
 from controlplane.apiserver.users import User
@@ -54,6 +55,7 @@ class Admission:
                 give_service_account(self._cache, info, namespace, obj, automount=self._automount)
             self._priority(info, obj)
             _default_tolerations(obj)
+            apply_runtime_class(self._cache, info, obj)
         elif key == ("", "persistentvolumeclaims"):
             give_default_class(self._cache, obj)
         elif key == ("", "resourcequotas"):

@@ -177,6 +177,7 @@ _CREATE: dict[tuple[str, str], CreateRule] = {
     (_RBAC, "clusterrolebindings"): validation_policy.role_binding,
     ("policy", "poddisruptionbudgets"): validation_policy.disruption_budget,
     ("autoscaling", "horizontalpodautoscalers"): validation_policy.autoscaler,
+    ("node.k8s.io", "runtimeclasses"): validation_policy.runtime_class,
 }
 
 _UPDATE: dict[tuple[str, str], UpdateRule] = {

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from controlplane.apiserver.validation_containers import check_resources
 from controlplane.apiserver.validation_fields import (
     IMMUTABLE,
     Causes,
     GoLiteral,
+    check_labels,
     check_selector,
+    dns_label,
     path_segment,
 )
+from controlplane.apiserver.validation_pods import check_tolerations
 from controlplane.apiserver.validation_workloads import check_int_or_percent
 
 Object = dict[str, Any]
@@ -111,6 +115,16 @@ def priority_class_update(causes: Causes, new: Object, old: Object) -> None:
         causes.forbidden("value", "may not be changed in an update.")
     if new.get("preemptionPolicy") != old.get("preemptionPolicy"):
         causes.invalid("preemptionPolicy", new.get("preemptionPolicy"), IMMUTABLE)
+
+
+def runtime_class(causes: Causes, obj: Object) -> None:
+    handler = obj.get("handler") or ""
+    causes.each("handler", handler, dns_label(handler))
+    fixed = (obj.get("overhead") or {}).get("podFixed") or {}
+    check_resources(causes, "overhead.podFixed", {"limits": fixed})
+    scheduling = obj.get("scheduling") or {}
+    check_labels(causes, "scheduling.nodeSelector", scheduling.get("nodeSelector") or {})
+    check_tolerations(causes, "scheduling.tolerations", scheduling.get("tolerations") or [])
 
 
 def runtime_class_update(causes: Causes, new: Object, old: Object) -> None:
