@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from runtime.foreign import Foreign
     from runtime.launch import Process
     from runtime.shim import Shim
     from runtime.stdio import Connection
@@ -58,6 +59,7 @@ class Container:
         self._layers: tuple[str, ...] = tuple(config["layers"])
         self._shim = shim
         self._cgroup_path: str = record["cgroup"]
+        self._runtime: Mapping[str, Any] | None = record.get("runtime")
         self._process: Process | None = None
         self._log = LogFile(config["log_path"], shim.complain)
         self._outputs: list[Output] = []
@@ -125,14 +127,30 @@ class Container:
 
     def _launch_in_worker(self, join: Mapping[str, str], stdio: Stdio) -> Process:
         config = self.read_oci()
+        rootfs = Rootfs(self._layers, f"{self.directory}/upper", f"{self.directory}/work")
+        if self._runtime is not None:
+            stdio.give_to(config["process"]["user"]["uid"])
+            return self.foreign().start(config, rootfs, join, stdio.child, tty=self.tty)
         if self.tty:
             config["process"]["terminal"] = True
         spec = parse(config)
         stdio.give_to(spec.process.user.uid if spec.process else 0)
         cgroup = self.cgroups.create(self._cgroup_path, spec.linux.resources)
-        rootfs = Rootfs(self._layers, f"{self.directory}/upper", f"{self.directory}/work")
         plan = container_plan(spec, rootfs=rootfs, join=join, cgroup=cgroup.join())
         return self.launch(self.kernel, plan, stdio.child, terminal=self.tty)
+
+    @property
+    def has_foreign_runtime(self) -> bool:
+        return self._runtime is not None
+
+    def foreign(self) -> Foreign:
+        """The runtime that its pod's handler names, in place of ours. For workers only: they end with the
+        namespaces it enters and the memory it takes."""
+        from runtime.foreign import Foreign, Place
+
+        assert self._runtime is not None
+        place = Place(self.id, self.directory, self._cgroup_path)
+        return Foreign(self.kernel, self.cgroups, self._runtime, place)
 
     def _adopt(self, stdio: Stdio) -> None:
         if stdio.stdin >= 0:
@@ -199,8 +217,18 @@ class Container:
         if grace <= 0:
             self.kill()
             return
-        self.signal(signal_number)
+        self._ask_to_end(signal_number)
         self.loop.call_later(grace, self.kill)
+
+    def _ask_to_end(self, number: int) -> None:
+        """By the runtime's `kill` where the process may be another than the one that we know, as in a VM."""
+        if self._runtime is not None:
+            try:
+                self.starter.call(lambda: self.foreign().signal(number))
+                return
+            except (RuntimeFailure, OSError) as error:
+                self._shim.complain(f"container={self.id[:12]} {error}")
+        self.signal(number)
 
     def signal(self, number: int) -> None:
         """Send a signal to the first process; nothing happens when it has ended."""

@@ -13,6 +13,7 @@ RuntimeFailure
 ├── NotFoundError        the service knows no sandbox or container of that id
 ├── StartError           a sandbox, container or exec could not be started; its text is for the user
 ├── ExecTimeout          exec_sync ran longer than it was given; everything it started is dead
+├── RuntimesError        the table of OCI runtimes cannot be used
 └── ShimError            a pod's shim refused, is gone or does not answer
 """
 
@@ -99,6 +100,10 @@ class StartError(RuntimeFailure):
 
 class ExecTimeout(RuntimeFailure):
     """exec_sync ran longer than it was given; every process it started has been killed."""
+
+
+class RuntimesError(RuntimeFailure):
+    """The table of OCI runtimes is no TOML, or names something that cannot be used."""
 
 
 class ShimError(RuntimeFailure):

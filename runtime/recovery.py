@@ -12,14 +12,19 @@ import select
 import shutil
 import signal
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime import state
 from runtime.cgroups import CgroupDriver
 from runtime.errors import CgroupError, ShimError
+from runtime.own_thread import in_thread_of_its_own
 from runtime.shim_link import call
 from runtime.state import EXITED, RUNNING, ContainerState, Identity, SandboxState
+
+if TYPE_CHECKING:
+    from runtime.foreign import Foreign
 
 REMOVING = ".removing-"
 LOST_REASON = "ContainerStatusUnknown"
@@ -146,10 +151,27 @@ def remove_cgroup(driver: CgroupDriver, path: str) -> None:
             time.sleep(BUSY_PAUSE)
 
 
+def by_runtime(
+    driver: CgroupDriver, folder: Path, record: Mapping[str, Any], work: Callable[[Foreign], None]
+) -> None:
+    """Have a container's own OCI runtime do something, in a thread that may go where it must."""
+    from runtime.foreign import Foreign, Place
+    from runtime.linux import LinuxKernel
+
+    place = Place(record["id"], str(folder), record["cgroup"])
+    foreign = Foreign(LinuxKernel(), driver, record["runtime"], place)
+    in_thread_of_its_own(lambda: work(foreign))
+
+
 def clear(driver: CgroupDriver, folder: Path) -> None:
-    """Remove what a given-up sandbox or container still owes: its cgroup, then its files."""
+    """Remove what a given-up sandbox or container still owes: what another runtime knows of it, its cgroup,
+    then its files."""
     for name in ("config.json", "sandbox.json"):
         record = state.read_json(f"{folder}/{name}")
-        if record is not None:
-            remove_cgroup(driver, record.get("cgroup", ""))
+        if record is None:
+            continue
+        if record.get("runtime"):
+            kill_cgroup(driver, record["cgroup"])
+            by_runtime(driver, folder, record, lambda foreign: foreign.delete())
+        remove_cgroup(driver, record.get("cgroup", ""))
     shutil.rmtree(folder)

@@ -40,12 +40,14 @@ from runtime.values import (
     ContainerConfig,
     Event,
     ExecResult,
+    OciRuntime,
     Sandbox,
     SandboxConfig,
 )  # fmt: skip
 
 __all__ = [
-    "Container", "ContainerConfig", "Event", "ExecResult", "RuntimeService", "Sandbox", "SandboxConfig",
+    "Container", "ContainerConfig", "Event", "ExecResult", "OciRuntime", "RuntimeService", "Sandbox",
+    "SandboxConfig",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -59,9 +61,21 @@ LARGEST_EXEC_OUTPUT = 16 * 1024 * 1024
 
 
 class RuntimeService:
-    """See the module. `run_dir`/sandboxes holds one folder per pod, `state_dir` one per container."""
+    """See the module. `run_dir`/sandboxes holds one folder per pod, `state_dir` one per container.
+    `runtimes`: handler → the OCI runtime it stands for."""
 
-    def __init__(self, *, run_dir: Path, state_dir: Path, cgroups: CgroupDriver) -> None:
+    def __init__(
+        self,
+        *,
+        run_dir: Path,
+        state_dir: Path,
+        cgroups: CgroupDriver,
+        runtimes: Mapping[str, OciRuntime] | None = None,
+    ) -> None:
+        self._runtimes = {
+            name: runtime if runtime.root else replace(runtime, root=f"{run_dir}/oci/{name}")
+            for name, runtime in (runtimes or {}).items()
+        }
         self._sandboxes_dir = Path(run_dir) / "sandboxes"
         self._containers_dir = Path(state_dir)
         self._cgroups = cgroups
@@ -108,6 +122,7 @@ class RuntimeService:
 
     def run_pod_sandbox(self, config: SandboxConfig) -> Sandbox:
         """Make a pod's namespaces and its shim. Raises StartError, with nothing left behind."""
+        self._runtime(config)
         identifier = os.urandom(32).hex()
         folder = self._sandboxes_dir / identifier
         folder.mkdir(mode=0o700)
@@ -204,6 +219,9 @@ class RuntimeService:
             "cgroup": f"{sandbox.config.cgroup_parent}/{identifier}".lstrip("/"),
             "config": asdict(slim),
         }
+        runtime = self._runtime(sandbox.config)
+        if runtime is not None:
+            record["runtime"] = asdict(runtime)
         folder = self._containers_dir / identifier
         try:
             write_container(folder, record, container_config(config.spec, sandbox.config))
@@ -273,8 +291,17 @@ class RuntimeService:
         shim_link.checked("reopen log", self._request(container, "reopen", ANSWER_SECONDS))
 
     def update_resources(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        """Change a container's limits (OCI linux.resources). Raises CgroupError."""
+        """Change a container's limits (OCI linux.resources). Raises CgroupError, StartError."""
         container = self.container(container_id)
+        record = state.read_json(f"{self._containers_dir / container_id}/config.json") or {}
+        if record.get("runtime"):
+            recovery.by_runtime(
+                self._cgroups,
+                self._containers_dir / container_id,
+                record,
+                lambda foreign: foreign.update(resources),
+            )
+            return
         parent = self._sandbox(container.sandbox_id).config.cgroup_parent
         self._cgroups.open(f"{parent}/{container_id}".lstrip("/")).update(resources)
 
@@ -470,6 +497,16 @@ class RuntimeService:
             recovery.remove_cgroup(self._cgroups, path)
 
     # small things
+
+    def _runtime(self, config: SandboxConfig) -> OciRuntime | None:
+        """None for our own. Raises StartError, in containerd's words, for a handler nobody has set up."""
+        if not config.runtime_handler:
+            return None
+        found = self._runtimes.get(config.runtime_handler)
+        if found is None:
+            text = f'no runtime for "{config.runtime_handler}" is configured'
+            raise StartError(f"failed to get sandbox runtime: {text}")
+        return found
 
     def _sandbox(self, sandbox_id: str) -> Sandbox:
         found = self._sandboxes.get(sandbox_id)

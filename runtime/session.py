@@ -209,6 +209,9 @@ def launch_exec(
     tty = bool(request.get("tty"))
     process = {**config["process"], "args": list(request["argv"]), "terminal": tty}
     process.pop("consoleSize", None)
+    if container.has_foreign_runtime:
+        stdio.give_to(process["user"]["uid"])
+        return container.foreign().exec(process, cgroup_path, stdio.child, tty=tty)
     process_spec = parse_process(process)
     stdio.give_to(process_spec.user.uid)
     plan = exec_plan(

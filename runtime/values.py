@@ -11,8 +11,24 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class OciRuntime:
+    """What runs the containers of pods with the handler `name`: an executable with runc's command line.
+
+    `root`: its --root, "" for a folder of ours. `arguments`: further global options. `hybrid_cgroups`: on a
+    host with v1 controllers it uses the v2 tree, too (see runtime/foreign.py).
+    """
+
+    name: str
+    path: str
+    root: str = ""
+    arguments: tuple[str, ...] = ()
+    hybrid_cgroups: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxConfig:
-    """One pod. `cgroup_parent` is the pod's cgroup, below the hierarchy's root, made by the caller."""
+    """One pod. `cgroup_parent` is the pod's cgroup, below the hierarchy's root, made by the caller.
+    `runtime_handler` names the OCI runtime of its containers, "" for our own."""
 
     name: str
     namespace: str
@@ -28,6 +44,7 @@ class SandboxConfig:
     host_ipc: bool = False
     share_process_namespace: bool = False
     sysctls: Mapping[str, str] = field(default_factory=dict)
+    runtime_handler: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runtime.linux import LinuxKernel
 
 LARGEST_RESULT = 65536
+NO_PROCESS = Process(0, 0, -1)
 
 
 class Starter:
@@ -38,16 +39,35 @@ class Starter:
 
         Raises StartError with the text of what `work` raised, OSError when the fork is refused.
         """
+        started = self._finish(work)
+        return Process(
+            started.pid,
+            started.start_time_ticks,
+            os.pidfd_open(started.pid),
+            started.console,
+            started.warnings,
+        )
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Run `work` in a fork and wait for it. Raises as `start`."""
+
+        def worked() -> Process:
+            work()
+            return NO_PROCESS
+
+        self._finish(worked)
+
+    def _finish(self, work: Callable[[], Process]) -> Process:
         message, console = self._fork(work)
         if not message:
             raise StartError("the worker that should start the process ended early (see shim.log)")
         text, pid, start_time, warnings = marshal.loads(message)
-        if not text:
+        if not text and pid:
             self._children.add(pid)
         self._reap_strangers()
         if text:
             raise StartError(text)
-        return Process(pid, start_time, os.pidfd_open(pid), console, warnings)
+        return Process(pid, start_time, -1, console, warnings)
 
     def reap(self, process: Process) -> int:
         """The exit code of a process whose pidfd is readable, or 128 + the signal that killed it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtime.cgroups import detect
+from runtime.values import OciRuntime
 from tests.privileged.runtime_service.harness import (
     APPLETS,
     BUSYBOX,
@@ -35,9 +36,15 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def node(tmp_path: Path, rootfs: Path) -> Iterator[Node]:
+def runtime() -> OciRuntime | None:
+    """What runs the containers: our own. A module may say otherwise."""
+    return None
+
+
+@pytest.fixture
+def node(tmp_path: Path, rootfs: Path, runtime: OciRuntime | None) -> Iterator[Node]:
     driver = detect()
-    made = Node(tmp_path, rootfs, driver, None)  # type: ignore[arg-type]
+    made = Node(tmp_path, rootfs, driver, None, runtime=runtime)  # type: ignore[arg-type]
     made.service = made.fresh()
     made.service.start()
     yield made

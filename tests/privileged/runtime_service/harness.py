@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from runtime.cgroups import CgroupDriver
-from runtime.service import Container, ContainerConfig, Event, RuntimeService, Sandbox, SandboxConfig
+from runtime.service import (
+    Container,
+    ContainerConfig,
+    Event,
+    OciRuntime,
+    RuntimeService,
+    Sandbox,
+    SandboxConfig,
+)
 from runtime.state import stat_of
 from runtime.streams import EXIT, Stream
 
 BUSYBOX = Path("/usr/bin/busybox")
 APPLETS = (
-    "cat", "dd", "echo", "env", "false", "head", "hostname", "id", "kill", "ls", "printf", "ps", "seq",
-    "sh", "sleep", "stty", "tail", "tr", "true", "tty", "wc", "yes",
+    "cat", "dd", "echo", "env", "false", "grep", "head", "hostname", "id", "ls", "mount", "printf", "ps",
+    "kill", "seq", "sh", "sleep", "stty", "tail", "tr", "true", "tty", "wc", "yes",
 )  # fmt: skip
 # Inherited by the agents that tests start as processes of their own.
 ROOT_CGROUP = os.environ.setdefault("KUBELET_PY_TEST_CGROUP", f"kubelet-py-test-service-{os.getpid()}")
@@ -35,7 +43,10 @@ DEFAULT_MOUNTS = [
 
 
 def oci(argv: list[str], **process: Any) -> dict[str, Any]:
-    resources = process.pop("resources", {})
+    """A document; keywords are members of `process`, but for `mounts` (further ones), `resources` and
+    `propagation` of the root."""
+    resources, mounts = process.pop("resources", {}), process.pop("mounts", [])
+    propagation = process.pop("propagation", "rprivate")
     return {
         "ociVersion": "1.2.0",
         "process": {
@@ -46,23 +57,27 @@ def oci(argv: list[str], **process: Any) -> dict[str, Any]:
             **process,
         },
         "root": {"path": "rootfs"},
-        "mounts": DEFAULT_MOUNTS,
-        "linux": {"resources": resources},
+        "mounts": [*DEFAULT_MOUNTS, *mounts],
+        "linux": {"resources": resources, "rootfsPropagation": propagation},
     }
 
 
 @dataclass
 class Node:
-    """A service with short cuts; `fresh` makes another service over the same folders."""
+    """A service with short cuts; `fresh` makes another service over the same folders. `runtime`: what runs
+    the containers in place of ours."""
 
     folder: Path
     rootfs: Path
     driver: CgroupDriver
     service: RuntimeService
     events: list[Event] = field(default_factory=list)
+    runtime: OciRuntime | None = None
 
     def sandbox(self, **config: Any) -> Sandbox:
+        handler = self.runtime.name if self.runtime else ""
         values = {"name": "pod", "namespace": "test", "uid": "u1", "hostname": "pod-name", **config}
+        values.setdefault("runtime_handler", handler)
         return self.service.run_pod_sandbox(
             SandboxConfig(cgroup_parent=f"{ROOT_CGROUP}/pod{len(os.listdir(self.folder))}", **values)
         )
@@ -101,7 +116,10 @@ class Node:
 
     def fresh(self) -> RuntimeService:
         service = RuntimeService(
-            run_dir=self.folder / "run", state_dir=self.folder / "containers", cgroups=self.driver
+            run_dir=self.folder / "run",
+            state_dir=self.folder / "containers",
+            cgroups=self.driver,
+            runtimes={self.runtime.name: self.runtime} if self.runtime else {},
         )
         service.subscribe(self.events.append)
         return service
