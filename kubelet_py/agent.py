@@ -51,6 +51,7 @@ from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.pod_manager import PodManager
 from kubelet_py.pods.prober import Prober
 from kubelet_py.pods.record import Parts
+from kubelet_py.pods.runtime_class import RuntimeClasses
 from kubelet_py.pods.sandboxes import Sandboxes
 from kubelet_py.pods.static_pods import StaticPods
 from kubelet_py.pods.status_manager import NullStatusManager, StatusManager
@@ -62,6 +63,7 @@ from runtime import cgroups
 from runtime.errors import RuntimeFailure
 from runtime.images.store import ImageStore
 from runtime.linux import LinuxKernel
+from runtime.runtimes import load as load_runtimes
 from runtime.service import RuntimeService
 
 if TYPE_CHECKING:
@@ -87,8 +89,13 @@ class Agent:
         self._looked = time.monotonic()
         self._cgroups = cgroups.choose(self._config.cgroup_driver or cgroups.native())
         log.info("Chose cgroup driver=%s", self._cgroups.name)
+        runtimes = load_runtimes(self._paths.config / "runtimes.toml")
+        self._handlers = ("", *runtimes)
         self._runtime = RuntimeService(
-            run_dir=self._paths.run, state_dir=self._paths.containers, cgroups=self._cgroups
+            run_dir=self._paths.run,
+            state_dir=self._paths.containers,
+            cgroups=self._cgroups,
+            runtimes=runtimes,
         )
         self._oom = OomWatcher(self._runtime)
         self._runtime.subscribe(self._oom.heard)  # a shim may have something to tell since the last agent
@@ -134,6 +141,7 @@ class Agent:
             paths=paths,
             config=config,
             facts=self._node,
+            classes=RuntimeClasses(client),
             event=self._events.tell,
         )
         self._pleg = Pleg(self._runtime, self._sandboxes.ips, self._workers.wake)
@@ -404,6 +412,7 @@ class Agent:
             "addresses": [*addresses, {"type": "Hostname", "address": self._options.node_name}],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self._config.port}},
             "nodeInfo": node_status.node_info(self._machine),
+            "runtimeHandlers": node_status.runtime_handlers(self._handlers),
             "images": node_status.images(self._images.list()),
             "conditions": node_status.conditions(before, self._health(), now),
         }

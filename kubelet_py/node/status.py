@@ -218,6 +218,13 @@ def condition_events(before: Sequence[Object], after: Sequence[Object]) -> list[
     return told
 
 
+def runtime_handlers(names: Sequence[str]) -> list[Object]:
+    """The handlers that a RuntimeClass may name here, "" (the default) first; what a foreign one is capable
+    of is not known."""
+    own = {"recursiveReadOnlyMounts": True, "userNamespaces": False}
+    return [{"name": name, **({} if name else {"features": own})} for name in names]
+
+
 def images(known: Sequence[Any]) -> list[Object]:
     """The node's largest images, as the API lists them."""
     ordered = sorted(known, key=lambda image: -int(image.size))[:MOST_IMAGES]

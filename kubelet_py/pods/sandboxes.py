@@ -33,6 +33,7 @@ from kubelet_py.pods.model import (
     host_network,
     init_containers,
 )
+from kubelet_py.pods.runtime_class import RuntimeClasses
 from kubelet_py.volumes import mounting
 from runtime.cgroups import CgroupDriver
 from runtime.errors import RuntimeFailure
@@ -54,9 +55,11 @@ class Sandboxes:
         paths: NodePaths,
         config: Config,
         facts: NodeFacts,
+        classes: RuntimeClasses,
         event: Event,
     ) -> None:
         self._service = service
+        self._classes = classes
         self._cgroups = cgroups
         self._invoker = invoker
         self._paths = paths
@@ -77,6 +80,7 @@ class Sandboxes:
         network_down = None if host_network(pod) else self._invoker.ready()
         if network_down is not None:
             raise SandboxError(f"network is not ready: {network_down}")
+        handler = self._classes.handler(pod)
         rules = replace(self._facts.rules, pids=self._config.pod_pids_limit)
         limits = resources.pod_resources(pod, rules)
         cgroup = self._cgroup_of(pod)
@@ -86,7 +90,9 @@ class Sandboxes:
             log_folder.mkdir(parents=True, exist_ok=True)
             home = self._cgroups.home(cgroup)
             try:
-                sandbox = self._service.run_pod_sandbox(self._sandbox_config(pod, attempt, home, log_folder))
+                sandbox = self._service.run_pod_sandbox(
+                    self._sandbox_config(pod, attempt, home, log_folder, handler)
+                )
             finally:
                 self._cgroups.settle(home)
         except (RuntimeFailure, OSError) as error:
@@ -115,7 +121,9 @@ class Sandboxes:
     def _cgroup_of(self, pod: Object) -> str:
         return self._cgroups.names.group(*resources.pod_cgroup(self._paths.cgroup_root, pod))
 
-    def _sandbox_config(self, pod: Object, attempt: int, home: str, log_folder: Path) -> SandboxConfig:
+    def _sandbox_config(
+        self, pod: Object, attempt: int, home: str, log_folder: Path, handler: str
+    ) -> SandboxConfig:
         metadata, spec = pod["metadata"], pod["spec"]
         return SandboxConfig(
             name=metadata["name"],
@@ -140,6 +148,7 @@ class Sandboxes:
             host_ipc=bool(spec.get("hostIPC")),
             share_process_namespace=bool(spec.get("shareProcessNamespace")),
             sysctls=security.sysctls(pod),
+            runtime_handler=handler,
         )
 
     def _attach(self, pod: Object, sandbox_id: str, netns: str) -> tuple[str, ...]:
