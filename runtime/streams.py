@@ -120,6 +120,10 @@ class Stream:
                 piece = self._socket.recv(min(size, 1 << 20))
             except (ConnectionResetError, BrokenPipeError):
                 return None
+            except OSError:
+                if self._socket.fileno() < 0:
+                    return None  # closed by another thread just before we would have blocked
+                raise
             if not piece:
                 return None
             pieces.append(piece)

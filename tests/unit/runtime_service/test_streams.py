@@ -64,6 +64,13 @@ def test_half_a_frame_is_the_end() -> None:
     stream.close()
 
 
+def test_reader_that_comes_after_close_is_told_the_end() -> None:
+    stream, peer = pair()
+    stream.close()
+    assert stream.receive() is None
+    peer.close()
+
+
 def test_close_wakes_a_blocked_reader() -> None:
     stream, peer = pair()
     got: list[object] = []
