@@ -1,8 +1,11 @@
-"""How long a container takes to start and end: ours warm, ours as a command, crun, runc; one interleaved run.
+"""How long a container takes to start: ours warm, a C program with the same system calls, ours as a cold
+command, crun, runc; and a whole pod. One interleaved run.
 
-Run as root: `hack/isolate .venv/bin/python -m tests.bench.runtime_start [rounds]`. Each row is the same
-specification (all namespaces, seccomp, masked paths, cgroup limits, busybox true). crun 1.8 refuses hybrid
-hosts, so it is run in a mount namespace whose v2 mount point is covered.
+Run as root: `hack/isolate .venv/bin/python -m tests.bench.runtime_start [rounds]`. Each container has the
+same specification (all namespaces, seccomp, masked paths, cgroup limits, busybox true). "to exec" ends when
+the program has replaced the child, "to end" when its cgroups are removed; commands have only the latter.
+Eight in flight: the time for all, divided by eight. crun 1.8 refuses hybrid hosts, so it is run in a mount
+namespace whose v2 mount point is covered. The cold command is what hack/quickstart installs.
 """
 
 from __future__ import annotations
@@ -16,17 +19,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from runtime import cgroups
+from runtime import cgroups, oci_launcher
 from runtime.launch import launch
 from runtime.linux import LinuxKernel
 from runtime.oci_documents import example_config
 from runtime.operations import Rootfs, container_plan
 from runtime.spec import parse
+from tests.bench.c_start import CStart
+from tests.bench.pod_start import PodStart
 
 LIMITS = {"memory": {"limit": 64 << 20}, "cpu": {"shares": 100}, "pids": {"limit": 100}}
+FLIGHT = 8
+ROOT = "kubelet-py-bench"
+
+# Number of the first container and how many → ms to exec (None: unknown) and to end, of all together.
+Start = Callable[[int, int], tuple[float | None, float]]
 
 
 def configuration() -> dict[str, Any]:
@@ -39,52 +50,111 @@ def configuration() -> dict[str, Any]:
     return config
 
 
-def ours(folder: Path) -> Callable[[], None]:
-    """Overlay, as pods have it, from a running process: what a shim does."""
+def ours(folder: Path) -> Start:
+    """Overlay, as pods have it, from a running process."""
     kernel, driver, config = LinuxKernel(), cgroups.detect(), configuration()
     null = os.open("/dev/null", os.O_RDWR)
-    count = 0
+    pool = ThreadPoolExecutor(FLIGHT)
 
-    def run() -> None:
-        nonlocal count
-        count += 1
-        path = f"kubelet-py-bench/{count}"
-        cgroup = driver.create(path, config["linux"]["resources"])
-        rootfs = Rootfs((str(folder / "rootfs"),), f"{folder}/upper{count}", f"{folder}/work{count}")
+    def start(number: int) -> int:
+        cgroup = driver.create(f"{ROOT}/{number}", config["linux"]["resources"])
+        rootfs = Rootfs((str(folder / "rootfs"),), f"{folder}/upper{number}", f"{folder}/work{number}")
         plan = container_plan(parse(config), rootfs=rootfs, join={}, cgroup=cgroup.join())
-        process = launch(kernel, plan, (null, null, null))
-        os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
-        os.close(process.pidfd)
-        driver.remove(path)
+        return launch(kernel, plan, (null, null, null)).pidfd
+
+    def run(first: int, count: int) -> tuple[float, float]:
+        begin = time.perf_counter()
+        numbers = range(first, first + count)
+        started = [start(first)] if count == 1 else list(pool.map(start, numbers))
+        executed = time.perf_counter()
+        for pidfd in started:
+            ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+            assert ended is not None and ended.si_status == 0
+            os.close(pidfd)
+        for number in numbers:
+            driver.remove(f"{ROOT}/{number}")
+        return (executed - begin) * 1000, (time.perf_counter() - begin) * 1000
 
     return run
 
 
-def command(argv: list[str], folder: Path, prepare: Callable[[], None] | None = None) -> Callable[[], None]:
-    count = 0
+class Command:
+    """An OCI runtime's command line, driven from a thread that may live in another mount namespace."""
 
-    def run() -> None:
-        nonlocal count
-        count += 1
-        subprocess.run(
-            [*argv, "run", "--bundle", str(folder), f"kubelet-py-bench-{count}"],
-            check=True,
-            preexec_fn=prepare,
-        )
+    def __init__(self, argv: list[str], folder: Path, namespace: int = -1) -> None:
+        self._argv, self._folder = argv, folder
+        self._pool = ThreadPoolExecutor(1, initializer=self._enter, initargs=(namespace,))
 
-    return run
+    @staticmethod
+    def _enter(namespace: int) -> None:
+        if namespace >= 0:
+            kernel = LinuxKernel()
+            kernel.unshare(0x200)  # CLONE_FS: this thread alone
+            kernel.setns(namespace, 0x20000)
+
+    def __call__(self, first: int, count: int) -> tuple[None, float]:
+        return None, self._pool.submit(self._run, first, count).result()
+
+    def _run(self, first: int, count: int) -> float:
+        begin = time.perf_counter()
+        running = [
+            subprocess.Popen([*self._argv, "run", "--bundle", str(self._folder), f"{ROOT}-{number}"])
+            for number in range(first, first + count)
+        ]
+        codes = [process.wait() for process in running]
+        assert not any(codes), f"{self._argv[0]} failed: {codes}"
+        return (time.perf_counter() - begin) * 1000
 
 
-def covered_v2() -> tuple[Callable[[], None], subprocess.Popen[bytes]]:
-    """A mount namespace in which crun sees v1 only."""
-    unified = getattr(cgroups.detect(), "unified", "")
-    script = f"mount -t tmpfs none {unified} && echo ready && exec sleep 600"
+def covered_v2() -> tuple[int, subprocess.Popen[bytes] | None]:
+    """A mount namespace in which crun sees v1 only; -1 where that is not needed."""
+    driver = cgroups.detect()
+    if driver.name != "hybrid":
+        return -1, None
+    script = f"mount -t tmpfs none {getattr(driver, 'unified', '')} && echo ready && exec sleep 3600"
     holder = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
-    kernel = LinuxKernel()
-    fd = os.open(f"/proc/{holder.pid}/ns/mnt", os.O_RDONLY)
-    return lambda: kernel.setns(fd, 0x20000), holder
+    return os.open(f"/proc/{holder.pid}/ns/mnt", os.O_RDONLY), holder
+
+
+def contenders(folder: Path) -> tuple[dict[str, Start], subprocess.Popen[bytes] | None]:
+    launcher = folder / "kubelet-py-oci"
+    oci_launcher.write(launcher, folder / "code")
+    rows: dict[str, Start] = {"ours, warm": ours(folder)}
+    config = configuration()
+    try:
+        rows["C, same system calls"] = CStart(folder, config, ROOT)
+    except FileNotFoundError as error:
+        print(f"Left out the C program: {error}", file=sys.stderr)
+    rows["kubelet-py-oci run"] = Command([str(launcher), "--root", f"{folder}/state"], folder)
+    holder = None
+    if shutil.which("crun"):
+        namespace, holder = covered_v2()
+        rows["crun run"] = Command(["crun", "--root", f"{folder}/crun"], folder, namespace)
+    if shutil.which("runc"):
+        rows["runc run"] = Command(["runc", "--root", f"{folder}/runc"], folder)
+    return rows, holder
+
+
+def measure(rows: dict[str, Start], pods: PodStart, rounds: int) -> dict[str, list[float]]:
+    """ms by "name, what", in one interleaved run; the first round is not counted."""
+    times: dict[str, list[float]] = {}
+    number = 0
+    for turn in range(rounds + 1):
+        for name, start in rows.items():
+            for count in (1, FLIGHT):
+                number += count
+                executed, ended = start(number, count)
+                place = f"{name}|{count}"
+                if turn and executed is not None:
+                    times.setdefault(f"{place}|to exec", []).append(executed / count)
+                if turn:
+                    times.setdefault(f"{place}|to end", []).append(ended / count)
+        took = pods.one()
+        if turn:
+            times.setdefault("a whole pod with a container|1|to exec", []).append(took)
+    return times
 
 
 def main() -> int:
@@ -94,35 +164,27 @@ def main() -> int:
     kernel.mount("tmpfs", str(folder), "tmpfs", 0, "")
     (folder / "rootfs/bin").mkdir(parents=True)
     shutil.copy("/usr/bin/busybox", folder / "rootfs/bin/busybox")
-    (folder / "rootfs/bin/true").symlink_to("busybox")
+    for applet in ("true", "sleep"):
+        (folder / "rootfs/bin" / applet).symlink_to("busybox")
     (folder / "config.json").write_text(json.dumps(configuration()))
-    rows: dict[str, Callable[[], None]] = {
-        "ours, warm, overlay": ours(folder),
-        "kubelet-py-oci run": command(
-            [sys.executable, "-m", "runtime.oci_cli", "--root", f"{folder}/state"], folder
-        ),
-    }
+    driver = cgroups.detect()
+    driver.create(f"{ROOT}/0", configuration()["linux"]["resources"])  # the parents, in every hierarchy
     holder = None
-    if shutil.which("crun"):
-        hybrid = cgroups.detect().name == "hybrid"
-        prepare, holder = covered_v2() if hybrid else (None, None)
-        rows["crun run"] = command(["crun", "--root", f"{folder}/crun"], folder, prepare)
-    if shutil.which("runc"):
-        rows["runc run"] = command(["runc", "--root", f"{folder}/runc"], folder)
-    times: dict[str, list[float]] = {name: [] for name in rows}
     try:
-        for _ in range(rounds):
-            for name, run in rows.items():
-                begin = time.perf_counter()
-                run()
-                times[name].append((time.perf_counter() - begin) * 1000)
+        # The forkserver is started before there are threads that crun's and ours need.
+        with PodStart(folder, configuration(), f"{ROOT}-pods") as pods:
+            rows, holder = contenders(folder)
+            times = measure(rows, pods, rounds)
+            for start in rows.values():
+                if isinstance(start, CStart):
+                    start.close()
     finally:
         if holder is not None:
             holder.kill()
             holder.wait()
-        driver = cgroups.detect()
-        if driver.exists("kubelet-py-bench"):
-            driver.remove("kubelet-py-bench", recursive=True)
+        for cgroup in (ROOT, f"{ROOT}-pods"):
+            if driver.exists(cgroup):
+                driver.remove(cgroup, recursive=True)
         kernel.umount(str(folder), 2)
         folder.rmdir()
     report(times)
@@ -130,13 +192,21 @@ def main() -> int:
 
 
 def report(times: dict[str, list[float]]) -> None:
-    reference = statistics.median(times.get("crun run") or next(iter(times.values())))
-    print("| start to end, ms | median | p10 | p90 | ratio to crun |\n|---|---|---|---|---|")
-    for name, values in times.items():
+    def reference(name: str, count: str, what: str) -> float | None:
+        values = times.get(f"{name}|{count}|{what}")
+        return statistics.median(values) if values else None
+
+    print("| ms per container | in flight | | median | p10 | p90 | ÷ C | ÷ crun run | ÷ runc run |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for place, values in times.items():
+        name, count, what = place.split("|")
         values.sort()
         low, high = values[len(values) // 10], values[len(values) * 9 // 10]
         middle = statistics.median(values)
-        print(f"| {name} | {middle:.1f} | {low:.1f} | {high:.1f} | {middle / reference:.2f} |")
+        peers = [reference("C, same system calls", count, what)]
+        peers += [reference(peer, count, "to end") for peer in ("crun run", "runc run")]
+        ratios = " | ".join(f"{middle / peer:.2f}" if peer else "–" for peer in peers)
+        print(f"| {name} | {count} | {what} | {middle:.1f} | {low:.1f} | {high:.1f} | {ratios} |")
 
 
 if __name__ == "__main__":
