@@ -15,14 +15,15 @@ from posix import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import ModuleType
+    from types import CodeType, ModuleType
     from typing import Any
 
     # name, its source file, time (ns) and size of that, the folder of a package or "", its code
-    Module = tuple[str, str, int, int, str, bytes]
+    Module = tuple[str, str, int, int, str, CodeType]
+    Packed = tuple[str, str, int, int, str, bytes]
 
 
-def boot(eager: tuple[Module, ...], lazy: tuple[Module, ...]) -> None:
+def boot(eager: tuple[Module, ...], lazy: tuple[Packed, ...]) -> None:
     """Imports the eager modules, in order; the lazy ones are loaded from here when they are asked for."""
     for _, path, time, size, _, _ in (*eager, *lazy):
         try:
@@ -42,7 +43,7 @@ def boot(eager: tuple[Module, ...], lazy: tuple[Module, ...]) -> None:
             module.__path__ = [folder]
     sys.meta_path.insert(0, Later({module[0]: module for module in lazy}))
     for name, _, _, _, _, code in eager:
-        exec(loads(code), modules[name].__dict__)
+        exec(code, modules[name].__dict__)
         parent, _, tail = name.rpartition(".")
         if parent:
             setattr(modules[parent], tail, modules[name])
@@ -53,7 +54,7 @@ def boot(eager: tuple[Module, ...], lazy: tuple[Module, ...]) -> None:
 class Later:
     """Finds and loads the modules that only some commands need."""
 
-    def __init__(self, modules: dict[str, Module]) -> None:
+    def __init__(self, modules: dict[str, Packed]) -> None:
         self._modules = modules
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> Any:

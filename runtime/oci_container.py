@@ -19,6 +19,7 @@ from runtime.operations import container_plan, exec_plan
 from runtime.plan import NO_STDIO, Plan
 from runtime.process import WaitForStart
 from runtime.records import Record
+from runtime.seccomp.programs import Programs
 from runtime.spec import Hook, ProcessSpec, Spec, parse, parse_hooks, parse_process
 
 TYPE_CHECKING = False
@@ -66,6 +67,7 @@ class Runtime:
         self.store = store
         self._kernel = kernel
         self._driver = driver
+        self._programs = Programs(f"{store.root}/.seccomp")  # no id starts with a dot
 
     def create(
         self, identity: str, bundle: str, config: dict[str, Any], options: Options = PLAIN
@@ -134,7 +136,7 @@ class Runtime:
                 spec, rootfs=None, join={}, cgroup=cgroup.join(),
                 wait_on=WaitForStart(fifo) if waits else None,
                 preserve_fds=options.preserve_fds, pivot=not options.no_pivot,
-                new_keyring=options.new_keyring,
+                new_keyring=options.new_keyring, compile=self._programs.compiled,
             )  # fmt: skip
             process = launch(self._kernel, plan, NO_STDIO if terminal else STANDARD, terminal=terminal)
         finally:
@@ -206,6 +208,7 @@ class Runtime:
             cgroup=cgroup.join(),
             init_start_time=container.start_time,
             executable=hook.path,
+            compile=self._programs.compiled,
         )
 
     def _starter(self, plan: Plan) -> Callable[[tuple[int, int, int]], int]:
@@ -318,6 +321,7 @@ class Runtime:
             cgroup=join,
             init_start_time=container.start_time,
             preserve_fds=options.preserve_fds,
+            compile=self._programs.compiled,
         )
         stdio = NO_STDIO if process.terminal else STANDARD
         started = launch(self._kernel, plan, stdio, terminal=process.terminal)

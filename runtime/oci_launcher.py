@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import CodeType
 
-    from runtime.oci_boot import Module
-
 MAIN = "runtime.oci_cli"
 LONGEST_FIRST_LINE = 127  # BINPRM_BUF_SIZE of kernels before 5.1, less its end
 
@@ -88,8 +86,10 @@ def archive_bytes() -> bytes:
     beside: set[str] = set()
     _order(MAIN, (), eager, beside)
     lazy = sorted((beside | _reached(eager)) - set(eager))
-    code = marshal.dumps((_code("runtime.oci_boot"), _modules(eager), _modules(lazy)))
-    return importlib.util.MAGIC_NUMBER + code
+    # Eager code as it is, so that what the modules have in common is there once; lazy code still packed.
+    apart = tuple((*entry, marshal.dumps(_code(entry[0]))) for entry in _entries(lazy))
+    together = tuple((*entry, _code(entry[0])) for entry in _entries(eager))
+    return importlib.util.MAGIC_NUMBER + marshal.dumps((_code("runtime.oci_boot"), together, apart))
 
 
 def _order(name: str, above: tuple[str, ...], ordered: list[str], beside: set[str]) -> None:
@@ -141,20 +141,33 @@ def _source(name: str) -> str:
     return spec.origin if spec and spec.origin and spec.origin.endswith(".py") else ""
 
 
-def _modules(names: Iterable[str]) -> tuple[Module, ...]:
-    entries: list[Module] = []
+def _entries(names: Iterable[str]) -> Iterator[tuple[str, str, int, int, str]]:
+    """What oci_boot.Module starts with."""
     for name in names:
         path = _source(name)
         status = os.stat(path)
         folder = os.path.dirname(path) if path.endswith("/__init__.py") else ""
-        entries.append((name, path, status.st_mtime_ns, status.st_size, folder, marshal.dumps(_code(name))))
-    return tuple(entries)
+        yield name, path, status.st_mtime_ns, status.st_size, folder
+
+
+class _Bare(ast.NodeTransformer):
+    """Functions without annotations, which nobody reads here. Those of classes stay: records need them."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        self.generic_visit(node)
+        node.returns = None
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
 
 
 def _code(name: str) -> CodeType:
     path = _source(name)
-    # Without docstrings, which nobody reads here.
-    return compile(Path(path).read_bytes(), path, "exec", dont_inherit=True, optimize=2)
+    tree = ast.fix_missing_locations(_Bare().visit(ast.parse(Path(path).read_bytes())))
+    # Without docstrings, too.
+    return compile(tree, path, "exec", dont_inherit=True, optimize=2)
 
 
 if __name__ == "__main__":

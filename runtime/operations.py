@@ -71,7 +71,7 @@ from runtime.process import (
 )  # fmt: skip
 from runtime.procfs import MountProc
 from runtime.records import Record
-from runtime.seccomp.filter import compiled
+from runtime.seccomp.programs import compiled
 from runtime.spec import IdMapping, LinuxSpec, MountSpec, Namespace, ProcessSpec, Spec
 from runtime.userns import (
     AttachRoot,
@@ -86,7 +86,10 @@ from runtime.userns import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    Compile = Callable[[Mapping[str, Any]], tuple[bytes, int]]
 
 JOIN_ORDER = ("user", "ipc", "uts", "network", "pid", "time", "cgroup", "mount")
 NEW_ORDER = ("user", "mount", "uts", "ipc", "network", "time", "pid")
@@ -141,11 +144,12 @@ def container_plan(
     preserve_fds: int = 0,
     pivot: bool = True,
     new_keyring: bool = True,
+    compile: Compile = compiled,
 ) -> Plan:
     """A container: the root from `rootfs` or else from spec.root.path (absolute), namespaces joined by `join`
     (type → path) or as the spec says. `wait_on` is put before the execve (OCI create waits there for start).
     `preserve_fds` descriptors from 3 on stay open. `pivot` False is for a root in a ramfs, which
-    pivot_root(2) refuses to leave.
+    pivot_root(2) refuses to leave. `compile` makes a seccomp filter of a profile.
     """
     process = spec.process
     if process is None:
@@ -154,7 +158,7 @@ def container_plan(
     if "mount" not in new:
         raise SpecError("linux.namespaces", "a container needs a new mount namespace")
     user = "user" in new or any(namespace.type == "user" for namespace in joined)
-    before, after = _security(spec, process)
+    before, after = _security(spec, process, compile)
     foreign = user and "cgroup" not in new  # a cgroup namespace of the host's: mounting it is not for us
     mounts = [*_mounts(spec), *(_cgroup_binds(spec, cgroup) if foreign else [])]
     return _plan(
@@ -211,10 +215,11 @@ def exec_plan(
     init_start_time: int | None = None,
     preserve_fds: int = 0,
     executable: str = "",
+    compile: Compile = compiled,
 ) -> Plan:
     """One more process in a running container. `init_start_time` (clock ticks) guards against a recycled
     pid. `executable` is run under the name args[0] instead of the program of that name."""
-    before, after = _security(spec, process)
+    before, after = _security(spec, process, compile)
     listed = {namespace.type for namespace in spec.linux.namespaces}
     user, time = "user" in listed, "time" in listed
     kinds = ("mount", "uts", "ipc", "network", "pid", *sorted(listed & {"user", "time"}))
@@ -329,9 +334,7 @@ def _making(spec: Spec, new: tuple[str, ...]) -> list[Operation]:
     ]
 
 
-def _born(
-    cgroup: CgroupJoin | None, new: tuple[str, ...], joined: tuple[Namespace, ...]
-) -> list[Operation]:
+def _born(cgroup: CgroupJoin | None, new: tuple[str, ...], joined: tuple[Namespace, ...]) -> list[Operation]:
     return [
         *([EnterCgroup()] if cgroup and cgroup.tasks else []),
         *([NewCgroupNamespace()] if "cgroup" in new else []),
@@ -472,11 +475,11 @@ def _credentials(process: ProcessSpec) -> list[Operation]:
     return [SetCredentials(user.uid, user.gid, user.additional_gids, sets, umask)]
 
 
-def _security(spec: Spec, process: ProcessSpec) -> tuple[list[Operation], list[Operation]]:
+def _security(spec: Spec, process: ProcessSpec, compile: Compile) -> tuple[list[Operation], list[Operation]]:
     """Operations before and after the credentials: seccomp without no_new_privs needs CAP_SYS_ADMIN."""
     after: list[Operation] = [SetNoNewPrivileges()] if process.no_new_privileges else []
     if spec.linux.seccomp is None:
         return [], after
-    program, flags = compiled(spec.linux.seccomp)
+    program, flags = compile(spec.linux.seccomp)
     load = LoadSeccomp(Filter(program), flags)
     return ([], [*after, load]) if process.no_new_privileges else ([load], after)
