@@ -211,6 +211,9 @@ class FakeKernel:
     def block_signals(self) -> None:
         self._note("block_signals")
 
+    def ignored_signals(self) -> tuple[int, ...]:
+        return (13, 25)
+
     def start_time(self, pid: int) -> int:
         return 4711
 

@@ -1,43 +1,45 @@
-"""The real kernel, through ctypes.
+"""The real kernel, through the C library (see clibrary.py).
 
-ctypes drops the interpreter lock around each call, so a thread that waits for a child's execve does not hold
-up the others. errno is per thread. Everything here acts on the calling *thread* where the kernel allows it
+Everything here acts on the calling *thread* where the kernel allows it
 (namespaces, working directory after unshare(CLONE_FS), umask); what the kernel keeps per process is done in
 the child (`spawn`).
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
 from _thread import get_native_id
 
-from runtime import signals
+from runtime import clibrary, signals
 from runtime.copyup import copy_tree
-from runtime.kernel import AT_FDCWD, Filter, Spawned, SpawnError, Status, Step
-from runtime.machine import ENTRY_WORDS, PASS_RESULT, TOLERATE, Machine, this_machine
+from runtime.kernel import AT_FDCWD, Spawned, SpawnError, Status, Step
+from runtime.machine import Machine, this_machine
+from runtime.table import HEAD_WORDS, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
-CLONE_VM, CLONE_PIDFD, CLONE_VFORK, CLONE_INTO_CGROUP = 0x100, 0x1000, 0x4000, 0x200000000
+CLONE_VM, CLONE_PIDFD, CLONE_VFORK = 0x100, 0x1000, 0x4000
+CLONE_CLEAR_SIGHAND, CLONE_INTO_CGROUP = 0x100000000, 0x200000000
 CLONE_PARENT, CLONE_NEWUSER, ATTR_IDMAP = 0x8000, 0x10000000, 0x100000
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+MAP_FAILED = 2**64 - 1
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = 1, 2, 0x20
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 TIOCGPTPEER, TIOCSPTLCK, TIOCSWINSZ = 0x5441, 0x40045431, 0x5414
 F_DUPFD_CLOEXEC, F_ADD_SEALS, ALL_SEALS = 1030, 1033, 0xF
 
-_c_long, _c_void_p, _c_size_t = ctypes.c_long, ctypes.c_void_p, ctypes.c_size_t
+
+_PADDING = tuple((0,) * (6 - count) for count in range(7))
 
 
 class LinuxKernel:
@@ -46,44 +48,34 @@ class LinuxKernel:
     def __init__(self, machine: Machine | None = None) -> None:
         self._machine = machine or this_machine()
         self._numbers = self._machine.numbers
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._syscall = libc.syscall
-        self._syscall.restype = _c_long
-        self._mmap = libc.mmap
-        self._mmap.restype = _c_void_p
-        self._mmap.argtypes = [
-            _c_void_p, _c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, _c_long
-        ]  # fmt: skip
-        self._munmap = libc.munmap
-        self._munmap.argtypes = [_c_void_p, _c_size_t]
-        self._mprotect = libc.mprotect
-        self._mprotect.argtypes = [_c_void_p, _c_size_t, ctypes.c_int]
-        self._fstatfs = libc.fstatfs
+        self._syscall = clibrary.libc("syscall", "llPPPPPP")
+        self._mmap = clibrary.libc("mmap", "PPLiiil")
+        self._munmap = clibrary.libc("munmap", "iPL")
+        self._mprotect = clibrary.libc("mprotect", "iPLi")
+        self._fstatfs = clibrary.libc("fstatfs", "iiP")
         self._held = _held_capabilities()
         self._spawn_code = self._load_code(self._machine.spawn)
 
     def _call(self, name: str, *arguments: int | bytes | None) -> int:
-        words = [_c_long(a) if isinstance(a, int) else a for a in arguments]
-        result = int(self._syscall(_c_long(self._numbers[name]), *words))
+        result = int(self._syscall(self._numbers[name], *arguments, *_PADDING[len(arguments)]))
         if result < 0:
-            number = ctypes.get_errno()
+            number = clibrary.errno()
             raise OSError(number, f"{name}: {os.strerror(number)}")
         return result
 
     def _map(self, size: int, flags: int) -> int:
         address = self._mmap(None, size, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0)
-        if address in (None, _c_void_p(-1).value):
-            raise OSError(ctypes.get_errno(), "mmap: " + os.strerror(ctypes.get_errno()))
+        if address in (None, MAP_FAILED):
+            raise OSError(clibrary.errno(), "mmap: " + os.strerror(clibrary.errno()))
         return int(address)
 
-    def _load_code(self, code: bytes) -> ctypes._FuncPointer:
+    def _load_code(self, code: bytes) -> Callable[..., int]:
         """Machine code as a callable; never writable and executable at once."""
         address = self._map(self._machine.page, MAP_PRIVATE)
-        ctypes.memmove(address, code, len(code))
+        clibrary.write(address, code)
         if self._mprotect(address, self._machine.page, PROT_READ | PROT_EXEC):
-            raise OSError(ctypes.get_errno(), "mprotect: " + os.strerror(ctypes.get_errno()))
-        kind = ctypes.CFUNCTYPE(_c_long, _c_void_p, _c_size_t, _c_void_p, _c_void_p)
-        return kind(address)
+            raise OSError(clibrary.errno(), "mprotect: " + os.strerror(clibrary.errno()))
+        return clibrary.at(address, "lPLPP")
 
     # --- namespaces
 
@@ -203,9 +195,9 @@ class LinuxKernel:
 
     def filesystem(self, fd: int) -> int:
         """The file system's magic number (statfs.f_type), 32 bits."""
-        buffer = ctypes.create_string_buffer(128)
+        buffer = clibrary.buffer(128)
         if self._fstatfs(fd, buffer):
-            raise OSError(ctypes.get_errno(), "fstatfs: " + os.strerror(ctypes.get_errno()))
+            raise OSError(clibrary.errno(), "fstatfs: " + os.strerror(clibrary.errno()))
         return int(struct.unpack_from("=q", buffer)[0]) & 0xFFFFFFFF
 
     def mkdir(self, path: str, mode: int, *, dir_fd: int | None = None) -> None:
@@ -303,6 +295,10 @@ class LinuxKernel:
         """All signals of this thread: a handler must not run in a child that shares our memory."""
         signals.block_all()
 
+    def ignored_signals(self) -> tuple[int, ...]:
+        """Those that this process ignores."""
+        return signals.ignored()
+
     def start_time(self, pid: int) -> int:
         """Clock ticks between boot and the process's start: field 22 of /proc/<pid>/stat."""
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -335,24 +331,24 @@ class LinuxKernel:
 
         With `ready`, a pipe, the child gets a copy of our memory instead of sharing it, and this returns as
         soon as it has written to the pipe: for children that wait before they execute. The pipe's second end
-        is closed. A `sibling` becomes the child of our parent.
+        is closed. A `sibling` becomes the child of our parent. The child has no signal handler of ours (which
+        would run in our memory), but ignores what we ignore.
 
         Raises SpawnError with the failed step; clone3's own failure has index -1.
         """
-        keep: list[object] = []
-        words = self._encode(steps, keep)
-        size = -(-len(words) * 8 // 4096) * 4096 + 4096
-        table = self._map(size, MAP_SHARED)
+        table = Table(steps, self._numbers)
+        size = -(-table.size // clibrary.PAGE) * clibrary.PAGE
+        address = self._map(size, MAP_SHARED)
         try:
-            ctypes.memmove(table + 64, words, len(words) * 8)
-            memory = 0 if ready else CLONE_VM | CLONE_VFORK
-            pid, pidfd = self._clone(table, cgroup_fd, memory | (CLONE_PARENT if sibling else 0))
+            clibrary.write(address, table.image(address))
+            shared = 0 if ready else CLONE_VM | CLONE_VFORK
+            pid, pidfd = self._clone(address, cgroup_fd, shared | (CLONE_PARENT if sibling else 0))
             if ready:
                 os.close(ready[1])
                 os.read(ready[0], 1)
-            results, failed = self._results(table, len(steps))
+            results, failed = table.results(clibrary.read(address, size // clibrary.PAGE), address)
         finally:
-            self._munmap(table, size)
+            self._munmap(address, size)
         if failed >= 0:
             number = -results[failed]
             _reap(pidfd)
@@ -360,61 +356,22 @@ class LinuxKernel:
         return Spawned(pid, pidfd, results)
 
     def _clone(self, table: int, cgroup_fd: int, extra: int) -> tuple[int, int]:
-        pidfd = ctypes.c_int(-1)
-        flags = CLONE_PIDFD | extra | (CLONE_INTO_CGROUP if cgroup_fd >= 0 else 0)
+        pidfd = clibrary.Number(-1)
+        flags = CLONE_PIDFD | CLONE_CLEAR_SIGHAND | extra | (CLONE_INTO_CGROUP if cgroup_fd >= 0 else 0)
         ends_with = 0 if extra & CLONE_PARENT else signals.SIGCHLD  # a sibling inherits it
         arguments = struct.pack(
-            "=11Q", flags, ctypes.addressof(pidfd), 0, 0, ends_with, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
+            "=11Q", flags, pidfd.address, 0, 0, ends_with, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
         )
-        pid = self._spawn_code(arguments, len(arguments), table + 64, table)
+        pid = self._spawn_code(arguments, len(arguments), table + HEAD_WORDS * 8, table)
         if pid < 0:
             raise SpawnError(-1, -pid, f"clone3: {os.strerror(-pid)}")
         return pid, pidfd.value
-
-    def _results(self, table: int, count: int) -> tuple[tuple[int, ...], int]:
-        raw = ctypes.string_at(table, 64 + count * ENTRY_WORDS * 8)
-        failed = struct.unpack_from("=Q", raw)[0]
-        results = tuple(
-            struct.unpack_from("=q", raw, 64 + (index * ENTRY_WORDS + 8) * 8)[0] for index in range(count)
-        )
-        return results, (failed - table - 64) // (ENTRY_WORDS * 8) if failed else -1
-
-    def _encode(self, steps: Sequence[Step], keep: list[object]) -> ctypes.Array[ctypes.c_uint64]:
-        words = (ctypes.c_uint64 * (len(steps) * ENTRY_WORDS))()
-        for index, step in enumerate(steps):
-            base = index * ENTRY_WORDS
-            words[base] = self._numbers[step.call]
-            for position, argument in enumerate(step.arguments):
-                words[base + 1 + position] = _word(argument, keep)
-            words[base + 7] = (TOLERATE if step.tolerate else 0) | (PASS_RESULT if step.pass_result else 0)
-        return words
 
 
 def _held_capabilities(status: str | int = "/proc/self/status") -> tuple[int, int]:
     with open(status, encoding="ascii", errors="replace") as file:
         fields = dict(line.split(":", 1) for line in file if line.startswith("Cap"))
     return int(fields["CapPrm"], 16), int(fields["CapBnd"], 16)
-
-
-def _word(argument: object, keep: list[object]) -> int:
-    """An argument as a 64-bit word; what it points to is put into `keep`."""
-    if isinstance(argument, int):
-        return argument & 0xFFFFFFFFFFFFFFFF
-    if isinstance(argument, Filter):
-        program = ctypes.create_string_buffer(bytes(argument), len(argument))
-        keep.append(program)
-        argument = struct.pack("=HxxxxxxQ", len(argument) // 8, ctypes.addressof(program))
-    if isinstance(argument, str):
-        argument = os.fsencode(argument) + b"\0"
-    if isinstance(argument, tuple):
-        pointers = (ctypes.c_uint64 * (len(argument) + 1))(*(_word(text, keep) for text in argument))
-        keep.append(pointers)
-        return ctypes.addressof(pointers)
-    if not isinstance(argument, bytes):
-        raise TypeError(f"a system call takes no {type(argument).__name__}")
-    buffer = ctypes.create_string_buffer(argument, max(len(argument), 1))
-    keep.append(buffer)
-    return ctypes.addressof(buffer)
 
 
 def _reap(pidfd: int) -> None:

@@ -71,8 +71,21 @@ class MountOptions(Record):
     idmap: str = ""
 
 
+REMEMBERED = 64  # lists of options: the same few come with every container
+_parsed: dict[tuple[str, ...], MountOptions] = {}
+
+
 def parse_options(options: tuple[str, ...]) -> MountOptions:
     """OCI mount options → MountOptions. Unknown ones are data for the file system, which refuses them."""
+    found = _parsed.get(options)
+    if found is None:
+        if len(_parsed) >= REMEMBERED:
+            _parsed.clear()
+        found = _parsed[options] = _parse(options)
+    return found
+
+
+def _parse(options: tuple[str, ...]) -> MountOptions:
     chosen: dict[str, int] = {"set": 0, "clear": 0, "tree_set": 0, "tree_clear": 0}
     bind = recursive = tree = copy_up = False
     idmap = ""

@@ -27,13 +27,6 @@ CLOSE_RANGE_CLOEXEC = 4
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-# Made once: 63 records cost more to make than the system calls they stand for.
-_DEFAULT_SIGNALS = (
-    *(Step("rt_sigaction", (number, bytes(32), 0, 8)) for number in range(1, 65) if number not in (9, 19)),
-    Step("rt_sigprocmask", (2, bytes(8), 0, 8)),
-)
-
-
 class OpenCgroup(Operation):
     """Opens the cgroups to be joined while their paths still mean the host's."""
 
@@ -124,13 +117,15 @@ class SetRlimit(Operation):
 
 
 class ResetSignals(Operation):
-    """Default action for every signal (Python ignores SIGPIPE) and none blocked."""
+    """Default action for the signals that we ignore (Python ignores SIGPIPE), and none blocked. Those that we
+    handle have had theirs since the clone; see LinuxKernel.spawn."""
 
     def describe(self) -> str:
         return "reset signals"
 
     def run(self, kernel: Kernel, context: Context) -> None:
-        context.child(*_DEFAULT_SIGNALS)
+        default = (Step("rt_sigaction", (number, bytes(32), 0, 8)) for number in kernel.ignored_signals())
+        context.child(*default, Step("rt_sigprocmask", (2, bytes(8), 0, 8)))
 
 
 class CloseDescriptors(Operation):

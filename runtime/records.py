@@ -37,6 +37,13 @@ class RecordType(type):
         namespace["__slots__"] = tuple(slots)
         namespace["_fields"] = tuple(fields + slots)
         namespace["_defaults"] = defaults
+        tail: tuple[Any, ...] = ()
+        for field in reversed(namespace["_fields"]):
+            if field not in defaults:
+                break
+            tail = (defaults[field], *tail)
+        namespace["_tail"] = tail
+        namespace["_setters"] = None
         return super().__new__(mcs, name, bases, namespace)
 
 
@@ -49,6 +56,15 @@ class Record(metaclass=RecordType):
     if not TYPE_CHECKING:
 
         def __init__(self, *args, **kwargs):
+            setters = self._setters or self._prepare()
+            missing = len(setters) - len(args)
+            if missing and 0 < missing <= len(self._tail) and not kwargs:
+                args += self._tail[-missing:]
+                missing = 0
+            if not missing and not kwargs:
+                for setter, value in zip(setters, args, strict=True):
+                    setter(self, value)
+                return
             fields = self._fields
             if len(args) > len(fields):
                 raise TypeError(f"{type(self).__name__} takes {len(fields)} values, got {len(args)}")
@@ -56,8 +72,14 @@ class Record(metaclass=RecordType):
             if len(values) != len(fields) or any(f not in values for f in fields):
                 wrong = set(fields) ^ set(values)
                 raise TypeError(f"{type(self).__name__}: missing or unknown {', '.join(sorted(wrong))}")
-            for field in fields:
-                object.__setattr__(self, field, values[field])
+            for field, setter in zip(fields, setters, strict=True):
+                setter(self, values[field])
+
+        @classmethod
+        def _prepare(cls):
+            """What sets each field; made with the first value, since most classes never have one."""
+            cls._setters = tuple(getattr(cls, field).__set__ for field in cls._fields)
+            return cls._setters
 
         def __setattr__(self, name, value):
             raise AttributeError(f"{type(self).__name__} is frozen")

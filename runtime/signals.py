@@ -45,6 +45,11 @@ def handle(signal: int, handler: Callable[[int, object], None]) -> None:
     _signal.signal(signal, handler)
 
 
+def ignored() -> tuple[int, ...]:
+    """Signals that this process ignores; the programs it executes would, too."""
+    return tuple(number for number in _ALL if _signal.getsignal(number) == _signal.SIG_IGN)
+
+
 def block_all() -> None:
     """Blocks every signal that can be blocked, in the calling thread."""
     _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL)

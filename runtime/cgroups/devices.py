@@ -11,10 +11,10 @@ stays allowed, since opening them does not.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 
+from runtime import clibrary
 from runtime.errors import CgroupError, errno_name
 from runtime.records import Record
 
@@ -138,11 +138,14 @@ def attach(folder: str, listed: Iterable[Rule]) -> None:
 
     Raises CgroupError.
     """
-    code = ctypes.create_string_buffer(program(list(listed)))
-    license_name = ctypes.create_string_buffer(b"Apache-2.0")
-    count = (len(code) - 1) // 8
+    code = program(list(listed))
+    held, license_name = clibrary.held(code), clibrary.held(b"Apache-2.0\0")
     load = struct.pack(
-        "=IIQQ24x", BPF_PROG_TYPE_CGROUP_DEVICE, count, ctypes.addressof(code), ctypes.addressof(license_name)
+        "=IIQQ24x",
+        BPF_PROG_TYPE_CGROUP_DEVICE,
+        len(code) // 8,
+        clibrary.address(held),
+        clibrary.address(license_name),
     )
     cgroup = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -157,10 +160,9 @@ def attach(folder: str, listed: Iterable[Rule]) -> None:
 
 
 def _bpf(command: int, attributes: bytes, folder: str) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    number = ctypes.c_long(_NUMBERS[os.uname().machine])
-    result = int(libc.syscall(number, ctypes.c_long(command), attributes, ctypes.c_long(len(attributes))))
+    call = clibrary.libc("syscall", "lllPl")
+    result = call(_NUMBERS[os.uname().machine], command, attributes, len(attributes))
     if result < 0:
-        code = ctypes.get_errno()
+        code = clibrary.errno()
         raise CgroupError(f"Could not limit the devices of {folder}: {errno_name(code)}", code)
     return result

@@ -64,12 +64,14 @@ def table(path: str) -> dict[str, int]:
     return found
 
 
-def write(path: str, value: str) -> None:
-    """Writes a value in one system call. Raises CgroupError with the file and the value."""
+def write(path: str, *values: str) -> None:
+    """Writes each value in one system call. Raises CgroupError with the file and the value."""
+    value = values[0]
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.write(fd, value.encode())
+            for value in values:
+                os.write(fd, value.encode())
         finally:
             os.close(fd)
     except OSError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+from itertools import groupby
 
 from runtime.cgroups import devices, files, v2
 from runtime.cgroups.files import CgroupStats, section
@@ -122,25 +123,26 @@ class Hybrid:
 
     def apply(self, writes: list[Write]) -> None:
         """Writes values, making folders in controllers that had none for this cgroup."""
-        for controller, name, value in writes:
+        for (controller, name), same in groupby(writes, lambda write: write[:2]):
+            values = [value for _, _, value in same]
             if controller == UNIFIED:
-                files.write(f"{self._driver.unified}/{self.path}/{name}", value)
+                files.write(f"{self._driver.unified}/{self.path}/{name}", *values)
                 continue
             if controller not in self._driver.controllers:
                 raise CgroupError(f"Could not set {name}: this host has no v1 controller {controller}")
             if controller in (*ON_DEMAND, *RARE):
                 self._driver.make(controller, self.path)
-            self._write(controller, name, value)
+            self._write(controller, name, *values)
 
-    def _write(self, controller: str, name: str, value: str) -> None:
+    def _write(self, controller: str, name: str, *values: str) -> None:
         folder = self._driver.folder(controller, self.path)
         try:
-            files.write(f"{folder}/{name}", value)
+            files.write(f"{folder}/{name}", *values)
         except CgroupError as error:
             if name == "memory.limit_in_bytes" and error.errno == errno.EINVAL:
                 # Raising the limit above the memory+swap limit: that one has to go up first.
-                files.write(f"{folder}/memory.memsw.limit_in_bytes", value)
-                files.write(f"{folder}/{name}", value)
+                files.write(f"{folder}/memory.memsw.limit_in_bytes", *values)
+                files.write(f"{folder}/{name}", *values)
             elif (
                 name not in ("memory.memsw.limit_in_bytes", "memory.swappiness")
                 or error.errno != errno.ENOENT

@@ -39,6 +39,7 @@ int mount(const char *, const char *, const char *, unsigned long, const void *)
 int umount2(const char *, int);
 
 #define INTO_CGROUP 0x200000000ULL
+#define CLEAR_SIGHAND 0x100000000ULL
 #define PIDFD 0x1000
 #define EMPTY 0x1000
 #define BOTH_EMPTY (MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
@@ -100,7 +101,12 @@ static void make_cgroups(struct start *s) {
     for (int i = 0; i < line_count; i++) {
         numbered(path, lines[i].path, s->number);
         if (!strcmp(lines[i].verb, "mkdir")) mkdir(path, 0755);
-        else if (!strcmp(lines[i].verb, "write")) put(path, lines[i].value);
+        if (strcmp(lines[i].verb, "write")) continue;
+        int fd = (int)must(open(path, O_WRONLY | O_CLOEXEC), path);
+        must(write(fd, lines[i].value, strlen(lines[i].value)), path);
+        for (; i + 1 < line_count && !strcmp(lines[i + 1].path, lines[i].path); i++)
+            must(write(fd, lines[i + 1].value, strlen(lines[i + 1].value)), path);
+        close(fd);
     }
 }
 
@@ -289,10 +295,9 @@ static void child(struct start *s) {
     syscall(SYS_keyctl, 1, 0, 0, 0, 0);
     must(openat2(AT_FDCWD, "/bin/true", O_PATH, RESOLVE_NO_MAGICLINKS), "/bin/true");
     for (int fd = 0; fd < 3; fd++) must(dup3(dev_null, fd, 0), "dup3");
-    for (int number = 1; number <= 64; number++) {
-        char action[32] = {0};
-        if (number != SIGKILL && number != SIGSTOP) syscall(SYS_rt_sigaction, number, action, NULL, 8);
-    }
+    char action[32] = {0}; /* what Python ignores */
+    syscall(SYS_rt_sigaction, SIGPIPE, action, NULL, 8);
+    syscall(SYS_rt_sigaction, SIGXFSZ, action, NULL, 8);
     uint64_t none = 0;
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
     must(syscall(SYS_close_range, 3, ~0U, 4), "close_range");
@@ -330,7 +335,7 @@ static inline __attribute__((always_inline)) long clone_here(void *arguments, si
 }
 
 static __attribute__((noinline)) void spawn(struct start *s) {
-    uint64_t arguments[11] = {CLONE_VM | CLONE_VFORK | PIDFD | INTO_CGROUP, (uint64_t)(uintptr_t)&s->pidfd};
+    uint64_t arguments[11] = {CLONE_VM | CLONE_VFORK | PIDFD | CLEAR_SIGHAND | INTO_CGROUP, (uint64_t)(uintptr_t)&s->pidfd};
     arguments[4] = SIGCHLD;
     arguments[10] = (uint64_t)s->unified;
     long pid = clone_here(arguments, sizeof arguments);

@@ -1,0 +1,88 @@
+"""The child's system calls as one piece of memory, in the shape that machine.py's instructions work off.
+
+    word 0            address of the entry that failed, 0 if none did
+    from byte 64 on   entries of nine words (see machine.py)
+    behind them       what their arguments point to: texts, argv, structures, the seccomp filter
+
+Pointers are addresses in that memory, which is mapped when its size is known; until then they are noted.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from runtime.kernel import Filter, Step
+from runtime.machine import ENTRY_WORDS, PASS_RESULT, TOLERATE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+HEAD_WORDS = 8
+_MASK = 0xFFFFFFFFFFFFFFFF
+_ZEROES = tuple([0] * count for count in range(7))
+
+
+class Table:
+    """`steps` put together. `size` in bytes; `image` is its content once it has an address."""
+
+    def __init__(self, steps: Sequence[Step], numbers: Mapping[str, int]) -> None:
+        self._words: list[int] = [0] * HEAD_WORDS
+        self._data = bytearray()
+        # Where an address has to be put in, and the place in `_data` that it points to.
+        self._in_words: list[tuple[int, int]] = []
+        self._in_data: list[tuple[int, int]] = []
+        self._count = len(steps)
+        words = self._words
+        for step in steps:
+            words.append(numbers[step.call])
+            for argument in step.arguments:
+                if type(argument) is int:
+                    words.append(argument & _MASK)
+                else:
+                    self._in_words.append((len(words), self._place(argument)))
+                    words.append(0)
+            words += _ZEROES[6 - len(step.arguments)]
+            words += ((TOLERATE if step.tolerate else 0) | (PASS_RESULT if step.pass_result else 0), 0)
+        self.size = len(words) * 8 + len(self._data)
+
+    def _place(self, argument: object) -> int:
+        """Where in `_data` an argument is now. Raises TypeError."""
+        if isinstance(argument, Filter):
+            program = self._put(bytes(argument))
+            place = self._put(struct.pack("=HxxxxxxQ", len(argument) // 8, 0))
+            self._in_data.append((place + 8, program))
+            return place
+        if isinstance(argument, str):
+            return self._put(os.fsencode(argument) + b"\0")
+        if isinstance(argument, bytes):
+            return self._put(argument)
+        if isinstance(argument, tuple):
+            texts = [self._place(text) for text in argument]
+            place = self._put(bytes(8 * (len(texts) + 1)))
+            self._in_data += [(place + 8 * index, text) for index, text in enumerate(texts)]
+            return place
+        raise TypeError(f"a system call takes no {type(argument).__name__}")
+
+    def _put(self, raw: bytes) -> int:
+        place = len(self._data)
+        self._data += raw
+        self._data += bytes(-len(self._data) % 8)
+        return place
+
+    def image(self, address: int) -> bytes:
+        """The content for memory at `address`."""
+        words, base = self._words, address + len(self._words) * 8
+        for index, place in self._in_words:
+            words[index] = base + place
+        for index, place in self._in_data:
+            struct.pack_into("=Q", self._data, index, base + place)
+        return struct.pack(f"={len(words)}Q", *words) + self._data
+
+    def results(self, image: bytes, address: int) -> tuple[tuple[int, ...], int]:
+        """From the memory afterwards: what each step returned, and the number of the one that failed or
+        -1."""
+        words = struct.unpack_from(f"={HEAD_WORDS + self._count * ENTRY_WORDS}q", image)
+        failed = (words[0] - address - HEAD_WORDS * 8) // (ENTRY_WORDS * 8) if words[0] else -1
+        return words[HEAD_WORDS + 8 :: ENTRY_WORDS], failed
