@@ -67,6 +67,10 @@ class Admission:
         self, info: ResourceInfo, namespace: str, new: Object, old: Object, user: User, subresource: str
     ) -> None:
         """May change `new`. Raises StatusError (403)."""
+        if subresource == "resize":
+            ranges = [entry.parse() for entry in self._cache.newest("core/limitranges", namespace)]
+            _refuse(info, new, complaints(new, ranges))
+            check_quota(self._cache, info, namespace, new, old)
         if user.node_name and (info.group, info.plural) == _NODE:
             _restrict_node(info, new["metadata"]["name"], new, user)
             if not subresource and new.get("spec", {}).get("taints") != old.get("spec", {}).get("taints"):
@@ -94,10 +98,7 @@ class Admission:
             return
         if give_defaults(pod, ranges):
             pod["status"]["qosClass"] = qos_class(pod["spec"])
-        found = complaints(pod, ranges)
-        if found:
-            text = found[0] if len(found) == 1 else f"[{', '.join(found)}]"
-            raise forbidden(info, pod["metadata"].get("name", ""), text)
+        _refuse(info, pod, complaints(pod, ranges))
 
     def _priority(self, info: ResourceInfo, pod: Object) -> None:
         """A class name becomes the number that the scheduler compares."""
@@ -135,6 +136,12 @@ class Admission:
                 if found is None or candidate.get("value", 0) < found.get("value", 0):
                     found = candidate
         return found
+
+
+def _refuse(info: ResourceInfo, pod: Object, found: list[str]) -> None:
+    if found:
+        text = found[0] if len(found) == 1 else f"[{', '.join(found)}]"
+        raise forbidden(info, pod["metadata"].get("name", ""), text)
 
 
 def _default_tolerations(pod: Object) -> None:

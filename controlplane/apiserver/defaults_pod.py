@@ -150,6 +150,10 @@ def _requests_from_limits(container: Object) -> None:
 def qos_class(spec: Object) -> str:
     """Guaranteed, Burstable or BestEffort, as pkg/apis/core/v1/helper/qos decides it."""
     every = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+    if _counted((spec.get("resources") or {}).get("limits")) or _counted(
+        (spec.get("resources") or {}).get("requests")
+    ):
+        every = [spec]  # what the pod asks for as a whole takes the containers' place
     guaranteed = True
     mentioned = False
     for container in every:

@@ -23,19 +23,27 @@ Object = dict[str, Any]
 QUOTAS = "core/resourcequotas"
 
 
-def check_quota(cache: Cache, info: ResourceInfo, namespace: str, obj: Object) -> None:
-    """Raises StatusError (403)."""
+def check_quota(
+    cache: Cache, info: ResourceInfo, namespace: str, obj: Object, old: Object | None = None
+) -> None:
+    """`old`: the object as it is, when it is only to grow. Raises StatusError (403)."""
     resource = next((r for r in quota.COUNTED if (r.group, r.plural) == (info.group, info.plural)), None)
     if resource is None:
         return
     for entry in cache.newest(QUOTAS, namespace):
         found = entry.parse()
         if quota.enforceable(found) and quota.covers(found, resource, obj):
-            _check(cache, info, resource, found, namespace, obj)
+            _check(cache, info, resource, found, namespace, obj, old)
 
 
 def _check(
-    cache: Cache, info: ResourceInfo, resource: Resource, found: Object, namespace: str, obj: Object
+    cache: Cache,
+    info: ResourceInfo,
+    resource: Resource,
+    found: Object,
+    namespace: str,
+    obj: Object,
+    old: Object | None,
 ) -> None:
     own, name = found["metadata"]["name"], obj["metadata"].get("name", "")
     if resource.plural == "pods":
@@ -44,7 +52,9 @@ def _check(
             listed = "; ".join(f"{what} for: {','.join(names)}" for what, names in missing.items())
             raise forbidden(info, name, f"failed quota: {own}: must specify {listed}")
     hard = found["spec"].get("hard") or {}
-    wanted = {k: v for k, v in quota.usage(resource, obj).items() if k in hard and v}
+    before = quota.usage(resource, old) if old is not None else {}
+    more = {k: v - before.get(k, 0) for k, v in quota.usage(resource, obj).items()}
+    wanted = {k: v for k, v in more.items() if k in hard and v > 0}
     if not wanted:
         return
     present = cache.newest(f"{info.storage_version[0] or 'core'}/{info.plural}", namespace)

@@ -360,7 +360,7 @@ class Registry:
         if strategy.key_of(info) == ("", "services") and not subresource:
             carry_over(new, old)
         self.admission.update(info, entry.namespace, new, old, write.user, subresource)
-        causes = validate_update(info, new, old)
+        causes = validate_update(info, new, old, subresource)
         if causes:
             raise invalid(info.kind, info.group, name, causes)
         if not applied:

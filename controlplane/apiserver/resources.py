@@ -136,6 +136,7 @@ _POD_SUBRESOURCES = {
     "log": ("Pod", ("get",)),
     "portforward": ("PodPortForwardOptions", _STREAM),
     "proxy": ("PodProxyOptions", _PROXY),
+    "resize": ("Pod", GET_PATCH_UPDATE),
     **_status("Pod"),
 }
 

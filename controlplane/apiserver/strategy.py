@@ -13,6 +13,7 @@ from typing import Any
 
 from controlplane.apiserver.defaults_pod import qos_class
 from controlplane.apiserver.resources import ResourceInfo
+from controlplane.apiserver.validation_pod_resize import only_resources
 
 Object = dict[str, Any]
 Key = tuple[str, str]
@@ -127,6 +128,11 @@ def prepare_update(info: ResourceInfo, new: Object, old: Object, subresource: st
     key = key_of(info)
     if subresource == "status":
         _only_status(key, new, old)
+        return
+    if subresource == "resize":
+        resized = only_resources(new, old)
+        new.clear()
+        new.update(resized)
         return
     if "status" in info.subresources:
         _keep(new, old, "status")

@@ -69,6 +69,7 @@ class SubresourceHandler:
             "finalize": self._objects.handle,
             "approval": self._objects.handle,
             "ephemeralcontainers": self._objects.handle,
+            "resize": self._objects.handle,
         }
         self._streams: StreamHandler | None = None
         self._pki = pki

@@ -13,6 +13,7 @@ from typing import Any
 from controlplane.apiserver import (
     validation_config,
     validation_network,
+    validation_pod_resize,
     validation_pod_update,
     validation_policy,
     validation_storage,
@@ -62,12 +63,14 @@ def validate_create(info: ResourceInfo, obj: Object) -> list[Cause]:
     return causes.found
 
 
-def validate_update(info: ResourceInfo, new: Object, old: Object) -> list[Cause]:
-    """Problems of replacing `old` by `new` through the main resource (not a subresource)."""
+def validate_update(info: ResourceInfo, new: Object, old: Object, subresource: str = "") -> list[Cause]:
+    """Problems of replacing `old` by `new`, perhaps through a subresource."""
     causes = Causes()
     check_metadata(causes, info, new)
     check_metadata_update(causes, new.get("metadata") or {}, old.get("metadata") or {})
     special = _UPDATE.get((info.group, info.plural))
+    if subresource == "resize":
+        special = validation_pod_resize.pod_resize
     create = _CREATE.get((info.group, info.plural))
     if create is not None and (info.group, info.plural) not in _OWN_UPDATE:
         create(causes, new)
