@@ -51,6 +51,8 @@ from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.pod_manager import PodManager
 from kubelet_py.pods.prober import Prober
 from kubelet_py.pods.record import Parts
+from kubelet_py.pods.resize import DEFERRED
+from kubelet_py.pods.resizer import Resizer
 from kubelet_py.pods.runtime_class import RuntimeClasses
 from kubelet_py.pods.sandboxes import Sandboxes
 from kubelet_py.pods.static_pods import StaticPods
@@ -204,6 +206,16 @@ class Agent:
             node=self._node,
             event=self._events.tell,
         )
+        gate = Gate(
+            records=self._manager.records,
+            held=self._pleg.uids,
+            node=self._node_object,
+            allocatable=self._node.allocatable,
+            burstable=self._qos.set_burstable,
+            pressures=self._guard.pressures,
+            shutting_down=self._guard.shutting_down,
+            preempt=self._guard.preempt,
+        )
         parts = Parts(
             runtime=self._runtime,
             sandboxes=self._sandboxes,
@@ -215,15 +227,13 @@ class Agent:
             statuses=self._statuses,
             objects=objects,
             tokens=tokens,
-            gate=Gate(
-                records=self._manager.records,
-                held=self._pleg.uids,
-                node=self._node_object,
+            gate=gate,
+            resizer=Resizer(
+                self._cgroups,
+                rules=self._node.rules,
+                gate=gate,
                 allocatable=self._node.allocatable,
-                burstable=self._qos.set_burstable,
-                pressures=self._guard.pressures,
-                shutting_down=self._guard.shutting_down,
-                preempt=self._guard.preempt,
+                pods=paths.pods,
             ),
             node=self._node,
             node_object=self._node_object,
@@ -338,6 +348,9 @@ class Agent:
             self._looked = now
             self._end_orphans()
         self._housekeeping.look()
+        for record in records:
+            if record.resize.held is not None and record.resize.held.reason == DEFERRED:
+                self._workers.wake(record.uid)  # there may be room now
         self._oom.look(self._pod, self._events.tell)
         running = sum(1 for r in records if (r.status or {}).get("phase") == "Running")
         problem = self._network.problem()

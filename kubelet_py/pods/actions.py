@@ -12,7 +12,7 @@ The order of the rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -119,6 +119,7 @@ class _Decision:
     now: float
     health: Mapping[str, Health]
     backoffs: Mapping[str, backoff.BackoffEntry]
+    resized: frozenset[str] = frozenset()
     starts: list[Start] = field(default_factory=list)
     kills: list[Kill] = field(default_factory=list)
     postponed: list[Postponed] = field(default_factory=list)
@@ -155,6 +156,9 @@ class _Decision:
                 Kill(running.id, name, f"Container {name} definition changed, will be restarted")
             )
             return False
+        if name in self.resized:
+            self.kills.append(Kill(running.id, name, f"Container {name} resize requires restart"))
+            return False
         if health.failed:
             self.kills.append(
                 Kill(running.id, name, f"Container {name} failed {health.failed} probe, will be restarted")
@@ -183,13 +187,15 @@ def compute_pod_actions(
     *,
     health: Mapping[str, Health] | None = None,
     backoffs: Mapping[str, backoff.BackoffEntry] | None = None,
+    resized: Collection[str] = (),
 ) -> PodActions:
-    """Decide; see the module's text. `now`: epoch seconds."""
+    """Decide; see the module's text. `now`: epoch seconds. `resized`: containers that start anew to get other
+    resources."""
     remove = _superseded(view)
     sandbox = view.sandbox
     if sandbox is None or not sandbox.ready or (not sandbox.ips and not host_network(pod)):
         return replace(_without_sandbox(pod, view), **remove)
-    decision = _Decision(pod, view, now, health or {}, backoffs or {})
+    decision = _Decision(pod, view, now, health or {}, backoffs or {}, frozenset(resized))
     initialized = any(decision.current(c["name"]) is not None for c in containers(pod))
     over = _init_containers(decision, initialized)
     if over:
@@ -270,7 +276,7 @@ def _main_containers(decision: _Decision) -> None:
             # should_restart then decides with its exit code.
             if not decision.check_running(container, current):
                 decision.kept += 1
-        elif should_restart(decision.pod, last):
+        elif should_restart(decision.pod, last) or (name in decision.resized and current is not None):
             if current is not None and current.state != "EXITED":
                 decision.kills.append(
                     Kill(

@@ -99,7 +99,7 @@ class PodManager:
                 if kind == "DELETED" or uid in self._ended:
                     return
                 record = self._records[uid] = PodRecord(new, self._clock())
-            record.pod = new
+            record.take(new)
             record.gone = record.gone or kind == "DELETED"
         if record.ends:
             record.nudge.set()

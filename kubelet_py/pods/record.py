@@ -16,6 +16,8 @@ from kubelet_py.pods.model import Ending, Object, Waiting
 from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.prober import Prober
 from kubelet_py.pods.references import Key, references
+from kubelet_py.pods.resize import Progress, Table, with_resources
+from kubelet_py.pods.resizer import Resizer
 from kubelet_py.pods.sandboxes import Sandboxes
 from kubelet_py.pods.status_manager import StatusManager
 from kubelet_py.volumes.manager import VolumeManager
@@ -28,7 +30,7 @@ class PodRecord:
     """One pod of this node, with what only the agent remembers. Its worker alone changes it, but for
     `pod`, `gone`, `requests`, `released`, `ending` and `stale`."""
 
-    pod: Object
+    pod: Object  # with the resources that the node has agreed to
     seen_at: float
     gone: bool = False  # the API (or the manifest folder) has it no more
     finished: bool = False  # phase Succeeded or Failed: never runs again
@@ -38,6 +40,10 @@ class PodRecord:
     released: bool = False  # and then nothing any more
     ending: Ending | None = None  # the node's decision to end it, for its worker to carry out
     failure: Waiting | None = None  # why the node ended it
+    wanted: Object = field(default_factory=dict)  # the pod as the API has it
+    allocated: Table | None = None  # the containers' resources that the node has agreed to
+    resize: Progress = field(default_factory=Progress)
+    restarting: frozenset[str] = frozenset()  # containers that start anew for a resize
     volumes: dict[str, Volume] | None = None
     stale: bool = False  # something that its volumes show has changed
     shown: tuple[object, object] | None = None  # the labels and annotations that its volumes show
@@ -58,6 +64,23 @@ class PodRecord:
         if known is None or known[0] is not pod:
             known = self._referred = (pod, references(pod))
         return known[1]
+
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.wanted = self.pod
+
+    def take(self, pod: Object) -> None:
+        """The API has the pod like this now."""
+        with self._lock:
+            self.wanted = pod
+            self.pod = with_resources(pod, self.allocated) if self.allocated else pod
+
+    def allocate(self, allocated: Table) -> None:
+        """The node has agreed to these resources."""
+        with self._lock:
+            self.allocated = allocated
+            self.pod = with_resources(self.wanted, allocated) if allocated else self.wanted
 
     @property
     def uid(self) -> str:
@@ -83,6 +106,7 @@ class Parts:
     objects: ObjectSource
     tokens: TokenSource
     gate: Gate
+    resizer: Resizer
     node: NodeFacts
     node_object: Callable[[], Object]
     event: Event

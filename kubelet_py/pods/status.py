@@ -28,6 +28,8 @@ from kubelet_py.pods.model import (
     is_restartable,
     timestamp,
 )
+from kubelet_py.pods.resize import IN_PROGRESS, PENDING, Progress
+from kubelet_py.pods.resize import conditions as conditions_of_resize
 
 OURS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
 
@@ -44,6 +46,8 @@ class Situation:
     finished: bool = False  # nothing of it will run again
     failure: Waiting | None = None  # why the node ended the pod: reason and message
     disruption: str = ""  # the text of its DisruptionTarget condition
+    resources: Mapping[str, Object] = field(default_factory=dict)  # of the containers' statuses
+    resize: Progress = field(default_factory=Progress)
 
 
 def generate(pod: Object, view: PodView, situation: Situation) -> Object:
@@ -69,7 +73,7 @@ def generate(pod: Object, view: PodView, situation: Situation) -> Object:
             status["conditions"] = disrupted
         return status | {"startTime": start, "qosClass": old.get("qosClass") or resources.qos_class(pod)}
     status["conditions"] = _conditions(pod, view, status["phase"], init, main, situation)
-    status["conditions"] += _disrupted(old, situation)
+    status["conditions"] += _disrupted(old, situation) + _resized(old, situation)
     if situation.host_ips:
         status["hostIP"] = situation.host_ips[0]
         status["hostIPs"] = [{"ip": ip} for ip in situation.host_ips]
@@ -151,6 +155,7 @@ def _container_status(
     attempts = view.attempts(name)
     old = _old_status(pod, name, key)
     entry: Object = {"name": name, "state": {}, "lastState": {}, "ready": False, "restartCount": 0}
+    entry |= situation.resources.get(name, {})
     entry |= {"image": container.get("image", ""), "imageID": ""}
     if container.get("volumeMounts"):
         entry["volumeMounts"] = [_volume_mount(mount) for mount in container["volumeMounts"]]
@@ -304,6 +309,14 @@ def _conditions(
     return [_condition(kind, wanted[kind], old.get(kind), situation.now) for kind in OURS]
 
 
+def _resized(old: Object, situation: Situation) -> list[Object]:
+    known = {c["type"]: c for c in old.get("conditions") or ()}
+    return [
+        _condition(kind, value, known.get(kind), situation.now)
+        for kind, value in conditions_of_resize(situation.resize).items()
+    ]
+
+
 def _disrupted(old: Object, situation: Situation) -> list[Object]:
     """Tells a Job that it was not the pod's own fault."""
     if not situation.disruption:
@@ -361,6 +374,10 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
         if key == "conditions":
             known = {c["type"]: c for c in before or ()}
             changed = [c for c in after or () if not _same_condition(known.get(c["type"]), c)]
+            present = {c["type"] for c in after or ()}
+            # A resize that is over leaves no condition; the others only change.
+            over = [kind for kind in (PENDING, IN_PROGRESS) if kind in known and kind not in present]
+            changed += [{"$patch": "delete", "type": kind} for kind in over]
             if changed:
                 patch[key] = changed
         elif key in ("podIPs", "hostIPs"):

@@ -107,6 +107,8 @@ class PodSyncer:
                 self._p.event(record.pod, "", "Normal", TOO_OLD.reason, TOO_OLD.message)
                 record.failure = TOO_OLD
         record.finished = record.failure is not None
+        if not record.finished:
+            self._p.resizer.agree(record)
         return True
 
     def _until_deadline(self, record: PodRecord, after: float | None) -> float | None:
@@ -123,7 +125,10 @@ class PodSyncer:
         view = self._p.pleg.view(record.uid)
         self._p.prober.update(pod, view)
         health = self._p.prober.health(view)
-        actions = compute_pod_actions(pod, view, now, health=health, backoffs=record.backoffs)
+        resized = self._p.resizer.act(record, view)
+        actions = compute_pod_actions(
+            pod, view, now, health=health, backoffs=record.backoffs, resized=resized
+        )
         log.debug("Decided pod=%s actions=%s", full_name(pod), actions.describe())
         self._remove_old(actions)
         if actions.finished:
@@ -357,6 +362,8 @@ class PodSyncer:
             finished=record.finished,
             failure=record.failure,
             disruption=record.ending.disruption if record.ending is not None else "",
+            resources=self._p.resizer.shown(record, view),
+            resize=record.resize,
         )
         status = generate(pod, view, situation)
         record.status = status

@@ -37,6 +37,18 @@ class CgroupStats(Record):
     cpu_throttled_ns: int = 0
 
 
+class CgroupLimits(Record):
+    """What a cgroup is limited to now. `shares` 0: not known. `by_weight`: the shares were converted from a
+    weight, which several shares have. `quota` -1: no limit. `memory` None with `memory_known`: no limit."""
+
+    shares: int = 0
+    by_weight: bool = False
+    quota: int = -1
+    period: int = 0
+    memory: int | None = None
+    memory_known: bool = False
+
+
 def read(path: str) -> str:
     """A file's text without the final newline; "" if it is not there."""
     try:
@@ -174,3 +186,8 @@ def section(resources: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]
 def weight_of_shares(shares: int) -> int:
     """cpu.shares (2…262144) → cpu.weight (1…10000), the conversion of KEP 2254 and runc 1.1."""
     return 1 + (max(2, min(shares, 262144)) - 2) * 9999 // 262142
+
+
+def shares_of_weight(weight: int) -> int:
+    """The smallest cpu.shares that `weight_of_shares` turns into this weight."""
+    return 2 - (-(weight - 1) * 262142 // 9999)

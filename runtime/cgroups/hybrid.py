@@ -14,7 +14,7 @@ import os
 from itertools import groupby
 
 from runtime.cgroups import devices, files, v2
-from runtime.cgroups.files import CgroupStats, section
+from runtime.cgroups.files import CgroupLimits, CgroupStats, section
 from runtime.cgroups.join import CgroupJoin
 from runtime.cgroups.names import PlainNames
 from runtime.errors import CgroupError
@@ -227,6 +227,18 @@ class Hybrid:
         finally:
             os.close(control)
         return watched, EPOLLIN
+
+    def limits(self) -> CgroupLimits:
+        """What is set now."""
+        cpu = self._driver.folder("cpu", self.path)
+        memory = files.read(f"{self._driver.folder('memory', self.path)}/memory.limit_in_bytes")
+        return CgroupLimits(
+            shares=files.number(f"{cpu}/cpu.shares"),
+            quota=files.number(f"{cpu}/cpu.cfs_quota_us"),
+            period=files.number(f"{cpu}/cpu.cfs_period_us"),
+            memory=int(memory) if memory and int(memory) < NO_LIMIT else None,
+            memory_known=bool(memory),
+        )
 
     def missing_features(self) -> list[str]:
         """What this host cannot enforce here, one sentence each."""

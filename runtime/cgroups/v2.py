@@ -12,7 +12,7 @@ import errno
 import os
 
 from runtime.cgroups import devices, files
-from runtime.cgroups.files import CgroupStats, section
+from runtime.cgroups.files import CgroupLimits, CgroupStats, section
 from runtime.cgroups.join import CgroupJoin
 from runtime.cgroups.names import PlainNames
 from runtime.errors import CgroupError
@@ -264,6 +264,20 @@ class Unified:
             return -1, 0
         os.pread(watched, EVENTS_BYTES, 0)
         return watched, EPOLLPRI
+
+    def limits(self) -> CgroupLimits:
+        """What is set now."""
+        weight = files.number(f"{self.folder}/cpu.weight")
+        quota, _, period = (files.read(f"{self.folder}/cpu.max") or "max 0").partition(" ")
+        memory = files.read(f"{self.folder}/memory.max")
+        return CgroupLimits(
+            shares=files.shares_of_weight(weight) if weight else 0,
+            by_weight=True,
+            quota=-1 if quota == "max" else int(quota),
+            period=int(period or 0),
+            memory=int(memory) if memory not in ("", "max") else None,
+            memory_known=bool(memory),
+        )
 
     def missing_features(self) -> list[str]:
         """What this host cannot enforce here, one sentence each."""

@@ -1,0 +1,178 @@
+"""In-place resize, acted: agree on what is wanted, write it down, change the cgroups, say what came of it.
+
+What the node agreed to is in `pods/<uid>/allocated.json`, so that the next agent does not take a wish for a
+promise. What a container has is read from its cgroup, once after its start and after each change.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from kubelet_py.pods import resize, resources
+from kubelet_py.pods.admission import Admitted, Gate
+from kubelet_py.pods.model import ContainerView, Object, PodView, full_name, is_static, uid_of
+from kubelet_py.pods.resize import DEFERRED, Held, Progress, Table
+from kubelet_py.pods.resources import Rules
+from runtime.cgroups import CgroupDriver
+from runtime.cgroups.files import CgroupLimits
+from runtime.errors import CgroupError
+
+log = logging.getLogger(__name__)
+
+FILE = "allocated.json"
+
+
+class Resized(Admitted, Protocol):
+    """A pod's record, as far as its size is concerned."""
+
+    wanted: Object
+    allocated: Table | None
+    resize: Progress
+    restarting: frozenset[str]
+
+    def allocate(self, allocated: Table) -> None: ...
+
+
+class Resizer:
+    """`pods`: the folder of the pods' folders. Only the pod's worker calls these."""
+
+    def __init__(
+        self,
+        cgroups: CgroupDriver,
+        *,
+        rules: Rules,
+        gate: Gate,
+        allocatable: Mapping[str, str],
+        pods: Path,
+    ) -> None:
+        self._cgroups, self._rules, self._gate = cgroups, rules, gate
+        self._allocatable, self._pods = allocatable, pods
+        self._limits: dict[str, CgroupLimits] = {}
+
+    def agree(self, record: Resized) -> None:
+        """Allocate what an admitted pod asks for, or later what it asks for instead, if the node can."""
+        if is_static(record.pod):
+            return
+        if record.allocated is None:
+            known = self._read(record.uid)
+            record.allocate(known if known is not None else resize.table(record.wanted))
+            if known is None and record.allocated:
+                self._write(record)
+        wanted = resize.table(record.wanted)
+        if not wanted or wanted == record.allocated:
+            record.resize = replace(record.resize, held=None)
+            return
+        held = resize.infeasible(record.wanted, self._allocatable)
+        if held is None:
+            lacking = self._gate.resized(record, record.wanted)
+            held = Held(DEFERRED, lacking.refusal.message) if lacking is not None else None
+        if held is None:
+            record.allocate(wanted)
+            self._write(record)
+            log.info("Agreed to resize pod=%s", full_name(record.pod))
+        elif held != record.resize.held:
+            log.info("Held resize back pod=%s reason=%s", full_name(record.pod), held.reason)
+        record.resize = replace(record.resize, held=held)
+
+    def act(self, record: Resized, view: PodView) -> frozenset[str]:
+        """Bring the cgroups to what is allocated; the names of the containers that have to restart for it."""
+        home = view.sandbox.cgroup if view.sandbox is not None else ""
+        if not record.allocated or not home:
+            return frozenset()
+        specs = {c["name"]: c for c in resize.resizable(record.pod)}
+        changes: list[tuple[ContainerView, dict[str, Any]]] = []
+        again = {name for name in record.restarting if _ended(view, name)}
+        for container in view.containers:
+            spec = specs.get(container.name)
+            if spec is None or container.state != "RUNNING":
+                continue
+            expected = resources.container_resources(spec, self._rules)
+            changed = resize.differing(expected, self._actual(home, container))
+            if changed and resize.restarts(spec, changed):
+                # Nothing is restarted for a value that was read while it was still being set.
+                self._limits.pop(container.id, None)
+                changed = resize.differing(expected, self._actual(home, container))
+            if changed and resize.restarts(spec, changed):
+                again.add(container.name)
+            elif changed:
+                changes.append((container, resize.whole(expected)))
+        error = self._change(record.pod, home, changes, shrink=not again) if changes or again else ""
+        if not changes and not again and record.resize.under_way:
+            error = self._change(record.pod, home, [], shrink=True)
+        record.restarting = frozenset(again)
+        record.resize = replace(record.resize, under_way=bool(again or error), error=error)
+        return record.restarting
+
+    def _change(
+        self, pod: Object, home: str, changes: list[tuple[ContainerView, dict[str, Any]]], *, shrink: bool
+    ) -> str:
+        """The pod's own limits where they grow, the containers', the pod's where they shrink; "" or an error.
+
+        In this order a child never has more than its parent, which the kernel refuses for cpu on v1.
+        """
+        expected = resources.pod_resources(pod, self._rules)
+        try:
+            whole = self._cgroups.open(self._cgroups.names.group_of(home))
+            first = resize.grows(expected, whole.limits())
+            if first:
+                whole.update(first)
+            for container, values in changes:
+                self._limits.pop(container.id, None)
+                swap = {"swap": values["memory"]["limit"]}
+                values = {**values, "memory": {**values["memory"], **swap}}
+                self._cgroups.open(f"{home}/{container.id}").update(values)
+            if shrink:
+                whole.update(resize.whole(expected))
+        except CgroupError as error:
+            log.warning("Failed to resize pod=%s error=%s", full_name(pod), error)
+            return str(error)
+        for container, _ in changes:
+            log.info("Resized container pod=%s container=%s", full_name(pod), container.name)
+        return ""
+
+    def shown(self, record: Resized, view: PodView) -> dict[str, Object]:
+        """What the containers' statuses say of their resources, by name."""
+        home = view.sandbox.cgroup if view.sandbox is not None else ""
+        answer = {}
+        for name, allocated in (record.allocated or {}).items():
+            latest = view.latest(name)
+            running = latest is not None and latest.state == "RUNNING"
+            actual = self._actual(home, latest) if running and latest is not None and home else None
+            answer[name] = resize.shown(allocated, actual)
+        return answer
+
+    def _actual(self, home: str, container: ContainerView) -> CgroupLimits:
+        known = self._limits.get(container.id)
+        if known is None:
+            try:
+                known = self._cgroups.open(f"{home}/{container.id}").limits()
+            except CgroupError:
+                return CgroupLimits()  # it has just ended
+            if len(self._limits) > 10_000:
+                self._limits.clear()
+            self._limits[container.id] = known
+        return known
+
+    def _read(self, uid: str) -> Table | None:
+        try:
+            known: Table = json.loads((self._pods / uid / FILE).read_text())
+        except FileNotFoundError:
+            return None
+        return known
+
+    def _write(self, record: Resized) -> None:
+        folder = self._pods / uid_of(record.pod)
+        folder.mkdir(parents=True, exist_ok=True)
+        new = folder / f"{FILE}.new"
+        new.write_text(json.dumps(record.allocated))
+        new.rename(folder / FILE)
+
+
+def _ended(view: PodView, name: str) -> bool:
+    latest = view.latest(name)
+    return latest is not None and latest.state == "EXITED"
