@@ -366,6 +366,17 @@ def test_a_path_in_another_form_is_refused(bundle: Bundle, path: str) -> None:
     assert "does not exist" in bundle("state", "one").stdout
 
 
+def test_where_systemd_makes_no_cgroups_the_flag_is_refused(tmp_path: Path) -> None:
+    if cgroups.native() == cgroups.SYSTEMD:
+        pytest.skip("a host without systemd is missing")
+    bundle = Bundle(tmp_path)
+    bundle.configure("", "true")
+    done = bundle("run", "--bundle", str(tmp_path / "bundle"), "one", flags=("--systemd-cgroup",))
+    assert done.returncode == 1
+    assert "Could not use the systemd cgroup driver" in done.stdout and "use cgroupfs" in done.stdout
+    assert not (tmp_path / "state/one").exists()
+
+
 def test_podman_with_its_systemd_manager(bundle: Bundle) -> None:
     if shutil.which("podman") is None:
         pytest.skip("podman is missing")

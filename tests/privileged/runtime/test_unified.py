@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,99 @@ def test_memory_limit_and_its_kills_are_read_back(unified: Any) -> None:
     assert 0 < stats.memory_rss <= stats.memory_usage <= 16 * MIB
     folder = Path(unified.driver.root) / running.cgroup.path
     assert (folder / "memory.low").read_text() == f"{8 * MIB}\n"
+
+
+def content(box: Any, cgroup: Any, name: str) -> str:
+    return (Path(box.driver.root) / cgroup.path / name).read_text().strip()
+
+
+EVERY = {
+    "cpu": {"shares": 512, "quota": 50000, "period": 100000, "burst": 20000, "cpus": "0", "mems": "0"},
+    "memory": {"limit": 64 * MIB, "swap": 80 * MIB, "reservation": 8 * MIB},
+    "pids": {"limit": 40},
+    "blockIO": {"weight": 500},
+    "hugepageLimits": [{"pageSize": "2MB", "limit": 2 * MIB}],
+    "unified": {"memory.high": str(48 * MIB), "memory.oom.group": "1", "memory.min": str(MIB)},
+}
+FILES = {
+    "cpu.weight": "20", "cpu.max": "50000 100000", "cpu.max.burst": "20000", "cpuset.cpus": "0",
+    "cpuset.mems": "0", "memory.max": str(64 * MIB), "memory.swap.max": str(16 * MIB),
+    "memory.low": str(8 * MIB), "memory.high": str(48 * MIB), "memory.min": str(MIB),
+    "memory.oom.group": "1", "pids.max": "40", "hugetlb.2MB.max": str(2 * MIB),
+    "hugetlb.2MB.rsvd.max": str(2 * MIB),
+}  # fmt: skip
+
+
+def test_every_limit_is_in_its_file_at_the_start_and_after_an_update(unified: Any) -> None:
+    running = unified.start("echo up; sleep 60", linux={"resources": EVERY})
+    running.read_until("up", 60)
+    assert {name: content(unified, running.cgroup, name) for name in FILES} == FILES
+    weights = Path(unified.driver.root) / running.cgroup.path
+    if (weights / "io.weight").exists():  # the kernel's iocost, else the disks' scheduler
+        assert (weights / "io.weight").read_text() == "default 4950\n"
+    else:
+        assert (weights / "io.bfq.weight").read_text() == "default 500\n"
+    running.cgroup.update({"memory": {"swap": 96 * MIB}, "cpu": {"idle": 1}, "pids": {"limit": -1}})
+    assert content(unified, running.cgroup, "memory.swap.max") == str(32 * MIB)
+    assert content(unified, running.cgroup, "cpu.idle") == "1"
+    assert content(unified, running.cgroup, "pids.max") == "max"
+
+
+def test_a_limit_below_what_is_in_use_is_refused_if_asked(unified: Any) -> None:
+    running = unified.start("dd if=/dev/zero of=/dev/shm/x bs=1M count=24; echo up; sleep 60")
+    running.read_until("up", 60)
+    with pytest.raises(CgroupError, match="are in use"):
+        running.cgroup.update({"memory": {"limit": 8 * MIB, "checkBeforeUpdate": True}})
+    assert content(unified, running.cgroup, "memory.max") == "max"
+    running.cgroup.update({"memory": {"limit": 64 * MIB, "checkBeforeUpdate": True}})
+    assert content(unified, running.cgroup, "memory.max") == str(64 * MIB)
+
+
+@pytest.mark.parametrize(("group", "code"), [("0", 0), ("1", 137)])
+def test_oom_group_takes_the_whole_container(unified: Any, group: str, code: int) -> None:
+    """The victim is a child: without the group the container goes on. Both are in memory.events."""
+    limits = {"memory": {"limit": 16 * MIB, "swap": 16 * MIB}, "unified": {"memory.oom.group": group}}
+    running = unified.start("tail /dev/zero; echo went on", linux={"resources": limits})
+    found, text = running.wait(90)
+    assert (found, "went on" in text) == (code, code == 0)
+    events = dict(line.split() for line in content(unified, running.cgroup, "memory.events").splitlines())
+    assert int(events["oom_kill"]) == (1 if code == 0 else 2)
+    assert int(events.get("oom_group_kill", group)) == int(group)
+
+
+HUGE = """
+import mmap, os, sys
+open(sys.argv[1] + "/cgroup.procs", "w").write("0")
+for pages in (1, 2):
+    try:
+        mmap.mmap(-1, pages << 21, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000).close()
+        print(pages, "mapped")
+    except OSError as error:
+        print(pages, error.errno)
+"""
+
+
+def test_huge_pages_beyond_the_limit_are_not_promised(unified: Any) -> None:
+    setting = Path("/proc/sys/vm/nr_hugepages")
+    before = setting.read_text()
+    setting.write_text("4")
+    try:
+        if int(setting.read_text()) < 4:
+            pytest.skip("four huge pages of free memory are missing")
+        limits = {"hugepageLimits": [{"pageSize": "2MB", "limit": 2 * MIB}]}
+        cgroup = unified.driver.create(f"{unified.base}/huge", limits)
+        command = [sys.executable, "-S", "-c", HUGE, cgroup.folder]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.stdout.splitlines() == ["1 mapped", "2 12"], done.stderr
+    finally:
+        setting.write_text(before)
+
+
+def test_a_limit_on_a_device_that_is_not_there_is_refused_by_name(unified: Any) -> None:
+    """rdma: the controller is there, a card is not."""
+    with pytest.raises(CgroupError, match=r"none0 hca_handle=1.*rdma\.max"):
+        unified.driver.create(f"{unified.base}/rdma", {"rdma": {"none0": {"hcaHandles": 1}}})
+    assert not unified.driver.exists(f"{unified.base}/rdma")
 
 
 def test_a_cpuset_is_kept(unified: Any) -> None:
