@@ -38,7 +38,7 @@ from kubelet_py.volumes import mounting
 from runtime.cgroups import CgroupDriver
 from runtime.errors import RuntimeFailure
 from runtime.service import RuntimeService
-from runtime.values import SandboxConfig
+from runtime.values import Sandbox, SandboxConfig
 
 log = logging.getLogger(__name__)
 
@@ -88,13 +88,7 @@ class Sandboxes:
         try:
             self._cgroups.create(cgroup, limits)
             log_folder.mkdir(parents=True, exist_ok=True)
-            home = self._cgroups.home(cgroup)
-            try:
-                sandbox = self._service.run_pod_sandbox(
-                    self._sandbox_config(pod, attempt, home, log_folder, handler)
-                )
-            finally:
-                self._cgroups.settle(home)
+            sandbox = self._run(pod, attempt, self._cgroups.home(cgroup), log_folder, handler)
         except (RuntimeFailure, OSError) as error:
             raise SandboxError(f"failed to create sandbox: {error}") from error
         try:
@@ -117,6 +111,21 @@ class Sandboxes:
             self._cgroups.open(cgroup).update({"cpu": limits["cpu"]})
         except RuntimeFailure as error:
             log.warning("Failed to limit pod cgroup=%s error=%s", cgroup, error)
+
+    def _run(self, pod: Object, attempt: int, home: str, log_folder: Path, handler: str) -> Sandbox:
+        """Start shim and pause in `home`, which goes by itself when they do not."""
+        config = self._sandbox_config(pod, attempt, home, log_folder, handler)
+        try:
+            sandbox = self._service.run_pod_sandbox(config)
+        except (RuntimeFailure, OSError):
+            self._cgroups.settle(home)
+            raise
+        try:
+            self._cgroups.settle(home)
+        except RuntimeFailure:
+            self._service.remove_pod_sandbox(sandbox.id)
+            raise
+        return sandbox
 
     def _cgroup_of(self, pod: Object) -> str:
         return self._cgroups.names.group(*resources.pod_cgroup(self._paths.cgroup_root, pod))
