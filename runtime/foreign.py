@@ -23,6 +23,7 @@ import socket
 import time
 
 from runtime import json_text, state
+from runtime.capabilities import NUMBERS
 from runtime.errors import CgroupError, RuntimeFailure, StartError, errno_name
 from runtime.kernel import AT_FDCWD
 from runtime.launch import Process
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 CLONE_NEWNS = 0x20000
 CAP_SYS_RESOURCE = 24
+LOWEST_SCORE = -1000
 COMMAND_SECONDS = 45.0
 OCI_VERSION = "1.0.2"  # crun 1.8 takes no later one; nothing that an agent asks for is younger
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -68,23 +70,45 @@ class Place(Record):
     cgroup: str
 
 
+class Reach(Record):
+    """What this process may do: bits of its capabilities, and the lowest oom_score_adj that it may set."""
+
+    capabilities: int
+    least_score: int
+
+
+def within_reach(process: Mapping[str, Any], reach: Reach) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The process as it can be had here, and what was left out: runc and crun give up where they may not set
+    what is asked for, whereas ours goes on and says so. Pure."""
+    made, warnings = dict(process), []
+    score = process.get("oomScoreAdj")
+    if score is not None and score < reach.least_score:
+        made["oomScoreAdj"] = reach.least_score
+        warnings.append(f"Could not set oom_score_adj to {score}: EPERM (it is {reach.least_score})")
+    sets = process.get("capabilities") or {}
+    wanted = {name for names in sets.values() for name in names}
+    missing = {name for name in wanted if not reach.capabilities >> NUMBERS.get(name, 63) & 1}
+    if missing:
+        made["capabilities"] = {
+            kind: [name for name in names if name not in missing] for kind, names in sets.items()
+        }
+        warnings.append(f"Could not give {', '.join(sorted(missing))}: EPERM (we have none ourselves)")
+    return made, tuple(warnings)
+
+
 def foreign_config(
-    oci: Mapping[str, Any], *, root: str, cgroup: str, join: Mapping[str, str], tty: bool, least_score: int
+    oci: Mapping[str, Any], *, root: str, cgroup: str, join: Mapping[str, str], tty: bool
 ) -> dict[str, Any]:
     """The bundle's config.json: our document with what we otherwise say beside it. Pure.
 
-    `join` (type → path) wins over namespaces of the document. `least_score`: the lowest oom_score_adj that
-    may be set here; runc gives up where it may not set one.
+    `join` (type → path) wins over namespaces of the document.
     """
     listed = {entry["type"]: dict(entry) for entry in oci["linux"].get("namespaces", ())}
     listed |= {kind: {"type": kind, "path": path} for kind, path in join.items()}
-    process = {**oci["process"], "terminal": tty}
-    if process.get("oomScoreAdj") is not None:
-        process["oomScoreAdj"] = max(process["oomScoreAdj"], least_score)
     return {
         **oci,
         "ociVersion": OCI_VERSION,
-        "process": process,
+        "process": {**oci["process"], "terminal": tty},
         "root": {**oci.get("root", {}), "path": root},
         "linux": {**oci["linux"], "namespaces": list(listed.values()), "cgroupsPath": f"/{cgroup}"},
     }
@@ -119,13 +143,9 @@ class Foreign:
         tty: bool,
     ) -> Process:
         """create, then start. Raises StartError, with nothing left behind but the folder."""
-        least = self._least_score()
-        config = foreign_config(
-            oci, root=rootfs.upper, cgroup=self._place.cgroup, join=join, tty=tty, least_score=least
-        )
-        warnings = []
-        if config["process"].get("oomScoreAdj") != oci["process"].get("oomScoreAdj"):
-            warnings.append(f"Could not lower oom_score_adj: EPERM (it is {least})")
+        process_document, warnings = within_reach(oci["process"], self._reach())
+        oci = {**oci, "process": process_document}
+        config = foreign_config(oci, root=rootfs.upper, cgroup=self._place.cgroup, join=join, tty=tty)
         os.mkdir(self._bundle, 0o700)
         state.write_json(f"{self._bundle}/config.json", config)
         self._driver.create_bare(self._place.cgroup)
@@ -138,7 +158,7 @@ class Foreign:
         except RuntimeFailure:
             self._discard()
             raise
-        return Process(process.pid, process.start_time_ticks, -1, process.console, tuple(warnings))
+        return Process(process.pid, process.start_time_ticks, -1, process.console, warnings)
 
     def exec(
         self, process: Mapping[str, Any], cgroup: str, stdio: tuple[int, int, int], *, tty: bool
@@ -147,15 +167,20 @@ class Foreign:
         name = cgroup.rpartition("/")[2]
         self._driver.create_bare(cgroup)
         file = f"{self._bundle}/{name}.json"
+        process, warnings = within_reach(process, self._reach())
         state.write_json(file, process)
+        if process.get("oomScoreAdj") is not None:
+            # Inherited: runc and crun set it for the first process only.
+            write("/proc/self/oom_score_adj", str(process["oomScoreAdj"]))
         self._enter(cgroup)
         words = ["exec", "--detach", "--process", file]
         if not self._hidden:
             words += ["--cgroup", f"unified:{name}" if self._driver.name == "hybrid" else name]
         try:
-            return self._detached(words, name, stdio, tty=tty)
+            started = self._detached(words, name, stdio, tty=tty)
         finally:
             os.unlink(file)
+        return Process(started.pid, started.start_time_ticks, -1, started.console, warnings)
 
     def signal(self, number: int) -> None:
         """kill, which is not only SIGKILL. Raises StartError."""
@@ -203,9 +228,7 @@ class Foreign:
             kernel.mount("tmpfs", self._driver.unified, "tmpfs", 0, "mode=555,size=4k")
         os.chdir(self._bundle if os.path.isdir(self._bundle) else "/")
 
-    def _detached(
-        self, words: list[str], name: str, stdio: tuple[int, int, int], *, tty: bool
-    ) -> Process:
+    def _detached(self, words: list[str], name: str, stdio: tuple[int, int, int], *, tty: bool) -> Process:
         """A command that leaves a process running: which, and its terminal."""
         pid_file = f"{self._bundle}/{name}.pid"
         words += ["--pid-file", pid_file]
@@ -266,10 +289,10 @@ class Foreign:
         except StartError:
             return
 
-    def _least_score(self) -> int:
-        if self._kernel.capabilities()[0] >> CAP_SYS_RESOURCE & 1:
-            return -1000
-        return int(state.read_file("/proc/self/oom_score_adj"))
+    def _reach(self) -> Reach:
+        held = self._kernel.capabilities()[0]
+        free = held >> CAP_SYS_RESOURCE & 1
+        return Reach(held, LOWEST_SCORE if free else int(state.read_file("/proc/self/oom_score_adj")))
 
 
 def shared_sources(oci: Mapping[str, Any]) -> list[str]:

@@ -49,6 +49,8 @@ def operations(paths: NodePaths, container: str, driver: CgroupDriver) -> list[s
         pause = json.loads((sandbox / "state.json").read_text())["pause"]["pid"]
     except FileNotFoundError as error:
         raise CommandError(f"{error.filename} is not there (was the container removed?)") from error
+    if record.get("runtime"):
+        return _foreign(record["runtime"], str(folder), container)
     try:
         plan = container_plan(
             parse(oci),
@@ -59,6 +61,12 @@ def operations(paths: NodePaths, container: str, driver: CgroupDriver) -> list[s
     except RuntimeFailure as error:
         raise CommandError(f"container {container[:12]} has no plan: {error}") from error
     return [f"{number:3} {operation.describe()}" for number, operation in enumerate(plan.operations)]
+
+
+def _foreign(runtime: dict[str, Any], folder: str, container: str) -> list[str]:
+    """What another runtime does is its own: only the commands are ours."""
+    command = f"run {runtime['path']} --root {runtime['root']}"
+    return [f"  0 {command} create --bundle {folder}/bundle {container}", f"  1 {command} start {container}"]
 
 
 def _join(driver: CgroupDriver, path: str) -> CgroupJoin | None:

@@ -166,6 +166,39 @@ def test_grace_is_given_and_the_preset_identity_holds(node: Node, handler: str) 
     assert "NoNewPrivs: 1" in lines and "Seccomp: 2" in lines
 
 
+def test_every_kind_of_pod_runs(node: Node, handler: str) -> None:
+    """Privileged, on the host's namespaces, with one PID namespace, guaranteed, with init and volume."""
+    limits = {"resources": {"limits": {"cpu": "100m", "memory": "64Mi"}}}
+    mount = {"volumeMounts": [{"name": "data", "mountPath": "/data"}]}
+    first = {"name": "first", "image": "busybox", "imagePullPolicy": "IfNotPresent", **mount}
+    node.apply(
+        under(handler, "privileged", container={"securityContext": {"privileged": True}}),
+        under(handler, "host", hostNetwork=True, hostPID=True, hostIPC=True),
+        under(handler, "shared", shareProcessNamespace=True),
+        under(handler, "guaranteed", container=limits),
+        under(
+            handler,
+            "volume",
+            initContainers=[{**first, "command": ["sh", "-c", "echo first > /data/file"]}],
+            volumes=[{"name": "data", "emptyDir": {}}],
+            container=mount,
+        ),
+    )
+    names = [f"{handler}-{kind}" for kind in ("privileged", "host", "shared", "guaranteed", "volume")]
+    node.wait_running(*names)
+    node.kubectl("exec", names[0], "--", "sh", "-c", "mkdir /x && mount -t tmpfs x /x")
+    assert "kubelet-py-shim" in node.kubectl("exec", names[1], "--", "ps").out
+    assert "pause" in node.kubectl("exec", names[2], "--", "ps").out
+    assert node.kubectl("exec", names[4], "-c", "main", "--", "cat", "/data/file").out == "first\n"
+    beside = ("debug", names[3], "--image=busybox", "--image-pull-policy=IfNotPresent", "--target=main")
+    node.kubectl(*beside, "-c", "beside", "--", "sh", "-c", "ps; sleep 3600")
+    logs = ("logs", names[3], "-c", "beside")
+    node.until("the target's ps", lambda: "sleep 3600" in node.kubectl(*logs, check=False).out)
+    plan = node.cli("inspect", "plan", names[3]).out
+    assert "create --bundle" in plan and "overlay" not in plan
+    node.kubectl("delete", "pod", *names)
+
+
 def test_containers_survive_the_sigkill_of_the_agent(node: Node) -> None:
     node.apply(*(under(handler, "count", COUNT) for handler in HANDLERS))
     names = [f"{handler}-count" for handler in HANDLERS]

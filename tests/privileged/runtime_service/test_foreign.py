@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.capabilities import NAMES
 from runtime.errors import StartError
 from runtime.oci_launcher import write
 from runtime.recovery import folders
@@ -151,6 +152,17 @@ def test_limits_are_set_and_changed_through_the_runtime(node: Node) -> None:
     node.service.update_resources(container, {"memory": {"limit": 64 << 20, "swap": 64 << 20}})
     assert cgroup.stats().memory_limit == 64 << 20
     assert cgroup.stats().pids >= 1
+
+
+def test_privileged_container_gets_what_we_have_ourselves(node: Node) -> None:
+    sets = {"bounding": [*NAMES], "effective": [*NAMES], "permitted": [*NAMES]}
+    container = node.run(node.sandbox(), ["sleep", "1000"], capabilities=sets, oomScoreAdj=500)
+    argv = ["cat", "/proc/self/status", "/proc/self/oom_score_adj", "/proc/1/oom_score_adj"]
+    lines = node.service.exec_sync(container, argv, 10).stdout.decode().splitlines()
+    own = Path("/proc/self/status").read_text().splitlines()
+    [held] = [line for line in own if line.startswith("CapPrm")]
+    assert held in lines
+    assert lines[-2:] == ["500", "500"]
 
 
 def test_program_has_signals_as_if_nobody_had_touched_them(node: Node) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from runtime import runtimes
 from runtime.errors import RuntimesError
-from runtime.foreign import foreign_config, last_error, shared_sources
+from runtime.foreign import Reach, foreign_config, last_error, shared_sources, within_reach
 from runtime.values import OciRuntime
 
 OCI: dict[str, Any] = {
@@ -29,7 +29,7 @@ OCI: dict[str, Any] = {
 
 
 def config(**values: Any) -> dict[str, Any]:
-    given = {"root": "/c/upper", "cgroup": "p/c", "join": {}, "tty": False, "least_score": -1000} | values
+    given = {"root": "/c/upper", "cgroup": "p/c", "join": {}, "tty": False} | values
     return foreign_config(OCI, **given)
 
 
@@ -51,11 +51,27 @@ def test_namespace_of_the_pod_wins_over_a_new_one() -> None:
     assert made["linux"]["namespaces"][1] == {"type": "pid", "path": "/proc/1/ns/pid"}
 
 
-def test_oom_score_is_not_below_what_may_be_set() -> None:
-    assert config(least_score=0)["process"]["oomScoreAdj"] == 0
-    bare = {**OCI, "process": {"args": ["x"]}}
-    made = foreign_config(bare, root="/", cgroup="c", join={}, tty=False, least_score=0)
-    assert "oomScoreAdj" not in made["process"]
+CHOWN, KILL = 1 << 0, 1 << 5
+PROCESS = {"oomScoreAdj": -997, "capabilities": {"bounding": ["CAP_CHOWN", "CAP_KILL"], "ambient": []}}
+
+
+def test_process_is_taken_as_it_is_where_all_of_it_can_be_had() -> None:
+    assert within_reach(PROCESS, Reach(CHOWN | KILL, -1000)) == (PROCESS, ())
+    assert within_reach({"args": ["x"]}, Reach(0, 0)) == ({"args": ["x"]}, ())
+
+
+def test_what_cannot_be_had_is_left_out_and_said() -> None:
+    made, warnings = within_reach(PROCESS, Reach(CHOWN, 0))
+    assert made == {"oomScoreAdj": 0, "capabilities": {"bounding": ["CAP_CHOWN"], "ambient": []}}
+    assert warnings == (
+        "Could not set oom_score_adj to -997: EPERM (it is 0)",
+        "Could not give CAP_KILL: EPERM (we have none ourselves)",
+    )
+
+
+def test_capability_that_nobody_knows_is_left_out() -> None:
+    made, _ = within_reach({"capabilities": {"bounding": ["CAP_OF_TOMORROW"]}}, Reach((1 << 41) - 1, -1000))
+    assert made == {"capabilities": {"bounding": []}}
 
 
 def test_only_bidirectional_mounts_are_shared() -> None:
