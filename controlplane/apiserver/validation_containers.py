@@ -16,6 +16,7 @@ from controlplane.apiserver.validation_fields import (
     port_name,
     qualified_name,
 )
+from controlplane.apiserver.validation_security import check_container_security
 from controlplane.apiserver.validation_volumes import FIELD_PATHS, check_field_ref, check_inside
 from kubeclient import quantity
 
@@ -34,6 +35,8 @@ _PROBE_NUMBERS = (
     "failureThreshold",
 )
 _STANDARD_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+_PROPAGATIONS = ("Bidirectional", "HostToContainer", "None")
+_RECURSIVE = ("Disabled", "Enabled", "IfPossible")
 _ONLY_REGULAR = ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe")
 
 
@@ -46,15 +49,15 @@ def check_containers(causes: Causes, path: str, spec: Object, volumes: set[str],
     host_ports: set[tuple[str, str, int]] = set()
     for index, container in enumerate(regular):
         where = f"{path}.containers[{index}]"
-        _check_container(causes, where, container, names, volumes)
+        _check_container(causes, where, container, names, volumes, spec)
         _check_host_ports(causes, where, container, spec, host_ports)
     for index, container in enumerate(spec.get("initContainers") or ()):
         where = f"{path}.initContainers[{index}]"
-        _check_container(causes, where, container, names, volumes)
+        _check_container(causes, where, container, names, volumes, spec)
         _check_init(causes, where, container)
     for index, container in enumerate(spec.get("ephemeralContainers") or ()):
         where = f"{path}.ephemeralContainers[{index}]"
-        _check_container(causes, where, container, names, volumes)
+        _check_container(causes, where, container, names, volumes, spec)
         for field in (*_ONLY_REGULAR, "ports"):
             if container.get(field):
                 causes.forbidden(f"{where}.{field}", "cannot be set for an Ephemeral Container")
@@ -74,7 +77,7 @@ def _check_init(causes: Causes, path: str, container: Object) -> None:
 
 
 def _check_container(
-    causes: Causes, path: str, container: Object, names: set[str], volumes: set[str]
+    causes: Causes, path: str, container: Object, names: set[str], volumes: set[str], spec: Object
 ) -> None:
     name = container.get("name") or ""
     if not name:
@@ -91,14 +94,15 @@ def _check_container(
         causes.invalid(f"{path}.image", image, "must not have leading or trailing whitespace")
     _check_ports(causes, f"{path}.ports", container.get("ports") or [])
     _check_environment(causes, path, container)
-    _check_mounts(causes, f"{path}.volumeMounts", container.get("volumeMounts") or [], volumes)
+    _check_mounts(causes, f"{path}.volumeMounts", container, volumes)
     causes.one_of(f"{path}.imagePullPolicy", container.get("imagePullPolicy"), _PULL_POLICIES)
     causes.one_of(
         f"{path}.terminationMessagePolicy", container.get("terminationMessagePolicy"), _MESSAGE_POLICIES
     )
     check_resources(causes, f"{path}.resources", container.get("resources") or {})
     _check_probes(causes, path, container)
-    _check_security(causes, f"{path}.securityContext", container.get("securityContext") or {})
+    context = container.get("securityContext") or {}
+    check_container_security(causes, f"{path}.securityContext", context, spec)
 
 
 def _check_ports(causes: Causes, path: str, ports: list[Object]) -> None:
@@ -183,9 +187,9 @@ def _check_value_from(causes: Causes, path: str, variable: Object) -> None:
             causes.required(f"{where}.key")
 
 
-def _check_mounts(causes: Causes, path: str, mounts: list[Object], volumes: set[str]) -> None:
+def _check_mounts(causes: Causes, path: str, container: Object, volumes: set[str]) -> None:
     seen: set[str] = set()
-    for index, mount in enumerate(mounts):
+    for index, mount in enumerate(container.get("volumeMounts") or ()):
         where = f"{path}[{index}]"
         name, target = mount.get("name") or "", mount.get("mountPath") or ""
         if not name:
@@ -204,6 +208,22 @@ def _check_mounts(causes: Causes, path: str, mounts: list[Object], volumes: set[
             causes.invalid(
                 f"{where}.subPathExpr", mount["subPathExpr"], "subPathExpr and subPath are mutually exclusive"
             )
+        _check_propagation(causes, where, mount, container)
+
+
+def _check_propagation(causes: Causes, path: str, mount: Object, container: Object) -> None:
+    wanted, recursive = mount.get("mountPropagation"), mount.get("recursiveReadOnly")
+    causes.one_of(f"{path}.mountPropagation", wanted, _PROPAGATIONS, empty_ok=True)
+    if wanted == "Bidirectional" and not (container.get("securityContext") or {}).get("privileged"):
+        detail = "Bidirectional mount propagation is available only to privileged containers"
+        causes.forbidden(f"{path}.mountPropagation", detail)
+    causes.one_of(f"{path}.recursiveReadOnly", recursive, _RECURSIVE, empty_ok=True)
+    if recursive in ("Enabled", "IfPossible"):
+        if not mount.get("readOnly"):
+            causes.forbidden(f"{path}.recursiveReadOnly", "may only be specified when readOnly is true")
+        if wanted not in (None, "None"):
+            detail = "may only be specified when mountPropagation is None or not specified"
+            causes.forbidden(f"{path}.recursiveReadOnly", detail)
 
 
 def check_resources(causes: Causes, path: str, resources: Object) -> None:
@@ -271,18 +291,3 @@ def check_handler(causes: Causes, path: str, handler: Object) -> None:
         causes.port_or_name(f"{path}.tcpSocket.port", action.get("port"))
     elif kind == "grpc":
         causes.port(f"{path}.grpc.port", action.get("port"))
-
-
-def _check_security(causes: Causes, path: str, context: Object) -> None:
-    for name in ("runAsUser", "runAsGroup"):
-        value = context.get(name)
-        if value is not None and not 0 <= value < 2**31:
-            causes.invalid(f"{path}.{name}", value, "must be between 0 and 2147483647, inclusive")
-    if context.get("allowPrivilegeEscalation") is False and context.get("privileged"):
-        detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"
-        causes.invalid(path, context, detail)
-    if context.get("allowPrivilegeEscalation") is False and "CAP_SYS_ADMIN" in (
-        (context.get("capabilities") or {}).get("add") or ()
-    ):
-        detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"
-        causes.invalid(path, context, detail)

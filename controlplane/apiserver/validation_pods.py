@@ -18,6 +18,7 @@ from controlplane.apiserver.validation_fields import (
     label_value,
     qualified_name,
 )
+from controlplane.apiserver.validation_security import check_pod_security
 from controlplane.apiserver.validation_volumes import check_volumes
 
 Object = dict[str, Any]
@@ -37,7 +38,7 @@ def check_pod_spec(causes: Causes, path: str, spec: Object, *, template: bool = 
     _check_dns(causes, path, spec)
     _check_numbers(causes, path, spec)
     _check_names(causes, path, spec)
-    _check_security(causes, f"{path}.securityContext", spec)
+    check_pod_security(causes, path, spec)
     check_labels(causes, f"{path}.nodeSelector", spec.get("nodeSelector") or {})
     check_tolerations(causes, f"{path}.tolerations", spec.get("tolerations") or [])
     _check_node_affinity(
@@ -102,23 +103,6 @@ def _check_names(causes: Causes, path: str, spec: Object) -> None:
     for index, reference in enumerate(spec.get("imagePullSecrets") or ()):
         if not reference.get("name"):
             causes.required(f"{path}.imagePullSecrets[{index}].name")
-
-
-def _check_security(causes: Causes, path: str, spec: Object) -> None:
-    context = spec.get("securityContext") or {}
-    for name in ("runAsUser", "runAsGroup", "fsGroup"):
-        value = context.get(name)
-        if value is not None and not 0 <= value <= _MAX_INT32:
-            causes.invalid(f"{path}.{name}", value, f"must be between 0 and {_MAX_INT32}, inclusive")
-    for index, sysctl in enumerate(context.get("sysctls") or ()):
-        if not sysctl.get("name"):
-            causes.required(f"{path}.sysctls[{index}].name")
-    if spec.get("hostPID") and spec.get("shareProcessNamespace"):
-        causes.invalid(
-            f"{path.rpartition('.')[0]}.shareProcessNamespace",
-            True,
-            "ShareProcessNamespace and HostPID cannot both be enabled",
-        )
 
 
 def check_tolerations(causes: Causes, path: str, tolerations: list[Object]) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from controlplane.apiserver.validation_fields import Causes, dns_label
+from controlplane.apiserver.validation_storage import check_claim_spec
+from kubeclient import quantity
 
 Object = dict[str, Any]
 
@@ -47,6 +49,8 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "persistentVolumeClaim": ("claimName",),
     "nfs": ("server", "path"),
     "csi": ("driver",),
+    "ephemeral": ("volumeClaimTemplate",),
+    "image": ("reference",),
 }
 _PROJECTIONS = ("secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle")
 _MIN_TOKEN_SECONDS = 600
@@ -86,6 +90,13 @@ def _check_source(causes: Causes, path: str, volume: Object) -> None:
         _check_host_path(causes, f"{path}.hostPath", source)
     elif kind == "projected":
         _check_projected(causes, f"{path}.projected", source)
+    elif kind == "emptyDir" and source.get("sizeLimit") is not None:
+        if quantity.parse(str(source["sizeLimit"])) < 0:
+            detail = "SizeLimit field must be a valid resource quantity"
+            causes.forbidden(f"{path}.emptyDir.sizeLimit", detail)
+    elif kind == "ephemeral" and source.get("volumeClaimTemplate"):
+        where = f"{path}.ephemeral.volumeClaimTemplate.spec"
+        check_claim_spec(causes, where, source["volumeClaimTemplate"].get("spec") or {})
 
 
 def _check_host_path(causes: Causes, path: str, source: Object) -> None:

@@ -172,11 +172,11 @@ def test_a_pod_whose_claims_are_not_ready_stays_pending(lab: Lab) -> None:
     lab.pod("lost", claim="nowhere")
     wanted = '0/2 nodes are available: persistentvolumeclaim "nowhere" not found.'
     assert lab.event("lost", "FailedScheduling") == wanted
-    lab.claim(storageClassName="")
+    lab.claim()
     lab.pod()
     wanted = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."
     assert lab.event("p", "FailedScheduling") == wanted
-    lab.volume(storageClassName="")
+    lab.volume()
     lab.becomes(PODS, "p", "Running")
 
 
