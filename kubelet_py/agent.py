@@ -39,6 +39,7 @@ from kubelet_py.node.network_keeper import NetworkKeeper, first_subnet
 from kubelet_py.node.qos import QosCgroups
 from kubelet_py.node.registrar import Registrar
 from kubelet_py.paths import NodePaths
+from kubelet_py.pods import security
 from kubelet_py.pods.admission import Gate
 from kubelet_py.pods.containers import ContainerStarter
 from kubelet_py.pods.context import NodeFacts, ObjectSource, TokenSource
@@ -215,6 +216,11 @@ class Agent:
             pressures=self._guard.pressures,
             shutting_down=self._guard.shutting_down,
             preempt=self._guard.preempt,
+            forbids=partial(
+                security.refusal,
+                unsafe_sysctls=config.allowed_unsafe_sysctls,
+                apparmor=security.app_armor_enabled(),
+            ),
         )
         parts = Parts(
             runtime=self._runtime,
@@ -427,6 +433,7 @@ class Agent:
             "nodeInfo": node_status.node_info(self._machine),
             "runtimeHandlers": node_status.runtime_handlers(self._handlers),
             "images": node_status.images(self._images.list()),
+            "features": {"supplementalGroupsPolicy": True},
             "conditions": node_status.conditions(before, self._health(), now),
         }
 

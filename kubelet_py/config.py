@@ -45,6 +45,9 @@ EVICTION_HARD = {
     "imagefs.available": "15%",
     "imagefs.inodesFree": "5%",
 }
+# The settings that belong to a namespace: an unsafe one harms the pod's node, but it is not the node's own.
+NAMESPACED_SYSCTLS = ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.", "net.")
+SYSCTL_PATTERN = re.compile(r"(?:[a-z0-9][-_a-z0-9]*[./])*(?:[a-z0-9][-_a-z0-9]*\*?|\*)")
 # What can be switched here; each is off unless featureGates says true.
 FEATURE_GATES = ("MemoryQoS",)
 
@@ -67,6 +70,7 @@ class Config:
     node_status_report_frequency: float = 300.0
     node_lease_duration_seconds: int = 40
     seccomp_default: bool = True
+    allowed_unsafe_sysctls: tuple[str, ...] = ()
     cpu_cfs_quota: bool = True
     cpu_cfs_quota_period: float = 0.1
     pods_per_core: int = 0
@@ -141,6 +145,7 @@ _KEYS = {
     "nodeStatusReportFrequency": "node_status_report_frequency",
     "nodeLeaseDurationSeconds": "node_lease_duration_seconds",
     "seccompDefault": "seccomp_default",
+    "allowedUnsafeSysctls": "allowed_unsafe_sysctls",
     "cpuCFSQuota": "cpu_cfs_quota",
     "cpuCFSQuotaPeriod": "cpu_cfs_quota_period",
     "kubeReserved": "kube_reserved",
@@ -206,6 +211,13 @@ def checked(config: Config) -> Config:
     allocatable.check(config)
     thresholds.parse(config)
     shutdown.groups(config)
+    for pattern in config.allowed_unsafe_sysctls:
+        if not SYSCTL_PATTERN.fullmatch(pattern) or not pattern.startswith(NAMESPACED_SYSCTLS):
+            raise ConfigError(
+                f"Could not use configuration: allowedUnsafeSysctls {pattern!r}: it must be a setting that "
+                f"every pod has of its own ({', '.join(NAMESPACED_SYSCTLS)}), or a prefix of such that "
+                "ends with *"
+            )
     unknown = sorted(set(config.feature_gates) - set(FEATURE_GATES))
     if unknown:
         raise ConfigError(

@@ -208,10 +208,12 @@ class Gate:
         pressures: Callable[[], Collection[str]] = tuple,
         shutting_down: Callable[[], bool] = lambda: False,
         preempt: Callable[[Admitted], None] | None = None,
+        forbids: Callable[[Object], Waiting | None] = lambda pod: None,
     ) -> None:
         """`held`: uids of the pods that the runtime has something of. `burstable` gets the milli-cores that
         all Burstable pods ask for, whenever that may have changed. `pressures`: the node's conditions that
-        are True. `preempt` ends a pod to make room for a critical one."""
+        are True. `preempt` ends a pod to make room for a critical one. `forbids`: what has nothing to do
+        with other pods."""
         self._records = records
         self._held = held
         self._node = node
@@ -220,6 +222,7 @@ class Gate:
         self._pressures = pressures
         self._shutting_down = shutting_down
         self._preempt = preempt
+        self._forbids = forbids
         self._lock = threading.Lock()
 
     def admit(self, record: Admitted) -> Waiting | None:
@@ -251,7 +254,7 @@ class Gate:
 
     def _refusal(self, record: Admitted, wanted: Requests, taken: Sequence[Admitted]) -> Waiting | None:
         pod, node = record.pod, self._node()
-        refused = pressed(pod, self._pressures())
+        refused = pressed(pod, self._pressures()) or self._forbids(pod)
         if refused is not None:
             return refused
         if self._shutting_down():

@@ -32,6 +32,7 @@ from kubelet_py.pods.model import (
     ANNOTATION_MESSAGE_FILE,
     ANNOTATION_MESSAGE_PATH,
     ANNOTATION_MESSAGE_POLICY,
+    ANNOTATION_USER,
     LABEL_CONTAINER_NAME,
     LABEL_POD_NAME,
     LABEL_POD_NAMESPACE,
@@ -40,6 +41,7 @@ from kubelet_py.pods.model import (
     PodView,
     host_network,
     uid_of,
+    user_text,
 )
 from kubelet_py.volumes.manager import VolumeManager
 from kubelet_py.volumes.plugin import Volumes
@@ -81,6 +83,7 @@ class ContainerStarter:
         self._services = services
         self._node = node
         self._event = event
+        self._app_armor, self._selinux = security.app_armor_enabled(), security.selinux_enabled()
         self._users: dict[tuple[str, str], users.User] = {}
         self._lock = threading.Lock()
 
@@ -182,6 +185,8 @@ class ContainerStarter:
                 shm=self._shm(pod),
                 seccomp_default=self._config.seccomp_default,
                 localhost_seccomp=self._localhost_profile(context),
+                app_armor=self._app_armor,
+                selinux=self._selinux,
             ),
         )
         folder = self.log_folder(pod) / name
@@ -206,6 +211,7 @@ class ContainerStarter:
             },
             annotations={
                 ANNOTATION_HASH: spec_hash(container),
+                ANNOTATION_USER: user_text(user.uid, user.gid, security.supplemental_groups(pod, user)),
                 ANNOTATION_MESSAGE_FILE: str(message_file),
                 ANNOTATION_MESSAGE_PATH: container.get("terminationMessagePath") or "/dev/termination-log",
                 ANNOTATION_MESSAGE_POLICY: container.get("terminationMessagePolicy") or "File",

@@ -6,7 +6,7 @@ tables and no runtime. pleg.py builds them from RuntimeService's lists.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +24,7 @@ LABEL_CONTAINER_NAME = "io.kubernetes.container.name"
 ANNOTATION_HASH = "io.kubernetes.container.hash"
 ANNOTATION_MESSAGE_PATH = "io.kubernetes.container.terminationMessagePath"
 ANNOTATION_MESSAGE_POLICY = "io.kubernetes.container.terminationMessagePolicy"
+ANNOTATION_USER = "kubelet-py/user"
 ANNOTATION_MESSAGE_FILE = "kubelet-py/termination-message-file"
 
 # The mirror of a static pod, as upstream writes it.
@@ -31,6 +32,27 @@ ANNOTATION_CONFIG_HASH = "kubernetes.io/config.hash"
 ANNOTATION_CONFIG_MIRROR = "kubernetes.io/config.mirror"
 ANNOTATION_CONFIG_SOURCE = "kubernetes.io/config.source"
 ANNOTATION_CONFIG_SEEN = "kubernetes.io/config.seen"
+
+
+@dataclass(frozen=True, slots=True)
+class UserView:
+    """Who a container's first process is; `groups` are all that it has, its own included."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+def user_text(uid: int, gid: int, groups: Iterable[int]) -> str:
+    """A user as an annotation; `user_from` reads it."""
+    return f"{uid}:{gid}:{','.join(map(str, sorted({gid, *groups})))}"
+
+
+def user_from(text: str) -> UserView | None:
+    """None for a container of an agent that did not write it down."""
+    uid, _, rest = text.partition(":")
+    gid, _, groups = rest.partition(":")
+    return UserView(int(uid), int(gid), tuple(map(int, groups.split(",")))) if groups else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +73,7 @@ class ContainerView:
     exit_code: int | None = None
     reason: str = ""
     message: str = ""
+    user: UserView | None = None
 
 
 @dataclass(frozen=True, slots=True)

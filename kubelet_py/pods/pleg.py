@@ -17,9 +17,11 @@ from kubelet_py.pods.model import (
     ANNOTATION_HASH,
     ANNOTATION_MESSAGE_FILE,
     ANNOTATION_MESSAGE_POLICY,
+    ANNOTATION_USER,
     ContainerView,
     PodView,
     SandboxView,
+    user_from,
 )
 from runtime.service import Container, Event, RuntimeService, Sandbox
 
@@ -105,6 +107,7 @@ class Pleg:
             exit_code=container.exit_code,
             reason=container.reason,
             message=message,
+            user=user_from(config.annotations.get(ANNOTATION_USER, "")),
         )
 
     def _termination_message(self, container: Container) -> str:

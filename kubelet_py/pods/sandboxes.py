@@ -156,7 +156,7 @@ class Sandboxes:
             host_pid=bool(spec.get("hostPID")),
             host_ipc=bool(spec.get("hostIPC")),
             share_process_namespace=bool(spec.get("shareProcessNamespace")),
-            sysctls=security.sysctls(pod),
+            sysctls=security.sysctls(pod, self._config.allowed_unsafe_sysctls),
             runtime_handler=handler,
         )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kubelet_py.errors import ContainerConfigError, SandboxError
-from kubelet_py.pods.model import Object
+from kubelet_py.pods.model import Object, Waiting, every_container
 from runtime import capabilities
 from runtime.seccomp import profile as seccomp_profile
 from runtime.users import User
@@ -22,6 +22,9 @@ MASKED = (
     "/sys/devices/virtual/powercap", "/sys/firmware",
 )  # fmt: skip
 READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+# Settings of an IPC namespace; those that begin with net. are of a network namespace.
+IPC_SYSCTLS = ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
+SELINUX_DEFAULTS = (("user", "system_u"), ("role", "system_r"), ("type", "container_t"), ("level", "s0"))
 SETS = ("bounding", "effective", "permitted")
 # What a pod may set without the node's leave: it reaches no other pod. Source: upstream's pkg/kubelet/sysctl.
 SAFE_SYSCTLS = frozenset(
@@ -128,22 +131,84 @@ def seccomp(
     return seccomp_profile.runtime_default(names, platform.machine())
 
 
-def sysctls(pod: Object) -> dict[str, str]:
-    """The pod's kernel settings; SandboxError for one that is not known to be safe, or is the host's."""
+def sysctls(pod: Object, unsafe: Sequence[str] = ()) -> dict[str, str]:
+    """The pod's kernel settings; SandboxError for one that is not allowed here, or is the host's."""
+    problem = sysctl_problem(pod, unsafe)
+    if problem:
+        raise SandboxError(problem)
+    return _sysctls(pod)
+
+
+def _sysctls(pod: Object) -> dict[str, str]:
     entries = (pod["spec"].get("securityContext") or {}).get("sysctls") or ()
-    found = {str(entry["name"]).replace("/", "."): str(entry["value"]) for entry in entries}
-    for name in found:
-        if name not in SAFE_SYSCTLS:
-            raise SandboxError(f'forbidden sysctl: "{name}" not allowlisted')
+    return {str(entry["name"]).replace("/", "."): str(entry["value"]) for entry in entries}
+
+
+def sysctl_problem(pod: Object, unsafe: Sequence[str]) -> str:
+    """Why a sysctl of the pod is forbidden, or "". `unsafe`: names, and prefixes that end with "*", which the
+    node allows besides the safe ones."""
+    for name in _sysctls(pod):
+        if name not in SAFE_SYSCTLS and not any(_covers(pattern, name) for pattern in unsafe):
+            return f'forbidden sysctl: "{name}" not allowlisted'
         if name.startswith("net.") and pod["spec"].get("hostNetwork"):
-            raise SandboxError(f'forbidden sysctl: "{name}" not allowed with host net enabled')
-        if name.startswith("kernel.") and pod["spec"].get("hostIPC"):
-            raise SandboxError(f'forbidden sysctl: "{name}" not allowed with host ipc enabled')
-    return found
+            return f'forbidden sysctl: "{name}" not allowed with host net enabled'
+        if name.startswith(IPC_SYSCTLS) and pod["spec"].get("hostIPC"):
+            return f'forbidden sysctl: "{name}" not allowed with host ipc enabled'
+    return ""
+
+
+def _covers(pattern: str, name: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+
+
+def refusal(pod: Object, *, unsafe_sysctls: Sequence[str], apparmor: bool) -> Waiting | None:
+    """What this node cannot give the pod, or must not. `apparmor`: whether the host's kernel has it on."""
+    problem = sysctl_problem(pod, unsafe_sysctls)
+    if problem:
+        return Waiting("SysctlForbidden", problem)
+    if not apparmor and any(_app_armor(context) for context in _contexts(pod)):
+        return Waiting("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host")
+    return None
+
+
+def _contexts(pod: Object) -> list[Mapping[str, Any]]:
+    return [effective(pod, container) for container in every_container(pod)]
+
+
+def _app_armor(context: Mapping[str, Any]) -> bool:
+    return (context.get("appArmorProfile") or {}).get("type") not in (None, "Unconfined")
+
+
+def app_armor_profile(context: Mapping[str, Any], enabled: bool) -> str:
+    """process.apparmorProfile, "" for none; ContainerConfigError for one that this node does not have."""
+    profile = context.get("appArmorProfile") or {}
+    if not enabled or context.get("privileged") or not _app_armor(context):
+        return ""
+    if profile["type"] == "RuntimeDefault":
+        text = "this node has no default AppArmor profile: name one of its own (Localhost)"
+        raise ContainerConfigError(text)
+    return str(profile["localhostProfile"])
+
+
+def selinux_label(context: Mapping[str, Any], enabled: bool) -> str:
+    """process.selinuxLabel; "" where the host's kernel has no SELinux, as other runtimes do."""
+    options = context.get("seLinuxOptions") or {}
+    if not enabled or not options:
+        return ""
+    return ":".join(options.get(part) or default for part, default in SELINUX_DEFAULTS)
 
 
 def no_new_privileges(context: Mapping[str, Any]) -> bool:
     return context.get("allowPrivilegeEscalation") is False
+
+
+def app_armor_enabled(file: Path = Path("/sys/module/apparmor/parameters/enabled")) -> bool:
+    """Whether the host's kernel enforces AppArmor profiles."""
+    return file.exists() and file.read_text().strip() == "Y"
+
+
+def selinux_enabled(file: Path = Path("/sys/fs/selinux/enforce")) -> bool:
+    return file.exists()
 
 
 def paths(context: Mapping[str, Any], sys: Path = Path("/sys")) -> tuple[list[str], list[str]]:

@@ -179,6 +179,9 @@ def _container_status(
     entry["image"] = latest.image or entry["image"]
     entry["imageID"] = latest.image_id
     entry["containerID"] = f"{RUNTIME_NAME}://{latest.id}"
+    if latest.user is not None:
+        user = latest.user
+        entry["user"] = {"linux": {"uid": user.uid, "gid": user.gid, "supplementalGroups": list(user.groups)}}
     health = situation.health.get(name, NO_HEALTH)
     running = latest.state == "RUNNING"
     entry["started"] = running and health.started

@@ -1,0 +1,126 @@
+"""What of a security context this node refuses, and what it makes of the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubelet_py import config
+from kubelet_py.errors import ConfigError, ContainerConfigError
+from kubelet_py.pods import security
+from kubelet_py.pods.model import UserView, Waiting, user_from, user_text
+
+Object = dict[str, Any]
+
+
+def pod(sysctl: str = "", context: Object | None = None, own: Object | None = None, **spec: Any) -> Object:
+    whole = dict(context or {}) | ({"sysctls": [{"name": sysctl, "value": "1"}]} if sysctl else {})
+    container = {"name": "c", "securityContext": own or {}}
+    return {"metadata": {}, "spec": {"securityContext": whole, "containers": [container], **spec}}
+
+
+@pytest.mark.parametrize(
+    ("body", "unsafe", "wanted"),
+    [
+        (pod(), [], None),
+        (pod("kernel.shm_rmid_forced"), [], None),
+        (pod("net/ipv4/tcp_syncookies"), [], None),
+        (pod("kernel.msgmax"), [], 'forbidden sysctl: "kernel.msgmax" not allowlisted'),
+        (pod("kernel.msgmax"), ["kernel.msgmax"], None),
+        (pod("kernel.msgmax"), ["kernel.msg*"], None),
+        (pod("kernel.msgmax"), ["kernel.msg"], 'forbidden sysctl: "kernel.msgmax" not allowlisted'),
+        (pod("net.core.somaxconn"), ["net.*"], None),
+        (pod("net.core.somaxconn", hostNetwork=True), ["net.*"],
+         'forbidden sysctl: "net.core.somaxconn" not allowed with host net enabled'),
+        (pod("kernel.shm_rmid_forced", hostIPC=True), [],
+         'forbidden sysctl: "kernel.shm_rmid_forced" not allowed with host ipc enabled'),
+    ],
+)  # fmt: skip
+def test_sysctls(body: Object, unsafe: list[str], wanted: str | None) -> None:
+    found = security.refusal(body, unsafe_sysctls=unsafe, apparmor=False)
+    assert found == (Waiting("SysctlForbidden", wanted) if wanted else None)
+
+
+LOCAL = {"appArmorProfile": {"type": "Localhost", "localhostProfile": "mine"}}
+DEFAULT = {"appArmorProfile": {"type": "RuntimeDefault"}}
+UNCONFINED = {"appArmorProfile": {"type": "Unconfined"}}
+
+
+@pytest.mark.parametrize(
+    ("body", "enabled", "refused"),
+    [
+        (pod(), False, False),
+        (pod(context=UNCONFINED), False, False),
+        (pod(context=LOCAL), False, True),
+        (pod(own=DEFAULT), False, True),
+        (pod(own=LOCAL), True, False),
+        (pod(context=LOCAL, own=UNCONFINED), False, False),
+    ],
+)
+def test_app_armor_that_the_host_does_not_have(body: Object, enabled: bool, refused: bool) -> None:
+    found = security.refusal(body, unsafe_sysctls=(), apparmor=enabled)
+    wanted = Waiting("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host")
+    assert found == (wanted if refused else None)
+
+
+@pytest.mark.parametrize(
+    ("context", "enabled", "wanted"),
+    [
+        (LOCAL, True, "mine"),
+        (LOCAL, False, ""),
+        (LOCAL | {"privileged": True}, True, ""),
+        (UNCONFINED, True, ""),
+        ({}, True, ""),
+    ],
+)
+def test_the_profile_of_a_container(context: Object, enabled: bool, wanted: str) -> None:
+    assert security.app_armor_profile(context, enabled) == wanted
+
+
+def test_a_default_profile_that_is_not_there_is_said() -> None:
+    with pytest.raises(ContainerConfigError, match="no default AppArmor profile"):
+        security.app_armor_profile(DEFAULT, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "enabled", "wanted"),
+    [
+        ({"level": "s0:c1,c2"}, True, "system_u:system_r:container_t:s0:c1,c2"),
+        ({"user": "u", "role": "r", "type": "t", "level": "l"}, True, "u:r:t:l"),
+        ({"level": "s0"}, False, ""),
+        ({}, True, ""),
+    ],
+)
+def test_the_label_of_a_container(options: Object, enabled: bool, wanted: str) -> None:
+    assert security.selinux_label({"seLinuxOptions": options}, enabled) == wanted
+
+
+def test_what_the_host_has_is_read_from_it(tmp_path: Path) -> None:
+    file = tmp_path / "enabled"
+    assert not security.app_armor_enabled(file) and not security.selinux_enabled(file)
+    file.write_text("N\n")
+    assert not security.app_armor_enabled(file)
+    file.write_text("Y\n")
+    assert security.app_armor_enabled(file) and security.selinux_enabled(file)
+
+
+NAMESPACED = ["kernel.msgmax", "kernel.msg*", "net.*", "net.core.somaxconn", "fs.mqueue.*"]
+
+
+@pytest.mark.parametrize("pattern", NAMESPACED)
+def test_unsafe_sysctls_that_may_be_allowed(pattern: str) -> None:
+    assert config.from_document({"allowedUnsafeSysctls": [pattern]}).allowed_unsafe_sysctls == (pattern,)
+
+
+@pytest.mark.parametrize("pattern", ["kernel.panic", "vm.*", "*", "", "kernel.*", "net.CORE", "net.*.x"])
+def test_unsafe_sysctls_of_the_whole_host_may_not(pattern: str) -> None:
+    with pytest.raises(ConfigError, match="allowedUnsafeSysctls"):
+        config.from_document({"allowedUnsafeSysctls": [pattern]})
+
+
+def test_a_user_is_written_down_and_read_again() -> None:
+    assert user_from(user_text(1000, 3000, [4000, 10])) == UserView(1000, 3000, (10, 3000, 4000))
+    assert user_from(user_text(0, 0, [])) == UserView(0, 0, (0,))
+    assert user_from("") is None
