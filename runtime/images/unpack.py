@@ -3,7 +3,8 @@
 Layers are written by strangers and unpacked by root, so an entry must never land outside its folder.
 Every parent is opened with openat2(RESOLVE_IN_ROOT): the kernel itself resolves links as if the layer were
 the root, `..` and absolute targets included; the last component is created with O_EXCL and never followed.
-Names with `..`, devices, and attributes that would steer overlayfs are refused.
+Names with `..`, devices that reach the machine's hardware, and attributes that would steer overlayfs are
+refused.
 
 Two conventions meet here. In archives a deleted file is `.wh.<name>` and a hidden folder contains
 `.wh..wh..opq` (OCI image spec, "layer"); overlayfs wants a character device 0:0 and the attribute
@@ -38,6 +39,9 @@ _AUFS_MARK = b".wh..wh."
 _FAR = 2**62  # nanoseconds from 1970; Linux' clock ends there, too
 _MAX_ID = 2**32 - 2
 _CACHED_PARENTS = 64
+# null, zero, full, random, urandom, tty, console, ptmx: what each container has in its /dev anyway. Images
+# for services in a chroot carry them elsewhere, too.
+_DEVICES = frozenset(((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)))
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_NAMES = frozenset((b"", b".", b".."))
 
@@ -115,8 +119,8 @@ class _Extractor:
             self._whiteout(parts, parent, name)
         elif entry.kind == "dir":
             self._folder(parts, parent, name, entry)
-        elif entry.kind in ("char", "block"):
-            self._device(parts, entry)
+        elif entry.kind in ("char", "block") and not self._makes_device(parts, entry):
+            log.debug("Skipped device of a layer path=%s", _text(entry.name))
         else:
             try:
                 self._create(parent, parts, entry, reader)
@@ -204,7 +208,10 @@ class _Extractor:
         elif entry.kind == "link":
             self._link(parent, name, entry)
         else:
-            os.mkfifo(name, 0o600, dir_fd=parent)
+            kind, number = stat.S_IFIFO, 0
+            if entry.kind != "fifo":
+                kind, number = stat.S_IFCHR, os.makedev(entry.major, entry.minor)
+            os.mknod(name, kind | 0o600, number, dir_fd=parent)
             self._dress_by_name(parent, name, entry)
 
     def _spread(self, descriptor: int, where: SparseMap, reader: TarReader) -> None:
@@ -277,11 +284,13 @@ class _Extractor:
                 finally:
                     os.close(descriptor)
 
-    def _device(self, parts: Sequence[bytes], entry: Entry) -> None:
+    def _makes_device(self, parts: Sequence[bytes], entry: Entry) -> bool:
+        """Whether the device is one to make, or one to leave out; UnpackError for others."""
+        if entry.kind == "char" and (entry.major, entry.minor) in _DEVICES:
+            return True
         if parts[0] == b"dev":
             # Old distributions' images carry /dev; a container gets a fresh tmpfs there and never sees it.
-            log.debug("Skipped device of a layer path=%s", _text(entry.name))
-            return
+            return False
         raise UnpackError(
             f"Could not unpack {_text(entry.name)}: device {entry.major}:{entry.minor} outside of /dev"
         )
@@ -313,7 +322,7 @@ class _Extractor:
         if entry.uid or entry.gid:
             _check_owner(entry)
             os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
-        if entry.kind == "fifo":
+        if entry.kind != "symlink":
             os.chmod(b"/proc/self/fd/%d/%s" % (parent, name), entry.mode)
         os.utime(name, ns=_times(entry), dir_fd=parent, follow_symlinks=False)
 

@@ -486,6 +486,18 @@ WEAKENINGS = (
         "test_I01_attributes_that_steer_overlayfs_are_refused",
     ),
     weak(
+        "tar: any device", UNPACK,
+        'if entry.kind == "char" and (entry.major, entry.minor) in _DEVICES:',
+        "if True:",
+        "test_I01_devices_of_the_machine_are_refused",
+    ),
+    weak(
+        "tar: any sparse file", UNPACK,
+        "if where.size > self._limits.bytes:",
+        "if False:",
+        "test_I01_a_sparse_file_has_the_layers_limit",
+    ),
+    weak(
         "tar: mode not set", UNPACK,
         "os.fchmod(descriptor, entry.mode)  # after chown, which clears setuid",
         "os.fchmod(descriptor, entry.mode & 0o777)",
@@ -508,6 +520,36 @@ WEAKENINGS = (
         "    if actual != digest:\n",
         "    if False:\n",
         "test_I02_a_manifest_that_is_not_the_asked_one_is_refused",
+    ),
+    weak(
+        "any blob", "runtime/images/registry.py",
+        "if actual != self._descriptor.digest:",
+        "if False:",
+        "test_I02_a_changed_blob_is_refused",
+    ),
+    weak(
+        "any layer", STORE,
+        "if found.diff_id != layer.diff_id:",
+        "if False:",
+        "test_I01_a_layer_that_is_not_the_announced_one_is_refused",
+    ),
+    weak(
+        "manifests of any size", "runtime/images/transport.py",
+        "if len(data) > limit:",
+        "if False:",
+        "test_I02_a_manifest_has_a_size_limit",
+    ),
+    weak(
+        "the token to every host", "runtime/images/transport.py",
+        "if (target.scheme, target.netloc) == (origin.scheme, origin.netloc):",
+        "if True:",
+        "test_I02_credentials_stay_with_their_host",
+    ),
+    weak(
+        "plain HTTP everywhere", "runtime/images/transport.py",
+        "if not (self._insecure or is_loopback(host)):",
+        "if False:",
+        "test_I02_there_is_no_way_down_to_plain_http",
     ),
     weak(
         "two documents in one", MANIFEST,

@@ -176,12 +176,32 @@ def test_whiteouts_of_dots_are_refused(target: Path, name: str) -> None:
         unpack(target, file(f"d/{name}"))
 
 
-def test_devices_are_refused_outside_of_dev_and_left_out_inside(target: Path) -> None:
-    disk = info("sda", tarfile.BLKTYPE, devmajor=8, devminor=0), b""
-    with pytest.raises(UnpackError, match="device 8:0"):
-        unpack(target, disk)
-    unpack(target, (info("dev/null", tarfile.CHRTYPE, devmajor=1, devminor=3), b""))
-    assert not (target / "dev/null").exists()
+def device(name: str, kind: bytes, major: int, minor: int, **fields: object) -> tuple[tarfile.TarInfo, bytes]:
+    return info(name, kind, devmajor=major, devminor=minor, **fields), b""
+
+
+@pytest.mark.parametrize("where", ["dev/null", "srv/chroot/dev/null"])
+def test_devices_that_every_container_has_are_made(target: Path, where: str) -> None:
+    made = device(where, tarfile.CHRTYPE, 1, 3, mode=0o666, uid=3, gid=4, mtime=11)
+    unpack(target, file(where), made, made)
+    status = (target / where).lstat()
+    assert (stat.S_ISCHR(status.st_mode), status.st_rdev) == (True, os.makedev(1, 3))
+    found = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime
+    assert found == (0o666, 3, 4, 11)
+
+
+@pytest.mark.parametrize(
+    ("kind", "major", "minor"),
+    [(tarfile.BLKTYPE, 8, 0), (tarfile.CHRTYPE, 1, 1), (tarfile.BLKTYPE, 1, 3), (tarfile.CHRTYPE, 0, 0)],
+    ids=["disk", "memory", "a block device with null's number", "overlayfs' whiteout"],
+)
+def test_other_devices_are_refused_outside_of_dev_and_left_out_inside(
+    target: Path, kind: bytes, major: int, minor: int
+) -> None:
+    with pytest.raises(UnpackError, match=f"device {major}:{minor}"):
+        unpack(target, device("node", kind, major, minor))
+    unpack(target, device("dev/node", kind, major, minor))
+    assert not (target / "node").exists() and not (target / "dev/node").exists()
 
 
 def test_attributes_that_steer_overlayfs_are_refused(target: Path) -> None:

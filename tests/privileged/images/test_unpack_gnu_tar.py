@@ -30,7 +30,7 @@ ATTRIBUTES = ("--xattrs", "--xattrs-include=*")
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Long names, links, attributes, times before 1970, a pipe, sparse files with holes everywhere."""
+    """Long names, links, attributes, times before 1970, a pipe, a device, files with holes everywhere."""
     root = tmp_path / "tree"
     deep = root.joinpath(*["folder-" + "x" * 60] * 5)
     deep.mkdir(parents=True)
@@ -38,6 +38,7 @@ def tree(tmp_path: Path) -> Path:
     os.link(deep / ("long" * 50), root / "linked")
     (root / "symbolic").symlink_to("t" * 150)
     os.mkfifo(root / "pipe", 0o620)
+    os.mknod(root / "random", 0o020640, os.makedev(1, 8))
     (root / "ping").write_bytes(b"\x7fELF")
     os.setxattr(root / "ping", "security.capability", CAPABILITY)
     os.chown(root / "ping", 70_000, 3_000_000)
@@ -67,8 +68,8 @@ def described(root: Path) -> dict[str, tuple[object, ...]]:
             (name, os.getxattr(file, name)) for name in sorted(os.listxattr(file))
         )
         found[str(file.relative_to(root))] = (
-            oct(status.st_mode), status.st_uid, status.st_gid, status.st_nlink * (not file.is_dir()),
-            status.st_mtime_ns // 10**9, content, attributes,
+            oct(status.st_mode), status.st_rdev, status.st_uid, status.st_gid,
+            status.st_nlink * (not file.is_dir()), status.st_mtime_ns // 10**9, content, attributes,
         )  # fmt: skip
     return found
 

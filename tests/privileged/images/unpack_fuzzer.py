@@ -49,7 +49,7 @@ def header(rng: random.Random, kind: int, size: int) -> bytes:
     block[157 : 157 + len(target)] = target
     block[257:265] = b"ustar\x0000"
     if kind in b"34":
-        block[329:337] = block[337:345] = b"0000001\0"
+        block[329:337], block[337:345] = b"0000001\0", rng.choice((b"0000001\0", b"0000003\0"))
     if rng.random() < 0.03:
         block[rng.randrange(512)] = rng.randrange(256)
     block[148:156] = b" " * 8
