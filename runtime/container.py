@@ -294,6 +294,8 @@ class Container:
         killed = self._oom_kills()
         if self._process is None or killed <= self.state.oom_kills:
             return False
+        if oom.is_ending(self._process.pid):
+            return False  # it was the victim, and its end tells of it
         self._record(oom_kills=killed)
         self._shim.tell_some_day("oom", self)
         return True

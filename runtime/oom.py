@@ -27,6 +27,8 @@ ERROR = "Error"
 # The second look is for a victim that took its time to be chosen. What ends the container has its own way.
 LOOK_AFTER_SECONDS = (0.1, 1.0)
 EVENT_BYTES = 4096
+PF_EXITING = 4  # in the flags of /proc/<pid>/stat
+SIGKILL_BIT = 1 << 8
 
 
 class Watch:
@@ -66,6 +68,21 @@ class Watch:
     def _second_look(self) -> None:
         if self._descriptor >= 0:
             self._look()
+
+
+def is_ending(pid: int) -> bool:
+    """Whether a process has a SIGKILL before it, is about to exit, or has exited. On a slow machine that
+    takes longer than we wait."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+            pending = [int(line.split()[1], 16) for line in status if line.startswith(("SigPnd:", "ShdPnd:"))]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    if fields[0] in (b"Z", b"X") or int(fields[6]) & PF_EXITING:
+        return True
+    return any(mask & SIGKILL_BIT for mask in pending)
 
 
 def kills(cgroup: Cgroup) -> int:
