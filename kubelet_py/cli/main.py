@@ -23,6 +23,7 @@ COMMANDS = {
     "image": "kubelet_py.cli.image",
     "inspect": "kubelet_py.cli.inspect",
     "doctor": "kubelet_py.cli.doctor",
+    "node": "kubelet_py.cli.node",
 }
 
 

@@ -40,6 +40,22 @@ class ProcessIdentity:
         """Whether that very process still runs (a zombie does not)."""
         return start_ticks(self.pid) == self.start
 
+    def send(self, number: int) -> bool:
+        """Send a signal; False where that very process has ended."""
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return False
+        try:
+            if not self.alive():
+                return False
+            signal.pidfd_send_signal(pidfd, number)
+            return True
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(pidfd)
+
     def stop(self, grace: float) -> bool:
         """SIGTERM, wait up to `grace` seconds, then SIGKILL; True where it ended by itself.
 

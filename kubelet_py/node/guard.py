@@ -14,7 +14,7 @@ from kubelet_py.config import Config
 from kubelet_py.node import eviction, thresholds
 from kubelet_py.node.pressure import Observation
 from kubelet_py.node.ranking import Usage
-from kubelet_py.node.shutdown import Shutdown
+from kubelet_py.node.shutdown import Shutdown, request_file
 from kubelet_py.node.signals import Signals
 from kubelet_py.node.status import Machine
 from kubelet_py.node.thresholds import Threshold
@@ -70,7 +70,7 @@ class Guard:
             max_pod_grace=config.eviction_max_pod_grace_period,
             local_storage=config.local_storage_capacity_isolation,
         )
-        self._request = paths.run / "node-shutdown.json"
+        self._request = request_file(paths)
         self.shutdown = Shutdown(
             config, request=self._request, records=records, end=self._end, changed=changed, tell=tell
         )

@@ -1,8 +1,7 @@
 """Graceful node shutdown: the pods end by priority, each group within its own time, the critical ones last.
 
-Begun by `kubelet-py node shutdown` (which signals the agent; see Shutdown.watch), before the machine or the
-node's own processes go down. While it lasts the node is NotReady, says so, and refuses pods. Source:
-upstream's pkg/kubelet/nodeshutdown/nodeshutdown_manager_linux.go.
+Begun by `kubelet-py node shutdown`, which signals the agent, before the machine or the node's own processes
+go down. While it lasts the node is NotReady, says so, and refuses pods. Source: upstream's pkg/kubelet/nodeshutdown/nodeshutdown_manager_linux.go.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import Protocol
 
 from kubelet_py.config import Config
 from kubelet_py.errors import ConfigError
+from kubelet_py.paths import NodePaths
 from kubelet_py.pods import resources
 from kubelet_py.pods.model import Ending, Object
 
@@ -116,15 +116,14 @@ class Shutdown:
         self._request, self._records, self._end = request, records, end
         self._changed, self._tell = changed, tell
         self._clock, self._wait = clock, wait
-        self._lock = threading.Lock()
         self.active = False
 
     def begin(self) -> None:
-        """End the pods on a thread of its own. Without configured periods each pod has its own grace."""
-        with self._lock:
-            if self.active:
-                return
-            self.active = True
+        """End the pods on a thread of its own. Called by a signal's handler, perhaps more than once. Without
+        configured periods each pod has its own grace."""
+        if self.active:
+            return
+        self.active = True
         threading.Thread(target=self.run, name="node-shutdown", daemon=True).start()
 
     def run(self) -> None:
@@ -156,6 +155,11 @@ class Shutdown:
         new = self._request.with_suffix(".new")
         new.write_text(json.dumps({"state": state}))
         new.rename(self._request)
+
+
+def request_file(paths: NodePaths) -> Path:
+    """Where the agent says how far the shutdown is."""
+    return paths.run / "node-shutdown.json"
 
 
 def state_of(request: Path) -> str:
