@@ -1,7 +1,8 @@
 """Graceful node shutdown: the pods end by priority, each group within its own time, the critical ones last.
 
 Begun by `kubelet-py node shutdown`, which signals the agent, before the machine or the node's own processes
-go down. While it lasts the node is NotReady, says so, and refuses pods. Source: upstream's pkg/kubelet/nodeshutdown/nodeshutdown_manager_linux.go.
+go down. While it lasts the node is NotReady, says so, and refuses pods.
+Source: upstream's pkg/kubelet/nodeshutdown/nodeshutdown_manager_linux.go.
 """
 
 from __future__ import annotations
