@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from runtime.cgroups.files import weight_of_shares
 from runtime.cgroups.v2 import UnifiedDriver
 
 pytestmark = pytest.mark.privileged
@@ -142,3 +143,21 @@ def test_the_v2_driver_limits_devices_by_a_program(box: Any) -> None:
         assert text.startswith("made\n") and text.endswith("1\n")
         assert ("Operation not permitted" in text) is refused
         driver.remove(path)
+
+
+def test_limits_are_read_back_as_they_are_set(box: Any) -> None:
+    """What a resized container's status shows; cgroup v2 keeps a weight, which several shares have."""
+    running = box.start("echo up; sleep 60", linux=limited(memory={"limit": 16 * MIB}))
+    running.read_until("up")
+    free = running.cgroup.limits()
+    assert (free.quota, free.memory) == (-1, 16 * MIB)
+    running.cgroup.update(
+        {"cpu": {"shares": 307, "quota": 50000, "period": 100000}, "memory": {"limit": 32 * MIB}}
+    )
+    found = running.cgroup.limits()
+    assert (found.quota, found.period, found.memory, found.memory_known) == (50000, 100000, 32 * MIB, True)
+    assert weight_of_shares(found.shares) == weight_of_shares(307)
+    assert found.by_weight or found.shares == 307
+    running.cgroup.update({"cpu": {"quota": -1}})
+    assert running.cgroup.limits().quota == -1
+    running.cgroup.kill()

@@ -252,3 +252,25 @@ def test_an_update_of_swap_alone_counts_from_the_limit_there_is(tmp_path: Path) 
         cgroup.update({"memory": {"limit": 4999, "checkBeforeUpdate": True}})
     cgroup.update({"memory": {"limit": 5001, "checkBeforeUpdate": True}})
     assert (tmp_path / "c/memory.max").read_text() == "5001"
+
+
+@pytest.mark.parametrize(
+    ("texts", "wanted"),
+    [
+        ({"cpu.weight": "4", "cpu.max": "50000 100000", "memory.max": "1048576"},
+         {"shares": 81, "quota": 50000, "period": 100000, "memory": 1048576, "memory_known": True}),
+        ({"cpu.weight": "100", "cpu.max": "max 100000", "memory.max": "max"},
+         {"shares": 2598, "quota": -1, "period": 100000, "memory": None, "memory_known": True}),
+        ({}, {"shares": 0, "quota": -1, "period": 0, "memory": None, "memory_known": False}),
+    ],
+)  # fmt: skip
+def test_the_limits_of_a_v2_cgroup_are_read(
+    tmp_path: Path, texts: dict[str, str], wanted: dict[str, Any]
+) -> None:
+    folder = tmp_path / "pod"
+    folder.mkdir()
+    for name, text in texts.items():
+        (folder / name).write_text(text + "\n")
+    found = v2.UnifiedDriver(str(tmp_path)).open("pod").limits()
+    assert {name: getattr(found, name) for name in wanted} == wanted
+    assert found.by_weight
