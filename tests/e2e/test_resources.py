@@ -60,7 +60,10 @@ def test_allocatable_is_capacity_less_what_is_kept_back_and_enforced(node: Node)
     wait_for_event(node, name, f"Normal NodeReady Node {name} status is now: NodeReady")
 
 
-@pytest.mark.conformance("Pods Extended Pods Set QOS Class should be set on Pods with matching resource ...")
+@pytest.mark.conformance(
+    "[sig-node] Pods Extended Pods Set QOS Class should be set on Pods with matching resource requests and "
+    "limits for memory and cpu"
+)
 def test_qos_classes_have_their_places_and_weights(node: Node) -> None:
     both = {"cpu": "100m", "memory": "64Mi"}
     node.apply(
