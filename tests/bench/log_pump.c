@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LINE = 100, BLOCK = 65536, PREFIX = 64, LONGEST = BLOCK / LINE * LINE };
+enum { LINE = 100, BLOCK = 65536, PREFIX = 64 };
 
 static void fail(const char *what) {
     perror(what);
@@ -43,20 +43,25 @@ static void say_time(const char *what) {
     write_all(2, text, size);
 }
 
-/* Every line has its number, so that the log can be checked; 655 lines fill a write of nearly 64 kB. */
+/* Every line has its number, so that the log can be checked. Writes end in the middle of a line. */
 static int produce(long megabytes) {
-    static char block[LONGEST];
-    long total = megabytes * 1000000 / LONGEST, number = 0;
-    memset(block, 'x', sizeof block);
-    for (int at = LINE - 1; at < LONGEST; at += LINE)
-        block[at] = '\n';
+    static char block[BLOCK + LINE];
+    size_t filled = 0;
     say_time("begin");
-    for (long round = 0; round < total; round++) {
-        for (int at = 0; at < LONGEST; at += LINE, number++)
-            for (long digit = 9, rest = number; digit >= 0; digit--, rest /= 10)
-                block[at + digit] = '0' + rest % 10;
-        write_all(1, block, sizeof block);
+    for (long number = 0; number < megabytes * (1000000 / LINE); number++) {
+        char *line = block + filled;
+        memset(line, 'x', LINE - 1);
+        line[LINE - 1] = '\n';
+        for (long digit = 9, rest = number; digit >= 0; digit--, rest /= 10)
+            line[digit] = '0' + rest % 10;
+        filled += LINE;
+        if (filled >= BLOCK) {
+            write_all(1, block, BLOCK);
+            filled -= BLOCK;
+            memcpy(block, block + BLOCK, filled);
+        }
     }
+    write_all(1, block, filled);
     say_time("end");
     return 0;
 }

@@ -1,7 +1,7 @@
 """How fast a container's output becomes a log: our shim, conmon, and a loop in C; one interleaved run.
 
 Run as root: `hack/isolate .venv/bin/python -m tests.bench.log_pump [megabytes [rounds]]`. One program writes
-100-byte lines in writes of nearly 64 kB and says on stderr when it began and when its last write was taken:
+100-byte lines in writes of 64 kB and says on stderr when it began and when its last write was taken:
 the same pump must put these words into the log, so they are read from there. conmon is given a runtime that
 only starts the program, and its k8s-file driver; the loop is tests/bench/log_pump.c, compiled here. All
 logs lie on a tmpfs, and every one of them is checked: each line, once, in order.
@@ -23,8 +23,15 @@ from runtime.linux import LinuxKernel
 from tests.privileged.runtime_service.harness import ROOT_CGROUP, Node, shims, wait_for
 
 SOURCE = Path(__file__).with_suffix(".c")
-LINES_PER_WRITE = 65536 // 100
+LINES_PER_MEGABYTE = 10_000
 LONGEST_SECONDS = 120
+
+
+def build(folder: Path) -> Path:
+    """The program of log_pump.c, compiled into `folder`."""
+    program = folder / "log_pump"
+    subprocess.run(["gcc", "-O2", "-static", "-o", str(program), str(SOURCE)], check=True)
+    return program
 
 
 def contents(log: Path) -> Iterator[tuple[bytes, bytes]]:
@@ -51,7 +58,7 @@ def speed(log: Path, megabytes: int) -> float:
         else:
             assert int(content[:10]) == number and len(content) == 99, content
             number += 1
-    assert number == megabytes * 1_000_000 // (LINES_PER_WRITE * 100) * LINES_PER_WRITE, number
+    assert number == megabytes * LINES_PER_MEGABYTE, number
     return number * 100 / 1e6 / ((times[b"end"] - times[b"begin"]) / 1e9)
 
 
@@ -132,9 +139,7 @@ def main() -> int:
     kernel = LinuxKernel()
     kernel.mount("tmpfs", str(folder), "tmpfs", 0, "")
     try:
-        program = folder / "log_pump"
-        subprocess.run(["gcc", "-O2", "-static", "-o", str(program), str(SOURCE)], check=True)
-        report(measure(folder, program, megabytes, rounds))
+        report(measure(folder, build(folder), megabytes, rounds))
     finally:
         kernel.umount(str(folder), 2)
         folder.rmdir()

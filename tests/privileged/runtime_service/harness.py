@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import time
 from collections.abc import Callable
@@ -161,6 +162,12 @@ def shims(folder: Path) -> set[int]:
             except OSError:
                 continue  # it has ended meanwhile
     return found
+
+
+def cgroups_made() -> list[str]:
+    """Every cgroup below our root one, in each of the trees that this host has."""
+    trees = [f"/sys/fs/cgroup/{ROOT_CGROUP}", *glob.glob(f"/sys/fs/cgroup/*/{ROOT_CGROUP}")]
+    return [folder for tree in trees for folder, _, _ in os.walk(tree)]
 
 
 def gone(pid: int) -> bool:
