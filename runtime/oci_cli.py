@@ -217,11 +217,13 @@ def _events(arguments: Arguments) -> int:
     from runtime.oci_usage import follow, seconds, stats
 
     runtime = _runtime(arguments)
+    container = runtime.store.load(arguments.id)
+    if runtime.store.status(container) == STOPPED:
+        raise StateError(f"Could not tell events of container {container.id}: it is not running")
     cgroup = runtime.cgroup(arguments.id)
     if arguments.stats:
-        print(json_text.dumps(stats(arguments.id, cgroup.stats())))
+        print(json_text.dumps(stats(arguments.id, cgroup)))
         return 0
-    container = runtime.store.load(arguments.id)
     follow(
         arguments.id,
         cgroup,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 STANDARD = (0, 1, 2)
+ENDING_SECONDS = 10
 
 
 class Options(Record):
@@ -195,7 +196,12 @@ class Runtime:
                 plan = self._inside(container, spec, hook, cgroup)
                 run_inside(hook, described, self._starter(plan))
         except HookError:
+            pidfd = os.pidfd_open(container.pid)
             cgroup.kill()
+            import select
+
+            select.select([pidfd], [], [], ENDING_SECONDS)  # so that who asks next is told that it has ended
+            os.close(pidfd)
             raise
 
     def _inside(self, container: Container, spec: Spec, hook: Hook, cgroup: cgroups.Cgroup) -> Plan:
@@ -230,8 +236,8 @@ class Runtime:
     def status(self, container: Container) -> str:
         """created, running, paused or stopped."""
         status = self.store.status(container)
-        if status == RUNNING and self._driver.exists(container.cgroup):
-            return PAUSED if self._driver.open(container.cgroup).frozen() else RUNNING
+        if status != STOPPED and self._driver.exists(container.cgroup):
+            return PAUSED if self._driver.open(container.cgroup).frozen() else status
         return status
 
     def kill(self, identity: str, number: int, *, everyone: bool = False) -> None:
@@ -271,8 +277,15 @@ class Runtime:
         return run_hooks("poststop", hooks, described) if hooks else []
 
     def freeze(self, identity: str, on: bool) -> None:
-        """Stops or continues all processes of the container."""
-        cgroup = self._driver.open(self.store.load(identity).cgroup)
+        """Stops or continues all processes of the container. Raises StateError if that is not what it
+        needs."""
+        container = self.store.load(identity)
+        status = self.status(container)
+        if on and status not in (CREATED, RUNNING):
+            raise StateError(f"Could not pause container {identity}: it is {status}, not running")
+        if not on and status != PAUSED:
+            raise StateError(f"Could not resume container {identity}: it is {status}, not paused")
+        cgroup = self._driver.open(container.cgroup)
         if on:
             cgroup.freeze()
         else:

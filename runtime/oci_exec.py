@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runtime import json_text
-from runtime.capabilities import normalise
+from runtime.capabilities import UnknownCapability, normalise
 from runtime.errors import StateError, errno_name
 
 TYPE_CHECKING = False
@@ -94,6 +94,10 @@ def _digits(text: str) -> bool:
 def _capabilities(base: Mapping[str, Sequence[str]], more: Sequence[str]) -> dict[str, list[str]]:
     sets = {name: list(values) for name, values in base.items()}
     for capability in more:
+        try:
+            known = normalise(capability)
+        except UnknownCapability:
+            raise StateError(f"Could not add capability {capability}: there is none of that name") from None
         for name in ("bounding", "effective", "permitted"):
-            sets.setdefault(name, []).append(normalise(capability))
+            sets.setdefault(name, []).append(known)
     return sets

@@ -6,7 +6,7 @@ import sys
 import time
 
 from runtime import json_text
-from runtime.cgroups import Cgroup, CgroupStats
+from runtime.cgroups import Cgroup
 from runtime.errors import StateError
 from runtime.oci_arguments import LIMITS
 
@@ -58,24 +58,9 @@ def seconds(text: str) -> float:
         raise StateError(f"Could not read interval {text!r} (as 5s or 500ms)") from None
 
 
-def stats(identity: str, usage: CgroupStats) -> dict[str, Any]:
-    """A stats event in runc's shape; what the cgroups do not count is left out."""
-    memory: dict[str, int] = {"usage": usage.memory_usage}
-    if usage.memory_limit is not None:
-        memory["limit"] = usage.memory_limit
-    throttling = {
-        "throttledPeriods": usage.cpu_throttled_periods,
-        "throttledTime": usage.cpu_throttled_ns,
-    }
-    return {
-        "type": "stats",
-        "id": identity,
-        "data": {
-            "cpu": {"usage": {"total": usage.cpu_usage_ns}, "throttling": throttling},
-            "memory": {"usage": memory, "raw": {"rss": usage.memory_rss}},
-            "pids": {"current": usage.pids},
-        },
-    }
+def stats(identity: str, cgroup: Cgroup) -> dict[str, Any]:
+    """A stats event in runc's shape."""
+    return {"type": "stats", "id": identity, "data": cgroup.report()}
 
 
 def follow(
@@ -85,9 +70,9 @@ def follow(
     """Shows usage every `interval` seconds and each out-of-memory kill, until the container has stopped."""
     kills = cgroup.stats().oom_kills
     while running():
-        usage = cgroup.stats()
-        for _ in range(usage.oom_kills - kills):
+        seen = cgroup.stats().oom_kills
+        for _ in range(seen - kills):
             show({"type": "oom", "id": identity})
-        kills = usage.oom_kills
-        show(stats(identity, usage))
+        kills = seen
+        show(stats(identity, cgroup))
         time.sleep(interval)

@@ -232,7 +232,7 @@ def exec_plan(
             *([RaiseLimits(process.rlimits, process.oom_score_adj)] if user else []),
             JoinProcess(init_pid, kinds, init_start_time),
             OpenTerminal(process.user.uid, process.console_size),
-            EnterWorkingDirectory(process.cwd),
+            EnterWorkingDirectory(process.cwd, make=False),
             FindExecutable(executable or process.args[0], _search_path(process)),
             *_born(None if user else cgroup, (), ()),
             JoinCgroupNamespace(),

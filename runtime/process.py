@@ -14,7 +14,7 @@ from errno import ENOSYS
 from runtime.capabilities import CapabilityBits, bounding_steps, set_steps
 from runtime.errors import errno_name
 from runtime.kernel import AT_FDCWD, Filter, Kernel, SpawnError, Step
-from runtime.mounting import NO_MAGICLINKS, make_inside
+from runtime.mounting import NO_MAGICLINKS, make_inside, open_inside
 from runtime.plan import NO_STDIO, Context, Operation, Refused
 from runtime.procfs import below
 from runtime.spec import Rlimit
@@ -213,10 +213,12 @@ class LoadSeccomp(Operation):
 
 
 class EnterWorkingDirectory(Operation):
-    """Changes to `path`, made if missing, resolved inside the root without /proc's magic links; what getcwd
-    then says must lie inside the root (CVE-2024-21626). The child inherits it from the thread."""
+    """Changes to `path`, resolved inside the root without /proc's magic links; what getcwd then says must lie
+    inside the root (CVE-2024-21626). A container's is made if missing, an exec's is not (`make`). The child
+    inherits it from the thread."""
 
     path: str
+    make: bool = True
 
     def describe(self) -> str:
         return f"change to the working directory {self.path}"
@@ -224,7 +226,8 @@ class EnterWorkingDirectory(Operation):
     def run(self, kernel: Kernel, context: Context) -> None:
         if below(context, self.path + "/.x") is not None:
             raise Refused("a working directory below /proc is not supported")
-        fd = make_inside(kernel, context.root, self.path)
+        enter = make_inside if self.make else open_inside
+        fd = enter(kernel, context.root, self.path)
         try:
             kernel.fchdir(fd)
         finally:

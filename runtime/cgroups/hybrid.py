@@ -189,6 +189,12 @@ class Hybrid:
         """Processes of the subtree."""
         return files.pids_in(f"{self._driver.unified}/{self.path}")
 
+    def report(self) -> dict[str, Any]:
+        """All that is counted, as runc tells it; see report."""
+        from runtime.cgroups import report
+
+        return report.hybrid({name: self._driver.folder(name, self.path) for name in ALWAYS})
+
     def stats(self) -> CgroupStats:
         """Usage of the subtree. OOM kills are this cgroup's own: v1 does not add up those below."""
         memory_folder = self._driver.folder("memory", self.path)

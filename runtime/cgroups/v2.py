@@ -235,6 +235,12 @@ class Unified:
         """Processes of the subtree."""
         return files.pids_in(self.folder)
 
+    def report(self) -> dict[str, Any]:
+        """All that is counted, as runc tells it; see report."""
+        from runtime.cgroups import report
+
+        return report.unified(self.folder)
+
     def stats(self) -> CgroupStats:
         """Usage of the subtree; OOM kills of this cgroup and those below."""
         cpu = files.table(f"{self.folder}/cpu.stat")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,23 @@ def test_features_name_what_is_there(bundle: Bundle) -> None:
     assert features["linux"]["mountExtensions"]["idmap"]["enabled"]
     assert {"tmpcopyup", "idmap", "rro"} <= set(features["mountOptions"])
     assert "startContainer" in features["hooks"] and "createContainer" not in features["hooks"]
+
+
+def test_an_exec_joins_a_cgroup_below_the_containers(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.start("sleep", "1000")
+    driver, path = cgroups.detect(), f"kubelet-py-oci-{bundle.identity}"
+    assert "ENOENT" in bundle("exec", "--cgroup", "/sub", bundle.identity, "true").stderr
+    driver.create(f"{path}/sub", {"devices": [{"allow": False, "access": "rwm"}]})  # where the container is
+    try:
+        words = ("--detach", "--pid-file", str(tmp_path / "pid"), bundle.identity, "sleep", "1000")
+        null = subprocess.DEVNULL
+        done = bundle("exec", "--cgroup", "/sub", *words, capture_output=False, stdout=null, stderr=null)
+        assert done.returncode == 0
+        pid = int((tmp_path / "pid").read_text())
+        assert driver.open(f"{path}/sub").pids() == [pid]
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        limited = [line for line in lines if {"memory", "pids", ""} & set(line.split(":")[1].split(","))]
+        assert limited and all(line.endswith(f"/{path}/sub") for line in limited)
+        assert "../up" in bundle("exec", "--cgroup", "../up", bundle.identity, "true").stderr
+    finally:
+        assert bundle("delete", "--force", bundle.identity).returncode == 0

@@ -73,9 +73,7 @@ def test_a_user_namespace_can_be_joined(bundle: Bundle, tmp_path: Path, oci_bina
     assert done.stdout.split() == [*expected, "0"], done.stderr
 
 
-def test_a_cgroup_with_processes_is_not_taken_over(
-    bundle: Bundle, tmp_path: Path, oci_binary: str
-) -> None:
+def test_a_cgroup_with_processes_is_not_taken_over(bundle: Bundle, tmp_path: Path, oci_binary: str) -> None:
     bundle.start("sleep", "1000")
     (tmp_path / "second").mkdir()
     second = Bundle(tmp_path / "second", oci_binary, bundle.root)

@@ -63,9 +63,7 @@ class Podman:
 
 
 @pytest.fixture(scope="module")
-def podman(
-    tmp_path_factory: pytest.TempPathFactory, oci_binary: str, layer: bytes
-) -> Iterator[Podman]:
+def podman(tmp_path_factory: pytest.TempPathFactory, oci_binary: str, layer: bytes) -> Iterator[Podman]:
     if shutil.which("podman") is None:
         pytest.skip("podman is missing")
     folder = tmp_path_factory.mktemp("podman")
@@ -187,9 +185,7 @@ def test_options_reach_the_container(podman: Podman, tmp_path: Path) -> None:
 
 
 def test_a_pod_shares_its_network(podman: Podman) -> None:
-    created = podman(
-        "pod", "create", "--name", "pod", *podman.flags(), "--infra-image", "localhost/pause"
-    )
+    created = podman("pod", "create", "--name", "pod", *podman.flags(), "--infra-image", "localhost/pause")
     assert created.returncode == 0, created.stderr
     try:
         for name in ("one", "two"):

@@ -1,0 +1,273 @@
+"""The same commands given to ours, to Debian's runc and to Debian's crun, with the same outcome expected.
+
+Exit codes are compared by what callers make of them: 0, the program's own, or a failure; words of error
+texts by what the failure was. crun is left out of what it does not have or does otherwise, by name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundle import Bundle
+
+from runtime import cgroups
+from runtime.oci_documents import example_config
+
+pytestmark = pytest.mark.privileged
+
+OURS, RUNC, CRUN = "kubelet-py-oci", "runc", "crun"
+
+
+def covered(folder: Path) -> str:
+    """crun on a hybrid host: in a mount namespace without the v2 tree, which it refuses."""
+    driver = cgroups.detect()
+    if driver.name != "hybrid":
+        return CRUN
+    tree = getattr(driver, "unified", "")
+    path = folder / "crun"
+    inside = f'mount -t tmpfs none {tree} && exec crun "$@"'
+    path.write_text(f"#!/bin/sh\nexec unshare --mount sh -c '{inside}' crun \"$@\"\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+class Peer(Bundle):
+    """A bundle for one of the three. Its id is its own, for tests that run beside these."""
+
+    def __init__(self, name: str, folder: Path, binary: str, root: Path) -> None:
+        self.name = name
+        self._ours = name == OURS
+        self._command = binary
+        super().__init__(folder, binary, root)
+
+    def __call__(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        if args[:1] == ("spec",):
+            config = example_config()
+            config["ociVersion"] = "1.0.2"
+            config["mounts"] = [mount for mount in config["mounts"] if mount["type"] != "cgroup"]
+            (self.folder / "config.json").write_text(json.dumps(config))
+            return subprocess.CompletedProcess(args, 0)
+        return super().__call__(*args, **options)
+
+    @property
+    def identity(self) -> str:
+        return f"kubelet-py-side-{os.getpid()}"
+
+    def refused(self, *args: str, **options: Any) -> str:
+        """The error of a command that fails and prints nothing else."""
+        done = self(*args, **options)
+        assert done.returncode not in (0, 127, 126) and done.returncode > 0, (args, done)
+        if self._ours:
+            assert done.returncode == (255 if "exec" in args[:3] else 1)
+            assert done.stderr.count("\n") == 1 and done.stderr.startswith("kubelet-py-oci: "), done.stderr
+        assert done.stdout == "" and done.stderr
+        return done.stderr.lower()
+
+    def status(self) -> str:
+        return str(json.loads(self("state", self.identity).stdout)["status"])
+
+    def wait_for_status(self, wanted: str) -> None:
+        deadline = time.monotonic() + 30
+        while self.status() != wanted and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert self.status() == wanted
+
+
+@pytest.fixture(params=[OURS, RUNC, CRUN])
+def peer(
+    request: pytest.FixtureRequest, tmp_path: Path, oci_binary: str, busybox_root: Path
+) -> Iterator[Peer]:
+    if request.param != OURS and not shutil.which(request.param):
+        pytest.skip(f"{request.param} is not installed")
+    binary = {OURS: oci_binary, RUNC: RUNC, CRUN: covered(tmp_path)}[request.param]
+    made = Peer(request.param, tmp_path, binary, busybox_root)
+    yield made
+    made("delete", "--force", made.identity)
+
+
+def test_a_life(peer: Peer, tmp_path: Path) -> None:
+    peer.args("sh", "-c", "echo up; exec sleep 1000")
+    pid_file = tmp_path / "pid"
+    with open(peer.folder / "output", "w") as output:
+        done = peer(
+            "create", "--bundle", str(peer.folder), "--pid-file", str(pid_file), peer.identity,
+            capture_output=False, stdout=output, stderr=output,
+        )  # fmt: skip
+    assert done.returncode == 0, peer.output()
+    state = json.loads(peer("state", peer.identity).stdout)
+    assert (state["status"], state["id"]) == ("created", peer.identity)
+    assert state["pid"] == int(pid_file.read_text()) and state["bundle"] == str(peer.folder)
+    assert peer.output() == ""
+    assert peer("start", peer.identity).returncode == 0
+    peer.wait_for("up")
+    assert peer.status() == "running"
+    assert peer("list", "-q").stdout.split() == [peer.identity]
+    (listed,) = json.loads(peer("list", "--format", "json").stdout)
+    assert {"id", "pid", "status", "bundle", "created", "owner"} <= set(listed)
+    assert peer("ps", "--format", "json", peer.identity).stdout.strip() == f"[{state['pid']}]" or (
+        json.loads(peer("ps", "--format", "json", peer.identity).stdout) == [state["pid"]]
+    )
+    assert peer("pause", peer.identity).returncode == 0
+    assert peer.status() == "paused"
+    assert peer("resume", peer.identity).returncode == 0
+    assert peer.status() == "running"
+    assert peer("kill", "--all", peer.identity, "KILL").returncode == 0
+    peer.wait_for_status("stopped")
+    assert peer("delete", peer.identity).returncode == 0
+    assert peer("list", "-q").stdout.split() == []
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 7", 7), ("kill -9 $$", 137), ("true", 0)])
+def test_a_run_ends_as_its_program_and_is_gone(peer: Peer, script: str, code: int) -> None:
+    # A shell as the first process could not kill itself: signals to a namespace's init are dropped.
+    done = peer.run(f"sh -c '{script}'; exit $?")
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert peer("list", "-q").stdout == ""
+
+
+def test_unknown_containers(peer: Peer) -> None:
+    for verb in ("state", "start", "kill", "delete", "pause", "resume", "ps", "update", "exec"):
+        more = {"exec": ["true"], "update": ["--memory", "64000000"]}.get(verb, [])
+        flags, words = (more, []) if verb == "update" else ([], more)
+        text = peer.refused(verb, *flags, "nobody", *words)
+        assert "exist" in text or "no such file" in text, (verb, text)
+    assert peer("delete", "--force", "nobody").returncode == 0
+
+
+def test_what_a_running_container_refuses(peer: Peer) -> None:
+    peer.start("sleep", "1000")
+    text = peer.refused("create", "--bundle", str(peer.folder), peer.identity)
+    assert "exist" in text
+    text = peer.refused("delete", peer.identity)
+    assert "running" in text or "not in `created` or `stopped`" in text
+    assert peer.refused("start", peer.identity)
+    if peer.name != CRUN:  # which lets both pass
+        assert "signal" in peer.refused("kill", peer.identity, "FOO")
+        assert peer.refused("resume", peer.identity)
+    assert peer.status() == "running"
+
+
+def test_what_a_stopped_container_refuses(peer: Peer) -> None:
+    peer.start("true")
+    peer.wait_for_status("stopped")
+    for verb, *words in (["kill", "TERM"], ["pause"], ["resume"], ["exec", "true"], ["start"]):
+        assert peer.refused(verb, peer.identity, *words)
+    assert peer("delete", peer.identity).returncode == 0
+
+
+def test_exec(peer: Peer, tmp_path: Path) -> None:
+    peer.start("sleep", "1000")
+    script = "echo $A; pwd; id -u; exit 5"
+    done = peer(
+        "exec",
+        "--env",
+        "A=b",
+        "--env",
+        "PATH=/bin",
+        "--cwd",
+        "/bin",
+        "--user",
+        "7",
+        peer.identity,
+        "sh",
+        "-c",
+        script,
+    )
+    assert (done.stdout.split(), done.returncode) == (["b", "/bin", "7"], 5), done.stderr
+    process = {"args": ["sh", "-c", "echo $X"], "cwd": "/", "env": ["PATH=/bin", "X=y"], "user": {"uid": 0}}
+    (tmp_path / "process").write_text(json.dumps(process))
+    assert peer("exec", "--process", str(tmp_path / "process"), peer.identity).stdout == "y\n"
+    pid_file = tmp_path / "pid"
+    done = peer("exec", "--detach", "--pid-file", str(pid_file), peer.identity, "sleep", "999",
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, capture_output=False)  # fmt: skip
+    assert done.returncode == 0
+    assert b"999" in Path(f"/proc/{int(pid_file.read_text())}/cmdline").read_bytes()
+    assert int(pid_file.read_text()) in json.loads(peer("ps", "--format", "json", peer.identity).stdout)
+
+
+def test_execs_that_cannot_start(peer: Peer) -> None:
+    peer.start("sleep", "1000")
+    missing = peer.refused("exec", peer.identity, "nosuch")
+    assert "not found" in missing or "no such file" in missing
+    assert peer.refused("exec", "--process", "/nonexistent", peer.identity)
+    assert peer.refused("exec", "--cwd", "/nonexistent", peer.identity, "true")
+    assert not (peer.root / "nonexistent").exists()
+    assert peer("pause", peer.identity).returncode == 0
+    if peer.name != CRUN:  # 1.8 waits until somebody resumes it
+        assert "paused" in peer.refused("exec", peer.identity, "true")
+    assert "paused" in peer.refused("delete", peer.identity) or peer.name == CRUN
+    assert peer("resume", peer.identity).returncode == 0
+
+
+def test_a_program_that_is_missing_leaves_no_container(peer: Peer) -> None:
+    peer.args("nosuch")
+    with open(peer.folder / "output", "w") as output:
+        done = peer("run", "--bundle", str(peer.folder), peer.identity,
+                    capture_output=False, stdout=output, stderr=output)  # fmt: skip
+    assert done.returncode not in (0, 127)
+    assert "not found" in peer.output() or "No such file" in peer.output()
+    assert peer("list", "-q").stdout == ""
+
+
+def test_limits(peer: Peer) -> None:
+    peer.start("sleep", "1000")
+    done = peer("update", "--memory", "67108864", "--pids-limit", "50", peer.identity)
+    assert done.returncode == 0, done.stderr
+    text = json.dumps({"memory": {"limit": 33554432}})
+    assert peer("update", "--resources", "-", peer.identity, input=text).returncode == 0
+    if peer.name == CRUN:  # it has no events
+        return
+    data = json.loads(peer("events", "--stats", peer.identity).stdout)["data"]
+    assert data["memory"]["usage"]["limit"] == 33554432
+    assert data["pids"] == {"current": 1, "limit": 50}
+    assert data["cpu"]["usage"]["total"] > 0 and {"kernel", "user"} <= set(data["cpu"]["usage"])
+    assert data["memory"]["raw"]["pgfault"] > 0 and "usage" in data["memory"]["usage"]
+
+
+def test_descriptors_are_kept_when_asked_for(peer: Peer, tmp_path: Path) -> None:
+    (tmp_path / "given").write_text("through\n")
+    peer.args("sh", "-c", "cat <&3")
+    words = ["--root", str(peer.state), "run", "--bundle", str(peer.folder), "--preserve-fds", "1"]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" "$@" 3<{tmp_path}/given', peer._command, *words, peer.identity],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "through\n", done.stderr
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_errors_go_to_the_log(peer: Peer, tmp_path: Path, form: str) -> None:
+    log = tmp_path / "log"
+    assert peer("--log", str(log), "--log-format", form, "state", "nobody").returncode == 1
+    last = log.read_text().splitlines()[-1]
+    if form == "json":
+        entry = json.loads(last)
+        assert entry["level"] == "error" and entry["msg"] and entry["time"]
+    else:
+        assert "nobody" in last or "exist" in last
+
+
+def test_wrong_command_lines(peer: Peer) -> None:
+    for words in (["run", "--bogus", "x"], ["bogus"], ["run", "--bundle"], ["run", "a", "b"], ["state"]):
+        done = peer(*words)
+        assert done.returncode != 0, words
+    for words in (["--log-format", "xml", "list"], ["list", "--format", "yaml"]):
+        assert words[-1] if peer.refused(*words) else None
+
+
+def test_a_kept_run_stays(peer: Peer) -> None:
+    if peer.name == CRUN:
+        pytest.skip("crun 1.8 has no --keep")
+    assert peer.run("exit 3", "--keep").returncode == 3
+    assert peer.status() == "stopped"
+    assert peer("delete", peer.identity).returncode == 0
