@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runtime import recovery
 from runtime.cgroups import CgroupDriver
-from runtime.errors import CgroupError, StartError
+from runtime.errors import CgroupError
 
 log = logging.getLogger(__name__)
 
@@ -44,5 +44,5 @@ class Cleaner:
         while (folder := self._folders.get()) is not None:
             try:
                 recovery.clear(self._cgroups, folder)
-            except (OSError, CgroupError, StartError, ValueError) as error:
+            except (OSError, CgroupError, ValueError) as error:
                 log.warning("Could not clear away, left for the next start folder=%s error=%s", folder, error)

@@ -199,11 +199,6 @@ class Foreign:
         folder = f"{self._runtime.root}/{self._place.id}"
         if not os.path.exists(folder):
             return
-        if not os.path.exists(self._runtime.path):  # uninstalled since: what it ran is killed by its cgroup
-            import shutil
-
-            shutil.rmtree(folder)
-            return
         self._enter("")
         self._run(["delete", "--force", self._place.id])
 

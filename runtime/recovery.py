@@ -7,6 +7,7 @@ where the cgroup has gone.
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import shutil
@@ -18,13 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from runtime import state
 from runtime.cgroups import CgroupDriver
-from runtime.errors import CgroupError, ShimError
+from runtime.errors import CgroupError, ShimError, StartError
 from runtime.own_thread import in_thread_of_its_own
 from runtime.shim_link import call
 from runtime.state import EXITED, RUNNING, ContainerState, Identity, SandboxState
 
 if TYPE_CHECKING:
     from runtime.foreign import Foreign
+
+log = logging.getLogger(__name__)
 
 REMOVING = ".removing-"
 LOST_REASON = "ContainerStatusUnknown"
@@ -163,6 +166,16 @@ def by_runtime(
     in_thread_of_its_own(lambda: work(foreign))
 
 
+def _delete_by_runtime(driver: CgroupDriver, folder: Path, record: Mapping[str, Any]) -> None:
+    """A runtime that fails, or is not installed any more, must not keep the rest from being cleared away."""
+    kill_cgroup(driver, record["cgroup"])
+    try:
+        by_runtime(driver, folder, record, lambda foreign: foreign.delete())
+    except StartError as error:
+        log.warning("Cleared away without its runtime container=%s error=%s", record["id"][:12], error)
+        shutil.rmtree(f"{record['runtime']['root']}/{record['id']}", ignore_errors=True)
+
+
 def clear(driver: CgroupDriver, folder: Path) -> None:
     """Remove what a given-up sandbox or container still owes: what another runtime knows of it, its cgroup,
     then its files."""
@@ -171,7 +184,6 @@ def clear(driver: CgroupDriver, folder: Path) -> None:
         if record is None:
             continue
         if record.get("runtime"):
-            kill_cgroup(driver, record["cgroup"])
-            by_runtime(driver, folder, record, lambda foreign: foreign.delete())
+            _delete_by_runtime(driver, folder, record)
         remove_cgroup(driver, record.get("cgroup", ""))
     shutil.rmtree(folder)

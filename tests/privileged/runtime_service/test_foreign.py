@@ -173,16 +173,21 @@ def test_program_has_signals_as_if_nobody_had_touched_them(node: Node) -> None:
     assert (int(lines["SigIgn"], 16) & classic, int(lines["SigBlk"], 16)) == (0, 0)
 
 
-def test_container_of_an_uninstalled_runtime_can_be_removed(node: Node, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mishap", ["uninstalled", "failing"])
+def test_container_of_a_runtime_that_is_no_use_any_more_can_be_removed(
+    node: Node, tmp_path: Path, mishap: str
+) -> None:
     assert node.runtime is not None
-    link = tmp_path / "runtime"
-    link.symlink_to(node.runtime.path)
+    program = tmp_path / "runtime"
+    program.symlink_to(node.runtime.path)
     node.service.close()
-    node.runtime = replace(node.runtime, path=str(link))
+    node.runtime = replace(node.runtime, path=str(program))
     node.service = node.fresh()
     node.service.start()
     container = node.run(node.sandbox(), ["sleep", "1000"])
-    link.unlink()
+    program.unlink()
+    if mishap == "failing":
+        program.symlink_to("/bin/false")
     node.service.remove_container(container)
     wait_for(lambda: known(node) == [] and not folders(node.folder / "containers"))
 
