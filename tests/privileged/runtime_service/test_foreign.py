@@ -84,10 +84,16 @@ def known(node: Node) -> list[str]:
 
 
 def test_container_is_the_runtimes_until_it_is_removed(node: Node) -> None:
-    container = node.run(node.sandbox(), ["sleep", "1000"])
+    sandbox = node.sandbox()
+    container = node.run(sandbox, ["sleep", "1000"])
     assert known(node) == [container]
     node.service.remove_container(container)
     wait_for(lambda: known(node) == [])
+    node.service.remove_pod_sandbox(sandbox.id)
+    parent = sandbox.config.cgroup_parent
+    node.driver.remove(parent, recursive=True)
+    left = [*Path("/sys/fs/cgroup").glob(parent), *Path("/sys/fs/cgroup").glob(f"*/{parent}")]
+    assert left == [], "the runtime made cgroups in more trees than were cleared"
 
 
 def test_unknown_program_is_a_start_error_in_the_runtimes_words(node: Node) -> None:
