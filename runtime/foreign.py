@@ -48,9 +48,8 @@ COMMAND_SECONDS = 45.0
 OCI_VERSION = "1.0.2"  # crun 1.8 takes no later one; nothing that an agent asks for is younger
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 CONSOLE = "console.sock"
-PLAIN_SIGNALS = [
-    number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)
-]
+# What Python ignores for itself; an ignored signal stays so beyond execve.
+IGNORED = [signal.SIGPIPE, signal.SIGXFSZ]
 
 
 class Runtime(Record):
@@ -265,7 +264,7 @@ class Foreign:
                     for number, descriptor in enumerate(stdio)
                 ],
                 setsigmask=[],
-                setsigdef=PLAIN_SIGNALS,
+                setsigdef=IGNORED,
             )
         except OSError as error:
             reason = errno_name(error.errno or 0)

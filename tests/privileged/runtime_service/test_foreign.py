@@ -171,14 +171,6 @@ def test_privileged_container_gets_what_we_have_ourselves(node: Node) -> None:
     assert lines[-2:] == ["500", "500"]
 
 
-def test_program_has_signals_as_if_nobody_had_touched_them(node: Node) -> None:
-    container = node.run(node.sandbox(), ["cat", "/proc/self/status"])
-    node.ended(container)
-    lines = dict(line.split(":", 1) for line in node.log(container).decode().splitlines())
-    classic = (1 << 31) - 1  # those above are the C library's own
-    assert (int(lines["SigIgn"], 16) & classic, int(lines["SigBlk"], 16)) == (0, 0)
-
-
 @pytest.mark.parametrize("mishap", ["uninstalled", "failing"])
 def test_container_of_a_runtime_that_is_no_use_any_more_can_be_removed(
     node: Node, tmp_path: Path, mishap: str
@@ -202,3 +194,42 @@ def test_unknown_handler_is_refused_and_nothing_is_made(node: Node) -> None:
     with pytest.raises(StartError, match='no runtime for "kata" is configured'):
         node.sandbox(runtime_handler="kata")
     assert folders(node.folder / "run" / "sandboxes") == []
+
+
+SPY = """#!/bin/sh
+{ echo "$@"; env; grep -E 'SigIgn|SigBlk' /proc/self/status; ls -l /proc/self/fd; } > FOLDER/told
+exit 5
+"""
+
+
+class TestUnderASpy:
+    """What a runtime is started with, told by one that does nothing else."""
+
+    @pytest.fixture
+    def runtime(self, tmp_path: Path) -> OciRuntime:
+        program = tmp_path / "spy"
+        program.write_text(SPY.replace("FOLDER", str(tmp_path)))
+        program.chmod(0o755)
+        return OciRuntime("spy", str(program), str(tmp_path / "root"), ("--debug",))
+
+    def test_it_gets_the_commands_words_and_nothing_of_ours(self, node: Node, tmp_path: Path) -> None:
+        container = node.create(node.sandbox(), ["true"])
+        with pytest.raises(StartError, match=r"OCI runtime create failed: .*/spy ended with code 5"):
+            node.service.start_container(container)
+        # Its last command is the one that cleans up after the failed create.
+        words, *rest = (tmp_path / "told").read_text().splitlines()
+        folder = node.folder / "containers" / container
+        log = f"--log {folder}/runtime.log --log-format json"
+        assert words == f"--root {tmp_path}/root {log} --debug delete --force {container}"
+        assert {line.partition("=")[0] for line in rest if "=" in line} <= {
+            "PATH",
+            "PWD",
+            "SHLVL",
+            "_",
+            "OLDPWD",
+        }
+        masks = [int(line.split()[1], 16) & 0x7FFFFFFF for line in rest if line.startswith("Sig")]
+        assert masks == [0, 0], "a program that its runtime starts must not ignore SIGPIPE as we do"
+        opened = [line for line in rest if " -> " in line]
+        assert all("/dev/null" in line or "/told" in line or "/proc/" in line for line in opened[:3])
+        assert not any("shim" in line or "socket" in line for line in opened)
