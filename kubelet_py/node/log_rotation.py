@@ -77,7 +77,8 @@ class LogRotation:
             if path.lstat().st_size < self._max_size:
                 return False
         except FileNotFoundError:
-            return False  # the pod is going
+            self._recover(container_id, path)
+            return False
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self._wall_clock()))
         target = path.with_name(f"{path.name}.{stamp}")
         if target.exists():
@@ -94,6 +95,14 @@ class LogRotation:
                 os.rename(target, path)
         log.info("Rotated log container=%s file=%s", container_id[:12], target.name)
         return True
+
+
+    def _recover(self, container_id: str, path: Path) -> None:
+        """An agent was killed between renaming a log and telling the runtime, which still writes to the
+        renamed file: finish that, as the kubelet does. Without its folder the pod is going."""
+        if rotated_files(path):
+            self._reopen(container_id)
+            log.info("Finished an interrupted rotation container=%s", container_id[:12])
 
 
 def rotated_files(path: Path) -> list[Path]:

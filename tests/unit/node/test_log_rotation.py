@@ -56,7 +56,9 @@ class Lab:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
-    return Lab(tmp_path)
+    folder = tmp_path / "main"
+    folder.mkdir()
+    return Lab(folder)
 
 
 def test_a_full_log_is_renamed_by_the_time_and_a_new_one_begun(lab: Lab) -> None:
@@ -111,6 +113,24 @@ def test_a_log_that_was_not_reopened_gets_its_name_back(lab: Lab, fails: bool) -
     lab.log.write([b"x" * 100])
     lab.rotation.look()
     assert lab.names() == ["0.log"]
+
+
+def test_rotation_that_an_agent_did_not_live_to_finish_is_finished_by_the_next(lab: Lab) -> None:
+    lab.log.write([b"old\n"])
+    lab.path.rename(lab.path.with_name("0.log.20261121-031400"))
+    lab.log.write([b"meanwhile\n"])
+    lab.pass_time()
+    lab.log.write([b"new\n"])
+    assert lab.names() == ["0.log", "0.log.20261121-031400"]
+    assert lab.path.read_bytes() == b"new\n"
+    assert lab.path.with_name("0.log.20261121-031400").read_bytes() == b"old\nmeanwhile\n"
+
+
+def test_folder_of_a_pod_that_is_going_is_not_made_again(lab: Lab) -> None:
+    lab.path.unlink()
+    lab.path.parent.rmdir()
+    lab.pass_time()
+    assert not lab.path.parent.exists()
 
 
 def line(number: int) -> bytes:
