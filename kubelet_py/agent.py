@@ -177,7 +177,9 @@ class Agent:
             tell=self._node_events.tell,
             mounted=lambda: mounted_images(record.pod for record in self._manager.records()),
         )
-        self._qos = QosCgroups(self._cgroups, paths.cgroup_root)
+        self._qos = QosCgroups(
+            self._cgroups, paths.cgroup_root, protect=self._node.rules.throttling is not None
+        )
         tell = self._node_events.tell
         self._enforcement = Enforcement(self._cgroups, self._qos, self._machine, config, tell)
         self._guard = Guard(
@@ -212,7 +214,7 @@ class Agent:
             held=self._pleg.uids,
             node=self._node_object,
             allocatable=self._node.allocatable,
-            burstable=self._qos.set_burstable,
+            totals=self._qos.set_requests,
             pressures=self._guard.pressures,
             shutting_down=self._guard.shutting_down,
             preempt=self._guard.preempt,

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from kubelet_py.pods.admission import Totals
 from kubelet_py.pods.resources import KUBEPODS, MIN_SHARES, shares
 from runtime.cgroups import CgroupDriver
 from runtime.errors import CgroupError
@@ -19,12 +20,16 @@ log = logging.getLogger(__name__)
 
 
 class QosCgroups:
-    def __init__(self, driver: CgroupDriver, root: str) -> None:
+    """`protect`: give kubepods and the Burstable pods memory.min as well (MemoryQoS, cgroup v2). A pod's own
+    memory.min protects nothing unless those above it have as much."""
+
+    def __init__(self, driver: CgroupDriver, root: str, *, protect: bool = False) -> None:
         self._driver = driver
+        self._protect = protect
         self._pods = driver.names.group(root, KUBEPODS)
         self._burstable = driver.names.group(root, KUBEPODS, "burstable")
         self._best_effort = driver.names.group(root, KUBEPODS, "besteffort")
-        self._shares = 0
+        self._written: dict[str, Mapping[str, Any]] = {}
 
     def enforce(self, limits: Mapping[str, Any]) -> None:
         """Limit all pods together (OCI's linux.resources). Raises CgroupError."""
@@ -34,16 +39,22 @@ class QosCgroups:
         """Create both. Raises CgroupError."""
         self._driver.create(self._best_effort).update({"cpu": {"shares": MIN_SHARES}})
         self._driver.create(self._burstable)
-        self.set_burstable(0)
+        self.set_requests(Totals())
 
-    def set_burstable(self, milli_cpu: int) -> None:
-        """Give the Burstable pods the shares of `milli_cpu`; written only when they change."""
-        wanted = shares(milli_cpu)
-        if wanted == self._shares:
+    def set_requests(self, totals: Totals) -> None:
+        """Weigh and protect by what the pods ask for; written only when it changes."""
+        burstable: dict[str, Any] = {"cpu": {"shares": shares(totals.burstable_cpu)}}
+        if self._protect:
+            burstable["unified"] = {"memory.min": str(totals.burstable_memory)}
+            self._write(self._pods, {"unified": {"memory.min": str(totals.memory)}})
+        self._write(self._burstable, burstable)
+
+    def _write(self, path: str, values: Mapping[str, Any]) -> None:
+        if self._written.get(path) == values:
             return
         try:
-            self._driver.open(self._burstable).update({"cpu": {"shares": wanted}})
+            self._driver.open(path).update(values)
         except CgroupError as error:
-            log.warning("Failed to weigh cgroup path=%s error=%s", self._burstable, error)
+            log.warning("Failed to weigh cgroup path=%s error=%s", path, error)
             return
-        self._shares = wanted
+        self._written[path] = values

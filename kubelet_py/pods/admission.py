@@ -26,6 +26,15 @@ NO_TOLERATION = "node(s) had taints that the pod didn't tolerate"
 
 
 @dataclass(frozen=True, slots=True)
+class Totals:
+    """What the pods of this node ask for together: milli-cores and bytes."""
+
+    burstable_cpu: int = 0
+    burstable_memory: int = 0
+    memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Requests:
     """What a pod takes of its node: cpu in milli-cores, the others in bytes."""
 
@@ -204,21 +213,21 @@ class Gate:
         held: Callable[[], set[str]],
         node: Callable[[], Object],
         allocatable: Mapping[str, str],
-        burstable: Callable[[int], None],
+        totals: Callable[[Totals], None],
         pressures: Callable[[], Collection[str]] = tuple,
         shutting_down: Callable[[], bool] = lambda: False,
         preempt: Callable[[Admitted], None] | None = None,
         forbids: Callable[[Object], Waiting | None] = lambda pod: None,
     ) -> None:
-        """`held`: uids of the pods that the runtime has something of. `burstable` gets the milli-cores that
-        all Burstable pods ask for, whenever that may have changed. `pressures`: the node's conditions that
+        """`held`: uids of the pods that the runtime has something of. `totals` gets what all pods ask for
+        together, whenever that may have changed. `pressures`: the node's conditions that
         are True. `preempt` ends a pod to make room for a critical one. `forbids`: what has nothing to do
         with other pods."""
         self._records = records
         self._held = held
         self._node = node
         self._allocatable = allocatable
-        self._burstable = burstable
+        self._totals = totals
         self._pressures = pressures
         self._shutting_down = shutting_down
         self._preempt = preempt
@@ -236,8 +245,8 @@ class Gate:
                 if refused is not None:
                     return refused
             record.requests = wanted
-            if wanted.burstable:
-                self._tell_burstable()
+            if wanted.amounts:
+                self._tell()
         return None
 
     def _taken(self, record: Admitted, held: set[str]) -> list[Admitted]:
@@ -289,20 +298,27 @@ class Gate:
             if lacking:
                 return lacking[0]
             record.requests = wanted
-            if wanted.burstable:
-                self._tell_burstable()
+            if wanted.amounts:
+                self._tell()
         return None
 
     def released(self, record: Admitted) -> None:
         """The pod takes nothing any more."""
         record.released = True
-        if record.requests is not None and record.requests.burstable:
+        if record.requests is not None and record.requests.amounts:
             with self._lock:
-                self._tell_burstable()
+                self._tell()
 
-    def _tell_burstable(self) -> None:
+    def _tell(self) -> None:
         known = [r.requests for r in self._records() if not r.released and r.requests is not None]
-        self._burstable(sum(r.amounts.get("cpu", 0) for r in known if r.burstable))
+        burstable = [r.amounts for r in known if r.burstable]
+        self._totals(
+            Totals(
+                sum(amounts.get("cpu", 0) for amounts in burstable),
+                sum(amounts.get("memory", 0) for amounts in burstable),
+                sum(r.amounts.get("memory", 0) for r in known),
+            )
+        )
 
 
 def _of(records: Sequence[Admitted]) -> list[Requests]:

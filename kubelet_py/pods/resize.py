@@ -130,11 +130,13 @@ def grows(expected: Mapping[str, Any], actual: CgroupLimits) -> dict[str, Any]:
     return first
 
 
-def whole(expected: Mapping[str, Any]) -> dict[str, Any]:
-    """cpu and memory of `expected`, with "no limit" said."""
+def whole(expected: Mapping[str, Any], *, protected: bool = False) -> dict[str, Any]:
+    """cpu and memory of `expected`, with "no limit" said; `protected`: what MemoryQoS sets as well."""
     cpu = {"quota": -1, **expected["cpu"]}
-    memory = {"limit": -1, **(expected.get("memory") or {})}
-    return {"cpu": cpu, "memory": memory}
+    answer = {"cpu": cpu, "memory": {"limit": -1, **(expected.get("memory") or {})}}
+    if protected:
+        answer["unified"] = {"memory.min": "0", "memory.high": "max", **(expected.get("unified") or {})}
+    return answer
 
 
 def shown(allocated: Object, actual: CgroupLimits | None) -> Object:

@@ -52,6 +52,7 @@ class Resizer:
     ) -> None:
         self._cgroups, self._rules, self._gate = cgroups, rules, gate
         self._allocatable, self._pods = allocatable, pods
+        self._protected = rules.throttling is not None
         self._limits: dict[str, CgroupLimits] = {}
 
     def agree(self, record: Resized) -> None:
@@ -74,6 +75,7 @@ class Resizer:
         if held is None:
             record.allocate(wanted)
             self._write(record)
+            record.resize = replace(record.resize, under_way=True)
             log.info("Agreed to resize pod=%s", full_name(record.pod))
         elif held != record.resize.held:
             log.info("Held resize back pod=%s reason=%s", full_name(record.pod), held.reason)
@@ -99,11 +101,10 @@ class Resizer:
                 changed = resize.differing(expected, self._actual(home, container))
             if changed and resize.restarts(spec, changed):
                 again.add(container.name)
-            elif changed:
-                changes.append((container, resize.whole(expected)))
-        error = self._change(record.pod, home, changes, shrink=not again) if changes or again else ""
-        if not changes and not again and record.resize.under_way:
-            error = self._change(record.pod, home, [], shrink=True)
+            elif changed or (self._protected and record.resize.under_way):
+                changes.append((container, resize.whole(expected, protected=self._protected)))
+        busy = bool(changes or again or record.resize.under_way)
+        error = self._change(record.pod, home, changes, shrink=not again) if busy else ""
         record.restarting = frozenset(again)
         record.resize = replace(record.resize, under_way=bool(again or error), error=error)
         return record.restarting
@@ -127,7 +128,7 @@ class Resizer:
                 values = {**values, "memory": {**values["memory"], **swap}}
                 self._cgroups.open(f"{home}/{container.id}").update(values)
             if shrink:
-                whole.update(resize.whole(expected))
+                whole.update(resize.whole(expected, protected=self._protected))
         except CgroupError as error:
             log.warning("Failed to resize pod=%s error=%s", full_name(pod), error)
             return str(error)

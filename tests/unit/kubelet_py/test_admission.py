@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pods_in_words import NOW, pod
 
-from kubelet_py.pods.admission import Gate, refusal, requests
+from kubelet_py.pods.admission import Gate, Totals, refusal, requests
 from kubelet_py.pods.model import Object, Waiting
 from kubelet_py.pods.record import PodRecord
 
@@ -109,7 +109,7 @@ def record(name: str, body: Object) -> PodRecord:
 
 
 def test_the_gate_counts_those_inside_and_says_what_burstable_pods_ask_for() -> None:
-    told: list[int] = []
+    told: list[Totals] = []
     old, first, second = (record(name, asking(cpu="800m")) for name in ("old", "first", "second"))
     records = [old, first, second]
     gate = Gate(
@@ -117,7 +117,7 @@ def test_the_gate_counts_those_inside_and_says_what_burstable_pods_ask_for() -> 
         held=lambda: {"old"},
         node=lambda: NODE,
         allocatable=FREE,
-        burstable=told.append,
+        totals=told.append,
     )
     assert gate.admit(first) is None, "beside what the runtime already holds"
     refused = gate.admit(second)
@@ -126,4 +126,4 @@ def test_the_gate_counts_those_inside_and_says_what_burstable_pods_ask_for() -> 
     first.finished = True
     gate.released(first)
     assert gate.admit(second) is None, "the place is free again"
-    assert told == [1600, 800, 1600]
+    assert [totals.burstable_cpu for totals in told] == [1600, 800, 1600]

@@ -95,7 +95,7 @@ class Door:
             held=set,
             node=lambda: node,
             allocatable={"cpu": "2", "memory": "1Gi", "pods": "3"},
-            burstable=lambda milli: None,
+            totals=lambda totals: None,
             preempt=lambda record: setattr(record, "ending", preemption.PREEMPTED),
             **options,
         )

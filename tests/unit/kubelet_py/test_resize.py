@@ -122,6 +122,9 @@ def test_a_container_that_restarts_for_its_size_is_killed_and_started_whatever_i
     assert compute_pod_actions(body, view(down()), NOW).finished, "else it would be over"
 
 
+PLAIN = Rules()
+
+
 class Cgroup:
     def __init__(self, tree: Tree, path: str) -> None:
         self.tree, self.path = tree, path
@@ -151,22 +154,18 @@ class Tree:
 class Node:
     """A node of two cores whose pod `u` has SMALL; its sandbox's cgroup is "home"."""
 
-    def __init__(self, folder: Path, body: Object) -> None:
+    def __init__(self, folder: Path, body: Object, rules: Rules = PLAIN) -> None:
         self.tree, self.record = Tree(), PodRecord(body, 0.0)
         self.tree.now = {"home": AS_SMALL, "home/c-0": AS_SMALL}
         allocatable = {"cpu": "2", "memory": "1Gi", "pods": "9"}
         self.gate = Gate(
             records=lambda: [self.record], held=set, node=lambda: {"metadata": {"name": "n"}, "spec": {}},
-            allocatable=allocatable, burstable=lambda milli: None,
+            allocatable=allocatable, totals=lambda totals: None,
         )  # fmt: skip
-        self.folder = folder
-        self.resizer = self._resizer(allocatable)
+        tree: Any = self.tree
+        self.resizer = Resizer(tree, rules=rules, gate=self.gate, allocatable=allocatable, pods=folder)
         assert self.gate.admit(self.record) is None
         self.resizer.agree(self.record)
-
-    def _resizer(self, allocatable: Any) -> Resizer:
-        tree: Any = self.tree
-        return Resizer(tree, rules=Rules(), gate=self.gate, allocatable=allocatable, pods=self.folder)
 
     def want(self, tables: Object, **container: Any) -> None:
         self.record.take(having(tables, **container))
@@ -226,6 +225,17 @@ def test_a_restart_is_waited_for_until_the_new_container_has_what_it_is_to_have(
     assert not node.record.resize.under_way
     assert [path for path, _ in node.tree.writes] == ["home"]
     assert node.tree.writes[0][1]["memory"] == {"limit": 64 * MI}
+
+
+def test_with_memory_qos_a_request_alone_moves_what_protects_it(tmp_path: Path) -> None:
+    node = Node(tmp_path, having(SMALL), Rules(throttling=0.9))
+    node.want({**SMALL, "requests": {"cpu": "100m", "memory": "100Mi"}})
+    node.act()
+    written = dict(node.tree.writes)["home/c-0"]["unified"]
+    assert written == {"memory.min": str(100 * MI), "memory.high": str(int(125.2 * MI) // 4096 * 4096)}
+    del node.tree.writes[:]
+    node.act()
+    assert node.tree.writes == [], "once"
 
 
 def test_an_agent_that_comes_back_holds_to_what_was_agreed(tmp_path: Path) -> None:
