@@ -213,7 +213,7 @@ def read_log(
     Raises FileNotFoundError when there is no log. A rotated file is read to its end, then the new one.
     """
     log_filter = LogFilter(options)
-    descriptor = _open(path)
+    descriptor = _open_latest(path)
     try:
         if options.tail is not None:
             os.lseek(descriptor, tail_offset(descriptor, options.tail), os.SEEK_SET)
@@ -244,6 +244,17 @@ def read_log(
 def _open(path: Path) -> int:
     # Containers cannot reach the log folder, but a link planted there must not read files of the host (E20).
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def _open_latest(path: Path) -> int:
+    """The current file. In the middle of a rotation that is the renamed one, for a moment."""
+    try:
+        return _open(path)
+    except FileNotFoundError:
+        renamed = sorted(path.parent.glob(f"{path.name}.[0-9]*"))
+        if not renamed:
+            raise
+        return _open(renamed[-1])
 
 
 def _rest(descriptor: int, log_filter: LogFilter) -> Generator[bytes, None, None]:

@@ -165,14 +165,19 @@ def test_a_follower_that_is_slower_than_the_rotation_misses_no_file(lab: Lab) ->
 
 def test_a_writer_and_a_follower_at_full_speed_lose_and_double_nothing(tmp_path: Path) -> None:
     lab = Lab(tmp_path, files=1000, size=20_000)
-    count, done = 60_000, threading.Event()
+    count, reading, done = 60_000, threading.Event(), threading.Event()
 
     def write() -> None:
+        reading.wait()
         for number in range(0, count, 20):
             lab.log.write([b"".join(line(number + i) for i in range(20))])
             if number % 600 == 0:  # between two writes, as the shim's loop does it
                 lab.pass_time()
         done.set()
+
+    def running() -> bool:
+        reading.set()  # the first file is open
+        return not done.is_set()
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -180,7 +185,7 @@ def test_a_writer_and_a_follower_at_full_speed_lose_and_double_nothing(tmp_path:
         read_log(
             lab.path,
             LogOptions(follow=True),
-            running=lambda: not done.is_set(),
+            running=running,
             gone=lambda: False,
             watch=Watch(seconds=0.001),
         )
@@ -188,6 +193,13 @@ def test_a_writer_and_a_follower_at_full_speed_lose_and_double_nothing(tmp_path:
     writer.join()
     assert len(rotated_files(lab.path)) > 50
     assert b"".join(chunks) == b"".join(b"%d\n" % number for number in range(count))
+
+
+def test_log_asked_for_in_the_middle_of_a_rotation_is_the_renamed_one(lab: Lab) -> None:
+    lab.log.write([line(1)])
+    lab.path.rename(lab.path.with_name("0.log.20261121-031500"))
+    out = read_log(lab.path, LogOptions(), running=lambda: True, gone=lambda: False)
+    assert b"".join(out) == b"1\n"
 
 
 @pytest.mark.parametrize(
