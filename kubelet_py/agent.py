@@ -242,6 +242,7 @@ class Agent:
                 gate=gate,
                 allocatable=self._node.allocatable,
                 pods=paths.pods,
+                update=self._runtime.update_resources,
             ),
             node=self._node,
             node_object=self._node_object,

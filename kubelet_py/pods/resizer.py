@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from kubelet_py.pods.resize import DEFERRED, Held, Progress, Table
 from kubelet_py.pods.resources import Rules
 from runtime.cgroups import CgroupDriver
 from runtime.cgroups.files import CgroupLimits
-from runtime.errors import CgroupError
+from runtime.errors import CgroupError, RuntimeFailure
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ class Resized(Admitted, Protocol):
 
 
 class Resizer:
-    """`pods`: the folder of the pods' folders. Only the pod's worker calls these."""
+    """`pods`: the folder of the pods' folders. `update(container id, linux.resources)`: the runtime's. Only
+    the pod's worker calls these."""
 
     def __init__(
         self,
@@ -49,7 +50,9 @@ class Resizer:
         gate: Gate,
         allocatable: Mapping[str, str],
         pods: Path,
+        update: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
+        self._update = update
         self._cgroups, self._rules, self._gate = cgroups, rules, gate
         self._allocatable, self._pods = allocatable, pods
         self._protected = rules.throttling is not None
@@ -126,10 +129,10 @@ class Resizer:
                 self._limits.pop(container.id, None)
                 swap = {"swap": values["memory"]["limit"]}
                 values = {**values, "memory": {**values["memory"], **swap}}
-                self._cgroups.open(f"{home}/{container.id}").update(values)
+                self._update(container.id, values)
             if shrink:
                 whole.update(resize.whole(expected, protected=self._protected))
-        except CgroupError as error:
+        except RuntimeFailure as error:
             log.warning("Failed to resize pod=%s error=%s", full_name(pod), error)
             return str(error)
         for container, _ in changes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_node import Node, pod
+from e2e_node import KUBECTLS, Node, pod
 
 from runtime.oci_launcher import write
 
@@ -197,6 +197,26 @@ def test_every_kind_of_pod_runs(node: Node, handler: str) -> None:
     plan = node.cli("inspect", "plan", names[3]).out
     assert "create --bundle" in plan and "overlay" not in plan
     node.kubectl("delete", "pod", *names)
+
+
+def test_resize_in_place_goes_through_the_runtime(node: Node, handler: str) -> None:
+    name = f"{handler}-grows"
+    newer = [version for version in KUBECTLS if version in ("1.32", "1.33")]
+    if not newer:
+        pytest.skip("no kubectl of 1.32 or newer beside the one on PATH (--subresource resize)")
+    small = {"requests": {"memory": "32Mi"}, "limits": {"memory": "64Mi"}}
+    node.apply(under(handler, "grows", container={"resources": small}))
+    node.wait_running(name)
+    before = container_status(node, name)
+    large = {"requests": {"memory": "32Mi"}, "limits": {"memory": "96Mi"}}
+    body = json.dumps({"spec": {"containers": [{"name": "main", "resources": large}]}})
+    argv = ("patch", "pod", name, "--subresource", "resize", "--patch", body)
+    node.kubectl(*argv, version=newer[-1])
+    node.until("resized", lambda: container_status(node, name)["resources"]["limits"]["memory"] == "96Mi")
+    folder = node.root / "var/lib/kubelet-py/containers" / container_id(node, name)
+    asked = json.loads((folder / "resources.json").read_text())
+    assert asked["memory"]["limit"] == 96 << 20, "the runtime was not asked"
+    assert container_status(node, name)["containerID"] == before["containerID"]
 
 
 def test_containers_survive_the_sigkill_of_the_agent(node: Node) -> None:

@@ -163,7 +163,10 @@ class Node:
             allocatable=allocatable, totals=lambda totals: None,
         )  # fmt: skip
         tree: Any = self.tree
-        self.resizer = Resizer(tree, rules=rules, gate=self.gate, allocatable=allocatable, pods=folder)
+        self.resizer = Resizer(
+            tree, rules=rules, gate=self.gate, allocatable=allocatable, pods=folder,
+            update=lambda identity, values: self.tree.open(f"home/{identity}").update(values),
+        )  # fmt: skip
         assert self.gate.admit(self.record) is None
         self.resizer.agree(self.record)
 
