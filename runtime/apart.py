@@ -8,6 +8,7 @@ command line comes here: its process is small and has no threads.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from runtime.plan import Attend
+
 LARGEST = 65536
 KINDS = {"ExecutableError": ExecutableError, "LaunchError": LaunchError}
 
@@ -30,6 +33,7 @@ def execute_apart(
     kernel: Kernel,
     plan: Plan,
     context: Context,
+    attend: Attend | None = None,
 ) -> BaseException | None:
     """As launch's own `execute`, in a forked process; fills in `context` what the rest of the launch needs.
     Returns what went wrong."""
@@ -39,14 +43,14 @@ def execute_apart(
         code = 1
         try:
             ours.close()
-            _child(execute, kernel, plan, context, theirs)
+            _child(execute, kernel, plan, context, theirs, attend is not None)
             code = 0
         finally:
             os._exit(code)
     theirs.close()
     with ours:
         try:
-            return _serve(ours, pid, plan, context)
+            return _serve(ours, pid, plan, context, attend)
         finally:
             os.waitpid(pid, 0)
 
@@ -57,6 +61,7 @@ def _child(
     plan: Plan,
     context: Context,
     channel: socket.socket,
+    attended: bool,
 ) -> None:
     def ask(what: str) -> None:
         channel.send(what.encode())
@@ -65,6 +70,8 @@ def _child(
             raise OSError(answer, os.strerror(answer))
 
     context.ask = ask
+    if attended:
+        context.attend = lambda what, pid, number: ask(f"attend {what} {pid} {number}")
     failure = execute(kernel, plan, context)
     report: dict[str, Any] = {"pid": context.process[0], "warnings": context.warnings}
     if isinstance(failure, LaunchError):
@@ -77,7 +84,10 @@ def _child(
     socket.send_fds(channel, [json.dumps(report).encode()], fds)
 
 
-def _serve(channel: socket.socket, pid: int, plan: Plan, context: Context) -> BaseException | None:
+def _serve(
+    channel: socket.socket, pid: int, plan: Plan, context: Context, attend: Attend | None
+) -> BaseException | None:
+    problem: BaseException | None = None
     while True:
         data, fds, _, _ = socket.recv_fds(channel, LARGEST, 1, socket.MSG_CMSG_CLOEXEC)
         if not data:
@@ -85,7 +95,17 @@ def _serve(channel: socket.socket, pid: int, plan: Plan, context: Context) -> Ba
         if data in (b"map", b"time"):
             channel.send(str(_write(pid, plan, data.decode())).encode())
             continue
+        if data.startswith(b"attend ") and attend is not None:
+            what, process, number = data.decode().split()[1:]
+            try:
+                attend(what, int(process), int(number))
+            except BaseException as error:  # the launch's failure, once the other side has undone its part
+                problem = error
+            channel.send(str(errno.ECANCELED if problem else 0).encode())
+            continue
         report = json.loads(data)
+        if problem is not None:
+            return problem
         if "error" in report:
             kind, *details = report["error"]
             return KINDS[kind](*details) if kind in KINDS else RuntimeFailure(*details)

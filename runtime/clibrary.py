@@ -60,6 +60,11 @@ def read(address: int, pages: int) -> bytes:
     return held
 
 
+def word(address: int) -> int:
+    """The signed 64-bit number at an address."""
+    return int(kind("l").from_address(address).value)
+
+
 def buffer(size: int) -> Any:
     """Memory that a function may write to; bytes() of it is what is there."""
     return (kind("c") * size)()

@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Sequence
 
-from runtime.kernel import Spawned, SpawnError, Status, Step
+from runtime.kernel import Meeting, Spawned, SpawnError, Status, Step
 
 PROC_MAGIC, DEVPTS_MAGIC, OTHER_MAGIC = 0x9FA0, 0x1CD1, 0xEF53
 FOLDER, FILE, CHARACTER = 0o040755, 0o100644, 0o020666
@@ -99,6 +99,13 @@ class FakeKernel:
 
     def fsconfig(self, fd: int, key: str, value: str | None) -> None:
         self._note("fsconfig", self.open_fds[fd], key, value)
+
+    def fspick(self, fd: int) -> int:
+        self._note("fspick", self.open_fds[fd])
+        return self._new(self.open_fds[fd])
+
+    def reconfigure(self, fd: int) -> None:
+        self._note("reconfigure", self.open_fds[fd])
 
     def fsmount(self, fd: int, attributes: int) -> int:
         self._note("fsmount", self.open_fds[fd], attributes)
@@ -202,6 +209,9 @@ class FakeKernel:
     def raise_limit(self, resource: int, hard: int) -> None:
         self._note("raise_limit", resource, hard)
 
+    def choose_cpus(self, cpus: Sequence[int]) -> None:
+        self._note("choose_cpus", tuple(cpus))
+
     def thread(self) -> int:
         return 4712
 
@@ -230,13 +240,18 @@ class FakeKernel:
         steps: Sequence[Step],
         *,
         cgroup_fd: int = -1,
-        ready: tuple[int, int] | None = None,
+        meeting: Meeting | None = None,
         sibling: bool = False,
     ) -> Spawned:
         self.steps = tuple(steps)
-        self._note("spawn", len(steps), self.open_fds.get(cgroup_fd, ""), ready is None)
-        if ready is not None:
-            self.close(ready[1])
+        self._note("spawn", len(steps), self.open_fds.get(cgroup_fd, ""), meeting is None)
+        if meeting is not None:
+            while meeting.more is not None and self.steps[-1] == Step("read", (meeting.go - 1, b"\0", 1)):
+                self.steps += tuple(meeting.more(1000))
+            if meeting.more is None:
+                self.close(meeting.ready[1])
+            if meeting.listen is not None:
+                meeting.listen(1000, lambda _index: 7)
         if self._fail_step is not None:
             raise SpawnError(self._fail_step, errno.EIO, "told to fail")
         self.spawned += 1

@@ -1,7 +1,8 @@
 """OCI hooks: other people's programs, run at fixed moments of a container's life (runtime-spec, config.md).
 
-Each gets the container's state as JSON on standard input. A hook before the start that fails stops the
-container; a poststart or poststop hook that fails is reported and the others still run.
+Each gets the container's state as JSON on standard input. A hook that fails stops the container; a poststop
+hook that fails is reported, and the others still run. Without `env` a hook has the environment of whoever
+runs it, as with runc and crun.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-STOPPING = ("prestart", "createRuntime", "createContainer", "startContainer")
+STOPPING = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart")
 _OUTPUT = 4096
 
 
@@ -36,10 +37,12 @@ def run_hooks(kind: str, hooks: Sequence[Hook], state: Mapping[str, Any]) -> lis
     return problems
 
 
-def run_inside(hook: Hook, state: Mapping[str, Any], start: Callable[[tuple[int, int, int]], int]) -> None:
-    """Runs a startContainer hook: `start` makes the process in the container, with three descriptors as its
-    streams, and returns its pid. Raises HookError."""
-    _run("startContainer", hook, json_text.dumps(state).encode(), start)
+def run_inside(
+    kind: str, hook: Hook, state: Mapping[str, Any], start: Callable[[tuple[int, int, int]], int]
+) -> None:
+    """Runs a createContainer or startContainer hook: `start` makes the process in the container's namespaces,
+    with three descriptors as its streams, and returns its pid. Raises HookError."""
+    _run(kind, hook, json_text.dumps(state).encode(), start)
 
 
 def _run(
@@ -75,7 +78,7 @@ def _spawn(hook: Hook, source: int, output: int) -> int:
     return os.posix_spawn(
         hook.path,
         hook.args or (hook.path,),
-        dict(entry.partition("=")[::2] for entry in hook.env),
+        dict(entry.partition("=")[::2] for entry in hook.env) if hook.env is not None else os.environ,
         file_actions=[
             (os.POSIX_SPAWN_DUP2, source, 0),
             (os.POSIX_SPAWN_DUP2, output, 1),

@@ -14,7 +14,7 @@ from runtime.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Protocol
 else:
 
@@ -45,6 +45,25 @@ class Step(Record):
     arguments: tuple[Argument, ...] = ()
     tolerate: bool = False
     pass_result: bool = False
+
+
+class Meeting(Record):
+    """How we and a child with a copy of our memory wait for each other before `spawn` returns.
+
+    The child writes to the pipe `ready`. READY, or its end: nothing more. LISTENING: its next step results
+    in a seccomp listener, and `listen(pid, result_of)` is called, where result_of(index) waits for a step;
+    that is all, too. PAUSE: it has done its steps; `more(pid)` says which come next, and the
+    child, which reads from `go`, is told. With `more` it also shares our descriptors, until it separates
+    them. What these functions raise ends the child.
+    """
+
+    ready: tuple[int, int]
+    listen: Callable[[int, Callable[[int], int]], None] | None = None
+    go: int = -1
+    more: Callable[[int], Sequence[Step]] | None = None
+
+
+READY, PAUSE, LISTENING = b"1", b"p", b"n"
 
 
 class Spawned(Record):
@@ -95,6 +114,8 @@ class Kernel(Protocol):
     def map_mount(self, fd: int, uids: str, gids: str, *, recursive: bool) -> None: ...
     def fsopen(self, fstype: str) -> int: ...
     def fsconfig(self, fd: int, key: str, value: str | None) -> None: ...
+    def fspick(self, fd: int) -> int: ...
+    def reconfigure(self, fd: int) -> None: ...
     def fsmount(self, fd: int, attributes: int) -> int: ...
 
     # files
@@ -114,7 +135,6 @@ class Kernel(Protocol):
     def getcwd(self) -> str: ...
     def copy_tree(self, source: int, target: int) -> None: ...
     def umask(self, mask: int) -> int: ...
-
     def fchown(self, fd: int, uid: int, gid: int) -> None: ...
     def duplicate(self, fd: int) -> int: ...
 
@@ -128,6 +148,7 @@ class Kernel(Protocol):
     def become_root(self) -> None: ...
     def raise_limit(self, resource: int, hard: int) -> None: ...
     def thread(self) -> int: ...
+    def choose_cpus(self, cpus: Sequence[int]) -> None: ...
     def block_signals(self) -> None: ...
     def ignored_signals(self) -> tuple[int, ...]: ...
     def start_time(self, pid: int) -> int: ...
@@ -138,6 +159,6 @@ class Kernel(Protocol):
         steps: Sequence[Step],
         *,
         cgroup_fd: int = -1,
-        ready: tuple[int, int] | None = None,
+        meeting: Meeting | None = None,
         sibling: bool = False,
     ) -> Spawned: ...

@@ -21,11 +21,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from runtime.plan import Attend
+
     class Launch(Protocol):
         """`launch`, or what stands in for it."""
 
         def __call__(
-            self, kernel: Kernel, plan: Plan, stdio: tuple[int, int, int], *, terminal: bool = False
+            self,
+            kernel: Kernel,
+            plan: Plan,
+            stdio: tuple[int, int, int],
+            *,
+            terminal: bool = False,
+            attend: Attend | None = None,
         ) -> Process: ...
 
 
@@ -43,12 +51,20 @@ class Process(Record):
     warnings: tuple[str, ...] = ()
 
 
-def launch(kernel: Kernel, plan: Plan, stdio: tuple[int, int, int], *, terminal: bool = False) -> Process:
+def launch(
+    kernel: Kernel,
+    plan: Plan,
+    stdio: tuple[int, int, int],
+    *,
+    terminal: bool = False,
+    attend: Attend | None = None,
+) -> Process:
     """Executes the plan; returns once the program has replaced the child.
 
     `stdio`: descriptors that become 0, 1 and 2; they stay the caller's. With `terminal` the first of them is
     the slave side of a pseudo terminal and becomes the controlling one; with (-1, -1, -1) a terminal is made
-    from the container's own devpts and its master side returned as `Process.console`.
+    from the container's own devpts and its master side returned as `Process.console`. `attend` is called on
+    this thread for hooks and seccomp listeners; what it raises undoes the launch and is raised here.
 
     Raises LaunchError (ExecutableError if it was the program) with nothing left behind.
     """
@@ -56,13 +72,15 @@ def launch(kernel: Kernel, plan: Plan, stdio: tuple[int, int, int], *, terminal:
     if plan.apart:
         from runtime.apart import execute_apart
 
-        failure = execute_apart(_execute, kernel, plan, context)
+        failure = execute_apart(_execute, kernel, plan, context, attend)
         if failure is not None:
             raise failure
         return _finish(kernel, plan, context)
     outcome: list[BaseException | None] = []
     done = _thread.allocate_lock()
     done.acquire()
+    line = _Line(attend, done) if attend else None
+    context.attend = line.ask if line else None
 
     def work() -> None:
         try:
@@ -72,10 +90,43 @@ def launch(kernel: Kernel, plan: Plan, stdio: tuple[int, int, int], *, terminal:
 
     _thread.start_new_thread(work, ())
     done.acquire()
+    while line and line.answer():
+        done.acquire()
     failure = outcome[0] if outcome else LaunchError(0, "run the set-up thread", 0, "it ended early")
     if failure is not None:
         raise failure
     return _finish(kernel, plan, context)
+
+
+class _Line:
+    """Between the set-up thread, which asks, and the thread that waits for it, which attends."""
+
+    def __init__(self, attend: Attend, rung: _thread.LockType) -> None:
+        self._attend = attend
+        self._rung = rung
+        self._answered = _thread.allocate_lock()
+        self._answered.acquire()
+        self._asked: list[tuple[str, int, int]] = []
+        self._problems: list[BaseException] = []
+
+    def ask(self, what: str, pid: int, number: int) -> None:
+        """On the set-up thread: returns when it has been done, or raises what went wrong."""
+        self._asked.append((what, pid, number))
+        self._rung.release()
+        self._answered.acquire()
+        if self._problems:
+            raise self._problems.pop()
+
+    def answer(self) -> bool:
+        """On the other: does what was asked for; False if the bell was for the end."""
+        if not self._asked:
+            return False
+        try:
+            self._attend(*self._asked.pop())
+        except BaseException as error:  # carried to the asking thread, and back as the launch's failure
+            self._problems.append(error)
+        self._answered.release()
+        return True
 
 
 def _execute(kernel: Kernel, plan: Plan, context: Context) -> BaseException | None:
@@ -83,8 +134,11 @@ def _execute(kernel: Kernel, plan: Plan, context: Context) -> BaseException | No
     operations = plan.operations
     failure: BaseException | None = None
     try:
+        context.operations = operations
         for context.number, operation in enumerate(operations):
             operation.run(kernel, context)
+            if context.early:
+                break  # the child's birth has seen to the rest
     except OSError as error:
         failure = _failed(operations, context, error)
     except Refused as error:
@@ -119,7 +173,7 @@ def _failed(operations: tuple[Operation, ...], context: Context, error: OSError)
 def _finish(kernel: Kernel, plan: Plan, context: Context) -> Process:
     """Late limits, and what tells the process apart. The process runs: problems become warnings."""
     pid, pidfd = context.process
-    warnings = [_warning(plan, entry) for entry in context.warnings]
+    warnings = [*plan.notes, *(_warning(plan, entry) for entry in context.warnings)]
     for path, value in plan.late:
         try:
             fd = kernel.open(path, os.O_WRONLY)

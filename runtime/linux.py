@@ -10,13 +10,23 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import time
 from _thread import get_native_id
 
 from runtime import clibrary, signals
 from runtime.copyup import copy_tree
-from runtime.kernel import AT_FDCWD, Spawned, SpawnError, Status, Step
+from runtime.kernel import (
+    AT_FDCWD,
+    LISTENING,
+    PAUSE,
+    Meeting,
+    Spawned,
+    SpawnError,
+    Status,
+    Step,
+)  # fmt: skip
 from runtime.machine import Machine, this_machine
-from runtime.table import HEAD_WORDS, Table
+from runtime.table import HEAD_WORDS, REGION, Table, Talk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,13 +36,15 @@ AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
-FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
+FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE, FSCONFIG_CMD_RECONFIGURE = 0, 1, 6, 7
+FSPICK_CLOEXEC, FSPICK_EMPTY_PATH = 1, 8
 CLONE_VM, CLONE_PIDFD, CLONE_VFORK = 0x100, 0x1000, 0x4000
 CLONE_CLEAR_SIGHAND, CLONE_INTO_CGROUP = 0x100000000, 0x200000000
-CLONE_PARENT, CLONE_NEWUSER, ATTR_IDMAP = 0x8000, 0x10000000, 0x100000
+CLONE_PARENT, CLONE_NEWUSER, ATTR_IDMAP, CLONE_FILES = 0x8000, 0x10000000, 0x100000, 0x400
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_FAILED = 2**64 - 1
-MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = 1, 2, 0x20
+MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE = 1, 2, 0x20, 0x4000
+POLLIN = 1
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 TIOCGPTPEER, TIOCSPTLCK, TIOCSWINSZ = 0x5441, 0x40045431, 0x5414
@@ -140,7 +152,7 @@ class LinuxKernel:
             Step("exit", (0,)),
         )
         try:
-            child = self.spawn(steps, ready=ready)
+            child = self.spawn(steps, meeting=Meeting(ready))
             try:
                 for name, text in (("uid_map", uids), ("gid_map", gids)):
                     with open(f"/proc/{child.pid}/{name}", "wb", buffering=0) as file:
@@ -173,6 +185,14 @@ class LinuxKernel:
             self._call("fsconfig", fd, FSCONFIG_SET_FLAG, os.fsencode(key), None, 0)
         else:
             self._call("fsconfig", fd, FSCONFIG_SET_STRING, os.fsencode(key), os.fsencode(value), 0)
+
+    def fspick(self, fd: int) -> int:
+        """A mount's file system, to be configured anew."""
+        return self._call("fspick", fd, b"", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH)
+
+    def reconfigure(self, fd: int) -> None:
+        """Makes what fsconfig has set on an fspick descriptor true."""
+        self._call("fsconfig", fd, FSCONFIG_CMD_RECONFIGURE, None, None, 0)
 
     def fsmount(self, fd: int, attributes: int) -> int:
         return self._call("fsmount", fd, 1, attributes)
@@ -291,6 +311,10 @@ class LinuxKernel:
         """The calling thread's number, which /proc knows too."""
         return get_native_id()
 
+    def choose_cpus(self, cpus: Sequence[int]) -> None:
+        """The processors that the calling thread may run on."""
+        os.sched_setaffinity(0, cpus)
+
     def block_signals(self) -> None:
         """All signals of this thread: a handler must not run in a child that shares our memory."""
         signals.block_all()
@@ -324,36 +348,96 @@ class LinuxKernel:
         steps: Sequence[Step],
         *,
         cgroup_fd: int = -1,
-        ready: tuple[int, int] | None = None,
+        meeting: Meeting | None = None,
         sibling: bool = False,
     ) -> Spawned:
         """Starts a child that works off `steps`, the last of which is an execve, and returns after that.
 
-        With `ready`, a pipe, the child gets a copy of our memory instead of sharing it, and this returns as
-        soon as it has written to the pipe: for children that wait before they execute. The pipe's second end
-        is closed. A `sibling` becomes the child of our parent. The child has no signal handler of ours (which
-        would run in our memory), but ignores what we ignore.
+        With a meeting the child gets a copy of our memory instead of sharing it, and this returns when it is
+        over. The second end of its pipe `ready` is closed, unless the child shares our descriptors. A
+        `sibling` becomes the child of our parent. The child has no signal handler of ours (which would run in
+        our memory), but ignores what we ignore.
 
         Raises SpawnError with the failed step; clone3's own failure has index -1.
         """
+        if meeting is not None:
+            return self._spawn_together(steps, cgroup_fd, meeting, sibling)
         table = Table(steps, self._numbers)
         size = -(-table.size // clibrary.PAGE) * clibrary.PAGE
         address = self._map(size, MAP_SHARED)
         try:
             clibrary.write(address, table.image(address))
-            shared = 0 if ready else CLONE_VM | CLONE_VFORK
+            shared = CLONE_VM | CLONE_VFORK
             pid, pidfd = self._clone(address, cgroup_fd, shared | (CLONE_PARENT if sibling else 0))
-            if ready:
-                os.close(ready[1])
-                os.read(ready[0], 1)
             results, failed = table.results(clibrary.read(address, size // clibrary.PAGE), address)
         finally:
             self._munmap(address, size)
-        if failed >= 0:
-            number = -results[failed]
-            _reap(pidfd)
-            raise SpawnError(failed, number, f"{steps[failed].call}: {os.strerror(number)}")
-        return Spawned(pid, pidfd, results)
+        return _spawned(pid, pidfd, steps, results, failed)
+
+    def _spawn_together(
+        self, steps: Sequence[Step], cgroup_fd: int, meeting: Meeting, sibling: bool
+    ) -> Spawned:
+        """The child's table and all it points to lie in memory that stays shared, and has room for more."""
+        address = self._map(REGION, MAP_SHARED | MAP_NORESERVE)
+        try:
+            talk = Talk(address, steps, self._numbers)
+            flags = (CLONE_PARENT if sibling else 0) | (CLONE_FILES if meeting.more else 0)
+            pid, pidfd = self._clone(address, cgroup_fd, flags)
+            try:
+                self._meet(meeting, pid, pidfd, talk)
+            except BaseException:
+                self._kill(pidfd)
+                _reap(pidfd)
+                raise
+            results, failed = talk.results()
+        finally:
+            self._munmap(address, REGION)
+        return _spawned(pid, pidfd, talk.steps, results, failed)
+
+    def _meet(self, meeting: Meeting, pid: int, pidfd: int, talk: Talk) -> None:
+        if meeting.more is None:
+            os.close(meeting.ready[1])
+        while True:
+            said = b""
+            # The pipe has no end while the child shares our own descriptor of it.
+            if self._waits(meeting.ready[0], pidfd):
+                said = os.read(meeting.ready[0], 1)
+            if said == PAUSE and meeting.more is not None:
+                talk.close_leftovers()
+                talk.add(meeting.more(pid))
+                os.write(meeting.go, b"1")
+                continue
+            if said == LISTENING and meeting.listen is not None:
+                meeting.listen(pid, lambda index: self._result_of(talk, index))
+            elif not said and meeting.more is not None and not talk.failed():
+                raise OSError(errno.ECANCELED, "the process was killed before it was ready")
+            return
+
+    def _kill(self, pidfd: int) -> None:
+        try:
+            self._call("pidfd_send_signal", pidfd, signals.SIGKILL, None, 0)
+        except ProcessLookupError:
+            return
+
+    def _waits(self, reader: int, pidfd: int) -> bool:
+        """Waits until there is something to read; False if the child ends without having said anything."""
+        waited = clibrary.held(struct.pack("=ihhihh", reader, POLLIN, 0, pidfd, POLLIN, 0))
+        while True:
+            try:
+                self._call("ppoll", clibrary.address(waited), 2, None, None, 0)
+            except InterruptedError:
+                continue
+            return bool(struct.unpack_from("=h", waited.raw, 6)[0])
+
+    def _result_of(self, talk: Talk, index: int) -> int:
+        """What the child's step `index` returned, 0 if the child ended before it. The table is shared, and
+        the child must not make a single system call more than the program's filter expects: so it is looked
+        at until it is there, for the few microseconds between two steps."""
+        while True:
+            result = talk.result(index)
+            if result or talk.failed():
+                return result
+            time.sleep(0.0001)
 
     def _clone(self, table: int, cgroup_fd: int, extra: int) -> tuple[int, int]:
         pidfd = clibrary.Number(-1)
@@ -366,6 +450,16 @@ class LinuxKernel:
         if pid < 0:
             raise SpawnError(-1, -pid, f"clone3: {os.strerror(-pid)}")
         return pid, pidfd.value
+
+
+def _spawned(
+    pid: int, pidfd: int, steps: Sequence[Step], results: tuple[int, ...], failed: int
+) -> Spawned:
+    if failed >= 0:
+        number = -results[failed]
+        _reap(pidfd)
+        raise SpawnError(failed, number, f"{steps[failed].call}: {os.strerror(number)}")
+    return Spawned(pid, pidfd, results)
 
 
 def _held_capabilities(status: str | int = "/proc/self/status") -> tuple[int, int]:

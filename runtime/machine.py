@@ -56,6 +56,8 @@ _X86_NUMBERS = {
     "prlimit64": 302, "setns": 308, "seccomp": 317, "execveat": 322, "execve": 59, "open_tree": 428,
     "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "pidfd_open": 434, "clone3": 435,
     "close_range": 436, "openat2": 437, "mount_setattr": 442, "memfd_create": 319, "keyctl": 250,
+    "sched_setaffinity": 203, "set_mempolicy": 238, "sched_setattr": 314, "fspick": 433,
+    "pidfd_getfd": 438, "pidfd_send_signal": 424, "chroot": 161, "ppoll": 271,
 }  # fmt: skip
 _ARM_NUMBERS = {
     "read": 63, "write": 64, "exit": 93, "close": 57, "rt_sigaction": 134, "rt_sigprocmask": 135,
@@ -66,6 +68,8 @@ _ARM_NUMBERS = {
     "prlimit64": 261, "setns": 268, "seccomp": 277, "execveat": 281, "execve": 221, "open_tree": 428,
     "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "pidfd_open": 434, "clone3": 435,
     "close_range": 436, "openat2": 437, "mount_setattr": 442, "memfd_create": 279, "keyctl": 219,
+    "sched_setaffinity": 122, "set_mempolicy": 237, "sched_setattr": 274, "fspick": 433,
+    "pidfd_getfd": 438, "pidfd_send_signal": 424, "chroot": 51, "ppoll": 73,
 }  # fmt: skip
 
 

@@ -14,6 +14,10 @@ import posixpath
 from runtime.kernel import Kernel
 from runtime.records import Record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 MS_RDONLY, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE = (
     1, 0x1000, 0x4000, 1 << 18, 1 << 19, 1 << 20, 1 << 17
 )  # fmt: skip
@@ -44,8 +48,12 @@ _CLEAR = {
     "nostrictatime": 0,
 }  # fmt: skip
 PROPAGATION = {"private": MS_PRIVATE, "slave": MS_SLAVE, "shared": MS_SHARED, "unbindable": MS_UNBINDABLE}
+# Of the file system, not of the mount: handed over as they are, each a flag of fsconfig(2).
+SUPERBLOCK = ("async", "dirsync", "lazytime", "mand", "nolazytime", "nomand", "sync")
+# How much the kernel writes into its log while it mounts, and a counter that is off unless asked for.
+WITHOUT_EFFECT = ("silent", "loud", "noiversion")
 KNOWN_OPTIONS = frozenset(
-    {"bind", "rbind", "tmpcopyup", "idmap", "ridmap"}
+    {"bind", "rbind", "tmpcopyup", "idmap", "ridmap", "remount", *SUPERBLOCK, *WITHOUT_EFFECT}
     | set(_SET)
     | set(_CLEAR)
     | set(PROPAGATION)
@@ -56,7 +64,7 @@ KNOWN_OPTIONS = frozenset(
 class MountOptions(Record):
     """Options sorted by what they become: attributes of this mount or of the whole tree, propagation, and
     data for the file system. `copy_up`: fill a tmpfs with what it covers. `idmap`: "" or one of idmap (this
-    mount) and ridmap (all below, too)."""
+    mount) and ridmap (all below, too). `remount`: change the mount that is there."""
 
     bind: bool = False
     recursive: bool = False
@@ -69,6 +77,12 @@ class MountOptions(Record):
     data: tuple[str, ...] = ()
     copy_up: bool = False
     idmap: str = ""
+    remount: bool = False
+
+
+def changed(options: MountOptions, **changes: Any) -> MountOptions:
+    """The same options but for `changes`."""
+    return MountOptions(**{name: changes.get(name, getattr(options, name)) for name in options._fields})
 
 
 REMEMBERED = 64  # lists of options: the same few come with every container
@@ -87,7 +101,7 @@ def parse_options(options: tuple[str, ...]) -> MountOptions:
 
 def _parse(options: tuple[str, ...]) -> MountOptions:
     chosen: dict[str, int] = {"set": 0, "clear": 0, "tree_set": 0, "tree_clear": 0}
-    bind = recursive = tree = copy_up = False
+    bind = recursive = tree = copy_up = remount = False
     idmap = ""
     propagation = 0
     data: list[str] = []
@@ -112,10 +126,15 @@ def _parse(options: tuple[str, ...]) -> MountOptions:
             copy_up = True
         elif option in ("idmap", "ridmap"):
             idmap = option
+        elif option == "remount":
+            remount = True
+        elif option in WITHOUT_EFFECT:
+            continue
         else:
             data.append(option)
     return MountOptions(bind=bind, recursive=recursive, propagation=propagation, tree_propagation=tree,
-                        data=tuple(data), copy_up=copy_up, idmap=idmap, **chosen)  # fmt: skip
+                        data=tuple(data), copy_up=copy_up, idmap=idmap,
+                        remount=remount, **chosen)  # fmt: skip
 
 
 def open_inside(

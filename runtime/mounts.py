@@ -271,6 +271,43 @@ class Mount(Operation):
             raise Refused("only a procfs may be mounted on /proc")
 
 
+class Remount(Operation):
+    """The mount that is already on a destination gets other attributes, its file system other options."""
+
+    destination: str
+    options: MountOptions
+
+    def describe(self) -> str:
+        return f"remount {self.destination}"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        clean = posixpath.normpath(self.destination)
+        if any(clean == place or clean.startswith(place + "/") for place, _ in context.procs):
+            raise Refused("a procfs gets its options when it is mounted")
+        options = self.options
+        target = open_inside(kernel, context.root, self.destination)
+        try:
+            if options.set or options.clear:
+                kernel.mount_setattr(target, set=options.set, clear=_cleared(options.set, options.clear))
+            if options.tree_set or options.tree_clear:
+                clear = _cleared(options.tree_set, options.tree_clear)
+                kernel.mount_setattr(target, set=options.tree_set, clear=clear, recursive=True)
+            if options.data:
+                self._reconfigure(kernel, target)
+        finally:
+            kernel.close(target)
+
+    def _reconfigure(self, kernel: Kernel, target: int) -> None:
+        config = kernel.fspick(target)
+        try:
+            for option in self.options.data:
+                key, equals, value = option.partition("=")
+                kernel.fsconfig(config, key, value if equals else None)
+            kernel.reconfigure(config)
+        finally:
+            kernel.close(config)
+
+
 class OpenSource(Operation):
     """Opens a bind mount's source before any namespace: while the host's folders are open to us, and while a
     child may be made that is no container's first."""
@@ -311,6 +348,7 @@ class MountCgroup(Operation):
             Step("mount", ("cgroup", ".", "cgroup2", flags, 0)),
             Step("fchdir", (back,)),
         )
+        context.flush = True
 
 
 class MaskPath(Operation):
@@ -436,6 +474,19 @@ class MoveRoot(Operation):
     def run(self, kernel: Kernel, context: Context) -> None:
         kernel.fchdir(context.root)
         kernel.mount(".", "/", "", MS_MOVE, "")
+        kernel.chroot(".")
+        kernel.chdir("/")
+
+
+class EnterRoot(Operation):
+    """The root in a mount namespace that was joined. It has other users, whose root pivot_root would change,
+    too; so it is entered by chroot, which is no wall against CAP_SYS_CHROOT."""
+
+    def describe(self) -> str:
+        return "enter the container's root"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        kernel.fchdir(context.root)
         kernel.chroot(".")
         kernel.chdir("/")
 

@@ -113,8 +113,8 @@ def _run(arguments: Arguments) -> int:
     if arguments.detach:
         _need_console(arguments, bool((config.get("process") or {}).get("terminal")))
     runtime = _runtime(arguments)
-    container, process, problems = runtime.run(arguments.id, arguments.bundle, config, _options(arguments))
-    _complain(arguments, [*process.warnings, *problems])
+    container, process = runtime.run(arguments.id, arguments.bundle, config, _options(arguments))
+    _complain(arguments, process.warnings)
     if arguments.detach:
         return 0
     code = _attend(arguments, process)
@@ -142,7 +142,7 @@ def _pass(pid: int, number: int) -> None:
 
 
 def _start(arguments: Arguments) -> int:
-    _complain(arguments, _runtime(arguments).start(arguments.id))
+    _runtime(arguments).start(arguments.id)
     return 0
 
 

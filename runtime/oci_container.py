@@ -14,12 +14,12 @@ from runtime.errors import CgroupError, HookError, SpecError, StateError, errno_
 from runtime.hooks import STOPPING, run_hooks, run_inside
 from runtime.launch import Process, launch
 from runtime.linux import LinuxKernel
-from runtime.oci_state import CREATED, PAUSED, RUNNING, STOPPED, Container, Store
+from runtime.oci_state import CREATED, CREATING, PAUSED, RUNNING, STOPPED, Container, Store
 from runtime.operations import container_plan, exec_plan
-from runtime.plan import NO_STDIO, Plan
-from runtime.process import WaitForStart
+from runtime.plan import NO_STDIO, Operation, Plan
 from runtime.records import Record
 from runtime.seccomp.programs import Programs
+from runtime.spec import CREATING as CREATING_HOOKS
 from runtime.spec import Hook, ProcessSpec, Spec, parse, parse_hooks, parse_process
 
 TYPE_CHECKING = False
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 STANDARD = (0, 1, 2)
-ENDING_SECONDS = 10
 
 
 class Options(Record):
@@ -78,15 +77,15 @@ class Runtime:
 
     def run(
         self, identity: str, bundle: str, config: dict[str, Any], options: Options = PLAIN
-    ) -> tuple[Container, Process, list[str]]:
-        """create and start in one. Where no hook has to run in between, nobody waits for a start: that costs
-        a copy of our memory. Returns complaints of poststart hooks, too. Raises RuntimeFailure."""
+    ) -> tuple[Container, Process]:
+        """create and start in one. Where nothing has to be done in between, nobody waits for a start: that
+        costs a copy of our memory. Raises RuntimeFailure."""
         spec = parse(config)
-        waits = any(spec.hooks.get(kind) for kind in STOPPING)
+        waits = _attended(spec) or any(spec.hooks.get(kind) for kind in STOPPING)
         made, process = self._make(identity, bundle, config, spec, options, waits=waits)
         if waits:
-            return made, process, self.start(identity)
-        return made, process, self._hooks("poststart", made, spec.hooks.get("poststart", ()))
+            self.start(identity)
+        return made, process
 
     def _hooks(self, kind: str, container: Container, hooks: Sequence[Hook]) -> list[str]:
         return run_hooks(kind, hooks, self.store.describe(container)) if hooks else []
@@ -95,6 +94,10 @@ class Runtime:
         self, identity: str, bundle: str, config: dict[str, Any], spec: Spec, options: Options, *, waits: bool
     ) -> tuple[Container, Process]:
         _check(spec, options)
+        if spec.linux.resources.keys() - {"devices"}:  # those are checked where they are used
+            from runtime.spec_resources import check
+
+            check(spec.linux.resources)
         self.store.make(identity)
         try:
             cgroup = self._make_cgroup(identity, config, spec)
@@ -105,18 +108,18 @@ class Runtime:
         try:
             made, process = self._launch_first(identity, bundle, config, spec, cgroup, options, waits)
             try:
-                self._hooks("prestart", made, spec.hooks.get("prestart", ()))
-                self._hooks("createRuntime", made, spec.hooks.get("createRuntime", ()))
                 _deliver_console(process, options.console_socket)
                 if options.pid_file:
                     write_pid_file(options.pid_file, process.pid)
-            except (HookError, OSError, StateError):
+            except (OSError, StateError):
                 self._driver.open(path).kill()
                 os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
                 raise
-        except BaseException:
+        except BaseException as error:
             self._driver.remove(path, recursive=True)
             self.store.forget(identity)
+            if isinstance(error, HookError):
+                _add_problems(error, self._after_failure(spec, identity, bundle, config))
             raise
         return made, process
 
@@ -130,16 +133,27 @@ class Runtime:
         self, identity: str, bundle: str, config: dict[str, Any], spec: Spec, cgroup: cgroups.Cgroup,
         options: Options, waits: bool,
     ) -> tuple[Container, Process]:  # fmt: skip
-        fifo = self._make_fifo(identity) if waits else -1
+        fifo = _make_fifo(self.store.fifo(identity)) if waits else -1
         terminal = bool(spec.process and spec.process.terminal)
+
+        def attend(what: str, pid: int, number: int) -> None:
+            made = self._made(identity, pid, self._kernel.start_time(pid), bundle, cgroup.path, config)
+            if what == "hooks":
+                self._run_creating(made, spec, cgroup)
+            else:
+                self._hand_over(spec, {**self.store.describe(made), "status": CREATING}, pid, number)
+
         try:
             plan = container_plan(
-                spec, rootfs=None, join={}, cgroup=cgroup.join(),
-                wait_on=WaitForStart(fifo) if waits else None,
+                spec, rootfs=None, join={}, cgroup=cgroup.join(), wait_on=_wait(fifo) if waits else None,
                 preserve_fds=options.preserve_fds, pivot=not options.no_pivot,
                 new_keyring=options.new_keyring, compile=self._programs.compiled,
             )  # fmt: skip
-            process = launch(self._kernel, plan, NO_STDIO if terminal else STANDARD, terminal=terminal)
+            stdio = NO_STDIO if terminal else STANDARD
+            wanted = _attended(spec) or any(spec.hooks.get(kind) for kind in CREATING_HOOKS)
+            process = launch(
+                self._kernel, plan, stdio, terminal=terminal, attend=attend if wanted else None
+            )
         finally:
             if waits:
                 os.close(fifo)
@@ -149,64 +163,81 @@ class Runtime:
             cgroup.kill()
             os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
             raise
-        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        made = Container(
-            identity, process.pid, process.start_time_ticks, os.path.realpath(bundle), cgroup.path, created,
-            config, cgroups.SYSTEMD if self._driver.name == cgroups.SYSTEMD else cgroups.CGROUPFS,
-        )  # fmt: skip
+        made = self._made(identity, process.pid, process.start_time_ticks, bundle, cgroup.path, config)
         self.store.save(made)
         return made, process
 
-    def _make_fifo(self, identity: str) -> int:
-        path = self.store.fifo(identity)
-        os.mkfifo(path, 0o622)
-        os.chmod(path, 0o622)  # whatever our umask: mapped roots open it, too
-        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    def _made(
+        self, identity: str, pid: int, start_time: int, bundle: str, path: str, config: dict[str, Any]
+    ) -> Container:
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        manager = cgroups.SYSTEMD if self._driver.name == cgroups.SYSTEMD else cgroups.CGROUPFS
+        return Container(identity, pid, start_time, os.path.realpath(bundle), path, created, config, manager)
 
-    def start(self, identity: str) -> list[str]:
-        """Lets a created container's process go on. Returns complaints of poststart hooks."""
+    def _run_creating(self, container: Container, spec: Spec, cgroup: cgroups.Cgroup) -> None:
+        """The hooks between the namespaces and the change of root, in the specification's order."""
+        self.store.save(container)
+        self.store.creating(container.id, True)
+        described = self.store.describe(container)
+        run_hooks("prestart", spec.hooks.get("prestart", ()), described)
+        run_hooks("createRuntime", spec.hooks.get("createRuntime", ()), described)
+        for hook in spec.hooks.get("createContainer", ()):
+            from runtime.operations import hook_plan
+
+            plan = hook_plan(spec, hook, init_pid=container.pid, cgroup=cgroup.join())
+            inner = {**described, "pid": _inner_pid(container.pid)}
+            run_inside("createContainer", hook, inner, self._starter(plan))
+        self.store.creating(container.id, False)
+
+    def _after_failure(self, spec: Spec, identity: str, bundle: str, config: dict[str, Any]) -> list[str]:
+        """A hook that fails leads to the end of the lifecycle, and so to the poststop hooks. Returns what
+        went wrong with those."""
+        gone = self._made(identity, 0, 0, bundle, "", config)
+        described = {**self.store.describe(gone), "status": STOPPED}
+        return run_hooks("poststop", spec.hooks.get("poststop", ()), described)
+
+    def _hand_over(self, spec: Spec, state: Mapping[str, Any], pid: int, number: int) -> None:
+        from runtime.seccomp.filter import listener
+        from runtime.seccomp.listener import hand_over
+
+        heard = listener(spec.linux.seccomp or {})
+        if heard is not None:
+            hand_over(heard, state, pid, number)
+
+    def start(self, identity: str) -> None:
+        """Lets a created container's process go on. A hook that fails ends and removes the container: raises
+        HookError."""
         container = self.store.load(identity)
         status = self.store.status(container)
         if status != CREATED:
             raise StateError(f"Could not start container {identity}: it is {status}, not created")
         hooks = _hooks_of(container)
-        if hooks.get("startContainer"):
-            self._run_inside(container)
-        import select  # only here and for hooks: `run` does without
-
-        fifo = os.open(self.store.fifo(identity), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            # The process's own open ends when ours is there; the byte it writes says that it went on.
-            select.select([fifo], [], [], 10)
-            os.read(fifo, 1)
-        finally:
-            os.close(fifo)
-        os.unlink(self.store.fifo(identity))
-        return self._hooks("poststart", container, hooks.get("poststart", ()))
+            if hooks.get("startContainer"):
+                self._run_inside(container)
+            _let_go(self.store.fifo(identity))
+            os.unlink(self.store.fifo(identity))
+            self._hooks("poststart", container, hooks.get("poststart", ()))
+        except HookError as error:
+            _add_problems(error, self.delete(identity, force=True))
+            raise
 
     def _run_inside(self, container: Container) -> None:
-        """startContainer hooks: programs of the container, run in it as its process would be. One that fails
-        ends the container. Raises HookError."""
+        """startContainer hooks: programs of the container, run in it as its process would be. Raises
+        HookError."""
         spec = parse(container.config)
         hooks = spec.hooks["startContainer"]
         cgroup = self._driver.open(container.cgroup)
         described = {**self.store.describe(container), "pid": _inner_pid(container.pid)}
-        try:
-            for hook in hooks:
-                plan = self._inside(container, spec, hook, cgroup)
-                run_inside(hook, described, self._starter(plan))
-        except HookError:
-            pidfd = os.pidfd_open(container.pid)
-            cgroup.kill()
-            import select
-
-            select.select([pidfd], [], [], ENDING_SECONDS)  # so that who asks next is told that it has ended
-            os.close(pidfd)
-            raise
+        for hook in hooks:
+            plan = self._inside(container, spec, hook, cgroup)
+            run_inside("startContainer", hook, described, self._starter(plan))
 
     def _inside(self, container: Container, spec: Spec, hook: Hook, cgroup: cgroups.Cgroup) -> Plan:
         args = list(hook.args or (hook.path,))
-        process = {**container.config["process"], "args": args, "env": list(hook.env), "terminal": False}
+        process = {**container.config["process"], "args": args, "terminal": False}
+        if hook.env is not None:
+            process["env"] = list(hook.env)
         return exec_plan(
             spec,
             parse_process(process),
@@ -216,6 +247,41 @@ class Runtime:
             executable=hook.path,
             compile=self._programs.compiled,
         )
+
+    def _launch_more(
+        self, container: Container, spec: Spec, process: ProcessSpec, join: cgroups.CgroupJoin,
+        options: Options,
+    ) -> Process:  # fmt: skip
+        """An exec's process; with a seccomp listener it waits until that has been handed over."""
+
+        def attend(what: str, pid: int, number: int) -> None:
+            self._hand_over(spec, self.store.describe(container), pid, number)
+
+        waits = _attended(spec)
+        name = f"{self.store.folder(container.id)}/exec-{os.getpid()}.fifo"
+        fifo = _make_fifo(name) if waits else -1
+        try:
+            plan = exec_plan(
+                spec,
+                process,
+                init_pid=container.pid,
+                cgroup=join,
+                init_start_time=container.start_time,
+                preserve_fds=options.preserve_fds,
+                wait_on=_wait(fifo) if waits else None,
+                compile=self._programs.compiled,
+            )
+            stdio = NO_STDIO if process.terminal else STANDARD
+            started = launch(
+                self._kernel, plan, stdio, terminal=process.terminal, attend=attend if waits else None
+            )
+            if waits:
+                _let_go(name)
+            return started
+        finally:
+            if waits:
+                os.close(fifo)
+                os.unlink(name)
 
     def _starter(self, plan: Plan) -> Callable[[tuple[int, int, int]], int]:
         def start(stdio: tuple[int, int, int]) -> int:
@@ -304,7 +370,15 @@ class Runtime:
         container = self.store.load(identity)
         if self.store.status(container) == STOPPED:
             raise StateError(f"Could not update container {identity}: it is not running")
-        self._driver_of(container).open(container.cgroup).update(resources)
+        from runtime.spec_resources import check
+
+        check(resources)
+        cgroup = self._driver_of(container).open(container.cgroup)
+        memory = resources.get("memory") or {}
+        limit, usage = memory.get("limit") or -1, cgroup.stats().memory_usage
+        if memory.get("checkBeforeUpdate") and 0 <= limit < usage:
+            raise StateError(f"Could not limit memory of {identity} to {limit}: it uses {usage} already")
+        cgroup.update(resources)
 
     def _driver_of(self, container: Container) -> cgroups.CgroupDriver:
         """The one that made its cgroup: callers give the flag to `create` alone."""
@@ -327,17 +401,8 @@ class Runtime:
         if not self._driver.exists(container.cgroup):
             raise StateError(f"Could not execute in container {identity}: its cgroup is gone")
         join = self._driver.open(container.cgroup).join(below)
-        plan = exec_plan(
-            parse(container.config),
-            process,
-            init_pid=container.pid,
-            cgroup=join,
-            init_start_time=container.start_time,
-            preserve_fds=options.preserve_fds,
-            compile=self._programs.compiled,
-        )
-        stdio = NO_STDIO if process.terminal else STANDARD
-        started = launch(self._kernel, plan, stdio, terminal=process.terminal)
+        spec = parse(container.config)
+        started = self._launch_more(container, spec, process, join, options)
         _deliver_console(started, options.console_socket)
         if options.pid_file:
             write_pid_file(options.pid_file, started.pid)
@@ -346,6 +411,43 @@ class Runtime:
 
 def _hooks_of(container: Container) -> Mapping[str, tuple[Hook, ...]]:
     return parse_hooks(container.config)
+
+
+def _add_problems(error: HookError, problems: list[str]) -> None:
+    """A failed hook's error says what else went wrong on the way out."""
+    if problems:
+        error.args = ("; ".join([str(error), *problems]),)
+
+
+def _make_fifo(path: str) -> int:
+    """An O_PATH descriptor of a new FIFO."""
+    os.mkfifo(path, 0o622)
+    os.chmod(path, 0o622)  # whatever our umask: mapped roots open it, too
+    return os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+
+def _let_go(path: str) -> None:
+    """Reads from a FIFO that a process waits in."""
+    import select  # only here and for hooks: `run` does without
+
+    fifo = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        # The process's own open ends when ours is there; the byte it writes says that it went on.
+        select.select([fifo], [], [], 10)
+        os.read(fifo, 1)
+    finally:
+        os.close(fifo)
+
+
+def _wait(fifo: int) -> Operation:
+    from runtime.early import WaitForStart
+
+    return WaitForStart(fifo)
+
+
+def _attended(spec: Spec) -> bool:
+    """Whether a seccomp listener may have to be handed over."""
+    return bool(spec.linux.seccomp and spec.linux.seccomp.get("listenerPath"))
 
 
 def _inner_pid(pid: int) -> int:
@@ -373,8 +475,6 @@ def _check(spec: Spec, options: Options) -> None:
         raise SpecError("root", "is missing")
     if spec.process is None:
         raise SpecError("process", "is missing")
-    if spec.hooks.get("createContainer"):
-        raise SpecError("hooks.createContainer", "hooks before the change of root are not supported")
     if options.console_socket and not spec.process.terminal:
         raise SpecError("process.terminal", "is false, but a console socket was given")
 

@@ -74,7 +74,7 @@ def features() -> dict[str, Any]:
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC_VERSION,
-        "hooks": [kind for kind in HOOKS if kind != "createContainer"],
+        "hooks": list(HOOKS),
         "mountOptions": sorted(KNOWN_OPTIONS),
         "linux": {
             "namespaces": sorted(FLAGS),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-CREATED, RUNNING, STOPPED, PAUSED = "created", "running", "stopped", "paused"
+CREATING, CREATED, RUNNING, STOPPED, PAUSED = "creating", "created", "running", "stopped", "paused"
 _LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
 _ID_CHARACTERS = _LETTERS | frozenset("_+.-")
 
@@ -52,6 +52,15 @@ class Store:
     def fifo(self, identity: str) -> str:
         """The FIFO that a created container waits in."""
         return f"{self.folder(identity)}/exec.fifo"
+
+    def creating(self, identity: str, on: bool) -> None:
+        """Marks a container whose process is there while create has not finished: hooks run, which may ask
+        for its state."""
+        mark = f"{self.folder(identity)}/{CREATING}"
+        if on:
+            os.close(os.open(mark, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        else:
+            os.unlink(mark)
 
     def make(self, identity: str) -> None:
         """Reserves the id. Raises StateError if it is taken."""
@@ -108,9 +117,11 @@ class Store:
             return
 
     def status(self, container: Container) -> str:
-        """created, running or stopped, as the processes say."""
+        """creating, created, running or stopped, as the processes say."""
         if not alive(container.pid, container.start_time):
             return STOPPED
+        if os.path.exists(f"{self.folder(container.id)}/{CREATING}"):
+            return CREATING
         return CREATED if os.path.exists(self.fifo(container.id)) else RUNNING
 
     def describe(self, container: Container) -> dict[str, Any]:

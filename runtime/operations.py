@@ -10,18 +10,18 @@ late as it may.
 from __future__ import annotations
 
 from runtime import pause
-from runtime.capabilities import bits
+from runtime.capabilities import CapabilityBits, bits
 from runtime.cgroups.join import CgroupJoin
 from runtime.devices import DEFAULT, BindConsole, LinkDevices, MakeDevices, OpenTerminal
 from runtime.errors import SpecError
 from runtime.kernel import Filter
-from runtime.mounting import MountOptions, parse_options
+from runtime.mount_list import cgroup_binds, cgroup_mounts, early, mapping_text, mounts, without_effect
 from runtime.mounts import (
     BindRoot,
     EmptyRoot,
+    EnterRoot,
     MaskPath,
     Mount,
-    MountCgroup,
     MountOverlay,
     MoveRoot,
     OpenSource,
@@ -50,6 +50,7 @@ from runtime.namespaces import (
 from runtime.plan import Operation, Plan
 from runtime.process import (
     DEFAULT_PATH,
+    CheckLabels,
     CloseDescriptors,
     ConnectStdio,
     EnterCgroup,
@@ -69,10 +70,9 @@ from runtime.process import (
     SetSecurityLabel,
     Start,
 )  # fmt: skip
-from runtime.procfs import MountProc
 from runtime.records import Record
 from runtime.seccomp.programs import compiled
-from runtime.spec import IdMapping, LinuxSpec, MountSpec, Namespace, ProcessSpec, Spec
+from runtime.spec import CREATING, Hook, LinuxSpec, Namespace, ProcessSpec, Spec
 from runtime.userns import (
     AttachRoot,
     BecomeRoot,
@@ -116,7 +116,7 @@ def sandbox_plan(spec: Spec, *, cgroup: CgroupJoin | None) -> Plan:
         [
             *_entering(cgroup, joined, tuple(kind for kind in kinds if kind != "cgroup")),
             SetPropagation("rprivate"),
-            *_settings(spec, new, joined),
+            *_settings(spec, new, joined, {}),
             EmptyRoot(),
             PivotRoot(),
             *_born(cgroup, new, joined),
@@ -155,55 +155,80 @@ def container_plan(
     if process is None:
         raise SpecError("process", "is missing")
     new, joined = _namespaces(spec, join)
-    if "mount" not in new:
-        raise SpecError("linux.namespaces", "a container needs a new mount namespace")
+    shared = any(namespace.type == "mount" for namespace in joined)
+    if "mount" not in new and not shared:
+        raise SpecError("linux.namespaces", "a container needs a mount namespace, new or joined")
     user = "user" in new or any(namespace.type == "user" for namespace in joined)
-    before, after = _security(spec, process, compile)
+    before, after, listening = _security(spec, process, compile, waits=wait_on is not None)
+    waiting = [wait_on] if wait_on else []
+    hooked = any(spec.hooks.get(kind) for kind in CREATING)
+    birth, follow, hooks = _early(hooked) if hooked or wait_on else ([], [], [])
     foreign = user and "cgroup" not in new  # a cgroup namespace of the host's: mounting it is not for us
-    mounts = [*_mounts(spec), *(_cgroup_binds(spec, cgroup) if foreign else [])]
+    born = _born(None if user else cgroup, new, joined)
+    mounted = [
+        *mounts(spec, cgroups=bool(birth) and not foreign),
+        *(cgroup_binds(spec, cgroup) if foreign else []),
+    ]
+    propagation = spec.linux.rootfs_propagation
+    # Unbindable is for the finished root: the bundle's has to be bound first.
+    first = "rprivate" if propagation.endswith("unbindable") else propagation or "rslave"
     return _plan(
         [
             Undumpable(),
             OpenHost(),
+            *_labels(spec, process),
             *_own_cgroup(cgroup, user),
             OwnFolder(),
             *([RaiseLimits(process.rlimits, process.oom_score_adj)] if user else []),
             *([OpenRoot(_root_path(spec, rootfs))] if user else []),
-            *(OpenSource(m) for m in mounts if isinstance(m, Mount) and _early(m.options, user)),
+            *(OpenSource(m) for m in mounted if isinstance(m, Mount) and early(m.options, user)),
             *_joining(joined),
             *_making(spec, new),
-            SetPropagation(spec.linux.rootfs_propagation or "rslave"),
+            *([] if shared else [SetPropagation(first)]),
             OpenNull(),
             AttachRoot() if user else _root(spec, rootfs),
-            *mounts,
+            *([*birth, *born] if birth else []),
+            *mounted,
             *_devices(spec, user),
             OpenTerminal(process.user.uid, process.console_size),
             BindConsole(),
-            *_settings(spec, new, joined),
+            *_settings(spec, new, joined, join),
+            *hooks,
             *(ProtectPath(path) for path in spec.linux.readonly_paths),
             *(MaskPath(path) for path in spec.linux.masked_paths),
             *([ProtectRoot()] if spec.root and spec.root.readonly else []),
-            PivotRoot() if pivot else MoveRoot(),
-            *([SetRootPropagation(spec.linux.rootfs_propagation)] if spec.linux.rootfs_propagation else []),
+            EnterRoot() if shared else PivotRoot() if pivot else MoveRoot(),
+            *([SetRootPropagation(propagation)] if propagation else []),
             EnterWorkingDirectory(process.cwd),
             FindExecutable(process.args[0], _search_path(process)),
-            *_born(None if user else cgroup, new, joined),
-            *([] if foreign else _cgroup_mounts(spec)),
+            *(follow if birth else born),
+            *([] if foreign or birth else cgroup_mounts(spec)),
             NewSession(new_keyring),
+            *_scheduling(spec, process),
             ProbeExecutable(process.args, process.env),
             *_limits(process, preserve_fds, user),
-            # Before the seccomp filter, which may not know what waiting needs.
-            *([wait_on] if wait_on else []),
+            # Before the seccomp filter, which may not know what waiting needs; a filter with a listener comes
+            # first, because its listener is handed over by create.
+            *([] if listening else waiting),
             *before,
             *_credentials(process),
             *after,
+            *(waiting if listening else []),
             Execute(process.args, process.env),
             Start(),
         ],
         cgroup,
         spec,
+        process,
         apart=user or any(namespace.type == "time" for namespace in joined),
     )
+
+
+def _early(hooked: bool) -> tuple[list[Operation], list[Operation], list[Operation]]:
+    """Birth of a child that is there before the root is finished, its way into the root, and hooks."""
+    from runtime.early import BearChild, FollowRoot, RunHooks
+
+    return [BearChild()], [FollowRoot()], [RunHooks()] if hooked else []
 
 
 def exec_plan(
@@ -216,17 +241,21 @@ def exec_plan(
     preserve_fds: int = 0,
     executable: str = "",
     compile: Compile = compiled,
+    wait_on: Operation | None = None,
 ) -> Plan:
     """One more process in a running container. `init_start_time` (clock ticks) guards against a recycled
-    pid. `executable` is run under the name args[0] instead of the program of that name."""
-    before, after = _security(spec, process, compile)
-    listed = {namespace.type for namespace in spec.linux.namespaces}
-    user, time = "user" in listed, "time" in listed
-    kinds = ("mount", "uts", "ipc", "network", "pid", *sorted(listed & {"user", "time"}))
+    pid. `wait_on` as for containers. `executable` is run under the name args[0] instead of the program of
+    that name."""
+    before, after, listening = _security(spec, process, compile, waits=wait_on is not None)
+    waiting = [wait_on] if wait_on else []
+    user, kinds, apart = _kinds_of(spec)
+    affinity = process.scheduling and (process.scheduling.initial_cpus or process.scheduling.final_cpus)
     return _plan(
         [
             Undumpable(),
             OpenHost(),
+            *_labels(spec, process),
+            *(_starting_cpus(process) if affinity else []),
             *_own_cgroup(cgroup, user),
             OwnFolder(),
             *([RaiseLimits(process.rlimits, process.oom_score_adj)] if user else []),
@@ -235,32 +264,104 @@ def exec_plan(
             EnterWorkingDirectory(process.cwd, make=False),
             FindExecutable(executable or process.args[0], _search_path(process)),
             *_born(None if user else cgroup, (), ()),
+            *(_cpus(process) if affinity else []),
             JoinCgroupNamespace(),
             NewSession(),
+            *_scheduling(spec, process),
             ProbeExecutable(process.args, process.env),
             *_limits(process, preserve_fds, user),
+            *([] if listening else waiting),
             *before,
             *_credentials(process),
             *after,
+            *(waiting if listening else []),
             Execute(process.args, process.env),
             Start(),
         ],
         cgroup,
-        apart=user or time,
+        process=process,
+        apart=apart,
     )
 
 
+def hook_plan(spec: Spec, hook: Hook, *, init_pid: int, cgroup: CgroupJoin | None) -> Plan:
+    """A createContainer hook: a program of the host's, in the namespaces of a container whose process has not
+    changed its root yet (config.md, "createContainer Hooks"), with all that we may do."""
+    user, kinds, apart = _kinds_of(spec)
+    every = 2**64 - 1
+    env = hook.env if hook.env is not None else spec.process.env if spec.process else ()
+    return _plan(
+        [
+            Undumpable(),
+            OpenHost(),
+            *_own_cgroup(cgroup, user),
+            OwnFolder(),
+            JoinProcess(init_pid, kinds),
+            FindExecutable(hook.path, ""),
+            *_born(None if user else cgroup, (), ()),
+            JoinCgroupNamespace(),
+            NewSession(),
+            ConnectStdio(),
+            ResetSignals(),
+            CloseDescriptors(3),
+            SetCredentials(0, 0, (), CapabilityBits(every, every, every, 0, 0)),
+            Execute(hook.args or (hook.path,), env),
+            Start(),
+        ],
+        cgroup,
+        apart=apart,
+    )
+
+
+def _kinds_of(spec: Spec) -> tuple[bool, tuple[str, ...], bool]:
+    """Of a running container: whether it has a user namespace, what to join, and whether that takes a process
+    of its own."""
+    listed = {namespace.type for namespace in spec.linux.namespaces}
+    kinds = ("mount", "uts", "ipc", "network", "pid", *sorted(listed & {"user", "time"}))
+    return "user" in listed, kinds, not listed.isdisjoint({"user", "time"})
+
+
+def _scheduling(spec: Spec, process: ProcessSpec) -> list[Operation]:
+    if process.scheduling is None and spec.linux.personality is None and spec.linux.memory_policy is None:
+        return []
+    from runtime.scheduling import operations
+
+    return operations(spec, process)
+
+
+def _starting_cpus(process: ProcessSpec) -> list[Operation]:
+    from runtime.scheduling import ChooseStartingCpus
+
+    initial = process.scheduling.initial_cpus if process.scheduling else ()
+    return [ChooseStartingCpus(initial)] if initial else []
+
+
+def _cpus(process: ProcessSpec) -> list[Operation]:
+    from runtime.scheduling import ChooseCpus
+
+    return [ChooseCpus(process.scheduling.final_cpus if process.scheduling else ())]
+
+
+def _labels(spec: Spec, process: ProcessSpec) -> list[Operation]:
+    selinux = bool(process.selinux_label or spec.linux.mount_label)
+    return [CheckLabels(_confined(process), selinux)] if selinux or _confined(process) else []
+
+
 def _plan(
-    operations: list[Operation], cgroup: CgroupJoin | None, spec: Spec | None = None, *, apart: bool = False
+    operations: list[Operation],
+    cgroup: CgroupJoin | None,
+    spec: Spec | None = None,
+    process: ProcessSpec | None = None,
+    *,
+    apart: bool = False,
 ) -> Plan:
     linux = spec.linux if spec else LinuxSpec()
-    mappings = (_mapping_text(linux.uid_mappings), _mapping_text(linux.gid_mappings))
+    mappings = (mapping_text(linux.uid_mappings), mapping_text(linux.gid_mappings))
     late = cgroup.late if cgroup else ()
-    return Plan(tuple(operations), late, apart, mappings, _offsets_text(linux))
-
-
-def _mapping_text(mappings: tuple[IdMapping, ...]) -> str:
-    return "".join(f"{m.container} {m.host} {m.size}\n" for m in mappings)
+    unknown = process.capabilities.unknown if process and process.capabilities else ()
+    notes = (*without_effect(spec),) if spec else ()
+    notes += tuple(f"Could not give capability {name!r}: there is none of that name" for name in unknown)
+    return Plan(tuple(operations), late, apart, mappings, _offsets_text(linux), notes)
 
 
 def _offsets_text(linux: LinuxSpec) -> str:
@@ -357,71 +458,6 @@ def _root_path(spec: Spec, rootfs: Rootfs | None) -> str:
     return spec.root.path
 
 
-def _mount_options(spec: Spec) -> list[MountOptions]:
-    return [parse_options(mount.options) for mount in spec.mounts]
-
-
-def _mounts(spec: Spec) -> list[Operation]:
-    plain: list[Operation] = []
-    for index, (mount, options) in enumerate(zip(spec.mounts, _mount_options(spec), strict=True)):
-        if options.bind or mount.type == "bind":
-            if not mount.source:
-                raise SpecError(f"mounts[{index}].source", "is missing")
-            mappings = _mount_mappings(spec, mount, options, f"mounts[{index}]")
-            bound = MountOptions(
-                True, options.recursive, options.set, options.clear, options.tree_set, options.tree_clear,
-                options.propagation, options.tree_propagation, options.data,
-                idmap=options.idmap or ("idmap" if mappings[0] else ""),
-            )  # fmt: skip
-            plain.append(Mount(mount.destination, "bind", mount.source, bound, mappings))
-        elif mount.type == "proc":
-            plain.append(MountProc(mount.destination, options))
-        elif mount.type not in ("cgroup", "cgroup2"):
-            if not mount.type:
-                raise SpecError(f"mounts[{index}].type", "is missing")
-            if options.idmap or mount.uid_mappings or mount.gid_mappings:
-                raise SpecError(f"mounts[{index}]", f"idmapped {mount.type} is not supported")
-            plain.append(Mount(mount.destination, mount.type, mount.source, options))
-    return plain
-
-
-def _early(options: MountOptions, user: bool) -> bool:
-    """Whether a mount's source has to be opened before the namespaces are made."""
-    return bool(options.idmap) or (user and options.bind)
-
-
-def _mount_mappings(spec: Spec, mount: MountSpec, options: MountOptions, where: str) -> tuple[str, str]:
-    """The mount's own mappings, or the container's for the option alone."""
-    if bool(mount.uid_mappings) != bool(mount.gid_mappings):
-        raise SpecError(where, "needs both uidMappings and gidMappings, or none")
-    if mount.uid_mappings:
-        return _mapping_text(mount.uid_mappings), _mapping_text(mount.gid_mappings)
-    if not options.idmap:
-        return "", ""
-    if not (spec.linux.uid_mappings and spec.linux.gid_mappings):
-        raise SpecError(f"{where}.options", f"{options.idmap} needs mappings of the mount or the container")
-    return _mapping_text(spec.linux.uid_mappings), _mapping_text(spec.linux.gid_mappings)
-
-
-def _cgroup_mounts(spec: Spec) -> list[Operation]:
-    return [
-        MountCgroup(mount.destination, options)
-        for mount, options in zip(spec.mounts, _mount_options(spec), strict=True)
-        if mount.type in ("cgroup", "cgroup2") and not options.bind
-    ]
-
-
-def _cgroup_binds(spec: Spec, cgroup: CgroupJoin | None) -> list[Operation]:
-    """The container's own cgroup in place of a tree that a user namespace may not mount, as runc does."""
-    if cgroup is None or not cgroup.unified:
-        return []
-    return [
-        Mount(mount.destination, "bind", cgroup.unified, MountOptions(True, set=options.set))
-        for mount, options in zip(spec.mounts, _mount_options(spec), strict=True)
-        if mount.type in ("cgroup", "cgroup2") and not options.bind
-    ]
-
-
 def _devices(spec: Spec, user: bool) -> list[Operation]:
     # A /dev that comes from outside as it is, is not ours to fill.
     if any(m.destination.rstrip("/") == "/dev" and {"bind", "rbind"} & set(m.options) for m in spec.mounts):
@@ -431,16 +467,19 @@ def _devices(spec: Spec, user: bool) -> list[Operation]:
     return [make(tuple(nodes.values())), LinkDevices()]
 
 
-def _settings(spec: Spec, new: tuple[str, ...], joined: tuple[Namespace, ...]) -> list[Operation]:
+def _settings(
+    spec: Spec, new: tuple[str, ...], joined: tuple[Namespace, ...], join: Mapping[str, str]
+) -> list[Operation]:
     own = {*new, *(namespace.type for namespace in joined)}
     for name in spec.linux.sysctl:
         if namespace_of_sysctl(name) not in own:
             raise SpecError("linux.sysctl", f"{name} is not in a separate kernel namespace")
     settings: list[Operation] = [SetSysctl(name, value) for name, value in spec.linux.sysctl.items()]
-    if spec.hostname or spec.domainname:
-        if "uts" not in new:
-            # In a pod the sandbox has named the namespace that its containers join.
-            return settings
+    # In a pod the sandbox has named the namespace that its containers join.
+    if (spec.hostname or spec.domainname) and "uts" not in join:
+        if "uts" not in own:
+            field = "hostname" if spec.hostname else "domainname"
+            raise SpecError(field, "needs a UTS namespace in linux.namespaces")
         settings.insert(0, SetHostname(spec.hostname, spec.domainname))
     return settings
 
@@ -475,11 +514,33 @@ def _credentials(process: ProcessSpec) -> list[Operation]:
     return [SetCredentials(user.uid, user.gid, user.additional_gids, sets, umask)]
 
 
-def _security(spec: Spec, process: ProcessSpec, compile: Compile) -> tuple[list[Operation], list[Operation]]:
-    """Operations before and after the credentials: seccomp without no_new_privs needs CAP_SYS_ADMIN."""
+def _security(
+    spec: Spec, process: ProcessSpec, compile: Compile, *, waits: bool
+) -> tuple[list[Operation], list[Operation], bool]:
+    """Operations before and after the credentials (seccomp without no_new_privs needs CAP_SYS_ADMIN), and
+    whether the filter has a listener."""
     after: list[Operation] = [SetNoNewPrivileges()] if process.no_new_privileges else []
     if spec.linux.seccomp is None:
-        return [], after
-    program, flags = compile(spec.linux.seccomp)
-    load = LoadSeccomp(Filter(program), flags)
-    return ([], [*after, load]) if process.no_new_privileges else ([load], after)
+        return [], after, False
+    profile = spec.linux.seccomp
+    program, flags = compile(profile)
+    load: Operation = LoadSeccomp(Filter(program), flags)
+    listening = False
+    if _may_notify(profile):
+        from runtime.seccomp.filter import listener
+        from runtime.seccomp.listener import LoadListeningSeccomp
+
+        listening = listener(profile) is not None
+        if listening and not waits:
+            raise SpecError("linux.seccomp", "SCMP_ACT_NOTIFY is not possible here: who takes the listener?")
+        load = LoadListeningSeccomp(Filter(program), flags) if listening else load
+    if process.no_new_privileges:
+        return [], [*after, load], listening
+    return [load], after, listening
+
+
+def _may_notify(profile: Mapping[str, Any]) -> bool:
+    """Whether it is worth to import what looks closely."""
+    actions = (profile.get("defaultAction"), *(rule.get("action") for rule in profile.get("syscalls") or ()))
+    asked = profile.get("listenerPath") or profile.get("listenerMetadata")
+    return "SCMP_ACT_NOTIFY" in actions or bool(asked)

@@ -14,6 +14,13 @@ from runtime.records import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import ClassVar, Protocol
+
+    class Attend(Protocol):
+        """Called on the side that started a launch, with the host's paths, while the new process waits: for
+        "hooks", and for a "listener", which is the descriptor `number` of process `pid`."""
+
+        def __call__(self, what: str, pid: int, number: int) -> None: ...
 
 NO_STDIO = (-1, -1, -1)
 
@@ -31,13 +38,16 @@ class Context:
     of each procfs the child will mount. `console`: the master side of a terminal made inside the container,
     handed to the caller, or -1. `ask`: has the caller do what this process may not (see apart.py). `held`:
     our capabilities, where they are not those we started with. `prepared`: mounts opened before the
-    namespaces, by destination.
+    namespaces, by destination. `attend`: has the side that started all this do something while the child
+    waits (`Attend`). `listener_step`: the child's step whose result is a seccomp listener. `early`: the child
+    is there already (see early.py), and `flush` has it do its steps so far before the next operation;
+    `operations` are those of the whole plan.
     """
 
     __slots__ = (
-        "ask", "cgroup_fd", "cgroup_namespace", "console", "executable", "held", "host_proc", "null",
-        "number", "opened", "prepared", "process", "procs", "ready", "root", "stdio", "steps", "task_fds",
-        "terminal", "user_namespace", "warnings",
+        "ask", "attend", "cgroup_fd", "cgroup_namespace", "console", "early", "executable", "flush", "held",
+        "host_proc", "listener_step", "null", "number", "opened", "operations", "prepared", "process",
+        "procs", "ready", "root", "stdio", "steps", "task_fds", "terminal", "user_namespace", "warnings",
     )  # fmt: skip
 
     def __init__(self, stdio: tuple[int, int, int], terminal: bool) -> None:
@@ -52,11 +62,16 @@ class Context:
         self.console = -1
         self.ready: tuple[int, int] | None = None
         self.procs: list[tuple[str, int]] = []
-        self.executable: str = ""
+        self.executable = ""
         self.number = 0
         self.steps: list[tuple[Step, int]] = []
         self.warnings: list[str] = []
         self.ask: Callable[[str], None] | None = None
+        self.attend: Attend | None = None
+        self.listener_step = -1
+        self.early = False
+        self.flush = False
+        self.operations: tuple[Operation, ...] = ()
         self.held: tuple[int, int] | None = None
         self.prepared: dict[str, int] = {}
         self.user_namespace = False
@@ -72,6 +87,24 @@ class Context:
         """A descriptor number that nobody else will get, for the child to put something into."""
         return self.keep(kernel.duplicate(self.host_proc))
 
+    def ready_pipe(self, kernel: Kernel) -> int:
+        """The end of the child's pipe to us that it writes to; made when first asked for."""
+        if self.ready is None:
+            reader, writer = kernel.pipe()
+            self.ready = (self.keep(reader), self.keep(writer))
+        return self.ready[1]
+
+    def listen(self, pid: int, result_of: Callable[[int], int]) -> None:
+        """The child is about to have a seccomp listener."""
+        number = result_of(self.listener_step)
+        if number > 0 and self.attend is not None:
+            self.attend("listener", pid, number)
+
+    def fail(self, index: int) -> None:
+        """The child's step `index` has failed: its operation is the one to name."""
+        if index >= 0:
+            self.number = self.steps[index][1]
+
     def child(self, *steps: Step) -> None:
         """Adds system calls of the child, in the name of the operation that is running."""
         self.steps.extend((step, self.number) for step in steps)
@@ -83,7 +116,9 @@ class Context:
 
 
 class Operation(Record):
-    """Base of all operations."""
+    """Base of all operations. `together`: a child that is there already must have done all steps before."""
+
+    together: ClassVar[bool] = False
 
     def describe(self) -> str:
         """A verb and its object, as it follows "Could not …"."""
@@ -97,13 +132,15 @@ class Operation(Record):
 class Plan(Record):
     """Operations in order; `late` are (path, value) writes on the host right after the spawn (cpu limits).
     `apart`: it needs a process of its own, for which the texts of uid_map and gid_map (`mappings`) and
-    timens_offsets are written from outside."""
+    timens_offsets are written from outside. `notes`: what the configuration asks for and this host does not
+    know, for whoever reads warnings."""
 
     operations: tuple[Operation, ...]
     late: tuple[tuple[str, str], ...] = ()
     apart: bool = False
     mappings: tuple[str, str] = ("", "")
     time_offsets: str = ""
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> list[str]:
         """One line for each operation."""

@@ -13,7 +13,7 @@ from errno import ENOSYS
 
 from runtime.capabilities import CapabilityBits, bounding_steps, set_steps
 from runtime.errors import errno_name
-from runtime.kernel import AT_FDCWD, Filter, Kernel, SpawnError, Step
+from runtime.kernel import AT_FDCWD, Filter, Kernel, Meeting, SpawnError, Step
 from runtime.mounting import NO_MAGICLINKS, make_inside, open_inside
 from runtime.plan import NO_STDIO, Context, Operation, Refused
 from runtime.procfs import below
@@ -180,6 +180,30 @@ class SetNoNewPrivileges(Operation):
         context.child(Step("prctl", (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)))
 
 
+class CheckLabels(Operation):
+    """Refuses labels of a security module that this kernel does not run, before anything is made: their files
+    would be missing, or take the text and do nothing with it."""
+
+    apparmor: bool
+    selinux: bool
+
+    def describe(self) -> str:
+        modules = [n for n, wanted in (("AppArmor", self.apparmor), ("SELinux", self.selinux)) if wanted]
+        return f"use {' and '.join(modules)} labels"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        if self.apparmor:
+            self._find(kernel, "AppArmor", "self/attr/apparmor/exec", context.host_proc)
+        if self.selinux:
+            self._find(kernel, "SELinux", "/sys/fs/selinux/status", None)
+
+    def _find(self, kernel: Kernel, module: str, path: str, folder: int | None) -> None:
+        try:
+            kernel.close(kernel.open(path, os.O_PATH, dir_fd=folder))
+        except FileNotFoundError:
+            raise Refused(f"{module} is not enabled on this host") from None
+
+
 class SetSecurityLabel(Operation):
     """AppArmor profile or SELinux label from the next execve on, written to a real procfs."""
 
@@ -305,47 +329,33 @@ class ExecuteImage(Operation):
         context.child(Step("execveat", (fd, "", (self.name,), (), 0x1000)))
 
 
-class WaitForStart(Operation):
-    """The child says that it is ready, then opens the FIFO `fd` (O_PATH) and so waits for its reader: OCI's
-    create and start. The FIFO is reached through the host's /proc, because the container's root is in place
-    by now."""
-
-    fd: int
-
-    def describe(self) -> str:
-        return "wait for the start"
-
-    def run(self, kernel: Kernel, context: Context) -> None:
-        reader, writer = kernel.pipe()
-        context.ready = (context.keep(reader), context.keep(writer))
-        path = f"self/fd/{self.fd}"
-        context.child(
-            Step("write", (writer, b"1", 1)),
-            Step("close", (writer,)),
-            Step("openat", (context.host_proc, path, os.O_WRONLY | os.O_CLOEXEC, 0), pass_result=True),
-            Step("write", (0, b"1", 1)),
-        )
-
-
 class Start(Operation):
-    """Makes the child, which works off its steps."""
+    """Makes the child, which works off its steps. One that was born early is given them by its maker."""
 
     def describe(self) -> str:
         return "start the process"
 
     def run(self, kernel: Kernel, context: Context) -> None:
-        steps = [step for step, _ in context.steps]
+        if context.early:
+            return
+        meeting = None
         if context.ready is not None:
             context.opened.remove(context.ready[1])
-        try:
-            spawned = kernel.spawn(
-                steps, cgroup_fd=context.cgroup_fd, ready=context.ready, sibling=context.ask is not None
-            )
-        except SpawnError as error:
-            if error.index >= 0:
-                context.number = context.steps[error.index][1]
-            raise
-        context.process = (spawned.pid, spawned.pidfd)
-        for (step, number), result in zip(context.steps, spawned.results, strict=False):
-            if step.tolerate and result < 0 and result != -ENOSYS:
-                context.warnings.append(f"{number}:{errno_name(-result)}")
+            meeting = Meeting(context.ready, context.listen)
+        start(kernel, context, meeting)
+
+
+def start(kernel: Kernel, context: Context, meeting: Meeting | None) -> None:
+    """Spawns, and notes in the context what comes of it."""
+    steps = [step for step, _ in context.steps]
+    try:
+        spawned = kernel.spawn(
+            steps, cgroup_fd=context.cgroup_fd, meeting=meeting, sibling=context.ask is not None
+        )
+    except SpawnError as error:
+        context.fail(error.index)
+        raise
+    context.process = (spawned.pid, spawned.pidfd)
+    for (step, number), result in zip(context.steps, spawned.results, strict=False):
+        if step.tolerate and result < 0 and result != -ENOSYS:
+            context.warnings.append(f"{number}:{errno_name(-result)}")

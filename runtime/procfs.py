@@ -78,9 +78,18 @@ class MountProc(Operation):
             Step("fsconfig", (config, FSCONFIG_CMD_CREATE, 0, 0, 0)),
             Step("fsmount", (config, 1, self.options.set), pass_result=True),
             Step("dup3", (0, tree, os.O_CLOEXEC)),
-            *([Step("umount2", (self.destination, DETACH))] if context.user_namespace else []),
+            *(self._uncover(context) if context.user_namespace else ()),
             Step("move_mount", (tree, "", target, "", F_EMPTY_PATH | T_EMPTY_PATH)),
         )
+        context.flush = True
+
+    def _uncover(self, context: Context) -> tuple[Step, ...]:
+        """What keep_visible put there is in the way. A child that is there before the change of root has the
+        container's root elsewhere."""
+        if not context.early:
+            return (Step("umount2", (self.destination, DETACH)),)
+        inside = posixpath.normpath(self.destination).lstrip("/")
+        return (Step("fchdir", (context.root,)), Step("umount2", (inside, DETACH)))
 
 
 def keep_visible(kernel: Kernel, target: int) -> None:

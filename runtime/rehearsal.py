@@ -194,7 +194,9 @@ def write_files(directory: str, folder: str) -> None:
         os.unlink(f"{folder}/{CONTAINER}/state.json")
 
 
-def stand_in(kernel: Any, plan: Plan, stdio: tuple[int, int, int], *, terminal: bool = False) -> Process:
+def stand_in(
+    kernel: Any, plan: Plan, stdio: tuple[int, int, int], *, terminal: bool = False, attend: Any = None
+) -> Process:
     """As runtime.launch.launch, but the program is a fork: it says something, and waits if it should."""
     brief = any(isinstance(step, Execute) and step.args == (EXIT,) for step in plan.operations)
     pid = os.fork()

@@ -12,11 +12,13 @@ from _collections_abc import Mapping  # `collections.abc` imports all of `collec
 from runtime.capabilities import NUMBERS
 from runtime.errors import SpecError
 from runtime.records import Record
+from runtime.spec_reader import Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
+
+    from runtime.spec_extras import MemoryPolicy, Scheduling
 
 NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
 RLIMITS = (
@@ -24,7 +26,8 @@ RLIMITS = (
     "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
 )  # fmt: skip
 CAPABILITY_SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
-HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+CREATING = ("prestart", "createRuntime", "createContainer")
+HOOKS = (*CREATING, "startContainer", "poststart", "poststop")
 
 
 class UserSpec(Record):
@@ -46,13 +49,15 @@ class Rlimit(Record):
 
 
 class Capabilities(Record):
-    """The five sets, names with CAP_."""
+    """The five sets, names with CAP_. `unknown`: names this runtime does not know, which are left out and
+    reported (config.md: "MUST be logged as a warning")."""
 
     bounding: tuple[str, ...] = ()
     effective: tuple[str, ...] = ()
     permitted: tuple[str, ...] = ()
     inheritable: tuple[str, ...] = ()
     ambient: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 class ProcessSpec(Record):
@@ -70,6 +75,7 @@ class ProcessSpec(Record):
     oom_score_adj: int | None = None
     apparmor_profile: str = ""
     selinux_label: str = ""
+    scheduling: Scheduling | None = None
 
 
 class RootSpec(Record):
@@ -118,11 +124,11 @@ class Device(Record):
 
 
 class Hook(Record):
-    """A program run on the host or in the container; `timeout` seconds or None."""
+    """A program run on the host or in the container; `timeout` seconds or None; `env` None: as its caller."""
 
     path: str
     args: tuple[str, ...]
-    env: tuple[str, ...]
+    env: tuple[str, ...] | None
     timeout: int | None
 
 
@@ -142,6 +148,8 @@ class LinuxSpec(Record):
     uid_mappings: tuple[IdMapping, ...] = ()
     gid_mappings: tuple[IdMapping, ...] = ()
     time_offsets: tuple[tuple[str, int, int], ...] = ()
+    personality: int | None = None
+    memory_policy: MemoryPolicy | None = None
 
 
 class Spec(Record):
@@ -158,75 +166,15 @@ class Spec(Record):
     annotations: Mapping[str, str]
 
 
-class _Reader:
-    """One JSON object and its path, with typed reads."""
-
-    def __init__(self, value: object, path: str) -> None:
-        if not isinstance(value, Mapping):
-            raise SpecError(path or "config.json", "must be an object")
-        self.value: Mapping[str, Any] = value
-        self.path = path
-
-    def at(self, key: str) -> str:
-        return f"{self.path}.{key}" if self.path else key
-
-    def text(self, key: str, default: str = "") -> str:
-        return str(self._typed(key, str, "a string", default))
-
-    def flag(self, key: str) -> bool:
-        return bool(self._typed(key, bool, "true or false", False))
-
-    def number(self, key: str, default: int = 0, *, low: int = 0, high: int = 2**64 - 1) -> int:
-        value = self._typed(key, int, "a whole number", default)
-        if isinstance(value, bool) or not low <= value <= high:
-            raise SpecError(self.at(key), f"must be a whole number from {low} to {high}")
-        return int(value)
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self._typed(key, list | tuple, "a list of strings", ())
-        for index, entry in enumerate(value):
-            if not isinstance(entry, str) or "\0" in entry:
-                raise SpecError(f"{self.at(key)}[{index}]", "must be a string without NUL")
-        return tuple(value)
-
-    def object(self, key: str) -> _Reader | None:
-        value = self.value.get(key)
-        return None if value is None else _Reader(value, self.at(key))
-
-    def objects(self, key: str) -> list[_Reader]:
-        value = self._typed(key, list | tuple, "a list of objects", ())
-        return [_Reader(entry, f"{self.at(key)}[{index}]") for index, entry in enumerate(value)]
-
-    def mapping(self, key: str) -> Mapping[str, Any]:
-        return dict(self._typed(key, Mapping, "an object", {}))
-
-    def string_mapping(self, key: str) -> Mapping[str, str]:
-        value = self.mapping(key)
-        for name, entry in value.items():
-            if not isinstance(entry, str):
-                raise SpecError(f"{self.at(key)}[{name}]", "must be a string")
-        return value
-
-    def one_of(self, key: str, value: str, allowed: Sequence[str]) -> str:
-        if value not in allowed:
-            raise SpecError(self.at(key), f"{value!r} is not one of {', '.join(allowed)}")
-        return value
-
-    def _typed(self, key: str, kind: Any, wanted: str, default: Any) -> Any:
-        value = self.value.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, kind) or (isinstance(value, str) and "\0" in value):
-            raise SpecError(self.at(key), f"must be {wanted}")
-        return value
-
-
 def parse(config: Mapping[str, Any]) -> Spec:
     """config.json as parsed by json → Spec. Raises SpecError."""
-    reader = _Reader(config, "")
+    reader = Reader(config, "")
     root = reader.object("root")
     process = reader.object("process")
     linux = reader.object("linux")
+    annotations = reader.string_mapping("annotations")
+    if "" in annotations:
+        raise SpecError("annotations", "a key must not be empty")
     return Spec(
         version=_version(reader),
         root=_root(root) if root else None,
@@ -236,36 +184,36 @@ def parse(config: Mapping[str, Any]) -> Spec:
         domainname=reader.text("domainname"),
         linux=_linux(linux) if linux else LinuxSpec(),
         hooks=parse_hooks(config),
-        annotations=reader.string_mapping("annotations"),
+        annotations=annotations,
     )
 
 
 def parse_hooks(config: Mapping[str, Any]) -> Mapping[str, tuple[Hook, ...]]:
     """The hooks alone, by kind. Raises SpecError."""
-    hooks = _Reader(config, "").object("hooks")
+    hooks = Reader(config, "").object("hooks")
     return {name: tuple(_hook(h) for h in hooks.objects(name)) for name in HOOKS} if hooks else {}
 
 
 def parse_process(config: Mapping[str, Any]) -> ProcessSpec:
     """A process object alone, as `exec --process` takes it."""
-    return _process(_Reader(config, "process"))
+    return _process(Reader(config, "process"))
 
 
-def _version(reader: _Reader) -> str:
+def _version(reader: Reader) -> str:
     version = reader.text("ociVersion")
     if version.split(".")[0] != "1":
         raise SpecError("ociVersion", f"{version!r} is not a 1.x version")
     return version
 
 
-def _root(reader: _Reader) -> RootSpec:
+def _root(reader: Reader) -> RootSpec:
     path = reader.text("path")
     if not path:
         raise SpecError(reader.at("path"), "is missing")
     return RootSpec(path, reader.flag("readonly"))
 
 
-def _process(reader: _Reader) -> ProcessSpec:
+def _process(reader: Reader) -> ProcessSpec:
     args, cwd = reader.texts("args"), reader.text("cwd")
     if not args:
         raise SpecError(reader.at("args"), "is missing or empty")
@@ -288,10 +236,20 @@ def _process(reader: _Reader) -> ProcessSpec:
         oom_score_adj=None if reader.value.get("oomScoreAdj") is None else adjustment,
         apparmor_profile=reader.text("apparmorProfile"),
         selinux_label=reader.text("selinuxLabel"),
+        scheduling=_scheduling(reader),
     )
 
 
-def _user(reader: _Reader) -> UserSpec:
+def _scheduling(reader: Reader) -> Scheduling | None:
+    """What few configurations have is read by a module that few processes load."""
+    if {"scheduler", "ioPriority", "execCPUAffinity"}.isdisjoint(reader.value):
+        return None
+    from runtime.spec_extras import scheduling
+
+    return scheduling(reader)
+
+
+def _user(reader: Reader) -> UserSpec:
     gids = reader.value.get("additionalGids") or ()
     if not all(isinstance(gid, int) and 0 <= gid < 2**32 for gid in gids):
         raise SpecError(reader.at("additionalGids"), "must be a list of group ids")
@@ -300,15 +258,16 @@ def _user(reader: _Reader) -> UserSpec:
     return UserSpec(reader.number("uid", high=high), reader.number("gid", high=high), umask, tuple(gids))
 
 
-def _capabilities(reader: _Reader) -> Capabilities:
-    for name in CAPABILITY_SETS:
-        for index, capability in enumerate(reader.texts(name)):
-            if capability not in NUMBERS:
-                raise SpecError(f"{reader.at(name)}[{index}]", f"{capability!r} is no capability")
-    return Capabilities(*(reader.texts(name) for name in CAPABILITY_SETS))
+def _capabilities(reader: Reader) -> Capabilities:
+    sets = [reader.texts(name) for name in CAPABILITY_SETS]
+    unknown = {capability for names in sets for capability in names if capability not in NUMBERS}
+    if unknown:
+        sets = [tuple(capability for capability in names if capability in NUMBERS) for names in sets]
+    bounding, effective, permitted, inheritable, ambient = sets
+    return Capabilities(bounding, effective, permitted, inheritable, ambient, tuple(sorted(unknown)))
 
 
-def _rlimits(reader: _Reader) -> tuple[Rlimit, ...]:
+def _rlimits(reader: Reader) -> tuple[Rlimit, ...]:
     found: dict[str, Rlimit] = {}
     for limit in reader.objects("rlimits"):
         name = limit.text("type").removeprefix("RLIMIT_")
@@ -323,7 +282,7 @@ def _rlimits(reader: _Reader) -> tuple[Rlimit, ...]:
     return tuple(found.values())
 
 
-def _mount(reader: _Reader) -> MountSpec:
+def _mount(reader: Reader) -> MountSpec:
     destination = reader.text("destination")
     if not destination:
         raise SpecError(reader.at("destination"), "is missing")
@@ -334,7 +293,7 @@ def _mount(reader: _Reader) -> MountSpec:
                      _mappings(reader, "uidMappings"), _mappings(reader, "gidMappings"))  # fmt: skip
 
 
-def _linux(reader: _Reader) -> LinuxSpec:
+def _linux(reader: Reader) -> LinuxSpec:
     seccomp = reader.object("seccomp")
     propagation = reader.text("rootfsPropagation")
     if propagation:
@@ -349,16 +308,25 @@ def _linux(reader: _Reader) -> LinuxSpec:
         rootfs_propagation=propagation,
         seccomp=seccomp.value if seccomp else None,
         sysctl=reader.string_mapping("sysctl"),
-        masked_paths=reader.texts("maskedPaths"),
-        readonly_paths=reader.texts("readonlyPaths"),
+        masked_paths=reader.paths("maskedPaths"),
+        readonly_paths=reader.paths("readonlyPaths"),
         mount_label=reader.text("mountLabel"),
         uid_mappings=_mappings(reader, "uidMappings"),
         gid_mappings=_mappings(reader, "gidMappings"),
         time_offsets=_time_offsets(reader),
+        **_extras(reader),
     )
 
 
-def _mappings(reader: _Reader, key: str) -> tuple[IdMapping, ...]:
+def _extras(reader: Reader) -> dict[str, Any]:
+    if {"personality", "memoryPolicy", "intelRdt", "netDevices"}.isdisjoint(reader.value):
+        return {}
+    from runtime.spec_extras import linux_extras
+
+    return linux_extras(reader)
+
+
+def _mappings(reader: Reader, key: str) -> tuple[IdMapping, ...]:
     high = 2**32 - 1
     return tuple(
         IdMapping(entry.number("containerID", high=high), entry.number("hostID", high=high),
@@ -367,7 +335,7 @@ def _mappings(reader: _Reader, key: str) -> tuple[IdMapping, ...]:
     )  # fmt: skip
 
 
-def _time_offsets(reader: _Reader) -> tuple[tuple[str, int, int], ...]:
+def _time_offsets(reader: Reader) -> tuple[tuple[str, int, int], ...]:
     offsets = reader.object("timeOffsets")
     found = []
     for clock in offsets.value if offsets else ():
@@ -378,7 +346,7 @@ def _time_offsets(reader: _Reader) -> tuple[tuple[str, int, int], ...]:
     return tuple(found)
 
 
-def _namespaces(reader: _Reader) -> tuple[Namespace, ...]:
+def _namespaces(reader: Reader) -> tuple[Namespace, ...]:
     found: dict[str, Namespace] = {}
     for entry in reader.objects("namespaces"):
         kind, path = entry.one_of("type", entry.text("type"), NAMESPACES), entry.text("path")
@@ -390,7 +358,7 @@ def _namespaces(reader: _Reader) -> tuple[Namespace, ...]:
     return tuple(found.values())
 
 
-def _device(reader: _Reader) -> Device:
+def _device(reader: Reader) -> Device:
     path = reader.text("path")
     if not path.startswith("/"):
         raise SpecError(reader.at("path"), f"{path!r} is not an absolute path")
@@ -405,9 +373,10 @@ def _device(reader: _Reader) -> Device:
     )
 
 
-def _hook(reader: _Reader) -> Hook:
+def _hook(reader: Reader) -> Hook:
     path = reader.text("path")
     if not path.startswith("/"):
         raise SpecError(reader.at("path"), f"{path!r} is not an absolute path")
     timeout = None if reader.value.get("timeout") is None else reader.number("timeout", low=1)
-    return Hook(path, reader.texts("args"), reader.texts("env"), timeout)
+    env = None if reader.value.get("env") is None else reader.texts("env")
+    return Hook(path, reader.texts("args"), env, timeout)

@@ -9,9 +9,11 @@ Pointers are addresses in that memory, which is mapped when its size is known; u
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
+from runtime import clibrary
 from runtime.kernel import Filter, Step
 from runtime.machine import ENTRY_WORDS, PASS_RESULT, TOLERATE
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 HEAD_WORDS = 8
+REGION = 4 << 20  # arguments and environment may be 2 MiB, as execve has it
 _MASK = 0xFFFFFFFFFFFFFFFF
 _ZEROES = tuple([0] * count for count in range(7))
 
@@ -71,14 +74,24 @@ class Table:
         self._data += bytes(-len(self._data) % 8)
         return place
 
+    @property
+    def room(self) -> int:
+        """Bytes behind the entries."""
+        return len(self._data)
+
     def image(self, address: int) -> bytes:
         """The content for memory at `address`."""
-        words, base = self._words, address + len(self._words) * 8
+        words, data = self.parts(address + len(self._words) * 8)
+        return words + data
+
+    def parts(self, base: int) -> tuple[bytes, bytes]:
+        """Head and entries, and what they point to, which will be at `base`."""
+        words = self._words
         for index, place in self._in_words:
             words[index] = base + place
         for index, place in self._in_data:
             struct.pack_into("=Q", self._data, index, base + place)
-        return struct.pack(f"={len(words)}Q", *words) + self._data
+        return struct.pack(f"={len(words)}Q", *words), bytes(self._data)
 
     def results(self, image: bytes, address: int) -> tuple[tuple[int, ...], int]:
         """From the memory afterwards: what each step returned, and the number of the one that failed or
@@ -86,3 +99,52 @@ class Table:
         words = struct.unpack_from(f"={HEAD_WORDS + self._count * ENTRY_WORDS}q", image)
         failed = (words[0] - address - HEAD_WORDS * 8) // (ENTRY_WORDS * 8) if words[0] else -1
         return words[HEAD_WORDS + 8 :: ENTRY_WORDS], failed
+
+
+class Talk:
+    """A table that grows while its child waits, in a region of memory that stays shared with it: new entries
+    are written behind those it has done, what they point to at the region's other end."""
+
+    def __init__(self, address: int, steps: Sequence[Step], numbers: Mapping[str, int]) -> None:
+        self.steps: list[Step] = []
+        self._address = address
+        self._numbers = numbers
+        self._end = address + REGION
+        self._closed = 0
+        self.add(steps)
+
+    def _entry(self, index: int) -> int:
+        return self._address + (HEAD_WORDS + index * ENTRY_WORDS) * 8
+
+    def add(self, steps: Sequence[Step]) -> None:
+        """Steps to follow those that are there. Raises OSError when the region is full."""
+        table = Table(steps, self._numbers)
+        place, end = self._entry(len(self.steps)), self._end - table.room
+        if self._entry(len(self.steps) + len(steps)) > end:
+            raise OSError(errno.E2BIG, "arguments, environment and mounts are too much for one container")
+        words, data = table.parts(end)
+        clibrary.write(end, data)
+        clibrary.write(place, words[HEAD_WORDS * 8 :])
+        self._end = end
+        self.steps += steps
+
+    def result(self, index: int) -> int:
+        """Of one step; 0 before it was made."""
+        return clibrary.word(self._entry(index) + 64)
+
+    def failed(self) -> bool:
+        """Whether a step has ended the child."""
+        return clibrary.word(self._address) != 0
+
+    def results(self) -> tuple[tuple[int, ...], int]:
+        """What each step returned, and the number of the one that failed or -1."""
+        failed = clibrary.word(self._address)
+        index = (failed - self._entry(0)) // (ENTRY_WORDS * 8) if failed else -1
+        return tuple(self.result(number) for number in range(len(self.steps))), index
+
+    def close_leftovers(self) -> None:
+        """Descriptors that the child has copied to a number of ours, while it shared our table."""
+        for index in range(self._closed, len(self.steps) - 1):
+            if self.steps[index].pass_result and self.steps[index + 1].call == "dup3":
+                os.close(self.result(index))
+        self._closed = len(self.steps)

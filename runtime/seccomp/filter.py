@@ -37,16 +37,35 @@ MAX_INSTRUCTIONS = 4096
 ACTIONS = {
     "SCMP_ACT_KILL": 0, "SCMP_ACT_KILL_THREAD": 0, "SCMP_ACT_KILL_PROCESS": KILL_PROCESS,
     "SCMP_ACT_TRAP": 0x00030000, "SCMP_ACT_ERRNO": 0x00050000, "SCMP_ACT_TRACE": 0x7FF00000,
-    "SCMP_ACT_LOG": 0x7FFC0000, "SCMP_ACT_ALLOW": ALLOW,
+    "SCMP_ACT_NOTIFY": 0x7FC00000, "SCMP_ACT_LOG": 0x7FFC0000, "SCMP_ACT_ALLOW": ALLOW,
 }  # fmt: skip
 WITH_DATA = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
+NOTIFY = "SCMP_ACT_NOTIFY"
+KILLABLE = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
 FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": 0, "SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+    KILLABLE: 0x20,
 }  # fmt: skip
 OPERATORS = ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ")
 
+KNOWN_ARCHITECTURES = frozenset(
+    "SCMP_ARCH_" + name
+    for name in (
+        "X86", "X86_64", "X32", "ARM", "AARCH64", "MIPS", "MIPS64", "MIPS64N32", "MIPSEL", "MIPSEL64",
+        "MIPSEL64N32", "PPC", "PPC64", "PPC64LE", "S390", "S390X", "PARISC", "PARISC64", "RISCV64",
+        "LOONGARCH64", "M68K", "SH", "SHEB",
+    )
+)  # fmt: skip
+
 # Jump targets that are not known yet.
 PASS, FAIL = -1, -2
+
+
+class Listener(Record):
+    """Where the listener of a profile with SCMP_ACT_NOTIFY goes: an agent's socket, and words for it."""
+
+    path: str
+    metadata: str = ""
 
 
 class Condition(Record):
@@ -86,12 +105,33 @@ def compiled(profile: Mapping[str, Any], machine: str = "") -> tuple[bytes, int]
     return _cache[key]
 
 
+def listener(profile: Mapping[str, Any]) -> Listener | None:
+    """Where to send the listener; None for a profile that notifies nobody. Raises SeccompError."""
+    path, metadata = profile.get("listenerPath") or "", profile.get("listenerMetadata") or ""
+    if not isinstance(path, str) or not isinstance(metadata, str):
+        raise SeccompError("Could not use seccomp listenerPath and listenerMetadata: they must be strings")
+    if metadata and not path:
+        raise SeccompError("Could not use seccomp listenerMetadata: listenerPath is missing")
+    if not _notifies(profile):
+        return None
+    if not path.startswith("/"):
+        raise SeccompError(f"Could not use {NOTIFY}: listenerPath must be an absolute path, not {path!r}")
+    return Listener(path, metadata)
+
+
+def _notifies(profile: Mapping[str, Any]) -> bool:
+    rules = profile.get("syscalls") or ()
+    return NOTIFY in (profile.get("defaultAction"), *(rule.get("action") for rule in rules))
+
+
 def _flags(profile: Mapping[str, Any]) -> int:
     total = 0
     for flag in profile.get("flags") or ():
         if flag not in FLAGS:
             raise SeccompError(f"Could not use seccomp flag {flag}: it is not one of {', '.join(FLAGS)}")
         total |= FLAGS[flag]
+    if total & FLAGS[KILLABLE] and not _notifies(profile):
+        raise SeccompError(f"Could not use seccomp flag {KILLABLE}: no rule has {NOTIFY}")
     return total
 
 
@@ -107,6 +147,9 @@ def assemble(instructions: Sequence[Instruction]) -> bytes:
 def program(profile: Mapping[str, Any], machine: str) -> list[Instruction]:
     """The program: architecture first, then the tree over the numbers."""
     wanted = profile.get("architectures") or [ARCHITECTURES[machine]]
+    for name in wanted:
+        if name not in KNOWN_ARCHITECTURES:
+            raise SeccompError(f"Could not use seccomp architecture {name!r}: there is none of that name")
     default = _action(profile.get("defaultAction", ""), profile.get("defaultErrnoRet"))
     verdicts = _verdicts(profile, machine)
     tree = _tree(_ranges(verdicts, default), default)
@@ -127,6 +170,8 @@ def _action(name: str, data: object) -> int:
     if name not in ACTIONS:
         raise SeccompError(f"Could not use seccomp action {name!r}: it is not one of {', '.join(ACTIONS)}")
     extra = 1 if data is None else data
+    if data is not None and name not in WITH_DATA:
+        raise SeccompError(f"Could not use seccomp errnoRet: {name} takes none")
     if not isinstance(extra, int) or not 0 <= extra <= 0xFFFF:
         raise SeccompError(f"Could not use seccomp errno {data!r}: it must be a number from 0 to 65535")
     return ACTIONS[name] | (extra if name in WITH_DATA else 0)
@@ -139,7 +184,9 @@ def _verdicts(profile: Mapping[str, Any], machine: str) -> dict[int, Verdict]:
     for rule in profile.get("syscalls") or ():
         action = _action(rule.get("action", ""), rule.get("errnoRet"))
         alternatives = _alternatives(rule.get("args") or ())
-        for name in rule.get("names") or ():
+        if not rule.get("names"):
+            raise SeccompError("Could not use a seccomp rule: it names no system call")
+        for name in rule["names"]:
             if name not in known:
                 continue
             number = known[name]
@@ -158,10 +205,11 @@ def _alternatives(args: Sequence[Mapping[str, Any]]) -> list[tuple[Condition, ..
 
 def _condition(argument: Mapping[str, Any]) -> Condition:
     operator = str(argument.get("op", "")).removeprefix("SCMP_CMP_")
-    index, value = argument.get("index", 0), argument.get("value", 0)
-    if operator not in OPERATORS or not isinstance(index, int) or not 0 <= index <= 5:
+    numbers = [argument.get(key) or 0 for key in ("index", "value", "valueTwo")]
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**64 for n in numbers)
+    if operator not in OPERATORS or not whole or numbers[0] > 5:
         raise SeccompError(f"Could not use seccomp condition {dict(argument)}")
-    return Condition(index, operator, value & (2**64 - 1), argument.get("valueTwo", 0) & (2**64 - 1))
+    return Condition(numbers[0], operator, numbers[1], numbers[2])
 
 
 def _simplified(verdict: Verdict) -> Verdict:

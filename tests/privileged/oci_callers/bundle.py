@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ class Bundle:
         self.folder = folder / "bundle"
         self.state = folder / "state"
         self.root = self.folder / "rootfs"
-        self._binary = binary
+        self.binary = binary
         self.folder.mkdir()
         subprocess.run(["cp", "-a", str(root), str(self.root)], check=True)
         assert self("spec", "--bundle", str(self.folder)).returncode == 0
@@ -54,7 +55,7 @@ class Bundle:
         given: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60, **options}
         if "input" not in given:
             given.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.run([self._binary, "--root", str(self.state), *args], **given)
+        return subprocess.run([self.binary, "--root", str(self.state), *args], **given)
 
     def run(self, script: str, *flags: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """`run` of a shell script, until its end."""
@@ -63,7 +64,7 @@ class Bundle:
 
     @property
     def identity(self) -> str:
-        return "kubelet-py-test"
+        return f"kubelet-py-test-{os.getpid()}"
 
     def create(self) -> subprocess.CompletedProcess[str]:
         with open(self.folder / "output", "w") as output:

@@ -18,7 +18,10 @@ from bundle import Bundle
 
 from runtime.oci_launcher import write
 
-APPLETS = ("sh", "ls", "cat", "id", "echo", "sleep", "true", "tty", "pwd", "touch", "stat", "mount", "grep")
+APPLETS = (
+    "sh", "ls", "cat", "id", "echo", "sleep", "true", "tty", "pwd", "touch", "stat", "mount", "grep", "mkdir",
+    "umount", "hostname", "wc",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -104,27 +104,13 @@ def test_a_start_container_hook_runs_in_the_container(bundle: Bundle) -> None:
     assert second.split()[0] == "b"
 
 
-def test_a_start_container_hook_that_fails_ends_the_container(bundle: Bundle) -> None:
-    bundle.change(lambda config: config.update(hooks={"startContainer": [hook("echo why >&2; exit 3")]}))
-    bundle.args("sleep", "1000")
-    bundle.create()
-    done = bundle("start", bundle.identity)
-    assert done.returncode == 1 and "exit code 3: why" in done.stderr
-    assert json.loads(bundle("state", bundle.identity).stdout)["status"] == "stopped"
-
-
-def test_a_create_container_hook_is_refused_by_name(bundle: Bundle) -> None:
-    bundle.change(lambda config: config.update(hooks={"createContainer": [hook("true")]}))
-    done = bundle.run("true")
-    assert done.returncode == 1 and "hooks.createContainer" in done.stderr
-
-
 def test_features_name_what_is_there(bundle: Bundle) -> None:
     features = json.loads(bundle("features").stdout)
     assert {"user", "time", "cgroup"} <= set(features["linux"]["namespaces"])
     assert features["linux"]["mountExtensions"]["idmap"]["enabled"]
     assert {"tmpcopyup", "idmap", "rro"} <= set(features["mountOptions"])
-    assert "startContainer" in features["hooks"] and "createContainer" not in features["hooks"]
+    kinds = {"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}
+    assert set(features["hooks"]) == kinds
 
 
 def test_an_exec_joins_a_cgroup_below_the_containers(bundle: Bundle, tmp_path: Path) -> None:

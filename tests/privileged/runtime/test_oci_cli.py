@@ -199,7 +199,7 @@ def test_hooks_see_the_container(bundle: Bundle, tmp_path: Path) -> None:
     bundle("start", "hooked")
     bundle("delete", "--force", "hooked")
     states = [json.loads(line)["status"] for line in target.read_text().splitlines()]
-    assert states == ["created", "created", "running", "stopped"]
+    assert states == ["creating", "creating", "running", "stopped"]
 
 
 def test_a_failing_hook_undoes_create(bundle: Bundle) -> None:

@@ -172,7 +172,7 @@ def test_cpu_limits_wait_until_after_the_start() -> None:
 
 
 def test_a_sandbox_is_pause_in_an_empty_root() -> None:
-    spec = parse({"ociVersion": "1.2.0", "hostname": "pod", "linux": {"namespaces": [{"type": "network"}]}})
+    spec = parse({"ociVersion": "1.2.0", "linux": {"namespaces": [{"type": "network"}]}})
     lines = sandbox_plan(spec, cgroup=None).describe()
     assert "make new mount, network namespaces" in lines
     assert "mount an empty root" in lines

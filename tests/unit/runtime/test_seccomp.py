@@ -159,7 +159,7 @@ def test_conditions_on_one_argument_are_alternatives() -> None:
 @pytest.mark.parametrize(
     "profile",
     [
-        {"defaultAction": "SCMP_ACT_NOTIFY"},
+        {"defaultAction": "SCMP_ACT_DANCE"},
         {"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 70000},
         {"defaultAction": "SCMP_ACT_ALLOW", "flags": ["X"]},
         {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "NO"}]},

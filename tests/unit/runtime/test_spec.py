@@ -35,7 +35,7 @@ def linux(**changes: Any) -> dict[str, Any]:
         (process(oomScoreAdj=1001), "process.oomScoreAdj"),
         (process(user={"uid": -1}), "process.user.uid"),
         (process(user={"additionalGids": ["x"]}), "process.user.additionalGids"),
-        (process(capabilities={"bounding": ["CAP_FLY"]}), "process.capabilities.bounding[0]"),
+        (process(capabilities={"bounding": [7]}), "process.capabilities.bounding[0]"),
         (process(rlimits=[{"type": "RLIMIT_X", "soft": 1, "hard": 1}]), "process.rlimits[0].type"),
         (process(rlimits=[{"type": "NOFILE", "soft": 1, "hard": 1}]), "process.rlimits[0].type"),
         (process(rlimits=[{"type": "RLIMIT_CPU", "soft": 2, "hard": 1}]), "process.rlimits[0].soft"),

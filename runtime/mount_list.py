@@ -1,0 +1,112 @@
+"""config.json's mounts → operations. Pure, as all planning.
+
+Each kind of mount is made in its own way: binds from an opened tree, procfs and cgroup2 by the child that is
+inside the namespaces they show, everything else from a new superblock.
+"""
+
+from __future__ import annotations
+
+from runtime.cgroups.join import CgroupJoin
+from runtime.errors import SpecError
+from runtime.mounting import MountOptions, changed, parse_options
+from runtime.mounts import Mount, MountCgroup, Remount
+from runtime.plan import Operation
+from runtime.procfs import MountProc
+from runtime.spec import IdMapping, MountSpec, Spec
+
+
+def mapping_text(mappings: tuple[IdMapping, ...]) -> str:
+    """As uid_map and gid_map want them."""
+    return "".join(f"{m.container} {m.host} {m.size}\n" for m in mappings)
+
+
+def _mount_options(spec: Spec) -> list[MountOptions]:
+    return [parse_options(mount.options) for mount in spec.mounts]
+
+
+def mounts(spec: Spec, *, cgroups: bool) -> list[Operation]:
+    """Mounts in the order of config.json; `cgroups`: those of cgroup trees, too. Raises SpecError."""
+    made = [
+        _mount(spec, mount, options, f"mounts[{index}]", cgroups)
+        for index, (mount, options) in enumerate(zip(spec.mounts, _mount_options(spec), strict=True))
+    ]
+    return [operation for operation in made if operation is not None]
+
+
+def _mount(
+    spec: Spec, mount: MountSpec, options: MountOptions, where: str, cgroups: bool
+) -> Operation | None:
+    if options.remount:
+        return Remount(mount.destination, options)
+    if options.bind or mount.type == "bind":
+        return _bind(spec, mount, options, where)
+    if mount.type in ("cgroup", "cgroup2"):
+        return MountCgroup(mount.destination, options) if cgroups else None
+    if not mount.type:
+        raise SpecError(f"{where}.type", "is missing")
+    if options.idmap or mount.uid_mappings or mount.gid_mappings:
+        raise SpecError(where, f"idmapped {mount.type} is not supported")
+    if mount.type == "proc":
+        return MountProc(mount.destination, options)
+    if spec.linux.mount_label and mount.type != "sysfs":
+        options = changed(options, data=(*options.data, f"context={spec.linux.mount_label}"))
+    return Mount(mount.destination, mount.type, mount.source, options)
+
+
+def _bind(spec: Spec, mount: MountSpec, options: MountOptions, where: str) -> Mount:
+    if not mount.source:
+        raise SpecError(f"{where}.source", "is missing")
+    mappings = _mount_mappings(spec, mount, options, where)
+    bound = changed(
+        options, bind=True, data=(), copy_up=False, idmap=options.idmap or ("idmap" if mappings[0] else "")
+    )
+    return Mount(mount.destination, "bind", mount.source, bound, mappings)
+
+
+def without_effect(spec: Spec) -> list[str]:
+    """What a bind mount cannot have: options of a file system that is mounted already. mount(2) takes them
+    and does nothing, and so callers give them; the warning says so."""
+    found = []
+    for mount, options in zip(spec.mounts, _mount_options(spec), strict=True):
+        if options.data and not options.remount and (options.bind or mount.type == "bind"):
+            named = ", ".join(options.data)
+            found.append(f"Could not use {named} for {mount.destination}: it is a bind mount")
+    return found
+
+
+def early(options: MountOptions, user: bool) -> bool:
+    """Whether a mount's source has to be opened before the namespaces are made."""
+    return bool(options.idmap) or (user and options.bind)
+
+
+def _mount_mappings(spec: Spec, mount: MountSpec, options: MountOptions, where: str) -> tuple[str, str]:
+    """The mount's own mappings, or the container's for the option alone."""
+    if bool(mount.uid_mappings) != bool(mount.gid_mappings):
+        raise SpecError(where, "needs both uidMappings and gidMappings, or none")
+    if mount.uid_mappings:
+        return mapping_text(mount.uid_mappings), mapping_text(mount.gid_mappings)
+    if not options.idmap:
+        return "", ""
+    if not (spec.linux.uid_mappings and spec.linux.gid_mappings):
+        raise SpecError(f"{where}.options", f"{options.idmap} needs mappings of the mount or the container")
+    return mapping_text(spec.linux.uid_mappings), mapping_text(spec.linux.gid_mappings)
+
+
+def cgroup_mounts(spec: Spec) -> list[Operation]:
+    """The cgroup2 trees that the container's child mounts for itself."""
+    return [
+        MountCgroup(mount.destination, options)
+        for mount, options in zip(spec.mounts, _mount_options(spec), strict=True)
+        if mount.type in ("cgroup", "cgroup2") and not options.bind
+    ]
+
+
+def cgroup_binds(spec: Spec, cgroup: CgroupJoin | None) -> list[Operation]:
+    """The container's own cgroup in place of a tree that a user namespace may not mount, as runc does."""
+    if cgroup is None or not cgroup.unified:
+        return []
+    return [
+        Mount(mount.destination, "bind", cgroup.unified, MountOptions(True, set=options.set))
+        for mount, options in zip(spec.mounts, _mount_options(spec), strict=True)
+        if mount.type in ("cgroup", "cgroup2") and not options.bind
+    ]
