@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -86,10 +86,19 @@ class TarReader:
         for chunk in self._chunks:  # what follows the end mark belongs to the digest
             self._record(chunk)
 
-    def content(self, stored: bytes | None = None) -> Iterator[memoryview]:
+    def content(self, stored: bytes | None = None) -> Iterable[memoryview]:
         """The current entry's content in chunks; `stored` names the file that the caller writes it to."""
-        if stored is not None and self._tape is not None:
-            self._tape.file(stored, self._left)
+        if stored is None or self._tape is None:
+            return self._pieces(stored)
+        self._tape.file(stored, self._left)
+        end = self._position + self._left
+        if end > len(self._buffer):
+            return self._pieces(stored)
+        piece = self._view[self._position : end]
+        self._position, self._left = end, 0
+        return (piece,)
+
+    def _pieces(self, stored: bytes | None) -> Iterator[memoryview]:
         while self._left:
             if self._position >= len(self._buffer):
                 self._refill(next(self._chunks, b""))
@@ -109,7 +118,7 @@ class TarReader:
         pax: dict[str, bytes] = {}
         while True:
             if self._left:
-                for _ in self.content():
+                for _ in self._pieces(None):
                     pass
             header = self._header()
             if header is None:

@@ -198,7 +198,8 @@ class _Extractor:
                 else:
                     for chunk in reader.content(stored=b"/".join(parts)):
                         _write(descriptor, chunk)
-                self._dress(descriptor, entry, born_with=entry.mode & ~self._masked)
+                if entry.mode & self._masked or entry.uid or entry.gid or entry.xattrs:
+                    self._dress(descriptor, entry)
                 os.utime(descriptor, ns=_times(entry))
             finally:
                 os.close(descriptor)
@@ -218,7 +219,7 @@ class _Extractor:
         """Write each piece where it belongs and leave the holes; the tape keeps such content as it is."""
         if where.size > self._limits.bytes:
             raise UnpackError(f"Could not unpack layer: a sparse file of {where.size} bytes")
-        chunks, data = reader.content(), memoryview(b"")
+        chunks, data = iter(reader.content()), memoryview(b"")
         for offset, length in where.places:
             os.lseek(descriptor, offset, os.SEEK_SET)
             while length:
@@ -308,13 +309,11 @@ class _Extractor:
 
     # -- owner, mode, attributes ---------------------------------------------------------------------
 
-    def _dress(self, descriptor: int, entry: Entry, *, born_with: int = -1) -> None:
-        """Owner, mode and attributes; `born_with` is the mode that the new file is known to have."""
+    def _dress(self, descriptor: int, entry: Entry) -> None:
         if entry.uid or entry.gid or descriptor == self._root:
             _check_owner(entry)
             os.fchown(descriptor, entry.uid, entry.gid)
-        if entry.mode != born_with:
-            os.fchmod(descriptor, entry.mode)  # after chown, which clears setuid
+        os.fchmod(descriptor, entry.mode)  # after chown, which clears setuid
         if entry.xattrs:
             self._attributes(descriptor, entry)
 

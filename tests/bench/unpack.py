@@ -1,7 +1,8 @@
 """`sudo ./hack/isolate .venv/bin/python -m tests.bench.unpack`: a 50 MB layer, unpacked beside GNU tar.
 
-Both write to a tmpfs, on which the archive lies, too. Ours also computes the layer's digest, which tar does
-not, and records the layer's tape. Goal: at most 1.2 × GNU tar (issue 3); layers travel as gzip.
+Both write to a tmpfs, on which the archive lies, too, and take turns. Ours also computes the layer's digest,
+which tar does not, on a thread of its own, and records the layer's tape: where no core is idle, the processor
+time shows what the wall clock will. Goal: at most 1.2 × GNU tar (issue 3); layers travel as gzip.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import gzip
 import io
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -46,17 +48,25 @@ def make_layer(megabytes: int, seed: int = 1) -> bytes:
     return out.getvalue()
 
 
-def measure(times: int, folder: Path, run: Callable[[Path], None]) -> float:
-    """The median of the seconds that `run` takes into a fresh folder."""
-    spans = []
+def measure(times: int, folder: Path, *runs: Callable[[Path], None]) -> list[tuple[float, float]]:
+    """Medians for each of `runs`, which take turns into fresh folders: seconds, and the processor's."""
+    spans: list[list[tuple[float, float]]] = [[] for _ in runs]
     for _ in range(times):
-        target = folder / "target"
-        target.mkdir()
-        begun = time.perf_counter()
-        run(target)
-        spans.append(time.perf_counter() - begun)
-        shutil.rmtree(target)
-    return statistics.median(spans)
+        for number, run in enumerate(runs):
+            target = folder / "target"
+            target.mkdir()
+            begun, used = time.perf_counter(), processor_seconds()
+            run(target)
+            spans[number].append((time.perf_counter() - begun, processor_seconds() - used))
+            shutil.rmtree(target)
+    columns = [list(zip(*taken, strict=True)) for taken in spans]
+    return [(statistics.median(wall), statistics.median(cpu)) for wall, cpu in columns]
+
+
+def processor_seconds() -> float:
+    """What this process and its children, those that have ended, have used."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def ours(archive: Path) -> Callable[[Path], None]:
@@ -87,15 +97,15 @@ def main() -> int:
     code = 0
     try:
         plain = make_layer(args.megabytes)
-        print(f"| {args.megabytes} MB layer | GNU tar | kubelet-py | ratio | goal |\n|---|---|---|---|---|")
+        print(f"| {args.megabytes} MB layer | GNU tar (processor) | kubelet-py (processor) | ratio | goal |")
+        print("|---|---|---|---|---|")
         for kind, data in (("plain", plain), ("gzip", gzip.compress(plain, 6, mtime=0))):
             archive = base / f"layer.{kind}"
             archive.write_bytes(data)
-            theirs = measure(args.times, base, gnu_tar(archive))
-            own = measure(args.times, base, ours(archive))
-            code |= own > GOAL * theirs
-            ratio = own / theirs
-            print(f"| {kind} | {theirs * 1e3:.0f} ms | {own * 1e3:.0f} ms | {ratio:.2f} | ≤ {GOAL} |")
+            theirs, own = measure(args.times, base, gnu_tar(archive), ours(archive))
+            code |= own[0] > GOAL * theirs[0]
+            cells = [f"{wall * 1e3:.0f} ms ({cpu * 1e3:.0f})" for wall, cpu in (theirs, own)]
+            print(f"| {kind} | {cells[0]} | {cells[1]} | {own[0] / theirs[0]:.2f} | ≤ {GOAL} |")
     finally:
         subprocess.run(["umount", base], check=True)
         base.rmdir()
