@@ -108,12 +108,17 @@ class Container:
         identity = Identity(process.pid, process.start_time_ticks, self._shim.boot)
         self._record(state=RUNNING, process=identity, started_at=time.time())
         self.loop.watch(process.pidfd, self._exited)
-        self._watch_oom()
+        # A container of which only a child is killed goes on, and nobody would learn why it limps.
+        self._oom = oom.Watch(self.loop, process.oom, self._look_for_kills)
 
     def _launch(self, join: Mapping[str, str]) -> Process:
         stdio = Stdio(tty=self.tty, stdin=self._wants_stdin, stdout=True, stderr=True)
         try:
-            process = self.starter.start(lambda: self._launch_in_worker(join, stdio))
+            process = self.starter.start(
+                lambda: oom.watch(
+                    self._launch_in_worker(join, stdio), lambda: self.cgroups.open(self._cgroup_path)
+                )
+            )
         except BaseException:
             stdio.close_own()
             raise
@@ -282,13 +287,6 @@ class Container:
         waiters, self._waiters = self._waiters, []
         for stopped in waiters:
             stopped()
-
-    def _watch_oom(self) -> None:
-        """A container of which only a child is killed goes on, and nobody would learn why it limps."""
-        try:
-            self._oom = oom.Watch(self.loop, self.cgroups.open(self._cgroup_path), self._look_for_kills)
-        except (CgroupError, OSError) as error:
-            self._shim.complain(f"Could not watch for OOM kills in {self._cgroup_path}: {error}")
 
     def _look_for_kills(self) -> bool:
         killed = self._oom_kills()

@@ -41,7 +41,8 @@ class Process(Record):
     """A started process. `start_time_ticks` since boot tells it from a later one with the same pid (0: it has
     ended and been reaped already). `pidfd`
     is the caller's to close, and so is `console`, the master side of a terminal made inside (-1: none).
-    `warnings` says what the kernel did not allow and could be gone without.
+    `warnings` says what the kernel did not allow and could be gone without. `oom`, not set by `launch`: the
+    descriptor that tells of OOM kills, the caller's, too, and its poll event (-1: none).
     """
 
     pid: int
@@ -49,6 +50,7 @@ class Process(Record):
     pidfd: int
     console: int = -1
     warnings: tuple[str, ...] = ()
+    oom: tuple[int, int] = (-1, 0)
 
 
 def launch(

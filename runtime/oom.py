@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 
+from runtime.errors import CgroupError
+from runtime.launch import Process
 from runtime.loop import READ
 
 TYPE_CHECKING = False
@@ -37,11 +39,12 @@ class Watch:
 
     __slots__ = ("_descriptor", "_events", "_look", "_loop", "_waiting")
 
-    def __init__(self, loop: Loop, cgroup: Cgroup, look: Callable[[], bool]) -> None:
+    def __init__(self, loop: Loop, watched: tuple[int, int], look: Callable[[], bool]) -> None:
+        """`watched`: what `watch` returned; the descriptor is ours."""
         self._loop = loop
         self._look = look
         self._waiting = False
-        self._descriptor, self._events = cgroup.watch_oom()
+        self._descriptor, self._events = watched
         if self._descriptor >= 0:
             loop.watch(self._descriptor, self._ready, self._events)
 
@@ -68,6 +71,17 @@ class Watch:
     def _second_look(self) -> None:
         if self._descriptor >= 0:
             self._look()
+
+
+def watch(process: Process, open_cgroup: Callable[[], Cgroup]) -> Process:
+    """The started process with a watch on its cgroup; with a warning if that cannot be had. For workers:
+    opening it in the shim itself would cost each pod 150 kB for ever."""
+    try:
+        watched, warnings = open_cgroup().watch_oom(), process.warnings
+    except (CgroupError, OSError) as error:
+        watched, warnings = (-1, 0), (*process.warnings, f"Could not watch for OOM kills: {error}")
+    started = process.pid, process.start_time_ticks, process.pidfd, process.console
+    return Process(*started, warnings, watched)
 
 
 def is_ending(pid: int) -> bool:

@@ -18,6 +18,7 @@ import sys
 from runtime import json_text, state
 from runtime.errors import RuntimeFailure
 from runtime.launch import Process
+from runtime.loop import READ
 from runtime.orders import Cast, receive, serve
 from runtime.process import Execute
 from runtime.streams import REQUEST, RESPONSE, FrameReader, pack
@@ -53,7 +54,7 @@ class NoCgroups:
         return self
 
     def watch_oom(self) -> tuple[int, int]:
-        return -1, 0
+        return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), READ
 
     def remove(self, path: str, recursive: bool = False) -> None:
         return

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runtime.linux import LinuxKernel
 
 LARGEST_RESULT = 65536
+MOST_DESCRIPTORS = 2
 NO_PROCESS = Process(0, 0, -1)
 
 
@@ -46,6 +47,7 @@ class Starter:
             os.pidfd_open(started.pid),
             started.console,
             started.warnings,
+            started.oom,
         )
 
     def call(self, work: Callable[[], None]) -> None:
@@ -58,16 +60,18 @@ class Starter:
         self._finish(worked)
 
     def _finish(self, work: Callable[[], Process]) -> Process:
-        message, console = self._fork(work)
+        message, descriptors = self._fork(work)
         if not message:
             raise StartError("the worker that should start the process ended early (see shim.log)")
-        text, pid, start_time, warnings = marshal.loads(message)
+        text, pid, start_time, warnings, has_console, oom_event = marshal.loads(message)
         if not text and pid:
             self._children.add(pid)
         self._reap_strangers()
         if text:
             raise StartError(text)
-        return Process(pid, start_time, -1, console, warnings)
+        console = descriptors.pop(0) if has_console else -1
+        oom = descriptors.pop() if oom_event else -1
+        return Process(pid, start_time, -1, console, warnings, (oom, oom_event))
 
     def reap(self, process: Process) -> int:
         """The exit code of a process whose pidfd is readable, or 128 + the signal that killed it."""
@@ -78,8 +82,8 @@ class Starter:
             raise ChildProcessError(f"process {process.pid} has ended but cannot be reaped")
         return ended.si_status if ended.si_code == os.CLD_EXITED else 128 + ended.si_status
 
-    def _fork(self, work: Callable[[], Process]) -> tuple[bytes, int]:
-        """What the worker answered, and the terminal it made (-1: none)."""
+    def _fork(self, work: Callable[[], Process]) -> tuple[bytes, list[int]]:
+        """What the worker answered, and what it has opened for us: a terminal, a watch for OOM kills."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._kernel.child_subreaper(True)
         try:
@@ -87,13 +91,13 @@ class Starter:
             if child == 0:
                 be_worker(work, theirs)
             theirs.close()
-            message, descriptors, _, _ = socket.recv_fds(ours, LARGEST_RESULT, 1)
+            message, descriptors, _, _ = socket.recv_fds(ours, LARGEST_RESULT, MOST_DESCRIPTORS)
             os.waitpid(child, 0)  # from here on what it started has us for a parent
         finally:
             ours.close()
             theirs.close()
             self._kernel.child_subreaper(False)
-        return message, descriptors[0] if descriptors else -1
+        return message, descriptors
 
     def _reap_strangers(self) -> None:
         """Orphans of a container in the host's PID namespace that came to us while we were a subreaper."""
@@ -109,8 +113,8 @@ class Starter:
 def be_worker(work: Callable[[], Process], answer: socket.socket) -> None:
     """The fork's side. Does not return."""
     try:
-        result, consoles = attempt(work)
-        socket.send_fds(answer, [marshal.dumps(result)], consoles)
+        result, descriptors = attempt(work)
+        socket.send_fds(answer, [marshal.dumps(result)], descriptors)
     except BaseException as error:
         # Nothing may get back into the shim's loop from here; shim.log has it.
         sys.excepthook(type(error), error, error.__traceback__)
@@ -118,11 +122,16 @@ def be_worker(work: Callable[[], Process], answer: socket.socket) -> None:
         os._exit(0)
 
 
-def attempt(work: Callable[[], Process]) -> tuple[tuple[str, int, int, tuple[str, ...]], list[int]]:
-    """What `work` came to, as values that marshal knows: (error text or "", pid, start time, warnings)."""
+def attempt(
+    work: Callable[[], Process],
+) -> tuple[tuple[str, int, int, tuple[str, ...], bool, int], list[int]]:
+    """What `work` came to, as values that marshal knows: (error text or "", pid, start time, warnings,
+    whether there is a console, poll event of the watch for OOM kills or 0); and those two descriptors."""
     try:
         process = work()
     except (RuntimeFailure, OSError, ValueError, KeyError) as error:
-        return (str(error)[: LARGEST_RESULT // 8] or type(error).__name__, 0, 0, ()), []
-    consoles = [process.console] if process.console >= 0 else []
-    return ("", process.pid, process.start_time_ticks, process.warnings), consoles
+        return (str(error)[: LARGEST_RESULT // 8] or type(error).__name__, 0, 0, (), False, 0), []
+    oom, event = process.oom
+    descriptors = [opened for opened in (process.console, oom) if opened >= 0]
+    values = process.pid, process.start_time_ticks, process.warnings, process.console >= 0, event
+    return ("", *values), descriptors
