@@ -51,8 +51,46 @@ def amount(resource: str, text: str | int | float) -> int:
 
 
 def pod_requests(pod: Object) -> Requests:
-    """What the pod takes of its node; a limit stands in for a request that is not stated."""
-    return Requests(_pod_total(pod["spec"], ("limits", "requests")), frozenset(_host_ports(pod["spec"])))
+    """What the pod takes of its node; a limit stands in for a request that is not stated.
+
+    While a resize waits or is under way the pod takes the larger of what it has and what it wants; what the
+    node has called infeasible is not counted (upstream: UseStatusResources).
+    """
+    amounts = _pod_total(_with_status(pod), ("limits", "requests"))
+    return Requests(amounts, frozenset(_host_ports(pod["spec"])))
+
+
+def _with_status(pod: Object) -> Object:
+    """The pod's spec, with the requests that its node has agreed to where they are others."""
+    spec: Object = pod["spec"]
+    status = pod.get("status") or {}
+    held = {
+        entry["name"]: entry["allocatedResources"]
+        for key in ("containerStatuses", "initContainerStatuses")
+        for entry in status.get(key) or ()
+        if entry.get("allocatedResources")
+    }
+    if not held:
+        return spec
+    refused = any(
+        c["type"] == "PodResizePending" and c.get("reason") == "Infeasible"
+        for c in status.get("conditions") or ()
+    )
+    changed = dict(spec)
+    for key in ("containers", "initContainers"):
+        if key in spec:
+            changed[key] = [_larger(c, held.get(c["name"]) or {}, refused) for c in spec[key]]
+    return changed
+
+
+def _larger(container: Object, held: Mapping[str, str], refused: bool) -> Object:
+    resources = container.get("resources") or {}
+    wanted = resources.get("requests") or {}
+    chosen = {
+        name: text if refused or amount(name, text) > amount(name, wanted.get(name, "0")) else wanted[name]
+        for name, text in held.items()
+    }
+    return {**container, "resources": {**resources, "requests": {**wanted, **chosen}}}
 
 
 def pod_limits(pod: Object) -> dict[str, int]:
@@ -80,6 +118,7 @@ def _pod_total(spec: Object, sides: Sequence[str]) -> dict[str, int]:
         peak = {name: max(own.get(name, 0), peak.get(name, 0)) for name in {*own, *peak}}
     total.update(sidecars)
     amounts = {name: max(total.get(name, 0), peak.get(name, 0)) for name in {*total, *peak}}
+    amounts |= _container_amounts(spec, sides)  # what the pod asks for as a whole takes the sums' place
     for name, text in (spec.get("overhead") or {}).items():
         amounts[name] = amounts.get(name, 0) + amount(name, text)
     return amounts

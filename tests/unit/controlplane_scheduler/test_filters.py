@@ -77,6 +77,29 @@ def test_requests_take_the_larger_of_init_and_running_containers_and_add_sidecar
     assert requests["memory"] == GI
 
 
+def test_what_the_pod_asks_for_as_a_whole_takes_the_place_of_its_containers() -> None:
+    body = pod(requests={"cpu": "200m", "memory": "1Gi"})
+    body["spec"]["resources"] = {"limits": {"cpu": "1"}, "requests": {"cpu": "700m"}}
+    body["spec"]["overhead"] = {"cpu": "50m"}
+    requests = filters.pod_requests(body)
+    assert (requests["cpu"], requests["memory"]) == (750, GI)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason", "counted"),
+    [("500m", "", 500), ("50m", "", 200), ("500m", "Deferred", 500), ("500m", "Infeasible", 200)],
+)
+def test_a_pod_being_resized_takes_the_larger_of_what_it_has_and_wants(
+    wanted: str, reason: str, counted: int
+) -> None:
+    body = pod(requests={"cpu": wanted})
+    name = body["spec"]["containers"][0]["name"]
+    body["status"] = {"containerStatuses": [{"name": name, "allocatedResources": {"cpu": "200m"}}]}
+    if reason:
+        body["status"]["conditions"] = [{"type": "PodResizePending", "status": "True", "reason": reason}]
+    assert filters.pod_requests(body)["cpu"] == counted
+
+
 def test_explanation_counts_reasons_over_nodes() -> None:
     text = filters.explain(3, [["Insufficient cpu"], ["Insufficient cpu"], ["node(s) were unschedulable"]])
     assert text == "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu."
