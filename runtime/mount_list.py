@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from runtime.cgroups.join import CgroupJoin
 from runtime.errors import SpecError
-from runtime.mounting import MountOptions, changed, parse_options
+from runtime.mounting import KNOWN_OPTIONS, SUPERBLOCK, MountOptions, changed, parse_options
 from runtime.mounts import Mount, MountCgroup, Remount
 from runtime.plan import Operation
 from runtime.procfs import MountProc
 from runtime.spec import IdMapping, MountSpec, Spec
+
+FOR_BINDS = KNOWN_OPTIONS - {*SUPERBLOCK, "tmpcopyup"}
 
 
 def mapping_text(mappings: tuple[IdMapping, ...]) -> str:
@@ -67,9 +69,10 @@ def without_effect(spec: Spec) -> list[str]:
     """What a bind mount cannot have: options of a file system that is mounted already. mount(2) takes them
     and does nothing, and so callers give them; the warning says so."""
     found = []
-    for mount, options in zip(spec.mounts, _mount_options(spec), strict=True):
-        if options.data and not options.remount and (options.bind or mount.type == "bind"):
-            named = ", ".join(options.data)
+    for mount in spec.mounts:
+        bound = mount.type == "bind" or "bind" in mount.options or "rbind" in mount.options
+        if bound and "remount" not in mount.options and not FOR_BINDS.issuperset(mount.options):
+            named = ", ".join(option for option in mount.options if option not in FOR_BINDS)
             found.append(f"Could not use {named} for {mount.destination}: it is a bind mount")
     return found
 

@@ -5,24 +5,27 @@ Apart from the commands, because neither is needed to run a container and both p
 
 from __future__ import annotations
 
-import os
+import errno
 import subprocess
 
-from runtime import cgroups
+from runtime import cgroups, clibrary
 from runtime.capabilities import DEFAULT, NAMES
 from runtime.errors import StateError
 from runtime.machine import this_machine
 from runtime.mounting import KNOWN_OPTIONS
 from runtime.namespaces import FLAGS
 from runtime.seccomp import filter as seccomp
+from runtime.seccomp.listener import NEW_LISTENER
 from runtime.seccomp.profile import ARCHITECTURES, runtime_default
 from runtime.spec import HOOKS
+from runtime.spec_extras import MEMORY_FLAGS, MEMORY_MODES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 SPEC_VERSION = "1.2.0"
+SET_MODE_FILTER = 1  # seccomp(2)
 
 
 def example_config() -> dict[str, Any]:
@@ -69,8 +72,8 @@ def _mount(destination: str, kind: str, source: str, options: list[str]) -> dict
 
 
 def features() -> dict[str, Any]:
-    """What this runtime can do on this host (runtime-spec 1.2, features.md and features-linux.md)."""
-    driver = cgroups.detect()
+    """What this runtime can do (runtime-spec 1.2, features.md and features-linux.md): what was built, whether
+    or not this host has the kernel feature, as the document is defined; but for `supportedFlags`."""
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC_VERSION,
@@ -80,7 +83,7 @@ def features() -> dict[str, Any]:
             "namespaces": sorted(FLAGS),
             "capabilities": list(NAMES),
             "cgroup": {
-                "v1": driver.name == "hybrid", "v2": True, "systemd": cgroups.native() == cgroups.SYSTEMD,
+                "v1": True, "v2": True, "systemd": cgroups.native() == cgroups.SYSTEMD,
                 "systemdUser": False, "rdma": True,
             },
             "seccomp": {
@@ -89,16 +92,33 @@ def features() -> dict[str, Any]:
                 "operators": [f"SCMP_CMP_{name}" for name in seccomp.OPERATORS],
                 "archs": [ARCHITECTURES[this_machine().name]],
                 "knownFlags": sorted(seccomp.FLAGS),
-                "supportedFlags": sorted(seccomp.FLAGS),
+                "supportedFlags": sorted(_supported_flags()),
             },
-            "apparmor": {"enabled": os.path.exists("/sys/kernel/security/apparmor")},
-            "selinux": {"enabled": os.path.exists("/sys/fs/selinux/status")},
+            "apparmor": {"enabled": True},
+            "selinux": {"enabled": True},
             "intelRdt": {"enabled": False},
+            "netDevices": {"enabled": False},
+            "memoryPolicy": {"modes": sorted(MEMORY_MODES), "flags": sorted(MEMORY_FLAGS)},
             "mountExtensions": {"idmap": {"enabled": True}},
         },
         "annotations": {},
         "potentiallyUnsafeConfigAnnotations": [],
     }  # fmt: skip
+
+
+def _supported_flags() -> list[str]:
+    """Those that this kernel has, too: it says ENOSYS or EFAULT of a flag it knows and no filter, EINVAL of
+    one it does not know."""
+    call = clibrary.libc("syscall", "lllPP")
+    supported = []
+    for name, flag in seccomp.FLAGS.items():
+        # A flag of listeners is one together with theirs alone.
+        bits = flag | (NEW_LISTENER if name == seccomp.KILLABLE else 0)
+        if call(this_machine().numbers["seccomp"], SET_MODE_FILTER, bits, None) >= 0:
+            raise StateError("Could not ask for seccomp flags: a filter was taken where none was given")
+        if clibrary.errno() != errno.EINVAL:
+            supported.append(name)
+    return supported
 
 
 def process_table(pids: list[int], options: list[str]) -> list[str]:

@@ -142,10 +142,11 @@ def _indexes(reader: Reader, key: str) -> tuple[int, ...]:
     """`0-3,7` → (0, 1, 2, 3, 7), the format of cpuset files."""
     found: set[int] = set()
     for part in filter(None, (part.strip() for part in reader.text(key).split(","))):
-        first, _, last = part.partition("-")
-        if not (first.isdigit() and (last or first).isdigit()):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        if not (first.isdigit() and last.isdigit()):
             raise SpecError(reader.at(key), f"{part!r} is no number and no range")
-        low, high = int(first), int(last or first)
+        low, high = int(first), int(last)
         if low > high or high > LARGEST_INDEX:
             raise SpecError(reader.at(key), f"{part!r} is no range of numbers up to {LARGEST_INDEX}")
         found.update(range(low, high + 1))

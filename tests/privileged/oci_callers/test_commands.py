@@ -111,6 +111,10 @@ def test_features_name_what_is_there(bundle: Bundle) -> None:
     assert {"tmpcopyup", "idmap", "rro"} <= set(features["mountOptions"])
     kinds = {"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}
     assert set(features["hooks"]) == kinds
+    assert {"SCMP_ACT_NOTIFY", "SCMP_ACT_KILL_PROCESS"} <= set(features["linux"]["seccomp"]["actions"])
+    supported = set(features["linux"]["seccomp"]["supportedFlags"])
+    assert "SECCOMP_FILTER_FLAG_LOG" in supported <= set(features["linux"]["seccomp"]["knownFlags"])
+    assert not features["linux"]["intelRdt"]["enabled"] and features["linux"]["selinux"]["enabled"]
 
 
 def test_an_exec_joins_a_cgroup_below_the_containers(bundle: Bundle, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from runtime.cgroups.join import CgroupJoin
+from runtime.early import WaitForStart
 from runtime.errors import SpecError
 from runtime.operations import Rootfs, container_plan, exec_plan, sandbox_plan
 from runtime.spec import parse, parse_process
@@ -202,3 +203,65 @@ def test_a_cgroup_namespace_named_by_path_is_joined_by_the_child() -> None:
     assert opened < lines.index("make new mount, uts, ipc, network, pid namespaces")
     assert lines.index("enter the cgroup") + 1 == lines.index("join the cgroup namespace")
     assert not any(line.startswith("join the cgroup namespace /") for line in lines)
+
+
+def test_create_bears_its_child_before_the_mounts_and_runs_hooks_before_the_change_of_root() -> None:
+    """config.md: mounts in the listed order; createRuntime and createContainer before pivot_root."""
+    spec = example.container()
+    spec["hooks"] = {"createContainer": [{"path": "/bin/true"}]}
+    lines = described(spec, wait_on=WaitForStart(7))
+    order = [
+        "mount an overlay of 2 layers on /c/upper",
+        "make the process",
+        "enter the cgroup",
+        "make a new cgroup namespace",
+        "mount proc on /proc",
+        "mount tmpfs on /dev",
+        "mount cgroup2 on /sys/fs/cgroup",
+        "mount /pod/hosts on /etc/hosts",
+        "run hooks",
+        "mask /proc/kcore",
+        "make the root read-only",
+        "change to the container's root",
+        'find "sh"',
+        "have the process follow into the root",
+        "wait for the start",
+        'execute "sh"',
+    ]
+    assert [line for line in lines if line in order] == order
+    assert "run hooks" not in described(example.container(), wait_on=WaitForStart(7))
+
+
+def test_a_filter_with_a_listener_comes_before_the_wait_and_needs_one() -> None:
+    spec = example.container()
+    spec["linux"]["seccomp"] = {
+        "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/agent",
+        "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}],
+    }  # fmt: skip
+    lines = described(spec, wait_on=WaitForStart(7))
+    load = next(line for line in lines if "with a listener" in line)
+    assert lines.index(load) < lines.index("wait for the start")
+    with pytest.raises(SpecError, match="who takes the listener"):
+        described(spec)
+
+
+def test_a_hostname_without_a_uts_namespace_is_refused() -> None:
+    spec = example.container()
+    spec["linux"]["namespaces"] = [n for n in spec["linux"]["namespaces"] if n["type"] != "uts"]
+    with pytest.raises(SpecError, match="hostname: needs a UTS namespace"):
+        described(spec)
+
+
+def test_an_unknown_capability_is_a_note() -> None:
+    sets = {"bounding": ["CAP_CHOWN", "CAP_FLY"]}
+    plan = container_plan(
+        parse(example.container(capabilities=sets)), rootfs=ROOTFS, join={}, cgroup=CGROUP
+    )
+    assert plan.notes == ("Could not give capability 'CAP_FLY': there is none of that name",)
+
+
+def test_file_system_options_of_a_bind_mount_are_a_note() -> None:
+    spec = example.container()
+    spec["mounts"][-1]["options"].append("mode=755")
+    plan = container_plan(parse(spec), rootfs=ROOTFS, join={}, cgroup=CGROUP)
+    assert plan.notes == ("Could not use mode=755 for /etc/hosts: it is a bind mount",)

@@ -161,6 +161,10 @@ def test_conditions_on_one_argument_are_alternatives() -> None:
     [
         {"defaultAction": "SCMP_ACT_DANCE"},
         {"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 70000},
+        {"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 1},
+        {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_ABACUS"]},
+        {"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]},
+        {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": [], "action": "SCMP_ACT_KILL"}]},
         {"defaultAction": "SCMP_ACT_ALLOW", "flags": ["X"]},
         {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "NO"}]},
         {
@@ -174,3 +178,19 @@ def test_conditions_on_one_argument_are_alternatives() -> None:
 def test_what_cannot_be_compiled_is_an_error(profile: dict[str, Any]) -> None:
     with pytest.raises(SeccompError):
         seccomp.compiled(profile, "x86_64")
+
+
+@pytest.mark.parametrize("action", sorted(seccomp.ACTIONS))
+def test_every_action_is_returned(action: str) -> None:
+    rule = {"names": ["read"], "action": action}
+    program, _ = seccomp.compiled({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}, "x86_64")
+    data = 1 if action in seccomp.WITH_DATA else 0
+    assert run(program, ARCH["x86_64"], 0) == seccomp.ACTIONS[action] | data
+
+
+def test_a_profile_that_notifies_names_its_listener() -> None:
+    profile = {"defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/agent", "listenerMetadata": "m"}
+    assert seccomp.listener(profile) == seccomp.Listener("/agent", "m")
+    assert seccomp.listener({**profile, "defaultAction": "SCMP_ACT_ALLOW"}) is None
+    with pytest.raises(SeccompError, match="absolute path"):
+        seccomp.listener({"defaultAction": "SCMP_ACT_NOTIFY"})
