@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import http.client
 import os
@@ -19,6 +20,9 @@ from kubelet_py.errors import VolumeError
 from kubelet_py.server import app
 from kubelet_py.volumes import atomic_writer, host_path, manager, secret, subpath
 from kubelet_py.volumes.plugin import Context
+from runtime import state
+from runtime.operations import Rootfs, container_plan
+from runtime.spec import parse
 from tests.unit.server.fake_node import Backend, Pki
 
 pytestmark = pytest.mark.privileged
@@ -182,3 +186,44 @@ def test_K07_the_kubelet_answers_nobody_unasked(kubelet: Any) -> None:
 def test_K10_log_paths_lead_nowhere_else(kubelet: Any, path: str) -> None:
     """K10: the node's log folder is not served at all."""
     assert ask(kubelet, path, "admin", "system:masters") == 404
+
+
+def test_K08_what_an_environment_holds_is_told_nowhere(pods: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """K08: a Secret in the environment is in the container, and in no log, plan or command line."""
+    secret_text = "hunter2-is-not-told"
+    variable = {"name": "PASSWORD", "value": secret_text}
+    caplog.set_level("DEBUG")
+    script = 'echo "${#PASSWORD}"; sleep 1000'
+    described = pods.describe(script, env=[{"name": "PATH", "value": "/bin"}, variable])
+    assert f"PASSWORD={secret_text}" in described["process"]["env"]
+    rootfs = Rootfs(("/layer",), "/upper", "/work")
+    plan = container_plan(parse(described), rootfs=rootfs, join={}, cgroup=None)
+    told = [operation.describe() for operation in plan.operations]
+    assert any("execute" in line for line in told)
+    assert secret_text not in "\n".join(told)
+    pods.start(script, env=[{"name": "PATH", "value": "/bin"}, variable])
+    deadline = time.monotonic() + 20
+    lines = command_lines()
+    while not any(b"PASSWORD" in line for line in lines):
+        assert time.monotonic() < deadline, "the container's script is not seen"
+        lines = command_lines()
+    assert not any(secret_text.encode() in line for line in lines)
+    assert secret_text not in caplog.text
+
+
+def command_lines() -> list[bytes]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            found.append(path.read_bytes())
+    return found
+
+
+def test_K08_what_a_container_was_started_with_is_roots_alone(tmp_path: Path) -> None:
+    """K08: the files that hold a container's environment on the node's disk."""
+    before = os.umask(0)
+    try:
+        state.write_json(str(tmp_path / "oci.json"), {"process": {"env": ["PASSWORD=hunter2"]}})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "oci.json").stat().st_mode & 0o777 == 0o600

@@ -26,6 +26,7 @@ OPERATIONS, PROCESS, MOUNTS = "runtime/operations.py", "runtime/process.py", "ru
 DEVICES, NAMESPACES, SECURITY = "runtime/devices.py", "runtime/namespaces.py", "kubelet_py/pods/security.py"
 PROFILE, PROCFS, SPEC = "runtime/seccomp/profile.py", "runtime/procfs.py", "kubelet_py/pods/container_spec.py"
 UNPACK, STORE, MANIFEST = "runtime/images/unpack.py", "runtime/images/store.py", "runtime/images/manifest.py"
+NODE_ACCESS = "controlplane/apiserver/node_access.py"
 CAPABILITIES, LAUNCH_MOUNTING = "runtime/capabilities.py", "runtime/mounting.py"
 
 PIDS = """    if rules.pids > 0:
@@ -247,8 +248,8 @@ WEAKENINGS = (
     ),
     weak(
         "any sysctl from pods", SECURITY,
-        "if name not in SAFE_SYSCTLS:",
-        "if False:",
+        "if name not in SAFE_SYSCTLS and",
+        "if False and",
         "test_S13_a_pod_may_not_set_just_any_sysctl",
     ),
     weak(
@@ -563,6 +564,72 @@ WEAKENINGS = (
         "0, 0)",
         "test_K01_a_subpath_does_not_follow_a_link_out",
         "test_K01_a_subpath_that_changes_meanwhile_stays_inside",
+    ),
+    weak(
+        "route_localnet on", "kubelet_py/node/routes.py",
+        '((_FORWARD, "1"),',
+        '((_FORWARD, "1"), ("net/ipv4/conf/all/route_localnet", "1"),',
+        "test_K03_a_neighbour_does_not_reach_the_nodes_loopback",
+    ),
+    weak(
+        "external addresses served", "proxy/changes.py",
+        "ingress_ips=_ingress(service, version),",
+        'ingress_ips=tuple(spec.get("externalIPs") or ()),',
+        "test_K04_external_addresses_of_a_service_take_no_traffic",
+    ),
+    weak(
+        "git volumes are empty folders", "kubelet_py/volumes/manager.py",
+        'case "emptyDir":',
+        'case "emptyDir" | "gitRepo":',
+        "test_K05_there_are_no_git_repo_volumes",
+    ),
+    weak(
+        "hostPath with dots", "kubelet_py/volumes/host_path.py",
+        'if ".." in path.parts:',
+        "if False:",
+        "test_K06_a_host_path_has_no_dots",
+    ),
+    weak(
+        "secrets on the disk", "kubelet_py/volumes/manager.py",
+        "        if kind in IN_MEMORY:\n            mounting.mount_tmpfs(folder)\n",
+        "",
+        "test_K08_secrets_lie_in_memory_and_nobody_else_reads_their_name",
+    ),
+    weak(
+        "plans tell the environment", PROCESS,
+        """return f'execute "{self.args[0]}"'""",
+        """return f'execute "{self.args[0]}" {self.env}'""",
+        "test_K08_what_an_environment_holds_is_told_nowhere",
+    ),
+    weak(
+        "records for everybody", "runtime/state.py",
+        "os.O_TRUNC | os.O_CLOEXEC, 0o600)\n    try:\n        left = memoryview(json_text",
+        "os.O_TRUNC | os.O_CLOEXEC, 0o644)\n    try:\n        left = memoryview(json_text",
+        "test_K08_what_a_container_was_started_with_is_roots_alone",
+    ),
+    weak(
+        "any node's pods", NODE_ACCESS,
+        'return entry is None or entry.parse()["spec"].get("nodeName") == node',
+        "return True",
+        "test_K09_a_kubelet_changes_only_the_pods_of_its_node",
+    ),
+    weak(
+        "any Secret and claim", NODE_ACCESS,
+        "return bool(name) and (_GUARDED[resource], namespace, name) in self._of_node(node)",
+        "return True",
+        "test_K09_a_kubelet_reads_only_what_its_pods_name",
+    ),
+    weak(
+        "any node", NODE_ACCESS,
+        "            return name == node\n        if resource == \"leases\"",
+        "            return True\n        if resource == \"leases\"",
+        "test_K09_a_kubelet_is_its_own_node_and_no_other",
+    ),
+    weak(
+        "signatures not checked", "controlplane/apiserver/tokens.py",
+        """raise BadTokenError("the token's signature is wrong") from error""",
+        "log_nothing = error",
+        "test_K09_a_pods_account_changes_no_pods",
     ),
     weak(
         "..data is believed", "kubelet_py/volumes/atomic_writer.py",

@@ -38,6 +38,13 @@ def test_the_page_of_dependencies_lists_what_is_installed_and_nothing_else() -> 
     assert set(re.findall(r"^\| ([\w.-]+) \| ([\d.]+):", page, re.MULTILINE)) == wanted
 
 
+def test_every_test_that_the_conformance_page_names_is_there() -> None:
+    page = (ROOT / "docs/conformance.md").read_text()
+    rows = re.findall(r"^\| .* \| `(tests/\S+\.py)`: (\w+) \|$", page, re.M)
+    assert len(rows) > 100
+    assert [row for row in rows if f"def {row[1]}(" not in (ROOT / row[0]).read_text()] == []
+
+
 def test_every_room_has_a_page() -> None:
     pages = {path.stem for path in (ROOT / "docs/rooms").glob("*.md")}
     assert pages == {"kubeclient", "runtime", "cni", "proxy", "kubelet", "controlplane"}
