@@ -32,6 +32,9 @@ UNIFIED = "unified"  # stands for the v2 folder where a v1 controller is named
 NO_LIMIT = 2**62
 EPOLLIN = 1  # as select.EPOLLIN, whose import costs a library
 
+# Kernels since 5.16 refuse or ignore every value: the memory limit counts the kernel's share, too.
+KERNEL_MEMORY = "memory.kmem.limit_in_bytes"
+
 Write = tuple[str, str, str]
 
 
@@ -70,7 +73,8 @@ def other_writes(resources: Mapping[str, Any] | None) -> list[Write]:
 def _memory_writes(memory: Mapping[str, Any]) -> list[Write]:
     names = (
         ("limit", "memory.limit_in_bytes"), ("swap", "memory.memsw.limit_in_bytes"),
-        ("reservation", "memory.soft_limit_in_bytes"),
+        ("reservation", "memory.soft_limit_in_bytes"), ("kernel", KERNEL_MEMORY),
+        ("kernelTCP", "memory.kmem.tcp.limit_in_bytes"),
     )  # fmt: skip
     writes = [("memory", name, _bound(memory[key])) for key, name in names if memory.get(key)]
     if memory.get("swappiness") is not None:
@@ -109,6 +113,13 @@ def _device_writes(resources: Mapping[str, Any] | None) -> list[Write]:
     ]
 
 
+def _may_be_missing(name: str, number: int) -> bool:
+    """Swap accounting is a boot option; a limit of the kernel's share alone is history."""
+    if name in ("memory.memsw.limit_in_bytes", "memory.swappiness"):
+        return number == errno.ENOENT
+    return name == KERNEL_MEMORY and number in (errno.ENOENT, errno.EOPNOTSUPP)
+
+
 class Hybrid:
     """A cgroup of several hierarchies with one path."""
 
@@ -143,10 +154,7 @@ class Hybrid:
                 # Raising the limit above the memory+swap limit: that one has to go up first.
                 files.write(f"{folder}/memory.memsw.limit_in_bytes", *values)
                 files.write(f"{folder}/{name}", *values)
-            elif (
-                name not in ("memory.memsw.limit_in_bytes", "memory.swappiness")
-                or error.errno != errno.ENOENT
-            ):
+            elif not _may_be_missing(name, error.errno):
                 raise
 
     def join(self, below: Mapping[str, str] = files.NOWHERE) -> CgroupJoin:

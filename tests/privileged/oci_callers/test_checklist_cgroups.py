@@ -121,7 +121,10 @@ def test_linux_cgroups_hugetlb(limits: Limits) -> None:
 def test_linux_cgroups_memory(limits: Limits) -> None:
     needs("memory")
     size = 64 << 20
-    limits.start(memory={"limit": size, "reservation": size // 2})
+    tcp = {"kernelTCP": size // 4} if has("memory") else {}  # cgroup v2 has no file for it
+    limits.start(memory={"limit": size, "reservation": size // 2, **tcp})
+    if tcp:
+        assert limits.file("memory", "memory.kmem.tcp.limit_in_bytes", "") == str(size // 4)
     assert limits.file("memory", "memory.limit_in_bytes", "memory.max") == str(size)
     assert limits.file("memory", "memory.soft_limit_in_bytes", "memory.low") == str(size // 2)
 
