@@ -109,16 +109,12 @@ class Container:
         self._record(state=RUNNING, process=identity, started_at=time.time())
         self.loop.watch(process.pidfd, self._exited)
         # A container of which only a child is killed goes on, and nobody would learn why it limps.
-        self._oom = oom.Watch(self.loop, process.oom, self._look_for_kills)
+        self._oom = oom.Watch(self.loop, self._watched(process), self._look_for_kills)
 
     def _launch(self, join: Mapping[str, str]) -> Process:
         stdio = Stdio(tty=self.tty, stdin=self._wants_stdin, stdout=True, stderr=True)
         try:
-            process = self.starter.start(
-                lambda: oom.watch(
-                    self._launch_in_worker(join, stdio), lambda: self.cgroups.open(self._cgroup_path)
-                )
-            )
+            process = self.starter.start(lambda: self._launch_in_worker(join, stdio))
         except BaseException:
             stdio.close_own()
             raise
@@ -142,7 +138,8 @@ class Container:
         stdio.give_to(spec.process.user.uid if spec.process else 0)
         cgroup = self.cgroups.create(self._cgroup_path, spec.linux.resources)
         plan = container_plan(spec, rootfs=rootfs, join=join, cgroup=cgroup.join())
-        return self.launch(self.kernel, plan, stdio.child, terminal=self.tty)
+        process = self.launch(self.kernel, plan, stdio.child, terminal=self.tty)
+        return oom.watch(process, lambda: self.cgroups.open(self._cgroup_path))
 
     @property
     def has_foreign_runtime(self) -> bool:
@@ -287,6 +284,16 @@ class Container:
         waiters, self._waiters = self._waiters, []
         for stopped in waiters:
             stopped()
+
+    def _watched(self, process: Process) -> tuple[int, int]:
+        """A foreign runtime's worker is in a mount namespace that may hide cgroups, so it opens no watch."""
+        if self._runtime is None:
+            return process.oom
+        try:
+            return self.cgroups.open(self._cgroup_path).watch_oom()
+        except (CgroupError, OSError) as error:
+            self._shim.complain(f"Could not watch for OOM kills in {self._cgroup_path}: {error}")
+            return -1, 0
 
     def _look_for_kills(self) -> bool:
         killed = self._oom_kills()
