@@ -41,6 +41,7 @@ from kubelet_py.node.registrar import Registrar
 from kubelet_py.paths import NodePaths
 from kubelet_py.pods import security
 from kubelet_py.pods.admission import Gate
+from kubelet_py.pods.allocations import Allocations
 from kubelet_py.pods.containers import ContainerStarter
 from kubelet_py.pods.context import NodeFacts, ObjectSource, TokenSource
 from kubelet_py.pods.events import PodEvents
@@ -209,6 +210,7 @@ class Agent:
             node=self._node,
             event=self._events.tell,
         )
+        allocations = Allocations(paths.pods)
         gate = Gate(
             records=self._manager.records,
             held=self._pleg.uids,
@@ -223,6 +225,7 @@ class Agent:
                 unsafe_sysctls=config.allowed_unsafe_sysctls,
                 apparmor=security.app_armor_enabled(),
             ),
+            restore=allocations.restore,
         )
         parts = Parts(
             runtime=self._runtime,
@@ -241,7 +244,7 @@ class Agent:
                 rules=self._node.rules,
                 gate=gate,
                 allocatable=self._node.allocatable,
-                pods=paths.pods,
+                allocations=allocations,
                 update=self._runtime.update_resources,
             ),
             node=self._node,

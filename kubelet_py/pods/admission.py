@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from kubelet_py.pods import preemption, resources
 from kubelet_py.pods.model import Ending, Object, Waiting, containers, init_containers, is_static
+from kubelet_py.pods.resize import Table
 
 ANY = "0.0.0.0"
 NO_PORTS = "node(s) didn't have free ports for the requested pod ports"
@@ -50,6 +51,8 @@ class Admitted(Protocol):
     finished: bool
     released: bool
     ending: Ending | None
+    wanted: Object
+    allocated: Table | None
     requests: Requests | None
 
     @property
@@ -57,6 +60,8 @@ class Admitted(Protocol):
 
     @property
     def ends(self) -> bool: ...
+
+    def allocate(self, allocated: Table) -> None: ...
 
 
 def requests(pod: Object) -> Requests:
@@ -218,11 +223,12 @@ class Gate:
         shutting_down: Callable[[], bool] = lambda: False,
         preempt: Callable[[Admitted], None] | None = None,
         forbids: Callable[[Object], Waiting | None] = lambda pod: None,
+        restore: Callable[[Admitted], None] = lambda record: None,
     ) -> None:
         """`held`: uids of the pods that the runtime has something of. `totals` gets what all pods ask for
         together, whenever that may have changed. `pressures`: the node's conditions that
         are True. `preempt` ends a pod to make room for a critical one. `forbids`: what has nothing to do
-        with other pods."""
+        with other pods. `restore` makes a record's pod what the node has agreed to."""
         self._records = records
         self._held = held
         self._node = node
@@ -232,12 +238,14 @@ class Gate:
         self._shutting_down = shutting_down
         self._preempt = preempt
         self._forbids = forbids
+        self._restore = restore
         self._lock = threading.Lock()
 
     def admit(self, record: Admitted) -> Waiting | None:
         """Let the pod in (its `requests` are set then), say why not, or LATER: room is being made for it."""
         if record.requests is not None:
             return None
+        self._restore(record)
         with self._lock:
             wanted, held = requests(record.pod), self._held()
             if record.uid not in held:
@@ -256,6 +264,7 @@ class Gate:
             if other is record or other.released or (other.requests is None and other.finished):
                 continue
             if other.requests is None and other.uid in held:
+                self._restore(other)
                 other.requests = requests(other.pod)
             if other.requests is not None:
                 taken.append(other)

@@ -53,6 +53,24 @@ def table(pod: Object) -> Table:
     return found if any(found.values()) else {}
 
 
+def told(pod: Object) -> Table:
+    """What the containers have by the status that this node wrote last; the spec's where it says nothing."""
+    known = {
+        entry["name"]: entry
+        for key in ("containerStatuses", "initContainerStatuses")
+        for entry in (pod.get("status") or {}).get(key) or ()
+        if entry.get("resources")
+    }
+    answer = table(pod)
+    for name in answer:
+        entry = known.get(name)
+        if entry is not None:
+            # A request is only asked for, and not in any file of the kernel: what was agreed to counts.
+            requests = entry.get("allocatedResources")
+            answer[name] = {**entry["resources"], **({"requests": requests} if requests else {})}
+    return answer
+
+
 def with_resources(pod: Object, allocated: Table) -> Object:
     """The same pod with the allocated resources in its containers."""
     spec = dict(pod["spec"])

@@ -1,21 +1,20 @@
 """In-place resize, acted: agree on what is wanted, write it down, change the cgroups, say what came of it.
 
-What the node agreed to is in `pods/<uid>/allocated.json`, so that the next agent does not take a wish for a
-promise. What a container has is read from its cgroup, once after its start and after each change.
+What the node agreed to is kept by allocations.py. What a container has is read from its cgroup, once after
+its start and after each change.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from kubelet_py.pods import resize, resources
 from kubelet_py.pods.admission import Admitted, Gate
-from kubelet_py.pods.model import ContainerView, Object, PodView, full_name, is_static, uid_of
+from kubelet_py.pods.allocations import Allocations
+from kubelet_py.pods.model import ContainerView, Object, PodView, full_name, is_static
 from kubelet_py.pods.resize import DEFERRED, Held, Progress, Table
 from kubelet_py.pods.resources import Rules
 from runtime.cgroups import CgroupDriver
@@ -24,22 +23,18 @@ from runtime.errors import CgroupError, RuntimeFailure
 
 log = logging.getLogger(__name__)
 
-FILE = "allocated.json"
+REMEMBERED = 10_000
 
 
 class Resized(Admitted, Protocol):
     """A pod's record, as far as its size is concerned."""
 
-    wanted: Object
-    allocated: Table | None
     resize: Progress
     restarting: frozenset[str]
 
-    def allocate(self, allocated: Table) -> None: ...
-
 
 class Resizer:
-    """`pods`: the folder of the pods' folders. `update(container id, linux.resources)`: the runtime's. Only
+    """`update(container id, linux.resources)`: the runtime's. Only
     the pod's worker calls these."""
 
     def __init__(
@@ -49,24 +44,20 @@ class Resizer:
         rules: Rules,
         gate: Gate,
         allocatable: Mapping[str, str],
-        pods: Path,
+        allocations: Allocations,
         update: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
         self._update = update
         self._cgroups, self._rules, self._gate = cgroups, rules, gate
-        self._allocatable, self._pods = allocatable, pods
+        self._allocatable, self._allocations = allocatable, allocations
         self._protected = rules.throttling is not None
+        self._settled: dict[str, Table] = {}
         self._limits: dict[str, CgroupLimits] = {}
 
     def agree(self, record: Resized) -> None:
         """Allocate what an admitted pod asks for, or later what it asks for instead, if the node can."""
         if is_static(record.pod):
             return
-        if record.allocated is None:
-            known = self._read(record.uid)
-            record.allocate(known if known is not None else resize.table(record.wanted))
-            if known is None and record.allocated:
-                self._write(record)
         wanted = resize.table(record.wanted)
         if not wanted or wanted == record.allocated:
             record.resize = replace(record.resize, held=None)
@@ -77,7 +68,7 @@ class Resizer:
             held = Held(DEFERRED, lacking.refusal.message) if lacking is not None else None
         if held is None:
             record.allocate(wanted)
-            self._write(record)
+            self._allocations.keep(record)
             record.resize = replace(record.resize, under_way=True)
             log.info("Agreed to resize pod=%s", full_name(record.pod))
         elif held != record.resize.held:
@@ -96,6 +87,9 @@ class Resizer:
             spec = specs.get(container.name)
             if spec is None or container.state != "RUNNING":
                 continue
+            protecting = self._protected and record.resize.under_way
+            if self._settled.get(container.id) is record.allocated and not protecting:
+                continue  # it was looked at, and nobody has agreed to anything else since
             expected = resources.container_resources(spec, self._rules)
             changed = resize.differing(expected, self._actual(home, container))
             if changed and resize.restarts(spec, changed):
@@ -104,8 +98,10 @@ class Resizer:
                 changed = resize.differing(expected, self._actual(home, container))
             if changed and resize.restarts(spec, changed):
                 again.add(container.name)
-            elif changed or (self._protected and record.resize.under_way):
+            elif changed or protecting:
                 changes.append((container, resize.whole(expected, protected=self._protected)))
+            else:
+                self._settle(container.id, record.allocated)
         busy = bool(changes or again or record.resize.under_way)
         error = self._change(record.pod, home, changes, shrink=not again) if busy else ""
         record.restarting = frozenset(again)
@@ -157,24 +153,15 @@ class Resizer:
                 known = self._cgroups.open(f"{home}/{container.id}").limits()
             except CgroupError:
                 return CgroupLimits()  # it has just ended
-            if len(self._limits) > 10_000:
+            if len(self._limits) > REMEMBERED:
                 self._limits.clear()
             self._limits[container.id] = known
         return known
 
-    def _read(self, uid: str) -> Table | None:
-        try:
-            known: Table = json.loads((self._pods / uid / FILE).read_text())
-        except FileNotFoundError:
-            return None
-        return known
-
-    def _write(self, record: Resized) -> None:
-        folder = self._pods / uid_of(record.pod)
-        folder.mkdir(parents=True, exist_ok=True)
-        new = folder / f"{FILE}.new"
-        new.write_text(json.dumps(record.allocated))
-        new.rename(folder / FILE)
+    def _settle(self, container_id: str, allocated: Table) -> None:
+        if len(self._settled) > REMEMBERED:
+            self._settled.clear()
+        self._settled[container_id] = allocated
 
 
 def _ended(view: PodView, name: str) -> bool:

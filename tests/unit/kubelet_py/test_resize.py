@@ -13,6 +13,7 @@ from pods_in_words import NOW, down, pod, up, view
 from kubelet_py.pods import resize, resources
 from kubelet_py.pods.actions import compute_pod_actions
 from kubelet_py.pods.admission import Gate
+from kubelet_py.pods.allocations import Allocations
 from kubelet_py.pods.model import Object
 from kubelet_py.pods.record import PodRecord
 from kubelet_py.pods.resize import Held, Progress
@@ -158,13 +159,14 @@ class Node:
         self.tree, self.record = Tree(), PodRecord(body, 0.0)
         self.tree.now = {"home": AS_SMALL, "home/c-0": AS_SMALL}
         allocatable = {"cpu": "2", "memory": "1Gi", "pods": "9"}
+        allocations = Allocations(folder)
         self.gate = Gate(
             records=lambda: [self.record], held=set, node=lambda: {"metadata": {"name": "n"}, "spec": {}},
-            allocatable=allocatable, totals=lambda totals: None,
+            allocatable=allocatable, totals=lambda totals: None, restore=allocations.restore,
         )  # fmt: skip
         tree: Any = self.tree
         self.resizer = Resizer(
-            tree, rules=rules, gate=self.gate, allocatable=allocatable, pods=folder,
+            tree, rules=rules, gate=self.gate, allocatable=allocatable, allocations=allocations,
             update=lambda identity, values: self.tree.open(f"home/{identity}").update(values),
         )  # fmt: skip
         assert self.gate.admit(self.record) is None
@@ -239,6 +241,17 @@ def test_with_memory_qos_a_request_alone_moves_what_protects_it(tmp_path: Path) 
     del node.tree.writes[:]
     node.act()
     assert node.tree.writes == [], "once"
+
+
+def test_without_a_file_the_status_tells_what_was_agreed_to(tmp_path: Path) -> None:
+    """An agent that comes back while a wish waits: it counts what the pod has, not what it wishes for."""
+    wish = having({**SMALL, "requests": {"cpu": "3", "memory": "64Mi"}})
+    entry = {"name": "c", "resources": SMALL, "allocatedResources": SMALL["requests"]}
+    node = Node(tmp_path, {**wish, "status": {"containerStatuses": [entry]}})
+    assert node.record.allocated == {"c": SMALL}
+    assert node.record.requests is not None and node.record.requests.amounts["cpu"] == 100
+    assert node.record.resize.held is not None
+    assert not (tmp_path / "u").exists(), "nothing was agreed to"
 
 
 def test_an_agent_that_comes_back_holds_to_what_was_agreed(tmp_path: Path) -> None:
