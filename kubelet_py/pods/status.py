@@ -1,13 +1,13 @@
 """PURE: what the API shows of a pod: phase, conditions and container states.
 
-Rules from upstream's kubelet_pods.go (getPhase, convertToAPIContainerStatuses), status/generate.go
-(conditions). Input: the pod's JSON with its last status, what the runtime holds, why containers wait, and
-what the probes say.
+Rules from upstream's kubelet_pods.go (convertToAPIContainerStatuses), status/generate.go (conditions); the
+phase is in phase.py. Input: the pod's JSON with its last status, what the runtime holds, why containers wait,
+and what the probes say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from kubelet_py.pods.model import (
     is_restartable,
     timestamp,
 )
+from kubelet_py.pods.phase import phase
 from kubelet_py.pods.resize import IN_PROGRESS, PENDING, Progress
 from kubelet_py.pods.resize import conditions as conditions_of_resize
 
@@ -102,50 +103,6 @@ def _final_phase(old: Object, view: PodView, situation: Situation, computed: str
     if computed in ("Succeeded", "Failed") and any(c.state == "RUNNING" for c in view.containers):
         return str(old.get("phase") or "Pending")
     return computed
-
-
-def phase(pod: Object, init: Iterable[Object], main: Iterable[Object], finished: bool) -> str:
-    """status.phase of the pod from its containers' statuses (upstream: getPhase)."""
-    policy = restart_policy(pod)
-    init_specs = {c["name"]: c for c in init_containers(pod)}
-    pending = failed = 0
-    for entry in init:
-        state, last = entry["state"], entry.get("lastState") or {}
-        if is_restartable(init_specs[entry["name"]]):
-            pending += int(not entry.get("started") and "terminated" not in state)
-            continue
-        ended = state.get("terminated") or ("waiting" in state and last.get("terminated"))
-        if not ended:
-            pending += 1
-        elif ended["exitCode"] != 0:
-            failed += 1
-    if failed and policy == "Never":
-        return "Failed"
-    running = waiting = stopped = succeeded = 0
-    for entry in main:
-        state, last = entry["state"], entry.get("lastState") or {}
-        if "running" in state:
-            running += 1
-        elif "terminated" in state:
-            stopped += 1
-            succeeded += int(state["terminated"]["exitCode"] == 0)
-        elif last.get("terminated"):
-            stopped += 1
-        else:
-            waiting += 1
-    if (pending or failed) and not running and not stopped:
-        return "Pending"
-    if waiting:
-        return "Pending"
-    if running:
-        return "Running"
-    if not stopped:
-        return "Pending"
-    if not finished and policy == "Always":
-        return "Running"
-    if stopped == succeeded:
-        return "Succeeded"
-    return "Failed" if finished or policy == "Never" else "Running"
 
 
 def _container_status(
@@ -376,7 +333,11 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
             continue
         if key == "conditions":
             known = {c["type"]: c for c in before or ()}
-            changed = [c for c in after or () if not _same_condition(known.get(c["type"]), c)]
+            changed = [
+                _without_old_reason(known.get(c["type"]), c)
+                for c in after or ()
+                if not _same_condition(known.get(c["type"]), c)
+            ]
             present = {c["type"] for c in after or ()}
             # A resize that is over leaves no condition; the others only change.
             over = [kind for kind in (PENDING, IN_PROGRESS) if kind in known and kind not in present]
@@ -390,6 +351,11 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
         else:
             patch[key] = after
     return patch
+
+
+def _without_old_reason(old: Mapping[str, Any] | None, new: Object) -> Object:
+    """A merge keeps what the patch does not name: a reason that holds no more has to be taken away."""
+    return {**{key: None for key in ("reason", "message") if (old or {}).get(key) and key not in new}, **new}
 
 
 def _same_condition(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:

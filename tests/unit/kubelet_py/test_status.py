@@ -136,6 +136,9 @@ def test_difference_names_only_what_changed() -> None:
     patch = difference(old, new)
     assert set(patch) == {"conditions", "containerStatuses"}
     assert {c["type"] for c in patch["conditions"]} == {"Ready", "ContainersReady"}
+    back = {c["type"]: c for c in difference(new, old)["conditions"]}
+    assert back["Ready"]["status"] == "True"
+    assert back["Ready"]["reason"] is None and back["Ready"]["message"] is None, "a merge would keep them"
     moved = difference({"podIPs": [{"ip": "a"}]}, {"podIPs": [{"ip": "b"}]})
     assert moved == {"podIPs": [{"ip": "b"}, {"$patch": "delete", "ip": "a"}]}
     assert difference({"message": "x"}, {}) == {"message": None}
