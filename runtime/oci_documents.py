@@ -19,6 +19,7 @@ from runtime.seccomp.listener import NEW_LISTENER
 from runtime.seccomp.profile import ARCHITECTURES, runtime_default
 from runtime.spec import HOOKS
 from runtime.spec_extras import MEMORY_FLAGS, MEMORY_MODES
+from runtime.systemd.annotations import PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def features() -> dict[str, Any]:
             "mountExtensions": {"idmap": {"enabled": True}},
         },
         "annotations": {},
-        "potentiallyUnsafeConfigAnnotations": [],
+        "potentiallyUnsafeConfigAnnotations": [PREFIX],
     }  # fmt: skip
 
 

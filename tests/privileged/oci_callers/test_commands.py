@@ -115,6 +115,9 @@ def test_features_name_what_is_there(bundle: Bundle) -> None:
     supported = set(features["linux"]["seccomp"]["supportedFlags"])
     assert "SECCOMP_FILTER_FLAG_LOG" in supported <= set(features["linux"]["seccomp"]["knownFlags"])
     assert not features["linux"]["intelRdt"]["enabled"] and features["linux"]["selinux"]["enabled"]
+    assert features["linux"]["cgroup"]["systemd"] is (cgroups.native() == cgroups.SYSTEMD)
+    # The prefix of the annotations that reach systemd: whoever passes strangers' on has to know.
+    assert features["potentiallyUnsafeConfigAnnotations"] == ["org.systemd.property."]
 
 
 def test_an_exec_joins_a_cgroup_below_the_containers(bundle: Bundle, tmp_path: Path) -> None:
