@@ -309,8 +309,8 @@ WEAKENINGS = (
     ),
     weak(
         "working directory by the host's /proc", PROCESS,
-        "        fd = make_inside(kernel, context.root, self.path)\n        try:\n      "
-        "      kernel.fchdir(fd)\n",
+        "        enter = make_inside if self.make else open_inside\n        fd = enter(kernel, context.root, "
+        "self.path)\n        try:\n            kernel.fchdir(fd)\n",
         '        fd = kernel.openat2(context.host_proc, self.path.removeprefix("/proc/"), os.O_PATH)\n'
         "        try:\n            kernel.fchdir(fd)\n            return\n",
         "test_E02_an_exec_cannot_work_in_a_folder_of_the_host",
@@ -392,7 +392,7 @@ WEAKENINGS = (
         "test_E12_no_writable_v1_cgroup_or_release_agent",
     ),
     weak(
-        "no session of its own", PROCESS, 'Step("setsid"), ', "", "test_E14_an_exec_is_a_session_of_its_own"
+        "no session of its own", PROCESS, '        context.child(Step("setsid"))\n', "", "test_E14_an_exec_is_a_session_of_its_own"
     ),
     weak(
         "no controlling terminal", PROCESS,
