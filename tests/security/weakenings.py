@@ -392,7 +392,10 @@ WEAKENINGS = (
         "test_E12_no_writable_v1_cgroup_or_release_agent",
     ),
     weak(
-        "no session of its own", PROCESS, '        context.child(Step("setsid"))\n', "", "test_E14_an_exec_is_a_session_of_its_own"
+        "no session of its own", PROCESS,
+        '        context.child(Step("setsid"))\n',
+        "",
+        "test_E14_an_exec_is_a_session_of_its_own",
     ),
     weak(
         "no controlling terminal", PROCESS,
