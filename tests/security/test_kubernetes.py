@@ -193,7 +193,7 @@ def test_K08_what_an_environment_holds_is_told_nowhere(pods: Any, caplog: pytest
     secret_text = "hunter2-is-not-told"
     variable = {"name": "PASSWORD", "value": secret_text}
     caplog.set_level("DEBUG")
-    script = 'echo "${#PASSWORD}"; sleep 1000'
+    script = 'echo "${#PASSWORD}"; sleep 1000; true'
     described = pods.describe(script, env=[{"name": "PATH", "value": "/bin"}, variable])
     assert f"PASSWORD={secret_text}" in described["process"]["env"]
     rootfs = Rootfs(("/layer",), "/upper", "/work")

@@ -28,12 +28,11 @@ def sends_to_loopback(client: Namespace) -> None:
         for name in ("all", "eth0"):
             Path(f"/proc/sys/net/ipv4/conf/{name}/route_localnet").write_text("1")
             Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("0")
-        for command in (
-            "link set lo down",
-            "route del local 127.0.0.0/8 dev lo table local",
-            f"route add 127.0.0.1/32 via {NODE} dev eth0 src 192.0.2.2",
-        ):
-            subprocess.run(["ip", *command.split()], check=False, capture_output=True)
+        routed = f"route add 127.0.0.1/32 via {NODE} dev eth0 src 192.0.2.2"
+        for command in ("link set lo down", "addr flush dev lo", routed):
+            subprocess.run(["ip", *command.split()], check=True, capture_output=True)
+        asked = ["ip", "route", "get", "127.0.0.1"]
+        assert "dev eth0" in subprocess.run(asked, check=True, capture_output=True, text=True).stdout
 
     in_namespace(client.fd, prepare)
 

@@ -622,11 +622,21 @@ WEAKENINGS = (
         "return True",
         "test_K09_a_kubelet_reads_only_what_its_pods_name",
     ),
-    weak(
-        "any node", NODE_ACCESS,
-        "            return name == node\n        if resource == \"leases\"",
-        "            return True\n        if resource == \"leases\"",
-        "test_K09_a_kubelet_is_its_own_node_and_no_other",
+    Weakening(
+        "any node",
+        (
+            (
+                NODE_ACCESS,
+                "            return name == node\n        if resource == \"leases\"",
+                "            return True\n        if resource == \"leases\"",
+            ),
+            (
+                "controlplane/apiserver/admission.py",
+                "if key == _NODE and name != user.node_name:",
+                "if False:",
+            ),
+        ),
+        ("test_K09_a_kubelet_is_its_own_node_and_no_other",),
     ),
     weak(
         "signatures not checked", "controlplane/apiserver/tokens.py",
