@@ -181,7 +181,7 @@ class ContainerStarter:
                 mounts=self._mounts(pod, container, values, message_file, volumes),
                 resources=resources.container_resources(container, node.rules),
                 oom_score_adj=resources.oom_score_adj(pod, container, node.memory_bytes),
-                hostname=files.hostname_of(pod, node.name),
+                hostname=files.nodename_of(pod, node.name, self._config.cluster_domain),
                 shm=self._shm(pod),
                 seccomp_default=self._config.seccomp_default,
                 localhost_seccomp=self._localhost_profile(context),

@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubelet_py.errors import SandboxError
 from kubelet_py.pods.container_spec import Mount
 from kubelet_py.pods.model import Object, full_name
 
+MOST_SERVERS = 3  # of resolv.conf: glibc reads no more
 MOST_SEARCHES = 32
+SEARCHES_BYTES = 2048
+MOST_NODENAME = 64  # uts.nodename has room for these and a zero
 SHM = "shm"  # the pod's shared memory, a tmpfs in its folder
 
 
@@ -34,6 +38,27 @@ def hostname_of(pod: Object, node_name: str) -> str:
     return name if len(name) <= 63 else name[:63].rstrip("-.")
 
 
+def nodename_of(pod: Object, node_name: str, domain: str) -> str:
+    """What `hostname` says inside: with setHostnameAsFQDN the name that the pod has in the cluster's DNS.
+    SandboxError where the kernel has no room for that."""
+    hostname, subdomain = hostname_of(pod, node_name), pod["spec"].get("subdomain")
+    whole = pod["spec"].get("setHostnameAsFQDN") and subdomain and domain
+    if not whole or pod["spec"].get("hostNetwork"):
+        return hostname
+    name = f"{hostname}.{host_domain(pod, domain)}"
+    if len(name) > MOST_NODENAME:
+        raise SandboxError(
+            f"failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long "
+            f"({MOST_NODENAME} characters is the max, {len(name)} characters requested)"
+        )
+    return name
+
+
+def host_domain(pod: Object, domain: str) -> str:
+    """The domain of a pod with a subdomain."""
+    return f"{pod['spec']['subdomain']}.{pod['metadata']['namespace']}.svc.{domain}"
+
+
 def hosts_text(pod: Object, ips: Sequence[str], hostname: str, host_text: str | None, domain: str) -> str:
     """/etc/hosts; `host_text` is the node's own file for a pod on the host's network."""
     if host_text is not None:
@@ -48,10 +73,9 @@ def hosts_text(pod: Object, ips: Sequence[str], hostname: str, host_text: str | 
             "fe00::1\tip6-allnodes",
             "fe00::2\tip6-allrouters",
         ]
-        subdomain = pod["spec"].get("subdomain")
         names = [hostname]
-        if subdomain and domain:
-            names.insert(0, f"{hostname}.{subdomain}.{pod['metadata']['namespace']}.svc.{domain}")
+        if pod["spec"].get("subdomain") and domain:
+            names.insert(0, f"{hostname}.{host_domain(pod, domain)}")
         lines += [f"{ip}\t" + "\t".join(names) for ip in ips]
     aliases = pod["spec"].get("hostAliases") or []
     if aliases:
@@ -78,6 +102,40 @@ def missing_cluster_dns(pod: Object, defaults: DnsDefaults) -> str | None:
 
 def resolv_text(pod: Object, defaults: DnsDefaults) -> str:
     """/etc/resolv.conf by dnsPolicy; without a cluster DNS, ClusterFirst is the node's own, as upstream."""
+    servers, searches, options = _resolver(pod, defaults)
+    servers, searches = servers[:MOST_SERVERS], _fitting(searches)
+    lines = [f"search {' '.join(searches)}"] if searches else []
+    lines += [f"nameserver {server}" for server in servers]
+    lines += [f"options {' '.join(options)}"] if options else []
+    return "".join(line + "\n" for line in lines)
+
+
+def omitted_dns(pod: Object, defaults: DnsDefaults) -> list[str]:
+    """What to tell of a resolv.conf that has no room for all that was asked for."""
+    servers, searches, _ = _resolver(pod, defaults)
+    fitting, texts = _fitting(searches), []
+    if len(servers) > MOST_SERVERS:
+        texts.append(
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver "
+            f"line is: {' '.join(servers[:MOST_SERVERS])}"
+        )
+    if fitting != searches:
+        texts.append(
+            "Search Line limits were exceeded, some search paths have been omitted, the applied search "
+            f"line is: {' '.join(fitting)}"
+        )
+    return texts
+
+
+def _fitting(searches: Sequence[str]) -> list[str]:
+    fitting = list(searches[:MOST_SEARCHES])
+    while len(" ".join(fitting)) > SEARCHES_BYTES:
+        fitting.pop()
+    return fitting
+
+
+def _resolver(pod: Object, defaults: DnsDefaults) -> tuple[list[str], list[str], list[str]]:
+    """(name servers, search domains, options) that the pod asks for, without the limits."""
     policy = dns_policy(pod)
     clustered = policy in ("ClusterFirst", "ClusterFirstWithHostNet") and defaults.cluster_dns
     servers, searches, options = parse_resolv("" if policy == "None" else defaults.node_text)
@@ -88,14 +146,11 @@ def resolv_text(pod: Object, defaults: DnsDefaults) -> str:
         options = ["ndots:5"]
     config = pod["spec"].get("dnsConfig") or {}
     servers = _once([*servers, *(config.get("nameservers") or [])])
-    searches = _once([*searches, *(config.get("searches") or [])])[:MOST_SEARCHES]
+    searches = _once([*searches, *(config.get("searches") or [])])
     for option in config.get("options") or []:
         options = [o for o in options if o.partition(":")[0] != option["name"]]
         options.append(option["name"] + (f":{option['value']}" if option.get("value") else ""))
-    lines = [f"search {' '.join(searches)}"] if searches else []
-    lines += [f"nameserver {server}" for server in servers]
-    lines += [f"options {' '.join(options)}"] if options else []
-    return "".join(line + "\n" for line in lines)
+    return servers, searches, options
 
 
 def parse_resolv(text: str) -> tuple[list[str], list[str], list[str]]:

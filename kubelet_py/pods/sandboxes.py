@@ -81,6 +81,7 @@ class Sandboxes:
         if network_down is not None:
             raise SandboxError(f"network is not ready: {network_down}")
         handler = self._classes.handler(pod)
+        self._nodename(pod)  # one that is too long is refused before anything is made
         rules = replace(self._facts.rules, pids=self._config.pod_pids_limit)
         limits = resources.pod_resources(pod, rules)
         cgroup = self._cgroup_of(pod)
@@ -127,6 +128,9 @@ class Sandboxes:
             raise
         return sandbox
 
+    def _nodename(self, pod: Object) -> str:
+        return files.nodename_of(pod, self._facts.name, self._config.cluster_domain)
+
     def _cgroup_of(self, pod: Object) -> str:
         return self._cgroups.names.group(*resources.pod_cgroup(self._paths.cgroup_root, pod))
 
@@ -139,7 +143,7 @@ class Sandboxes:
             namespace=metadata["namespace"],
             uid=metadata["uid"],
             attempt=attempt,
-            hostname=files.hostname_of(pod, self._facts.name),
+            hostname=self._nodename(pod),
             labels={
                 LABEL_POD_NAME: metadata["name"],
                 LABEL_POD_NAMESPACE: metadata["namespace"],
@@ -189,7 +193,9 @@ class Sandboxes:
         warning = files.missing_cluster_dns(pod, defaults)
         if warning is not None:
             self._event(pod, "", "Warning", "MissingClusterDNS", warning)
-        files.write(folder / "hostname", hostname + "\n")
+        for text in files.omitted_dns(pod, defaults):
+            self._event(pod, "", "Warning", "DNSConfigForming", text)
+        files.write(folder / "hostname", self._nodename(pod) + "\n")
         files.write(folder / "resolv.conf", files.resolv_text(pod, defaults))
         hosts = files.hosts_text(pod, addresses, hostname, node_hosts, self._config.cluster_domain)
         files.write(folder / "etc-hosts", hosts)
