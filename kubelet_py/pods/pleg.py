@@ -8,15 +8,12 @@ from the runtime's own memory, never rebuilt from events.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
+from kubelet_py.pods import last_words
 from kubelet_py.pods.model import (
     ANNOTATION_HASH,
-    ANNOTATION_MESSAGE_FILE,
-    ANNOTATION_MESSAGE_POLICY,
     ANNOTATION_USER,
     ContainerView,
     PodView,
@@ -28,9 +25,7 @@ from runtime.service import Container, Event, RuntimeService, Sandbox
 log = logging.getLogger(__name__)
 
 RELIST_SECONDS = 30.0
-MESSAGE_BYTES = 4096
-FALLBACK_BYTES = 2048
-FALLBACK_LINES = 80
+MOST_MESSAGES = 10_000
 
 
 class Pleg:
@@ -89,9 +84,7 @@ class Pleg:
 
     def _container(self, container: Container) -> ContainerView:
         config = container.config
-        message = container.message
-        if container.state == "EXITED":
-            message = self._termination_message(container) or message
+        message = self._last_words(container) if container.state == "EXITED" else container.message
         return ContainerView(
             id=container.id,
             name=config.name,
@@ -110,23 +103,14 @@ class Pleg:
             user=user_from(config.annotations.get(ANNOTATION_USER, "")),
         )
 
-    def _termination_message(self, container: Container) -> str:
-        """What the container left in its termination file, or the log's end where the policy says so."""
+    def _last_words(self, container: Container) -> str:
+        """Read once: nobody writes to them any more."""
         known = self._messages.get(container.id)
-        if known is not None:
-            return known
-        annotations = container.config.annotations
-        text = ""
-        file = annotations.get(ANNOTATION_MESSAGE_FILE)
-        if file:
-            text = _head(Path(file))
-        fallback = annotations.get(ANNOTATION_MESSAGE_POLICY) == "FallbackToLogsOnError"
-        if not text and fallback and container.exit_code:
-            text = _log_tail(Path(container.config.log_path))
-        if len(self._messages) > 10_000:
-            self._messages.clear()
-        self._messages[container.id] = text
-        return text
+        if known is None:
+            if len(self._messages) > MOST_MESSAGES:
+                self._messages.clear()
+            known = self._messages[container.id] = last_words.of(container)
+        return known
 
     def _on_event(self, event: Event) -> None:
         for sandbox in self._runtime.list_sandboxes():
@@ -138,30 +122,3 @@ class Pleg:
         while not self._stop.wait(RELIST_SECONDS):
             for uid in self.uids():
                 self._wake(uid)
-
-
-def _no_link(path: str, flags: int) -> int:
-    # Whoever can write to our folders (a hostPath volume) must not have us read another file of the host, nor
-    # wait for ever on a FIFO.
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-
-def _head(file: Path) -> str:
-    try:
-        with open(file, "rb", opener=_no_link) as stream:
-            return stream.read(MESSAGE_BYTES).decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def _log_tail(file: Path) -> str:
-    """The messages of the last lines of a CRI log: at most 80 lines and 2048 bytes."""
-    try:
-        with open(file, "rb", opener=_no_link) as stream:
-            stream.seek(0, 2)
-            stream.seek(max(0, stream.tell() - 16 * FALLBACK_BYTES))
-            lines = stream.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    texts = [line.split(" ", 3)[3] for line in lines[-FALLBACK_LINES:] if line.count(" ") >= 3]
-    return "\n".join(texts)[-FALLBACK_BYTES:] + ("\n" if texts else "")

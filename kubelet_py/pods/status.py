@@ -33,6 +33,7 @@ from kubelet_py.pods.resize import IN_PROGRESS, PENDING, Progress
 from kubelet_py.pods.resize import conditions as conditions_of_resize
 
 OURS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
+MESSAGES_BYTES = 12 * 1024  # upstream: MaxPodTerminationMessageLogLength
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def generate(pod: Object, view: PodView, situation: Situation) -> Object:
         _container_status(pod, view, c, situation, "ephemeralContainerStatuses")
         for c in ephemeral_containers(pod)
     ]
+    _share_messages([*init, *main, *extra])
     status["phase"] = _final_phase(old, view, situation, phase(pod, init, main, situation.finished))
     if status["phase"] == "Failed" and situation.failure is not None:
         status |= {"reason": situation.failure.reason, "message": situation.failure.message}
@@ -92,6 +94,19 @@ def generate(pod: Object, view: PodView, situation: Situation) -> Object:
         status["ephemeralContainerStatuses"] = extra
     status["qosClass"] = old.get("qosClass") or resources.qos_class(pod)
     return status
+
+
+def _share_messages(entries: list[Object]) -> None:
+    """Cut the termination messages so that all of a pod's together have MESSAGES_BYTES at most."""
+    most = MESSAGES_BYTES // max(1, len(entries))
+    for entry in entries:
+        for key in ("state", "lastState"):
+            ended = entry.get(key, {}).get("terminated") or {}
+            message = ended.get("message", "").encode()
+            if len(message) > most:
+                # The state may be the API's own from before: it is not changed in place.
+                cut = message[:most].decode(errors="ignore")
+                entry[key] = {**entry[key], "terminated": {**ended, "message": cut}}
 
 
 def _final_phase(old: Object, view: PodView, situation: Situation, computed: str) -> str:
