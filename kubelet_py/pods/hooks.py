@@ -1,4 +1,7 @@
-"""postStart and preStop: exec, httpGet or sleep, run for a container at the edges of its life."""
+"""postStart and preStop: exec, httpGet or sleep, run for a container at the edges of its life.
+
+As upstream (lifecycle/handlers.go), an HTTP hook has done its work when it is answered, whatever the status.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from kubelet_py.pods import probes
 from kubelet_py.pods.model import Object
 from runtime.errors import RuntimeFailure
 from runtime.service import RuntimeService
+
+LONGEST_ANSWER = 60.0
 
 
 class HookFailed(Exception):
@@ -35,9 +40,12 @@ def run(
             output = (result.stdout + result.stderr).decode(errors="replace")[:256]
             raise HookFailed(f"command exited with {result.exit_code}: {output}")
     elif "httpGet" in hook:
-        outcome = probes.http_get(hook["httpGet"], container, ip, timeout or 60.0)
-        if not outcome.success:
-            raise HookFailed(outcome.text)
+        try:
+            probes.http_status(
+                hook["httpGet"], container, ip, timeout or LONGEST_ANSWER, agent="kube-lifecycle/1.32"
+            )
+        except probes.NoAnswer as error:
+            raise HookFailed(str(error)) from error
     elif "sleep" in hook:
         seconds = float(hook["sleep"]["seconds"])
         sleep(seconds if timeout is None else min(seconds, timeout))

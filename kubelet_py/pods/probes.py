@@ -49,16 +49,31 @@ def exec_command(service: RuntimeService, container_id: str, argv: list[str], ti
     return Outcome(result.exit_code == 0, output)
 
 
+class NoAnswer(Exception):
+    """An HTTP request that got no answer; the text says why."""
+
+
 def http_get(action: Mapping[str, Any], container: Object, ip: str, timeout: float) -> Outcome:
     """Success is a status from 200 to 399; certificates are not checked, as upstream."""
     try:
+        status = http_status(action, container, ip, timeout, agent="kube-probe/1.32")
+    except NoAnswer as error:
+        return Outcome(False, str(error))
+    if 200 <= status < 400:
+        return Outcome(True)
+    return Outcome(False, f"HTTP probe failed with statuscode: {status}")
+
+
+def http_status(action: Mapping[str, Any], container: Object, ip: str, timeout: float, *, agent: str) -> int:
+    """The status that a GET of the action is answered with. Raises NoAnswer."""
+    try:
         port = port_number(action["port"], container)
     except LookupError as error:
-        return Outcome(False, str(error))
+        raise NoAnswer(str(error)) from error
     host, scheme = action.get("host") or ip, (action.get("scheme") or "HTTP").upper()
     path = action.get("path") or "/"
     url = f"{scheme.lower()}://{host}:{port}{path}"
-    headers = {"User-Agent": "kube-probe/1.32", "Accept": "*/*", "Connection": "close"}
+    headers = {"User-Agent": agent, "Accept": "*/*", "Connection": "close"}
     headers |= {entry["name"]: entry["value"] for entry in action.get("httpHeaders") or ()}
     connection: http.client.HTTPConnection
     if scheme == "HTTPS":
@@ -72,12 +87,10 @@ def http_get(action: Mapping[str, Any], container: Object, ip: str, timeout: flo
         response.read(MOST_OUTPUT)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return Outcome(False, f'Get "{url}": dial tcp {host}:{port}: {reason}')
+        raise NoAnswer(f'Get "{url}": dial tcp {host}:{port}: {reason}') from error
     finally:
         connection.close()
-    if 200 <= response.status < 400:
-        return Outcome(True)
-    return Outcome(False, f"HTTP probe failed with statuscode: {response.status}")
+    return response.status
 
 
 def tcp_socket(action: Mapping[str, Any], container: Object, ip: str, timeout: float) -> Outcome:

@@ -99,9 +99,9 @@ class Stopper:
             hooks.run(self._runtime, hook, spec, container.id, ip, timeout=grace, sleep=sleep)
         except hooks.HookFailed as error:
             if not stop.ended.is_set():
-                self._event(
-                    pod, container.name, "Warning", "FailedPreStopHook", f"PreStopHook failed: {error}"
-                )
+                # Not in the event, where what the hook said could be read by too many, as upstream.
+                log.info("Failed preStop hook container=%s error=%s", container.name, error)
+                self._event(pod, container.name, "Warning", "FailedPreStopHook", "PreStopHook failed")
 
     def _stop(self, container_id: str, grace: float) -> None:
         try:

@@ -310,8 +310,8 @@ class PodSyncer:
         if not failed or record.ends:
             return True
         name = container["name"]
-        text = f"PostStartHook failed: {failed[0]}"
-        self._p.event(record.pod, name, "Warning", "FailedPostStartHook", text)
+        log.info("Failed postStart hook pod=%s container=%s error=%s", full_name(record.pod), name, failed[0])
+        self._p.event(record.pod, name, "Warning", "FailedPostStartHook", "PostStartHook failed")
         record.waiting[name] = Waiting("PostStartHookError", failed[0])
         self._kill(record, self._p.pleg.view(record.uid), Kill(identifier, name, "FailedPostStartHook"))
         return False
