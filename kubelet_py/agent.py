@@ -34,6 +34,7 @@ from kubelet_py.node.enforcement import Enforcement, rules_of
 from kubelet_py.node.events import NodeEvents
 from kubelet_py.node.guard import Guard
 from kubelet_py.node.housekeeping import Housekeeping
+from kubelet_py.node.meter import Meter
 from kubelet_py.node.network import NodeNetwork
 from kubelet_py.node.network_keeper import NetworkKeeper, first_subnet
 from kubelet_py.node.qos import QosCgroups
@@ -339,7 +340,7 @@ class Agent:
             log.info("Started without a server on port %d (no serving certificate)", self._config.port)
             return
         self._server = KubeletServer(
-            AgentBackend(self._manager, self._pleg, self._runtime),
+            AgentBackend(self._manager, self._pleg, self._runtime, self._meter(), self._prober),
             address=self._config.address,
             port=self._config.port,
             cert_file=str(pki / "kubelet.crt"),
@@ -348,6 +349,16 @@ class Agent:
             authorize=NodeAuthorizer(self._client, self._options.node_name),
         )
         self._server.start()
+
+    def _meter(self) -> Meter:
+        return Meter(
+            name=self._options.node_name,
+            paths=self._paths,
+            machine=self._machine,
+            cgroups=self._cgroups,
+            records=self._manager.records,
+            view=self._pleg.view,
+        )
 
     # the loop
 

@@ -9,12 +9,15 @@ import ctypes
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kubelet_py.node.meter import Meter
+from kubelet_py.node.usage import NodeUsage
 from kubelet_py.pods.model import ContainerView, Object, every_container, host_network
 from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.pod_manager import PodManager
+from kubelet_py.pods.prober import Prober
 from kubelet_py.pods.record import PodRecord
 from runtime.service import RuntimeService
 from runtime.streams import Stream
@@ -26,10 +29,20 @@ CONNECT_SECONDS = 10.0
 class AgentBackend:
     """Implements kubelet_py.server.app.Backend."""
 
-    def __init__(self, manager: PodManager, pleg: Pleg, runtime: RuntimeService) -> None:
+    def __init__(
+        self, manager: PodManager, pleg: Pleg, runtime: RuntimeService, meter: Meter, prober: Prober
+    ) -> None:
         self._manager = manager
         self._pleg = pleg
         self._runtime = runtime
+        self._meter = meter
+        self._prober = prober
+
+    def measure(self, *, disks: bool, network: bool, detail: bool) -> NodeUsage:
+        return self._meter.measure(disks=disks, network=network, detail=detail)
+
+    def probe_results(self) -> list[tuple[Mapping[str, str], int]]:
+        return self._prober.results()
 
     def pods(self) -> list[Object]:
         answer = []

@@ -11,7 +11,7 @@ import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,10 +37,13 @@ class ProbeState:
     successes: int = 0
     failures: int = 0
     failed: bool = False
+    totals: dict[str, int] = field(default_factory=dict)  # result → how often
 
     def record(self, success: bool) -> bool:
         """Count a result; True when what the probe says has changed."""
         before = (self.passed, self.failed)
+        result = "successful" if success else "failed"
+        self.totals[result] = self.totals.get(result, 0) + 1
         if success:
             self.successes, self.failures = self.successes + 1, 0
             if self.successes >= int(self.spec.get("successThreshold") or 1):
@@ -145,6 +148,27 @@ class Prober:
                 for c in view.containers
                 if c.state == "RUNNING" and c.id in self._watched
             }
+
+    def results(self) -> list[tuple[Mapping[str, str], int]]:
+        """How often the probes of the containers that run now came to which result, labelled as upstream's
+        prober_probe_total."""
+        with self._condition:
+            return [
+                (
+                    {
+                        "container": watched.container["name"],
+                        "namespace": watched.pod["metadata"]["namespace"],
+                        "pod": watched.pod["metadata"]["name"],
+                        "pod_uid": watched.pod["metadata"]["uid"],
+                        "probe_type": kind.capitalize(),
+                        "result": result,
+                    },
+                    count,
+                )
+                for watched in self._watched.values()
+                for kind, state in watched.states.items()
+                for result, count in state.totals.items()
+            ]
 
     def _watch(self, pod: Object, container: Object, view: ContainerView, ip: str) -> None:
         specs = {kind: container[f"{kind}Probe"] for kind in KINDS if container.get(f"{kind}Probe")}

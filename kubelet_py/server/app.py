@@ -28,7 +28,7 @@ from kubeclient.streams.errors import StreamError
 from kubeclient.streams.spdy import SpdyConnection
 from kubeclient.streams.transport import Duplex
 from kubeclient.streams.websocket import WebSocket, accept_key
-from kubelet_py.server import logs, metrics, streaming
+from kubelet_py.server import logs, observation, streaming
 from kubelet_py.server import query as query_of
 from kubelet_py.server.errors import HttpError
 from kubelet_py.server.listener import Input, Listener, Output
@@ -55,10 +55,8 @@ _VERBS = {
 }
 
 
-class Backend(Protocol):
+class Backend(observation.Observed, Protocol):
     """What the server needs of the agent. LookupError carries a text for the client, in upstream's words."""
-
-    def pods(self) -> list[Object]: ...
 
     def container_id(self, namespace: str, pod: str, container: str, uid: str | None = None) -> str: ...
 
@@ -285,10 +283,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._bytes(200, orjson.dumps(document), "application/json")
 
     def _metrics(self, parts: list[str], query: dict[str, list[str]]) -> None:
-        if parts:
-            raise HttpError(404, "404 page not found\n")
-        text = metrics.exposition(self.server.owner.backend.pods())
-        self._text(200, text, kind="text/plain; version=0.0.4; charset=utf-8")
+        self._bytes(200, *observation.metrics_answer(self.server.owner.backend, parts))
+
+    def _stats(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        self._bytes(200, *observation.stats_answer(self.server.owner.backend, parts, query))
 
     def _container_logs(self, parts: list[str], query: dict[str, list[str]]) -> None:
         if len(parts) != 3:
@@ -513,6 +511,7 @@ class _Handler(BaseHTTPRequestHandler):
         "healthz": (("GET",), _healthz),
         "pods": (("GET",), _pods),
         "metrics": (("GET",), _metrics),
+        "stats": (("GET",), _stats),
         "containerLogs": (("GET",), _container_logs),
         "run": (("POST",), _run),
         "exec": (("GET", "POST"), _exec),

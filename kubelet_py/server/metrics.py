@@ -1,35 +1,109 @@
-"""The kubelet's own numbers in Prometheus' text format; names are upstream's."""
+"""/metrics: the kubelet's own numbers; names and help are upstream's (pkg/kubelet/metrics/metrics.go)."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from kubelet_py.node.status import KUBERNETES_VERSION
+from kubelet_py.node.usage import Disk, NodeUsage
+from kubelet_py.server.exposition import Family, Sample, family
 
-def exposition(pods: Sequence[Mapping[str, Any]]) -> str:
-    """A few series: how many pods and containers run, and what this process uses."""
-    statuses = [status for pod in pods for status in pod.get("status", {}).get("containerStatuses") or ()]
-    running_pods = sum(1 for pod in pods if pod.get("status", {}).get("phase") == "Running")
-    states = {
-        state: sum(1 for s in statuses if state in (s.get("state") or {})) for state in ("running", "waiting")
-    }
-    with open("/proc/self/statm", encoding="ascii") as file:
-        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    usage = os.times()
-    lines = [
-        "# HELP kubelet_running_pods Number of pods that have a running pod sandbox",
-        "# TYPE kubelet_running_pods gauge",
-        f"kubelet_running_pods {running_pods}",
-        "# HELP kubelet_running_containers Number of containers by state",
-        "# TYPE kubelet_running_containers gauge",
-        *(
-            f'kubelet_running_containers{{container_state="{name}"}} {count}'
-            for name, count in states.items()
-        ),
-        "# TYPE process_resident_memory_bytes gauge",
-        f"process_resident_memory_bytes {resident}",
-        "# TYPE process_cpu_seconds_total counter",
-        f"process_cpu_seconds_total {usage.user + usage.system:.2f}",
+STATES = ("running", "waiting", "terminated")
+VOLUMES: tuple[tuple[str, str, Callable[[Disk], int]], ...] = (
+    ("available_bytes", "Number of available bytes in the volume", lambda disk: disk.available),
+    ("capacity_bytes", "Capacity in bytes of the volume", lambda disk: disk.capacity),
+    ("used_bytes", "Number of used bytes in the volume", lambda disk: disk.used),
+    ("inodes", "Maximum number of inodes in the volume", lambda disk: disk.inodes),
+    ("inodes_free", "Number of free inodes in the volume", lambda disk: disk.inodes_free),
+    ("inodes_used", "Number of used inodes in the volume", lambda disk: disk.inodes_used),
+)
+
+
+def own_families(pods: Sequence[Mapping[str, Any]], usage: NodeUsage) -> Iterator[Family]:
+    """`usage` with disks, for the volumes of claims."""
+    yield family(
+        "kubelet_node_name",
+        "gauge",
+        "The node's name. The count is always 1.",
+        [Sample(1, {"node": usage.name})],
+    )
+    yield family(
+        "kubelet_running_pods",
+        "gauge",
+        "Number of pods that have a running pod sandbox",
+        [Sample(len(usage.pods))],
+    )
+    statuses = [
+        status
+        for pod in pods
+        for key in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
+        for status in pod.get("status", {}).get(key) or ()
     ]
-    return "\n".join(lines) + "\n"
+    counts = {state: sum(1 for s in statuses if state in (s.get("state") or {})) for state in STATES}
+    yield family(
+        "kubelet_running_containers",
+        "gauge",
+        "Number of containers currently running",
+        [Sample(count, {"container_state": _cri_name(state)}) for state, count in counts.items()],
+    )
+    yield family(
+        "kubelet_desired_pods",
+        "gauge",
+        "The number of pods the kubelet is being instructed to run",
+        [Sample(len(pods))],
+    )
+    yield from _volumes(usage)
+    yield family(
+        "kubernetes_build_info",
+        "gauge",
+        "A metric with a constant '1' value labeled by the version that is spoken",
+        [Sample(1, {"git_version": KUBERNETES_VERSION, "platform": "linux"})],
+    )
+    yield from process_families(usage)
+
+
+def _cri_name(state: str) -> str:
+    """CRI's words, which upstream counts by: what waits was not created yet."""
+    return {"terminated": "exited", "waiting": "created"}.get(state, state)
+
+
+def _volumes(usage: NodeUsage) -> Iterator[Family]:
+    rows = [(pod.namespace, volume) for pod in usage.pods for volume in pod.volumes if volume.claim]
+    for name, text, value in VOLUMES:
+        # Two pods of one claim say the same: a series is told once.
+        found = {(namespace, volume.claim): value(volume.disk) for namespace, volume in rows}
+        samples = [
+            Sample(number, {"namespace": namespace, "persistentvolumeclaim": claim})
+            for (namespace, claim), number in found.items()
+        ]
+        yield family(f"kubelet_volume_stats_{name}", "gauge", text, samples)
+
+
+def process_families(usage: NodeUsage) -> Iterator[Family]:
+    """This process, under the names that every Prometheus client has."""
+    since, load = usage.system["kubelet"]
+    numbers: tuple[tuple[str, str, str, float], ...] = (
+        (
+            "cpu_seconds_total",
+            "counter",
+            "Total user and system CPU time spent in seconds.",
+            load.cpu_ns / 1e9,
+        ),
+        ("resident_memory_bytes", "gauge", "Resident memory size in bytes.", load.rss),
+        ("start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", since),
+        ("open_fds", "gauge", "Number of open file descriptors.", len(os.listdir("/proc/self/fd"))),
+    )
+    for name, kind, text, value in numbers:
+        yield family(f"process_{name}", kind, text, [Sample(value)])
+
+
+def probe_families(results: Iterable[tuple[Mapping[str, str], int]]) -> Iterator[Family]:
+    """/metrics/probes: how often each probe came to which result."""
+    yield family(
+        "prober_probe_total",
+        "counter",
+        "Cumulative number of a liveness, readiness or startup probe for a container by result.",
+        [Sample(count, labels) for labels, count in results],
+    )

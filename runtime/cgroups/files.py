@@ -31,6 +31,7 @@ class CgroupStats(Record):
     memory_limit: int | None = None
     memory_page_faults: int = 0
     memory_major_page_faults: int = 0
+    memory_swap: int = 0
     pids: int = 0
     oom_kills: int = 0
     cpu_throttled_periods: int = 0

@@ -218,6 +218,7 @@ class Hybrid:
             memory_limit=limit if 0 < limit < NO_LIMIT else None,
             memory_page_faults=memory.get("total_pgfault", 0),
             memory_major_page_faults=memory.get("total_pgmajfault", 0),
+            memory_swap=memory.get("total_swap", 0),
             pids=files.number(f"{self._driver.folder('pids', self.path)}/pids.current"),
             oom_kills=files.table(f"{memory_folder}/memory.oom_control").get("oom_kill", 0),
             cpu_throttled_periods=cpu.get("nr_throttled", 0),

@@ -255,6 +255,7 @@ class Unified:
             memory_limit=None if limit in (0, files.UNLIMITED) else limit,
             memory_page_faults=memory.get("pgfault", 0),
             memory_major_page_faults=memory.get("pgmajfault", 0),
+            memory_swap=files.number(f"{self.folder}/memory.swap.current"),
             pids=files.number(f"{self.folder}/pids.current"),
             oom_kills=files.table(f"{self.folder}/memory.events").get("oom_kill", 0),
             cpu_throttled_periods=cpu.get("nr_throttled", 0),

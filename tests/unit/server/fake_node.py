@@ -21,8 +21,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from kubelet_py.node.usage import NodeUsage
 from runtime import streams
 from runtime.errors import RuntimeFailure
+from tests.unit.server import usage_sample
 
 POD = {
     "apiVersion": "v1",
@@ -44,6 +46,12 @@ class Backend:
 
     def pods(self) -> list[dict[str, Any]]:
         return [POD]
+
+    def measure(self, *, disks: bool, network: bool, detail: bool) -> NodeUsage:
+        return usage_sample.node(disks=disks, network=network, detail=detail)
+
+    def probe_results(self) -> list[tuple[dict[str, str], int]]:
+        return [({"probe_type": "Liveness", "result": "successful"}, 2)]
 
     def container_id(self, namespace: str, pod: str, container: str, uid: str | None = None) -> str:
         if (namespace, pod) != ("default", "web"):

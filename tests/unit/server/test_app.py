@@ -230,6 +230,25 @@ def test_a_certificate_of_another_ca_is_refused(node: Node, tmp_path: Path) -> N
     connection.close()
 
 
+def test_each_page_of_numbers_is_served_and_asks_for_its_own_right(node: Node) -> None:
+    for path, mark in (
+        ("/metrics/resource", "node_cpu_usage_seconds_total 2.5 "),
+        ("/metrics/cadvisor", 'interface="eth0"'),
+        ("/metrics/probes", 'prober_probe_total{probe_type="Liveness",result="successful"} 2'),
+    ):
+        code, text = node.get(path)
+        assert (code, mark in text) == (200, True), path
+    whole = json.loads(node.get("/stats/summary")[1])
+    brief = json.loads(node.get("/stats/summary?only_cpu_and_memory=true")[1])
+    assert "fs" in whole["node"] and "fs" not in brief["node"]
+    assert [node.get(path)[0] for path in ("/stats", "/stats/container", "/metrics/none")] == [404] * 3
+    connection = node.http(node.pki.issue("reader"))
+    connection.request("GET", "/stats/summary")
+    answer = connection.getresponse()
+    assert (answer.status, b"subresource=stats" in answer.read()) == (403, True)
+    connection.close()
+
+
 def test_pods_and_metrics_are_listed(node: Node) -> None:
     status, text = node.get("/pods")
     assert status == 200 and json.loads(text)["items"][0]["metadata"]["name"] == "web"

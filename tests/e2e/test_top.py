@@ -1,0 +1,137 @@
+"""What a node says of its use of things: to an HTTPS client on 10250, and through the API server."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import re
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from e2e_node import NODE_IP, Node, pod
+
+pytestmark = pytest.mark.e2e
+
+BUSY = "dd if=/dev/zero of=/layer bs=1024 count=512; cp /layer /data/; while :; do :; done"
+Get = Any
+
+
+@pytest.fixture(scope="module")
+def busy(node: Node) -> str:
+    """A pod that burns CPU, and has written half a megabyte to its layer and to an emptyDir each."""
+    container = {
+        "command": ["sh", "-c", BUSY],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+        "resources": {"limits": {"cpu": "100m", "memory": "64Mi"}},
+    }
+    node.apply(pod("busy", container=container, volumes=[{"name": "data", "emptyDir": {}}]))
+    node.kubectl("label", "pod", "busy", "load=high")
+    node.until("busy runs", lambda: node.get("pod", "busy")["status"].get("phase") == "Running")
+    return str(node.get("pod", "busy")["metadata"]["uid"])
+
+
+@pytest.fixture(scope="module")
+def get(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Get]:
+    """GET a path of 10250 with the administrator's certificate: (status, text)."""
+    folder = tmp_path_factory.mktemp("admin")
+    user = yaml.safe_load(node.kubeconfig.read_text())["users"][0]["user"]
+    files = []
+    for key in ("client-certificate", "client-key"):
+        file = Path(user[key]) if key in user else folder / key
+        if key not in user:
+            file.write_bytes(base64.b64decode(user[f"{key}-data"]))
+        files.append(file)
+    context = ssl.create_default_context(cafile=str(node.root / "etc/kubelet-py/pki/ca.crt"))
+    context.check_hostname = False
+    context.load_cert_chain(*files)
+
+    def ask(path: str, method: str = "GET") -> tuple[int, str]:
+        connection = http.client.HTTPSConnection(NODE_IP, 10250, context=context, timeout=30)
+        connection.request(method, path)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, text
+
+    yield ask
+
+
+def series(text: str, name: str, **labels: str) -> list[float]:
+    """The values of the samples of `name` that carry these labels."""
+    return [
+        float(found[2])
+        for line in text.splitlines()
+        if (found := re.fullmatch(r"(\w+(?:{.*})?) (\S+)(?: \d+)?", line)) is not None
+        and found[1].partition("{")[0] == name
+        and all(f'{key}="{value}"' in found[1] for key, value in labels.items())
+    ]
+
+
+def test_the_summary_agrees_with_what_the_pod_does(node: Node, busy: str, get: Get) -> None:
+    def look() -> Any:
+        document = json.loads(get("/stats/summary")[1])
+        found = next((p for p in document["pods"] if p["podRef"]["uid"] == busy), None)
+        ready = found and found["cpu"].get("usageNanoCores") and found["containers"][0]["rootfs"]["usedBytes"]
+        return (document["node"], found) if ready else None
+
+    machine, found = node.until("the pod's rate", look)
+    (container,) = found["containers"]
+    # 100m by its limit; never the whole core that the loop would take.
+    assert 20e6 < container["cpu"]["usageNanoCores"] < 400e6
+    assert 0 < container["memory"]["workingSetBytes"] < 64 << 20
+    assert container["memory"]["availableBytes"] + container["memory"]["workingSetBytes"] == 64 << 20
+    assert machine["cpu"]["usageCoreNanoSeconds"] > container["cpu"]["usageCoreNanoSeconds"]
+    assert machine["memory"]["workingSetBytes"] > container["memory"]["workingSetBytes"]
+    assert machine["fs"]["capacityBytes"] > machine["fs"]["usedBytes"] > 0
+    assert found["network"]["name"] == "eth0"
+
+
+def test_disk_and_volume_usage_is_what_was_written(node: Node, busy: str, get: Get) -> None:
+    node.until(
+        "both files", lambda: node.kubectl("exec", "busy", "--", "ls", "/data/layer", check=False).code == 0
+    )
+    # A folder is walked once a minute: the first look may have come before the writing.
+
+    def look() -> Any:
+        document = json.loads(get("/stats/summary")[1])
+        found = next(p for p in document["pods"] if p["podRef"]["uid"] == busy)
+        volume = next(v for v in found["volume"] if v["name"] == "data")
+        sizes = (found["containers"][0]["rootfs"]["usedBytes"], volume["usedBytes"])
+        return sizes if min(sizes) >= 512 << 10 else None
+
+    rootfs, data = node.until("what was written", look, 75)
+    assert rootfs < 2 << 20 and data < 2 << 20
+
+
+def test_metrics_have_the_pod_under_upstreams_names(node: Node, busy: str, get: Get) -> None:
+    place = {"container": "main", "pod": "busy", "namespace": "default"}
+    text = get("/metrics/resource")[1]
+    (first,) = series(text, "container_cpu_usage_seconds_total", **place)
+    (memory,) = series(text, "container_memory_working_set_bytes", **place)
+    (started,) = series(text, "container_start_time_seconds", **place)
+    assert memory > 0 and abs(time.time() - started) < 300
+    assert series(text, "node_cpu_usage_seconds_total")[0] > first
+    node.until(
+        "more CPU time",
+        lambda: series(get("/metrics/resource")[1], "container_cpu_usage_seconds_total", **place)[0] > first,
+    )
+    text = get("/metrics/cadvisor")[1]
+    assert series(text, "container_cpu_cfs_throttled_periods_total", **place)[0] > 0
+    assert series(text, "container_spec_memory_limit_bytes", **place) == [64 << 20]
+    assert series(text, "container_network_receive_bytes_total", pod="busy", interface="eth0")
+    text = get("/metrics")[1]
+    assert series(text, "kubelet_running_pods")[0] >= 1
+    assert series(text, "process_resident_memory_bytes")[0] > 1 << 20
+
+
+def test_the_api_server_hands_the_summary_on(node: Node, busy: str) -> None:
+    name = node.kubectl("get", "nodes", "-o", "name").out.strip().partition("/")[2]
+    found = node.kubectl("get", "--raw", f"/api/v1/nodes/{name}/proxy/stats/summary").json()
+    assert found["node"]["nodeName"] == name
+    assert busy in [p["podRef"]["uid"] for p in found["pods"]]

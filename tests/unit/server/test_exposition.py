@@ -1,0 +1,85 @@
+"""The four pages of metrics, from plain values to Prometheus' text."""
+
+from __future__ import annotations
+
+from kubelet_py.server import cadvisor, metrics, resource_metrics
+from kubelet_py.server.exposition import Family, Sample, text
+from tests.unit.server import usage_sample
+
+PLACE = 'container="main",pod="web",namespace="default"'
+LABELS = (
+    'container="main",id="/kubepods/podu1/c1",image="registry/app:1",name="c1",namespace="default",pod="web"'
+)
+
+
+def test_text_escapes_labels_and_tells_a_family_once() -> None:
+    family = Family("a", "gauge", "x\\y\nz", (Sample(1, {"l": 'q"\\\n'}), Sample(0.5, at=1.5)))
+    assert text([family, Family("empty", "gauge", "", ())]) == (
+        '# HELP a x\\\\y\\nz\n# TYPE a gauge\na{l="q\\"\\\\\\n"} 1\na 0.5 1500\n'
+    )
+
+
+def test_resource_metrics_have_names_labels_and_milliseconds_of_the_reading() -> None:
+    lines = text(resource_metrics.resource_families(usage_sample.node(disks=False))).splitlines()
+    at = "1800000000500"
+    for line in (
+        f"node_cpu_usage_seconds_total 2.5 {at}",
+        f"node_memory_working_set_bytes 600 {at}",
+        f"node_swap_usage_bytes 100 {at}",
+        f"container_cpu_usage_seconds_total{{{PLACE}}} 2.5 {at}",
+        f"container_memory_working_set_bytes{{{PLACE}}} 600 {at}",
+        f"container_swap_usage_bytes{{{PLACE}}} 40 {at}",
+        f"container_start_time_seconds{{{PLACE}}} 1799999900.0",
+        f'pod_cpu_usage_seconds_total{{pod="web",namespace="default"}} 2.5 {at}',
+        f'pod_memory_working_set_bytes{{pod="web",namespace="default"}} 600 {at}',
+        "resource_scrape_error 0",
+    ):
+        assert line in lines
+
+
+def test_cadvisor_has_the_series_that_dashboards_query() -> None:
+    lines = text(cadvisor.cadvisor_families(usage_sample.node())).splitlines()
+    at = "1800000000500"
+    for line in (
+        f'container_cpu_usage_seconds_total{{cpu="total",{LABELS}}} 2.5 {at}',
+        f"container_cpu_user_seconds_total{{{LABELS}}} 1.5 {at}",
+        f"container_cpu_cfs_periods_total{{{LABELS}}} 10 {at}",
+        f"container_cpu_cfs_throttled_periods_total{{{LABELS}}} 4 {at}",
+        f"container_cpu_cfs_throttled_seconds_total{{{LABELS}}} 0.25 {at}",
+        f"container_memory_working_set_bytes{{{LABELS}}} 600 {at}",
+        f"container_memory_rss{{{LABELS}}} 500 {at}",
+        f"container_memory_cache{{{LABELS}}} 77 {at}",
+        f"container_memory_swap{{{LABELS}}} 40 {at}",
+        f"container_memory_failcnt{{{LABELS}}} 3 {at}",
+        f"container_oom_events_total{{{LABELS}}} 1 {at}",
+        f"container_spec_memory_limit_bytes{{{LABELS}}} 1000 {at}",
+        f'container_fs_usage_bytes{{device="",{LABELS}}} 100 {at}',
+        'container_network_receive_bytes_total{interface="eth0",container="",id="/kubepods/podu1",'
+        f'image="pause",name="s1",namespace="default",pod="web"}} 11 {at}',
+    ):
+        assert line in lines
+    assert any(line.startswith("machine_memory_bytes{") and line.endswith(" 4000") for line in lines)
+
+
+def test_a_number_that_the_kernel_does_not_count_is_left_out() -> None:
+    shown = text(cadvisor.cadvisor_families(usage_sample.node(detail=False)))
+    assert "container_cpu_cfs_periods_total" not in shown
+    assert "container_memory_working_set_bytes" in shown
+
+
+def test_own_metrics_count_pods_states_and_volumes_of_claims() -> None:
+    pod = {"status": {"containerStatuses": [{"state": {"running": {}}}, {"state": {"terminated": {}}}]}}
+    lines = text(metrics.own_families([pod], usage_sample.node())).splitlines()
+    assert 'kubelet_node_name{node="n1"} 1' in lines
+    assert "kubelet_running_pods 1" in lines
+    assert 'kubelet_running_containers{container_state="exited"} 1' in lines
+    claim = '{namespace="default",persistentvolumeclaim="claim"}'
+    assert f"kubelet_volume_stats_used_bytes{claim} 40" in lines
+    assert not any("scratch" in line for line in lines)
+    assert "process_start_time_seconds 1799000100.0" in lines
+
+
+def test_probe_results_are_counted_by_result() -> None:
+    labels = {"container": "main", "probe_type": "Liveness", "result": "failed"}
+    shown = text(metrics.probe_families([(labels, 3)]))
+    assert 'prober_probe_total{container="main",probe_type="Liveness",result="failed"} 3' in shown
