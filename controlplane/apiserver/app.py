@@ -35,6 +35,7 @@ from controlplane.apiserver.routing import parse
 from controlplane.apiserver.schema import Schema
 from controlplane.apiserver.subresources import SubresourceHandler
 from controlplane.apiserver.tokens import TokenSigner
+from controlplane.apiserver.usage_api import UsageHandler
 from controlplane.apiserver.users import ANONYMOUS, User
 from controlplane.errors import AuthorityError, ServeError
 from controlplane.storage.cache import Cache
@@ -73,6 +74,7 @@ class ApiServer:
         self._objects = ObjectHandler(self.registry, clock)
         self._reviews = ReviewHandler(self.registry, self._authenticator, self._authorizer)
         self._subresources = SubresourceHandler(self.registry, self._objects, tokens, options.pki, clock)
+        self._usage = UsageHandler(self.registry, options.pki, clock)
         self._serving = False
         self._endpoints = EndpointHandler({"ping": lambda: True, "serving": lambda: self._serving})
         self._runner: web.AppRunner | None = None
@@ -112,6 +114,7 @@ class ApiServer:
         """End the watches, finish what is being answered, close the store."""
         self._serving = False
         self._objects.end_watches()
+        await self._usage.stop()
         if self._runner is not None:
             await self._runner.cleanup()
         self.cache.close()
@@ -149,6 +152,8 @@ class ApiServer:
         info = call.request.info
         if info is None:
             return await self._endpoints.handle(call)
+        if info.measured:
+            return await self._usage.handle(call, info)
         if call.request.subresource and call.request.subresource != "status":
             return await self._subresources.handle(call, info)
         if not info.stored:

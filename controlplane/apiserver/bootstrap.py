@@ -153,6 +153,7 @@ def _read_only() -> dict[str, list[str]]:
     return {
         "": ["resourcequotas", "limitranges", "events", "namespaces", "namespaces/status"],
         "events.k8s.io": ["events"],
+        "metrics.k8s.io": ["pods", "nodes"],  # metrics-server's system:aggregated-metrics-reader
     }
 
 

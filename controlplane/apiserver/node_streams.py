@@ -54,7 +54,7 @@ class StreamHandler:
     def __init__(self, registry: Registry, pki: Path) -> None:
         """Raises AuthorityError when the client certificate for kubelets cannot be read."""
         self._registry = registry
-        self._context = _client_context(pki)
+        self._context = client_context(pki)
 
     async def handle(self, call: Call, info: ResourceInfo) -> web.StreamResponse:
         """Raises StatusError."""
@@ -156,14 +156,10 @@ class StreamHandler:
         entry = self._registry.cache.get("core/nodes", "", name)
         if entry is None:
             raise not_found(nodes, name)
-        status = entry.parse().get("status") or {}
-        addresses = status.get("addresses") or []
-        for kind in _ADDRESSES:
-            for address in addresses:
-                if address.get("type") == kind:
-                    endpoint = (status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}
-                    return address["address"], endpoint.get("Port") or _KUBELET_PORT
-        raise StatusError(500, "InternalError", f"no preferred addresses found for node {name}")
+        found = kubelet_address(entry.parse().get("status") or {})
+        if found is None:
+            raise StatusError(500, "InternalError", f"no preferred addresses found for node {name}")
+        return found
 
     def _pod_target(self, info: ResourceInfo, namespace: str, name: str, port: str) -> tuple[str, int]:
         pod = self._registry.get(info, namespace, name).parse()
@@ -203,7 +199,18 @@ class StreamHandler:
         return None
 
 
-def _client_context(pki: Path) -> ssl.SSLContext:
+def kubelet_address(status: Object) -> tuple[str, int] | None:
+    """Where a Node's status says that its kubelet listens; None while it says nothing."""
+    for kind in _ADDRESSES:
+        for address in status.get("addresses") or ():
+            if address.get("type") == kind:
+                endpoint = (status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}
+                return address["address"], endpoint.get("Port") or _KUBELET_PORT
+    return None
+
+
+def client_context(pki: Path) -> ssl.SSLContext:
+    """TLS to kubelets, with the API server's client certificate. Raises AuthorityError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # a node's addresses change more often than its certificate
     try:

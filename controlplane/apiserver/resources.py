@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 CREATE_ONLY = ("create",)
+GET_LIST = ("get", "list")
 GET_PATCH_UPDATE = ("get", "patch", "update")
 
 
@@ -51,6 +52,7 @@ class ResourceInfo:
     subresources: Mapping[str, Subresource] = field(default_factory=lambda: MappingProxyType({}))
     definition: str = ""
     storage_version: tuple[str, str] = ("", "v1")
+    measured: bool = False  # answered from what the kubelets measure, see usage_api.py
 
     @property
     def api_version(self) -> str:
@@ -63,8 +65,8 @@ class ResourceInfo:
 
     @property
     def stored(self) -> bool:
-        """False for reviews and bindings, which are answered and forgotten."""
-        return "get" in self.verbs
+        """False for reviews and bindings, which are answered and forgotten, and for what is measured."""
+        return "get" in self.verbs and not self.measured
 
     @property
     def is_view(self) -> bool:
@@ -89,6 +91,7 @@ def _row(
     verbs: tuple[str, ...] = ALL_VERBS,
     subresources: Mapping[str, tuple[str, tuple[str, ...]]] | None = None,
     storage: str = "",
+    measured: bool = False,
 ) -> ResourceInfo:
     group, _, version = group_version.rpartition("/")
     stored_group, _, stored_version = (storage or group_version).rpartition("/")
@@ -103,7 +106,7 @@ def _row(
         group=group,
         version=version,
         plural=plural,
-        singular=kind.lower(),
+        singular="" if measured else kind.lower(),  # as metrics-server has it
         kind=kind,
         list_kind=f"{kind}List",
         namespaced=namespaced,
@@ -113,6 +116,7 @@ def _row(
         subresources=MappingProxyType(subs),
         definition=definition_name(group, version, kind),
         storage_version=(stored_group, stored_version),
+        measured=measured,
     )
 
 
@@ -284,6 +288,8 @@ RESOURCES: tuple[ResourceInfo, ...] = (
     _row("coordination.k8s.io/v1", "leases", "Lease"),
     _row("node.k8s.io/v1", "runtimeclasses", "RuntimeClass", namespaced=False),
     _row("discovery.k8s.io/v1", "endpointslices", "EndpointSlice"),
+    _row("metrics.k8s.io/v1beta1", "nodes", "NodeMetrics", namespaced=False, verbs=GET_LIST, measured=True),
+    _row("metrics.k8s.io/v1beta1", "pods", "PodMetrics", verbs=GET_LIST, measured=True),
 )
 
 _BY_PATH = {(info.group, info.version, info.plural): info for info in RESOURCES}

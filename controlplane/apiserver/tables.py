@@ -55,7 +55,7 @@ def _row(
     info: ResourceInfo, obj: Object, cells: Cells, include_object: str, version: str, now: float
 ) -> Object:
     row: Object = {"cells": cells(obj, now)}
-    if info.plural == "pods":
+    if info.plural == "pods" and not info.group:
         conditions = tables_pods.conditions(obj)
         if conditions:
             row["conditions"] = conditions
@@ -103,6 +103,8 @@ _PRINTERS: dict[tuple[str, str], tuple[tuple[Column, ...], Cells]] = {
     ("networking.k8s.io", "ingresses"): (tables_cluster.INGRESS, tables_cluster.ingress),
     ("networking.k8s.io", "ingressclasses"): (tables_cluster.INGRESS_CLASS, tables_cluster.ingress_class),
     ("networking.k8s.io", "networkpolicies"): (tables_cluster.NETWORK_POLICY, tables_cluster.network_policy),
+    ("metrics.k8s.io", "nodes"): (tables_cluster.USAGE, tables_cluster.usage),
+    ("metrics.k8s.io", "pods"): (tables_cluster.USAGE, tables_cluster.usage),
     ("policy", "poddisruptionbudgets"): (tables_cluster.BUDGET, tables_cluster.budget),
     (_RBAC, "rolebindings"): (tables_cluster.BINDING, tables_cluster.role_binding),
     (_RBAC, "clusterrolebindings"): (tables_cluster.BINDING, tables_cluster.role_binding),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from controlplane.apiserver.tables_text import (
@@ -14,6 +15,7 @@ from controlplane.apiserver.tables_text import (
     name,
     selector,
 )
+from kubeclient import quantity
 
 Object = dict[str, Any]
 
@@ -27,6 +29,7 @@ STORAGE_CLASS = columns("Name|Provisioner|ReclaimPolicy|VolumeBindingMode|AllowV
 PRIORITY_CLASS = columns("Name|Value:integer|Global-Default:boolean|Age")
 LEASE = columns("Name|Holder|Age")
 RUNTIME_CLASS = columns("Name|Handler|Age")
+USAGE = columns("Name|Cpu|Memory|Window")
 SIGNING_REQUEST = columns("Name|Age|SignerName|Requestor|RequestedDuration|Condition")
 
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
@@ -136,3 +139,13 @@ def signing_request(obj: Object, now: float) -> list[Any]:
         NONE if seconds is None else human_duration(seconds),
         ",".join(words),
     ]
+
+
+def usage(obj: Object, now: float) -> list[Any]:
+    """What a node, or all containers of a pod together, use."""
+    parts = [part["usage"] for part in obj.get("containers") or [obj]]
+    sums = [
+        quantity.written(sum((quantity.parse(part[key]) for part in parts), Fraction()), like=parts[0][key])
+        for key in ("cpu", "memory")
+    ]
+    return [name(obj), *sums, obj["window"]]

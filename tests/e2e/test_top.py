@@ -8,13 +8,13 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from e2e_node import NODE_IP, Node, pod
+from e2e_node import NODE_IP, Done, Node, pod
 
 pytestmark = pytest.mark.e2e
 
@@ -135,3 +135,26 @@ def test_the_api_server_hands_the_summary_on(node: Node, busy: str) -> None:
     found = node.kubectl("get", "--raw", f"/api/v1/nodes/{name}/proxy/stats/summary").json()
     assert found["node"]["nodeName"] == name
     assert busy in [p["podRef"]["uid"] for p in found["pods"]]
+
+
+def test_kubectl_top_shows_the_node_and_the_busy_pod(
+    node: Node, busy: str, kubectl: Callable[..., Done]
+) -> None:
+    name = node.kubectl("get", "nodes", "-o", "name").out.strip().partition("/")[2]
+    found = node.until("top node", lambda: rows(kubectl("top", "node", check=False)))
+    assert found[name][0].endswith("m") and found[name][1].endswith("%") and found[name][2].endswith("Mi")
+    # A pod that is newer than the last look at its node has no numbers yet.
+    found = node.until("top pod", lambda: rows(kubectl("top", "pod", "busy", check=False)))
+    assert 20 < int(found["busy"][0].removesuffix("m")) < 400
+    assert "busy" in rows(kubectl("top", "pod", "-l", "load=high"))
+    assert "busy" not in rows(kubectl("top", "pod", "-l", "load=none", check=False))
+    whole = kubectl("top", "pod", "-A", "--containers").out
+    assert re.search(r"^default +busy +main +\d+m +\d+Mi", whole, re.MULTILINE)
+    missing = kubectl("top", "pod", "nobody", check=False)
+    assert missing.code == 1 and '"nobody" not found' in missing.err
+
+
+def rows(done: Done) -> dict[str, list[str]]:
+    """First column → the others, of what kubectl printed below its heading."""
+    lines = [line.split() for line in done.out.splitlines()[1:]] if done.code == 0 else []
+    return {line[0]: line[1:] for line in lines}
