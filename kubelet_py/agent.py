@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +64,7 @@ from kubelet_py.pods.status_manager import NullStatusManager, StatusManager
 from kubelet_py.pods.sync_pod import PodSyncer
 from kubelet_py.pods.volume_keeper import VolumeKeeper
 from kubelet_py.pods.workers import PodWorkers
+from kubelet_py.server.healthz import HealthzServer, loop_check
 from kubelet_py.volumes.manager import VolumeManager
 from runtime import cgroups
 from runtime.errors import RuntimeFailure
@@ -92,7 +94,9 @@ class Agent:
         self._stopping = threading.Event()
         self._sentence = ""
         self._looked = time.monotonic()
-        self._cgroups = cgroups.choose(self._config.cgroup_driver or cgroups.native())
+        self._turned_at = time.monotonic()
+        self._cgroup_manager = self._config.cgroup_driver or cgroups.native()
+        self._cgroups = cgroups.choose(self._cgroup_manager)
         log.info("Chose cgroup driver=%s", self._cgroups.name)
         runtimes = load_runtimes(self._paths.config / "runtimes.toml")
         self._handlers = ("", *runtimes)
@@ -153,6 +157,8 @@ class Agent:
         self._prober = Prober(self._runtime, changed=self._workers.wake, tell=self._events.tell_of_probe)
         self._services = Informer(client, SERVICES) if client else None
         self._server: KubeletServer | None = None
+        self._check = loop_check(lambda: self._turned_at, time.monotonic)
+        self._healthz = HealthzServer(config.healthz_bind_address, config.healthz_port, self._check)
         self._pods: Informer | None = None
         self._registrar: Registrar | None = None
         self._node_informer: Informer | None = None
@@ -270,6 +276,8 @@ class Agent:
         self._workers.start()
         self._pleg.start()
         self._prober.start()
+        if self._config.healthz_port:
+            self._healthz.start()
         self._start_server()
         if self._client is not None:
             self._start_api(self._client)
@@ -289,7 +297,7 @@ class Agent:
     def close(self) -> None:
         """Let go of everything; containers run on."""
         parts = (self._static, self._guard, self._prober, self._pleg, self._workers, self._statuses)
-        for part in (*parts, self._keeper, self._registrar, self._server):
+        for part in (*parts, self._keeper, self._registrar, self._server, self._healthz):
             if part is not None:
                 part.stop()
         self._runtime.close()
@@ -340,13 +348,22 @@ class Agent:
             log.info("Started without a server on port %d (no serving certificate)", self._config.port)
             return
         self._server = KubeletServer(
-            AgentBackend(self._manager, self._pleg, self._runtime, self._meter(), self._prober),
+            AgentBackend(
+                self._manager,
+                self._pleg,
+                self._runtime,
+                self._meter(),
+                self._prober,
+                replace(self._config, cgroup_driver=self._cgroup_manager),
+            ),
             address=self._config.address,
             port=self._config.port,
             cert_file=str(pki / "kubelet.crt"),
             key_file=str(pki / "kubelet.key"),
             client_ca_file=str(pki / "ca.crt"),
             authorize=NodeAuthorizer(self._client, self._options.node_name),
+            log_folder=self._paths.pod_logs.parent,
+            check=self._check,
         )
         self._server.start()
 
@@ -364,7 +381,7 @@ class Agent:
 
     def tick(self) -> str:
         """A look at the whole: refresh what has to be fresh; one sentence on how things are."""
-        now = time.monotonic()
+        now = self._turned_at = time.monotonic()
         records = self._manager.records()
         self._keeper.look(now)
         if now - self._looked >= ORPHAN_SECONDS:

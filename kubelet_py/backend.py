@@ -12,6 +12,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kubelet_py.config import Config
+from kubelet_py.configz import to_document
 from kubelet_py.node.meter import Meter
 from kubelet_py.node.usage import NodeUsage
 from kubelet_py.pods.model import ContainerView, Object, every_container, host_network
@@ -30,13 +32,20 @@ class AgentBackend:
     """Implements kubelet_py.server.app.Backend."""
 
     def __init__(
-        self, manager: PodManager, pleg: Pleg, runtime: RuntimeService, meter: Meter, prober: Prober
+        self,
+        manager: PodManager,
+        pleg: Pleg,
+        runtime: RuntimeService,
+        meter: Meter,
+        prober: Prober,
+        config: Config,
     ) -> None:
         self._manager = manager
         self._pleg = pleg
         self._runtime = runtime
         self._meter = meter
         self._prober = prober
+        self._config = config
 
     def measure(self, *, disks: bool, network: bool, detail: bool) -> NodeUsage:
         return self._meter.measure(disks=disks, network=network, detail=detail)
@@ -50,6 +59,21 @@ class AgentBackend:
             status = record.status or record.pod.get("status") or {}
             answer.append({**record.pod, "status": status})
         return answer
+
+    def running_pods(self) -> list[Object]:
+        """As the runtime has them: only names and images."""
+        answer = []
+        for record in self._manager.records():
+            view = self._pleg.view(record.uid)
+            if view.sandbox is None or not view.sandbox.ready:
+                continue
+            metadata = {key: record.pod["metadata"][key] for key in ("name", "namespace", "uid")}
+            running = [{"name": c.name, "image": c.image, "resources": {}} for c in view.running()]
+            answer.append({"metadata": metadata, "spec": {"containers": running}, "status": {}})
+        return answer
+
+    def settings(self) -> Object:
+        return to_document(self._config)
 
     def container_id(self, namespace: str, pod: str, container: str, uid: str | None = None) -> str:
         """The id of the running attempt."""

@@ -107,9 +107,11 @@ class Config:
     service_cidr: str = "10.96.0.0/12"
     address: str = "0.0.0.0"
     port: int = 10250
+    healthz_bind_address: str = "127.0.0.1"
+    healthz_port: int = 10248
 
 
-_DURATIONS = {
+DURATIONS = {
     "file_check_frequency",
     "sync_frequency",
     "node_status_update_frequency",
@@ -128,9 +130,9 @@ _MAY_BE_ZERO = {
     "shutdown_grace_period",
     "shutdown_grace_period_critical_pods",
 }
-_POSITIVE = (*sorted(_DURATIONS - _MAY_BE_ZERO), "node_lease_duration_seconds", "max_pods")
+_POSITIVE = (*sorted(DURATIONS - _MAY_BE_ZERO), "node_lease_duration_seconds", "max_pods")
 CGROUP_DRIVERS = ("", "cgroupfs", "systemd")
-_KEYS = {
+KEYS = {
     "staticPodPath": "static_pod_path",
     "fileCheckFrequency": "file_check_frequency",
     "syncFrequency": "sync_frequency",
@@ -179,6 +181,8 @@ _KEYS = {
     "registerWithTaints": "register_with_taints",
     "address": "address",
     "port": "port",
+    "healthzBindAddress": "healthz_bind_address",
+    "healthzPort": "healthz_port",
 }
 
 
@@ -191,12 +195,12 @@ def from_document(document: Mapping[str, Any]) -> Config:
             f"Could not use configuration of kind {kind} {version}: "
             "it must be KubeletConfiguration kubelet.config.k8s.io/v1beta1"
         )
-    unknown = sorted(set(document) - set(_KEYS) - {"kind", "apiVersion"})
+    unknown = sorted(set(document) - set(KEYS) - {"kind", "apiVersion"})
     if unknown:
         raise ConfigError(f"Could not use configuration: unknown keys {', '.join(unknown)}")
     kinds = {f.name: f.type for f in fields(Config)}
     values: dict[str, Any] = {}
-    for key, name in _KEYS.items():
+    for key, name in KEYS.items():
         if key in document:
             values[name] = _convert(key, name, str(kinds[name]), document[key])
     if values.get("merge_default_eviction_settings"):
@@ -224,20 +228,22 @@ def checked(config: Config) -> Config:
             f"Could not use configuration: featureGates: unknown {', '.join(unknown)} (known: "
             f"{', '.join(FEATURE_GATES)})"
         )
+    if not 0 <= config.healthz_port <= 65535:
+        raise ConfigError("Could not use configuration: healthzPort must be a port, or 0 for none")
     if not 0 < config.memory_throttling_factor <= 1:
         raise ConfigError(
             "Could not use configuration: memoryThrottlingFactor must be greater than 0 and at most 1"
         )
     for name in ("pods_per_core", "eviction_max_pod_grace_period"):
         if getattr(config, name) < 0:
-            key = next(k for k, known in _KEYS.items() if known == name)
+            key = next(k for k, known in KEYS.items() if known == name)
             raise ConfigError(f"Could not use configuration: {key} must not be negative")
     if config.cgroup_driver not in CGROUP_DRIVERS:
         text = f"cgroupDriver {config.cgroup_driver!r}: it must be cgroupfs or systemd"
         raise ConfigError(f"Could not use configuration: {text}")
     for name in _POSITIVE:
         if getattr(config, name) <= 0:
-            key = next(k for k, known in _KEYS.items() if known == name)
+            key = next(k for k, known in KEYS.items() if known == name)
             raise ConfigError(f"Could not use configuration: {key} must be greater than 0")
     ranges = (("podCIDR", config.pod_cidr), ("cluster CIDR", config.cluster_cidr))
     for what, cidr in (*ranges, ("service CIDR", config.service_cidr)):
@@ -250,7 +256,7 @@ def checked(config: Config) -> Config:
 
 def _convert(key: str, name: str, kind: str, value: Any) -> Any:
     expected: type
-    if name in _DURATIONS:
+    if name in DURATIONS:
         if isinstance(value, str):
             return parse_duration(value)
         expected = str

@@ -13,24 +13,27 @@ Paths, query names and texts are those of pkg/kubelet/server/server.go.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from kubeclient.streams import channels
 from kubeclient.streams.errors import StreamError
 from kubeclient.streams.spdy import SpdyConnection
 from kubeclient.streams.transport import Duplex
 from kubeclient.streams.websocket import WebSocket, accept_key
-from kubelet_py.server import logs, observation, streaming
+from kubelet_py.server import host_logs, logs, observation, streaming
 from kubelet_py.server import query as query_of
 from kubelet_py.server.errors import HttpError
+from kubelet_py.server.healthz import Check
 from kubelet_py.server.listener import Input, Listener, Output
 from kubelet_py.server.streaming import ContainerStream
 from runtime.errors import RuntimeFailure
@@ -96,6 +99,8 @@ class KubeletServer:
         key_file: str,
         client_ca_file: str,
         authorize: Authorize,
+        log_folder: Path,
+        check: Check = lambda: "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -104,6 +109,7 @@ class KubeletServer:
         context.verify_mode = ssl.CERT_OPTIONAL  # /healthz is open; everything else looks for the certificate
         context.set_alpn_protocols(["http/1.1"])
         self.backend, self.authorize, self.clock = backend, authorize, clock
+        self.log_folder, self.check = log_folder, check
         self._address = (address, port)
         self._context = context
         self._listener: Listener | None = None
@@ -201,6 +207,8 @@ class _Handler(BaseHTTPRequestHandler):
             if head != "healthz":
                 self._check_access(target.path)
             route = self._ROUTES.get(head)
+            if head in observation.PAGES:
+                route = (("GET",), partial(_Handler._page, head=head))
             if route is None:
                 raise HttpError(404, "404 page not found\n")
             methods, call = route
@@ -250,16 +258,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._bytes(code, text.encode(), kind, headers)
 
     def _bytes(self, code: int, data: bytes, kind: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+        self._head(code, kind, len(data), headers)
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def _head(self, code: int, kind: str, size: int, headers: Sequence[tuple[str, str]] = ()) -> None:
         self._answered = True
         self.send_response(code)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Length", str(size))
         self.send_header("X-Content-Type-Options", "nosniff")
         for name, value in headers:
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
 
     def version_string(self) -> str:
         return "kubelet-py"
@@ -269,24 +280,28 @@ class _Handler(BaseHTTPRequestHandler):
     def _healthz(self, parts: list[str], query: dict[str, list[str]]) -> None:
         if parts not in ([], ["ping"], ["log"], ["syncloop"]):
             raise HttpError(404, "404 page not found\n")
-        self._text(200, "ok")
+        reason = self.server.owner.check() if parts != ["ping"] else ""
+        self._text(500 if reason else 200, f"healthz check failed: {reason}\n" if reason else "ok")
 
-    def _pods(self, parts: list[str], query: dict[str, list[str]]) -> None:
-        import orjson
+    def _page(self, parts: list[str], query: dict[str, list[str]], *, head: str) -> None:
+        self._bytes(200, *observation.PAGES[head](self.server.owner.backend, parts, query))
 
-        document = {
-            "kind": "PodList",
-            "apiVersion": "v1",
-            "metadata": {},
-            "items": self.server.owner.backend.pods(),
-        }
-        self._bytes(200, orjson.dumps(document), "application/json")
-
-    def _metrics(self, parts: list[str], query: dict[str, list[str]]) -> None:
-        self._bytes(200, *observation.metrics_answer(self.server.owner.backend, parts))
-
-    def _stats(self, parts: list[str], query: dict[str, list[str]]) -> None:
-        self._bytes(200, *observation.stats_answer(self.server.owner.backend, parts, query))
+    def _logs(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        if "query" in query:
+            raise HttpError(403, "node log query is not served by this node\n")
+        found = host_logs.open_below(self.server.owner.log_folder, parts)
+        if isinstance(found, str):
+            if not urlsplit(self.path).path.endswith("/"):
+                place = (parts or ["logs"])[-1]
+                raise HttpError(301, "", (("Location", f"{quote(place)}/"),))
+            self._text(200, found, kind="text/html; charset=utf-8")
+            return
+        try:
+            self._head(200, "text/plain; charset=utf-8", found.size)
+            for piece in found.pieces() if self.command != "HEAD" else ():
+                self.wfile.write(piece)
+        finally:
+            os.close(found.descriptor)
 
     def _container_logs(self, parts: list[str], query: dict[str, list[str]]) -> None:
         if len(parts) != 3:
@@ -509,9 +524,7 @@ class _Handler(BaseHTTPRequestHandler):
         str, tuple[tuple[str, ...], Callable[[_Handler, list[str], dict[str, list[str]]], None]]
     ] = {
         "healthz": (("GET",), _healthz),
-        "pods": (("GET",), _pods),
-        "metrics": (("GET",), _metrics),
-        "stats": (("GET",), _stats),
+        "logs": (("GET",), _logs),
         "containerLogs": (("GET",), _container_logs),
         "run": (("POST",), _run),
         "exec": (("GET", "POST"), _exec),

@@ -1,4 +1,4 @@
-"""Under the HTTP server: accepting TLS connections, and reading requests without reading too far.
+"""Under the HTTP servers: accepting connections (healthz alone without TLS), reading requests, not too far.
 
 The standard library's handler reads through a buffered file, which may swallow the first bytes of the
 protocol that follows a 101; here what was read too far can be taken back.
@@ -27,7 +27,7 @@ class Listener(socketserver.ThreadingTCPServer):
     request_queue_size = 128
 
     def __init__(
-        self, address: tuple[str, int], handler: type[Any], owner: Any, context: ssl.SSLContext
+        self, address: tuple[str, int], handler: type[Any], owner: Any, context: ssl.SSLContext | None
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.owner, self._context = owner, context
@@ -37,6 +37,8 @@ class Listener(socketserver.ThreadingTCPServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._context is None:
+            return connection, address
         # The handshake is done in the connection's own thread: a slow client must not hold up others.
         wrapped = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return wrapped, address

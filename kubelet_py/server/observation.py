@@ -1,4 +1,4 @@
-"""What can be read of a node's use of things: /stats and /metrics with all that is below it.
+"""Pages that are only read: the pods, the settings in use, and what is used of the node.
 
 Each path measures no more than it shows: folders are walked for /stats/summary, /metrics and
 /metrics/cadvisor only, and metrics-server, which asks most often, costs the reading of a few cgroup files.
@@ -6,7 +6,7 @@ Each path measures no more than it shows: folders are walked for /stats/summary,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from kubelet_py.node.usage import NodeUsage
@@ -15,12 +15,17 @@ from kubelet_py.server.errors import HttpError
 from kubelet_py.server.exposition import Family
 
 JSON = "application/json"
+NOT_FOUND = "404 page not found\n"
 
 
 class Observed(Protocol):
     """The agent, as far as it is read here."""
 
     def pods(self) -> list[dict[str, Any]]: ...
+
+    def running_pods(self) -> list[dict[str, Any]]: ...
+
+    def settings(self) -> dict[str, Any]: ...
 
     def measure(self, *, disks: bool, network: bool, detail: bool) -> NodeUsage: ...
 
@@ -29,21 +34,53 @@ class Observed(Protocol):
 
 Answer = tuple[bytes, str]
 """Body and Content-Type."""
+Query = Mapping[str, list[str]]
 
 
-def stats_answer(node: Observed, parts: list[str], query: Mapping[str, list[str]]) -> Answer:
-    """GET /stats/summary. Raises HttpError."""
+def _json(document: dict[str, Any]) -> Answer:
     import orjson
 
+    return orjson.dumps(document), JSON
+
+
+def _pod_list(pods: list[dict[str, Any]]) -> Answer:
+    return _json({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods})
+
+
+def pods_answer(node: Observed, parts: list[str], query: Query) -> Answer:
+    """GET /pods: those that the node is to run, with their status. Raises HttpError, as all of these."""
+    _only(parts)
+    return _pod_list(node.pods())
+
+
+def running_pods_answer(node: Observed, parts: list[str], query: Query) -> Answer:
+    """GET /runningpods/: those that the runtime runs."""
+    _only(parts)
+    return _pod_list(node.running_pods())
+
+
+def configz_answer(node: Observed, parts: list[str], query: Query) -> Answer:
+    """GET /configz: the KubeletConfiguration in use."""
+    _only(parts)
+    return _json({"kubeletconfig": node.settings()})
+
+
+def _only(parts: list[str]) -> None:
+    if parts:
+        raise HttpError(404, NOT_FOUND)
+
+
+def stats_answer(node: Observed, parts: list[str], query: Query) -> Answer:
+    """GET /stats/summary."""
     if parts != ["summary"]:
-        raise HttpError(404, "404 page not found\n")
+        raise HttpError(404, NOT_FOUND)
     brief = query.get("only_cpu_and_memory", [""])[-1] == "true"
     usage = node.measure(disks=not brief, network=not brief, detail=False)
-    return orjson.dumps(stats.summary(usage)), JSON
+    return _json(stats.summary(usage))
 
 
-def metrics_answer(node: Observed, parts: list[str]) -> Answer:
-    """GET /metrics and its siblings. Raises HttpError."""
+def metrics_answer(node: Observed, parts: list[str], query: Query) -> Answer:
+    """GET /metrics and its siblings."""
     families: Iterable[Family]
     match parts:
         case []:
@@ -58,5 +95,14 @@ def metrics_answer(node: Observed, parts: list[str]) -> Answer:
         case ["probes"]:
             families = metrics.probe_families(node.probe_results())
         case _:
-            raise HttpError(404, "404 page not found\n")
+            raise HttpError(404, NOT_FOUND)
     return exposition.text(families).encode(), exposition.CONTENT_TYPE
+
+
+PAGES: dict[str, Callable[[Observed, list[str], Query], Answer]] = {
+    "pods": pods_answer,
+    "runningpods": running_pods_answer,
+    "configz": configz_answer,
+    "stats": stats_answer,
+    "metrics": metrics_answer,
+}

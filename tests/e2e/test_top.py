@@ -158,3 +158,19 @@ def rows(done: Done) -> dict[str, list[str]]:
     """First column → the others, of what kubectl printed below its heading."""
     lines = [line.split() for line in done.out.splitlines()[1:]] if done.code == 0 else []
     return {line[0]: line[1:] for line in lines}
+
+
+def test_settings_logs_and_health_can_be_read(node: Node, busy: str, get: Get) -> None:
+    settings = json.loads(get("/configz")[1])["kubeletconfig"]
+    assert settings["maxPods"] == 110 and settings["nodeStatusUpdateFrequency"] == "10s"
+    assert settings["cgroupDriver"] in ("cgroupfs", "systemd")
+    name = node.kubectl("get", "nodes", "-o", "name").out.strip().partition("/")[2]
+    listing = node.kubectl("get", "--raw", f"/api/v1/nodes/{name}/proxy/logs/").out
+    assert 'href="pods/"' in listing
+    assert get(f"/logs/pods/default_busy_{busy}/main/0.log")[0] == 200
+    running = json.loads(get("/runningpods/")[1])["items"]
+    assert busy in [item["metadata"]["uid"] for item in running]
+    plain = http.client.HTTPConnection("127.0.0.1", 10248, timeout=10)
+    plain.request("GET", "/healthz")
+    assert plain.getresponse().read() == b"ok"
+    plain.close()

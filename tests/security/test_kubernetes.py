@@ -155,7 +155,7 @@ def kubelet(tmp_path: Path) -> Iterator[tuple[app.KubeletServer, Pki]]:
     certificate, key = pki.issue("kubelet")
     server = app.KubeletServer(
         Backend(tmp_path), address="127.0.0.1", port=0, cert_file=certificate, key_file=key,
-        client_ca_file=pki.ca, authorize=lambda *_: False,
+        client_ca_file=pki.ca, authorize=lambda *_: False, log_folder=tmp_path,
     )  # fmt: skip
     server.start()
     yield server, pki

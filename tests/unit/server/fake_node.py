@@ -47,6 +47,12 @@ class Backend:
     def pods(self) -> list[dict[str, Any]]:
         return [POD]
 
+    def running_pods(self) -> list[dict[str, Any]]:
+        return [{"metadata": POD["metadata"]}]
+
+    def settings(self) -> dict[str, Any]:
+        return {"maxPods": 110}
+
     def measure(self, *, disks: bool, network: bool, detail: bool) -> NodeUsage:
         return usage_sample.node(disks=disks, network=network, detail=detail)
 

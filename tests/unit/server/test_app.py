@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import ssl
 import struct
@@ -28,6 +29,7 @@ class Node:
         self.pki = Pki(folder)
         self.backend = Backend(folder)
         self.asked: list[tuple[Any, ...]] = []
+        self.trouble = ""
         certificate, key = self.pki.issue("kubelet")
         self.server = KubeletServer(
             self.backend,
@@ -37,6 +39,8 @@ class Node:
             key_file=key,
             client_ca_file=self.pki.ca,
             authorize=self._authorize,
+            log_folder=folder / "log",
+            check=lambda: self.trouble,
             clock=lambda: 1_800_000_000.0,
         )
         self.server.start()
@@ -253,6 +257,40 @@ def test_pods_and_metrics_are_listed(node: Node) -> None:
     status, text = node.get("/pods")
     assert status == 200 and json.loads(text)["items"][0]["metadata"]["name"] == "web"
     assert 'kubelet_running_containers{container_state="running"} 1' in node.get("/metrics")[1]
+
+
+def test_the_settings_in_use_and_running_pods_can_be_read(node: Node) -> None:
+    assert json.loads(node.get("/configz")[1]) == {"kubeletconfig": {"maxPods": 110}}
+    assert json.loads(node.get("/runningpods/")[1])["items"][0]["metadata"]["name"] == "web"
+    assert [node.get(path)[0] for path in ("/configz/x", "/pods/x")] == [404, 404]
+    assert node.get("/configz", "POST")[0] == 405
+
+
+def test_healthz_says_why_the_agent_is_not_healthy(node: Node) -> None:
+    assert node.get("/healthz/syncloop") == (200, "ok")
+    node.trouble = "sync Loop took longer than expected"
+    assert node.get("/healthz") == (500, "healthz check failed: sync Loop took longer than expected\n")
+    assert node.get("/healthz/ping") == (200, "ok")
+
+
+def test_files_below_var_log_are_served_and_nothing_else(node: Node, tmp_path: Path) -> None:
+    folder = node.server.log_folder
+    (folder / "pods/a").mkdir(parents=True)
+    (folder / "pods/a/0.log").write_text("hello\n")
+    (folder / "link.log").symlink_to(folder / "pods/a/0.log")
+    outside = tmp_path / "secret"
+    outside.write_text("secret")
+    (folder / "away").symlink_to(outside)
+    os.mkfifo(folder / "fifo")
+    assert node.get("/logs/pods/a/0.log") == node.get("/logs/link.log") == (200, "hello\n")
+    assert node.get("/logs/pods/a/0.log", "HEAD") == (200, "")
+    code, listing = node.get("/logs/")
+    assert code == 200 and '<a href="pods/">pods/</a>' in listing
+    assert node.get("/logs/pods")[0] == 301
+    for path in ("away", "fifo", "none", "pods/a/0.log/x"):
+        assert node.get(f"/logs/{path}")[0] == 404, path
+    assert node.get("/logs/%2e%2e/secret")[0] == 400
+    assert node.get("/logs/?query=kubelet")[0] == 403
 
 
 def test_logs_are_filtered_and_refused_in_upstreams_words(node: Node) -> None:

@@ -1,0 +1,90 @@
+"""Port 10248: /healthz over plain HTTP on the loopback address, for service managers and load balancers.
+
+It answers 200 while the agent's loop turns, and 500 with the reason once it has not for two minutes, which
+is upstream's sync loop check. There is nothing else on this port, and nobody is asked who they are.
+"""
+
+from __future__ import annotations
+
+import http.server
+import logging
+import threading
+from collections.abc import Callable
+
+from kubelet_py.server.listener import Listener
+
+log = logging.getLogger(__name__)
+
+Check = Callable[[], str]
+"""Why the agent is not healthy; "" when it is."""
+
+SLOW_SECONDS = 120.0
+
+
+def loop_check(turned_at: Callable[[], float], clock: Callable[[], float]) -> Check:
+    """Healthy while the loop has turned within SLOW_SECONDS."""
+
+    def check() -> str:
+        slow = clock() - turned_at() > SLOW_SECONDS
+        return "sync Loop took longer than expected" if slow else ""
+
+    return check
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """One connection, one request."""
+
+    timeout = 10.0
+    server: Listener
+
+    def do_GET(self) -> None:
+        reason = self.server.owner()
+        if self.path.partition("?")[0] != "/healthz":
+            self._answer(404, "404 page not found\n")
+        elif reason:
+            self._answer(500, f"healthz check failed: {reason}\n")
+        else:
+            self._answer(200, "ok")
+
+    do_HEAD = do_GET
+
+    def _answer(self, code: int, text: str) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(text.encode())
+
+    def version_string(self) -> str:
+        return "kubelet-py"
+
+    def log_message(self, format: str, *args: object) -> None:
+        log.debug("Served healthz client=%s", self.client_address[0])
+
+
+class HealthzServer:
+    """Serves until `stop`; `port` is the real one after `start`, also when 0 was asked for."""
+
+    def __init__(self, address: str, port: int, check: Check) -> None:
+        self._address, self.port, self._check = address, port, check
+        self._listener: Listener | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """A port that is taken is told, and the node does without, as upstream."""
+        try:
+            self._listener = Listener((self._address, self.port), _Handler, self._check, None)
+        except OSError as error:
+            text = f"{error.strerror} (set another healthzPort, or 0 for none)"
+            log.warning("Failed to serve healthz address=%s port=%d error=%s", self._address, self.port, text)
+            return
+        self.port = int(self._listener.server_address[1])
+        self._thread = threading.Thread(target=self._listener.serve, name="healthz", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._listener is not None and self._thread is not None:
+            self._listener.end()
+            self._thread.join()
+            self._listener.server_close()

@@ -1,0 +1,43 @@
+"""Port 10248 over a real socket."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+
+import pytest
+
+from kubelet_py.server.healthz import SLOW_SECONDS, HealthzServer, loop_check
+
+
+def ask(server: HealthzServer, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    found = answer.status, answer.read().decode()
+    connection.close()
+    return found
+
+
+def test_it_is_healthy_while_the_loop_turns() -> None:
+    now = [SLOW_SECONDS]
+    server = HealthzServer("127.0.0.1", 0, loop_check(lambda: 0.0, lambda: now[0]))
+    server.start()
+    try:
+        assert ask(server, "/healthz?verbose") == (200, "ok")
+        assert ask(server, "/pods")[0] == 404
+        now[0] += 1
+        assert ask(server, "/healthz") == (
+            500,
+            "healthz check failed: sync Loop took longer than expected\n",
+        )
+    finally:
+        server.stop()
+
+
+def test_a_port_that_is_taken_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = HealthzServer("127.0.0.1", taken.getsockname()[1], lambda: "")
+        server.start()
+        server.stop()
+    assert "set another healthzPort" in caplog.text
