@@ -6,12 +6,21 @@ containers outweighs what they do, and a pod is only over when nothing of it wil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kubelet_py.pods.actions import restart_policy
 from kubelet_py.pods.model import Object, init_containers, is_restartable
+
+# How a container ended that nobody has seen ending.
+LOST: Object = {
+    "exitCode": 137,
+    "reason": "ContainerStatusUnknown",
+    "message": "The container could not be located when the pod was terminated",
+    "startedAt": None,
+    "finishedAt": None,
+}
 
 
 @dataclass(slots=True)
@@ -50,6 +59,36 @@ def phase(pod: Object, init: Iterable[Object], main: Iterable[Object], over: boo
     if count.stopped == count.succeeded:
         return "Succeeded"
     return "Failed" if over or policy == "Never" else "Running"
+
+
+def close(pod: Object, init: list[Object], main: list[Object]) -> None:
+    """Nothing of the pod runs or will run: say of every container that could have run how it ended.
+
+    What nobody knows the end of has failed (upstream: status_manager's TerminatePod): a Job that waits for
+    the end of a pod that was deleted during its pull would otherwise wait for ever.
+    """
+    if _initialized(pod, init, main):
+        _close(main)
+    begun = [index for index, entry in enumerate(init) if _has_begun(entry)]
+    _close(init[: begun[-1] + 1] if begun else init[:1])
+
+
+def _close(entries: Iterable[Object]) -> None:
+    for entry in entries:
+        if "terminated" not in entry["state"]:
+            entry |= {"state": {"terminated": dict(LOST)}, "ready": False, "started": False}
+
+
+def _has_begun(entry: Object) -> bool:
+    return "waiting" not in entry["state"] or _ended(entry) is not None
+
+
+def _initialized(pod: Object, init: Sequence[Object], main: Sequence[Object]) -> bool:
+    """Did the main containers' turn come?"""
+    if not init or any(_has_begun(entry) for entry in main):
+        return True
+    ended = _ended(init[-1])
+    return not is_restartable(init_containers(pod)[-1]) and ended is not None and ended["exitCode"] == 0
 
 
 def _ended(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -26,9 +26,10 @@ from kubelet_py.pods.model import (
     host_network,
     init_containers,
     is_restartable,
+    is_static,
     timestamp,
 )
-from kubelet_py.pods.phase import phase
+from kubelet_py.pods.phase import LOST, close, phase
 from kubelet_py.pods.resize import IN_PROGRESS, PENDING, Progress
 from kubelet_py.pods.resize import conditions as conditions_of_resize
 
@@ -63,12 +64,18 @@ def generate(pod: Object, view: PodView, situation: Situation) -> Object:
         for c in ephemeral_containers(pod)
     ]
     _share_messages([*init, *main, *extra])
-    status["phase"] = _final_phase(old, view, situation, phase(pod, init, main, situation.finished))
+    closed = situation.finished and not any(c.state == "RUNNING" for c in view.containers)
+    computed = phase(pod, init, main, situation.finished)
+    if closed and not is_static(pod):
+        computed = computed if computed == "Succeeded" else "Failed"
+        close(pod, init, main)
+    status["phase"] = _final_phase(old, view, situation, computed)
     if status["phase"] == "Failed" and situation.failure is not None:
         status |= {"reason": situation.failure.reason, "message": situation.failure.message}
     elif old.get("phase") == "Failed":
         status |= {key: old[key] for key in ("reason", "message") if key in old}
-    if status["phase"] == "Failed" and not view.containers and not old.get("containerStatuses"):
+    refused = situation.failure is not None or old.get("phase") == "Failed"
+    if refused and status["phase"] == "Failed" and not view.containers and not old.get("containerStatuses"):
         # Refused at the door (now, or by an earlier agent): there is nothing else to tell of it.
         start = old.get("startTime") or timestamp(situation.started_at)
         disrupted = _disrupted(old, situation)
@@ -197,18 +204,11 @@ def _without_attempt(
         return
     entry["state"] = {"waiting": _waiting(reason or _default_waiting(pod, key, situation))}
     if old is not None and "running" in state:
-        lost = {
-            "exitCode": 137,
-            "reason": "ContainerStatusUnknown",
-            "message": "The container could not be located when the pod was terminated",
-            "startedAt": None,
-            "finishedAt": None,
-        }
         entry["restartCount"] = int(old.get("restartCount", 0))
         if situation.finished or restart_policy(pod) == "Never":
-            entry["state"] = {"terminated": lost}
+            entry["state"] = {"terminated": dict(LOST)}
         else:
-            entry["lastState"] = {"terminated": lost}
+            entry["lastState"] = {"terminated": dict(LOST)}
 
 
 def _default_waiting(pod: Object, key: str, situation: Situation) -> Waiting:

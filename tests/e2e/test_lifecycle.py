@@ -134,3 +134,37 @@ def test_conditions_of_a_pod_that_is_ready_and_of_one_behind_a_gate(node: Node) 
     node.until("Ready", lambda: conditions("gated")["Ready"] == true)
     assert conditions("gated")[gate] == true, "what another writer says stays"
     node.kubectl("delete", "pod", "plain", "gated")
+
+
+def test_deleted_pods_come_to_an_end_that_whoever_holds_them_can_read(node: Node) -> None:
+    """As a Job does with its finalizer: it counts what its pods came to."""
+    polite = "trap 'exit {}' TERM; touch /tmp/up; sleep 3600 & wait"
+    bodies = [
+        pod("held-good", polite.format(0), terminationGracePeriodSeconds=20),
+        pod("held-bad", polite.format(5), terminationGracePeriodSeconds=20),
+        pod("held-pulling", container={"image": "registry.invalid/no/such", "imagePullPolicy": "Always"}),
+    ]
+    for body in bodies:
+        body["metadata"]["finalizers"] = ["example.com/counted"]
+    node.apply(*bodies)
+    for name in ("held-good", "held-bad"):
+        node.until(
+            "its trap is set",
+            lambda name=name: not node.kubectl("exec", name, "--", "test", "-e", "/tmp/up", check=False).code,
+        )
+
+    def waits() -> str:
+        entries = node.get("pod", "held-pulling")["status"].get("containerStatuses") or [{"state": {}}]
+        return str(entries[0]["state"].get("waiting", {}).get("reason"))
+
+    node.until("its pull fails", lambda: waits() in ("ErrImagePull", "ImagePullBackOff"), 60)
+    node.kubectl("delete", "pod", "--wait=false", *(body["metadata"]["name"] for body in bodies))
+    wanted = {"held-good": ("Succeeded", 0), "held-bad": ("Failed", 5), "held-pulling": ("Failed", 137)}
+    for name, (phase, code) in wanted.items():
+        node.until(f"{name} {phase}", lambda name=name, phase=phase: node.phase(name) == phase)
+        [entry] = node.get("pod", name)["status"]["containerStatuses"]
+        assert entry["state"]["terminated"]["exitCode"] == code
+    release = '{"metadata":{"finalizers":null}}'
+    for name in wanted:
+        node.kubectl("patch", "pod", name, "-p", release)
+        node.until(f"{name} gone", lambda name=name: node.kubectl("get", "pod", name, check=False).code)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pod_life import BAD, GOOD, OOM, STAYS, Life, Run
-from pods_in_words import pod
+from pods_in_words import down, pod
 
 from kubelet_py.pods.model import SandboxView, Waiting
 
@@ -189,3 +189,49 @@ def test_an_ended_init_container_of_a_pod_that_the_node_ended_says_how_it_ended(
     answer = life.status(failure=Waiting("DeadlineExceeded", "too old"))
     assert answer["phase"] == "Failed"
     assert answer["initContainerStatuses"][0]["state"]["terminated"]["exitCode"] == 1
+
+
+PULLING = {"c": Waiting("ImagePullBackOff"), "c0": Waiting("ImagePullBackOff")}
+UNKNOWN, OPEN = "ContainerStatusUnknown", "PodInitializing"
+CLOSED = [
+    ("it was never started", pod(), {}, "Failed", [], [UNKNOWN]),
+    ("its first init container was not", pod(init=["i", "j"]), {}, "Failed", [UNKNOWN, OPEN], [OPEN]),
+    ("the second one failed", pod(init=["i", "j"]), {"i": GOOD, "j": BAD}, "Failed",
+     ["Completed", "Error"], [OPEN]),
+    ("its init container was done", pod(init=["i"]), {"i": GOOD}, "Failed", ["Completed"], [UNKNOWN]),
+    ("all ended well", pod(), {"c": GOOD}, "Succeeded", [], ["Completed"]),
+    ("one did not start", pod("c", "c0"), {"c": GOOD}, "Failed", [], ["Completed", UNKNOWN]),
+    ("one failed", pod("c", "c0"), {"c": GOOD, "c0": BAD}, "Failed", [], ["Completed", "Error"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("why", "spec", "ended", "phase", "init", "main"), CLOSED, ids=[case[0] for case in CLOSED]
+)
+def test_a_pod_that_is_deleted_comes_to_an_end_in_any_case(
+    why: str, spec: dict[str, Any], ended: dict[str, Run], phase: str, init: list[str], main: list[str]
+) -> None:
+    """Of a container whose turn had come nobody knows how it ended; the others never had their turn."""
+    life = Life(spec, {})
+    life.sandboxes = (SandboxView("s0", 0, False),)
+    life.containers = tuple(down(name, run.code or 0) for name, run in ended.items())
+    life.waiting, life.over = dict(PULLING) if UNKNOWN in main else {}, True
+    life.pod = {**spec, "metadata": {**spec["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}}
+    answer = life.status()
+    assert answer["phase"] == phase
+
+    def reasons(key: str) -> list[str]:
+        return [next(iter(entry["state"].values()))["reason"] for entry in answer.get(key, [])]
+
+    assert (reasons("initContainerStatuses"), reasons("containerStatuses")) == (init, main)
+    assert {c["type"]: c["status"] for c in answer["conditions"]}["Ready"] == "False"
+
+
+def test_a_pod_is_not_at_its_end_while_something_of_it_still_runs() -> None:
+    life = Life(pod("a", "b"), {"a": [STAYS], "b": [STAYS]})
+    life.live(1)
+    life.containers = tuple(c for c in life.containers if c.name == "a")
+    life.over = True
+    answer = life.status()
+    assert answer["phase"] == "Pending"
+    assert "waiting" in answer["containerStatuses"][1]["state"]
