@@ -192,6 +192,9 @@ def test_a_pod_is_told_that_there_is_no_cluster_dns(node: Node) -> None:
     node.kubectl("delete", "pod", "nameless", "hosts")
 
 
+@pytest.mark.conformance(
+    "[sig-node] Ephemeral Containers [NodeConformance] will start an ephemeral container in an existing pod"
+)
 def test_a_debug_container_sees_its_targets_processes(node: Node) -> None:
     node.apply(pod("target", "trap 'exit 0' TERM; sleep 3611 & wait"))
     node.wait_running("target")
