@@ -62,6 +62,7 @@ from kubelet_py.pods.sandboxes import Sandboxes
 from kubelet_py.pods.static_pods import StaticPods
 from kubelet_py.pods.status_manager import NullStatusManager, StatusManager
 from kubelet_py.pods.sync_pod import PodSyncer
+from kubelet_py.pods.timeline import Timelines
 from kubelet_py.pods.volume_keeper import VolumeKeeper
 from kubelet_py.pods.workers import PodWorkers
 from kubelet_py.server.healthz import HealthzServer, loop_check
@@ -141,7 +142,8 @@ class Agent:
         recorder = EventRecorder(client, "kubelet", self._options.node_name) if client else None
         self._events = PodEvents(recorder, self._manager.mirror)
         self._node_events = NodeEvents(recorder, self._options.node_name)
-        self._statuses = StatusManager(client) if client else NullStatusManager()
+        self._timelines = Timelines()
+        self._statuses = StatusManager(client, sent=self._on_status) if client else NullStatusManager()
         self._volumes = VolumeManager(paths.pods)
         self._sandboxes = Sandboxes(
             service=self._runtime,
@@ -152,6 +154,7 @@ class Agent:
             facts=self._node,
             classes=RuntimeClasses(client),
             event=self._events.tell,
+            timelines=self._timelines,
         )
         self._pleg = Pleg(self._runtime, self._sandboxes.ips, self._workers.wake)
         self._prober = Prober(self._runtime, changed=self._workers.wake, tell=self._events.tell_of_probe)
@@ -216,6 +219,7 @@ class Agent:
             services=self._list_services,
             node=self._node,
             event=self._events.tell,
+            timelines=self._timelines,
         )
         allocations = Allocations(paths.pods)
         gate = Gate(
@@ -258,9 +262,10 @@ class Agent:
             node_object=self._node_object,
             event=self._events.tell,
             client=client,
+            timelines=self._timelines,
             mirror=self._manager.mirror,
         )
-        self._syncer = PodSyncer(parts, self._manager.record, self._manager.forget)
+        self._syncer = PodSyncer(parts, self._manager.record, self._forget)
         folder = Path(config.static_pod_path) if config.static_pod_path else paths.manifests
         self._static = StaticPods(
             folder, self._options.node_name, self._manager.on_static_pods, period=config.file_check_frequency
@@ -355,6 +360,7 @@ class Agent:
                 self._meter(),
                 self._prober,
                 replace(self._config, cgroup_driver=self._cgroup_manager),
+                self._timelines,
             ),
             address=self._config.address,
             port=self._config.port,
@@ -401,6 +407,14 @@ class Agent:
         ending = sum(1 for r in records if r.ends)
         pending = len(records) - running - ending
         return f"running {running} pods, {pending} not running, {ending} ending"
+
+    def _forget(self, uid: str) -> None:
+        self._manager.forget(uid)
+        self._timelines.forget(uid)
+
+    def _on_status(self, uid: str, status: Object, seconds: float) -> None:
+        if status.get("phase") == "Running":
+            self._timelines.told(uid, seconds)
 
     def _pod(self, uid: str) -> Object | None:
         record = self._manager.record(uid)

@@ -16,11 +16,13 @@ from kubelet_py.config import Config
 from kubelet_py.configz import to_document
 from kubelet_py.node.meter import Meter
 from kubelet_py.node.usage import NodeUsage
-from kubelet_py.pods.model import ContainerView, Object, every_container, host_network
+from kubelet_py.pods import timeline
+from kubelet_py.pods.model import ContainerView, Object, epoch, every_container, host_network, timestamp
 from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.pod_manager import PodManager
 from kubelet_py.pods.prober import Prober
 from kubelet_py.pods.record import PodRecord
+from kubelet_py.pods.timeline import Timelines
 from runtime.service import RuntimeService
 from runtime.streams import Stream
 
@@ -39,6 +41,7 @@ class AgentBackend:
         meter: Meter,
         prober: Prober,
         config: Config,
+        timelines: Timelines,
     ) -> None:
         self._manager = manager
         self._pleg = pleg
@@ -46,6 +49,7 @@ class AgentBackend:
         self._meter = meter
         self._prober = prober
         self._config = config
+        self._timelines = timelines
 
     def measure(self, *, disks: bool, network: bool, detail: bool) -> NodeUsage:
         return self._meter.measure(disks=disks, network=network, detail=detail)
@@ -71,6 +75,11 @@ class AgentBackend:
             running = [{"name": c.name, "image": c.image, "resources": {}} for c in view.running()]
             answer.append({"metadata": metadata, "spec": {"containers": running}, "status": {}})
         return answer
+
+    def timeline(self, namespace: str, pod: str) -> Object:
+        record = self._record(namespace, pod, None)
+        created = epoch(record.pod["metadata"].get("creationTimestamp") or timestamp(record.seen_at))
+        return timeline.document(record.pod, created, record.seen_at, self._timelines.of(record.uid))
 
     def settings(self) -> Object:
         return to_document(self._config)

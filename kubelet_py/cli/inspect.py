@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from kubelet_py.cli import settings as node_settings
 from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.inspect_plan import inspect_plan
+from kubelet_py.cli.inspect_start import inspect_start
 from kubelet_py.paths import NodePaths
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser(
         "inspect",
         help="show what the kernel holds for a pod, a Service or a process",
-        description="Show processes, namespaces, cgroup values, veth, addresses and routes of a pod; the "
-        "plan by which its containers were started; the netfilter rules and counters of a Service; or the "
-        "pod that a process belongs to.",
+        description="Show processes, namespaces, cgroup values, veth, addresses and routes of a pod, and "
+        "how long each step of its start took; the plan by which its containers were started; the netfilter "
+        "rules and counters of a Service; or the pod that a process belongs to.",
         epilog="Examples: kubelet-py inspect pod hello-abc -n default; kubelet-py inspect service hello; "
         "kubelet-py inspect pid 4711",
     )
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     elif args.kind == "plan":
         report = inspect_plan(paths, _get(paths, "pods", args.name, args.namespace))
     elif args.kind == "pod":
-        report = inspect_pod(paths, _get(paths, "pods", args.name, args.namespace))
+        pod = _get(paths, "pods", args.name, args.namespace)
+        report = inspect_pod(paths, pod) | {"start": inspect_start(_client(paths), pod)}
     else:
         report = inspect_service(_get(paths, "services", args.name, args.namespace))
     if args.output == "json":

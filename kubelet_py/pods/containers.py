@@ -21,7 +21,7 @@ from kubelet_py.errors import (
     VolumeError,
 )
 from kubelet_py.paths import NodePaths
-from kubelet_py.pods import environment, files, resources, security
+from kubelet_py.pods import environment, files, resources, security, timeline
 from kubelet_py.pods.actions import Start, spec_hash
 from kubelet_py.pods.container_spec import Facts, Mount, oci_spec
 from kubelet_py.pods.context import NodeFacts, ObjectSource
@@ -43,6 +43,7 @@ from kubelet_py.pods.model import (
     uid_of,
     user_text,
 )
+from kubelet_py.pods.timeline import Timelines
 from kubelet_py.volumes.manager import VolumeManager
 from kubelet_py.volumes.plugin import Volumes
 from runtime import users
@@ -72,7 +73,9 @@ class ContainerStarter:
         services: Callable[[], Sequence[Object] | None],
         node: NodeFacts,
         event: Event,
+        timelines: Timelines,
     ) -> None:
+        self._timelines = timelines
         self._paths = paths
         self._config = config
         self._runtime = runtime
@@ -99,8 +102,9 @@ class ContainerStarter:
         """Image → description → create → start; its id. Raises ContainerError; events are told here."""
         name = container["name"]
         tell, secrets = self._teller(pod, name), self._pull_secrets(pod)
-        image = self._images.ensure(pod, container, tell, secrets)
-        shown = image_volumes(pod, container, self._images, self._volumes, tell, secrets)
+        with self._timelines.step(pod["metadata"]["uid"], timeline.IMAGE, name, goes_on=True):
+            image = self._images.ensure(pod, container, tell, secrets)
+            shown = image_volumes(pod, container, self._images, self._volumes, tell, secrets)
         volumes = {**volumes, **shown}
         try:
             config = self.describe(pod, container, start.attempt, image, view.ips, volumes)
@@ -124,14 +128,17 @@ class ContainerStarter:
         return replace(config, spec={**config.spec, "linux": linux})
 
     def _create_and_start(self, pod: Object, name: str, sandbox_id: str, config: ContainerConfig) -> str:
+        uid = pod["metadata"]["uid"]
         try:
-            identifier = self._runtime.create_container(sandbox_id, config)
+            with self._timelines.step(uid, timeline.CREATE, name):
+                identifier = self._runtime.create_container(sandbox_id, config)
         except (RuntimeFailure, OSError) as error:
             self._event(pod, name, "Warning", "Failed", f"Error: {error}")
             raise CreateContainerError(str(error)) from error
         self._event(pod, name, "Normal", "Created", f"Created container: {name}")
         try:
-            self._runtime.start_container(identifier)
+            with self._timelines.step(uid, timeline.START, name):
+                self._runtime.start_container(identifier)
         except (RuntimeFailure, OSError) as error:
             self._event(pod, name, "Warning", "Failed", f"Error: {error}")
             raise RunContainerError(str(error)) from error

@@ -20,6 +20,7 @@ from kubelet_py.pods.resize import Progress, Table, with_resources
 from kubelet_py.pods.resizer import Resizer
 from kubelet_py.pods.sandboxes import Sandboxes
 from kubelet_py.pods.status_manager import StatusManager
+from kubelet_py.pods.timeline import Timelines
 from kubelet_py.volumes.manager import VolumeManager
 from kubelet_py.volumes.plugin import Volume
 from runtime.service import RuntimeService
@@ -111,4 +112,5 @@ class Parts:
     node_object: Callable[[], Object]
     event: Event
     client: RestClient | None
+    timelines: Timelines
     mirror: Callable[[Object], Object | None]  # a static pod's image in the API

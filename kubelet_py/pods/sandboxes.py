@@ -18,7 +18,7 @@ from cni.invoke import Invoker
 from kubelet_py.config import Config
 from kubelet_py.errors import SandboxError, VolumeError
 from kubelet_py.paths import NodePaths
-from kubelet_py.pods import files, resources, security
+from kubelet_py.pods import files, resources, security, timeline
 from kubelet_py.pods.container_spec import SHM_BYTES
 from kubelet_py.pods.containers import Event
 from kubelet_py.pods.context import NodeFacts
@@ -34,6 +34,7 @@ from kubelet_py.pods.model import (
     init_containers,
 )
 from kubelet_py.pods.runtime_class import RuntimeClasses
+from kubelet_py.pods.timeline import Timelines
 from kubelet_py.volumes import mounting
 from runtime.cgroups import CgroupDriver
 from runtime.errors import RuntimeFailure
@@ -57,8 +58,10 @@ class Sandboxes:
         facts: NodeFacts,
         classes: RuntimeClasses,
         event: Event,
+        timelines: Timelines,
     ) -> None:
         self._service = service
+        self._timelines = timelines
         self._classes = classes
         self._cgroups = cgroups
         self._invoker = invoker
@@ -87,9 +90,10 @@ class Sandboxes:
         cgroup = self._cgroup_of(pod)
         log_folder = self._paths.pod_logs / f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
         try:
-            self._cgroups.create(cgroup, limits)
-            log_folder.mkdir(parents=True, exist_ok=True)
-            sandbox = self._run(pod, attempt, self._cgroups.home(cgroup), log_folder, handler)
+            with self._timelines.step(metadata["uid"], timeline.SANDBOX):
+                self._cgroups.create(cgroup, limits)
+                log_folder.mkdir(parents=True, exist_ok=True)
+                sandbox = self._run(pod, attempt, self._cgroups.home(cgroup), log_folder, handler)
         except (RuntimeFailure, OSError) as error:
             raise SandboxError(f"failed to create sandbox: {error}") from error
         try:
@@ -166,18 +170,15 @@ class Sandboxes:
 
     def _attach(self, pod: Object, sandbox_id: str, netns: str) -> tuple[str, ...]:
         metadata = pod["metadata"]
-        result = self._invoker.add(
-            sandbox_id,
-            netns,
-            args={
-                "IgnoreUnknown": "1",
-                "K8S_POD_NAMESPACE": metadata["namespace"],
-                "K8S_POD_NAME": metadata["name"],
-                "K8S_POD_INFRA_CONTAINER_ID": sandbox_id,
-                "K8S_POD_UID": metadata["uid"],
-            },
-            port_mappings=port_mappings(pod),
-        )
+        arguments = {
+            "IgnoreUnknown": "1",
+            "K8S_POD_NAMESPACE": metadata["namespace"],
+            "K8S_POD_NAME": metadata["name"],
+            "K8S_POD_INFRA_CONTAINER_ID": sandbox_id,
+            "K8S_POD_UID": metadata["uid"],
+        }
+        with self._timelines.step(metadata["uid"], timeline.NETWORK):
+            result = self._invoker.add(sandbox_id, netns, args=arguments, port_mappings=port_mappings(pod))
         return tuple(ip.address.partition("/")[0] for ip in result.ips)
 
     def _write_files(self, pod: Object, addresses: tuple[str, ...]) -> None:

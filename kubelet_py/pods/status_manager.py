@@ -40,10 +40,18 @@ class _Entry:
 
 
 class StatusManager:
-    """`set` never blocks; `flush` waits until the API has the newest status of one pod."""
+    """`set` never blocks; `flush` waits until the API has the newest status of one pod. `sent` is told of
+    each status that the API has taken, and in how many seconds."""
 
-    def __init__(self, client: RestClient, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        client: RestClient,
+        *,
+        sent: Callable[[str, Object, float], None] = lambda uid, status, seconds: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
+        self._sent = sent
         self._clock = clock
         self._lock = threading.Condition()
         self._entries: dict[str, _Entry] = {}
@@ -110,7 +118,10 @@ class StatusManager:
                 entry.queued, entry.busy = False, True
                 pod, wanted = entry.pod, entry.wanted
                 patch = difference(entry.sent, wanted)
+            began = self._clock()
             again = bool(patch) and not self._send(uid, pod, patch)
+            if patch and not again:
+                self._sent(uid, wanted, self._clock() - began)
             with self._lock:
                 entry.busy = False
                 if not again:

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 
 from kubelet_py.errors import ContainerError, ImageError, ImagePulling, SandboxError, VolumeError
-from kubelet_py.pods import backoff, hooks
+from kubelet_py.pods import backoff, hooks, timeline
 from kubelet_py.pods.actions import Kill, PodActions, Start, compute_pod_actions
 from kubelet_py.pods.admission import LATER
 from kubelet_py.pods.model import (
@@ -163,7 +163,8 @@ class PodSyncer:
 
     def _set_up_volumes(self, record: PodRecord, view: PodView) -> bool:
         try:
-            record.volumes = self._p.volumes.set_up(self._context(record.pod, view.ips))
+            with self._p.timelines.step(record.uid, timeline.VOLUMES):
+                record.volumes = self._p.volumes.set_up(self._context(record.pod, view.ips))
         except VolumeError as error:
             self._p.event(record.pod, "", "Warning", "FailedMount", str(error))
             log.info("Failed to set up volumes pod=%s error=%s", full_name(record.pod), error)

@@ -174,3 +174,18 @@ def test_settings_logs_and_health_can_be_read(node: Node, busy: str, get: Get) -
     plain.request("GET", "/healthz")
     assert plain.getresponse().read() == b"ok"
     plain.close()
+
+
+def test_the_steps_of_a_pods_start_are_told_with_milliseconds(node: Node, busy: str, get: Get) -> None:
+    found = node.until(
+        "the first status", lambda: (d := json.loads(get("/timeline/default/busy")[1])).get("steps") and d
+    )
+    assert found["pod"]["uid"] == busy
+    steps = {step["step"]: step for step in found["steps"]}
+    assert {"volumes", "sandbox", "network", "image", "create", "start", "status"} <= set(steps)
+    assert steps["start"]["container"] == "main" and steps["start"]["milliseconds"] > 0
+    assert steps["sandbox"]["atMilliseconds"] <= steps["network"]["atMilliseconds"]
+    assert found["totalMilliseconds"] >= steps["start"]["atMilliseconds"] + steps["start"]["milliseconds"]
+    assert get("/timeline/default/nobody")[0] == 404
+    shown = node.cli("inspect", "pod", "busy").out
+    assert re.search(r"\+\S+ ms: network took \S+ ms", shown) and "told the API that it runs" in shown

@@ -12,6 +12,7 @@ from kubelet_py.config import Config
 from kubelet_py.paths import NodePaths
 from kubelet_py.pods.containers import ContainerStarter
 from kubelet_py.pods.context import NodeFacts
+from kubelet_py.pods.timeline import Timelines
 from kubelet_py.volumes.manager import VolumeManager
 from runtime.images.store import Image
 from runtime.linux import LinuxKernel
@@ -41,6 +42,7 @@ class Pods:
             services=list,
             node=NodeFacts("node", ("192.0.2.1",), {}, MEMORY),
             event=lambda *_: None,
+            timelines=Timelines(),
         )
         mine = self.paths.pods / "uid"
         (mine / "shm").mkdir(parents=True)

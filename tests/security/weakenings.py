@@ -453,7 +453,7 @@ WEAKENINGS = (
         "test_E20_a_link_in_place_of_the_log_is_not_read",
     ),
     weak(
-        "last words through links", "kubelet_py/pods/pleg.py",
+        "last words through links", "kubelet_py/pods/last_words.py",
         "flags | os.O_NOFOLLOW | os.O_NONBLOCK",
         "flags | os.O_NONBLOCK",
         "test_E20_last_words_are_read_from_a_plain_file_only",

@@ -50,6 +50,10 @@ class Backend:
     def running_pods(self) -> list[dict[str, Any]]:
         return [{"metadata": POD["metadata"]}]
 
+    def timeline(self, namespace: str, pod: str) -> dict[str, Any]:
+        self.container_id(namespace, pod, "main")
+        return {"steps": []}
+
     def settings(self) -> dict[str, Any]:
         return {"maxPods": 110}
 

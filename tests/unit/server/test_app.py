@@ -261,6 +261,8 @@ def test_pods_and_metrics_are_listed(node: Node) -> None:
 
 def test_the_settings_in_use_and_running_pods_can_be_read(node: Node) -> None:
     assert json.loads(node.get("/configz")[1]) == {"kubeletconfig": {"maxPods": 110}}
+    assert json.loads(node.get("/timeline/default/web")[1]) == {"steps": []}
+    assert node.get("/timeline/default/none") == (404, "pod does not exist\n")
     assert json.loads(node.get("/runningpods/")[1])["items"][0]["metadata"]["name"] == "web"
     assert [node.get(path)[0] for path in ("/configz/x", "/pods/x")] == [404, 404]
     assert node.get("/configz", "POST")[0] == 405
