@@ -413,8 +413,9 @@ class Agent:
         self._timelines.forget(uid)
 
     def _on_status(self, uid: str, status: Object, seconds: float) -> None:
-        if status.get("phase") == "Running":
-            self._timelines.told(uid, seconds)
+        record = self._manager.record(uid)
+        if record is not None and status.get("phase") == "Running":
+            self._timelines.told(uid, seconds, record.seen_at)
 
     def _pod(self, uid: str) -> Object | None:
         record = self._manager.record(uid)

@@ -17,6 +17,7 @@ from kubelet_py.configz import to_document
 from kubelet_py.node.meter import Meter
 from kubelet_py.node.usage import NodeUsage
 from kubelet_py.pods import timeline
+from kubelet_py.pods.durations import Distribution
 from kubelet_py.pods.model import ContainerView, Object, epoch, every_container, host_network, timestamp
 from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.pod_manager import PodManager
@@ -80,6 +81,12 @@ class AgentBackend:
         record = self._record(namespace, pod, None)
         created = epoch(record.pod["metadata"].get("creationTimestamp") or timestamp(record.seen_at))
         return timeline.document(record.pod, created, record.seen_at, self._timelines.of(record.uid))
+
+    def starts(self) -> Distribution:
+        return self._timelines.starts()
+
+    def operations(self) -> dict[str, Distribution]:
+        return self._timelines.operations()
 
     def settings(self) -> Object:
         return to_document(self._config)

@@ -14,11 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from kubelet_py.pods.durations import OPERATION_BOUNDS, START_BOUNDS, Distribution, Durations
+
 MOST_STEPS = 200  # of one pod: a container that crashes for days must not fill the memory
 
 SANDBOX, NETWORK, VOLUMES = "sandbox", "network", "volumes"
 IMAGE, CREATE, START = "image", "create", "start"
 STATUS = "status"
+# Which steps are calls of the runtime, under CRI's names for them.
+OPERATIONS = {SANDBOX: "run_podsandbox", CREATE: "create_container", START: "start_container"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class Timelines:
         self._lock = threading.Lock()
         self._steps: dict[str, list[Step]] = {}
         self._open: dict[tuple[str, str, str], tuple[float, float]] = {}
+        self._operations = {name: Durations(OPERATION_BOUNDS) for name in OPERATIONS}
+        self._starts = Durations(START_BOUNDS)
 
     @contextmanager
     def step(self, uid: str, name: str, container: str = "", *, goes_on: bool = False) -> Iterator[None]:
@@ -68,12 +74,25 @@ class Timelines:
             else:
                 self._add(uid, Step(name, container, moment, self._clock() - began, failed))
 
-    def told(self, uid: str, seconds: float) -> None:
-        """The API has taken, in so many seconds, a status that says that the pod runs. The first counts."""
-        if all(step.name != STATUS for step in self.of(uid)):
+    def told(self, uid: str, seconds: float, seen_at: float) -> None:
+        """The API has taken, in so many seconds, a status that says that the pod runs. The first counts, of a
+        pod that was started here; `seen_at` is the epoch second at which the node heard of it."""
+        names = {step.name for step in self.of(uid)}
+        if START in names and STATUS not in names:
             self._add(uid, Step(STATUS, "", self._wall() - seconds, seconds))
+            self._starts.observe(max(0.0, self._wall() - seen_at))
+
+    def starts(self) -> Distribution:
+        """How long pods took from being heard of to running."""
+        return self._starts.read()
+
+    def operations(self) -> dict[str, Distribution]:
+        """How long calls of the runtime took, by CRI's name of the call."""
+        return {OPERATIONS[name]: counted.read() for name, counted in self._operations.items()}
 
     def _add(self, uid: str, step: Step) -> None:
+        if step.name in self._operations:
+            self._operations[step.name].observe(step.seconds, failed=step.failed)
         with self._lock:
             steps = self._steps.setdefault(uid, [])
             steps.append(step)

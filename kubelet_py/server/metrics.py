@@ -8,6 +8,7 @@ from typing import Any
 
 from kubelet_py.node.status import KUBERNETES_VERSION
 from kubelet_py.node.usage import Disk, NodeUsage
+from kubelet_py.pods.durations import Distribution
 from kubelet_py.server.exposition import Family, Sample, family
 
 STATES = ("running", "waiting", "terminated")
@@ -97,6 +98,54 @@ def process_families(usage: NodeUsage) -> Iterator[Family]:
     )
     for name, kind, text, value in numbers:
         yield family(f"process_{name}", kind, text, [Sample(value)])
+
+
+def start_families(starts: Distribution, operations: Mapping[str, Distribution]) -> Iterator[Family]:
+    """How long pods took to run, and how often, how long and how unsuccessfully the runtime was called."""
+    yield family(
+        "kubelet_pod_start_duration_seconds",
+        "histogram",
+        "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
+        _histogram(starts, {}),
+    )
+    rows = [({"operation_type": name}, counted) for name, counted in operations.items() if counted.count]
+    yield family(
+        "kubelet_runtime_operations_total",
+        "counter",
+        "Cumulative number of runtime operations by operation type.",
+        [Sample(counted.count, labels) for labels, counted in rows],
+    )
+    yield family(
+        "kubelet_runtime_operations_errors_total",
+        "counter",
+        "Cumulative number of runtime operation errors by operation type.",
+        [Sample(counted.failures, labels) for labels, counted in rows if counted.failures],
+    )
+    yield family(
+        "kubelet_runtime_operations_duration_seconds",
+        "histogram",
+        "Duration in seconds of runtime operations. Broken down by operation type.",
+        [sample for labels, counted in rows for sample in _histogram(counted, labels)],
+    )
+    started = operations.get("start_container")
+    if started is not None:
+        yield family(
+            "kubelet_started_containers_total",
+            "counter",
+            "Cumulative number of containers started",
+            [Sample(started.count)],
+        )
+
+
+def _histogram(counted: Distribution, labels: Mapping[str, str]) -> Iterator[Sample]:
+    """Each bucket counts what is not above its bound, so also all that is in those below it."""
+    below = 0
+    for bound, count in zip((*counted.bounds, None), counted.counts, strict=True):
+        below += count
+        limit = "+Inf" if bound is None else f"{bound:g}"
+        yield Sample(below, {**labels, "le": limit}, suffix="_bucket")
+    yield Sample(counted.total, labels, suffix="_sum")
+    yield Sample(below, labels, suffix="_count")
 
 
 def probe_families(results: Iterable[tuple[Mapping[str, str], int]]) -> Iterator[Family]:

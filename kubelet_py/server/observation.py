@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from kubelet_py.node.usage import NodeUsage
+from kubelet_py.pods.durations import Distribution
 from kubelet_py.server import cadvisor, exposition, metrics, resource_metrics, stats
 from kubelet_py.server.errors import HttpError
 from kubelet_py.server.exposition import Family
@@ -26,6 +27,10 @@ class Observed(Protocol):
     def running_pods(self) -> list[dict[str, Any]]: ...
 
     def settings(self) -> dict[str, Any]: ...
+
+    def starts(self) -> Distribution: ...
+
+    def operations(self) -> Mapping[str, Distribution]: ...
 
     def timeline(self, namespace: str, pod: str) -> dict[str, Any]: ...
 
@@ -97,7 +102,8 @@ def metrics_answer(node: Observed, parts: list[str], query: Query) -> Answer:
     match parts:
         case []:
             usage = node.measure(disks=True, network=False, detail=False)
-            families = metrics.own_families(node.pods(), usage)
+            own = metrics.own_families(node.pods(), usage)
+            families = (*own, *metrics.start_families(node.starts(), node.operations()))
         case ["resource"]:
             families = resource_metrics.resource_families(
                 node.measure(disks=False, network=False, detail=False)

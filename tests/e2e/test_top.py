@@ -128,6 +128,11 @@ def test_metrics_have_the_pod_under_upstreams_names(node: Node, busy: str, get: 
     text = get("/metrics")[1]
     assert series(text, "kubelet_running_pods")[0] >= 1
     assert series(text, "process_resident_memory_bytes")[0] > 1 << 20
+    assert series(text, "kubelet_runtime_operations_total", operation_type="start_container")[0] >= 1
+    node.until(
+        "a start was counted",
+        lambda: series(get("/metrics")[1], "kubelet_pod_start_duration_seconds_count")[0],
+    )
 
 
 def test_the_api_server_hands_the_summary_on(node: Node, busy: str) -> None:

@@ -57,11 +57,33 @@ def test_a_pull_that_is_waited_for_counts_from_its_first_attempt(timelines: Time
     assert timelines.of("u1") == (Step("image", "main", 1100.0, 4.0),)
 
 
-def test_only_the_first_running_status_counts(timelines: Timelines, clock: Clock) -> None:
-    timelines.told("u1", 0.25)
+def test_the_first_running_status_of_a_pod_that_was_started_here_counts(
+    timelines: Timelines, clock: Clock
+) -> None:
+    timelines.told("u1", 0.25, 1099.0)
+    assert timelines.of("u1") == (), "an earlier agent started it"
+    with timelines.step("u1", timeline.START, "main"):
+        pass
+    timelines.told("u1", 0.25, 1099.0)
     clock.now += 60
-    timelines.told("u1", 0.5)
-    assert timelines.of("u1") == (Step("status", "", 1099.75, 0.25),)
+    timelines.told("u1", 0.5, 1099.0)
+    assert timelines.of("u1")[1:] == (Step("status", "", 1099.75, 0.25),)
+    starts = timelines.starts()
+    assert (starts.count, starts.total, starts.counts[1]) == (1, 1.0, 1)
+
+
+def test_calls_of_the_runtime_are_counted_by_their_name(timelines: Timelines, clock: Clock) -> None:
+    with timelines.step("u1", timeline.SANDBOX):
+        clock.now += 0.25
+    with pytest.raises(OSError), timelines.step("u2", timeline.SANDBOX):
+        raise OSError
+    with timelines.step("u1", timeline.NETWORK):
+        pass
+    counted = timelines.operations()
+    assert (counted["run_podsandbox"].count, counted["run_podsandbox"].failures) == (2, 1)
+    assert counted["run_podsandbox"].total == 0.25 and counted["create_container"].count == 0
+    timelines.forget("u1")
+    assert timelines.operations()["run_podsandbox"].count == 2, "a counter never goes back"
 
 
 def test_a_container_that_crashes_for_ever_does_not_fill_the_memory(timelines: Timelines) -> None:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from kubelet_py.node.usage import NodeUsage
+from kubelet_py.pods.durations import Distribution, Durations
 from runtime import streams
 from runtime.errors import RuntimeFailure
 from tests.unit.server import usage_sample
@@ -53,6 +54,12 @@ class Backend:
     def timeline(self, namespace: str, pod: str) -> dict[str, Any]:
         self.container_id(namespace, pod, "main")
         return {"steps": []}
+
+    def starts(self) -> Distribution:
+        return Durations((1.0,)).read()
+
+    def operations(self) -> dict[str, Distribution]:
+        return {}
 
     def settings(self) -> dict[str, Any]:
         return {"maxPods": 110}

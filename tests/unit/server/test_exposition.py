@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kubelet_py.pods.durations import Durations
 from kubelet_py.server import cadvisor, metrics, resource_metrics
 from kubelet_py.server.exposition import Family, Sample, text
 from tests.unit.server import usage_sample
@@ -83,3 +84,23 @@ def test_probe_results_are_counted_by_result() -> None:
     labels = {"container": "main", "probe_type": "Liveness", "result": "failed"}
     shown = text(metrics.probe_families([(labels, 3)]))
     assert 'prober_probe_total{container="main",probe_type="Liveness",result="failed"} 3' in shown
+
+
+def test_a_histogram_adds_its_buckets_up() -> None:
+    counted = Durations((0.5, 1.0))
+    for seconds in (0.1, 0.5, 0.7, 9.0):
+        counted.observe(seconds, failed=seconds > 1)
+    shown = text(metrics.start_families(Durations((1.0,)).read(), {"start_container": counted.read()}))
+    name, label = "kubelet_runtime_operations", 'operation_type="start_container"'
+    for line in (
+        f"{name}_total{{{label}}} 4",
+        f"{name}_errors_total{{{label}}} 1",
+        f'{name}_duration_seconds_bucket{{{label},le="0.5"}} 2',
+        f'{name}_duration_seconds_bucket{{{label},le="1"}} 3',
+        f'{name}_duration_seconds_bucket{{{label},le="+Inf"}} 4',
+        f"{name}_duration_seconds_sum{{{label}}} 10.3",
+        f"{name}_duration_seconds_count{{{label}}} 4",
+        'kubelet_pod_start_duration_seconds_bucket{le="+Inf"} 0',
+        "kubelet_started_containers_total 4",
+    ):
+        assert line in shown.splitlines()
