@@ -136,6 +136,7 @@ class Meter:
             processes=int((self._proc / "loadavg").read_text().split()[3].partition("/")[2]),
             max_pids=self._machine.max_pids,
             swap_total=table.get("SwapTotal", 0),
+            machine={key: getattr(self._machine, key) for key in ("boot_id", "machine_id", "system_uuid")},
         )
 
     def _machine_load(self, at: float, table: dict[str, int]) -> Load:

@@ -134,3 +134,4 @@ class NodeUsage:
     processes: int = 0
     max_pids: int = 0
     swap_total: int = 0
+    machine: Mapping[str, str] = field(default_factory=dict)  # boot_id, machine_id, system_uuid

@@ -113,7 +113,7 @@ def cadvisor_families(usage: NodeUsage) -> Iterator[Family]:
     )
     yield from _disks(usage)
     yield from _network(usage)
-    machine = {"boot_id": "", "machine_id": "", "system_uuid": ""}
+    machine = usage.machine
     yield family("machine_cpu_cores", "gauge", "Number of logical CPU cores", [Sample(usage.cores, machine)])
     yield family(
         "machine_memory_bytes",
@@ -181,6 +181,7 @@ def _disks(usage: NodeUsage) -> Iterator[Family]:
 def _network(usage: NodeUsage) -> Iterator[Family]:
     rows = [(usage.load.at, _labels("/"), interface) for interface in usage.interfaces]
     for pod in usage.pods:
+        # Our pause has no image; but rules for upstream's, which has one, select by image!="".
         labels = _labels(
             f"/{pod.cgroup}", image="pause", name=pod.sandbox, pod=pod.name, namespace=pod.namespace
         )

@@ -59,7 +59,7 @@ def test_cadvisor_has_the_series_that_dashboards_query() -> None:
         f'image="pause",name="s1",namespace="default",pod="web"}} 11 {at}',
     ):
         assert line in lines
-    assert any(line.startswith("machine_memory_bytes{") and line.endswith(" 4000") for line in lines)
+    assert 'machine_memory_bytes{boot_id="b",machine_id="m",system_uuid="s"} 4000' in lines
 
 
 def test_a_number_that_the_kernel_does_not_count_is_left_out() -> None:

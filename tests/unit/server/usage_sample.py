@@ -68,4 +68,5 @@ def node(*, disks: bool = True, network: bool = True, detail: bool = True) -> No
         processes=99,
         max_pids=1000,
         swap_total=300,
+        machine={"boot_id": "b", "machine_id": "m", "system_uuid": "s"},
     )
