@@ -21,7 +21,8 @@ import xml.etree.ElementTree
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.security.weakenings import WEAKENINGS, Weakening
+from tests.security.weakening import Weakening
+from tests.security.weakenings import WEAKENINGS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "vagrant")

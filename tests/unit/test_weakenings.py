@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.security.weakenings import WEAKENINGS, Weakening
+from tests.security.weakening import Weakening
+from tests.security.weakenings import WEAKENINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = "\n".join(path.read_text() for path in sorted((ROOT / "tests/security").glob("test_*.py")))
