@@ -48,8 +48,6 @@ COMMAND_SECONDS = 45.0
 OCI_VERSION = "1.0.2"  # crun 1.8 takes no later one; nothing that an agent asks for is younger
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 CONSOLE = "console.sock"
-# What Python ignores for itself; an ignored signal stays so beyond execve.
-IGNORED = [signal.SIGPIPE, signal.SIGXFSZ]
 
 
 class Runtime(Record):
@@ -264,7 +262,8 @@ class Foreign:
                     for number, descriptor in enumerate(stdio)
                 ],
                 setsigmask=[],
-                setsigdef=IGNORED,
+                # An ignored signal stays so beyond execve.
+                setsigdef=self._kernel.ignored_signals(),
             )
         except OSError as error:
             reason = errno_name(error.errno or 0)

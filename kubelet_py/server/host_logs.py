@@ -40,7 +40,7 @@ class OpenFile:
 def open_below(folder: Path, parts: list[str]) -> OpenFile | str:
     """A file, or the listing of a folder as HTML. Raises HttpError (404)."""
     if ".." in parts or any("\0" in part for part in parts):
-        raise HttpError(400, "invalid URL path\n")
+        raise HttpError(404, NOT_FOUND)
     top = os.path.realpath(folder)
     try:
         place = os.open(os.path.join(top, *parts), os.O_PATH | os.O_CLOEXEC)

@@ -56,7 +56,8 @@ def settled(policy: str, ends: str, status: dict[str, Any]) -> bool:
         waits = entry["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff"
         if comes_back(policy, word) and not (waits and entry["restartCount"] >= 1):
             return False
-        if not comes_back(policy, word) and not {"running", "terminated"} & set(entry["state"]):
+        stays = "running" if word == "on" else "terminated"
+        if not comes_back(policy, word) and stays not in entry["state"]:
             return False
     return bool(status["phase"] == wanted_phase(policy, ends))
 

@@ -17,9 +17,9 @@ from kubelet_py.volumes.manager import VolumeManager
 from runtime.images.store import Image
 from runtime.linux import LinuxKernel
 from tests.privileged.runtime.conftest import Box, Running, box
-from tests.privileged.runtime_service.conftest import node, rootfs
+from tests.privileged.runtime_service.conftest import node, rootfs, runtime
 
-__all__ = ["box", "node", "pods", "rootfs"]
+__all__ = ["box", "node", "pods", "rootfs", "runtime"]
 
 NAMESPACES = ("mount", "pid", "ipc", "uts", "network", "cgroup")
 MEMORY = 16 << 30
