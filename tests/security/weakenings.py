@@ -192,7 +192,7 @@ WEAKENINGS = (
     weak(
         "no pids limit", "kubelet_py/pods/resources.py",
         PIDS,
-        PIDS.replace("pids > 0", "False"),
+        PIDS.replace("rules.pids > 0", "False"),
         "test_S09_a_fork_bomb_ends_at_its_limit",
     ),
     weak(
