@@ -103,7 +103,7 @@ def bridge_network(
     data_dir: Path,
     mtu: int = 0,
 ) -> dict[str, Any]:
-    """The conflist of one node of ours: bridge with host-local addresses from `subnet`, and host ports.
+    """The conflist of one node of ours: bridge with host-local addresses from `subnet`, host ports, limits.
 
     Debian's plugins accept it too (they pass over nonMasqueradeCIDRs).
     """
@@ -124,7 +124,8 @@ def bridge_network(
     if mtu:
         section["mtu"] = mtu
     ports = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
-    return {"cniVersion": "1.0.0", "name": name, "plugins": [section, ports]}
+    limits = {"type": "bandwidth", "capabilities": {"bandwidth": True}}
+    return {"cniVersion": "1.0.0", "name": name, "plugins": [section, ports, limits]}
 
 
 def write(path: Path, body: Mapping[str, Any]) -> bool:

@@ -89,6 +89,13 @@ def parse_ranges(ipam: Mapping[str, Any]) -> tuple[RangeSet, ...]:
     return tuple(sets)
 
 
+def local_ranges(ipam: Mapping[str, Any]) -> list[Range]:
+    """All ranges of an `ipam` section; none when another plugin than host-local gives the addresses."""
+    if ipam.get("type") != "host-local":
+        return []
+    return [r for entry in parse_ranges(ipam) for r in entry]
+
+
 class Store:
     """The folder of one network. Use its methods inside `with store.locked():`."""
 

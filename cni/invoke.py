@@ -19,10 +19,12 @@ from typing import Any
 
 from cni.conflist import ConfigFolder, NetworkList
 from cni.errors import CniError, InvalidConfig, IoFailure
-from cni.skeleton import Plugins
+from cni.skeleton import NetworkWide, Plugins
 from cni.types import SUPPORTED_VERSIONS, Request, Result, check_container_id, check_ifname
 
-PortMappings = Sequence[Mapping[str, Any]]
+Capabilities = Mapping[str, Any]
+
+_RUNTIMES_OWN = ("capabilities", "cniVersions", "prevResult")
 
 
 class Invoker:
@@ -53,15 +55,18 @@ class Invoker:
         *,
         ifname: str = "eth0",
         args: Mapping[str, str] | None = None,
-        port_mappings: PortMappings = (),
+        capabilities: Capabilities | None = None,
     ) -> Result:
-        """Run ADD of every plugin. On failure what was done is undone, then CniError is raised."""
+        """Run ADD of every plugin. On failure what was done is undone, then CniError is raised.
+
+        Of `capabilities` (portMappings, bandwidth, ips, mac …) each plugin is given those it declares.
+        """
         check_container_id(container_id)
         check_ifname(ifname)
         with self._turns.one(container_id):
             network = self._folder.load()
             self._clear_way(container_id, netns, ifname)
-            entry = _Entry(self._cache, network, container_id, ifname, dict(args or {}), list(port_mappings))
+            entry = _Entry(self._cache, network, container_id, ifname, dict(args or {}), capabilities or {})
             # Written before the first plugin runs: what a SIGKILL leaves half done can be undone later.
             entry.write(None)
             result: Result | None = None
@@ -80,9 +85,9 @@ class Invoker:
             return final
 
     def _loopback(self, entry: _Entry, netns: str) -> None:
-        """Runtimes bring lo up themselves, outside the network's list; our bridge does it on its way."""
+        """Runtimes bring lo up themselves, outside the list; our bridge and ptp do it on their way."""
         first = str(entry.network.plugins[0]["type"])
-        if first != "bridge" or not self._plugins.in_process(first, self._path):
+        if first not in ("bridge", "ptp") or not self._plugins.in_process(first, self._path):
             config = {"name": "loopback", "cniVersion": entry.network.version}
             self._plugins.own("loopback").add(Request("ADD", config, entry.container_id, netns, "lo"))
 
@@ -110,7 +115,7 @@ class Invoker:
                 # Never attached by this cache, or already detached: DEL once by the present configuration.
                 with contextlib.suppress(InvalidConfig):
                     network = self._folder.load()
-                    self._undo(_Entry(self._cache, network, container_id, ifname, {}, []), netns or "", None)
+                    self._undo(_Entry(self._cache, network, container_id, ifname, {}, {}), netns or "", None)
                 return
             entry, result = found
             self._undo(entry, netns or "", result)
@@ -168,12 +173,7 @@ class Invoker:
                 own = self._plugins.in_process(plugin["type"], self._path)
                 if not own and _older(network.version, "1.1.0"):
                     continue
-                config = {
-                    **plugin,
-                    "name": network.name,
-                    "cniVersion": network.version,
-                    "cni.dev/valid-attachments": attachments,
-                }
+                config = _section(network, plugin) | {"cni.dev/valid-attachments": attachments}
                 try:
                     self._plugins.run(plugin["type"], Request("GC", config, path=self._path))
                 except CniError as error:
@@ -186,7 +186,7 @@ class Invoker:
         for plugin in network.plugins:
             if _older(network.version, "1.1.0") and not self._plugins.in_process(plugin["type"], self._path):
                 continue
-            config = {**plugin, "name": network.name, "cniVersion": network.version}
+            config = _section(network, plugin)
             self._plugins.run(plugin["type"], Request("STATUS", config, path=self._path))
 
     def ready(self) -> str | None:
@@ -208,50 +208,45 @@ class Invoker:
             return True
 
     def prepare(self) -> None:
-        """Make our bridge, its address and its masquerade rules before the first pod; verify them later.
+        """Make our bridge, its address and the masquerade rules before the first pod; verify them later.
 
         Does nothing when the configuration names other plugins than ours.
         """
-        for plugin, network in self._own_bridges():
-            from cni.bridge import Bridge
-
-            own = self._plugins.own("bridge")
-            assert isinstance(own, Bridge)
-            own.prepare({**plugin, "name": network.name})
+        for plugin, kind, network in self._network_wide():
+            kind.prepare({**plugin, "name": network.name})
 
     def tear_down(self) -> None:
         """Remove what our plugins made for the network as a whole: bridge, masquerade, host port chains."""
-        for plugin, network in self._own_bridges():
-            from cni.bridge import Bridge
-
-            own = self._plugins.own("bridge")
-            assert isinstance(own, Bridge)
-            own.tear_down({**plugin, "name": network.name})
+        for plugin, kind, network in self._network_wide():
+            kind.tear_down({**plugin, "name": network.name})
         from cni.portmap import Portmap
 
         ports = self._plugins.own("portmap")
         assert isinstance(ports, Portmap)
         ports.tear_down()
 
-    def _own_bridges(self) -> list[tuple[Mapping[str, Any], NetworkList]]:
+    def _network_wide(self) -> list[tuple[Mapping[str, Any], NetworkWide, NetworkList]]:
         try:
             network = self._folder.load()
         except InvalidConfig:
             return []
-        found: list[tuple[Mapping[str, Any], NetworkList]] = []
+        found: list[tuple[Mapping[str, Any], NetworkWide, NetworkList]] = []
         for plugin in network.plugins:
-            if plugin["type"] == "bridge" and self._plugins.in_process("bridge", self._path):
-                found.append((plugin, network))
+            if plugin["type"] in ("bridge", "ptp") and self._plugins.in_process(plugin["type"], self._path):
+                own = self._plugins.own(plugin["type"])
+                assert isinstance(own, NetworkWide)
+                found.append((plugin, own, network))
         return found
 
     def _request(
         self, command: str, entry: _Entry, plugin: Mapping[str, Any], netns: str, previous: Result | None
     ) -> Request:
         version = entry.network.version
-        config: dict[str, Any] = {k: v for k, v in plugin.items() if k not in ("capabilities", "cniVersions")}
-        config |= {"name": entry.network.name, "cniVersion": version}
-        if (plugin.get("capabilities") or {}).get("portMappings") and entry.port_mappings:
-            config["runtimeConfig"] = {"portMappings": entry.port_mappings}
+        config = _section(entry.network, plugin)
+        declared = plugin.get("capabilities") or {}
+        runtime = {key: value for key, value in entry.capabilities.items() if declared.get(key) and value}
+        if runtime:
+            config["runtimeConfig"] = {**(config.get("runtimeConfig") or {}), **runtime}
         if previous is not None:
             config["prevResult"] = previous.to_json(version)
         return Request(
@@ -275,13 +270,13 @@ class _Entry:
         container_id: str,
         ifname: str,
         args: dict[str, str],
-        port_mappings: list[Mapping[str, Any]],
+        capabilities: Capabilities,
     ) -> None:
         self.network = network
         self.container_id = container_id
         self.ifname = ifname
         self.args = args
-        self.port_mappings = port_mappings
+        self.capabilities = dict(capabilities)
         self._path = folder / f"{network.name}-{container_id}-{ifname}"
 
     def write(self, result: Result | None) -> None:
@@ -291,7 +286,7 @@ class _Entry:
             "ifName": self.ifname,
             "networkName": self.network.name,
             "cniArgs": [[key, value] for key, value in self.args.items()],
-            "capabilityArgs": {"portMappings": self.port_mappings} if self.port_mappings else {},
+            "capabilityArgs": self.capabilities,
             "config": {
                 "name": self.network.name,
                 "cniVersion": self.network.version,
@@ -321,12 +316,12 @@ class _Entry:
                     continue
                 network = NetworkList.parse(body["config"])
                 args = dict(body.get("cniArgs") or ())
-                mappings = (body.get("capabilityArgs") or {}).get("portMappings") or []
+                capabilities = dict(body.get("capabilityArgs") or {})
                 result = Result.from_json(body["result"]) if body.get("result") else None
             except (OSError, ValueError, KeyError, TypeError) as error:
                 text = f"Could not read the CNI result {path} (remove the file)"
                 raise IoFailure(text, repr(error)) from error
-            return _Entry(folder, network, container_id, ifname, args, list(mappings)), result
+            return _Entry(folder, network, container_id, ifname, args, capabilities), result
         return None
 
     @staticmethod
@@ -378,6 +373,13 @@ def _files(folder: Path, suffix: str = "") -> list[Path]:
         return [folder / name for name in names if name.endswith(suffix) and not name.startswith(".")]
     except FileNotFoundError:
         return []
+
+
+def _section(network: NetworkList, plugin: Mapping[str, Any]) -> dict[str, Any]:
+    """A plugin's configuration as it is given to it (SPEC section 3, "Deriving execution configuration"):
+    everything passes unchanged but the keys that are the runtime's own."""
+    own = {k: v for k, v in plugin.items() if k not in _RUNTIMES_OWN and not k.startswith("cni.dev/")}
+    return own | {"name": network.name, "cniVersion": network.version}
 
 
 def _older(version: str, than: str) -> bool:

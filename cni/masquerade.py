@@ -78,7 +78,9 @@ def _jump(network: str, subnet: str) -> list[str]:
 
 
 def _rules(chain: str, network: str, subnet: str, excluded: Sequence[str]) -> list[str]:
-    multicast = "224.0.0.0/4" if ipaddress.ip_network(subnet).version == 4 else "ff00::/8"
-    stays = list(dict.fromkeys([subnet, *excluded, multicast]))
+    version = ipaddress.ip_network(subnet).version
+    multicast = "224.0.0.0/4" if version == 4 else "ff00::/8"
+    same = [prefix for prefix in excluded if ipaddress.ip_network(prefix).version == version]
+    stays = list(dict.fromkeys([subnet, *same, multicast]))
     rules = [f"-A {chain} -d {prefix} -j RETURN" for prefix in stays]
     return [*rules, f"-A {chain} -j MASQUERADE --random-fully"]

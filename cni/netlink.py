@@ -87,8 +87,7 @@ class Netlink:
         self._sequence += len(messages)
         self._socket.send(
             b"".join(
-                header(m.kind, m.flags | F_REQUEST | F_ACK, first + i, m.body)
-                for i, m in enumerate(messages)
+                header(m.kind, m.flags | F_REQUEST | F_ACK, first + i, m.body) for i, m in enumerate(messages)
             )
         )
         failed: NetlinkError | None = None

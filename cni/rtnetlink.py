@@ -21,16 +21,16 @@ F_REPLACE, F_EXCL, F_CREATE = 0x100, 0x200, 0x400
 F_CAPPED, F_ACK_TLVS = 0x100, 0x200
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 
-IFF_UP = 0x1
+IFF_UP, IFF_PROMISC = 0x1, 0x100
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_NET_NS_FD = 18, 20, 28
 INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA = 1, 2, 4, 5
 VETH_INFO_PEER = 1
-BRPORT_MODE = 4
-IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
-IFA_F_NODAD = 0x02
+BRPORT_MODE, BRPORT_ISOLATED = 4, 33
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
+IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_TABLE = 1, 4, 5, 6, 7, 8, 15
-RTAX_MTU = 2
+RTAX_MTU, RTAX_ADVMSS = 2, 8
 SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_NOWHERE = 0, 253, 255
 ROUTE_TYPES = {1: "unicast", 2: "local", 3: "broadcast", 5: "multicast", 6: "blackhole", 7: "unreachable"}
 ROUTE_TYPES |= {8: "prohibit", 9: "throw"}
@@ -53,6 +53,8 @@ class Link:
     peer: int
     hairpin: bool
     alias: str
+    isolated: bool = False
+    promisc: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,10 @@ def new_bridge(name: str, *, mac: str = "", mtu: int = 0) -> Message:
     """A bridge that is up at once. A MAC given here stays; otherwise it follows the lowest port's."""
     body = ifinfo(flags=IFF_UP, change=IFF_UP) + text(IFLA_IFNAME, name)
     if mac:
-        body += _attribute(IFLA_ADDRESS, _mac_bytes(mac))
+        body += attribute(IFLA_ADDRESS, _mac_bytes(mac))
     if mtu:
-        body += _u32(IFLA_MTU, mtu)
-    body += _attribute(IFLA_LINKINFO, text(INFO_KIND, "bridge"))
+        body += u32(IFLA_MTU, mtu)
+    body += attribute(IFLA_LINKINFO, text(INFO_KIND, "bridge"))
     return Message(f"create bridge {name}", RTM_NEWLINK, F_CREATE | F_EXCL, body)
 
 
@@ -110,42 +112,56 @@ def new_veth(
 
     The far end must not be set up in this message: the kernel would bring it up before it is linked.
     """
-    far = ifinfo() + text(IFLA_IFNAME, peer) + _u32(IFLA_NET_NS_FD, peer_netns)
+    far = ifinfo() + text(IFLA_IFNAME, peer) + u32(IFLA_NET_NS_FD, peer_netns)
     body = ifinfo(flags=IFF_UP, change=IFF_UP) + text(IFLA_IFNAME, name)
     if mtu:
-        far += _u32(IFLA_MTU, mtu)
-        body += _u32(IFLA_MTU, mtu)
+        far += u32(IFLA_MTU, mtu)
+        body += u32(IFLA_MTU, mtu)
     if peer_mac:
-        far += _attribute(IFLA_ADDRESS, _mac_bytes(peer_mac))
+        far += attribute(IFLA_ADDRESS, _mac_bytes(peer_mac))
     if mac:
-        body += _attribute(IFLA_ADDRESS, _mac_bytes(mac))
+        body += attribute(IFLA_ADDRESS, _mac_bytes(mac))
     if master:
-        body += _u32(IFLA_MASTER, master)
-    data = _attribute(INFO_DATA, _attribute(VETH_INFO_PEER, far))
-    body += _attribute(IFLA_LINKINFO, text(INFO_KIND, "veth") + data)
+        body += u32(IFLA_MASTER, master)
+    data = attribute(INFO_DATA, attribute(VETH_INFO_PEER, far))
+    body += attribute(IFLA_LINKINFO, text(INFO_KIND, "veth") + data)
     return Message(f"create veth {name}/{peer}", RTM_NEWLINK, F_CREATE | F_EXCL, body)
 
 
-def set_hairpin(name: str, on: bool = True) -> Message:
-    """Let a bridge port send a frame back to where it came from (a pod reaching itself by its Service)."""
-    data = _attribute(BRPORT_MODE, bytes([on]))
-    info = text(INFO_SLAVE_KIND, "bridge") + _attribute(INFO_SLAVE_DATA, data)
-    body = ifinfo() + text(IFLA_IFNAME, name) + _attribute(IFLA_LINKINFO, info)
-    return Message(f"set hairpin mode of {name}", RTM_NEWLINK, 0, body)
+def set_port(name: str, *, hairpin: bool = False, isolated: bool = False, alias: str = "") -> Message:
+    """Configure a bridge port. Hairpin lets it send a frame back to where it came from (a pod reaching itself
+    by its Service); isolated ports reach none of the other isolated ones."""
+    body = ifinfo() + text(IFLA_IFNAME, name)
+    if alias:
+        body += attribute(IFLA_IFALIAS, alias.encode()[:255])
+    if hairpin or isolated:
+        data = attribute(BRPORT_MODE, bytes([hairpin]))
+        if isolated:  # a kernel before 4.18 does not know it
+            data += attribute(BRPORT_ISOLATED, b"\1")
+        info = text(INFO_SLAVE_KIND, "bridge") + attribute(INFO_SLAVE_DATA, data)
+        body += attribute(IFLA_LINKINFO, info)
+    return Message(f"configure port {name}", RTM_NEWLINK, 0, body)
 
 
 def set_link(
-    index: int, *, up: bool | None = None, mtu: int = 0, master: int | None = None, alias: str = ""
+    index: int,
+    *,
+    up: bool | None = None,
+    mtu: int = 0,
+    master: int | None = None,
+    alias: str = "",
+    promisc: bool | None = None,
 ) -> Message:
     """Change a link; `alias` is free text (255 bytes) that `ip link` shows."""
-    change = IFF_UP if up is not None else 0
-    body = ifinfo(index=index, flags=IFF_UP if up else 0, change=change)
+    change = (IFF_UP if up is not None else 0) | (IFF_PROMISC if promisc is not None else 0)
+    flags = (IFF_UP if up else 0) | (IFF_PROMISC if promisc else 0)
+    body = ifinfo(index=index, flags=flags, change=change)
     if mtu:
-        body += _u32(IFLA_MTU, mtu)
+        body += u32(IFLA_MTU, mtu)
     if master is not None:
-        body += _u32(IFLA_MASTER, master)
+        body += u32(IFLA_MASTER, master)
     if alias:
-        body += _attribute(IFLA_IFALIAS, alias.encode()[:255])
+        body += attribute(IFLA_IFALIAS, alias.encode()[:255])
     return Message(f"configure interface {index}", RTM_NEWLINK, 0, body)
 
 
@@ -153,17 +169,22 @@ def delete_link(name: str) -> Message:
     return Message(f"delete interface {name}", RTM_DELLINK, 0, ifinfo() + text(IFLA_IFNAME, name))
 
 
-def new_address(index: int, address: str, *, replace: bool = False) -> Message:
-    """Give the link an address with prefix length; IPv6 without duplicate detection, usable at once."""
+def new_address(index: int, address: str, *, replace: bool = False, prefix_route: bool = True) -> Message:
+    """Give the link an address with prefix length; IPv6 without duplicate detection, usable at once.
+
+    Without `prefix_route` the kernel adds no route to the address's subnet.
+    """
     interface = ipaddress.ip_interface(address)
     six = interface.version == 6
     family, length = (socket.AF_INET6 if six else socket.AF_INET), interface.network.prefixlen
-    body = struct.pack("=BBBBi", family, length, IFA_F_NODAD if six else 0, SCOPE_UNIVERSE, index)
-    body += _attribute(IFA_LOCAL, interface.ip.packed) + _attribute(IFA_ADDRESS, interface.ip.packed)
+    flags = (IFA_F_NODAD if six else 0) | (0 if prefix_route else IFA_F_NOPREFIXROUTE)
+    body = struct.pack("=BBBBi", family, length, flags & 0xFF, SCOPE_UNIVERSE, index)
+    body += attribute(IFA_LOCAL, interface.ip.packed) + attribute(IFA_ADDRESS, interface.ip.packed)
     if not six and length < 31:
-        body += _attribute(IFA_BROADCAST, interface.network.broadcast_address.packed)
-    flags = F_CREATE | (F_REPLACE if replace else F_EXCL)
-    return Message(f"add address {address}", RTM_NEWADDR, flags, body)
+        body += attribute(IFA_BROADCAST, interface.network.broadcast_address.packed)
+    if flags > 0xFF:  # the header has room for eight flags
+        body += u32(IFA_FLAGS, flags)
+    return Message(f"add address {address}", RTM_NEWADDR, F_CREATE | (F_REPLACE if replace else F_EXCL), body)
 
 
 def del_address(index: int, address: str) -> Message:
@@ -171,7 +192,7 @@ def del_address(index: int, address: str) -> Message:
     family = socket.AF_INET6 if interface.version == 6 else socket.AF_INET
     body = struct.pack("=BBBBi", family, interface.network.prefixlen, 0, 0, index)
     return Message(
-        f"remove address {address}", RTM_DELADDR, 0, body + _attribute(IFA_LOCAL, interface.ip.packed)
+        f"remove address {address}", RTM_DELADDR, 0, body + attribute(IFA_LOCAL, interface.ip.packed)
     )
 
 
@@ -183,16 +204,21 @@ def new_route(
     kind: str = "unicast",
     metric: int = 0,
     mtu: int = 0,
+    advmss: int = 0,
     scope: int | None = None,
     table: int = MAIN_TABLE,
     protocol: int = PROTO_STATIC,
+    source: str = "",
     replace: bool = False,
 ) -> Message:
     if scope is None:
         scope = SCOPE_LINK if index and not gw and ipaddress.ip_network(dst).version == 4 else SCOPE_UNIVERSE
     body = _route_body(dst, index, gw, kind, metric, table, protocol, scope)
-    if mtu:
-        body += _attribute(RTA_METRICS, _u32(RTAX_MTU, mtu))
+    if source:
+        body += attribute(RTA_PREFSRC, ipaddress.ip_address(source).packed)
+    metrics = (u32(RTAX_MTU, mtu) if mtu else b"") + (u32(RTAX_ADVMSS, advmss) if advmss else b"")
+    if metrics:
+        body += attribute(RTA_METRICS, metrics)
     flags = F_CREATE | (F_REPLACE if replace else F_EXCL)
     return Message(f"add {kind} route {dst}", RTM_NEWROUTE, flags, body)
 
@@ -218,15 +244,15 @@ def _route_body(
     family = socket.AF_INET6 if network.version == 6 else socket.AF_INET
     small = table if table < 256 else 0
     body = rtmsg(family, network.prefixlen, small, protocol, scope, ROUTE_NUMBERS[kind])
-    body += _u32(RTA_TABLE, table)
+    body += u32(RTA_TABLE, table)
     if network.prefixlen:
-        body += _attribute(RTA_DST, network.network_address.packed)
+        body += attribute(RTA_DST, network.network_address.packed)
     if index:
-        body += _u32(RTA_OIF, index)
+        body += u32(RTA_OIF, index)
     if gw:
-        body += _attribute(RTA_GATEWAY, ipaddress.ip_address(gw).packed)
+        body += attribute(RTA_GATEWAY, ipaddress.ip_address(gw).packed)
     if metric:
-        body += _u32(RTA_PRIORITY, metric)
+        body += u32(RTA_PRIORITY, metric)
     return body
 
 
@@ -248,15 +274,15 @@ def parse(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
         offset += (length + 3) & ~3
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
 
 
 def text(kind: int, value: str) -> bytes:
-    return _attribute(kind, value.encode() + b"\0")
+    return attribute(kind, value.encode() + b"\0")
 
 
-def _u32(kind: int, value: int) -> bytes:
+def u32(kind: int, value: int) -> bytes:
     return struct.pack("=HHI", 8, kind, value)
 
 
@@ -270,7 +296,7 @@ def rtmsg(
     return struct.pack("=BBBBBBBBI", family, length, 0, 0, table, protocol, scope, kind, 0)
 
 
-def _attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
+def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     while offset + 4 <= len(data):
         length, kind = struct.unpack_from("=HH", data, offset)
@@ -289,7 +315,7 @@ def explanation(flags: int, payload: bytes) -> str:
     if not flags & F_CAPPED:
         (length,) = struct.unpack_from("=I", payload, 4)
         offset = 4 + ((length + 3) & ~3)
-    return _attributes(payload, offset).get(1, b"").rstrip(b"\0").decode(errors="replace")
+    return attributes(payload, offset).get(1, b"").rstrip(b"\0").decode(errors="replace")
 
 
 def _mac_bytes(mac: str) -> bytes:
@@ -298,9 +324,9 @@ def _mac_bytes(mac: str) -> bytes:
 
 def read_link(payload: bytes) -> Link:
     _family, _type, index, flags, _change = struct.unpack_from("=BxHiII", payload)
-    found = _attributes(payload, 16)
-    info = _attributes(found.get(IFLA_LINKINFO, b""))
-    port = _attributes(info.get(INFO_SLAVE_DATA, b""))
+    found = attributes(payload, 16)
+    info = attributes(found.get(IFLA_LINKINFO, b""))
+    port = attributes(info.get(INFO_SLAVE_DATA, b""))
     return Link(
         index=index,
         name=found.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(),
@@ -312,12 +338,14 @@ def read_link(payload: bytes) -> Link:
         peer=_number(found.get(IFLA_LINK)),
         hairpin=port.get(BRPORT_MODE, b"\0")[0] == 1,
         alias=found.get(IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace"),
+        isolated=port.get(BRPORT_ISOLATED, b"\0")[0] == 1,
+        promisc=bool(flags & IFF_PROMISC),
     )
 
 
 def read_address(payload: bytes) -> Address:
     _family, length, _flags, _scope, index = struct.unpack_from("=BBBBi", payload)
-    found = _attributes(payload, 8)
+    found = attributes(payload, 8)
     raw = found.get(IFA_LOCAL) or found[IFA_ADDRESS]
     return Address(index=index, address=f"{ipaddress.ip_address(raw)}/{length}")
 
@@ -326,7 +354,7 @@ def read_route(payload: bytes) -> RouteEntry:
     family, length, _src, _tos, table, protocol, _scope, kind, _flags = struct.unpack_from(
         "=BBBBBBBBI", payload
     )
-    found = _attributes(payload, 12)
+    found = attributes(payload, 12)
     empty = b"\0" * (16 if family == socket.AF_INET6 else 4)
     gateway, source = found.get(RTA_GATEWAY), found.get(RTA_PREFSRC)
     return RouteEntry(

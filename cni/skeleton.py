@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, runtime_checkable
 
 from cni.errors import BadEnvironment, CniError, DecodeFailure, IncompatibleVersion, InvalidConfig, IoFailure
 from cni.types import (
@@ -31,7 +31,7 @@ from cni.types import (
     require_version,
 )
 
-OWN_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
+OWN_PLUGINS = ("bridge", "ptp", "host-local", "loopback", "portmap", "bandwidth")
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 
 _NEEDS_CONTAINER = ("ADD", "DEL", "CHECK")
@@ -47,6 +47,14 @@ class Plugin(Protocol):
     def check(self, request: Request) -> None: ...
     def gc(self, request: Request) -> None: ...
     def status(self, request: Request) -> None: ...
+
+
+@runtime_checkable
+class NetworkWide(Protocol):
+    """A plugin of ours that keeps something for a network as a whole, beside what each pod has."""
+
+    def prepare(self, config: Mapping[str, Any]) -> None: ...
+    def tear_down(self, config: Mapping[str, Any]) -> None: ...
 
 
 class Plugins:
@@ -235,6 +243,14 @@ def _load(kind: str, plugins: Plugins) -> Plugin:
         from cni.bridge import Bridge
 
         return Bridge(plugins.run)
+    if kind == "ptp":
+        from cni.ptp import Ptp
+
+        return Ptp(plugins.run)
+    if kind == "bandwidth":
+        from cni.bandwidth import Bandwidth
+
+        return Bandwidth()
     if kind == "host-local":
         from cni.host_local import HostLocal
 

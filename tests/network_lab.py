@@ -75,14 +75,15 @@ class Namespace:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def socket(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
-        made = in_namespace(self.fd, lambda: socket.socket(socket.AF_INET, kind))
+    def socket(self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
+        made = in_namespace(self.fd, lambda: socket.socket(family, kind))
         made.settimeout(3)
         return made
 
     def ask(self, address: str, port: int, *, udp: bool = False) -> str:
         """Connect from inside and return what the server says: "<its name> <our address as it sees it>"."""
-        return ask(address, port, self.socket(socket.SOCK_DGRAM if udp else socket.SOCK_STREAM))
+        kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
+        return ask(address, port, self.socket(kind, family_of(address)))
 
     def tally(self, address: str, port: int, times: int, *, udp: bool = False) -> Counter[str]:
         return Counter(self.ask(address, port, udp=udp).split()[0] for _ in range(times))
@@ -90,7 +91,7 @@ class Namespace:
 
 def ask(address: str, port: int, channel: socket.socket | None = None) -> str:
     """The same from the calling thread's namespace when no socket is given."""
-    with channel or socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+    with channel or socket.socket(family_of(address), socket.SOCK_STREAM) as sock:
         sock.settimeout(3)
         sock.connect((address, port))
         if sock.type == socket.SOCK_DGRAM:
@@ -98,17 +99,25 @@ def ask(address: str, port: int, channel: socket.socket | None = None) -> str:
         return sock.recv(200).decode()
 
 
+def family_of(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 class Server:
     """Answers every TCP connection or UDP packet with its name and the sender's address."""
 
-    def __init__(self, name: str, place: Namespace | None, port: int, *, udp: bool = False) -> None:
-        kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
-        self._socket = place.socket(kind) if place else socket.socket(socket.AF_INET, kind)
+    def __init__(
+        self, name: str, place: Namespace | None, port: int, *, udp: bool = False, address: str = "0.0.0.0"
+    ) -> None:
+        kind, family = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM, family_of(address)
+        self._socket = place.socket(kind, family) if place else socket.socket(family, kind)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         # A blocked recvfrom is not woken by closing the socket.
         self._socket.settimeout(0.1 if udp else None)
         self._open = True
-        self._socket.bind(("0.0.0.0", port))
+        self._socket.bind((address, port))
         self._name = name
         self._udp = udp
         if not udp:
@@ -138,10 +147,20 @@ class Server:
         self._socket.close()
 
 
-def uplink(client: Namespace, *, node_ip: str = "192.0.2.1", client_ip: str = "192.0.2.2") -> None:
+def uplink(
+    client: Namespace,
+    *,
+    node_ip: str = "192.0.2.1",
+    client_ip: str = "192.0.2.2",
+    node_ip6: str = "",
+    client_ip6: str = "",
+) -> None:
     """A wire between the present namespace ("uplink0", with a default route) and the client's."""
     with Netlink() as near, client.netlink() as far:
         near.batch([new_veth("uplink0", peer="eth0", peer_netns=client.fd)])
         index, other = near.require("uplink0").index, far.require("eth0").index
         near.batch([new_address(index, f"{node_ip}/24"), new_route("0.0.0.0/0", index=index, gw=client_ip)])
         far.batch([set_link(1, up=True), set_link(other, up=True), new_address(other, f"{client_ip}/24")])
+        if node_ip6:
+            near.batch([new_address(index, f"{node_ip6}/64"), new_route("::/0", index=index, gw=client_ip6)])
+            far.batch([new_address(other, f"{client_ip6}/64")])

@@ -12,13 +12,14 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cni.errors import CniError
 from cni.invoke import Invoker
 from kubelet_py.config import Config
 from kubelet_py.errors import SandboxError, VolumeError
 from kubelet_py.paths import NodePaths
-from kubelet_py.pods import files, resources, security, timeline
+from kubelet_py.pods import attachment, files, resources, security, timeline
 from kubelet_py.pods.container_spec import SHM_BYTES
 from kubelet_py.pods.containers import Event
 from kubelet_py.pods.context import NodeFacts
@@ -29,9 +30,7 @@ from kubelet_py.pods.model import (
     LABEL_POD_UID,
     Object,
     PodView,
-    containers,
     host_network,
-    init_containers,
 )
 from kubelet_py.pods.runtime_class import RuntimeClasses
 from kubelet_py.pods.timeline import Timelines
@@ -83,6 +82,7 @@ class Sandboxes:
         network_down = None if host_network(pod) else self._invoker.ready()
         if network_down is not None:
             raise SandboxError(f"network is not ready: {network_down}")
+        wanted = attachment.capabilities(pod)  # nonsense is refused before anything is made
         handler = self._classes.handler(pod)
         self._nodename(pod)  # one that is too long is refused before anything is made
         rules = replace(self._facts.rules, pids=self._config.pod_pids_limit)
@@ -97,7 +97,7 @@ class Sandboxes:
         except (RuntimeFailure, OSError) as error:
             raise SandboxError(f"failed to create sandbox: {error}") from error
         try:
-            addresses = () if host_network(pod) else self._attach(pod, sandbox.id, sandbox.netns)
+            addresses = () if host_network(pod) else self._attach(pod, sandbox, wanted)
             self._write_files(pod, addresses)
             self._write_ips(metadata["uid"], sandbox.id, addresses)
             if not pod["spec"].get("hostIPC"):
@@ -168,17 +168,17 @@ class Sandboxes:
             runtime_handler=handler,
         )
 
-    def _attach(self, pod: Object, sandbox_id: str, netns: str) -> tuple[str, ...]:
+    def _attach(self, pod: Object, sandbox: Sandbox, wanted: dict[str, Any]) -> tuple[str, ...]:
         metadata = pod["metadata"]
         arguments = {
             "IgnoreUnknown": "1",
             "K8S_POD_NAMESPACE": metadata["namespace"],
             "K8S_POD_NAME": metadata["name"],
-            "K8S_POD_INFRA_CONTAINER_ID": sandbox_id,
+            "K8S_POD_INFRA_CONTAINER_ID": sandbox.id,
             "K8S_POD_UID": metadata["uid"],
         }
         with self._timelines.step(metadata["uid"], timeline.NETWORK):
-            result = self._invoker.add(sandbox_id, netns, args=arguments, port_mappings=port_mappings(pod))
+            result = self._invoker.add(sandbox.id, sandbox.netns, args=arguments, capabilities=wanted)
         return tuple(ip.address.partition("/")[0] for ip in result.ips)
 
     def _write_files(self, pod: Object, addresses: tuple[str, ...]) -> None:
@@ -261,20 +261,3 @@ class Sandboxes:
                 if link.is_symlink() and Path(link.readlink()).is_relative_to(folder):
                     link.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def port_mappings(pod: Object) -> list[dict[str, object]]:
-    """hostPorts as the portmap plugin's runtime configuration."""
-    found: list[dict[str, object]] = []
-    for container in [*containers(pod), *init_containers(pod)]:
-        for port in container.get("ports") or ():
-            if port.get("hostPort"):
-                found.append(
-                    {
-                        "hostPort": port["hostPort"],
-                        "containerPort": port["containerPort"],
-                        "protocol": port.get("protocol", "TCP").lower(),
-                        "hostIP": port.get("hostIP", ""),
-                    }
-                )
-    return found

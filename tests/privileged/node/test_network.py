@@ -36,7 +36,9 @@ def test_node_network_comes_up_attaches_pods_and_goes_without_a_trace(tmp_path: 
         for _ in range(2):
             assert network.start(python=sys.executable, **CIDRS) == []
         assert network.invoker.ready() is None
-        result = network.invoker.add("c1", pod.path, port_mappings=[{"hostPort": 8080, "containerPort": 80}])
+        result = network.invoker.add(
+            "c1", pod.path, capabilities={"portMappings": [{"hostPort": 8080, "containerPort": 80}]}
+        )
         assert result.ips[0].address == "10.244.3.2/24"
         with pod.netlink() as inside:
             assert inside.require("eth0").mtu == 1400

@@ -51,7 +51,10 @@ def seen(tmp_path: Path, plugin: str, command: str) -> dict[str, object]:
 
 def test_chain_runs_in_order_and_back_in_reverse(invoker: Invoker, tmp_path: Path) -> None:
     result = invoker.add(
-        "c1", "/ns", args={"K8S_POD_NAME": "web"}, port_mappings=[{"hostPort": 1, "containerPort": 2}]
+        "c1",
+        "/ns",
+        args={"K8S_POD_NAME": "web"},
+        capabilities={"portMappings": [{"hostPort": 1, "containerPort": 2}]},
     )
     assert result.ips[0].address == "10.1.0.2/24"
     assert seen(tmp_path, "one", "ADD").get("unknown") == {"x": 1}

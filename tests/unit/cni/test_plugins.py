@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from cni import iptables, portmap, rtnetlink, skeleton
-from cni.bridge import BridgeConfig, mac_for
+from cni.bridge import BridgeConfig
 from cni.errors import InvalidConfig, UnsupportedField
+from cni.veth import mac_for
 
 
 def run(environ: dict[str, str], config: Any, kind: str = "loopback") -> tuple[int, Any]:

@@ -1,0 +1,196 @@
+"""A veth pair per pod without a bridge: the host routes every packet between its pods.
+
+    host       vethXXXXXXXX  <gateway>/32        route <pod>/32 dev vethXXXXXXXX
+    container  eth0          <pod>/24, without the kernel's route to its subnet
+                             route <gateway>/32 dev eth0, <subnet> by <gateway>, then IPAM's routes
+
+The container has only the host as its neighbour, so two pods of one subnet cannot forge each other's frames.
+Configuration keys are upstream's (ipMasq, mtu, dns, ipam) with `nonMasqueradeCIDRs` beside, as in bridge.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cni import veth
+from cni.errors import InvalidConfig, PluginFailure, UnsupportedField
+from cni.host_local import local_ranges
+from cni.masquerade import Masquerade
+from cni.netlink import Netlink
+from cni.netns import opened
+from cni.rtnetlink import Link, Message, new_address, new_route, new_veth, set_link, set_port
+from cni.types import IP, Interface, Request, Result
+
+_LO = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PtpConfig:
+    network: str
+    masquerade: bool
+    not_masqueraded: tuple[str, ...]
+    mtu: int
+    ipam: Mapping[str, Any]
+
+    @staticmethod
+    def parse(config: Mapping[str, Any]) -> PtpConfig:
+        """Read the plugin's section. Raises UnsupportedField, InvalidConfig."""
+        if config.get("ipMasqBackend") not in (None, "", "iptables"):
+            raise UnsupportedField("Could not accept an ipMasqBackend other than iptables")
+        if not config.get("ipam"):
+            raise InvalidConfig("Could not use ptp without ipam: every pod needs an address and a gateway")
+        return PtpConfig(
+            network=str(config.get("name") or ""),
+            masquerade=bool(config.get("ipMasq")),
+            not_masqueraded=tuple(config.get("nonMasqueradeCIDRs") or ()),
+            mtu=veth.parse_mtu(config),
+            ipam=config["ipam"],
+        )
+
+
+class Ptp:
+    """The plugin. `delegate` runs the IPAM plugin by name; `proc` is where sysctls are found."""
+
+    def __init__(
+        self, delegate: veth.Delegate, *, masquerade: Masquerade | None = None, proc: Path = Path("/proc")
+    ) -> None:
+        self._delegate = delegate
+        self._masquerade = masquerade or Masquerade()
+        self._proc = proc
+
+    def add(self, request: Request) -> Result:
+        """Wire the pod; on any failure the veth pair and the addresses are given back."""
+        config = PtpConfig.parse(request.config)
+        with opened(request.netns) as netns, Netlink(netns) as inside, Netlink() as host:
+            veth.require_free(request, netns, inside)
+            with veth.given_back_on_failure(self._delegate, config.ipam, request):
+                found = veth.with_gateways(veth.addresses(self._delegate, config.ipam, request))
+                return self._wire(config, request, found, host, inside, netns)
+
+    def _wire(
+        self,
+        config: PtpConfig,
+        request: Request,
+        found: Result,
+        host: Netlink,
+        inside: Netlink,
+        netns: int,
+    ) -> Result:
+        veth.enable_forwarding(self._proc, found.ips)
+        ends = veth.names(request, found.ips)
+        pair = new_veth(
+            ends.near,
+            peer=ends.far,
+            peer_netns=netns,
+            mtu=config.mtu,
+            mac=ends.near_mac,
+            peer_mac=ends.far_mac,
+        )
+        with veth.removed_on_failure(host, ends.near):
+            veth.create(host, ends.near, [pair, set_port(ends.near, alias=veth.near_alias(request))])
+            near, far = host.require(ends.near), inside.require(request.ifname)
+            host.batch(_host_messages(near.index, found.ips))
+            inside.batch(_inner_messages(found, far.index, request.container_id))
+            for subnet in veth.subnets(found.ips) if config.masquerade else ():
+                self._masquerade.ensure(config.network, subnet, config.not_masqueraded)
+        return replace(
+            found,
+            interfaces=(
+                Interface(near.name, near.mac, mtu=near.mtu),
+                Interface(far.name, far.mac, sandbox=request.netns, mtu=far.mtu),
+            ),
+            ips=tuple(replace(ip, interface=1) for ip in found.ips),
+            dns=veth.chosen_dns(request.config, found),
+        )
+
+    def delete(self, request: Request) -> None:
+        """Remove the pod's interface, if its namespace is still there, and free its addresses."""
+        config = PtpConfig.parse(request.config)
+        veth.delete_inside(request)
+        veth.release(self._delegate, config.ipam, request)
+
+    def check(self, request: Request) -> None:
+        """Raise PluginFailure when kernel and prevResult disagree."""
+        config = PtpConfig.parse(request.config)
+        previous = request.prev_result
+        if previous is None:
+            raise InvalidConfig("Could not check: prevResult is missing")
+        self._delegate(str(config.ipam.get("type") or ""), request)
+        with Netlink() as host, opened(request.netns) as netns, Netlink(netns) as inside:
+            far = veth.check_inside(request, previous, inside)
+            _check_host(previous, host, host.link(far.peer) if far.peer else None)
+
+    def gc(self, request: Request) -> None:
+        """Links and host routes die with the namespaces; only the addresses need collecting."""
+        config = PtpConfig.parse(request.config)
+        self._delegate(str(config.ipam.get("type") or ""), request)
+
+    def status(self, request: Request) -> None:
+        """Ready when IPAM is."""
+        config = PtpConfig.parse(request.config)
+        self._delegate(str(config.ipam.get("type") or ""), request)
+
+    def prepare(self, config: Mapping[str, Any]) -> None:
+        """Put the masquerade rules in place, or repair them, before the first pod."""
+        section = PtpConfig.parse(config)
+        for r in local_ranges(section.ipam) if section.masquerade else ():
+            self._masquerade.ensure(section.network, str(r.subnet), section.not_masqueraded, verify=True)
+
+    def tear_down(self, config: Mapping[str, Any]) -> None:
+        """Remove the masquerade rules of a network."""
+        section = PtpConfig.parse(config)
+        for r in local_ranges(section.ipam) if section.masquerade else ():
+            self._masquerade.remove(section.network, str(r.subnet))
+
+
+def _host_messages(index: int, ips: Sequence[IP]) -> list[Message]:
+    messages: list[Message] = []
+    for ip in ips:
+        length = ipaddress.ip_interface(ip.address).max_prefixlen
+        messages.append(new_address(index, f"{ip.gateway}/{length}", prefix_route=False))
+        # Replaced: the route of the address's former owner goes only when the kernel removes its link.
+        messages.append(new_route(_alone(ip.address), index=index, replace=True))
+    return messages
+
+
+def _inner_messages(found: Result, index: int, owner: str) -> list[Message]:
+    # The alias is how DEL knows the link for the container's own.
+    messages = [set_link(_LO, up=True), set_link(index, up=True, alias=owner)]
+    for ip in found.ips:
+        source, gateway = str(ipaddress.ip_interface(ip.address).ip), _alone(ip.gateway)
+        subnet = str(ipaddress.ip_interface(ip.address).network)
+        messages.append(new_address(index, ip.address, prefix_route=False))
+        messages.append(new_route(gateway, index=index, source=source))
+        if ipaddress.ip_interface(ip.address).network.num_addresses > 1:
+            messages.append(new_route(subnet, index=index, gw=ip.gateway, source=source))
+    return messages + [veth.route_message(route, index, found.ips) for route in found.routes]
+
+
+def _alone(address: str) -> str:
+    """The prefix that holds this address and no other."""
+    ip = ipaddress.ip_interface(address).ip
+    return f"{ip}/{ip.max_prefixlen}"
+
+
+def _check_host(previous: Result, host: Netlink, near: Link | None) -> None:
+    known = [i.name for i in previous.interfaces if not i.sandbox]
+    if near is None or near.name not in known or not near.up:
+        raise PluginFailure(f"Could not find the host's interface {' or '.join(known)} up")
+    families = {4: socket.AF_INET, 6: socket.AF_INET6}
+    for ip in previous.ips:
+        family = families[ipaddress.ip_interface(ip.address).version]
+        there = {r.dst for r in host.routes(family=family) if r.device == near.index}
+        if _alone(ip.address) not in there:
+            raise PluginFailure(f"Could not find the host's route to {_alone(ip.address)} by {near.name}")
+
+
+if __name__ == "__main__":
+    from cni.skeleton import main
+
+    sys.exit(main("ptp"))
