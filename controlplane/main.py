@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import ipaddress
 import logging
 import signal
 import sys
@@ -37,6 +38,7 @@ class Options:
     data_dir: Path
     durable: bool
     cluster_cidr: str
+    node_cidr_mask_size: int
     controllers: bool
 
 
@@ -51,6 +53,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--service-cluster-ip-range", default="10.96.0.0/12")
     parser.add_argument("--service-node-port-range", type=_port_range, default=(30000, 32767))
     parser.add_argument("--cluster-cidr", default="10.244.0.0/16")
+    parser.add_argument(
+        "--node-cidr-mask-size", type=int, default=0, help="of each node's part (default 24, IPv6: 64)"
+    )
     parser.add_argument("--storage", choices=("sqlite",), default="sqlite")
     parser.add_argument(
         "--storage-sync",
@@ -66,6 +71,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("-v", "--verbose", action="store_true")
     found = parser.parse_args(arguments)
+    try:
+        check_mask_size(found.cluster_cidr, found.node_cidr_mask_size)
+    except ValueError as error:
+        parser.error(str(error))
     logging.basicConfig(
         level=logging.DEBUG if found.verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
@@ -84,8 +93,20 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         found.data_dir,
         found.storage_sync == "full",
         found.cluster_cidr,
+        found.node_cidr_mask_size,
         found.controllers == "all",
     )
+
+
+def check_mask_size(cluster_cidr: str, size: int) -> None:
+    """Raise ValueError unless parts of that prefix length, with room for pods, fit in the range."""
+    cluster = ipaddress.ip_network(cluster_cidr)
+    most = cluster.max_prefixlen - 2
+    if size and not cluster.prefixlen <= size <= most:
+        raise ValueError(
+            f"--node-cidr-mask-size {size} must be between {cluster.prefixlen}, "
+            f"the mask of {cluster}, and {most}"
+        )
 
 
 def _port_range(text: str) -> tuple[int, int]:
@@ -134,6 +155,7 @@ class Followers:
             RestClient(load(folder / "controller-manager.conf")),
             root_ca=(self._options.server.pki / "ca.crt").read_text(),
             cluster_cidr=self._options.cluster_cidr,
+            node_cidr_mask_size=self._options.node_cidr_mask_size,
         )
         scheduler = Scheduler(RestClient(load(folder / "scheduler.conf")))
         followers: tuple[Follower, ...] = (manager, scheduler)

@@ -330,12 +330,15 @@ def parse_arguments(argv: Sequence[str]) -> Options:
     parser.add_argument("--cni-bin-dir", type=Path, action="append", default=[], help="may be repeated")
     parser.add_argument("--cluster-cidr", help="range of all pods' addresses (10.244.0.0/16)")
     parser.add_argument("--service-cidr", help="range of the Services' addresses (10.96.0.0/12)")
+    parser.add_argument("--max-pods", type=int, help="how many pods may run here (110)")
     parser.add_argument("--node-labels", default="", help="key=value,… set at registration")
     parser.add_argument("--register-node", action=argparse.BooleanOptionalAction, default=None)
     arguments = parser.parse_args(argv)
     config = load(arguments.config) if arguments.config else Config()
     if arguments.port is not None:
         config = replace(config, port=arguments.port)
+    if arguments.max_pods is not None:
+        config = replace(config, max_pods=arguments.max_pods)
     if arguments.address:
         config = replace(config, address=arguments.address)
     if arguments.cluster_cidr:

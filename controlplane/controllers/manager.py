@@ -36,7 +36,12 @@ class ControllerManager:
     """All controllers; `root_ca` is the PEM text that pods get to check the API server with."""
 
     def __init__(
-        self, client: RestClient, *, root_ca: str, cluster_cidr: str = "10.244.0.0/16"
+        self,
+        client: RestClient,
+        *,
+        root_ca: str,
+        cluster_cidr: str = "10.244.0.0/16",
+        node_cidr_mask_size: int = 0,
     ) -> None:
         self._informers = SharedInformers(client)
         shared = (client, self._informers)
@@ -48,7 +53,12 @@ class ControllerManager:
             NamespaceController(*shared, EventRecorder(client, "namespace-controller")),
             GarbageCollector(*shared, EventRecorder(client, "garbage-collector-controller")),
             NodeLifecycle(*shared, EventRecorder(client, "node-controller")),
-            NodeIpam(*shared, EventRecorder(client, "cidrAllocator"), cluster_cidr=cluster_cidr),
+            NodeIpam(
+                *shared,
+                EventRecorder(client, "cidrAllocator"),
+                cluster_cidr=cluster_cidr,
+                mask_size=node_cidr_mask_size,
+            ),
             Disruption(*shared, EventRecorder(client, "controllermanager")),
             ResourceQuotas(*shared, EventRecorder(client, "resourcequota-controller")),
             VolumeBinder(*shared, EventRecorder(client, "persistentvolume-controller")),

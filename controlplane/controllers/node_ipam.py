@@ -1,4 +1,5 @@
-"""Gives every Node its part of the cluster's pod range (`spec.podCIDR`), a /24 (IPv6: a /64) each.
+"""Gives every Node its part of the cluster's pod range (`spec.podCIDR`), a /24 (IPv6: a /64) each, or what
+`--node-cidr-mask-size` says: a /24 has addresses for 253 pods.
 
 Source: upstream's nodeipam controller, RangeAllocator. The parts that are taken are read from the Node
 objects themselves, so nothing else has to be remembered.
@@ -21,9 +22,10 @@ log = logging.getLogger("controllers")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def free_part(cluster: Network, taken: Iterable[str]) -> str | None:
-    """The lowest part of the cluster's range that overlaps none of `taken`; None when all are given away."""
-    size = 24 if cluster.version == 4 else 64
+def free_part(cluster: Network, taken: Iterable[str], size: int = 0) -> str | None:
+    """The lowest part of the cluster's range that overlaps none of `taken`; None when all are given away.
+    `size` is its prefix length, 0 the usual one."""
+    size = size or (24 if cluster.version == 4 else 64)
     used = {ipaddress.ip_network(text) for text in taken}
     for part in cluster.subnets(new_prefix=max(size, cluster.prefixlen)):
         if not any(part.version == other.version and part.overlaps(other) for other in used):
@@ -35,10 +37,16 @@ class NodeIpam(Controller):
     name = "node-ipam"
 
     def __init__(
-        self, client: RestClient, informers: SharedInformers, recorder: EventRecorder, *, cluster_cidr: str
+        self,
+        client: RestClient,
+        informers: SharedInformers,
+        recorder: EventRecorder,
+        *,
+        cluster_cidr: str,
+        mask_size: int = 0,
     ) -> None:
         super().__init__(client, informers, recorder)
-        self._cluster = ipaddress.ip_network(cluster_cidr)
+        self._cluster, self._mask_size = ipaddress.ip_network(cluster_cidr), mask_size
         self._given: dict[str, str] = {}  # node uid → range that the informer need not show yet
         self._nodes = informers.of(NODES, self._on_node)
 
@@ -54,7 +62,7 @@ class NodeIpam(Controller):
         # A new node's first status arrives while our patch is on its way back: that must not patch it twice.
         if node is None or node["spec"].get("podCIDR") or node["metadata"]["uid"] in self._given:
             return
-        part = free_part(self._cluster, self._taken())
+        part = free_part(self._cluster, self._taken(), self._mask_size)
         if part is None:
             message = f"Node {name} status is now: CIDRNotAvailable"
             self.recorder.event(node, "Normal", "CIDRNotAvailable", message)

@@ -34,6 +34,7 @@ class NodeSettings:
     proxy_healthz_port: int = 10256
     cluster_cidr: str = "10.244.0.0/16"
     service_cidr: str = "10.96.0.0/12"
+    node_cidr_mask_size: int = 0
     kubelet_config: str = ""
     cni_bin_dirs: tuple[str, ...] = ()
 
@@ -52,6 +53,12 @@ class NodeSettings:
             ipaddress.ip_address(self.bind_address)
         except ValueError as error:
             raise SettingsError(f"Could not read an address option: {error}") from error
+        most = pods.max_prefixlen - 2
+        if self.node_cidr_mask_size and not pods.prefixlen <= self.node_cidr_mask_size <= most:
+            raise SettingsError(
+                f"--node-cidr-mask-size {self.node_cidr_mask_size} must be between {pods.prefixlen}, "
+                f"the mask of --cluster-cidr {pods}, and {most}"
+            )
         if pods.overlaps(services):
             raise SettingsError(f"--cluster-cidr {pods} and --service-cidr {services} overlap (change one)")
         for option, network in (("--cluster-cidr", pods), ("--service-cidr", services)):

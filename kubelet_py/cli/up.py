@@ -51,6 +51,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--proxy-healthz-port", type=int, help="port of the proxy's healthz (default 10256)")
     parser.add_argument("--cluster-cidr", help="range of the pods' addresses (default 10.244.0.0/16)")
     parser.add_argument("--service-cidr", help="range of the Services' addresses (default 10.96.0.0/12)")
+    parser.add_argument(
+        "--node-cidr-mask-size",
+        type=int,
+        help="the node's part of --cluster-cidr (default 24: 253 pods; more also need maxPods of "
+        "--kubelet-config, 110)",
+    )
     parser.add_argument("--kubelet-config", help="a KubeletConfiguration file")
     parser.add_argument(
         "--cni-bin-dir",
@@ -147,7 +153,7 @@ def _children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
         "--config-dir", str(paths.config), "--data-dir", str(paths.store),
         "--bind-address", s.bind_address, "--secure-port", str(s.secure_port),
         "--service-cluster-ip-range", s.service_cidr, "--cluster-cidr", s.cluster_cidr,
-        "--advertise-address", s.node_ip,
+        "--advertise-address", s.node_ip, "--node-cidr-mask-size", str(s.node_cidr_mask_size),
     ]  # fmt: skip
     agent = [
         *python, "kubelet_py.agent",

@@ -31,6 +31,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "e2e")]
 from e2e_node import Node, make_uplink, pod, sh  # noqa: E402
 
 from kubeclient import kubeconfig  # noqa: E402
+from kubeclient.errors import ServerUnavailable  # noqa: E402
 from kubeclient.resources import PODS  # noqa: E402
 from kubeclient.rest import RestClient  # noqa: E402
 
@@ -51,18 +52,28 @@ class PodWatch:
 
     def __init__(self, client: RestClient) -> None:
         self._events: queue.Queue[tuple[float, str, dict[str, Any]]] = queue.Queue()
-        version = client.list(PODS)["metadata"]["resourceVersion"]
-        self._watch = client.watch(PODS, resource_version=version)
+        self._client = client
+        self._version = client.list(PODS)["metadata"]["resourceVersion"]
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        for event in self._watch:
-            self._events.put((time.perf_counter(), event.type, event.object))
+        try:
+            while True:  # a watch ends after five minutes
+                for event in self._client.watch(PODS, resource_version=self._version, bookmarks=False):
+                    self._version = event.object["metadata"]["resourceVersion"]
+                    self._events.put((time.perf_counter(), event.type, event.object))
+        except ServerUnavailable:
+            return  # the node was stopped
 
-    def until(self, names: set[str], condition: Callable[[str, dict[str, Any]], bool]) -> dict[str, float]:
-        """Name → moment at which the watch first showed `condition`; raises when not all within a minute."""
+    def until(
+        self,
+        names: set[str],
+        condition: Callable[[str, dict[str, Any]], bool],
+        timeout: float = TIMEOUT,
+    ) -> dict[str, float]:
+        """Name → moment at which the watch first showed `condition`; raises when not all within `timeout`."""
         seen: dict[str, float] = {}
-        deadline = time.perf_counter() + TIMEOUT
+        deadline = time.perf_counter() + timeout
         while set(seen) != names:
             moment, kind, obj = self._events.get(timeout=max(0.01, deadline - time.perf_counter()))
             name = obj["metadata"]["name"]

@@ -31,6 +31,8 @@ def test_settings_survive_saving_and_loading(tmp_path: Path) -> None:
         ({"node_name": "Not_A_Name"}, "Not_A_Name.*--node-name"),
         ({"node_name": "a" * 254}, "--node-name"),
         ({"kubelet_config": "/no/such/file"}, "/no/such/file"),
+        ({"node_cidr_mask_size": 15}, "--node-cidr-mask-size 15 must be between 16"),
+        ({"node_cidr_mask_size": 31}, "--node-cidr-mask-size 31 must be between 16.* and 30"),
     ],
 )
 def test_impossible_settings_are_named(change: dict[str, object], message: str) -> None:
@@ -40,6 +42,7 @@ def test_impossible_settings_are_named(change: dict[str, object], message: str) 
 
 def test_good_settings_pass() -> None:
     GOOD.check()
+    replace(GOOD, node_cidr_mask_size=22).check()
 
 
 def test_two_roots_never_share_kernel_names() -> None:

@@ -166,3 +166,4 @@ def test_nodes_get_the_lowest_free_range() -> None:
     assert free_part(cluster, []) == "10.244.0.0/24"
     assert free_part(cluster, ["10.244.0.0/24", "10.244.2.0/24"]) == "10.244.1.0/24"
     assert free_part(cluster, ["10.244.0.0/22"]) is None
+    assert free_part(cluster, ["10.244.0.0/24"], 23) == "10.244.2.0/23"

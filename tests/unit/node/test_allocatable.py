@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kubelet_py.config import Config, from_document
+from kubelet_py.config import Config, from_document, parse_arguments
 from kubelet_py.errors import ConfigError
 from kubelet_py.node import allocatable, status
 from kubelet_py.node.status import Health, Machine
@@ -139,3 +139,12 @@ def test_the_lower_bound_of_processes_counts(tmp_path: Path) -> None:
     for name, text in (("pid_max", "4194304\n"), ("threads-max", "31000\n")):
         (tmp_path / name).write_text(text)
     assert status.max_pids(tmp_path) == 31000
+
+
+def test_the_flag_for_the_number_of_pods_wins_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "kubelet.json"
+    file.write_text('{"maxPods": 50}')
+    assert parse_arguments(["--config", str(file)]).config.max_pods == 50
+    assert parse_arguments(["--config", str(file), "--max-pods", "500"]).config.max_pods == 500
+    with pytest.raises(ConfigError, match="maxPods must be greater than 0"):
+        parse_arguments(["--max-pods", "0"])
