@@ -2,7 +2,9 @@
 
 ProxyError
 ├─ ConfigError      a flag or a KubeProxyConfiguration field that cannot be used
-└─ IptablesError    iptables is missing, mixed, or refused the rules
+├─ IptablesError    iptables is missing, mixed, or refused the rules
+└─ NftError         nf_tables refused a transaction (proxy/nfnetlink.py; has errno and element)
+   └─ Conflict      somebody else changed the rules since they were looked at
 """
 
 

@@ -168,8 +168,7 @@ def test_load_balancer_with_source_ranges_is_guarded() -> None:
     rules = build(view(port, ONE), CONFIG)
     guard, ext = port_chain("KUBE-FW-", port), port_chain("KUBE-EXT-", port)
     assert rules["nat"][guard] == (
-        '-m comment --comment "ns1/svc1:p80 loadbalancer IP" '
-        f"-s 198.51.100.0/24 -j {ext}",
+        f'-m comment --comment "ns1/svc1:p80 loadbalancer IP" -s 198.51.100.0/24 -j {ext}',
     )
     assert rules["filter"]["KUBE-PROXY-FIREWALL"][0].endswith("-d 203.0.113.7 --dport 80 -j DROP")
 
