@@ -12,6 +12,7 @@ import asyncio
 import gc
 import ipaddress
 import logging
+import re
 import signal
 import sys
 import threading
@@ -40,6 +41,7 @@ class Options:
     cluster_cidr: str
     node_cidr_mask_size: int
     controllers: bool
+    signing_seconds: float
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> Options:
@@ -69,6 +71,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         default="all",
         help="none serves the API only",
     )
+    parser.add_argument(
+        "--cluster-signing-duration",
+        type=_duration,
+        default=_duration("8760h0m0s"),
+        help="how long a certificate lives that is signed for a CertificateSigningRequest (default 8760h)",
+    )
     parser.add_argument("-v", "--verbose", action="store_true")
     found = parser.parse_args(arguments)
     try:
@@ -86,6 +94,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         advertise_address=found.advertise_address,
         service_cluster_ip_range=found.service_cluster_ip_range,
         service_node_port_range=found.service_node_port_range,
+        cluster_cidr=found.cluster_cidr,
     )
     return Options(
         server,
@@ -95,6 +104,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         found.cluster_cidr,
         found.node_cidr_mask_size,
         found.controllers == "all",
+        found.cluster_signing_duration,
     )
 
 
@@ -107,6 +117,17 @@ def check_mask_size(cluster_cidr: str, size: int) -> None:
             f"--node-cidr-mask-size {size} must be between {cluster.prefixlen}, "
             f"the mask of {cluster}, and {most}"
         )
+
+
+def _duration(text: str) -> float:
+    """Seconds of a Go duration such as 8760h or 1h30m."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)(h|m|s)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 8760h or 1h30m")
+    found = sum(float(number) * {"h": 3600.0, "m": 60.0, "s": 1.0}[unit] for number, unit in parts)
+    if found <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not more than 0")
+    return found
 
 
 def _port_range(text: str) -> tuple[int, int]:
@@ -146,14 +167,16 @@ class Followers:
 
     def _start(self) -> None:
         from controlplane.controllers.manager import ControllerManager
+        from controlplane.issuing import Issuer
         from controlplane.scheduler.scheduler import Scheduler
         from kubeclient.kubeconfig import load
         from kubeclient.rest import RestClient
 
-        folder = self._options.config_dir
+        folder, pki = self._options.config_dir, self._options.server.pki
         manager = ControllerManager(
             RestClient(load(folder / "controller-manager.conf")),
-            root_ca=(self._options.server.pki / "ca.crt").read_text(),
+            root_ca=(pki / "ca.crt").read_text(),
+            issuer=Issuer(pki / "ca.crt", pki / "ca.key", self._options.signing_seconds),
             cluster_cidr=self._options.cluster_cidr,
             node_cidr_mask_size=self._options.node_cidr_mask_size,
         )

@@ -2,13 +2,15 @@
 
 Upstream calls these admission plugins; each is a small method or module here, run in upstream's order for
 every write that passed authorization: NamespaceLifecycle, NodeRestriction, LimitRanger, ServiceAccount,
-Priority, DefaultTolerationSeconds, DefaultStorageClass, RuntimeClass, ResourceQuota.
+Priority, DefaultTolerationSeconds, DefaultStorageClass, RuntimeClass, ResourceQuota; and for
+CertificateSigningRequests CertificateApproval, CertificateSigning and CertificateSubjectRestriction.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from controlplane.apiserver import signing_requests
 from controlplane.apiserver.defaults_pod import qos_class
 from controlplane.apiserver.errors import forbidden, namespace_terminating, not_found
 from controlplane.apiserver.limit_ranger import complaints, give_defaults
@@ -34,9 +36,12 @@ _PREEMPT = "PreemptLowerPriority"
 class Admission:
     """All plugins over one cache."""
 
-    def __init__(self, cache: Cache, *, automount: bool) -> None:
-        """`automount`: give pods the volume with their service account's token, as upstream does."""
+    def __init__(self, cache: Cache, *, automount: bool, may: signing_requests.May) -> None:
+        """`automount`: give pods the volume with their service account's token, as upstream does.
+        `may`: may this user approve or sign for that signer?
+        """
         self._cache = cache
+        self._may = may
         self._automount = automount
 
     def create(
@@ -56,6 +61,8 @@ class Admission:
             self._priority(info, obj)
             _default_tolerations(obj)
             apply_runtime_class(self._cache, info, obj)
+        elif key == signing_requests.KEY:
+            signing_requests.admit_create(info, obj, user)
         elif key == ("", "persistentvolumeclaims"):
             give_default_class(self._cache, obj)
         elif key == ("", "resourcequotas"):
@@ -71,6 +78,8 @@ class Admission:
             ranges = [entry.parse() for entry in self._cache.newest("core/limitranges", namespace)]
             _refuse(info, new, complaints(new, ranges))
             check_quota(self._cache, info, namespace, new, old)
+        if (info.group, info.plural) == signing_requests.KEY:
+            signing_requests.admit_update(info, new, old, user, subresource, self._may)
         if user.node_name and (info.group, info.plural) == _NODE:
             _restrict_node(info, new["metadata"]["name"], new, user)
             if not subresource and new.get("spec", {}).get("taints") != old.get("spec", {}).get("taints"):

@@ -24,9 +24,9 @@ from controlplane.apiserver import bootstrap
 from controlplane.apiserver.admission import Admission
 from controlplane.apiserver.allocators import ServiceAllocator
 from controlplane.apiserver.authentication import Authenticator
-from controlplane.apiserver.authorization import Attributes, Authorizer, is_open, of_request
+from controlplane.apiserver.authorization import Attributes, Authorizer, of_request
 from controlplane.apiserver.calls import MAX_BODY, Call, refusal
-from controlplane.apiserver.endpoints import EndpointHandler
+from controlplane.apiserver.endpoints import VERSION, EndpointHandler
 from controlplane.apiserver.errors import StatusError, access_denied, internal, unauthorized, unknown_resource
 from controlplane.apiserver.handlers import ObjectHandler
 from controlplane.apiserver.registry import Registry
@@ -54,6 +54,7 @@ class ServerOptions:
     advertise_address: str = "127.0.0.1"
     service_cluster_ip_range: str = "10.96.0.0/12"
     service_node_port_range: tuple[int, int] = (30000, 32767)
+    cluster_cidr: str = "10.244.0.0/16"  # only told to joining nodes; the controllers give it away
     automount_service_account_token: bool = True
 
 
@@ -67,10 +68,14 @@ class ApiServer:
         services = ServiceAllocator(options.service_cluster_ip_range, options.service_node_port_range)
         self._first_address = services.first_address
         tokens = TokenSigner(options.pki / "sa.key", options.pki / "sa.pub", clock)
-        admission = Admission(self.cache, automount=options.automount_service_account_token)
-        self.registry = Registry(self.cache, Schema.load(), admission, services, clock)
-        self._authenticator = Authenticator(self.cache, tokens)
         self._authorizer = Authorizer(self.cache)
+        admission = Admission(
+            self.cache,
+            automount=options.automount_service_account_token,
+            may=self._authorizer.may_use_signer,
+        )
+        self.registry = Registry(self.cache, Schema.load(), admission, services, clock)
+        self._authenticator = Authenticator(self.cache, tokens, clock)
         self._objects = ObjectHandler(self.registry, clock)
         self._reviews = ReviewHandler(self.registry, self._authenticator, self._authorizer)
         self._subresources = SubresourceHandler(self.registry, self._objects, tokens, options.pki, clock)
@@ -87,12 +92,7 @@ class ApiServer:
         listener = _listen(options.bind_address, options.secure_port)
         self.port = listener.getsockname()[1]
         try:
-            await bootstrap.ensure(
-                self.registry,
-                cluster_ip=self._first_address,
-                address=options.advertise_address,
-                port=self.port,
-            )
+            await bootstrap.ensure(self.registry, self._facts())
         except StatusError as error:
             listener.close()
             raise ServeError(f"Could not make the cluster's first objects: {error}") from error
@@ -119,15 +119,27 @@ class ApiServer:
             await self._runner.cleanup()
         self.cache.close()
 
+    def _facts(self) -> bootstrap.ClusterFacts:
+        options = self._options
+        return bootstrap.ClusterFacts(
+            cluster_ip=self._first_address,
+            address=options.advertise_address,
+            port=self.port,
+            ca=(options.pki / "ca.crt").read_bytes(),  # tls_context has read it before
+            version=VERSION,
+            pod_range=options.cluster_cidr,
+            service_range=options.service_cluster_ip_range,
+        )
+
     async def _handle(self, http: web.Request) -> web.StreamResponse:
         request = parse(http.method, http.raw_path)
         try:
             user = self._authenticate(http)
             call = Call(http, request, user)
-            if user is ANONYMOUS and not (request.info is None and is_open(request.path)):
-                raise unauthorized()
             asked = of_request(request)
             if not self._authorizer.allowed(user, asked):
+                if user is ANONYMOUS:
+                    raise unauthorized()
                 raise access_denied(
                     user.name,
                     request.verb,

@@ -1,15 +1,18 @@
-"""Who is asking: a client certificate signed by the cluster's CA, or a service account's token.
+"""Who is asking: a client certificate signed by the cluster's CA, a service account's or a bootstrap token.
 
 The TLS handshake has verified the certificate already, so its subject can be believed: CN is the user, each O
-a group. A request without either is anonymous, which is good for health checks and nothing else; a request
-with a token that is not good is refused outright (apiserver pkg/authentication/request).
+a group. A request without either is anonymous, which is good for health checks and for what RBAC objects
+allow system:anonymous (cluster-info, by which nodes join); a request with a token that is not good is
+refused outright (apiserver pkg/authentication/request).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hmac
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from controlplane import bootstrap_tokens
 from controlplane.apiserver.errors import unauthorized
 from controlplane.apiserver.tokens import ISSUER, PRIVATE, BadTokenError, TokenSigner
 from controlplane.apiserver.users import ANONYMOUS, AUTHENTICATED, User
@@ -23,9 +26,10 @@ API_AUDIENCES = (ISSUER, "https://kubernetes.default.svc", "kubernetes")
 class Authenticator:
     """Turns what came with a request into a User."""
 
-    def __init__(self, cache: Cache, tokens: TokenSigner) -> None:
+    def __init__(self, cache: Cache, tokens: TokenSigner, clock: Callable[[], float]) -> None:
         self._cache = cache
         self._tokens = tokens
+        self._clock = clock
 
     def authenticate(self, peer: Mapping[str, Any] | None, authorization: str) -> User:
         """`peer` is the verified certificate as ssl.getpeercert gives it, `authorization` the header.
@@ -45,7 +49,9 @@ class Authenticator:
             raise unauthorized() from error
 
     def of_token(self, token: str, audiences: Sequence[str]) -> User:
-        """The service account of a token. Raises BadTokenError."""
+        """The user of a bearer token. Raises BadTokenError."""
+        if token.count(".") == 1 and set(audiences) & set(API_AUDIENCES):
+            return self._of_bootstrap_token(token)
         claims = self._tokens.claims(token, audiences)
         private: Object = claims.get(PRIVATE) or {}
         namespace = private.get("namespace", "")
@@ -64,6 +70,25 @@ class Authenticator:
         groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", AUTHENTICATED)
         name = f"system:serviceaccount:{namespace}:{account.get('name')}"
         return User(name, groups, account.get("uid", ""), extra)
+
+    def _of_bootstrap_token(self, text: str) -> User:
+        """Raises BadTokenError; it says too little for a guesser to learn which part was wrong."""
+        try:
+            name, secret = bootstrap_tokens.split(text)
+            name = bootstrap_tokens.SECRET_PREFIX + name
+            entry = self._cache.get("core/secrets", bootstrap_tokens.NAMESPACE, name)
+            stored = entry.parse() if entry is not None else None
+            if stored is None or "deletionTimestamp" in stored["metadata"]:
+                raise BadTokenError("no such bootstrap token")
+            token = bootstrap_tokens.of_secret(stored)
+        except bootstrap_tokens.BadBootstrapToken as error:
+            raise BadTokenError(str(error)) from error
+        if not hmac.compare_digest(token.secret.encode(), secret.encode()):
+            raise BadTokenError("no such bootstrap token")
+        if token.expired(self._clock()) or "authentication" not in token.usages:
+            raise BadTokenError("the bootstrap token has expired, or is not for logging in")
+        groups = (bootstrap_tokens.GROUP, *token.groups, AUTHENTICATED)
+        return User(bootstrap_tokens.USER_PREFIX + token.id, groups)
 
     def _same(self, collection: str, namespace: str, reference: Mapping[str, str]) -> None:
         """Does the object still exist, and is it the same one? A look at the bytes saves decoding them."""

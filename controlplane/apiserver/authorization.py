@@ -128,6 +128,12 @@ class Authorizer:
             )
         )
 
+    def may_use_signer(self, user: User, verb: str, signer: str) -> bool:
+        """May this user approve (or sign) requests to that signer, or to all of its domain?"""
+        names = (signer, f"{signer.partition('/')[0]}/*")
+        asked = [Attributes(verb, "certificates.k8s.io", "signers", name=name) for name in names]
+        return any(self.allowed(user, each) for each in asked)
+
     def rules(self, user: User, namespace: str) -> Iterator[Rule]:
         """Every rule that holds for this user in this namespace ("" for cluster-wide ones only)."""
         if MASTERS in user.groups:

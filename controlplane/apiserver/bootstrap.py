@@ -9,8 +9,10 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from controlplane.apiserver import bootstrap_joining
 from controlplane.apiserver.deletion import DeleteOptions
 from controlplane.apiserver.errors import StatusError
 from controlplane.apiserver.registry import Registry, Write
@@ -27,12 +29,30 @@ _WRITES = ["create", "delete", "deletecollection", "patch", "update"]
 _READS = ["get", "list", "watch"]
 
 
-async def ensure(registry: Registry, *, cluster_ip: str, address: str, port: int) -> None:
+@dataclass(frozen=True, slots=True)
+class ClusterFacts:
+    """What the first objects say of the cluster; `ca` is PEM, `address` and `port` are the API server's."""
+
+    cluster_ip: str
+    address: str
+    port: int
+    ca: bytes
+    version: str
+    pod_range: str
+    service_range: str
+
+    @property
+    def server(self) -> str:
+        return f"https://{f'[{self.address}]' if ':' in self.address else self.address}:{self.port}"
+
+
+async def ensure(registry: Registry, facts: ClusterFacts) -> None:
     """Create what is missing and correct the endpoints. Raises StatusError if the store refuses."""
+    address, port = facts.address, facts.port
     for name in NAMESPACES:
         await _ensure(registry, _object("v1", "Namespace", name))
         await registry.ensure_default_account(name)
-    await _ensure(registry, _service(cluster_ip))
+    await _ensure(registry, _service(facts.cluster_ip))
     if ipaddress.ip_address(address).is_loopback:
         # A pod's loopback is its own, so such endpoints could only mislead (and are not valid).
         log.warning("Left the Service kubernetes without endpoints advertise_address=%s", address)
@@ -43,6 +63,21 @@ async def ensure(registry: Registry, *, cluster_ip: str, address: str, port: int
         await _ensure(registry, obj)
     for obj in _priority_classes():
         await _ensure(registry, obj)
+    await _ensure_joining(registry, facts)
+
+
+async def _ensure_joining(registry: Registry, facts: ClusterFacts) -> None:
+    for obj in bootstrap_joining.rights():
+        await _ensure(registry, obj)
+    ranges = (facts.pod_range, facts.service_range)
+    settings = bootstrap_joining.cluster_configuration(facts.server, facts.version, *ranges)
+    await _ensure(registry, settings, overwrite=True)
+    info = bootstrap_joining.cluster_info(facts.server, facts.ca)
+    namespace, name = info["metadata"]["namespace"], info["metadata"]["name"]
+    present = registry.cache.latest("core/configmaps", namespace, name)
+    # Its signatures are the token controller's; they are lost only when what they sign has changed.
+    data = present.parse().get("data") or {} if present is not None else {}
+    await _ensure(registry, info, overwrite=data.get("kubeconfig") != info["data"]["kubeconfig"])
 
 
 async def _ensure(registry: Registry, obj: Object, *, overwrite: bool = False) -> None:

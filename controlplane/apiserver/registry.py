@@ -137,7 +137,7 @@ class Registry:
         name = self._name(info, collection, namespace, metadata)
         metadata["uid"] = str(uuid.uuid4())
         metadata["creationTimestamp"] = rfc3339(self._clock())
-        strategy.prepare_create(info, obj)
+        strategy.prepare_create(info, obj, write.user)
         apply_defaults(info, obj)
         self.admission.create(info, namespace, obj, write.user, write.warnings)
         causes = validate_create(info, obj)
@@ -356,7 +356,7 @@ class Registry:
             text = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {present['uid']}"
             raise conflict(info, name, text)
         apply_defaults(info, new)
-        strategy.prepare_update(info, new, old, subresource)
+        strategy.prepare_update(info, new, old, subresource, rfc3339(self._clock()))
         if strategy.key_of(info) == ("", "services") and not subresource:
             carry_over(new, old)
         self.admission.update(info, entry.namespace, new, old, write.user, subresource)

@@ -11,8 +11,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from controlplane.apiserver import signing_requests
 from controlplane.apiserver.defaults_pod import qos_class
 from controlplane.apiserver.resources import ResourceInfo
+from controlplane.apiserver.users import User
 from controlplane.apiserver.validation_pod_resize import only_resources
 
 Object = dict[str, Any]
@@ -101,9 +103,11 @@ def key_of(info: ResourceInfo) -> Key:
     return info.storage_version[0], info.plural
 
 
-def prepare_create(info: ResourceInfo, obj: Object) -> None:
+def prepare_create(info: ResourceInfo, obj: Object, user: User) -> None:
     """Make a new object start where its controllers expect it to start."""
     key = key_of(info)
+    if key == signing_requests.KEY:
+        signing_requests.record_requestor(obj, user)
     if "status" in info.subresources and key not in _STATUS_AT_CREATION:
         obj["status"] = copy.deepcopy(_FIRST_STATUS.get(key, {}))
     if key in _COUNTED:
@@ -122,10 +126,12 @@ def prepare_create(info: ResourceInfo, obj: Object) -> None:
             finalizers.append("kubernetes")
 
 
-def prepare_update(info: ResourceInfo, new: Object, old: Object, subresource: str) -> None:
-    """Give back to `new` whatever a write to this (sub)resource may not change."""
+def prepare_update(info: ResourceInfo, new: Object, old: Object, subresource: str, now: str) -> None:
+    """Give back to `new` whatever a write to this (sub)resource may not change; `now` in RFC 3339."""
     _keep_metadata(new["metadata"], old["metadata"])
     key = key_of(info)
+    if key == signing_requests.KEY:
+        signing_requests.keep_parts(new, old, subresource, now)
     if subresource == "status":
         _only_status(key, new, old)
         return
@@ -133,6 +139,8 @@ def prepare_update(info: ResourceInfo, new: Object, old: Object, subresource: st
         resized = only_resources(new, old)
         new.clear()
         new.update(resized)
+        return
+    if subresource == "approval":
         return
     if "status" in info.subresources:
         _keep(new, old, "status")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from controlplane.apiserver import (
+    validation_certificates,
     validation_config,
     validation_network,
     validation_pod_resize,
@@ -38,6 +39,7 @@ UpdateRule = Callable[[Causes, Object, Object], None]
 
 _MAX_ANNOTATIONS = 256 * 1024
 _RBAC = "rbac.authorization.k8s.io"
+_REQUESTS = ("certificates.k8s.io", "certificatesigningrequests")
 _STANDARD_FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion")
 
 
@@ -181,6 +183,7 @@ _CREATE: dict[tuple[str, str], CreateRule] = {
     ("policy", "poddisruptionbudgets"): validation_policy.disruption_budget,
     ("autoscaling", "horizontalpodautoscalers"): validation_policy.autoscaler,
     ("node.k8s.io", "runtimeclasses"): validation_policy.runtime_class,
+    _REQUESTS: validation_certificates.signing_request,
 }
 
 _UPDATE: dict[tuple[str, str], UpdateRule] = {
@@ -200,6 +203,7 @@ _UPDATE: dict[tuple[str, str], UpdateRule] = {
     ("storage.k8s.io", "storageclasses"): validation_storage.storage_class_update,
     ("scheduling.k8s.io", "priorityclasses"): validation_policy.priority_class_update,
     ("node.k8s.io", "runtimeclasses"): validation_policy.runtime_class_update,
+    _REQUESTS: validation_certificates.signing_request_update,
     (_RBAC, "rolebindings"): validation_policy.role_binding_update,
     (_RBAC, "clusterrolebindings"): validation_policy.role_binding_update,
 }

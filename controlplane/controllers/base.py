@@ -30,22 +30,30 @@ class SharedInformers:
 
     def __init__(self, client: RestClient) -> None:
         self._client = client
-        self._informers: dict[Resource, Informer] = {}
-        self._handlers: dict[Resource, list[Handler]] = {}
+        self._informers: dict[tuple[Resource, str, str], Informer] = {}
+        self._handlers: dict[tuple[Resource, str, str], list[Handler]] = {}
 
-    def of(self, resource: Resource, handler: Handler | None = None) -> Informer:
-        """The kind's informer, made at the first call; handlers must be added before `start`."""
-        if resource not in self._informers:
-            handlers = self._handlers.setdefault(resource, [])
+    def of(
+        self, resource: Resource, handler: Handler | None = None, *, namespace: str = "", fields: str = ""
+    ) -> Informer:
+        """The kind's informer, made at the first call; handlers must be added before `start`.
+
+        With a namespace or field selector only those objects are copied, by an informer of its own.
+        """
+        key = (resource, namespace, fields)
+        if key not in self._informers:
+            handlers = self._handlers.setdefault(key, [])
 
             def dispatch(kind: str, new: Object, old: Object | None) -> None:
                 for each in handlers:
                     each(kind, new, old)
 
-            self._informers[resource] = Informer(self._client, resource, on_event=dispatch)
+            self._informers[key] = Informer(
+                self._client, resource, namespace or None, field_selector=fields or None, on_event=dispatch
+            )
         if handler is not None:
-            self._handlers[resource].append(handler)
-        return self._informers[resource]
+            self._handlers[key].append(handler)
+        return self._informers[key]
 
     def start(self) -> None:
         for informer in self._informers.values():

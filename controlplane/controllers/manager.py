@@ -12,6 +12,9 @@ import threading
 import time
 
 from controlplane.controllers.base import Controller, SharedInformers
+from controlplane.controllers.bootstrap_tokens import BootstrapTokens
+from controlplane.controllers.csr_approving import CsrApproving
+from controlplane.controllers.csr_signing import CsrCleaner, CsrSigning
 from controlplane.controllers.deployment import Deployments
 from controlplane.controllers.disruption import Disruption
 from controlplane.controllers.endpoints import EndpointsController
@@ -26,6 +29,7 @@ from controlplane.controllers.resource_quota import ResourceQuotas
 from controlplane.controllers.service_account import ServiceAccounts
 from controlplane.controllers.volume_binder import VolumeBinder
 from controlplane.controllers.volume_protection import VolumeProtection
+from controlplane.issuing import Issuer
 from kubeclient.events import EventRecorder
 from kubeclient.rest import RestClient
 
@@ -33,13 +37,16 @@ log = logging.getLogger("controllers")
 
 
 class ControllerManager:
-    """All controllers; `root_ca` is the PEM text that pods get to check the API server with."""
+    """All controllers; `root_ca` is the PEM text that pods get to check the API server with, `issuer` signs
+    certificate requests.
+    """
 
     def __init__(
         self,
         client: RestClient,
         *,
         root_ca: str,
+        issuer: Issuer,
         cluster_cidr: str = "10.244.0.0/16",
         node_cidr_mask_size: int = 0,
     ) -> None:
@@ -64,6 +71,10 @@ class ControllerManager:
             VolumeBinder(*shared, EventRecorder(client, "persistentvolume-controller")),
             VolumeProtection(*shared, EventRecorder(client, "volume-protection-controller")),
             EphemeralVolumes(*shared, EventRecorder(client, "ephemeral_volume")),
+            CsrApproving(*shared, EventRecorder(client, "certificate-controller")),
+            CsrSigning(*shared, EventRecorder(client, "certificate-controller"), issuer=issuer),
+            CsrCleaner(*shared, EventRecorder(client, "certificate-controller")),
+            BootstrapTokens(*shared, EventRecorder(client, "bootstrap-token-controller")),
             ServiceAccounts(*shared, EventRecorder(client, "service-account-controller"), root_ca=root_ca),
         ]
         self._stopping = threading.Event()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from control_plane import Cluster, FakeNode, Process
+from control_plane import Cluster, FakeNode, Kubectl, Process
+from e2e_node import KUBECTLS, main_kubectls
 
 
 @pytest.fixture
@@ -40,3 +43,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def namespace(cluster: Cluster) -> str:
     return cluster.new_namespace()
+
+
+@pytest.fixture(params=main_kubectls() or ["none"])
+def kubectl(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Kubectl:
+    if request.param == "none":
+        pytest.skip("no kubectl was found, neither Debian's 1.20 in .cache nor one on PATH")
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        command = [KUBECTLS[request.param], f"--kubeconfig={cluster.process.folder / 'admin.conf'}", *argv]
+        environment = os.environ | {"HOME": str(tmp_path)}
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+    return run

@@ -31,6 +31,7 @@ from kubeclient.resources import DEPLOYMENTS, LEASES, NAMESPACES, NODES, PODS, R
 from kubeclient.rest import RestClient
 
 Object = dict[str, Any]
+Kubectl = Callable[..., subprocess.CompletedProcess[str]]
 
 
 class Process:

@@ -6,32 +6,12 @@ the path, as upstream has it.
 
 from __future__ import annotations
 
-import os
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
-from control_plane import Cluster
-from e2e_node import KUBECTLS, main_kubectls
+from control_plane import Cluster, Kubectl
 
 from kubeclient.resources import DEPLOYMENTS, NODES, POD_DISRUPTION_BUDGETS
 
 pytestmark = pytest.mark.e2e
-Kubectl = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(params=main_kubectls() or ["none"])
-def kubectl(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Kubectl:
-    if request.param == "none":
-        pytest.skip("no kubectl was found, neither Debian's 1.20 in .cache nor one on PATH")
-
-    def run(*argv: str) -> subprocess.CompletedProcess[str]:
-        command = [KUBECTLS[request.param], f"--kubeconfig={cluster.process.folder / 'admin.conf'}", *argv]
-        environment = os.environ | {"HOME": str(tmp_path)}
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
-
-    return run
 
 
 def spread(cluster: Cluster, namespace: str) -> list[str]:
