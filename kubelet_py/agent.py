@@ -63,11 +63,12 @@ from kubelet_py.pods.static_pods import StaticPods
 from kubelet_py.pods.status_manager import NullStatusManager, StatusManager
 from kubelet_py.pods.sync_pod import PodSyncer
 from kubelet_py.pods.timeline import Timelines
+from kubelet_py.pods.user_namespaces import UserNamespaces
 from kubelet_py.pods.volume_keeper import VolumeKeeper
 from kubelet_py.pods.workers import PodWorkers
 from kubelet_py.server.healthz import HealthzServer, loop_check
 from kubelet_py.volumes.manager import VolumeManager
-from runtime import cgroups
+from runtime import cgroups, userns
 from runtime.errors import RuntimeFailure
 from runtime.images.store import ImageStore
 from runtime.linux import LinuxKernel
@@ -145,6 +146,9 @@ class Agent:
         self._timelines = Timelines()
         self._statuses = StatusManager(client, sent=self._on_status) if client else NullStatusManager()
         self._volumes = VolumeManager(paths.pods)
+        self._users = UserNamespaces(
+            paths.pods, max_pods=config.max_pods, supported=partial(userns.supported, LinuxKernel())
+        )
         self._sandboxes = Sandboxes(
             service=self._runtime,
             cgroups=self._cgroups,
@@ -155,6 +159,7 @@ class Agent:
             classes=RuntimeClasses(client),
             event=self._events.tell,
             timelines=self._timelines,
+            users=self._users,
         )
         self._pleg = Pleg(self._runtime, self._sandboxes.ips, self._workers.wake)
         self._prober = Prober(self._runtime, changed=self._workers.wake, tell=self._events.tell_of_probe)
@@ -480,7 +485,7 @@ class Agent:
             "addresses": [*addresses, {"type": "Hostname", "address": self._options.node_name}],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self._config.port}},
             "nodeInfo": node_status.node_info(self._machine),
-            "runtimeHandlers": node_status.runtime_handlers(self._handlers),
+            "runtimeHandlers": node_status.runtime_handlers(self._handlers, self._users.supported),
             "images": node_status.images(self._images.list()),
             "features": {"supplementalGroupsPolicy": True},
             "conditions": node_status.conditions(before, self._health(), now),

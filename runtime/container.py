@@ -18,6 +18,7 @@ from runtime.spec import parse
 from runtime.state import EXITED, RUNNING, ContainerState, Identity
 from runtime.stdio import Input, Output
 from runtime.streams import STDERR, STDOUT
+from runtime.userns import host_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Container:
         if self.tty:
             config["process"]["terminal"] = True
         spec = parse(config)
-        stdio.give_to(spec.process.user.uid if spec.process else 0)
+        stdio.give_to(host_id(spec.linux.uid_mappings, spec.process.user.uid if spec.process else 0))
         cgroup = self.cgroups.create(self._cgroup_path, spec.linux.resources)
         plan = container_plan(spec, rootfs=rootfs, join=join, cgroup=cgroup.join())
         process = self.launch(self.kernel, plan, stdio.child, terminal=self.tty)

@@ -90,8 +90,12 @@ class FakeKernel:
     ) -> None:
         self._note("mount_setattr", self.open_fds[fd], set, clear, propagation, recursive)
 
-    def map_mount(self, fd: int, uids: str, gids: str, *, recursive: bool) -> None:
-        self._note("map_mount", self.open_fds[fd], uids, gids, recursive)
+    def user_namespace(self, uids: str, gids: str) -> int:
+        self._note("user_namespace", uids, gids)
+        return self._new(f"users {uids.strip()}")
+
+    def map_mount(self, fd: int, namespace: int, *, recursive: bool) -> None:
+        self._note("map_mount", self.open_fds[fd], self.open_fds[namespace], recursive)
 
     def fsopen(self, fstype: str) -> int:
         self._note("fsopen", fstype)

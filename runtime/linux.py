@@ -137,10 +137,10 @@ class LinuxKernel:
         attributes = struct.pack("=QQQQ", set, clear, propagation, 0)
         self._call("mount_setattr", fd, b"", flags, attributes, len(attributes))
 
-    def map_mount(self, fd: int, uids: str, gids: str, *, recursive: bool) -> None:
-        """Idmaps a detached mount (Linux 5.12). A mapping is handed over as a user namespace, so one is made
-        for a moment, by a child that waits while it is written. Never call it after unshare of the PID
-        namespace: the child would be its init."""
+    def user_namespace(self, uids: str, gids: str) -> int:
+        """A user namespace with these mappings and no process, which `map_mount` takes. It is made by a child
+        that waits while they are written. Never call it after unshare of the PID namespace: the child would
+        be its init."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
         ready = os.pipe2(os.O_CLOEXEC)
         steps = (
@@ -157,22 +157,22 @@ class LinuxKernel:
                 for name, text in (("uid_map", uids), ("gid_map", gids)):
                     with open(f"/proc/{child.pid}/{name}", "wb", buffering=0) as file:
                         file.write(text.encode())
-                namespace = os.open(f"/proc/{child.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+                return os.open(f"/proc/{child.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
             finally:
                 os.close(writer)
                 writer = -1
                 _reap(child.pidfd)
-            try:
-                attributes = struct.pack("=QQQQ", ATTR_IDMAP, 0, 0, namespace)
-                flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-                self._call("mount_setattr", fd, b"", flags, attributes, len(attributes))
-            finally:
-                os.close(namespace)
         finally:
             os.close(reader)
             os.close(ready[0])
             if writer >= 0:
                 os.close(writer)
+
+    def map_mount(self, fd: int, namespace: int, *, recursive: bool) -> None:
+        """Idmaps a detached mount by the mappings of a user namespace (Linux 5.12, tmpfs 6.3)."""
+        attributes = struct.pack("=QQQQ", ATTR_IDMAP, 0, 0, namespace)
+        flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+        self._call("mount_setattr", fd, b"", flags, attributes, len(attributes))
 
     def fsopen(self, fstype: str) -> int:
         return self._call("fsopen", fstype.encode(), 1)

@@ -114,6 +114,20 @@ def overlay_data(layers: tuple[str, ...], upper: str, work: str) -> str:
     return f"lowerdir={lower},upperdir={escaped(upper, False)},workdir={escaped(work, False)},volatile"
 
 
+def idmap(kernel: Kernel, tree: int, users: int, source: str, *, recursive: bool = False) -> None:
+    """Idmaps a mount that is attached nowhere yet. What cannot be is refused by its name: unmapped, its files
+    would be nobody's."""
+    try:
+        kernel.map_mount(tree, users, recursive=recursive)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise Refused(
+            f"MOUNT_ATTR_IDMAP of {source}: EINVAL (maybe the filesystem used doesn't support idmap mounts "
+            "on this kernel?)"
+        ) from error
+
+
 class BindRoot(Operation):
     """A bundle's root folder becomes a mount of its own, as pivot_root wants it."""
 
@@ -191,21 +205,22 @@ class Mount(Operation):
         if self.destination in context.prepared:
             return kernel.duplicate(context.prepared.pop(self.destination))
         if self.options.bind:
-            return self._bind(kernel)
+            return self._bind(kernel, context)
         return self._new(kernel, context, self._covered(kernel, context))
 
-    def _bind(self, kernel: Kernel) -> int:
+    def _bind(self, kernel: Kernel, context: Context) -> int:
         options = self.options
         tree = kernel.open_tree(
             AT_FDCWD, self.source, OPEN_TREE_CLONE | (AT_RECURSIVE if options.recursive else 0)
         )
         try:
             if options.idmap:
-                kernel.map_mount(tree, *self.mappings, recursive=options.idmap == "ridmap")
+                users = context.users(kernel, self.mappings)
+                idmap(kernel, tree, users, self.source, recursive=options.idmap == "ridmap")
             if options.set or options.clear:
                 kernel.mount_setattr(tree, set=options.set, clear=_cleared(options.set, options.clear))
             self._tree(kernel, tree)
-        except OSError:
+        except (OSError, Refused):
             kernel.close(tree)
             raise
         return tree

@@ -15,6 +15,7 @@ OCI_VERSION = "1.2.0"
 def pause_config(config: SandboxConfig) -> dict[str, Any]:
     """What pause holds for its pod. A pod on the host's network has the host's name too, as upstream."""
     wanted = {
+        "user": bool(config.first_id),
         "network": not config.host_network,
         "uts": not config.host_network,
         "ipc": not config.host_ipc,
@@ -26,6 +27,7 @@ def pause_config(config: SandboxConfig) -> dict[str, Any]:
         "linux": {
             "namespaces": [{"type": kind} for kind, new in wanted.items() if new],
             "sysctl": dict(config.sysctls),
+            **_mappings(config),
         },
     }
     if config.hostname and wanted["uts"]:
@@ -39,12 +41,20 @@ def container_config(spec: Mapping[str, Any], sandbox: SandboxConfig) -> dict[st
     A PID namespace that `spec` names by its path (that of another container of the pod) is joined instead.
     """
     own: list[dict[str, str]] = [{"type": "mount"}, {"type": "cgroup"}]
+    own += [{"type": "user"}] if sandbox.first_id else []  # pause's; listed so that an exec joins it, too
     if not sandbox.host_pid and not sandbox.share_process_namespace:
         given = spec.get("linux", {}).get("namespaces", ())
         own.append(next((one for one in given if one["type"] == "pid" and one.get("path")), {"type": "pid"}))
-    linux = {**spec.get("linux", {}), "namespaces": own}
+    linux = {**spec.get("linux", {}), "namespaces": own, **_mappings(sandbox)}
     linux.pop("sysctl", None)  # namespaced sysctls belong to the sandbox, and are set there
     return {**spec, "linux": linux}
+
+
+def _mappings(config: SandboxConfig) -> dict[str, Any]:
+    if not config.first_id:
+        return {}
+    mapping = [{"containerID": 0, "hostID": config.first_id, "size": config.ids}]
+    return {"uidMappings": mapping, "gidMappings": mapping}
 
 
 def signal_number(name: str) -> int:

@@ -79,9 +79,11 @@ from runtime.userns import (
     BindDevices,
     EnterOwnCgroup,
     EnterUserNamespace,
+    OpenMappedRoot,
     OpenRoot,
     RaiseLimits,
     SetTimeOffsets,
+    host_id,
 )  # fmt: skip
 
 TYPE_CHECKING = False
@@ -110,19 +112,22 @@ class Rootfs(Record):
 def sandbox_plan(spec: Spec, *, cgroup: CgroupJoin | None) -> Plan:
     """The pause process in the namespaces that `spec` names, with sysctls and hostname, in an empty root."""
     new, joined = _namespaces(spec, {})
-    kinds = tuple(dict.fromkeys(("mount", *new)))
+    user = "user" in new
     adjustment = spec.process.oom_score_adj if spec.process else None
     return _plan(
         [
-            *_entering(cgroup, joined, tuple(kind for kind in kinds if kind != "cgroup")),
+            *_entering(cgroup, user),
+            *([RaiseLimits((), adjustment)] if user else []),
+            *_joining(joined),
+            *_making(spec, tuple(dict.fromkeys(("mount", *new)))),
             SetPropagation("rprivate"),
             *_settings(spec, new, joined, {}),
             EmptyRoot(),
             PivotRoot(),
-            *_born(cgroup, new, joined),
+            *_born(None if user else cgroup, new, joined),
             NewSession(),
             ConnectStdio(),
-            *([] if adjustment is None else [SetOomScore(adjustment)]),
+            *([] if adjustment is None or user else [SetOomScore(adjustment)]),
             ResetSignals(),
             CloseDescriptors(),
             SetCredentials(PAUSE_USER, PAUSE_USER, (), bits(None)),
@@ -131,6 +136,8 @@ def sandbox_plan(spec: Spec, *, cgroup: CgroupJoin | None) -> Plan:
             Start(),
         ],
         cgroup,
+        spec,
+        apart=user,
     )
 
 
@@ -180,8 +187,8 @@ def container_plan(
             *_own_cgroup(cgroup, user),
             OwnFolder(),
             *([RaiseLimits(process.rlimits, process.oom_score_adj)] if user else []),
-            *([OpenRoot(_root_path(spec, rootfs))] if user else []),
             *(OpenSource(m) for m in mounted if isinstance(m, Mount) and early(m.options, user)),
+            *([_early_root(spec, rootfs)] if user else []),
             *_joining(joined),
             *_making(spec, new),
             *([] if shared else [SetPropagation(first)]),
@@ -389,17 +396,8 @@ def _check_mappings(linux: LinuxSpec, listed: Mapping[str, str]) -> None:
         raise SpecError("linux.timeOffsets", "needs a new time namespace in linux.namespaces")
 
 
-def _entering(
-    cgroup: CgroupJoin | None, joined: tuple[Namespace, ...], new: tuple[str, ...]
-) -> list[Operation]:
-    return [
-        Undumpable(),
-        OpenHost(),
-        *_own_cgroup(cgroup, False),
-        OwnFolder(),
-        *_joining(joined),
-        *([NewNamespaces(new)] if new else []),
-    ]
+def _entering(cgroup: CgroupJoin | None, user: bool) -> list[Operation]:
+    return [Undumpable(), OpenHost(), *_own_cgroup(cgroup, user), OwnFolder()]
 
 
 def _own_cgroup(cgroup: CgroupJoin | None, user: bool) -> list[Operation]:
@@ -447,12 +445,22 @@ def _root(spec: Spec, rootfs: Rootfs | None) -> Operation:
     shared = spec.linux.rootfs_propagation in ("shared", "rshared")
     if rootfs is not None:
         return MountOverlay(rootfs.layers, rootfs.upper, rootfs.work, shared)
-    return BindRoot(_root_path(spec, rootfs), shared)
+    return BindRoot(_root_path(spec), shared)
 
 
-def _root_path(spec: Spec, rootfs: Rootfs | None) -> str:
-    if rootfs is not None:
-        raise SpecError("linux.namespaces", "an overlay root in a user namespace is not supported")
+def _early_root(spec: Spec, rootfs: Rootfs | None) -> Operation:
+    """The root of a container in a user namespace, made while the host's folders are open to us."""
+    if rootfs is None:
+        return OpenRoot(_root_path(spec))
+    linux = spec.linux
+    if not (linux.uid_mappings and linux.gid_mappings):
+        raise SpecError("linux.uidMappings", "an overlay root in a user namespace needs its mappings")
+    texts = mapping_text(linux.uid_mappings), mapping_text(linux.gid_mappings)
+    owner = host_id(linux.uid_mappings, 0), host_id(linux.gid_mappings, 0)
+    return OpenMappedRoot(rootfs.layers, rootfs.upper, rootfs.work, texts, owner)
+
+
+def _root_path(spec: Spec) -> str:
     if spec.root is None or not spec.root.path.startswith("/"):
         raise SpecError("root.path", "must be an absolute path here")
     return spec.root.path

@@ -87,6 +87,14 @@ class Context:
         """A descriptor number that nobody else will get, for the child to put something into."""
         return self.keep(kernel.duplicate(self.host_proc))
 
+    def users(self, kernel: Kernel, mappings: tuple[str, str]) -> int:
+        """A user namespace with these texts of uid_map and gid_map, by which mounts are idmapped; made when
+        first asked for, since it takes a process."""
+        name = f"users {mappings}"
+        if name not in self.prepared:
+            self.prepared[name] = self.keep(kernel.user_namespace(*mappings))
+        return self.prepared[name]
+
     def ready_pipe(self, kernel: Kernel) -> int:
         """The end of the child's pipe to us that it writes to; made when first asked for."""
         if self.ready is None:

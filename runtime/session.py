@@ -14,6 +14,7 @@ from runtime.operations import exec_plan
 from runtime.spec import parse, parse_process
 from runtime.stdio import Input, Output
 from runtime.streams import CLOSE, EXIT, RESIZE, RESPONSE, STDERR, STDIN, STDOUT
+from runtime.userns import host_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -212,10 +213,10 @@ def launch_exec(
     if container.has_foreign_runtime:
         stdio.give_to(process["user"]["uid"])
         return container.foreign().exec(process, cgroup_path, stdio.child, tty=tty)
-    process_spec = parse_process(process)
-    stdio.give_to(process_spec.user.uid)
+    process_spec, spec = parse_process(process), parse(config)
+    stdio.give_to(host_id(spec.linux.uid_mappings, process_spec.user.uid))
     plan = exec_plan(
-        parse(config),
+        spec,
         process_spec,
         init_pid=container.pid,
         init_start_time=container.start_time,

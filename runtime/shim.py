@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 GOODBYE_SECONDS = 1.0
 MISTAKE_PAUSE_SECONDS = 0.1
-JOINABLE = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
+JOINABLE = {"user": "user", "network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
 
 
 def namespaces_of(oci: Mapping[str, Any], pause: int) -> dict[str, str]:

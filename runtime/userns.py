@@ -13,10 +13,48 @@ import posixpath
 
 from runtime.devices import TYPE_BITS
 from runtime.kernel import AT_FDCWD, Kernel
-from runtime.mounting import AT_RECURSIVE, INSIDE, MS_PRIVATE, OPEN_TREE_CLONE, make_inside
+from runtime.mounting import (
+    AT_RECURSIVE,
+    INSIDE,
+    MS_PRIVATE,
+    MS_REC,
+    MS_SLAVE,
+    OPEN_TREE_CLONE,
+    make_inside,
+)  # fmt: skip
+from runtime.mounts import MountOverlay, idmap
 from runtime.namespaces import FLAGS
 from runtime.plan import Context, Operation, Refused
-from runtime.spec import Device, Rlimit
+from runtime.spec import Device, IdMapping, Rlimit
+
+PROBED = "0 65536 65536\n"
+
+
+def host_id(mappings: tuple[IdMapping, ...], inside: int) -> int:
+    """What the host knows an id of the namespace as; the same without mappings, 65534 (nobody) for one that
+    has none."""
+    if not mappings:
+        return inside
+    ranges = (m for m in mappings if m.container <= inside < m.container + m.size)
+    return next((m.host + inside - m.container for m in ranges), 65534)
+
+
+def supported(kernel: Kernel) -> bool:
+    """Whether a pod's files can be mapped on this kernel: user namespaces may be made, and even a tmpfs,
+    which holds secrets, can be idmapped (Linux 6.3)."""
+    opened: list[int] = []
+    try:
+        opened.append(kernel.user_namespace(PROBED, PROBED))
+        opened.append(kernel.fsopen("tmpfs"))
+        kernel.fsconfig(opened[1], "", None)
+        opened.append(kernel.fsmount(opened[1], 0))
+        kernel.map_mount(opened[2], opened[0], recursive=False)
+    except OSError:
+        return False
+    finally:
+        for descriptor in opened:
+            kernel.close(descriptor)
+    return True
 
 
 class EnterOwnCgroup(Operation):
@@ -82,6 +120,49 @@ class OpenRoot(Operation):
         )
         kernel.mount_setattr(context.root, propagation=MS_PRIVATE, recursive=True)
         kernel.chdir(self.path)
+
+
+class OpenMappedRoot(Operation):
+    """An overlay as the root that is attached later, its layers idmapped (Linux 5.19): the image's root is
+    the namespace's. The upper folder is not mapped but handed over, so whatever is changed belongs on the
+    disk to ids that are nobody's on the host.
+
+    It is mounted in a mount namespace of the host's root that only this operation uses: overlayfs takes
+    layers by their paths, so the mapped ones are put over the plain ones, which nobody else may see.
+    """
+
+    layers: tuple[str, ...]
+    upper: str
+    work: str
+    mappings: tuple[str, str]
+    owner: tuple[int, int]
+
+    def describe(self) -> str:
+        return f"mount an overlay of {len(self.layers)} idmapped layers on {self.upper}"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        users = context.users(kernel, self.mappings)
+        kernel.unshare(FLAGS["mount"])
+        kernel.mount("", "/", "", MS_SLAVE | MS_REC, "")
+        for layer in self.layers:
+            self._map(kernel, layer, users)
+        kernel.chown(self.upper, *self.owner, dir_fd=AT_FDCWD)
+        MountOverlay(self.layers, self.upper, self.work).run(kernel, context)
+        context.root = context.keep(kernel.open_tree(AT_FDCWD, self.upper, OPEN_TREE_CLONE))
+        kernel.mount_setattr(context.root, propagation=MS_PRIVATE)
+        kernel.chdir(self.upper)
+
+    def _map(self, kernel: Kernel, layer: str, users: int) -> None:
+        tree = kernel.open_tree(AT_FDCWD, layer, OPEN_TREE_CLONE)
+        try:
+            idmap(kernel, tree, users, layer)
+            target = kernel.open(layer, os.O_PATH | os.O_DIRECTORY)
+            try:
+                kernel.move_mount(tree, target)
+            finally:
+                kernel.close(target)
+        finally:
+            kernel.close(tree)
 
 
 class AttachRoot(Operation):

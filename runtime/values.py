@@ -28,7 +28,9 @@ class OciRuntime:
 @dataclass(frozen=True, slots=True)
 class SandboxConfig:
     """One pod. `cgroup_parent` is the pod's cgroup, below the hierarchy's root, made by the caller.
-    `runtime_handler` names the OCI runtime of its containers, "" for our own."""
+    `runtime_handler` names the OCI runtime of its containers, "" for our own. `first_id`: the first of the
+    `ids` user and group ids of the host that are the pod's own from 0 on; 0 for a pod with the host's users.
+    """
 
     name: str
     namespace: str
@@ -45,6 +47,8 @@ class SandboxConfig:
     share_process_namespace: bool = False
     sysctls: Mapping[str, str] = field(default_factory=dict)
     runtime_handler: str = ""
+    first_id: int = 0
+    ids: int = 0
 
 
 @dataclass(frozen=True, slots=True)

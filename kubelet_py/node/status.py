@@ -218,10 +218,10 @@ def condition_events(before: Sequence[Object], after: Sequence[Object]) -> list[
     return told
 
 
-def runtime_handlers(names: Sequence[str]) -> list[Object]:
+def runtime_handlers(names: Sequence[str], user_namespaces: bool) -> list[Object]:
     """The handlers that a RuntimeClass may name here, "" (the default) first; what a foreign one is capable
     of is not known."""
-    own = {"recursiveReadOnlyMounts": True, "userNamespaces": False}
+    own = {"recursiveReadOnlyMounts": True, "userNamespaces": user_namespaces}
     return [{"name": name, **({} if name else {"features": own})} for name in names]
 
 

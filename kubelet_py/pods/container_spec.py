@@ -13,6 +13,7 @@ from typing import Any
 from kubelet_py.errors import ContainerConfigError
 from kubelet_py.pods import security
 from kubelet_py.pods.model import Object
+from kubelet_py.pods.user_namespaces import host_users
 from runtime.users import User
 
 OCI_VERSION = "1.2.0"
@@ -74,6 +75,7 @@ def oci_spec(pod: Object, container: Object, facts: Facts) -> dict[str, Any]:
     names = security.capability_names(context)
     masked, read_only = security.paths(context)
     privileged = bool(context.get("privileged"))
+    mapped = not host_users(pod)
     process: dict[str, Any] = {
         "terminal": bool(container.get("tty")),
         "user": {
@@ -109,7 +111,10 @@ def oci_spec(pod: Object, container: Object, facts: Facts) -> dict[str, Any]:
         "ociVersion": OCI_VERSION,
         "root": {"path": "rootfs", "readonly": bool(context.get("readOnlyRootFilesystem"))},
         "process": process,
-        "mounts": [*_system_mounts(privileged, facts.shm), *map(_bind, _ordered(facts.mounts))],
+        "mounts": [
+            *_system_mounts(privileged, facts.shm),
+            *(_bind(mount, mapped) for mount in _ordered(facts.mounts)),
+        ],
         "linux": linux,
     }
 
@@ -158,10 +163,12 @@ def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str,
     return {"destination": destination, "type": kind, "source": source, "options": list(options)}
 
 
-def _bind(mount: Mount) -> dict[str, Any]:
+def _bind(mount: Mount, mapped: bool) -> dict[str, Any]:
     options = ["rbind" if mount.recursive else "bind", mount.propagation, "ro" if mount.read_only else "rw"]
     if mount.recursive_read_only:
         options.append("rro")
+    if mapped:  # the file's owner 0 is the pod's 0, and what the pod writes as 0 is 0 on the disk
+        options.append("idmap")
     return _mount(mount.destination, "bind", mount.source, *options)
 
 

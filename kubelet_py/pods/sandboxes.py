@@ -34,6 +34,7 @@ from kubelet_py.pods.model import (
 )
 from kubelet_py.pods.runtime_class import RuntimeClasses
 from kubelet_py.pods.timeline import Timelines
+from kubelet_py.pods.user_namespaces import UserNamespaces
 from kubelet_py.volumes import mounting
 from runtime.cgroups import CgroupDriver
 from runtime.errors import RuntimeFailure
@@ -58,7 +59,9 @@ class Sandboxes:
         classes: RuntimeClasses,
         event: Event,
         timelines: Timelines,
+        users: UserNamespaces,
     ) -> None:
+        self._users = users
         self._service = service
         self._timelines = timelines
         self._classes = classes
@@ -84,6 +87,7 @@ class Sandboxes:
             raise SandboxError(f"network is not ready: {network_down}")
         wanted = attachment.capabilities(pod)  # nonsense is refused before anything is made
         handler = self._classes.handler(pod)
+        ids = self._users.range_of(pod, handler)
         self._nodename(pod)  # one that is too long is refused before anything is made
         rules = replace(self._facts.rules, pids=self._config.pod_pids_limit)
         limits = resources.pod_resources(pod, rules)
@@ -93,7 +97,7 @@ class Sandboxes:
             with self._timelines.step(metadata["uid"], timeline.SANDBOX):
                 self._cgroups.create(cgroup, limits)
                 log_folder.mkdir(parents=True, exist_ok=True)
-                sandbox = self._run(pod, attempt, self._cgroups.home(cgroup), log_folder, handler)
+                sandbox = self._run(pod, attempt, self._cgroups.home(cgroup), log_folder, handler, ids)
         except (RuntimeFailure, OSError) as error:
             raise SandboxError(f"failed to create sandbox: {error}") from error
         try:
@@ -117,9 +121,12 @@ class Sandboxes:
         except RuntimeFailure as error:
             log.warning("Failed to limit pod cgroup=%s error=%s", cgroup, error)
 
-    def _run(self, pod: Object, attempt: int, home: str, log_folder: Path, handler: str) -> Sandbox:
+    def _run(
+        self, pod: Object, attempt: int, home: str, log_folder: Path, handler: str, ids: tuple[int, int]
+    ) -> Sandbox:
         """Start shim and pause in `home`, which goes by itself when they do not."""
         config = self._sandbox_config(pod, attempt, home, log_folder, handler)
+        config = replace(config, first_id=ids[0], ids=ids[1])
         try:
             sandbox = self._service.run_pod_sandbox(config)
         except (RuntimeFailure, OSError):

@@ -166,10 +166,6 @@ def refusal(pod: Object, *, unsafe_sysctls: Sequence[str], apparmor: bool) -> Wa
     problem = sysctl_problem(pod, unsafe_sysctls)
     if problem:
         return Waiting("SysctlForbidden", problem)
-    if pod["spec"].get("hostUsers") is False:
-        # Run as the host's users instead, the pod would be less confined than it asked to be.
-        text = "user namespaces (hostUsers: false) are not supported by this node"
-        return Waiting("UserNamespacesNotSupported", text)
     if not apparmor and any(_app_armor(context) for context in _contexts(pod)):
         return Waiting("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host")
     return None

@@ -26,7 +26,7 @@ from runtime.streams import EXIT, Stream
 BUSYBOX = Path("/usr/bin/busybox")
 APPLETS = (
     "cat", "dd", "echo", "env", "false", "grep", "head", "hostname", "id", "ls", "mount", "printf", "ps",
-    "kill", "seq", "sh", "sleep", "stty", "tail", "tr", "true", "tty", "wc", "yes",
+    "kill", "mknod", "seq", "sh", "sleep", "stty", "tail", "tr", "true", "tty", "wc", "yes",
 )  # fmt: skip
 # Inherited by the agents that tests start as processes of their own.
 ROOT_CGROUP = os.environ.setdefault("KUBELET_PY_TEST_CGROUP", f"kubelet-py-test-service-{os.getpid()}")

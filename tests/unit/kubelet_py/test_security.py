@@ -43,12 +43,6 @@ def test_sysctls(body: Object, unsafe: list[str], wanted: str | None) -> None:
     assert found == (Waiting("SysctlForbidden", wanted) if wanted else None)
 
 
-def test_a_pod_that_wants_users_of_its_own_does_not_run_with_the_hosts() -> None:
-    refused = security.refusal(pod(hostUsers=False), unsafe_sysctls=(), apparmor=False)
-    assert refused is not None and refused.reason == "UserNamespacesNotSupported"
-    assert security.refusal(pod(hostUsers=True), unsafe_sysctls=(), apparmor=False) is None
-
-
 LOCAL = {"appArmorProfile": {"type": "Localhost", "localhostProfile": "mine"}}
 DEFAULT = {"appArmorProfile": {"type": "RuntimeDefault"}}
 UNCONFINED = {"appArmorProfile": {"type": "Unconfined"}}

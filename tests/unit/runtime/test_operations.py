@@ -129,8 +129,8 @@ def test_a_user_namespace_is_made_after_the_sources_are_open_and_before_what_it_
     lines = plan.describe()
     order = [
         "enter the cgroup /cg2/pod/c",
-        "open the root folder /bundle/rootfs",
         "open /pod/hosts for /etc/hosts",
+        "open the root folder /bundle/rootfs",
         "make a new user namespace and map its users",
         "make new mount, uts, ipc, network, pid namespaces",
         "attach the root",
@@ -139,6 +139,48 @@ def test_a_user_namespace_is_made_after_the_sources_are_open_and_before_what_it_
     ]
     assert [line for line in lines if line in order] == order
     assert not any(line.startswith("set oom_score_adj") for line in lines)
+
+
+def test_in_a_pods_user_namespace_the_layers_are_mapped_before_it_is_joined() -> None:
+    spec = example.container()
+    mapping = [{"containerID": 0, "hostID": 131072, "size": 65536}]
+    spec["linux"] |= {"uidMappings": mapping, "gidMappings": mapping}
+    spec["linux"]["namespaces"].append({"type": "user"})
+    join = {"user": "/proc/7/ns/user", "network": "/proc/7/ns/net"}
+    plan = container_plan(parse(spec), rootfs=ROOTFS, join=join, cgroup=CGROUP)
+    lines = plan.describe()
+    order = [
+        "open /pod/hosts for /etc/hosts",
+        f"mount an overlay of {len(ROOTFS.layers)} idmapped layers on {ROOTFS.upper}",
+        "open the network namespace /proc/7/ns/net",
+        "join the user namespace /proc/7/ns/user",
+        "become root of the user namespace",
+        "join the network namespace /proc/7/ns/net",
+        "attach the root",
+    ]
+    assert [line for line in lines if line in order] == order
+    assert plan.apart
+
+
+def test_a_sandbox_with_users_of_its_own_makes_them_before_what_they_own() -> None:
+    mapping = [{"containerID": 0, "hostID": 131072, "size": 65536}]
+    spec = {
+        "ociVersion": "1.2.0",
+        "process": {"args": ["/pause"], "cwd": "/"},
+        "linux": {
+            "namespaces": [{"type": kind} for kind in ("network", "uts", "user")],
+            "uidMappings": mapping,
+            "gidMappings": mapping,
+        },
+    }
+    plan = sandbox_plan(parse(spec), cgroup=CGROUP)
+    lines = plan.describe()
+    order = [
+        "make a new user namespace and map its users",
+        "make new mount, uts, network namespaces",
+    ]
+    assert [line for line in lines if line in order] == order
+    assert plan.apart and plan.mappings == ("0 131072 65536\n",) * 2
 
 
 def test_clock_offsets_need_a_time_namespace() -> None:
