@@ -439,22 +439,24 @@ class RuntimeService:
     def _adopt(self) -> None:
         for folder in recovery.owed(self._sandboxes_dir) + recovery.owed(self._containers_dir):
             self._cleaner.add(folder)
-        for folder in recovery.folders(self._sandboxes_dir):
-            self._adopt_sandbox(folder)
+        folders = recovery.folders(self._sandboxes_dir)
+        for folder, connection in zip(folders, shim_link.greet(map(str, folders)), strict=True):
+            self._adopt_sandbox(folder, connection)
         for folder in recovery.folders(self._containers_dir):
             self._adopt_container(folder)
 
-    def _adopt_sandbox(self, folder: Path) -> None:
+    def _adopt_sandbox(self, folder: Path, greeting: socket.socket | OSError) -> None:
         record = state.read_json(f"{folder}/sandbox.json")
         if record is None:
+            if isinstance(greeting, socket.socket):
+                greeting.close()
             recovery.end_sandbox(self._cgroups, folder)
             self._cleaner.add(recovery.give_up(folder))
             return
         identifier = folder.name
         try:
-            connection = shim_link.connect(str(folder))
             # Subscribed before the state files are read, so that no change falls in between.
-            shim_link.greet(connection, ADOPT_SECONDS)
+            connection = shim_link.greeted(greeting, ADOPT_SECONDS)
         except (OSError, ShimError) as error:
             log.warning("Ended pod whose shim does not answer sandbox=%s error=%s", identifier[:12], error)
             found = recovery.end_sandbox(self._cgroups, folder)

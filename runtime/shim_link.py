@@ -13,7 +13,7 @@ import queue
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from runtime.errors import ShimError
@@ -61,9 +61,16 @@ def call(directory: str, timeout: float, op: str, **values: Any) -> dict[str, An
 
 
 def ask(stream: Stream, op: str, **values: Any) -> dict[str, Any]:
-    """Send one request and wait for its response, on a stream that nobody else reads."""
+    """Send one request and wait for its response, on a stream that nobody else reads. Raises ShimError."""
     try:
         stream.send(REQUEST, json.dumps({"id": 1, "op": op, **values}).encode())
+    except TimeoutError as error:
+        raise ShimError(f"Could not {op}: the pod's shim did not answer in time") from error
+    return _answer(stream, op)
+
+
+def _answer(stream: Stream, op: str) -> dict[str, Any]:
+    try:
         while True:
             frame = stream.receive()
             if frame is None:
@@ -74,12 +81,37 @@ def ask(stream: Stream, op: str, **values: Any) -> dict[str, Any]:
         raise ShimError(f"Could not {op}: the pod's shim did not answer in time") from error
 
 
-def greet(connection: socket.socket, timeout: float) -> dict[str, Any]:
-    """Subscribe to the shim's events, on a connection that becomes a link. Raises ShimError."""
-    connection.settimeout(timeout)
-    answer = ask(Stream(connection), "hello")
-    connection.settimeout(None)
-    return answer
+def greet(directories: Iterable[str]) -> list[socket.socket | OSError]:
+    """Subscribe to the events of these shims, each on a connection that becomes a link; `greeted` waits for
+    the answer. All are asked before the first is waited for, because each has to wake up to answer."""
+    return [_greet(directory) for directory in directories]
+
+
+def _greet(directory: str) -> socket.socket | OSError:
+    try:
+        connection = connect(directory)
+    except OSError as error:
+        return error
+    try:
+        Stream(connection).send(REQUEST, json.dumps({"id": 1, "op": "hello"}).encode())
+    except OSError as error:
+        connection.close()
+        return error
+    return connection
+
+
+def greeted(connection: socket.socket | OSError, timeout: float) -> socket.socket:
+    """The connection, once the shim has us as a subscriber. Raises OSError, ShimError."""
+    if isinstance(connection, OSError):
+        raise connection
+    try:
+        connection.settimeout(timeout)
+        _answer(Stream(connection), "hello")
+        connection.settimeout(None)
+    except (OSError, ShimError):
+        connection.close()
+        raise
+    return connection
 
 
 def checked(op: str, answer: dict[str, Any]) -> dict[str, Any]:

@@ -280,6 +280,7 @@ ROWS: dict[str, Callable[[Bench], None]] = {
 @contextmanager
 def bench_node() -> Iterator[Bench]:
     """A node that may have 500 pods: 550 are allowed, and a /22 has addresses for 1,021."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed copy has its bytecode beside it
     outside = f"kpyscale{os.getpid()}"
     make_uplink(outside)
     root = Path(tempfile.mkdtemp(prefix="kpy-", dir="/tmp"))
