@@ -7,7 +7,8 @@ the sandbox. Sizes that this kernel does not count are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kubelet_py.node.usage import Interface, Load, NodeUsage
@@ -112,6 +113,7 @@ def cadvisor_families(usage: NodeUsage) -> Iterator[Family]:
         [Sample(int(s.load.at), s.labels, s.load.at) for s in series],
     )
     yield from _disks(usage)
+    yield from _disk_traffic(series)
     yield from _network(usage)
     machine = usage.machine
     yield family("machine_cpu_cores", "gauge", "Number of logical CPU cores", [Sample(usage.cores, machine)])
@@ -176,6 +178,35 @@ def _disks(usage: NodeUsage) -> Iterator[Family]:
         "Number of bytes that can be consumed by the container on this filesystem",
         [Sample(usage.container_fs.capacity, {"device": "", **labels}, at) for _, at, labels in rows],
     )
+
+
+TRAFFIC = (
+    ("reads_bytes", "bytes read", "ioServiceBytesRecursive", "Read"),
+    ("reads", "reads completed", "ioServicedRecursive", "Read"),
+    ("writes_bytes", "bytes written", "ioServiceBytesRecursive", "Write"),
+    ("writes", "writes completed", "ioServicedRecursive", "Write"),
+)
+
+
+def _disk_traffic(series: Iterable[_Series]) -> Iterator[Family]:
+    """By device. Only where the cgroup has an I/O controller: on a v2 tree, or with blkio limits on v1."""
+    for name, what, key, op in TRAFFIC:
+        samples = [
+            Sample(row["value"], {"device": _device(row["major"], row["minor"]), **s.labels}, s.load.at)
+            for s in series
+            for row in s.load.detail.get("blkio", {}).get(key, ())
+            if row["op"] == op
+        ]
+        yield family(f"container_fs_{name}_total", "counter", f"Cumulative count of {what}", samples)
+
+
+def _device(major: int, minor: int) -> str:
+    """The device's file; its number where it is gone."""
+    try:
+        target = os.readlink(f"/sys/dev/block/{major}:{minor}")
+    except OSError:
+        return f"{major}:{minor}"
+    return f"/dev/{os.path.basename(target)}"
 
 
 def _network(usage: NodeUsage) -> Iterator[Family]:

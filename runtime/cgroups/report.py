@@ -31,6 +31,7 @@ def unified(folder: str) -> dict[str, Any]:
             "raw": memory,
         },
         "pids": _sizes("pids", folder, PIDS).get("pids", {}),
+        "blkio": _v2_disks(files.read(f"{folder}/io.stat")),
     }
 
 
@@ -57,6 +58,7 @@ def hybrid(folders: Mapping[str, str]) -> dict[str, Any]:
             "raw": raw,
         },
         "pids": _sizes("pids", pids, PIDS).get("pids", {}),
+        "blkio": _v1_disks(folders.get("blkio", "")),
     }
 
 
@@ -67,6 +69,42 @@ V2_MEMORY = {"limit": "memory.max", "usage": "memory.current", "max": "memory.pe
 V2_SWAP = {"limit": "memory.swap.max", "usage": "memory.swap.current", "max": "memory.swap.peak"}
 V2_CPU = {"total": "usage", "kernel": "system", "user": "user"}
 PIDS = {"current": "pids.current", "limit": "pids.max"}
+V1_DISKS = {"ioServiceBytesRecursive": "io_service_bytes", "ioServicedRecursive": "io_serviced"}
+V2_DISKS = {
+    "ioServiceBytesRecursive": {"rbytes": "Read", "wbytes": "Write"},
+    "ioServicedRecursive": {"rios": "Read", "wios": "Write"},
+}
+
+
+def _v1_disks(folder: str) -> dict[str, list[dict[str, Any]]]:
+    """Nothing where the cgroup has no place in that hierarchy, or it counts nothing yet."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for key, name in V1_DISKS.items() if folder else ():
+        lines = [
+            line.split() for line in files.read(f"{folder}/blkio.throttle.{name}_recursive").splitlines()
+        ]
+        rows = [_disk(line[0], line[1], line[2]) for line in lines if len(line) == 3]
+        if rows:
+            found[key] = rows
+    return found
+
+
+def _v2_disks(text: str) -> dict[str, list[dict[str, Any]]]:
+    """io.stat: a line per device, "8:0 rbytes=1 wbytes=2 rios=3 …"."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in text.splitlines():
+        device, *pairs = line.split()
+        values = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+        for key, names in V2_DISKS.items():
+            rows = [_disk(device, op, values[name]) for name, op in names.items() if name in values]
+            if rows:
+                found.setdefault(key, []).extend(rows)
+    return found
+
+
+def _disk(device: str, op: str, value: str) -> dict[str, Any]:
+    major, _, minor = device.partition(":")
+    return {"major": int(major), "minor": int(minor), "op": op, "value": int(value)}
 
 
 def _throttling(cpu: Mapping[str, int], throttled_ns: int) -> dict[str, int]:

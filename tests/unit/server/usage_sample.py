@@ -13,6 +13,13 @@ REPORT = {
     },
     "memory": {"usage": {"limit": 1000, "usage": 700, "max": 900, "failcnt": 3}, "raw": {"total_cache": 77}},
     "pids": {"current": 5, "limit": 9},
+    "blkio": {
+        "ioServiceBytesRecursive": [
+            {"major": 999, "minor": 7, "op": "Read", "value": 512},
+            {"major": 999, "minor": 7, "op": "Write", "value": 4096},
+        ],
+        "ioServicedRecursive": [{"major": 999, "minor": 7, "op": "Read", "value": 1}],
+    },
 }
 DISK = Disk(available=600, capacity=1000, used=400, inodes=50, inodes_free=30, inodes_used=20)
 ETH0 = Interface("eth0", 11, 12, 13, 14, 21, 22, 23, 24)
