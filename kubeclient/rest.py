@@ -6,7 +6,8 @@ number of threads: every exchange has a connection of its own for as long as it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from typing import Any
@@ -29,6 +30,9 @@ PATCH_TYPES = {
     "apply": "application/apply-patch+yaml",
 }
 CHUNK = 65536
+Observe = Callable[[str, int, float], None]
+"""Called with (method, status code, seconds) after each exchange, a watch's up to its first byte; the code is
+0 where no answer came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +47,15 @@ class RestClient:
     """A client of one API server with one identity; `timeout` seconds bound every exchange but watches."""
 
     def __init__(
-        self, config: ClientConfig, *, user_agent: str = "kubelet-py", timeout: float = 30.0
+        self,
+        config: ClientConfig,
+        *,
+        user_agent: str = "kubelet-py",
+        timeout: float = 30.0,
+        observe: Observe = lambda method, code, seconds: None,
     ) -> None:
         self._transport = Transport(config, timeout=timeout)
+        self._observe = observe
         self._headers = {"User-Agent": user_agent, "Accept": "application/json"}
 
     def close(self) -> None:
@@ -146,7 +156,13 @@ class RestClient:
     ) -> tuple[int, dict[str, str], bytes]:
         """Any request; (code, headers in lower case, body) whatever the code. Raises ServerUnavailable."""
         sent = {**self._headers, **self._transport.authorization(), **dict(headers or {})}
-        return self._transport.request(method, self._transport.target(_with(path, params)), sent, body)
+        target, began, code = self._transport.target(_with(path, params)), time.monotonic(), 0
+        try:
+            answer = self._transport.request(method, target, sent, body)
+            code = answer[0]
+        finally:
+            self._observe(method, code, time.monotonic() - began)
+        return answer
 
     def watch(
         self,
@@ -168,21 +184,25 @@ class RestClient:
             "timeoutSeconds": timeout_seconds,
             "allowWatchBookmarks": "true" if bookmarks else None,
         }
-        connection = self._transport.open(timeout=timeout_seconds + 30.0)
-        target = self._transport.target(_with(r.path(namespace), params))
+        target, began, code = self._transport.target(_with(r.path(namespace), params)), time.monotonic(), 0
         headers = {**self._headers, **self._transport.authorization()}
         try:
-            response = connection.send("GET", target, headers, None)
-            if response.status != 200:
-                body = response.read()
-                received = {name.lower(): value for name, value in response.getheaders()}
-                raise from_response(response.status, received, body)
-        except (HTTPException, OSError) as error:
-            connection.close()
-            raise ServerUnavailable.unreachable(f"Could not watch {r.plural}: {error}") from error
-        except BaseException:
-            connection.close()
-            raise
+            connection = self._transport.open(timeout=timeout_seconds + 30.0)
+            try:
+                response = connection.send("GET", target, headers, None)
+                code = response.status
+                if code != 200:
+                    body = response.read()
+                    received = {name.lower(): value for name, value in response.getheaders()}
+                    raise from_response(code, received, body)
+            except (HTTPException, OSError) as error:
+                connection.close()
+                raise ServerUnavailable.unreachable(f"Could not watch {r.plural}: {error}") from error
+            except BaseException:
+                connection.close()
+                raise
+        finally:
+            self._observe("GET", code, time.monotonic() - began)
         return Watch(connection, response)
 
     def _call(

@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from kubeclient import kubeconfig
 from kubeclient.events import EventRecorder
@@ -27,9 +28,11 @@ from kubeclient.rest import RestClient
 from kubelet_py.backend import AgentBackend
 from kubelet_py.config import Options, parse_arguments
 from kubelet_py.errors import ConfigError, NodeError
+from kubelet_py.instruments import Instrument
 from kubelet_py.node import allocatable
 from kubelet_py.node import status as node_status
 from kubelet_py.node.addresses import NoAddress, choose_node_address
+from kubelet_py.node.api_counts import ApiCounts
 from kubelet_py.node.authorizer import NodeAuthorizer
 from kubelet_py.node.enforcement import Enforcement, rules_of
 from kubelet_py.node.events import NodeEvents
@@ -49,7 +52,7 @@ from kubelet_py.pods.context import NodeFacts, ObjectSource, TokenSource
 from kubelet_py.pods.events import PodEvents
 from kubelet_py.pods.image_puller import ImagePuller, fetch_with_credentials
 from kubelet_py.pods.image_volumes import mounted_images
-from kubelet_py.pods.model import Object
+from kubelet_py.pods.model import Object, epoch, is_static
 from kubelet_py.pods.oom_watcher import OomWatcher
 from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.pod_manager import PodManager
@@ -123,6 +126,7 @@ class Agent:
             self._machine.memory,
             rules_of(self._config, self._machine, self._cgroups),
         )
+        self._api_instruments: tuple[Instrument, ...] = ()
         self._client = self._connect()
         self._build()
 
@@ -131,7 +135,10 @@ class Agent:
         if not file.exists():
             log.info("Started without an API server: only static pods run (no %s)", file)
             return None
-        return RestClient(kubeconfig.load(file), user_agent="kubelet-py")
+        config = kubeconfig.load(file)
+        counts = ApiCounts(urlsplit(config.server).netloc)
+        self._api_instruments = counts.instruments
+        return RestClient(config, user_agent="kubelet-py", observe=counts.observe)
 
     def _build(self) -> None:
         client, paths, config = self._client, self._paths, self._config
@@ -149,6 +156,9 @@ class Agent:
         self._users = UserNamespaces(
             paths.pods, max_pods=config.max_pods, supported=partial(userns.supported, LinuxKernel())
         )
+        self._qos = QosCgroups(
+            self._cgroups, paths.cgroup_root, protect=self._node.rules.throttling is not None
+        )
         self._sandboxes = Sandboxes(
             service=self._runtime,
             cgroups=self._cgroups,
@@ -160,6 +170,7 @@ class Agent:
             event=self._events.tell,
             timelines=self._timelines,
             users=self._users,
+            cgroup_times=self._qos.durations,
         )
         self._pleg = Pleg(self._runtime, self._sandboxes.ips, self._workers.wake)
         self._prober = Prober(self._runtime, changed=self._workers.wake, tell=self._events.tell_of_probe)
@@ -193,9 +204,6 @@ class Agent:
             tell=self._node_events.tell,
             mounted=lambda: mounted_images(record.pod for record in self._manager.records()),
         )
-        self._qos = QosCgroups(
-            self._cgroups, paths.cgroup_root, protect=self._node.rules.throttling is not None
-        )
         tell = self._node_events.tell
         self._enforcement = Enforcement(self._cgroups, self._qos, self._machine, config, tell)
         self._guard = Guard(
@@ -227,7 +235,7 @@ class Agent:
             timelines=self._timelines,
         )
         allocations = Allocations(paths.pods)
-        gate = Gate(
+        self._gate = gate = Gate(
             records=self._manager.records,
             held=self._pleg.uids,
             node=self._node_object,
@@ -352,11 +360,13 @@ class Agent:
 
     def _start_server(self) -> None:
         from kubelet_py.server.app import KubeletServer
+        from kubelet_py.server.http_counts import HttpCounts
 
         pki = self._paths.pki
         if not (pki / "kubelet.crt").exists():
             log.info("Started without a server on port %d (no serving certificate)", self._config.port)
             return
+        counts = HttpCounts()
         self._server = KubeletServer(
             AgentBackend(
                 self._manager,
@@ -366,7 +376,10 @@ class Agent:
                 self._prober,
                 replace(self._config, cgroup_driver=self._cgroup_manager),
                 self._timelines,
+                self._paths,
+                [*self._instruments(), *counts.instruments],
             ),
+            counts=counts,
             address=self._config.address,
             port=self._config.port,
             cert_file=str(pki / "kubelet.crt"),
@@ -377,6 +390,14 @@ class Agent:
             check=self._check,
         )
         self._server.start()
+
+    def _instruments(self) -> list[Instrument]:
+        """What every part counts, for /metrics."""
+        counting = (
+            self._pleg, self._workers, self._syncer, self._statuses, self._volumes, self._qos, self._gate,
+            self._guard.eviction, self._timelines,
+        )  # fmt: skip
+        return [*(each for part in counting for each in part.instruments), *self._api_instruments]
 
     def _meter(self) -> Meter:
         return Meter(
@@ -420,7 +441,8 @@ class Agent:
     def _on_status(self, uid: str, status: Object, seconds: float) -> None:
         record = self._manager.record(uid)
         if record is not None and status.get("phase") == "Running":
-            self._timelines.told(uid, seconds, record.seen_at)
+            created = None if is_static(record.pod) else record.pod["metadata"].get("creationTimestamp")
+            self._timelines.told(uid, seconds, record.seen_at, epoch(created) if created else None)
 
     def _pod(self, uid: str) -> Object | None:
         record = self._manager.record(uid)

@@ -6,16 +6,23 @@ Texts of LookupError reach kubectl's user, so they are upstream's (kubelet_pods.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import socket
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kubeclient import kubeconfig
+from kubeclient.errors import ConfigError
 from kubelet_py.config import Config
 from kubelet_py.configz import to_document
+from kubelet_py.instruments import Instrument
+from kubelet_py.node.certificates import not_after
 from kubelet_py.node.meter import Meter
 from kubelet_py.node.usage import NodeUsage
+from kubelet_py.paths import NodePaths
 from kubelet_py.pods import timeline
 from kubelet_py.pods.durations import Distribution
 from kubelet_py.pods.model import ContainerView, Object, epoch, every_container, host_network, timestamp
@@ -24,6 +31,8 @@ from kubelet_py.pods.pod_manager import PodManager
 from kubelet_py.pods.prober import Prober
 from kubelet_py.pods.record import PodRecord
 from kubelet_py.pods.timeline import Timelines
+from kubelet_py.volumes.manager import plugin
+from kubelet_py.volumes.plugin import kind_of
 from runtime.service import RuntimeService
 from runtime.streams import Stream
 
@@ -43,6 +52,8 @@ class AgentBackend:
         prober: Prober,
         config: Config,
         timelines: Timelines,
+        paths: NodePaths,
+        instruments: Sequence[Instrument],
     ) -> None:
         self._manager = manager
         self._pleg = pleg
@@ -51,12 +62,43 @@ class AgentBackend:
         self._prober = prober
         self._config = config
         self._timelines = timelines
+        self._paths = paths
+        self._instruments = instruments
 
     def measure(self, *, disks: bool, network: bool, detail: bool) -> NodeUsage:
         return self._meter.measure(disks=disks, network=network, detail=detail)
 
-    def probe_results(self) -> list[tuple[Mapping[str, str], int]]:
+    def probe_results(self) -> list[tuple[Mapping[str, str], Mapping[str, int], Distribution]]:
         return self._prober.results()
+
+    def instruments(self) -> Sequence[Instrument]:
+        return self._instruments
+
+    def expiries(self) -> dict[str, float]:
+        """Read anew each time: both files may be replaced while the agent runs."""
+        return {"client": self._ends(client=True), "server": self._ends(client=False)}
+
+    def _ends(self, *, client: bool) -> float:
+        try:
+            if client:
+                pem = kubeconfig.load(self._paths.kubeconfig("kubelet")).cert
+            else:
+                pem = (self._paths.pki / "kubelet.crt").read_bytes()
+            return not_after(pem) if pem else math.inf
+        except (OSError, ValueError, ConfigError):
+            return math.inf  # as upstream says of one that is invalid or unused
+
+    def volume_counts(self) -> dict[tuple[str, str], int]:
+        """How many volumes of each plugin are wanted, and how many are there, in upstream's words."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for record in self._manager.records():
+            for volume in record.pod["spec"].get("volumes") or ():
+                name = plugin(kind_of(volume))
+                if not record.cleaned:
+                    counts[name, "desired_state_of_world"] += 1
+                if volume["name"] in (record.volumes or {}):
+                    counts[name, "actual_state_of_world"] += 1
+        return counts
 
     def pods(self) -> list[Object]:
         answer = []

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from kubelet_py.instruments import Histogram, Instrument, Number
 from kubelet_py.node import pressure, ranking
 from kubelet_py.node.pressure import Observation
 from kubelet_py.node.ranking import Candidate, Usage
@@ -83,6 +84,16 @@ class EvictionManager:
         self._victim: tuple[Evictable, float] | None = None
         self._rests_until = self._measured_at = float("-inf")
         self._sentence = ""
+        self._evictions = Number(
+            "kubelet_evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal"
+        )
+        self._age = Histogram(
+            "kubelet_eviction_stats_age_seconds",
+            "Time between when stats are collected, and when pod is evicted based on those stats by "
+            "eviction signal",
+            "eviction_signal",
+        )
+        self.instruments: tuple[Instrument, ...] = (self._evictions, self._age)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="eviction", daemon=True)
         self.pressures: frozenset[str] = frozenset()
@@ -157,6 +168,8 @@ class EvictionManager:
             text = ranking.message(threshold, seen, candidate.pod, candidate.usage)
             record = records[candidate.uid]
             self._node.evict(record, Ending(ranking.REASON, text, self._grace(threshold, record.pod), text))
+            self._evictions.add(threshold.signal)
+            self._age.observe(self._clock() - now, threshold.signal)
             self._victim = (record, now)
             return f"evicted {full_name(record.pod)} for {resource}"
         self._rests_until = now + REST_SECONDS
@@ -175,8 +188,9 @@ class EvictionManager:
             if not ranking.bounded(record.pod) or resources.is_critical(record.pod):
                 continue
             usage = self._node.usage(record, "ephemeral-storage")
-            text = ranking.overused(record.pod, usage, self._node.volumes(record))
-            if text:
-                self._node.evict(record, Ending(ranking.REASON, text, IMMEDIATE_GRACE))
+            over = ranking.overused(record.pod, usage, self._node.volumes(record))
+            if over is not None:
+                self._node.evict(record, Ending(ranking.REASON, over.message, IMMEDIATE_GRACE))
+                self._evictions.add(over.signal)
                 ended.append(full_name(record.pod))
         return ended

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from kubelet_py.instruments import Histogram, Instrument
 from kubelet_py.pods.admission import Totals
 from kubelet_py.pods.resources import KUBEPODS, MIN_SHARES, shares
 from runtime.cgroups import CgroupDriver
@@ -30,6 +31,13 @@ class QosCgroups:
         self._burstable = driver.names.group(root, KUBEPODS, "burstable")
         self._best_effort = driver.names.group(root, KUBEPODS, "besteffort")
         self._written: dict[str, Mapping[str, Any]] = {}
+        # Pods' cgroups, which their sandboxes make, count here as well: a metric is told once.
+        self.durations = Histogram(
+            "kubelet_cgroup_manager_duration_seconds",
+            "Duration in seconds for cgroup manager operations. Broken down by method.",
+            "operation_type",
+        )
+        self.instruments: tuple[Instrument, ...] = (self.durations,)
 
     def enforce(self, limits: Mapping[str, Any]) -> None:
         """Limit all pods together (OCI's linux.resources). Raises CgroupError."""
@@ -37,8 +45,9 @@ class QosCgroups:
 
     def make(self) -> None:
         """Create both. Raises CgroupError."""
-        self._driver.create(self._best_effort).update({"cpu": {"shares": MIN_SHARES}})
-        self._driver.create(self._burstable)
+        with self.durations.timed("create"):
+            self._driver.create(self._best_effort).update({"cpu": {"shares": MIN_SHARES}})
+            self._driver.create(self._burstable)
         self.set_requests(Totals())
 
     def set_requests(self, totals: Totals) -> None:
@@ -53,7 +62,8 @@ class QosCgroups:
         if self._written.get(path) == values:
             return
         try:
-            self._driver.open(path).update(values)
+            with self.durations.timed("update"):
+                self._driver.open(path).update(values)
         except CgroupError as error:
             log.warning("Failed to weigh cgroup path=%s error=%s", path, error)
             return

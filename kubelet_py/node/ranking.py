@@ -18,6 +18,9 @@ from kubelet_py.pods.model import Object, containers, init_containers, is_restar
 
 # Upstream's words (pkg/kubelet/eviction/helpers.go).
 REASON = "Evicted"
+# And its names for limits of a pod's own, where its signals are the node's.
+EMPTY_DIR_LIMIT, POD_LIMIT = "emptydirfs.limit", "ephemeralpodfs.limit"
+CONTAINER_LIMIT = "ephemeralcontainerfs.limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,16 @@ def message(threshold: Threshold, seen: Mapping[str, Observation], pod: Object, 
     return text
 
 
-def overused(pod: Object, usage: Usage, volumes: Mapping[str, int]) -> str:
-    """The first limit of its own on local storage that the pod exceeds, in upstream's words; "" for none.
+@dataclass(frozen=True, slots=True)
+class Overuse:
+    """A limit of its own that a pod exceeds: upstream's name for its kind, and its words."""
+
+    signal: str
+    message: str
+
+
+def overused(pod: Object, usage: Usage, volumes: Mapping[str, int]) -> Overuse | None:
+    """The first limit of its own on local storage that the pod exceeds.
 
     `volumes`: bytes in each emptyDir volume, by its name.
     """
@@ -94,18 +105,20 @@ def overused(pod: Object, usage: Usage, volumes: Mapping[str, int]) -> str:
         used = volumes.get(volume["name"])
         if limit and used is not None and used > quantity.value(str(limit)) > 0:
             shown = quantity.canonical(str(limit))
-            return f'Usage of EmptyDir volume "{volume["name"]}" exceeds the limit "{shown}". '
+            text = f'Usage of EmptyDir volume "{volume["name"]}" exceeds the limit "{shown}". '
+            return Overuse(EMPTY_DIR_LIMIT, text)
     whole = resources.pod_limits(pod)["ephemeral-storage"]
     if whole and usage.disk is not None and usage.disk > whole:
         text = "Pod ephemeral local storage usage exceeds the total limit of containers"
-        return f"{text} {binary(whole)}. "
+        return Overuse(POD_LIMIT, f"{text} {binary(whole)}. ")
     for container in containers(pod):
         limit = ((container.get("resources") or {}).get("limits") or {}).get("ephemeral-storage")
         own = usage.containers.get(container["name"], ContainerUsage()).disk
         if limit and own is not None and own > quantity.value(str(limit)):
             shown = quantity.canonical(str(limit))
-            return f'Container {container["name"]} exceeded its local ephemeral storage limit "{shown}". '
-    return ""
+            text = f'Container {container["name"]} exceeded its local ephemeral storage limit "{shown}". '
+            return Overuse(CONTAINER_LIMIT, text)
+    return None
 
 
 def bounded(pod: Object) -> bool:

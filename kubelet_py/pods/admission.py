@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from kubelet_py.instruments import Instrument, Number
 from kubelet_py.pods import preemption, resources
 from kubelet_py.pods.model import Ending, Object, Waiting, containers, init_containers, is_static
 from kubelet_py.pods.resize import Table
@@ -239,6 +240,12 @@ class Gate:
         self._preempt = preempt
         self._forbids = forbids
         self._restore = restore
+        self._preemptions = Number(
+            "kubelet_preemptions",
+            "Cumulative number of pod preemptions by preemption resource",
+            "preemption_signal",
+        )
+        self.instruments: tuple[Instrument, ...] = (self._preemptions,)
         self._lock = threading.Lock()
 
     def admit(self, record: Admitted) -> Waiting | None:
@@ -294,6 +301,7 @@ class Gate:
         for other in staying:
             if other.uid in chosen:
                 self._preempt(other)
+                self._preemptions.add(next(iter(lacking)))
         return LATER
 
     def resized(self, record: Admitted, pod: Object) -> Shortage | None:

@@ -1,7 +1,7 @@
 """How long things took, counted in buckets, so that Prometheus can say what the slow ones cost.
 
 Bounds are upstream's (pkg/kubelet/metrics): runtime operations 5 ms × 2.5ⁿ, pod starts from half a second to
-an hour.
+an hour, and for most else those that every Prometheus client has by default.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import threading
 from bisect import bisect_left
 from dataclasses import dataclass
 
+DEFAULT_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 OPERATION_BOUNDS = tuple(round(0.005 * 2.5**power, 9) for power in range(14))
 START_BOUNDS = (
     0.5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45,

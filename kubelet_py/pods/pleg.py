@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
+from kubelet_py.instruments import Histogram, Instrument, Number
 from kubelet_py.pods import last_words
 from kubelet_py.pods.model import (
     ANNOTATION_HASH,
@@ -41,6 +43,18 @@ class Pleg:
         self._ips = ips
         self._wake = wake
         self._messages: dict[str, str] = {}
+        self._duration = Histogram(
+            "kubelet_pleg_relist_duration_seconds", "Duration in seconds for relisting pods in PLEG."
+        )
+        self._interval = Histogram(
+            "kubelet_pleg_relist_interval_seconds", "Interval in seconds between relisting in PLEG."
+        )
+        self._seen = Number(
+            "kubelet_pleg_last_seen_seconds",
+            "Timestamp in seconds when PLEG was last seen active.",
+            kind="gauge",
+        )
+        self.instruments: tuple[Instrument, ...] = (self._duration, self._interval, self._seen)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._relist, name="pleg-relist", daemon=True)
 
@@ -119,6 +133,17 @@ class Pleg:
                 return
 
     def _relist(self) -> None:
+        last: float | None = None
         while not self._stop.wait(RELIST_SECONDS):
+            now = time.monotonic()
+            if last is not None:
+                self._interval.observe(now - last)
+            last = now
+            self.relist()
+
+    def relist(self) -> None:
+        """Have every pod looked at that the runtime holds something of."""
+        with self._duration.timed():
             for uid in self.uids():
                 self._wake(uid)
+        self._seen.set(time.time())

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubelet_py.pods import probes
+from kubelet_py.pods.durations import DEFAULT_BOUNDS, Distribution, Durations
 from kubelet_py.pods.model import ContainerView, Health, Object, PodView, containers, init_containers
 from kubelet_py.pods.probes import Outcome
 from runtime.service import RuntimeService
@@ -37,13 +38,10 @@ class ProbeState:
     successes: int = 0
     failures: int = 0
     failed: bool = False
-    totals: dict[str, int] = field(default_factory=dict)  # result → how often
 
     def record(self, success: bool) -> bool:
         """Count a result; True when what the probe says has changed."""
         before = (self.passed, self.failed)
-        result = "successful" if success else "failed"
-        self.totals[result] = self.totals.get(result, 0) + 1
         if success:
             self.successes, self.failures = self.successes + 1, 0
             if self.successes >= int(self.spec.get("successThreshold") or 1):
@@ -56,6 +54,22 @@ class ProbeState:
         return before != (self.passed, self.failed)
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeCount:
+    """What came of one probe of a container, all its attempts together. `labels` are those of upstream's
+    prober_probe_total but for the result; only successes are timed, as upstream does."""
+
+    labels: Mapping[str, str]
+    results: dict[str, int] = field(default_factory=dict)
+    durations: Durations = field(default_factory=lambda: Durations(DEFAULT_BOUNDS))
+
+    def record(self, success: bool, seconds: float) -> None:
+        result = "successful" if success else "failed"
+        self.results[result] = self.results.get(result, 0) + 1
+        if success:
+            self.durations.observe(seconds)
+
+
 @dataclass(slots=True)
 class _Watched:
     """A running container with probes."""
@@ -65,6 +79,7 @@ class _Watched:
     view: ContainerView
     ip: str
     states: dict[str, ProbeState] = field(default_factory=dict)
+    counts: dict[str, ProbeCount] = field(default_factory=dict)
     ending: bool = False
 
     def health(self) -> Health:
@@ -92,6 +107,7 @@ class Prober:
         self._clock = clock
         self._condition = threading.Condition()
         self._watched: dict[str, _Watched] = {}
+        self._counts: dict[tuple[str, str, str], ProbeCount] = {}
         self._calendar: list[tuple[float, int, str, str]] = []
         self._sequence = 0
         self._stopping = False
@@ -139,6 +155,8 @@ class Prober:
         with self._condition:
             for key in [k for k, w in self._watched.items() if w.pod["metadata"]["uid"] == uid]:
                 del self._watched[key]
+            for name in [name for name in self._counts if name[0] == uid]:
+                del self._counts[name]
 
     def health(self, view: PodView) -> dict[str, Health]:
         """Container name → Health, for those that have probes."""
@@ -149,26 +167,22 @@ class Prober:
                 if c.state == "RUNNING" and c.id in self._watched
             }
 
-    def results(self) -> list[tuple[Mapping[str, str], int]]:
-        """How often the probes of the containers that run now came to which result, labelled as upstream's
-        prober_probe_total."""
+    def results(self) -> list[tuple[Mapping[str, str], Mapping[str, int], Distribution]]:
+        """Of each probe of the pods that are here: its labels, how often it came to which result, and how
+        long its successes took."""
         with self._condition:
-            return [
-                (
-                    {
-                        "container": watched.container["name"],
-                        "namespace": watched.pod["metadata"]["namespace"],
-                        "pod": watched.pod["metadata"]["name"],
-                        "pod_uid": watched.pod["metadata"]["uid"],
-                        "probe_type": kind.capitalize(),
-                        "result": result,
-                    },
-                    count,
-                )
-                for watched in self._watched.values()
-                for kind, state in watched.states.items()
-                for result, count in state.totals.items()
-            ]
+            return [(c.labels, dict(c.results), c.durations.read()) for c in self._counts.values()]
+
+    def _count_of(self, pod: Object, container: Object, kind: str) -> ProbeCount:
+        metadata = pod["metadata"]
+        labels = {
+            "container": container["name"],
+            "namespace": metadata["namespace"],
+            "pod": metadata["name"],
+            "pod_uid": metadata["uid"],
+            "probe_type": kind.capitalize(),
+        }
+        return self._counts.setdefault((metadata["uid"], container["name"], kind), ProbeCount(labels))
 
     def _watch(self, pod: Object, container: Object, view: ContainerView, ip: str) -> None:
         specs = {kind: container[f"{kind}Probe"] for kind in KINDS if container.get(f"{kind}Probe")}
@@ -177,6 +191,7 @@ class Prober:
         watched = _Watched(pod, container, view, pod_ip(pod, ip))
         for kind, spec in specs.items():
             watched.states[kind] = ProbeState(kind, spec, passed=kind == "liveness")
+            watched.counts[kind] = self._count_of(pod, container, kind)
             delay = float(spec.get("initialDelaySeconds") or 0)
             elapsed = max(0.0, time.time() - (view.started_at or time.time()))
             self._schedule(max(0.0, delay - elapsed), view.id, kind)
@@ -208,16 +223,18 @@ class Prober:
                 self._pool.submit(self._probe, watched, kind)
 
     def _probe(self, watched: _Watched, kind: str) -> None:
-        state = watched.states[kind]
+        state, began = watched.states[kind], time.monotonic()
         try:
             outcome = probes.run(self._service, state.spec, watched.container, watched.view.id, watched.ip)
         except Exception as error:
             # A defect in a probe must not leave the container unprobed for ever.
             log.exception("Failed to probe container=%s", watched.view.id[:12])
             outcome = Outcome(False, str(error))
+        seconds = time.monotonic() - began
         with self._condition:
             if self._watched.get(watched.view.id) is not watched or (watched.ending and kind != "readiness"):
                 return
+            watched.counts[kind].record(outcome.success, seconds)
             changed = state.record(outcome.success)
             over = kind == "startup" and state.passed
             if not over and not state.failed:

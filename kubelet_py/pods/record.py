@@ -33,6 +33,7 @@ class PodRecord:
 
     pod: Object  # with the resources that the node has agreed to
     seen_at: float
+    synced: Object | None = None  # the pod as its worker saw it last
     gone: bool = False  # the API (or the manifest folder) has it no more
     finished: bool = False  # phase Succeeded or Failed: never runs again
     cleaned: bool = False  # and what it held was given back

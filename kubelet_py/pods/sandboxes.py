@@ -18,6 +18,7 @@ from cni.errors import CniError
 from cni.invoke import Invoker
 from kubelet_py.config import Config
 from kubelet_py.errors import SandboxError, VolumeError
+from kubelet_py.instruments import Histogram
 from kubelet_py.paths import NodePaths
 from kubelet_py.pods import attachment, files, resources, security, timeline
 from kubelet_py.pods.container_spec import SHM_BYTES
@@ -60,9 +61,11 @@ class Sandboxes:
         event: Event,
         timelines: Timelines,
         users: UserNamespaces,
+        cgroup_times: Histogram,
     ) -> None:
         self._users = users
         self._service = service
+        self._cgroup_times = cgroup_times
         self._timelines = timelines
         self._classes = classes
         self._cgroups = cgroups
@@ -95,7 +98,8 @@ class Sandboxes:
         log_folder = self._paths.pod_logs / f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
         try:
             with self._timelines.step(metadata["uid"], timeline.SANDBOX):
-                self._cgroups.create(cgroup, limits)
+                with self._cgroup_times.timed("create"):
+                    self._cgroups.create(cgroup, limits)
                 log_folder.mkdir(parents=True, exist_ok=True)
                 sandbox = self._run(pod, attempt, self._cgroups.home(cgroup), log_folder, handler, ids)
         except (RuntimeFailure, OSError) as error:
@@ -117,7 +121,8 @@ class Sandboxes:
         try:
             # `create` leaves CPU limits out, which only pause's own cgroup gets by itself after its start;
             # set before, a small limit would slow the very start of the pod.
-            self._cgroups.open(cgroup).update({"cpu": limits["cpu"]})
+            with self._cgroup_times.timed("update"):
+                self._cgroups.open(cgroup).update({"cpu": limits["cpu"]})
         except RuntimeFailure as error:
             log.warning("Failed to limit pod cgroup=%s error=%s", cgroup, error)
 
@@ -255,7 +260,8 @@ class Sandboxes:
         for sandbox in view.sandboxes:
             self._service.remove_pod_sandbox(sandbox.id)
         try:
-            self._cgroups.remove(cgroup, recursive=True)
+            with self._cgroup_times.timed("destroy"):
+                self._cgroups.remove(cgroup, recursive=True)
         except RuntimeFailure as error:
             log.warning("Failed to remove cgroup path=%s error=%s", cgroup, error)
 

@@ -18,6 +18,7 @@ from typing import Any
 from kubeclient.errors import ApiError, Conflict, NotFound
 from kubeclient.resources import PODS
 from kubeclient.rest import RestClient
+from kubelet_py.instruments import Histogram, Instrument
 from kubelet_py.pods.model import Object, full_name, uid_of
 from kubelet_py.pods.status import difference
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 SENDERS = 4
 HOLD_BACK = 0.15
 RETRY = 1.0
+BOUNDS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 20, 30, 45, 60)
 
 
 @dataclass(slots=True)
@@ -34,6 +36,7 @@ class _Entry:
     wanted: Object
     sent: Object
     due: float = 0.0
+    since: float | None = None  # the moment of the oldest change that the API has not
     busy: bool = False
     queued: bool = False
     idle: threading.Condition = field(default_factory=threading.Condition)
@@ -57,6 +60,14 @@ class StatusManager:
         self._entries: dict[str, _Entry] = {}
         self._ready: deque[str] = deque()
         self._stopping = False
+        self._duration = Histogram(
+            "kubelet_pod_status_sync_duration_seconds",
+            "Duration in seconds to sync a pod status update. Measures time from detection of a change to "
+            "pod status until the API is successfully updated for that pod, even if multiple intervening "
+            "changes to pod status occur.",
+            bounds=BOUNDS,
+        )
+        self.instruments: tuple[Instrument, ...] = (self._duration,)
         self._threads = [
             threading.Thread(target=self._run, name=f"status-{number}", daemon=True)
             for number in range(SENDERS)
@@ -81,7 +92,9 @@ class StatusManager:
             entry.pod, entry.wanted = pod, status
             if not difference(entry.sent, status):
                 return
-            entry.due = self._clock() + HOLD_BACK if soon else 0.0
+            now = self._clock()
+            entry.since = now if entry.since is None else entry.since
+            entry.due = now + HOLD_BACK if soon else 0.0
             if not entry.queued and not entry.busy:
                 entry.queued = True
                 self._ready.append(uid)
@@ -118,14 +131,19 @@ class StatusManager:
                 entry.queued, entry.busy = False, True
                 pod, wanted = entry.pod, entry.wanted
                 patch = difference(entry.sent, wanted)
+                since, entry.since = entry.since, None
             began = self._clock()
             again = bool(patch) and not self._send(uid, pod, patch)
             if patch and not again:
-                self._sent(uid, wanted, self._clock() - began)
+                now = self._clock()
+                self._duration.observe(now - (began if since is None else since))
+                self._sent(uid, wanted, now - began)
             with self._lock:
                 entry.busy = False
                 if not again:
                     entry.sent = wanted
+                elif since is not None:
+                    entry.since = since
                 if self._entries.get(uid) is entry and difference(entry.sent, entry.wanted):
                     entry.queued = True
                     entry.due = self._clock() + RETRY if again else 0.0
@@ -168,6 +186,7 @@ class NullStatusManager(StatusManager):
 
     def __init__(self) -> None:
         self._wanted: dict[str, Object] = {}
+        self.instruments = ()
 
     def start(self) -> None:
         return

@@ -39,6 +39,7 @@ from kubelet_py.pods.model import (
 from kubelet_py.pods.record import Parts, PodRecord
 from kubelet_py.pods.status import Situation, generate
 from kubelet_py.pods.stopping import Stopper
+from kubelet_py.pods.sync_counts import SyncCounts
 from kubelet_py.pods.termination import RETRY_SECONDS, Terminator, deadline, grace_of
 from kubelet_py.volumes.plugin import Context
 
@@ -64,6 +65,8 @@ class PodSyncer:
         self._p = parts
         self._record = record
         self._clock = clock
+        self._counts = SyncCounts()
+        self.instruments = self._counts.instruments
         self._stopper = Stopper(parts.runtime, parts.event, clock=clock)
         self._terminator = Terminator(parts, self._stopper, self._publish, forget, clock=clock)
 
@@ -72,6 +75,10 @@ class PodSyncer:
         record = self._record(uid)
         if record is None or record.deleted:
             return None
+        with self._counts.sync(record, self._clock()):
+            return self._sync(record)
+
+    def _sync(self, record: PodRecord) -> float | None:
         if record.ends:
             return self._terminator.end(record)
         phase = (record.pod.get("status") or {}).get("phase")
@@ -207,11 +214,13 @@ class PodSyncer:
         try:
             self._p.sandboxes.create(record.pod, actions.attempt)
         except SandboxError as error:
+            self._counts.sandbox(failed=True)
             reason = "NetworkNotReady" if "network is not ready" in str(error) else "FailedCreatePodSandBox"
             text = str(error) if reason == "NetworkNotReady" else f"Failed to create pod sandbox: {error}"
             self._p.event(record.pod, "", "Warning", reason, text)
             log.warning("Failed to create sandbox pod=%s error=%s", full_name(record.pod), error)
             return False, RETRY_SECONDS
+        self._counts.sandbox(failed=False)
         ms = (time.monotonic() - began) * 1000
         log.info("Created sandbox pod=%s attempt=%d ms=%d", full_name(record.pod), actions.attempt, ms)
         return True, None
@@ -262,6 +271,7 @@ class PodSyncer:
         except ImagePulling:
             return math.inf
         except ContainerError as error:
+            self._counts.container(record.pod, name, error.reason)
             record.waiting[name] = Waiting(error.reason, str(error))
             if not isinstance(error, ImageError):
                 self._count_try(record, start, now)
@@ -270,6 +280,7 @@ class PodSyncer:
                 full_name(record.pod), name, error.reason, error,
             )  # fmt: skip
             return self._retry_after(record, container)
+        self._counts.container(record.pod, name)
         record.waiting.pop(name, None)
         self._count_try(record, start, now)
         ms = (time.monotonic() - began) * 1000

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from kubelet_py.instruments import Histogram, Instrument
 from kubelet_py.pods.durations import OPERATION_BOUNDS, START_BOUNDS, Distribution, Durations
 
 MOST_STEPS = 200  # of one pod: a container that crashes for days must not fill the memory
@@ -54,6 +55,20 @@ class Timelines:
         self._open: dict[tuple[str, str, str], tuple[float, float]] = {}
         self._operations = {name: Durations(OPERATION_BOUNDS) for name in OPERATIONS}
         self._starts = Durations(START_BOUNDS)
+        self._since_creation = Histogram(
+            "kubelet_pod_start_total_duration_seconds",
+            "Duration in seconds to start a pod since creation, including time to pull images and run init "
+            "containers, measured from pod creation timestamp to when all its containers are reported as "
+            "started",
+            bounds=START_BOUNDS,
+        )
+        self._sli = Histogram(
+            "kubelet_pod_start_sli_duration_seconds",
+            "Duration in seconds to start a pod, excluding time to pull images, measured from pod creation "
+            "timestamp to when all its containers are reported as started",
+            bounds=START_BOUNDS,
+        )
+        self.instruments: tuple[Instrument, ...] = (self._since_creation, self._sli)
 
     @contextmanager
     def step(self, uid: str, name: str, container: str = "", *, goes_on: bool = False) -> Iterator[None]:
@@ -74,13 +89,20 @@ class Timelines:
             else:
                 self._add(uid, Step(name, container, moment, self._clock() - began, failed))
 
-    def told(self, uid: str, seconds: float, seen_at: float) -> None:
+    def told(self, uid: str, seconds: float, seen_at: float, created_at: float | None = None) -> None:
         """The API has taken, in so many seconds, a status that says that the pod runs. The first counts, of a
-        pod that was started here; `seen_at` is the epoch second at which the node heard of it."""
-        names = {step.name for step in self.of(uid)}
-        if START in names and STATUS not in names:
-            self._add(uid, Step(STATUS, "", self._wall() - seconds, seconds))
-            self._starts.observe(max(0.0, self._wall() - seen_at))
+        pod that was started here; `seen_at` is the epoch second at which the node heard of it, `created_at`
+        the one at which the API did, whose own pod it is."""
+        steps, now = self.of(uid), self._wall()
+        names = {step.name for step in steps}
+        if START not in names or STATUS in names:
+            return
+        self._add(uid, Step(STATUS, "", now - seconds, seconds))
+        self._starts.observe(max(0.0, now - seen_at))
+        if created_at is not None:
+            pulls = sum(step.seconds for step in steps if step.name == IMAGE)
+            self._since_creation.observe(max(0.0, now - created_at))
+            self._sli.observe(max(0.0, now - created_at - pulls))
 
     def starts(self) -> Distribution:
         """How long pods took from being heard of to running."""

@@ -14,10 +14,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from kubelet_py.instruments import Histogram, Instrument, Number
+
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 10.0
 RETRY_SECONDS = 2.0
+QUEUE = "pods"  # the name that /metrics has for it
+QUEUE_BOUNDS = tuple(float(f"1e{power}") for power in range(-8, 2))
 
 Sync = Callable[[str], float | None]
 """Work on one pod; answers the seconds after which to look again, or None to wait for news."""
@@ -31,7 +35,7 @@ class PodWorkers:
         self._condition = threading.Condition(lock)
         self._timer_wake = threading.Condition(lock)
         self._queue: deque[str] = deque()
-        self._queued: set[str] = set()
+        self._queued: dict[str, float] = {}  # uid → when it was put there
         self._running: set[str] = set()
         self._again: set[str] = set()
         self._timers: list[tuple[float, str]] = []
@@ -40,6 +44,26 @@ class PodWorkers:
         self._count = 0
         self._stopping = False
         self._timer = threading.Thread(target=self._run_timers, name="pod-timers", daemon=True)
+        self._adds = Number("workqueue_adds_total", "Total number of adds handled by workqueue", "name")
+        self._depth = Number("workqueue_depth", "Current depth of workqueue", "name", kind="gauge")
+        self._retries = Number(
+            "workqueue_retries_total", "Total number of retries handled by workqueue", "name"
+        )
+        self._waits = Histogram(
+            "workqueue_queue_duration_seconds",
+            "How long in seconds an item stays in workqueue before being requested.",
+            "name",
+            bounds=QUEUE_BOUNDS,
+        )
+        self._works = Histogram(
+            "workqueue_work_duration_seconds",
+            "How long in seconds processing an item from workqueue takes.",
+            "name",
+            bounds=QUEUE_BOUNDS,
+        )
+        self.instruments: tuple[Instrument, ...] = (
+            self._adds, self._depth, self._retries, self._waits, self._works
+        )  # fmt: skip
 
     def start(self) -> None:
         self._timer.start()
@@ -61,8 +85,10 @@ class PodWorkers:
                 return
             if uid in self._queued:
                 return
-            self._queued.add(uid)
+            self._adds.add(QUEUE)
+            self._queued[uid] = self._clock()
             self._queue.append(uid)
+            self._depth.set(len(self._queue), QUEUE)
             if self._idle >= len(self._queue):
                 self._condition.notify()
                 return
@@ -89,7 +115,8 @@ class PodWorkers:
                 if not found or self._stopping:
                     return
                 uid = self._queue.popleft()
-                self._queued.discard(uid)
+                self._depth.set(len(self._queue), QUEUE)
+                self._waits.observe(self._clock() - self._queued.pop(uid), QUEUE)
                 self._running.add(uid)
                 self._again.discard(uid)
                 self._due.pop(uid, None)
@@ -105,10 +132,12 @@ class PodWorkers:
 
     def _work(self, uid: str) -> float | None:
         try:
-            return self._sync(uid)
+            with self._works.timed(QUEUE):
+                return self._sync(uid)
         except Exception:
             # The worker is the last one who can: a mistake in one pod must not end the others' node.
             log.exception("Failed to sync pod uid=%s", uid)
+            self._retries.add(QUEUE)
             return RETRY_SECONDS
 
     def _run_timers(self) -> None:

@@ -34,6 +34,7 @@ from kubelet_py.server import host_logs, logs, observation, streaming
 from kubelet_py.server import query as query_of
 from kubelet_py.server.errors import HttpError
 from kubelet_py.server.healthz import Check
+from kubelet_py.server.http_counts import HttpCounts
 from kubelet_py.server.listener import Input, Listener, Output
 from kubelet_py.server.streaming import ContainerStream
 from runtime.errors import RuntimeFailure
@@ -101,6 +102,7 @@ class KubeletServer:
         authorize: Authorize,
         log_folder: Path,
         check: Check = lambda: "",
+        counts: HttpCounts | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -110,6 +112,7 @@ class KubeletServer:
         context.set_alpn_protocols(["http/1.1"])
         self.backend, self.authorize, self.clock = backend, authorize, clock
         self.log_folder, self.check = log_folder, check
+        self.counts = counts or HttpCounts()
         self._address = (address, port)
         self._context = context
         self._listener: Listener | None = None
@@ -203,18 +206,9 @@ class _Handler(BaseHTTPRequestHandler):
                 "application/x-www-form-urlencoded"
             ):
                 query |= parse_qs(self._body.decode("utf-8", "replace"), keep_blank_values=True)
-            head = parts[0] if parts else ""
-            if head != "healthz":
-                self._check_access(target.path)
-            route = self._ROUTES.get(head)
-            if head in observation.PAGES:
-                route = (("GET",), partial(_Handler._page, head=head))
-            if route is None:
-                raise HttpError(404, "404 page not found\n")
-            methods, call = route
-            if self.command not in methods and not (self.command == "HEAD" and "GET" in methods):
-                raise HttpError(405, "405: Method Not Allowed", (("Allow", ", ".join(methods)),))
-            call(self, parts[1:], query)
+            known = bool(parts) and (parts[0] in self._ROUTES or parts[0] in observation.PAGES)
+            with self.server.owner.counts.request(self.command, parts, known=known):
+                self._route(target.path, parts, query)
         except HttpError as error:
             if self._answered:
                 raise BrokenPipeError(error.message) from error
@@ -222,6 +216,20 @@ class _Handler(BaseHTTPRequestHandler):
         except StreamError as error:
             log.info("Dropped request path=%s reason=%s", self.path, error)
             self.close_connection = True
+
+    def _route(self, path: str, parts: list[str], query: dict[str, list[str]]) -> None:
+        head = parts[0] if parts else ""
+        if head != "healthz":
+            self._check_access(path)
+        route = self._ROUTES.get(head)
+        if head in observation.PAGES:
+            route = (("GET",), partial(_Handler._page, head=head))
+        if route is None:
+            raise HttpError(404, "404 page not found\n")
+        methods, call = route
+        if self.command not in methods and not (self.command == "HEAD" and "GET" in methods):
+            raise HttpError(405, "405: Method Not Allowed", (("Allow", ", ".join(methods)),))
+        call(self, parts[1:], query)
 
     def _read_body(self) -> None:
         length = self.headers.get("Content-Length", "0")

@@ -6,9 +6,11 @@ Each path measures no more than it shows: folders are walked for /stats/summary,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from kubelet_py.instruments import Instrument
 from kubelet_py.node.usage import NodeUsage
 from kubelet_py.pods.durations import Distribution
 from kubelet_py.server import cadvisor, exposition, metrics, resource_metrics, stats
@@ -36,7 +38,13 @@ class Observed(Protocol):
 
     def measure(self, *, disks: bool, network: bool, detail: bool) -> NodeUsage: ...
 
-    def probe_results(self) -> Iterable[tuple[Mapping[str, str], int]]: ...
+    def probe_results(self) -> Iterable[tuple[Mapping[str, str], Mapping[str, int], Distribution]]: ...
+
+    def instruments(self) -> Iterable[Instrument]: ...
+
+    def expiries(self) -> Mapping[str, float]: ...
+
+    def volume_counts(self) -> Mapping[tuple[str, str], int]: ...
 
 
 Answer = tuple[bytes, str]
@@ -102,8 +110,13 @@ def metrics_answer(node: Observed, parts: list[str], query: Query) -> Answer:
     match parts:
         case []:
             usage = node.measure(disks=True, network=False, detail=False)
-            own = metrics.own_families(node.pods(), usage)
-            families = (*own, *metrics.start_families(node.starts(), node.operations()))
+            families = (
+                *metrics.own_families(node.pods(), usage),
+                *metrics.start_families(node.starts(), node.operations()),
+                *metrics.volume_families(node.volume_counts()),
+                *metrics.certificate_families(node.expiries(), time.time()),
+                *metrics.instrument_families(node.instruments()),
+            )
         case ["resource"]:
             families = resource_metrics.resource_families(
                 node.measure(disks=False, network=False, detail=False)

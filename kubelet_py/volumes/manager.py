@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kubelet_py.errors import VolumeError
+from kubelet_py.instruments import Histogram, Instrument
 from kubelet_py.pods.container_spec import Mount
 from kubelet_py.pods.model import Object
 from kubelet_py.volumes import (
@@ -47,6 +49,7 @@ FOLDERS = {
     "ephemeral": "persistent-volume",
 }
 SUBPATHS = "volume-subpaths"
+STORAGE_BOUNDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600)
 
 
 class VolumeManager:
@@ -54,6 +57,16 @@ class VolumeManager:
 
     def __init__(self, pods: Path) -> None:
         self._pods = pods
+        self._durations = Histogram(
+            "storage_operation_duration_seconds",
+            "Storage operation duration",
+            "volume_plugin",
+            "operation_name",
+            "status",
+            "migrated",
+            bounds=STORAGE_BOUNDS,
+        )
+        self.instruments: tuple[Instrument, ...] = (self._durations,)
 
     def set_up(self, context: Context) -> dict[str, Volume]:
         """The pod's volumes by name; VolumeError (event FailedMount) when one is not possible yet.
@@ -64,14 +77,19 @@ class VolumeManager:
         for volume in context.pod["spec"].get("volumes") or ():
             if kind_of(volume) == "image":
                 continue
+            began, status = time.monotonic(), "fail-unknown"
             try:
                 found[volume["name"]] = self._set_up_one(context, volume)
+                status = "success"
             except claim.ClaimError:
                 raise
             except (VolumeError, OSError) as error:
                 raise VolumeError(
                     f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}'
                 ) from error
+            finally:
+                seconds = time.monotonic() - began
+                self._durations.observe(seconds, plugin(kind_of(volume)), "volume_mount", status, "false")
         return found
 
     def _set_up_one(self, context: Context, volume: Object) -> Volume:
@@ -126,9 +144,7 @@ class VolumeManager:
             raise VolumeError(failed)
         return changed
 
-    def mounts(
-        self, uid: str, container: Object, volumes: Volumes, values: Mapping[str, str]
-    ) -> list[Mount]:
+    def mounts(self, uid: str, container: Object, volumes: Volumes, values: Mapping[str, str]) -> list[Mount]:
         """The container's binds; a subPath is bound below the pod's folder first."""
         subpaths = self._pods / uid / SUBPATHS
         return container_mounts(container, volumes, values, subpaths, mounting.propagation_of)
@@ -164,4 +180,9 @@ class VolumeManager:
         log.info("Removed volumes pod_uid=%s", uid)
 
     def _folder(self, uid: str, kind: str, name: str) -> Path:
-        return self._pods / uid / "volumes" / f"kubernetes.io~{FOLDERS.get(kind, kind.lower())}" / name
+        return self._pods / uid / "volumes" / plugin(kind).replace("/", "~") / name
+
+
+def plugin(kind: str) -> str:
+    """Upstream's name of the plugin for a kind of volume: secret → kubernetes.io/secret."""
+    return f"kubernetes.io/{FOLDERS.get(kind, kind.lower())}"

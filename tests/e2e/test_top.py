@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from e2e_node import NODE_IP, Done, Node, pod
+from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = pytest.mark.e2e
 
@@ -29,6 +30,7 @@ def busy(node: Node) -> str:
         "command": ["sh", "-c", BUSY],
         "volumeMounts": [{"name": "data", "mountPath": "/data"}],
         "resources": {"limits": {"cpu": "100m", "memory": "64Mi"}},
+        "readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1},
     }
     node.apply(pod("busy", container=container, volumes=[{"name": "data", "emptyDir": {}}]))
     node.kubectl("label", "pod", "busy", "load=high")
@@ -62,7 +64,7 @@ def get(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Get]:
     yield ask
 
 
-def series(text: str, name: str, **labels: str) -> list[float]:
+def series(text: str, name: str, /, **labels: str) -> list[float]:
     """The values of the samples of `name` that carry these labels."""
     return [
         float(found[2])
@@ -133,6 +135,69 @@ def test_metrics_have_the_pod_under_upstreams_names(node: Node, busy: str, get: 
         "a start was counted",
         lambda: series(get("/metrics")[1], "kubelet_pod_start_duration_seconds_count")[0],
     )
+
+
+# What dashboards and rules of kube-prometheus query (../shared/wire/kubelet-api.md), after a pod has started.
+# Not here: what happens seldom (evictions, a relist), and errors; tests/unit/kubelet_py/test_instruments.py.
+DASHBOARDS = {
+    "/metrics": (
+        "kubelet_node_name", "kubelet_running_pods", "kubelet_running_containers", "kubelet_desired_pods",
+        "kubelet_active_pods", "kubelet_mirror_pods", "kubelet_runtime_operations_total",
+        "kubelet_runtime_operations_duration_seconds_bucket", "kubelet_pod_start_duration_seconds_bucket",
+        "kubelet_pod_start_sli_duration_seconds_bucket", "kubelet_pod_start_total_duration_seconds_bucket",
+        "kubelet_pod_worker_duration_seconds_bucket", "kubelet_pod_worker_start_duration_seconds_bucket",
+        "kubelet_pod_status_sync_duration_seconds_bucket", "kubelet_cgroup_manager_duration_seconds_bucket",
+        "kubelet_started_pods_total", "kubelet_started_containers_total", "kubelet_http_requests_total",
+        "kubelet_http_requests_duration_seconds_bucket", "kubelet_http_inflight_requests",
+        "kubelet_certificate_manager_client_ttl_seconds", "kubelet_certificate_manager_server_ttl_seconds",
+        "storage_operation_duration_seconds_bucket", "volume_manager_total_volumes",
+        "rest_client_requests_total", "rest_client_request_duration_seconds_bucket",
+        "workqueue_adds_total", "workqueue_depth", "workqueue_queue_duration_seconds_bucket",
+        "workqueue_work_duration_seconds_bucket", "kubernetes_build_info", "process_cpu_seconds_total",
+        "process_resident_memory_bytes", "process_start_time_seconds", "process_open_fds", "process_max_fds",
+    ),
+    "/metrics/probes": ("prober_probe_total", "prober_probe_duration_seconds_bucket"),
+    "/metrics/cadvisor": (
+        "container_cpu_usage_seconds_total", "container_cpu_cfs_periods_total",
+        "container_cpu_cfs_throttled_periods_total", "container_memory_working_set_bytes",
+        "container_memory_rss", "container_memory_cache", "container_memory_swap",
+        "container_network_receive_bytes_total", "container_network_transmit_packets_dropped_total",
+        "container_fs_usage_bytes", "container_fs_limit_bytes", "machine_memory_bytes",
+    ),
+    "/metrics/resource": ("node_cpu_usage_seconds_total", "container_memory_working_set_bytes"),
+}  # fmt: skip
+
+
+def test_dashboards_find_their_series_and_prometheus_can_read_them(node: Node, busy: str, get: Get) -> None:
+    node.until(
+        "a start was counted",
+        lambda: series(get("/metrics")[1], "kubelet_pod_start_sli_duration_seconds_count")[0],
+    )
+    for page, names in DASHBOARDS.items():
+        families = list(text_string_to_metric_families(get(page)[1]))
+        assert len({family.name for family in families}) == len(families), f"{page}: a family is told once"
+        found = {sample.name for family in families for sample in family.samples}
+        assert set(names) - found == set(), page
+
+
+def test_the_numbers_move(node: Node, busy: str, get: Get) -> None:
+    place = {"pod": "busy", "container": "main", "probe_type": "Readiness", "result": "successful"}
+    moving = (
+        ("/metrics/probes", "prober_probe_total", place),
+        ("/metrics", "rest_client_requests_total", {"method": "PUT", "code": "200"}),  # its lease
+        ("/metrics", "kubelet_http_requests_total", {"path": "metrics", "method": "GET"}),
+        ("/metrics", "workqueue_adds_total", {"name": "pods"}),
+    )
+    before = [sum(series(get(page)[1], name, **labels)) for page, name, labels in moving]
+    node.kubectl("annotate", "pod", "busy", "seen=again", "--overwrite")
+
+    def look() -> Any:
+        now = [sum(series(get(page)[1], name, **labels)) for page, name, labels in moving]
+        return now if all(new > old for new, old in zip(now, before, strict=True)) else None
+
+    node.until(f"more than {before}", look)
+    ttl = series(get("/metrics")[1], "kubelet_certificate_manager_server_ttl_seconds")[0]
+    assert 3600 < ttl < 10 * 366 * 86400
 
 
 def test_the_api_server_hands_the_summary_on(node: Node, busy: str) -> None:

@@ -76,6 +76,27 @@ def test_a_page_that_is_no_status_keeps_its_text(api, client) -> None:
         client.get(PODS, "a", "default")
 
 
+def test_every_exchange_is_observed_with_its_code(api) -> None:
+    seen: list[tuple[str, int]] = []
+    api.json("GET", f"{PATH}/a", status(404, "NotFound"), 404)
+    client = RestClient(
+        ClientConfig(server=api.url), observe=lambda method, code, seconds: seen.append((method, code))
+    )
+    with pytest.raises(NotFound):
+        client.get(PODS, "a", "default")
+    api.json("GET", "/api/v1/namespaces/old/pods", status(410, "Expired"), 410)
+    with pytest.raises(Gone):
+        client.watch(PODS, "old", resource_version="1")
+    client.close()
+    unreachable = RestClient(
+        ClientConfig(server="http://127.0.0.1:1"),
+        observe=lambda method, code, seconds: seen.append((method, code)),
+    )
+    with pytest.raises(ServerUnavailable):
+        unreachable.create(PODS, {"metadata": {"name": "a"}}, "default")
+    assert seen == [("GET", 404), ("GET", 410), ("POST", 0)]
+
+
 def test_nobody_listening_is_server_unavailable() -> None:
     client = RestClient(ClientConfig(server="http://127.0.0.1:1"))
     with pytest.raises(ServerUnavailable, match=r"127\.0\.0\.1:1"):

@@ -1,4 +1,4 @@
-"""A pod that ends is asked for its readiness only."""
+"""A pod that ends is asked for its readiness only; and what came of probes is counted."""
 
 from __future__ import annotations
 
@@ -48,4 +48,26 @@ def test_liveness_rests_while_readiness_goes_on() -> None:
     assert prober.health(holds)["c"].ready is False, "it does not look ready because it ends"
     prober.terminate(body, view())
     assert prober.health(holds) == {}
+    prober.stop()
+
+
+def test_what_came_of_a_probe_is_counted_over_all_attempts_until_the_pod_is_gone() -> None:
+    body = pod()
+    probe = {"exec": {"command": ["ask"]}, "periodSeconds": 0.01, "failureThreshold": 1000}
+    body["spec"]["containers"][0]["livenessProbe"] = probe
+    runtime = Runtime()
+    prober = Prober(runtime, changed=lambda uid: None, tell=lambda *words: None)  # type: ignore[arg-type]
+    prober.start()
+    prober.update(body, view(up()))
+    assert runtime.wait_for("ask", 3)
+    prober.update(body, view())
+    ((labels, before, durations),) = prober.results()
+    wanted = {"container": "c", "namespace": "default", "pod": "p", "pod_uid": "u", "probe_type": "Liveness"}
+    assert labels == wanted and durations.count == 0, "only successes are timed"
+    assert before["failed"] >= 2, "the last one may still be under way"
+    prober.update(body, view(up(attempt=1)))
+    assert runtime.wait_for("ask", len(runtime.ran) + 2)
+    assert prober.results()[0][1]["failed"] > before["failed"], "a new attempt's are counted on"
+    prober.forget("u")
+    assert prober.results() == []
     prober.stop()

@@ -72,6 +72,20 @@ def test_the_first_running_status_of_a_pod_that_was_started_here_counts(
     assert (starts.count, starts.total, starts.counts[1]) == (1, 1.0, 1)
 
 
+def test_the_time_to_pull_is_no_part_of_how_well_a_start_went(timelines: Timelines, clock: Clock) -> None:
+    with timelines.step("u1", timeline.IMAGE, "main"):
+        clock.now += 20
+    with timelines.step("u1", timeline.START, "main"):
+        clock.now += 1
+    timelines.told("u1", 0.25, 1101.0, created_at=1099.0)
+    with timelines.step("static", timeline.START, "main"):
+        pass
+    timelines.told("static", 0.25, 1101.0)
+    found = {each.name: each.rows()[0][1] for each in timelines.instruments}
+    whole, sli = (found[f"kubelet_pod_start_{name}_duration_seconds"] for name in ("total", "sli"))
+    assert (whole.count, whole.total, sli.count, sli.total) == (1, 22.0, 1, 2.0)
+
+
 def test_calls_of_the_runtime_are_counted_by_their_name(timelines: Timelines, clock: Clock) -> None:
     with timelines.step("u1", timeline.SANDBOX):
         clock.now += 0.25

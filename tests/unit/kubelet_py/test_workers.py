@@ -122,4 +122,6 @@ def test_what_the_api_did_not_take_is_sent_again() -> None:
     statuses.set(pod(), {"phase": "Running"})
     assert statuses.flush("u", LONG)
     assert [body["status"] for body in api.bodies] == [{"phase": "Running"}]
+    ((_, sent),) = statuses.instruments[0].rows()
+    assert sent.count == 1 and sent.total >= 1.0, "from the change on, the failed try included"
     statuses.stop()

@@ -104,6 +104,9 @@ def test_one_pod_at_a_time_the_greediest_first_and_the_next_when_it_has_gone() -
     assert manager.look() == "no pressure"
     assert node.evicted() == ["big", "other"]
     assert node.changes == 2
+    evictions, age = (each.rows() for each in manager.instruments)
+    assert evictions == [({"eviction_signal": "memory.available"}, 2)]
+    assert [(labels, found.count) for labels, found in age] == [({"eviction_signal": "memory.available"}, 2)]
 
 
 def test_a_pod_that_does_not_end_is_waited_for_thirty_seconds() -> None:

@@ -109,7 +109,8 @@ LOCAL: list[tuple[str, Object, Usage, dict[str, int], str]] = [
 def test_limits_on_local_storage(
     name: str, body: Object, usage: Usage, volumes: dict[str, int], wanted: str
 ) -> None:
-    assert overused(body, usage, volumes) == wanted
+    found = overused(body, usage, volumes)
+    assert (found.message if found is not None else "") == wanted
     assert bounded(body) or not wanted
 
 

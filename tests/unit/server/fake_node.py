@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import socket
 import struct
 import subprocess
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from kubelet_py.instruments import Instrument
 from kubelet_py.node.usage import NodeUsage
 from kubelet_py.pods.durations import Distribution, Durations
 from runtime import streams
@@ -67,8 +69,17 @@ class Backend:
     def measure(self, *, disks: bool, network: bool, detail: bool) -> NodeUsage:
         return usage_sample.node(disks=disks, network=network, detail=detail)
 
-    def probe_results(self) -> list[tuple[dict[str, str], int]]:
-        return [({"probe_type": "Liveness", "result": "successful"}, 2)]
+    def probe_results(self) -> list[tuple[dict[str, str], dict[str, int], Distribution]]:
+        return [({"probe_type": "Liveness"}, {"successful": 2}, Durations((1.0,)).read())]
+
+    def instruments(self) -> list[Instrument]:
+        return []
+
+    def expiries(self) -> dict[str, float]:
+        return {"server": math.inf}
+
+    def volume_counts(self) -> dict[tuple[str, str], int]:
+        return {}
 
     def container_id(self, namespace: str, pod: str, container: str, uid: str | None = None) -> str:
         if (namespace, pod) != ("default", "web"):

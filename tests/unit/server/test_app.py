@@ -253,10 +253,19 @@ def test_each_page_of_numbers_is_served_and_asks_for_its_own_right(node: Node) -
     connection.close()
 
 
+def requests_to(node: Node) -> dict[str, int]:
+    (rows,) = [each.rows() for each in node.server.counts.instruments if each.name.endswith("_total")]
+    return {labels["path"]: int(count) for labels, count in rows if labels["method"] == "GET"}
+
+
 def test_pods_and_metrics_are_listed(node: Node) -> None:
+    before = requests_to(node)
     status, text = node.get("/pods")
     assert status == 200 and json.loads(text)["items"][0]["metadata"]["name"] == "web"
     assert 'kubelet_running_containers{container_state="running"} 1' in node.get("/metrics")[1]
+    assert node.get("/strange")[0] == 404
+    grown = {path: count - before.get(path, 0) for path, count in requests_to(node).items()}
+    assert {path: count for path, count in grown.items() if count} == {"pods": 1, "metrics": 1, "other": 1}
 
 
 def test_the_settings_in_use_and_running_pods_can_be_read(node: Node) -> None:

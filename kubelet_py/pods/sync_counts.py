@@ -1,0 +1,83 @@
+"""What the workers did to pods, counted: upstream's names, in its words (pkg/kubelet/metrics/metrics.go)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kubelet_py.instruments import Histogram, Instrument, Number
+from kubelet_py.pods.model import Object
+from kubelet_py.pods.record import PodRecord
+
+CREATE, UPDATE, SYNC, KILL = "create", "update", "sync", "kill"
+
+
+class SyncCounts:
+    """Thread-safe, as its instruments are."""
+
+    def __init__(self) -> None:
+        self._worker = Histogram(
+            "kubelet_pod_worker_duration_seconds",
+            "Duration in seconds to sync a single pod. Broken down by operation type: "
+            "create, update, sync or kill",
+            "operation_type",
+        )
+        self._first = Histogram(
+            "kubelet_pod_worker_start_duration_seconds",
+            "Duration in seconds from kubelet seeing a pod to starting a worker.",
+        )
+        self._pods = Number("kubelet_started_pods_total", "Cumulative number of pods started")
+        self._pod_errors = Number(
+            "kubelet_started_pods_errors_total", "Cumulative number of errors when starting pods"
+        )
+        self._containers = Number(
+            "kubelet_started_containers_total", "Cumulative number of containers started", "container_type"
+        )
+        self._container_errors = Number(
+            "kubelet_started_containers_errors_total",
+            "Cumulative number of errors when starting containers",
+            "container_type",
+            "code",
+        )
+        self.instruments: tuple[Instrument, ...] = (
+            self._worker, self._first, self._pods, self._pod_errors, self._containers, self._container_errors
+        )  # fmt: skip
+
+    @contextmanager
+    def sync(self, record: PodRecord, now: float) -> Iterator[None]:
+        """Around one look at a pod: its first, one after a change, one that ends it, or another."""
+        operation = _operation(record)
+        if record.synced is None:
+            self._first.observe(max(0.0, now - record.seen_at))
+        record.synced = record.pod
+        with self._worker.timed(operation):
+            yield
+
+    def sandbox(self, *, failed: bool) -> None:
+        """A sandbox was tried; as upstream, errors are among those that were started."""
+        self._pods.add()
+        if failed:
+            self._pod_errors.add()
+
+    def container(self, pod: Object, name: str, code: str = "") -> None:
+        """A container was tried; `code` is the reason of its failure."""
+        kind = container_type(pod, name)
+        self._containers.add(kind)
+        if code:
+            self._container_errors.add(kind, code)
+
+
+def _operation(record: PodRecord) -> str:
+    if record.ends:
+        return KILL
+    if record.synced is None:
+        return CREATE
+    return SYNC if record.synced is record.pod else UPDATE
+
+
+def container_type(pod: Object, name: str) -> str:
+    """container, init_container or ephemeral_container."""
+    for key, kind in (("initContainers", "init_container"), ("ephemeralContainers", "ephemeral_container")):
+        if any(container["name"] == name for container in pod["spec"].get(key) or ()):
+            return kind
+    return "container"

@@ -1,0 +1,157 @@
+"""Counting: instruments, and what each part of the agent counts about its own work."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pods_in_words import pod
+
+from kubelet_py.instruments import Histogram, Number
+from kubelet_py.node.api_counts import ApiCounts
+from kubelet_py.pods.pleg import Pleg
+from kubelet_py.pods.record import PodRecord
+from kubelet_py.pods.sync_counts import SyncCounts, container_type
+from kubelet_py.pods.workers import PodWorkers
+from kubelet_py.server.http_counts import HttpCounts, labels_of
+
+LONG = 5.0
+
+
+def counted(part: Any, name: str, /, **labels: str) -> float:
+    """A number, or how often a duration was observed; 0 where there is no such series."""
+    (found,) = [instrument for instrument in part.instruments if instrument.name == name]
+    values = [value for row, value in found.rows() if labels.items() <= row.items()]
+    return sum(getattr(value, "count", value) for value in values)
+
+
+def test_a_number_is_kept_for_each_set_of_labels() -> None:
+    number = Number("n", "help", "color", kind="gauge")
+    number.add("red")
+    number.add("red", by=2)
+    number.set(7.5, "blue")
+    assert number.rows() == [({"color": "red"}, 3), ({"color": "blue"}, 7.5)]
+
+
+def test_a_histogram_counts_what_raised_too_and_from_many_threads() -> None:
+    histogram = Histogram("h", "help", "kind", bounds=(1.0,))
+    with pytest.raises(OSError), histogram.timed("a"):
+        raise OSError
+
+    def work() -> None:
+        for _ in range(500):
+            histogram.observe(2.0, "b")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (first, second) = histogram.rows()
+    assert (first[0], first[1].count) == ({"kind": "a"}, 1)
+    assert (second[1].counts, second[1].total) == ((0, 2000), 4000.0)
+
+
+def test_a_relist_is_timed_and_leaves_its_moment() -> None:
+    woken: list[str] = []
+    boxes = [SimpleNamespace(config=SimpleNamespace(uid=uid)) for uid in ("a", "b")]
+    runtime = SimpleNamespace(list_sandboxes=lambda: boxes)
+    pleg = Pleg(runtime, lambda sandbox: (), woken.append)  # type: ignore[arg-type]
+    assert counted(pleg, "kubelet_pleg_last_seen_seconds") == 0
+    pleg.relist()
+    pleg.relist()
+    assert sorted(woken) == ["a", "a", "b", "b"]
+    assert counted(pleg, "kubelet_pleg_relist_duration_seconds") == 2
+    assert counted(pleg, "kubelet_pleg_last_seen_seconds") > 1_700_000_000
+
+
+def test_a_look_is_counted_by_what_it_is_for() -> None:
+    counts = SyncCounts()
+    record = PodRecord(pod(), seen_at=100.0)
+    for change in ("", "", "new", "gone"):
+        if change == "new":
+            record.take(pod())
+        record.gone = change == "gone"
+        with counts.sync(record, 100.5):
+            pass
+    kinds = ("create", "sync", "update", "kill")
+    name = "kubelet_pod_worker_duration_seconds"
+    assert [counted(counts, name, operation_type=kind) for kind in kinds] == [1, 1, 1, 1]
+    assert counted(counts, "kubelet_pod_worker_start_duration_seconds") == 1
+
+
+def test_starts_are_counted_by_the_kind_of_container_and_the_reason_of_a_failure() -> None:
+    body = pod("main", init=["before"], ephemeralContainers=[{"name": "debug"}])
+    assert [container_type(body, name) for name in ("main", "before", "debug")] == [
+        "container",
+        "init_container",
+        "ephemeral_container",
+    ]
+    counts = SyncCounts()
+    counts.sandbox(failed=True)
+    counts.sandbox(failed=False)
+    counts.container(body, "before")
+    counts.container(body, "main", "ErrImagePull")
+    assert counted(counts, "kubelet_started_pods_total") == 2
+    assert counted(counts, "kubelet_started_pods_errors_total") == 1
+    assert counted(counts, "kubelet_started_containers_total", container_type="init_container") == 1
+    failed = {"container_type": "container", "code": "ErrImagePull"}
+    assert counted(counts, "kubelet_started_containers_errors_total", **failed) == 1
+
+
+def test_the_pods_queue_counts_what_waits_and_what_is_done() -> None:
+    entered, go, done = threading.Event(), threading.Event(), threading.Event()
+
+    def sync(uid: str) -> float | None:
+        entered.set()
+        go.wait(LONG)
+        if uid == "broken":
+            done.set()
+            raise ValueError("a mistake")
+        return None
+
+    workers = PodWorkers(sync)
+    workers.wake("a")
+    assert entered.wait(LONG)
+    workers.wake("a")
+    assert counted(workers, "workqueue_adds_total", name="pods") == 1, "it is looked at again afterwards"
+    go.set()
+    workers.wake("broken")
+    assert done.wait(LONG)
+    retried = threading.Event()
+    for _ in range(500):
+        if counted(workers, "workqueue_retries_total") == 1 and counted(workers, "workqueue_adds_total") == 3:
+            break
+        retried.wait(0.01)
+    workers.stop()
+    assert counted(workers, "workqueue_adds_total") == 3
+    assert counted(workers, "workqueue_queue_duration_seconds") == 3
+    assert counted(workers, "workqueue_retries_total") == 1
+    assert counted(workers, "workqueue_depth") == 0
+
+
+def test_requests_to_the_api_server_count_by_code_and_an_unanswered_one_too() -> None:
+    counts = ApiCounts("api:6443")
+    counts.observe("GET", 200, 0.01)
+    counts.observe("GET", 0, 30.0)
+    place = {"method": "GET", "host": "api:6443"}
+    assert counted(counts, "rest_client_requests_total", code="200", **place) == 1
+    assert counted(counts, "rest_client_requests_total", code="<error>", **place) == 1
+    assert counted(counts, "rest_client_request_duration_seconds", verb="GET", host="api:6443") == 2
+
+
+def test_requests_to_the_agent_count_by_page_and_strange_ones_together() -> None:
+    assert labels_of("GET", ["metrics", "cadvisor"], known=True)[1] == "metrics/cadvisor"
+    assert labels_of("POST", ["exec", "default", "web", "main"], known=True) == (
+        "POST", "exec", "readwrite", "true"
+    )  # fmt: skip
+    assert labels_of("BREW", ["a1"], known=False) == labels_of("BREW", ["a2"], known=False)
+    counts = HttpCounts()
+    with counts.request("GET", ["pods"], known=True):
+        assert counted(counts, "kubelet_http_inflight_requests", path="pods") == 1
+        assert counted(counts, "kubelet_http_requests_duration_seconds", path="pods") == 0
+    assert counted(counts, "kubelet_http_inflight_requests", path="pods") == 0
+    assert counted(counts, "kubelet_http_requests_total", path="pods", method="GET") == 1
+    assert counted(counts, "kubelet_http_requests_duration_seconds", path="pods") == 1
