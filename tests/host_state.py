@@ -1,7 +1,7 @@
 """What of this host a test could leave behind: read before and after, and compared.
 
-Everything is read in the namespaces that the test runs in (hack/isolate), cgroups and processes included. Of these
-only what carries our names counts, since who runs pytest without hack/isolate sees the whole machine's.
+Everything is read in the namespaces that the test runs in (hack/isolate), cgroups and processes included.
+Of these only what carries our names counts, since who runs pytest without hack/isolate sees the machine's.
 """
 
 from __future__ import annotations
