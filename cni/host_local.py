@@ -5,9 +5,11 @@
     <dataDir>/<network>/lock                  flock: plugins of several processes take turns
 
 So our plugin and Debian's can be exchanged while pods run. A reservation is a file created with O_EXCL
-and synced before the address is handed out: neither SIGKILL nor a power cut gives one address to two
-containers. Search goes round-robin from the last address, which keeps a freed one unused for as long as
-possible. Source: containernetworking/plugins, plugins/ipam/host-local (layout and configuration keys).
+and synced, as is the folder that names it, before the address is handed out: neither SIGKILL nor a power cut
+gives one address to two containers. An empty file was left by a writer that was killed between creating and
+filling it: its ADD never answered, so the next one takes it away. Search goes round-robin from the last
+address, which keeps a freed one unused for as long as possible.
+Source: containernetworking/plugins, plugins/ipam/host-local (layout and configuration keys).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import ipaddress
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,10 +99,11 @@ def local_ranges(ipam: Mapping[str, Any]) -> list[Range]:
 
 
 class Store:
-    """The folder of one network. Use its methods inside `with store.locked():`."""
+    """The folder of one network. Use its methods inside `with store.locked():`; `sync` is fsync(2)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sync: Callable[[int], None] = os.fsync) -> None:
         self._folder = folder
+        self._sync = sync
         self._thread_lock = threading.Lock()
         self._owners: dict[str, tuple[str, str]] = {}
         self._stamp = -1
@@ -131,6 +134,9 @@ class Store:
             if name == "lock" or name.startswith("last_reserved_ip"):
                 continue
             text = (self._folder / name).read_bytes().decode(errors="replace")
+            if not text:
+                (self._folder / name).unlink()
+                continue
             # Old stores hold the container ID only, newer ones a second line with the interface.
             container, _, ifname = text.strip().partition("\n")
             self._owners[name] = (container.strip(), ifname.strip())
@@ -155,7 +161,8 @@ class Store:
             raise IoFailure(f"Could not reserve {address}", str(error)) from error
         try:
             os.write(handle, f"{container_id}\r\n{ifname}".encode())
-            os.fsync(handle)
+            self._sync(handle)
+            self._sync_folder()
             self._remember(address, range_set)
         except OSError as error:
             path.unlink(missing_ok=True)
@@ -164,6 +171,14 @@ class Store:
             os.close(handle)
         self._owners[name] = (container_id, ifname)
         return True
+
+    def _sync_folder(self) -> None:
+        # The file's own sync says nothing of its name (fsync(2)).
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._sync(folder)
+        finally:
+            os.close(folder)
 
     def _remember(self, address: Address, range_set: int) -> None:
         # Overwritten in place: truncating first makes ext4 flush the file on close, 1 ms each time.
@@ -200,7 +215,8 @@ class Store:
 class HostLocal:
     """The plugin; one instance keeps the stores it has seen (their folders may be shared)."""
 
-    def __init__(self) -> None:
+    def __init__(self, sync: Callable[[int], None] = os.fsync) -> None:
+        self._sync = sync
         self._stores: dict[Path, Store] = {}
 
     def add(self, request: Request) -> Result:
@@ -255,7 +271,7 @@ class HostLocal:
     def _store(self, request: Request) -> Store:
         folder = Path(_ipam(request).get("dataDir") or DEFAULT_DATA_DIR) / request.network
         if folder not in self._stores:
-            self._stores[folder] = Store(folder)
+            self._stores[folder] = Store(folder, self._sync)
         return self._stores[folder]
 
 

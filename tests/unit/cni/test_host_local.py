@@ -154,3 +154,38 @@ def test_routes_and_dns_come_with_the_address(tmp_path: Path) -> None:
         ("a", "b"),
         ("ndots:5",),
     )
+
+
+def test_a_reservation_and_its_name_are_on_disk_before_the_address_is_handed_out(tmp_path: Path) -> None:
+    synced: list[str] = []
+    HostLocal(lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}"))).add(request(tmp_path))
+    assert synced == [str(tmp_path / "n/10.9.0.2"), str(tmp_path / "n")]
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_disk_that_fails_gives_no_address(tmp_path: Path, failing: int) -> None:
+    count = 0
+
+    def sync(_handle: int) -> None:
+        nonlocal count
+        count += 1
+        if count == failing:
+            raise OSError(5, "Input/output error")
+
+    with pytest.raises(CniError, match="Could not reserve") as caught:
+        HostLocal(sync).add(request(tmp_path))
+    assert caught.value.code == 5
+    assert [n for n in os.listdir(tmp_path / "n") if n[0] == "1"] == []
+
+
+def test_what_a_killed_writer_left_empty_is_free(tmp_path: Path) -> None:
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n/10.9.0.2").touch()
+    assert HostLocal().add(request(tmp_path)).ips[0].address == "10.9.0.2/29"
+
+
+def test_a_torn_memory_of_the_last_address_is_no_obstacle(tmp_path: Path) -> None:
+    plugin = HostLocal()
+    plugin.add(request(tmp_path))
+    (tmp_path / "n/last_reserved_ip.0").write_bytes(b"10.9.\0\0")
+    assert HostLocal().add(request(tmp_path, container="d")).ips[0].address == "10.9.0.3/29"
