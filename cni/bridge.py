@@ -212,13 +212,19 @@ class Bridge:
         """Make the bridge with its gateway addresses and the masquerade rules before the first pod.
 
         With host-local the gateways are known without an allocation; with another IPAM the first ADD sets
-        them. Verifies the rules in the kernel, so calling it again repairs what someone flushed.
+        them. Looks at the kernel, so calling it again repairs what someone deleted or flushed.
         """
         section = BridgeConfig.parse(config)
         ranges = local_ranges(section.ipam)
         gateways = [f"{r.gateway}/{r.prefix}" for r in ranges] if section.gateway else []
         with Netlink() as host:
-            self._ready_bridge(host, section, gateways)
+            bridge = self._ready_bridge(host, section, gateways)
+            for link in host.links():
+                if link.alias.startswith(veth.network_mark(section.network)) and not link.master:
+                    # Somebody deleted the bridge; the pods' ends stayed, as ports of nothing.
+                    messages = [set_link(link.index, master=bridge.index)]
+                    messages.append(set_port(link.name, hairpin=section.hairpin, isolated=section.isolated))
+                    host.batch(messages)
         if section.gateway:
             veth.enable_forwarding(self._proc, [IP(gateway) for gateway in gateways])
         for r in ranges if section.masquerade else ():

@@ -13,7 +13,7 @@ import json
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from cni.skeleton import NetworkWide, Plugins
 from cni.types import SUPPORTED_VERSIONS, Request, Result, check_container_id, check_ifname
 
 Capabilities = Mapping[str, Any]
+Attachments = Collection[tuple[str, str]]
 
 _RUNTIMES_OWN = ("capabilities", "cniVersions", "prevResult")
 
@@ -110,15 +111,18 @@ class Invoker:
         """
         check_container_id(container_id)
         with self._turns.one(container_id):
-            found = _Entry.find(self._cache, container_id, ifname)
-            if found is None:
-                # Never attached by this cache, or already detached: DEL once by the present configuration.
-                with contextlib.suppress(InvalidConfig):
-                    network = self._folder.load()
-                    self._undo(_Entry(self._cache, network, container_id, ifname, {}, {}), netns or "", None)
-                return
-            entry, result = found
-            self._undo(entry, netns or "", result)
+            self._delete(container_id, netns or "", ifname)
+
+    def _delete(self, container_id: str, netns: str, ifname: str) -> None:
+        found = _Entry.find(self._cache, container_id, ifname)
+        if found is None:
+            # Never attached by this cache, or already detached: DEL once by the present configuration.
+            with contextlib.suppress(InvalidConfig):
+                network = self._folder.load()
+                self._undo(_Entry(self._cache, network, container_id, ifname, {}, {}), netns, None)
+            return
+        entry, result = found
+        self._undo(entry, netns, result)
 
     def _undo(self, entry: _Entry, netns: str, result: Result | None) -> None:
         failure: CniError | None = None
@@ -143,41 +147,43 @@ class Invoker:
             for plugin in entry.network.plugins:
                 self._plugins.run(plugin["type"], self._request("CHECK", entry, plugin, netns, result))
 
-    def gc(self, valid: Collection[tuple[str, str]]) -> None:
+    def gc(self, valid: Attachments | Callable[[], Attachments]) -> None:
         """Detach every cached attachment that is not in `valid` (container ID, ifname), then GC the plugins.
 
-        Goes on after a failure and raises the last one. Plugins of a version before 1.1.0 know no GC; our
-        own are asked all the same.
+        A function for `valid` is called when no operation runs any more, so that what it answers is true for
+        as long as GC takes. Goes on after a failure and raises the last one. Plugins of versions before 1.1.0
+        know no GC; our own are asked all the same.
         """
         failure: CniError | None = None
-        for container_id, ifname in _Entry.all(self._cache):
-            if (container_id, ifname) not in valid:
-                try:
-                    self.delete(container_id, None, ifname=ifname)
-                except CniError as error:
-                    failure = error
-        try:
-            network: NetworkList | None = self._folder.load()
-        except InvalidConfig:  # no network any more: nothing that plugins could have kept
-            network = None
-        if network is not None and not network.disable_gc:
-            failure = self._gc_plugins(network, valid) or failure
+        with self._turns.alone():
+            keep = set(valid() if callable(valid) else valid)
+            for container_id, ifname in _Entry.all(self._cache):
+                if (container_id, ifname) not in keep:
+                    try:
+                        self._delete(container_id, "", ifname)
+                    except CniError as error:
+                        failure = error
+            try:
+                network: NetworkList | None = self._folder.load()
+            except InvalidConfig:  # no network any more: nothing that plugins could have kept
+                network = None
+            if network is not None and not network.disable_gc:
+                failure = self._gc_plugins(network, keep) or failure
         if failure is not None:
             raise failure
 
     def _gc_plugins(self, network: NetworkList, valid: Collection[tuple[str, str]]) -> CniError | None:
         failure: CniError | None = None
         attachments = [{"containerID": c, "ifname": i} for c, i in sorted(valid)]
-        with self._turns.alone():
-            for plugin in network.plugins:
-                own = self._plugins.in_process(plugin["type"], self._path)
-                if not own and _older(network.version, "1.1.0"):
-                    continue
-                config = _section(network, plugin) | {"cni.dev/valid-attachments": attachments}
-                try:
-                    self._plugins.run(plugin["type"], Request("GC", config, path=self._path))
-                except CniError as error:
-                    failure = error
+        for plugin in network.plugins:
+            own = self._plugins.in_process(plugin["type"], self._path)
+            if not own and _older(network.version, "1.1.0"):
+                continue
+            config = _section(network, plugin) | {"cni.dev/valid-attachments": attachments}
+            try:
+                self._plugins.run(plugin["type"], Request("GC", config, path=self._path))
+            except CniError as error:
+                failure = error
         return failure
 
     def status(self) -> None:

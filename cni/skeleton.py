@@ -158,9 +158,14 @@ def main(
     """Body of each plugin executable: one command, one JSON answer, exit status 0 or 1."""
     environ = os.environ if environ is None else environ
     out = sys.stdout if stdout is None else stdout
+    if not environ.get("CNI_COMMAND"):
+        # A person at a terminal; upstream's plugins answer so, too.
+        print(f"CNI {kind} plugin of kubelet-py", file=sys.stderr)
+        print(f"CNI protocol versions supported: {', '.join(SUPPORTED_VERSIONS)}", file=sys.stderr)
+        return 0
     version = LATEST
     try:
-        command = environ.get("CNI_COMMAND", "")
+        command = environ["CNI_COMMAND"]
         if command not in COMMANDS:
             raise BadEnvironment(f"Could not accept CNI_COMMAND {command!r}", f"one of {', '.join(COMMANDS)}")
         config = _decode((sys.stdin.buffer if stdin is None else stdin).read() or b"{}")

@@ -143,7 +143,7 @@ class Agent:
     def _build(self) -> None:
         client, paths, config = self._client, self._paths, self._config
         self._cni = network = NodeNetwork(paths, self._options.cni_bin_dirs)
-        self._network = NetworkKeeper(network, config, self._on_network)
+        self._network = NetworkKeeper(network, config, self._on_network, self._attached)
         self._images = ImageStore(paths.images)
         self._workers = PodWorkers(lambda uid: self._syncer.sync(uid))
         self._manager = PodManager(client, self._workers.wake, self._node_uid)
@@ -425,6 +425,7 @@ class Agent:
                 self._workers.wake(record.uid)  # there may be room now
         self._oom.look(self._pod, self._events.tell)
         running = sum(1 for r in records if (r.status or {}).get("phase") == "Running")
+        self._network.look()
         problem = self._network.problem()
         if problem is not None:
             return f"waiting for the network: {problem}"
@@ -472,6 +473,9 @@ class Agent:
         cidr = node["spec"].get("podCIDR") or self._config.pod_cidr
         if cidr:
             self._network.bring_up(cidr)
+
+    def _attached(self) -> list[tuple[str, str]]:
+        return [(sandbox.id, "eth0") for sandbox in self._runtime.list_sandboxes()]
 
     def _refresh_node(self) -> None:
         if self._registrar is not None:

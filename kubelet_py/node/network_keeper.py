@@ -1,4 +1,9 @@
-"""Brings the node's network up once its range is known, and again when that changes; tries until it works."""
+"""Brings the node's network up once its range is known, and again when that changes; tries until it works.
+
+When it is up, the plugins collect what a killed agent left (GC), and are asked now and then whether they
+still can attach pods (STATUS): the answer is the node's NetworkReady. A bridge that somebody deleted is made
+again.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +11,39 @@ import ipaddress
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable
 
-from cni.errors import CniError
+from cni.errors import CniError, LimitedConnectivity
+from cni.invoke import Attachments
 from kubelet_py.config import Config
 from kubelet_py.node.network import NodeNetwork
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+STATUS_SECONDS = 10.0
 NOT_YET = "cni plugin not initialized"
 
 
 class NetworkKeeper:
-    """`changed()` is called whenever the network has come up."""
+    """`changed()` is called when the network has come up, or is not as it was; `attached()` names the pods'
+    (sandbox, interface)."""
 
-    def __init__(self, network: NodeNetwork, config: Config, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        network: NodeNetwork,
+        config: Config,
+        changed: Callable[[], None],
+        attached: Callable[[], Attachments],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._network = network
+        self._attached = attached
+        self._clock = clock
+        self._due = 0.0
+        self._fault: str | None = None
         self._config = config
         self._changed = changed
         self._lock = threading.Lock()
@@ -35,12 +56,7 @@ class NetworkKeeper:
             if cidr == self._cidr:
                 return
             try:
-                problems = self._network.start(
-                    python=sys.executable,
-                    pod_cidr=cidr,
-                    cluster_cidr=self._config.cluster_cidr,
-                    service_cidr=self._config.service_cidr,
-                )
+                problems = self._start(cidr)
             except (CniError, OSError) as error:
                 self._problem = str(error)
                 log.warning("Failed to bring the network up error=%s", error)
@@ -53,10 +69,50 @@ class NetworkKeeper:
             log.warning("Went on without kernel setting problem=%s", problem)
         log.info("Brought the network up pod_cidr=%s", cidr)
         self._changed()
+        self._collect()
+
+    def _start(self, cidr: str) -> list[str]:
+        return self._network.start(
+            python=sys.executable,
+            pod_cidr=cidr,
+            cluster_cidr=self._config.cluster_cidr,
+            service_cidr=self._config.service_cidr,
+        )
+
+    def _collect(self) -> None:
+        try:
+            self._network.invoker.gc(self._attached)
+        except CniError as error:
+            # What could not be collected now holds addresses, but stands in no pod's way.
+            log.warning("Failed to collect stale attachments error=%s", error)
+
+    def look(self) -> None:
+        """Ask the plugins for their STATUS when it is due, sooner while it is bad, and repair the bridge."""
+        with self._lock:
+            now = self._clock()
+            if not self._cidr or now < self._due:
+                return
+            before, self._fault = self._fault, self._ask()
+            self._due = now + (STATUS_SECONDS if self._fault is None else RETRY_SECONDS)
+        if self._fault != before:
+            log.info("Asked the network for its status before=%s now=%s", before or "ok", self._fault or "ok")
+            self._changed()
+
+    def _ask(self) -> str | None:
+        try:
+            try:
+                self._network.invoker.status()
+            except LimitedConnectivity as error:
+                log.warning("Repaired the network error=%s", error)
+                self._start(self._cidr)
+                self._network.invoker.status()
+        except (CniError, OSError) as error:
+            return str(error)
+        return None
 
     def problem(self) -> str | None:
         """None when pods can be attached, else why not."""
-        return self._problem if self._problem is not None else self._network.invoker.ready()
+        return self._problem or self._network.invoker.ready() or self._fault
 
 
 def first_subnet(cluster_cidr: str) -> str:

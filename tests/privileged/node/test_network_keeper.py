@@ -1,0 +1,108 @@
+"""The network of a node over time: collected at the start, asked for its status, repaired."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import network_lab
+import pytest
+from network_lab import Namespace, Server, ask
+
+from cni.netlink import Netlink
+from kubelet_py.config import Config
+from kubelet_py.node.network import NodeNetwork
+from kubelet_py.node.network_keeper import STATUS_SECONDS, NetworkKeeper
+from kubelet_py.paths import NodePaths
+
+pytestmark = pytest.mark.privileged
+
+
+class Bench:
+    """A keeper with a clock of the test's, and what it told."""
+
+    def __init__(self, paths: NodePaths) -> None:
+        self.now = 0.0
+        self.changes = 0
+        self.attached: list[tuple[str, str]] = []
+        self.network = NodeNetwork(paths)
+        self.keeper = NetworkKeeper(
+            self.network, Config(), self._change, lambda: self.attached, clock=lambda: self.now
+        )
+
+    def _change(self) -> None:
+        self.changes += 1
+
+    def look(self) -> str | None:
+        self.now += STATUS_SECONDS
+        self.keeper.look()
+        return self.keeper.problem()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with network_lab.node():
+        made = Bench(NodePaths(tmp_path))
+        yield made
+        made.network.tear_down()
+
+
+def leases(tmp_path: Path) -> list[str]:
+    return sorted(p.name for p in tmp_path.rglob("10.244.3.*") if p.is_file())
+
+
+def test_what_a_killed_agent_left_is_collected_at_the_start(tmp_path: Path) -> None:
+    with network_lab.node(), Namespace() as kept, Namespace() as dead:
+        old = Bench(NodePaths(tmp_path))
+        old.keeper.bring_up("10.244.3.0/24")
+        old.network.invoker.add("kept", kept.path)
+        old.network.invoker.add("dead", dead.path)
+        dead.close()
+        again = Bench(NodePaths(tmp_path))
+        again.attached = [("kept", "eth0")]
+        again.keeper.bring_up("10.244.3.0/24")
+        assert leases(tmp_path) == ["10.244.3.2"]
+        again.network.invoker.check("kept", kept.path)
+        kept.close()
+        again.network.tear_down()
+
+
+def test_a_deleted_bridge_comes_back_with_its_pods(bench: Bench) -> None:
+    bench.keeper.bring_up("10.244.3.0/24")
+    with Namespace() as pod, Netlink() as host:
+        bench.network.invoker.add("a", pod.path)
+        server = Server("a", pod, 80)
+        assert bench.look() is None
+        name = next(link.name for link in host.links() if link.kind == "bridge")
+        host.delete_link(name)
+        with pytest.raises(OSError):
+            ask("10.244.3.2", 80)
+        assert bench.look() is None
+        assert ask("10.244.3.2", 80) == "a 10.244.3.1"
+        bench.network.invoker.check("a", pod.path)
+        server.close()
+        pod.close()
+        bench.network.invoker.delete("a", None)
+
+
+def test_a_status_of_50_is_the_nodes_problem_until_it_ends(bench: Bench, tmp_path: Path) -> None:
+    bench.keeper.bring_up("10.244.3.0/24")
+    assert bench.keeper.problem() is None
+    before = bench.changes
+    folder = tmp_path / "etc/cni/net.d"
+    good = json.loads((folder / "10-kubelet-py.conflist").read_text())
+    small: dict[str, Any] = json.loads(json.dumps(good))
+    small["plugins"][0]["ipam"]["ranges"] = [[{"subnet": "10.244.3.0/24", "rangeEnd": "10.244.3.2"}]]
+    (folder / "10-kubelet-py.conflist").write_text(json.dumps(small))
+    with Namespace() as pod:
+        bench.network.invoker.add("a", pod.path)
+        assert "Could not find a free address" in str(bench.look())
+        assert bench.changes == before + 1
+        bench.network.invoker.delete("a", pod.path)
+        # While it is bad it is asked sooner.
+        bench.now += 1
+        bench.keeper.look()
+        assert bench.keeper.problem() is None
+        assert bench.changes == before + 2
