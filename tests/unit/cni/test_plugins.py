@@ -57,6 +57,11 @@ def test_version_lists_what_is_supported() -> None:
     assert body == {"cniVersion": "0.4.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]}
 
 
+def test_without_a_command_a_person_reads_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run({}, CONF, "ptp") == (0, None)
+    assert "CNI ptp plugin" in capsys.readouterr().err
+
+
 def test_upstream_options_that_are_not_there_are_refused() -> None:
     with pytest.raises(UnsupportedField, match="vlan"):
         BridgeConfig.parse({"name": "n", "vlan": 100})
