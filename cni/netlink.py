@@ -57,11 +57,15 @@ SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
 class Netlink:
     """A routing socket in one network namespace: the caller's own, or that of a descriptor.
 
-    Not for use by several threads at once; making one costs some 10 µs (100 µs in another namespace).
+    `protocol` makes it one of another netlink family (NETLINK_NETFILTER), for `batch` and `dump` only. Not
+    for use by several threads at once; making one costs some 10 µs (100 µs in another namespace).
     """
 
-    def __init__(self, netns_fd: int | None = None) -> None:
-        self._socket = _open() if netns_fd is None else in_namespace(netns_fd, _open)
+    def __init__(self, netns_fd: int | None = None, protocol: int = 0) -> None:
+        def make() -> socket.socket:
+            return _open(protocol)
+
+        self._socket = make() if netns_fd is None else in_namespace(netns_fd, make)
         self._sequence = 0
 
     def close(self) -> None:
@@ -234,8 +238,8 @@ class Netlink:
         return True
 
 
-def _open() -> socket.socket:
-    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+def _open(protocol: int) -> socket.socket:
+    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     channel.bind((0, 0))
     channel.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
     channel.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)

@@ -16,21 +16,20 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import shutil
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from cni.conntrack import forget_udp
 from cni.errors import InvalidConfig, PluginFailure, UnsupportedField
 from cni.iptables import Iptables, available, line
 from cni.types import Request, Result
 
 DNAT, SETMARK, MASQ = "CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ"
 _PORTS_PER_RULE = 15  # the multiport match takes no more
-_REFUSED = ("conditionsV4", "conditionsV6", "externalSetMarkChain", "masqAll")
+_MARK_BIT = 13  # the mark 0x2000
 _LOCAL = ["-m", "addrtype", "--dst-type", "LOCAL"]
 
 
@@ -60,6 +59,53 @@ class PortMapping:
         return PortMapping(int(body["hostPort"]), int(body["containerPort"]), protocol, host_ip)
 
 
+@dataclass(frozen=True, slots=True)
+class PortmapConfig:
+    """What the network's configuration says, beside the mappings of the pod.
+
+    `mark_chain` marks what is to be masqueraded: ours, or another's (externalSetMarkChain). `conditions` are
+    further words of the rules that lead to the pod's chain, by IP version.
+    """
+
+    mappings: tuple[PortMapping, ...] = ()
+    snat: bool = True
+    masquerade_all: bool = False
+    mark_chain: str = SETMARK
+    conditions: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+
+    @staticmethod
+    def parse(config: Mapping[str, Any]) -> PortmapConfig:
+        """Keys of upstream's plugin. Raises UnsupportedField, InvalidConfig."""
+        if config.get("backend") not in (None, "", "iptables"):
+            raise UnsupportedField("Could not accept a portmap backend other than iptables")
+        if config.get("markMasqBit") not in (None, _MARK_BIT):
+            raise UnsupportedField(f"Could not accept a markMasqBit other than {_MARK_BIT}")
+        conditions = {4: config.get("conditionsV4") or (), 6: config.get("conditionsV6") or ()}
+        for words in conditions.values():
+            if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
+                raise InvalidConfig(f"Could not accept conditions {words!r}: a list of iptables words")
+        runtime = config.get("runtimeConfig") or {}
+        return PortmapConfig(
+            mappings=tuple(
+                PortMapping.parse(m) for m in runtime.get("portMappings") or () if m.get("hostPort")
+            ),
+            snat=config.get("snat") is not False,
+            masquerade_all=bool(config.get("masqAll")),
+            mark_chain=str(config.get("externalSetMarkChain") or SETMARK),
+            conditions={version: tuple(words) for version, words in conditions.items()},
+        )
+
+    def of(self, version: int) -> list[PortMapping]:
+        """The mappings that an address of this IP version serves."""
+        return [
+            m for m in self.mappings if not m.host_ip or ipaddress.ip_address(m.host_ip).version == version
+        ]
+
+    def forget_flows(self) -> None:
+        for version in (4, 6):
+            forget_udp(version, {m.host_port for m in self.of(version) if m.protocol == "udp"})
+
+
 class Portmap:
     """The plugin; chained behind one that gave the pod its addresses."""
 
@@ -73,22 +119,22 @@ class Portmap:
         result = request.prev_result
         if result is None:
             raise InvalidConfig("Could not map ports: prevResult is missing (portmap must be chained)")
-        mappings = _mappings(request)
+        config = PortmapConfig.parse(request.config)
         done: list[int] = []
         try:
-            for version, address in _targets(result) if mappings else ():
+            for version, address in _targets(result) if config.mappings else ():
                 done.append(version)
-                self._open(request, version, address, mappings)
+                self._open(request, version, address, config)
+            config.forget_flows()
         except BaseException:
             for version in done:
                 self._close(request, version)
             raise
-        _forget_udp(mappings)
         return result
 
-    def _open(self, request: Request, version: int, address: str, mappings: Sequence[PortMapping]) -> None:
+    def _open(self, request: Request, version: int, address: str, config: PortmapConfig) -> None:
         iptables = self._iptables(version)
-        rules = rules_for(request.network, request.container_id, address, mappings, snat=_snat(request))
+        rules = rules_for(request.network, request.container_id, address, config)
         if not rules:
             return
         with self._lock:
@@ -106,14 +152,14 @@ class Portmap:
 
     def delete(self, request: Request) -> None:
         """Close the ports; without any mapping in the configuration there is nothing to look for."""
-        mappings = _mappings(request)
-        if not mappings:
+        config = PortmapConfig.parse(request.config)
+        if not config.mappings:
             return
         families = {v for v, _ in _targets(request.prev_result)} if request.prev_result else {4, 6}
         for version in sorted(families):
             if available(version):
                 self._close(request, version)
-        _forget_udp(mappings)
+        config.forget_flows()
 
     def _close(self, request: Request, version: int) -> None:
         self._drop(self._iptables(version), {chain_name(request.network, request.container_id)})
@@ -132,9 +178,11 @@ class Portmap:
     def check(self, request: Request) -> None:
         if request.prev_result is None:
             raise InvalidConfig("Could not check: prevResult is missing")
-        mappings = _mappings(request)
+        config = PortmapConfig.parse(request.config)
         chain = chain_name(request.network, request.container_id)
-        for version, _address in _targets(request.prev_result) if mappings else ():
+        for version, _address in _targets(request.prev_result):
+            if not config.of(version):
+                continue
             words = self._iptables(version).rules("nat")
             if not any(w[:2] == ["-A", DNAT] and w[-1] == chain for w in words):
                 raise PluginFailure(f"Could not find the host port rules of {request.container_id}: {chain}")
@@ -202,15 +250,11 @@ def chain_name(network: str, container_id: str) -> str:
     return "CNI-DN-" + hashlib.sha512(f"{network}{container_id}".encode()).hexdigest()[:21]
 
 
-def rules_for(
-    network: str, container_id: str, address: str, mappings: Sequence[PortMapping], *, snat: bool = True
-) -> list[str]:
+def rules_for(network: str, container_id: str, address: str, config: PortmapConfig) -> list[str]:
     """PURE: the restore lines that lead the mappings' host ports to `address` (with prefix length)."""
     interface = ipaddress.ip_interface(address)
     chain = chain_name(network, container_id)
-    ours = [
-        m for m in mappings if not m.host_ip or ipaddress.ip_address(m.host_ip).version == interface.version
-    ]
+    ours = config.of(interface.version)
     note = f'dnat name: "{network}" id: "{container_id}"'
     rules: list[str] = []
     for protocol in dict.fromkeys(m.protocol for m in ours):
@@ -218,30 +262,18 @@ def rules_for(
         for start in range(0, len(ports), _PORTS_PER_RULE):
             some = ",".join(ports[start : start + _PORTS_PER_RULE])
             match = ["-p", protocol, "-m", "comment", "--comment", note, "-m", "multiport"]
-            rules.append(line(["-A", DNAT, *match, "--destination-ports", some, "-j", chain]))
+            extra = config.conditions.get(interface.version, ())
+            rules.append(line(["-A", DNAT, *match, "--destination-ports", some, *extra, "-j", chain]))
     host = f"[{interface.ip}]" if interface.version == 6 else str(interface.ip)
     for m in ours:
         match = ["-A", chain, "-p", m.protocol, "--dport", str(m.host_port)]
         if m.host_ip:
             match[2:2] = ["-d", m.host_ip]
-        if snat:
-            rules.append(line([*match, "-s", str(interface.network), "-j", SETMARK]))
+        if config.snat:
+            source = [] if config.masquerade_all else ["-s", str(interface.network)]
+            rules.append(line([*match, *source, "-j", config.mark_chain]))
         rules.append(line([*match, "-j", "DNAT", "--to-destination", f"{host}:{m.container_port}"]))
     return rules
-
-
-def _mappings(request: Request) -> list[PortMapping]:
-    for key in _REFUSED:
-        if request.config.get(key):
-            raise UnsupportedField(f"Could not accept {key!r} of the portmap plugin: not implemented")
-    if request.config.get("backend") not in (None, "", "iptables"):
-        raise UnsupportedField("Could not accept a portmap backend other than iptables")
-    runtime = request.config.get("runtimeConfig") or {}
-    return [PortMapping.parse(m) for m in runtime.get("portMappings") or () if m.get("hostPort")]
-
-
-def _snat(request: Request) -> bool:
-    return request.config.get("snat") is not False
 
 
 def _targets(result: Result) -> list[tuple[int, str]]:
@@ -254,16 +286,6 @@ def _targets(result: Result) -> list[tuple[int, str]]:
         if inside:
             found.setdefault(ipaddress.ip_interface(ip.address).version, ip.address)
     return sorted(found.items())
-
-
-def _forget_udp(mappings: Iterable[PortMapping]) -> None:
-    """Conntrack keeps a UDP flow on its old target; without its tool the entry expires (30 s)."""
-    program = shutil.which("conntrack")
-    for port in {m.host_port for m in mappings if m.protocol == "udp"} if program else ():
-        # Exit status 1 means that there was no such entry.
-        subprocess.run(
-            [str(program), "-D", "-p", "udp", "--orig-port-dst", str(port)], capture_output=True, check=False
-        )
 
 
 if __name__ == "__main__":

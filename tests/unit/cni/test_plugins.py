@@ -89,7 +89,7 @@ def test_portmap_rules_are_upstreams() -> None:
     chain = portmap.chain_name("n", "c")
     note = '"dnat name: \\"n\\" id: \\"c\\""'
     shared = f"-m comment --comment {note} -m multiport --destination-ports"
-    assert portmap.rules_for("n", "c", "10.1.0.5/24", mappings) == [
+    assert portmap.rules_for("n", "c", "10.1.0.5/24", portmap.PortmapConfig(tuple(mappings))) == [
         f"-A CNI-HOSTPORT-DNAT -p tcp {shared} 8080 -j {chain}",
         f"-A CNI-HOSTPORT-DNAT -p udp {shared} 53 -j {chain}",
         f"-A {chain} -p tcp --dport 8080 -s 10.1.0.0/24 -j CNI-HOSTPORT-SETMARK",
@@ -102,8 +102,30 @@ def test_portmap_rules_are_upstreams() -> None:
 
 def test_more_than_fifteen_ports_are_split_among_rules() -> None:
     mappings = [portmap.PortMapping.parse({"hostPort": p, "containerPort": 80}) for p in range(1, 17)]
-    shared = [r for r in portmap.rules_for("n", "c", "10.1.0.5/24", mappings) if "multiport" in r]
+    config = portmap.PortmapConfig(tuple(mappings))
+    shared = [r for r in portmap.rules_for("n", "c", "10.1.0.5/24", config) if "multiport" in r]
     assert [r.split("--destination-ports ")[1].split()[0].count(",") + 1 for r in shared] == [15, 1]
+
+
+def test_conditions_a_foreign_mark_chain_and_masquerading_all_are_in_the_rules() -> None:
+    config = portmap.PortmapConfig.parse(
+        {
+            "runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 8080}]},
+            "conditionsV4": ["!", "-s", "192.0.2.0/24"],
+            "externalSetMarkChain": "KUBE-MARK-MASQ",
+            "masqAll": True,
+        }
+    )
+    jump, mark, _dnat = portmap.rules_for("n", "c", "10.1.0.5/24", config)
+    assert " --destination-ports 80 ! -s 192.0.2.0/24 -j CNI-DN-" in jump
+    assert mark.endswith("--dport 80 -j KUBE-MARK-MASQ")
+    assert "192.0.2.0" not in "".join(portmap.rules_for("n", "c", "fd00::5/64", config))
+
+
+@pytest.mark.parametrize("config", [{"backend": "nftables"}, {"markMasqBit": 14}])
+def test_portmap_options_that_are_not_there_are_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedField):
+        portmap.PortmapConfig.parse(config)
 
 
 @pytest.mark.parametrize("body", [{"hostPort": 0, "containerPort": 1}, {"hostPort": 1}, {"hostPort": 70000}])
