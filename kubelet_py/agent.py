@@ -98,6 +98,7 @@ class Agent:
         self._paths = NodePaths(options.root)
         self._stopping = threading.Event()
         self._sentence = ""
+        self._heard = threading.Event()
         self._looked = time.monotonic()
         self._turned_at = time.monotonic()
         self._cgroup_manager = self._config.cgroup_driver or cgroups.native()
@@ -304,6 +305,7 @@ class Agent:
         self._static.start()
         self._end_orphans()
         self._guard.start()
+            self._heard.set()
         gc.collect()
         gc.freeze()  # what start-up made lives as long as the process
         while not self._stopping.wait(TICK):
@@ -352,6 +354,7 @@ class Agent:
 
     def _keep_mirrors(self) -> None:
         assert self._pods is not None
+        self._heard.set()
         while not self._stopping.is_set():
             self._manager.mirrors_due.wait()
             self._manager.mirrors_due.clear()
@@ -378,6 +381,7 @@ class Agent:
                 self._timelines,
                 self._paths,
                 [*self._instruments(), *counts.instruments],
+                self._heard.wait,
             ),
             counts=counts,
             address=self._config.address,

@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kubeclient import kubeconfig
@@ -38,6 +38,7 @@ from runtime.streams import Stream
 
 CLONE_NEWNET = 0x40000000
 CONNECT_SECONDS = 10.0
+HEAR_SECONDS = 10.0
 
 
 class AgentBackend:
@@ -54,7 +55,10 @@ class AgentBackend:
         timelines: Timelines,
         paths: NodePaths,
         instruments: Sequence[Instrument],
+        heard: Callable[[float], bool],
     ) -> None:
+        """`heard(seconds)` waits that long until the agent has heard of all its pods; whether it has."""
+        self._heard = heard
         self._manager = manager
         self._pleg = pleg
         self._runtime = runtime
@@ -187,6 +191,9 @@ class AgentBackend:
 
     def _record(self, namespace: str, pod: str, uid: str | None) -> PodRecord:
         record = self._manager.find(namespace, pod, uid)
+        if record is None and self._heard(HEAR_SECONDS):
+            # An agent that has just come back serves before the API has told it the pods that run here.
+            record = self._manager.find(namespace, pod, uid)
         if record is None:
             raise LookupError(f'pod "{pod}" not found')
         return record

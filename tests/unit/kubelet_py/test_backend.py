@@ -1,0 +1,55 @@
+"""An agent that has just come back knows its containers before the API has told it whose they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from pods_in_words import pod, up, view
+
+from kubelet_py.backend import AgentBackend
+from kubelet_py.pods.model import PodView
+from kubelet_py.pods.pod_manager import PodManager
+
+
+class Pleg:
+    def view(self, uid: str) -> PodView:
+        return view(up())
+
+
+def backend(manager: PodManager, heard: Callable[[float], bool]) -> AgentBackend:
+    nothing = cast(Any, None)
+    return AgentBackend(
+        manager, cast(Any, Pleg()), nothing, nothing, nothing, nothing, nothing, nothing, [], heard
+    )
+
+
+def empty_manager() -> PodManager:
+    return PodManager(None, lambda uid: None, lambda: "")
+
+
+def test_a_request_waits_for_the_pods_to_be_told() -> None:
+    manager = empty_manager()
+
+    def heard(seconds: float) -> bool:
+        manager.on_api_event("ADDED", pod(), None)
+        return True
+
+    assert backend(manager, heard).container_id("default", "p", "c") == up().id
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_pod_that_is_not_among_them_is_not_found(answer: bool) -> None:
+    with pytest.raises(LookupError, match='pod "p" not found'):
+        backend(empty_manager(), lambda seconds: answer).container_id("default", "p", "c")
+
+
+def test_a_known_pod_is_answered_at_once() -> None:
+    manager = empty_manager()
+    manager.on_api_event("ADDED", pod(), None)
+
+    def heard(seconds: float) -> bool:
+        raise AssertionError("asked")
+
+    assert backend(manager, heard).container_id("default", "p", "c") == up().id
