@@ -52,6 +52,7 @@ from kubelet_py.pods.context import NodeFacts, ObjectSource, TokenSource
 from kubelet_py.pods.events import PodEvents
 from kubelet_py.pods.image_puller import ImagePuller, fetch_with_credentials
 from kubelet_py.pods.image_volumes import mounted_images
+from kubelet_py.pods.leftovers import Leftovers
 from kubelet_py.pods.model import Object, epoch, is_static
 from kubelet_py.pods.oom_watcher import OomWatcher
 from kubelet_py.pods.pleg import Pleg
@@ -97,8 +98,8 @@ class Agent:
         self._config = options.config
         self._paths = NodePaths(options.root)
         self._stopping = threading.Event()
-        self._sentence = ""
         self._heard = threading.Event()
+        self._sentence = ""
         self._looked = time.monotonic()
         self._turned_at = time.monotonic()
         self._cgroup_manager = self._config.cgroup_driver or cgroups.native()
@@ -173,6 +174,7 @@ class Agent:
             users=self._users,
             cgroup_times=self._qos.durations,
         )
+        self._leftovers = Leftovers(paths, self._cgroups, self._volumes)
         self._pleg = Pleg(self._runtime, self._sandboxes.ips, self._workers.wake)
         self._prober = Prober(self._runtime, changed=self._workers.wake, tell=self._events.tell_of_probe)
         self._services = Informer(client, SERVICES) if client else None
@@ -301,11 +303,11 @@ class Agent:
         if self._client is not None:
             self._start_api(self._client)
         else:
+            self._heard.set()
             self._network.bring_up(self._config.pod_cidr or first_subnet(self._config.cluster_cidr))
         self._static.start()
         self._end_orphans()
         self._guard.start()
-            self._heard.set()
         gc.collect()
         gc.freeze()  # what start-up made lives as long as the process
         while not self._stopping.wait(TICK):
@@ -350,11 +352,11 @@ class Agent:
         self._services.wait_synced()
         self._pods.start()
         self._pods.wait_synced()
+        self._heard.set()
         self._end_orphans()
 
     def _keep_mirrors(self) -> None:
         assert self._pods is not None
-        self._heard.set()
         while not self._stopping.is_set():
             self._manager.mirrors_due.wait()
             self._manager.mirrors_due.clear()
@@ -462,7 +464,8 @@ class Agent:
         known = self._pods is not None and self._pods.synced()
         try:
             sandboxes = self._runtime.list_sandboxes()
-            self._manager.end_orphans(sandboxes, self._paths.pods, self._volumes, static_only=not known)
+            clear = self._leftovers.clear
+            self._manager.end_orphans(sandboxes, self._paths.pods, clear, static_only=not known)
         except (NodeError, OSError) as error:
             log.warning("Failed to remove orphans error=%s", error)
 

@@ -25,7 +25,6 @@ from kubelet_py.pods.model import (
     uid_of,
 )
 from kubelet_py.pods.record import PodRecord
-from kubelet_py.volumes.manager import VolumeManager
 from runtime.values import Sandbox
 
 log = logging.getLogger(__name__)
@@ -169,9 +168,9 @@ class PodManager:
         timer.start()
 
     def end_orphans(
-        self, sandboxes: list[Sandbox], pods_dir: Path, volumes: VolumeManager, *, static_only: bool
+        self, sandboxes: list[Sandbox], pods_dir: Path, clear: Callable[[str], None], *, static_only: bool
     ) -> None:
-        """End what runs of pods that do not exist any more, and remove folders that nobody has.
+        """End what runs of pods that do not exist any more, and have cleared away what is left of others.
 
         `static_only`: the API has not told its pods (yet), so that only the manifests' can be judged.
         """
@@ -199,4 +198,4 @@ class PodManager:
                 return
             for folder in pods_dir.iterdir():
                 if folder.name not in self._records:
-                    volumes.tear_down(folder.name)
+                    clear(folder.name)

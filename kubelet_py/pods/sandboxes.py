@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from kubelet_py.pods import attachment, files, resources, security, timeline
 from kubelet_py.pods.container_spec import SHM_BYTES
 from kubelet_py.pods.containers import Event
 from kubelet_py.pods.context import NodeFacts
+from kubelet_py.pods.leftovers import remove_logs
 from kubelet_py.pods.model import (
     ANNOTATION_CONFIG_SOURCE,
     LABEL_POD_NAME,
@@ -97,6 +97,8 @@ class Sandboxes:
         cgroup = self._cgroup_of(pod)
         log_folder = self._paths.pod_logs / f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
         try:
+            # First of all: as long as it is there, the rest is looked for (leftovers.py).
+            (self._paths.pods / metadata["uid"]).mkdir(parents=True, exist_ok=True)
             with self._timelines.step(metadata["uid"], timeline.SANDBOX):
                 with self._cgroup_times.timed("create"):
                     self._cgroups.create(cgroup, limits)
@@ -269,8 +271,4 @@ class Sandboxes:
         """Remove the pod's log folder and the links into it."""
         metadata = pod["metadata"]
         folder = self._paths.pod_logs / f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
-        if self._paths.container_logs.is_dir():
-            for link in self._paths.container_logs.glob(f"{metadata['name']}_{metadata['namespace']}_*.log"):
-                if link.is_symlink() and Path(link.readlink()).is_relative_to(folder):
-                    link.unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_logs(self._paths, folder)

@@ -211,6 +211,8 @@ class PodSyncer:
         if record.volumes is None and not self._set_up_volumes(record, view):
             return False, RETRY_SECONDS
         began = time.monotonic()
+        # One that lost its shim has no process any more, but its address and its host ports.
+        self._p.sandboxes.stop(view)
         try:
             self._p.sandboxes.create(record.pod, actions.attempt)
         except SandboxError as error:

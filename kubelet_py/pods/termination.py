@@ -135,12 +135,13 @@ class Terminator:
 
     def _clean(self, record: PodRecord, view: PodView) -> float | None:
         self._p.sandboxes.remove(view, record.pod)
+        self._p.sandboxes.remove_logs(record.pod)
         try:
+            # Last of all, because an agent that is killed before knows by the pod's folder what is owed.
             self._p.volumes.tear_down(record.uid)
         except (VolumeError, OSError) as error:
             log.warning("Failed to remove volumes pod=%s error=%s", full_name(record.pod), error)
             return RETRY_SECONDS
-        self._p.sandboxes.remove_logs(record.pod)
         self._p.puller.forget(record.uid)
         self._p.tokens.forget(record.uid)
         self._p.statuses.forget(record.uid)
