@@ -134,8 +134,9 @@ def _informers(config: ProxyConfig, changes: Changes, stop: threading.Event) -> 
     from kubeclient.errors import ConfigError as ClientConfigError
     from kubeclient.informer import Informer
     from kubeclient.kubeconfig import load
-    from kubeclient.resources import ENDPOINT_SLICES, SERVICES
+    from kubeclient.resources import SERVICES
     from kubeclient.rest import RestClient
+    from proxy.slice_version import endpoint_slices
 
     path = Path(config.kubeconfig)
     waited = False
@@ -149,9 +150,12 @@ def _informers(config: ProxyConfig, changes: Changes, stop: threading.Event) -> 
         client = RestClient(load(path), user_agent="kube-proxy")
     except ClientConfigError as error:
         raise ProxyError(str(error)) from error
+    slices = endpoint_slices(client, stop)
+    if slices is None:
+        return []
     informers = [
         Informer(client, SERVICES, on_event=changes.service_event),
-        Informer(client, ENDPOINT_SLICES, on_event=changes.slice_event),
+        Informer(client, slices, on_event=changes.slice_event),
     ]
     for informer in informers:
         informer.start()

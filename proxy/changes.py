@@ -193,8 +193,14 @@ def _endpoint(entry: Mapping[str, Any], port: int, hostname: str) -> Endpoint:
         ready=ready,
         serving=ready if serving is None else bool(serving),
         terminating=bool(conditions.get("terminating")),
-        local=entry.get("nodeName") == hostname,
+        local=_node_of(entry) == hostname,
     )
+
+
+def _node_of(entry: Mapping[str, Any]) -> str | None:
+    """Its node; discovery/v1beta1 says it among the topology labels."""
+    name: str | None = entry.get("nodeName")
+    return name or (entry.get("topology") or {}).get("kubernetes.io/hostname")
 
 
 def _identity(body: Object) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from proxy.changes import Changes, Endpoint, View, service_ports
+from proxy.changes import Changes, Endpoint, View, service_ports, slice_endpoints
 from proxy.conntrack import Flow, stale_entries, stale_flows
 
 
@@ -159,3 +159,11 @@ def test_after_a_restart_only_flows_that_go_nowhere_are_stale() -> None:
     ]
     assert stale_entries(LISTING, View()) == []
     assert stale_entries("", udp("10.1.0.1")) == []
+
+
+def test_a_slice_of_v1beta1_names_the_node_among_its_topology_labels() -> None:
+    old = {"addresses": ["10.1.0.1"], "topology": {"kubernetes.io/hostname": "n1"}}
+    found = slice_endpoints(slice_of("x", old, {"addresses": ["10.1.0.2"], "topology": None}), "n1")
+    assert found is not None
+    ((_, endpoints),) = found[1]
+    assert [endpoint.local for endpoint in endpoints] == [True, False]
