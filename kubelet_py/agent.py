@@ -175,7 +175,8 @@ class Agent:
             cgroup_times=self._qos.durations,
         )
         self._leftovers = Leftovers(paths, self._cgroups, self._volumes)
-        self._pleg = Pleg(self._runtime, self._sandboxes.ips, self._workers.wake)
+        workers = self._workers
+        self._pleg = Pleg(self._runtime, self._sandboxes.ips, workers.wake, workers.wake_after)
         self._prober = Prober(self._runtime, changed=self._workers.wake, tell=self._events.tell_of_probe)
         self._services = Informer(client, SERVICES) if client else None
         self._server: KubeletServer | None = None

@@ -151,11 +151,11 @@ class TokenSource:
             self._known[key] = fresh
         return fresh.text
 
-    def due(self, uid: str) -> bool:
-        """Whether a token of this pod wants to be renewed."""
+    def due(self) -> set[str]:
+        """The uids of the pods that have a token which wants to be renewed."""
         now = self._clock()
         with self._lock:
-            return any(key[0] == uid and now >= token.renew_at for key, token in self._known.items())
+            return {key[0] for key, token in self._known.items() if now >= token.renew_at}
 
     def forget(self, uid: str) -> None:
         with self._lock:

@@ -27,21 +27,25 @@ from runtime.service import Container, Event, RuntimeService, Sandbox
 log = logging.getLogger(__name__)
 
 RELIST_SECONDS = 30.0
+SPREAD_SECONDS = 20.0
 MOST_MESSAGES = 10_000
 
 
 class Pleg:
-    """`wake(uid)` is called for every change; `ips(sandbox id)` knows a sandbox's addresses."""
+    """`wake(uid)` is called for every change, `wake_after(uid, seconds)` for every pod of a relist, so that
+    hundreds of them do not stand in the way of one that has news; `ips(sandbox id)` knows a sandbox's
+    addresses."""
 
     def __init__(
         self,
         runtime: RuntimeService,
         ips: Callable[[str], tuple[str, ...]],
         wake: Callable[[str], None],
+        wake_after: Callable[[str, float], None],
     ) -> None:
         self._runtime = runtime
         self._ips = ips
-        self._wake = wake
+        self._wake, self._wake_after = wake, wake_after
         self._messages: dict[str, str] = {}
         self._duration = Histogram(
             "kubelet_pleg_relist_duration_seconds", "Duration in seconds for relisting pods in PLEG."
@@ -144,6 +148,7 @@ class Pleg:
     def relist(self) -> None:
         """Have every pod looked at that the runtime holds something of."""
         with self._duration.timed():
-            for uid in self.uids():
-                self._wake(uid)
+            uids = self.uids()
+            for number, uid in enumerate(uids):
+                self._wake_after(uid, SPREAD_SECONDS * number / len(uids))
         self._seen.set(time.time())

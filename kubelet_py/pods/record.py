@@ -15,7 +15,7 @@ from kubelet_py.pods.image_puller import ImagePuller
 from kubelet_py.pods.model import Ending, Object, Waiting
 from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.prober import Prober
-from kubelet_py.pods.references import Key, references
+from kubelet_py.pods.references import Key, changes, references
 from kubelet_py.pods.resize import Progress, Table, with_resources
 from kubelet_py.pods.resizer import Resizer
 from kubelet_py.pods.sandboxes import Sandboxes
@@ -57,15 +57,24 @@ class PodRecord:
     kill_at: float | None = None  # epoch second at which what still runs is killed
     nudge: threading.Event = field(default_factory=threading.Event)  # wakes a worker that waits for a hook
 
-    _referred: tuple[Object, frozenset[Key]] | None = None
+    _referred: tuple[Object, frozenset[Key], bool] | None = None
 
     @property
     def references(self) -> frozenset[Key]:
-        """The objects that the pod names, worked out once per version of the pod."""
+        """The objects that the pod names."""
+        return self._read()[1]
+
+    @property
+    def changing(self) -> bool:
+        """Whether it has a volume whose content may change while it runs."""
+        return self._read()[2]
+
+    def _read(self) -> tuple[Object, frozenset[Key], bool]:
+        """Worked out once per version of the pod: the agent's loop asks every second."""
         pod, known = self.pod, self._referred
         if known is None or known[0] is not pod:
-            known = self._referred = (pod, references(pod))
-        return known[1]
+            known = self._referred = (pod, references(pod), changes(pod))
+        return known
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

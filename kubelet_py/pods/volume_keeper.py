@@ -7,6 +7,7 @@ a pod's worker is the only one that touches the pod's volumes.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 
 from kubeclient.informer import Informer
@@ -14,7 +15,7 @@ from kubeclient.rest import RestClient
 from kubelet_py.pods.context import RESOURCES, ObjectSource, TokenSource
 from kubelet_py.pods.object_watches import Handler, ObjectWatches
 from kubelet_py.pods.record import PodRecord
-from kubelet_py.pods.references import Key, changes
+from kubelet_py.pods.references import Key
 
 
 class VolumeKeeper:
@@ -39,11 +40,12 @@ class VolumeKeeper:
         living = [record for record in self._records() if not record.ends and not record.finished]
         if self._client is not None:
             self._watches.keep(frozenset().union(*(record.references for record in living)))
+        due = self._tokens.due()
         for record in living:
-            if not changes(record.pod):
+            if not record.changing:
                 continue
-            record.refreshed_at = record.refreshed_at or now
-            if now - record.refreshed_at >= self._period or self._tokens.due(record.uid):
+            record.refreshed_at = record.refreshed_at or now - self._period * _share(record.uid)
+            if now - record.refreshed_at >= self._period or record.uid in due:
                 record.refreshed_at = now
                 self._refresh(record)
 
@@ -65,3 +67,9 @@ class VolumeKeeper:
     def _refresh(self, record: PodRecord) -> None:
         record.stale = True
         self._wake(record.uid)
+
+
+def _share(uid: str) -> float:
+    """From 0 to 1, another for each pod: an agent that has just begun must not look at all of them at once,
+    once a period, for ever."""
+    return zlib.crc32(uid.encode()) / 0xFFFFFFFF

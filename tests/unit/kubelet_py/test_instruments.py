@@ -58,7 +58,7 @@ def test_a_relist_is_timed_and_leaves_its_moment() -> None:
     woken: list[str] = []
     boxes = [SimpleNamespace(config=SimpleNamespace(uid=uid)) for uid in ("a", "b")]
     runtime = SimpleNamespace(list_sandboxes=lambda: boxes)
-    pleg = Pleg(runtime, lambda sandbox: (), woken.append)  # type: ignore[arg-type]
+    pleg = Pleg(runtime, lambda sandbox: (), woken.append, lambda uid, _: woken.append(uid))  # type: ignore[arg-type]
     assert counted(pleg, "kubelet_pleg_last_seen_seconds") == 0
     pleg.relist()
     pleg.relist()
