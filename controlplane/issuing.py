@@ -1,7 +1,8 @@
 """Signs what a certificate request asks for with the cluster's CA: the one place that does.
 
 The times are upstream's (pkg/controller/certificates/authority/policies.go): a certificate begins five
-minutes in the past, for clocks that are slow, and never outlives the CA that signed it.
+minutes in the past, for clocks that are slow, and never outlives the CA that signed it. Ours begins no
+earlier than a tenth of its life, else one that lives minutes would be old when it is made.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def validity(now: float, asked: float | None, longest: float, ca_ends: float) ->
     """PURE. (begin, end) in seconds since 1970. `asked` is spec.expirationSeconds, or None."""
     seconds = longest if asked is None else min(longest, max(asked, LEAST))
     end = now + seconds - (0.0 if seconds < SHORT else BACKDATE)
-    return now - BACKDATE, min(end, ca_ends)
+    return now - min(BACKDATE, seconds / 10), min(end, ca_ends)
 
 
 class Issuer:

@@ -24,7 +24,9 @@ class ClientConfig:
     """Where the API server is and who we are; certificates and key are PEM bytes.
 
     `ca_data` (or the file `ca_file`) signs the server's certificate; with neither, the system's store
-    counts. `username` and `password` mean HTTP basic authentication.
+    counts. `cert_file` and `key_file` are where `cert` and `key` came from, or where newer ones will be:
+    connections that are made after the files changed use what they hold then. `username` and `password`
+    mean HTTP basic authentication.
     """
 
     server: str
@@ -39,6 +41,8 @@ class ClientConfig:
     namespace: str = "default"
     username: str | None = None
     password: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
 
 
 def load(path: str | Path, context: str | None = None) -> ClientConfig:
@@ -71,6 +75,8 @@ def load(path: str | Path, context: str | None = None) -> ClientConfig:
         namespace=chosen.get("namespace") or "default",
         username=user.get("username") or None,
         password=user.get("password") or None,
+        cert_file=_file(user, "client-certificate", path),
+        key_file=_file(user, "client-key", path),
     )
 
 
@@ -102,6 +108,13 @@ def _entry(document: dict[str, Any], section: str, key: str, name: str, path: Pa
         if entry.get("name") == name:
             return dict(entry.get(key) or {})
     raise ConfigError(f"Could not use kubeconfig {path}: {section} has no entry named {name!r}")
+
+
+def _file(section: dict[str, Any], key: str, path: Path) -> str | None:
+    """The file of a field that is not inline; what is inline counts first."""
+    if section.get(f"{key}-data") or not section.get(key):
+        return None
+    return str(path.parent / section[key])
 
 
 def _pem(section: dict[str, Any], key: str, path: Path) -> bytes | None:

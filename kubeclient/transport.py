@@ -8,23 +8,30 @@ ours is opening the socket, writing a request as one segment, and remembering id
 Facts relied on: a request written with one send() needs TCP_NODELAY to leave at once; an idle keep-alive
 socket that has become readable was closed by the server, so it is thrown away before use instead of failing
 a request that must not be sent twice; shutdown() on a socket ends a read that another thread is blocked in.
+A client certificate that lies in a file is looked at before each new connection, because it is exchanged
+while we run; connections that were made with the old one are not used for further requests.
 Proxies named in the environment are ignored on purpose: the way to the API server never leads through them.
 """
 
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import select
 import socket
 import ssl
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from http.client import HTTPException, HTTPResponse
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from kubeclient.errors import ConfigError, ServerUnavailable
 from kubeclient.kubeconfig import ClientConfig
+
+log = logging.getLogger(__name__)
 
 _TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 
@@ -60,11 +67,55 @@ def _load_certificate(context: ssl.SSLContext, cert: bytes, key: bytes | None) -
         os.close(descriptor)
 
 
-class Connection:
-    """One socket to the server; used by one thread at a time."""
+class TlsSource:
+    """The TLS side of new connections, made again whenever the client certificate's files have changed."""
 
-    def __init__(self, sock: socket.socket, host: str) -> None:
+    def __init__(self, config: ClientConfig) -> None:
+        """Raises ConfigError."""
+        self._config = config
+        self._files = [file for file in (config.cert_file, config.key_file) if file]
+        self._lock = threading.Lock()
+        self._stamp = self._look()
+        self._context = tls_context(config)
+        self._generation = 0
+
+    def current(self) -> tuple[ssl.SSLContext, int]:
+        """The context, and a number that differs for each certificate."""
+        if not self._files:
+            return self._context, 0
+        with self._lock:
+            stamp = self._look()
+            if stamp is not None and stamp != self._stamp:
+                self._renew(stamp)
+            return self._context, self._generation
+
+    def _look(self) -> tuple[tuple[int, int, int], ...] | None:
+        """What tells one version of the files from another; None where one of them is missing."""
+        try:
+            found = [os.stat(file) for file in self._files]
+        except OSError:
+            return None
+        return tuple((each.st_ino, each.st_mtime_ns, each.st_size) for each in found)
+
+    def _renew(self, stamp: tuple[tuple[int, int, int], ...]) -> None:
+        config = self._config
+        try:
+            cert, key = (Path(file or "").read_bytes() for file in (config.cert_file, config.key_file))
+            self._context = tls_context(replace(config, cert=cert, key=key))
+        except (OSError, ConfigError) as error:
+            # Half of a change: the old certificate does until the other half is there.
+            log.warning("Kept the old client certificate file=%s error=%s", config.cert_file, error)
+            return
+        self._stamp, self._generation = stamp, self._generation + 1
+        log.info("Took over a new client certificate file=%s", config.cert_file)
+
+
+class Connection:
+    """One socket to the server; used by one thread at a time. `generation` tells which certificate it has."""
+
+    def __init__(self, sock: socket.socket, host: str, generation: int = 0) -> None:
         self.sock = sock
+        self.generation = generation
         self._host = host
 
     def send(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> HTTPResponse:
@@ -112,7 +163,7 @@ class Transport:
         self._host = parts.netloc.rpartition("@")[2]
         self._prefix = parts.path.rstrip("/")
         self._server_name = config.server_name or parts.hostname
-        self._tls = tls_context(config) if parts.scheme == "https" else None
+        self._tls = TlsSource(config) if parts.scheme == "https" else None
         self._timeout = timeout
         self._limit = idle
         self._idle: list[Connection] = []
@@ -140,6 +191,7 @@ class Transport:
     def open(self, *, timeout: float | None = None) -> Connection:
         """A new connection, TLS done; `timeout` seconds bounds each later read. Raises ServerUnavailable."""
         sock: socket.socket | None = None
+        generation = 0
         try:
             sock = socket.create_connection(self._address, timeout=self._timeout)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -148,13 +200,14 @@ class Transport:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
             sock.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, 30_000)
             if self._tls is not None:
-                sock = self._tls.wrap_socket(sock, server_hostname=self._server_name)
+                context, generation = self._tls.current()
+                sock = context.wrap_socket(sock, server_hostname=self._server_name)
             sock.settimeout(timeout or self._timeout)
         except OSError as error:
             if sock is not None:
                 sock.close()
             raise self._unreachable("connect to", error) from error
-        return Connection(sock, self._host)
+        return Connection(sock, self._host, generation)
 
     def target(self, path: str) -> str:
         """The request target: the server URL's own path, then ours."""
@@ -203,12 +256,13 @@ class Transport:
         return response.status, received, data
 
     def _take(self) -> Connection | None:
+        generation = self._tls.current()[1] if self._tls is not None else 0
         while True:
             with self._lock:
                 if not self._idle:
                     return None
                 connection = self._idle.pop()
-            if connection.alive():
+            if connection.generation == generation and connection.alive():
                 return connection
             connection.close()
 

@@ -20,20 +20,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from kubeclient import kubeconfig
 from kubeclient.events import EventRecorder
 from kubeclient.informer import Informer
 from kubeclient.resources import NODES, PODS, SERVICES
 from kubeclient.rest import RestClient
 from kubelet_py.backend import AgentBackend
 from kubelet_py.config import Options, parse_arguments
-from kubelet_py.errors import ConfigError, NodeError
+from kubelet_py.errors import CertificateError, ConfigError, NodeError
 from kubelet_py.instruments import Instrument
 from kubelet_py.node import allocatable
 from kubelet_py.node import status as node_status
 from kubelet_py.node.addresses import NoAddress, choose_node_address
 from kubelet_py.node.api_counts import ApiCounts
 from kubelet_py.node.authorizer import NodeAuthorizer
+from kubelet_py.node.bootstrap import Bootstrap, client_renewal
+from kubelet_py.node.certificate_manager import CertificateManager
 from kubelet_py.node.enforcement import Enforcement, rules_of
 from kubelet_py.node.events import NodeEvents
 from kubelet_py.node.guard import Guard
@@ -43,6 +44,7 @@ from kubelet_py.node.network import NodeNetwork
 from kubelet_py.node.network_keeper import NetworkKeeper, first_subnet
 from kubelet_py.node.qos import QosCgroups
 from kubelet_py.node.registrar import Registrar
+from kubelet_py.node.serving import ServingCertificate
 from kubelet_py.paths import NodePaths
 from kubelet_py.pods import security
 from kubelet_py.pods.admission import Gate
@@ -129,18 +131,28 @@ class Agent:
             rules_of(self._config, self._machine, self._cgroups),
         )
         self._api_instruments: tuple[Instrument, ...] = ()
+        self._renewal: CertificateManager | None = None
         self._client = self._connect()
         self._build()
 
     def _connect(self) -> RestClient | None:
-        file = self._paths.kubeconfig("kubelet")
-        if not file.exists():
+        options, paths = self._options, self._paths
+        self._cert_dir = options.cert_dir or paths.certificates
+        file = options.kubeconfig or paths.kubeconfig("kubelet")
+        rotate = self._config.rotate_certificates
+        self._bootstrap = Bootstrap(
+            file, options.bootstrap_kubeconfig, self._cert_dir, options.node_name, rotate=rotate
+        )
+        login = self._bootstrap.login(self._stopping)
+        if login is None:
             log.info("Started without an API server: only static pods run (no %s)", file)
             return None
-        config = kubeconfig.load(file)
-        counts = ApiCounts(urlsplit(config.server).netloc)
+        counts = ApiCounts(urlsplit(login.config.server).netloc)
         self._api_instruments = counts.instruments
-        return RestClient(config, user_agent="kubelet-py", observe=counts.observe)
+        client = RestClient(login.config, user_agent="kubelet-py", observe=counts.observe)
+        if rotate and login.certificate is not None:
+            self._renewal = client_renewal(self._bootstrap, login, client, options.node_name)
+        return client
 
     def _build(self) -> None:
         client, paths, config = self._client, self._paths, self._config
@@ -180,6 +192,14 @@ class Agent:
         self._prober = Prober(self._runtime, changed=self._workers.wake, tell=self._events.tell_of_probe)
         self._services = Informer(client, SERVICES) if client else None
         self._server: KubeletServer | None = None
+        given = (Path(config.tls_cert_file), Path(config.tls_private_key_file))
+        self._serving = ServingCertificate(
+            given=given if config.tls_cert_file else None,
+            ours=(paths.pki / "kubelet.crt", paths.pki / "kubelet.key"),
+            cert_dir=self._cert_dir,
+            node_name=self._options.node_name,
+            addresses=tuple(self._node.ips),
+        )
         self._check = loop_check(lambda: self._turned_at, time.monotonic)
         self._healthz = HealthzServer(config.healthz_bind_address, config.healthz_port, self._check)
         self._pods: Informer | None = None
@@ -294,6 +314,8 @@ class Agent:
         """Start every part, then look after the node until `stop`."""
         self._qos.make()
         self._enforcement.enforce()
+        if self._renewal is not None:
+            self._renewal.start()
         self._statuses.start()
         self._workers.start()
         self._pleg.start()
@@ -320,7 +342,8 @@ class Agent:
     def close(self) -> None:
         """Let go of everything; containers run on."""
         parts = (self._static, self._guard, self._prober, self._pleg, self._workers, self._statuses)
-        for part in (*parts, self._keeper, self._registrar, self._server, self._healthz):
+        others = (self._keeper, self._registrar, self._renewal, self._serving, self._server, self._healthz)
+        for part in (*parts, *others):
             if part is not None:
                 part.stop()
         self._runtime.close()
@@ -365,14 +388,22 @@ class Agent:
             self._manager.keep_mirrors()
 
     def _start_server(self) -> None:
+        """Serve with the certificate that there is, or as soon as the cluster's CA has signed one."""
+        if self._client is None and not self._serving.configured():
+            log.info("Started without a server on port %d (nobody could log in)", self._config.port)
+        elif self._config.server_tls_bootstrap and self._client is not None:
+            self._serving.start_by_request(self._serve, self._client, lambda: bool(self._node_uid()))
+        else:
+            self._serving.start(self._serve)
+
+    def _serve(self, certificate: Path, key: Path) -> None:
         from kubelet_py.server.app import KubeletServer
         from kubelet_py.server.http_counts import HttpCounts
 
-        pki = self._paths.pki
-        if not (pki / "kubelet.crt").exists():
-            log.info("Started without a server on port %d (no serving certificate)", self._config.port)
+        if self._server is not None:
+            self._server.use_certificate(str(certificate), str(key))
             return
-        counts = HttpCounts()
+        counts, pki = HttpCounts(), self._paths.pki
         self._server = KubeletServer(
             AgentBackend(
                 self._manager,
@@ -389,9 +420,9 @@ class Agent:
             counts=counts,
             address=self._config.address,
             port=self._config.port,
-            cert_file=str(pki / "kubelet.crt"),
-            key_file=str(pki / "kubelet.key"),
-            client_ca_file=str(pki / "ca.crt"),
+            cert_file=str(certificate),
+            key_file=str(key),
+            client_ca_file=str(pki / "ca.crt") if (pki / "ca.crt").exists() else "",
             authorize=NodeAuthorizer(self._client, self._options.node_name),
             log_folder=self._paths.pod_logs.parent,
             check=self._check,
@@ -478,6 +509,7 @@ class Agent:
 
     def _on_node(self, node: Object) -> None:
         self._node_events.release()
+        self._serving.look()
         cidr = node["spec"].get("podCIDR") or self._config.pod_cidr
         if cidr:
             self._network.bring_up(cidr)
@@ -550,7 +582,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     threading.stack_size(512 * 1024)
     try:
         agent = Agent(parse_arguments(sys.argv[1:] if argv is None else argv))
-    except (ConfigError, NoAddress, RuntimeFailure, OSError) as error:
+    except (CertificateError, ConfigError, NoAddress, RuntimeFailure, OSError) as error:
         print(f"kubelet_py.agent: {error}", file=sys.stderr)
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -558,7 +590,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(SHUTDOWN_SIGNAL, lambda *_: agent.begin_shutdown())
     try:
         agent.run()
-    except (RuntimeFailure, OSError) as error:
+    except (CertificateError, ConfigError, RuntimeFailure, OSError) as error:
         print(f"kubelet_py.agent: {error}", file=sys.stderr)
         return 1
     finally:

@@ -107,6 +107,10 @@ class Config:
     service_cidr: str = "10.96.0.0/12"
     address: str = "0.0.0.0"
     port: int = 10250
+    rotate_certificates: bool = False
+    server_tls_bootstrap: bool = False
+    tls_cert_file: str = ""
+    tls_private_key_file: str = ""
     healthz_bind_address: str = "127.0.0.1"
     healthz_port: int = 10248
 
@@ -181,6 +185,10 @@ KEYS = {
     "registerWithTaints": "register_with_taints",
     "address": "address",
     "port": "port",
+    "rotateCertificates": "rotate_certificates",
+    "serverTLSBootstrap": "server_tls_bootstrap",
+    "tlsCertFile": "tls_cert_file",
+    "tlsPrivateKeyFile": "tls_private_key_file",
     "healthzBindAddress": "healthz_bind_address",
     "healthzPort": "healthz_port",
 }
@@ -228,6 +236,13 @@ def checked(config: Config) -> Config:
             f"Could not use configuration: featureGates: unknown {', '.join(unknown)} (known: "
             f"{', '.join(FEATURE_GATES)})"
         )
+    if bool(config.tls_cert_file) != bool(config.tls_private_key_file):
+        raise ConfigError(
+            "Could not use configuration: tlsCertFile and tlsPrivateKeyFile: give both or neither"
+        )
+    if config.tls_cert_file and config.server_tls_bootstrap:
+        text = "serverTLSBootstrap and tlsCertFile exclude each other"
+        raise ConfigError(f"Could not use configuration: {text}")
     if not 0 <= config.healthz_port <= 65535:
         raise ConfigError("Could not use configuration: healthzPort must be a port, or 0 for none")
     if not 0 < config.memory_throttling_factor <= 1:
@@ -302,6 +317,9 @@ class Options:
     config: Config
     node_ip: str = ""
     cni_bin_dirs: tuple[Path, ...] = ()
+    kubeconfig: Path | None = None
+    bootstrap_kubeconfig: Path | None = None
+    cert_dir: Path | None = None
 
 
 def parse_labels(text: str) -> dict[str, str]:
@@ -333,6 +351,16 @@ def parse_arguments(argv: Sequence[str]) -> Options:
     parser.add_argument("--max-pods", type=int, help="how many pods may run here (110)")
     parser.add_argument("--node-labels", default="", help="key=value,… set at registration")
     parser.add_argument("--register-node", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--kubeconfig", type=Path, help="how to reach the API server (kubelet.conf)")
+    parser.add_argument(
+        "--bootstrap-kubeconfig",
+        type=Path,
+        help="asks for a client certificate where --kubeconfig is not there or its certificate is over",
+    )
+    parser.add_argument("--cert-dir", type=Path, help="where certificates got by request are kept")
+    parser.add_argument("--rotate-certificates", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--tls-cert-file", help="certificate of the HTTPS server")
+    parser.add_argument("--tls-private-key-file", help="its key")
     arguments = parser.parse_args(argv)
     config = load(arguments.config) if arguments.config else Config()
     if arguments.port is not None:
@@ -347,6 +375,9 @@ def parse_arguments(argv: Sequence[str]) -> Options:
         config = replace(config, service_cidr=arguments.service_cidr)
     if arguments.register_node is not None:
         config = replace(config, register_node=arguments.register_node)
+    for name in ("rotate_certificates", "tls_cert_file", "tls_private_key_file"):
+        if getattr(arguments, name) is not None:
+            config = replace(config, **{name: getattr(arguments, name)})
     if arguments.node_labels:
         config = replace(config, node_labels=parse_labels(arguments.node_labels))
     return Options(
@@ -355,4 +386,7 @@ def parse_arguments(argv: Sequence[str]) -> Options:
         config=checked(config),
         node_ip=arguments.node_ip,
         cni_bin_dirs=tuple(arguments.cni_bin_dir),
+        kubeconfig=arguments.kubeconfig and arguments.kubeconfig.absolute(),
+        bootstrap_kubeconfig=arguments.bootstrap_kubeconfig and arguments.bootstrap_kubeconfig.absolute(),
+        cert_dir=arguments.cert_dir and arguments.cert_dir.absolute(),
     )

@@ -2,6 +2,7 @@
 
     NodeError
     ├── ConfigError            a configuration file, flag or manifest that cannot be used
+    ├── CertificateError       a key or certificate of the node that cannot be made, got or kept
     ├── ExpansionError         text with $(VAR) or a field path that has no answer
     ├── VolumeError            a volume that cannot be set up (the pod waits, event FailedMount)
     ├── SandboxError           the pod's namespaces or network failed (event FailedCreatePodSandBox)
@@ -24,6 +25,10 @@ class NodeError(Exception):
 
 class ConfigError(NodeError):
     """A configuration that cannot be used; the text names the key."""
+
+
+class CertificateError(NodeError):
+    """A key or certificate of the node that cannot be made, got or kept; tried again with back-off."""
 
 
 class ExpansionError(NodeError):

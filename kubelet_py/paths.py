@@ -29,6 +29,11 @@ class NodePaths:
         return self.config / "pki"
 
     @property
+    def certificates(self) -> Path:
+        """Keys and certificates that the node got by request (--cert-dir), as in /var/lib/kubelet/pki."""
+        return self.state / "pki"
+
+    @property
     def manifests(self) -> Path:
         """Static pods: every YAML or JSON file here is a pod of this node."""
         return self.config / "manifests"

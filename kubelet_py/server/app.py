@@ -105,20 +105,31 @@ class KubeletServer:
         counts: HttpCounts | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(cert_file, key_file)
-        context.load_verify_locations(client_ca_file)
-        context.verify_mode = ssl.CERT_OPTIONAL  # /healthz is open; everything else looks for the certificate
-        context.set_alpn_protocols(["http/1.1"])
+        self._client_ca_file = client_ca_file
         self.backend, self.authorize, self.clock = backend, authorize, clock
         self.log_folder, self.check = log_folder, check
         self.counts = counts or HttpCounts()
         self._address = (address, port)
-        self._context = context
+        self._context = self._make_context(cert_file, key_file)
         self._listener: Listener | None = None
         self._thread: threading.Thread | None = None
         self._connections: set[Duplex] = set()
         self._lock = threading.Lock()
+
+    def _make_context(self, cert_file: str, key_file: str) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert_file, key_file)
+        if self._client_ca_file:
+            context.load_verify_locations(self._client_ca_file)
+            context.verify_mode = ssl.CERT_OPTIONAL  # whoever shows none may have a token
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    def use_certificate(self, cert_file: str, key_file: str) -> None:
+        """Show another one to those who connect from now on; open connections stay. Raises OSError."""
+        self._context = self._make_context(cert_file, key_file)
+        if self._listener is not None:
+            self._listener.context = self._context
 
     @property
     def port(self) -> int:

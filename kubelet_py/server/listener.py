@@ -30,17 +30,17 @@ class Listener(socketserver.ThreadingTCPServer):
         self, address: tuple[str, int], handler: type[Any], owner: Any, context: ssl.SSLContext | None
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self.owner, self._context = owner, context
+        self.owner, self.context = owner, context
         self.stopping = threading.Event()
         super().__init__(address, handler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._context is None:
+        if self.context is None:
             return connection, address
         # The handshake is done in the connection's own thread: a slow client must not hold up others.
-        wrapped = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        wrapped = self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return wrapped, address
 
     def handle_error(self, request: Any, client_address: Any) -> None:

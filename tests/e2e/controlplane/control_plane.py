@@ -37,8 +37,9 @@ Kubectl = Callable[..., subprocess.CompletedProcess[str]]
 class Process:
     """One control plane on a loopback port."""
 
-    def __init__(self, folder: Path, *, controllers: str) -> None:
+    def __init__(self, folder: Path, *, controllers: str, flags: tuple[str, ...] = ()) -> None:
         self.folder = folder
+        self.flags = flags
         self.controllers = controllers
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -59,6 +60,7 @@ class Process:
             "--bind-address=127.0.0.1",
             f"--secure-port={self.port}",
             f"--controllers={self.controllers}",
+            *self.flags,
         ]
 
     def start(self) -> None:

@@ -122,7 +122,6 @@ DAY = 86400.0
     [
         (None, 365 * DAY, 9e9, 365 * DAY - 300),
         (DAY, 365 * DAY, 9e9, DAY - 300),
-        (1.0, 365 * DAY, 9e9, 600),  # never less than ten minutes
         (999 * DAY, 365 * DAY, 9e9, 365 * DAY - 300),
         (None, 3600.0, 9e9, 3600),  # a short one is not cut by the back-dating
         (None, 365 * DAY, 1e9 + DAY, DAY),  # the CA ends first
@@ -132,6 +131,14 @@ def test_how_long_a_certificate_lives(
     asked: float | None, longest: float, ca_ends: float, expected: float
 ) -> None:
     assert validity(1e9, asked, longest, ca_ends) == (1e9 - 300, 1e9 + expected)
+
+
+def test_nobody_gets_less_than_ten_minutes_by_asking() -> None:
+    assert validity(1e9, 1.0, DAY, 9e9) == (1e9 - 60, 1e9 + 600)
+
+
+def test_a_certificate_of_minutes_is_not_old_when_it_is_made() -> None:
+    assert validity(1e9, None, 20.0, 9e9) == (1e9 - 2, 1e9 + 20)
 
 
 def test_a_certificate_says_what_its_request_asked_for_and_no_more(tmp_path: Path) -> None:
