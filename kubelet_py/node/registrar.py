@@ -163,23 +163,29 @@ class Registrar:
     def _renew(self, lease: Object | None) -> Object:
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         if lease is not None:
-            renewed = {**lease, "spec": {**lease["spec"], "renewTime": stamp}}
-            return self._client.update(LEASES, renewed)
+            spec = {**lease["spec"], "renewTime": stamp}
+            return self._client.update(LEASES, {**lease, "metadata": self._owned(lease), "spec": spec})
         try:
             found = self._client.get(LEASES, self._name, LEASE_NAMESPACE)
-            return self._client.update(LEASES, {**found, "spec": self._lease_spec(stamp)})
+            body = {**found, "metadata": self._owned(found), "spec": self._lease_spec(stamp)}
+            return self._client.update(LEASES, body)
         except NotFound:
-            metadata: dict[str, Any] = {"name": self._name, "namespace": LEASE_NAMESPACE}
-            if self._node is not None:
-                owner = {"apiVersion": "v1", "kind": "Node", "name": self._name}
-                metadata["ownerReferences"] = [{**owner, "uid": self._node["metadata"]["uid"]}]
             body = {
                 "apiVersion": "coordination.k8s.io/v1",
                 "kind": "Lease",
-                "metadata": metadata,
+                "metadata": {"name": self._name, "namespace": LEASE_NAMESPACE},
                 "spec": self._lease_spec(stamp),
             }
-            return self._client.create(LEASES, body, LEASE_NAMESPACE)
+            return self._client.create(LEASES, {**body, "metadata": self._owned(body)}, LEASE_NAMESPACE)
+
+    def _owned(self, lease: Object) -> Object:
+        """The lease's metadata, with the Node as its owner: it goes with it. The first lease may be older
+        than the Node; then the next one says it."""
+        metadata: Object = lease["metadata"]
+        if self._node is None or metadata.get("ownerReferences"):
+            return metadata
+        owner = {"apiVersion": "v1", "kind": "Node", "name": self._name}
+        return {**metadata, "ownerReferences": [{**owner, "uid": self._node["metadata"]["uid"]}]}
 
     def _lease_spec(self, stamp: str) -> dict[str, Any]:
         return {
