@@ -55,7 +55,8 @@ from kubelet_py.pods.events import PodEvents
 from kubelet_py.pods.image_puller import ImagePuller, fetch_with_credentials
 from kubelet_py.pods.image_volumes import mounted_images
 from kubelet_py.pods.leftovers import Leftovers
-from kubelet_py.pods.model import Object, epoch, is_static
+from kubelet_py.pods.manifest_sources import ManifestSources
+from kubelet_py.pods.model import API_SOURCE, Object, epoch, is_static
 from kubelet_py.pods.oom_watcher import OomWatcher
 from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.pod_manager import PodManager
@@ -65,7 +66,6 @@ from kubelet_py.pods.resize import DEFERRED
 from kubelet_py.pods.resizer import Resizer
 from kubelet_py.pods.runtime_class import RuntimeClasses
 from kubelet_py.pods.sandboxes import Sandboxes
-from kubelet_py.pods.static_pods import StaticPods
 from kubelet_py.pods.status_manager import NullStatusManager, StatusManager
 from kubelet_py.pods.sync_pod import PodSyncer
 from kubelet_py.pods.timeline import Timelines
@@ -303,9 +303,12 @@ class Agent:
             mirror=self._manager.mirror,
         )
         self._syncer = PodSyncer(parts, self._manager.record, self._forget)
-        folder = Path(config.static_pod_path) if config.static_pod_path else paths.manifests
-        self._static = StaticPods(
-            folder, self._options.node_name, self._manager.on_static_pods, period=config.file_check_frequency
+        self._static = ManifestSources(
+            config,
+            paths.manifests,
+            self._options.node_name,
+            self._manager.on_static_pods,
+            self._keeper.keep_local,
         )
 
     # life
@@ -323,11 +326,14 @@ class Agent:
         if self._config.healthz_port:
             self._healthz.start()
         self._start_server()
-        if self._client is not None:
-            self._start_api(self._client)
-        else:
+        if self._client is None:
             self._heard.set()
             self._network.bring_up(self._config.pod_cidr or first_subnet(self._config.cluster_cidr))
+        else:
+            before = self._cni.remembered()
+            if before:  # pods need not wait for an API server that is away, nor be told of a node NotReady
+                self._network.bring_up(before)
+            self._start_api(self._client)
         self._static.start()
         self._end_orphans()
         self._guard.start()
@@ -377,6 +383,7 @@ class Agent:
         self._pods.start()
         self._pods.wait_synced()
         self._heard.set()
+        self._manager.has_told(API_SOURCE)
         self._end_orphans()
 
     def _keep_mirrors(self) -> None:
@@ -493,11 +500,9 @@ class Agent:
             self._sentence = sentence
 
     def _end_orphans(self) -> None:
-        known = self._pods is not None and self._pods.synced()
         try:
             sandboxes = self._runtime.list_sandboxes()
-            clear = self._leftovers.clear
-            self._manager.end_orphans(sandboxes, self._paths.pods, clear, static_only=not known)
+            self._manager.end_orphans(sandboxes, self._paths.pods, self._leftovers.clear)
         except (NodeError, OSError) as error:
             log.warning("Failed to remove orphans error=%s", error)
 

@@ -58,6 +58,9 @@ class Config:
 
     static_pod_path: str = ""
     file_check_frequency: float = 2.0
+    static_pod_url: str = ""
+    static_pod_url_header: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    http_check_frequency: float = 20.0
     sync_frequency: float = 60.0
     cluster_dns: tuple[str, ...] = ()
     cluster_domain: str = ""
@@ -117,6 +120,7 @@ class Config:
 
 DURATIONS = {
     "file_check_frequency",
+    "http_check_frequency",
     "sync_frequency",
     "node_status_update_frequency",
     "node_status_report_frequency",
@@ -139,6 +143,9 @@ CGROUP_DRIVERS = ("", "cgroupfs", "systemd")
 KEYS = {
     "staticPodPath": "static_pod_path",
     "fileCheckFrequency": "file_check_frequency",
+    "staticPodURL": "static_pod_url",
+    "staticPodURLHeader": "static_pod_url_header",
+    "httpCheckFrequency": "http_check_frequency",
     "syncFrequency": "sync_frequency",
     "clusterDNS": "cluster_dns",
     "clusterDomain": "cluster_domain",
@@ -243,6 +250,7 @@ def checked(config: Config) -> Config:
     if config.tls_cert_file and config.server_tls_bootstrap:
         text = "serverTLSBootstrap and tlsCertFile exclude each other"
         raise ConfigError(f"Could not use configuration: {text}")
+    _check_static_pod_url(config)
     if not 0 <= config.healthz_port <= 65535:
         raise ConfigError("Could not use configuration: healthzPort must be a port, or 0 for none")
     if not 0 < config.memory_throttling_factor <= 1:
@@ -267,6 +275,16 @@ def checked(config: Config) -> Config:
         except ValueError as error:
             raise ConfigError(f"Could not use configuration: {what}: {error}") from error
     return config
+
+
+def _check_static_pod_url(config: Config) -> None:
+    if config.static_pod_url and not config.static_pod_url.startswith(("http://", "https://")):
+        raise ConfigError("Could not use configuration: staticPodURL must begin with http:// or https://")
+    for name, values in config.static_pod_url_header.items():
+        good = isinstance(values, list | tuple) and all(isinstance(value, str) for value in values)
+        if not good or any(c in "\r\n" for c in name + "".join(values)):
+            text = f"staticPodURLHeader {name!r} must be a list of texts without line breaks"
+            raise ConfigError(f"Could not use configuration: {text}")
 
 
 def _convert(key: str, name: str, kind: str, value: Any) -> Any:
@@ -333,6 +351,17 @@ def parse_labels(text: str) -> dict[str, str]:
     return labels
 
 
+def parse_headers(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """`a:b,c:d`, several times → {"a": ("b",), "c": ("d",)}; of one name all values are kept."""
+    headers: dict[str, tuple[str, ...]] = {}
+    for part in filter(None, ",".join(texts).split(",")):
+        name, separator, value = part.partition(":")
+        if not separator or not name.strip():
+            raise ConfigError(f"Could not read header {part!r}: write it as name:value")
+        headers[name.strip()] = (*headers.get(name.strip(), ()), value)
+    return headers
+
+
 def parse_arguments(argv: Sequence[str]) -> Options:
     """Flags win over the file, as upstream."""
     import socket
@@ -349,6 +378,11 @@ def parse_arguments(argv: Sequence[str]) -> Options:
     parser.add_argument("--cluster-cidr", help="range of all pods' addresses (10.244.0.0/16)")
     parser.add_argument("--service-cidr", help="range of the Services' addresses (10.96.0.0/12)")
     parser.add_argument("--max-pods", type=int, help="how many pods may run here (110)")
+    parser.add_argument("--pod-manifest-path", help="folder of static pods' manifests")
+    parser.add_argument("--manifest-url", help="address of static pods' manifests")
+    parser.add_argument(
+        "--manifest-url-header", action="append", default=[], help="name:value,… sent to it, may be repeated"
+    )
     parser.add_argument("--node-labels", default="", help="key=value,… set at registration")
     parser.add_argument("--register-node", action=argparse.BooleanOptionalAction, default=None)
     parser.add_argument("--kubeconfig", type=Path, help="how to reach the API server (kubelet.conf)")
@@ -378,6 +412,12 @@ def parse_arguments(argv: Sequence[str]) -> Options:
     for name in ("rotate_certificates", "tls_cert_file", "tls_private_key_file"):
         if getattr(arguments, name) is not None:
             config = replace(config, **{name: getattr(arguments, name)})
+    if arguments.pod_manifest_path is not None:
+        config = replace(config, static_pod_path=arguments.pod_manifest_path)
+    if arguments.manifest_url is not None:
+        config = replace(config, static_pod_url=arguments.manifest_url)
+    if arguments.manifest_url_header:
+        config = replace(config, static_pod_url_header=parse_headers(arguments.manifest_url_header))
     if arguments.node_labels:
         config = replace(config, node_labels=parse_labels(arguments.node_labels))
     return Options(

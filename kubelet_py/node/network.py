@@ -12,6 +12,7 @@ makes them and the commands that remove them cannot disagree:
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +67,18 @@ class NodeNetwork:
         self.invoker.gc(())
         self.invoker.tear_down()
         routes.restore(self._state, bridge=self._paths.bridge)
+
+    def remembered(self) -> str:
+        """The subnet that this node gave its pods before, "" where it made no network."""
+        if not self.ours():
+            return ""
+        try:
+            body = json.loads((self._paths.cni_config / CONFLIST).read_text())
+            ranges = body["plugins"][0]["ipam"]["ranges"]
+            return str(ranges[0][0]["subnet"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            log.warning("Failed to read the network that was error=%s", error)
+            return ""
 
     def ours(self) -> bool:
         """Whether the pods' network is the one that this node made."""

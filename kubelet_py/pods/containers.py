@@ -40,6 +40,7 @@ from kubelet_py.pods.model import (
     Object,
     PodView,
     host_network,
+    is_static,
     uid_of,
     user_text,
 )
@@ -146,11 +147,11 @@ class ContainerStarter:
         return identifier
 
     def _pull_secrets(self, pod: Object) -> Callable[[str], Object | None]:
-        namespace = pod["metadata"]["namespace"]
+        lookup = self._objects.lookup(pod)
 
         def secret(secret_name: str) -> Object | None:
             try:
-                return self._objects.get("secret", namespace, secret_name)
+                return lookup("secret", secret_name)
             except VolumeError as error:
                 log.info("Failed to read pull secret name=%s error=%s", secret_name, error)
                 return None
@@ -249,14 +250,11 @@ class ContainerStarter:
     def _environment(self, pod: Object, container: Object, ips: tuple[str, ...]) -> dict[str, str]:
         services = self._services()
         if services is None:
-            raise ContainerConfigError(
-                "services have not yet been read at least once, cannot construct envvars"
-            )
-        namespace = pod["metadata"]["namespace"]
-
-        def lookup(kind: str, name: str) -> Object | None:
-            return self._objects.get(kind, namespace, name)
-
+            if not is_static(pod):  # which may be the very API server that does not answer
+                text = "services have not yet been read at least once, cannot construct envvars"
+                raise ContainerConfigError(text)
+            services = []
+        namespace, lookup = pod["metadata"]["namespace"], self._objects.lookup(pod)
         try:
             return environment.container_environment(
                 pod,

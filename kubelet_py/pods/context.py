@@ -20,7 +20,7 @@ from kubeclient.resources import (
 from kubeclient.rest import RestClient
 from kubelet_py.errors import VolumeError
 from kubelet_py.pods.image_puller import decoded
-from kubelet_py.pods.model import Object, epoch
+from kubelet_py.pods.model import Object, epoch, is_static
 from kubelet_py.pods.references import Key
 from kubelet_py.pods.resources import Rules
 
@@ -57,12 +57,33 @@ class ObjectSource:
         self._client = client
         self._clock = clock
         self._lock = threading.Lock()
+        self._local: dict[str, dict[Key, Object]] = {}
         self._known: dict[Key, tuple[float, Object | None]] = {}
         self._told: dict[Key, Object | None] = {}
 
-    def lookup(self, namespace: str) -> Callable[[str, str], Object | None]:
-        """A function from (kind, name) to the object; Secrets come decoded."""
-        return lambda kind, name: self.get(kind, namespace, name)
+    def lookup(self, pod: Object) -> Callable[[str, str], Object | None]:
+        """A function from (kind, name) to the object of the pod's namespace; Secrets come decoded. A static
+        pod is served what lies beside the manifests first; nobody else is served any of that."""
+        namespace, static = pod["metadata"]["namespace"], is_static(pod)
+
+        def look(kind: str, name: str) -> Object | None:
+            own = self.local((kind, namespace, name)) if static else None
+            return own if own is not None else self.get(kind, namespace, name)
+
+        return look
+
+    def local(self, key: Key) -> Object | None:
+        """The object as it lies beside this node's manifests."""
+        with self._lock:
+            return next((objects[key] for objects in self._local.values() if key in objects), None)
+
+    def keep_local(self, source: str, objects: Mapping[Key, Object]) -> set[Key]:
+        """All that lies beside the manifests of a source now; answers the names of what is different."""
+        fresh = {key: decoded(found) if key[0] == "secret" else found for key, found in objects.items()}
+        with self._lock:
+            before = self._local.get(source, {})
+            self._local[source] = fresh
+        return {key for key in {**before, **fresh} if before.get(key) != fresh.get(key)}
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
         """None when there is none such; VolumeError when the API cannot be asked."""

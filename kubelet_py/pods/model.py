@@ -32,6 +32,8 @@ ANNOTATION_CONFIG_HASH = "kubernetes.io/config.hash"
 ANNOTATION_CONFIG_MIRROR = "kubernetes.io/config.mirror"
 ANNOTATION_CONFIG_SOURCE = "kubernetes.io/config.source"
 ANNOTATION_CONFIG_SEEN = "kubernetes.io/config.seen"
+# Where a pod may come from: the values of kubernetes.io/config.source.
+API_SOURCE, FILE_SOURCE, HTTP_SOURCE = "api", "file", "http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +200,14 @@ def full_name(pod: Mapping[str, Any]) -> str:
     return f"{metadata['name']}_{metadata['namespace']}({metadata['uid']})"
 
 
+def source_of(pod: Mapping[str, Any]) -> str:
+    """API_SOURCE, FILE_SOURCE or HTTP_SOURCE."""
+    return str((pod["metadata"].get("annotations") or {}).get(ANNOTATION_CONFIG_SOURCE, API_SOURCE))
+
+
 def is_static(pod: Mapping[str, Any]) -> bool:
     """Does the pod come from a manifest on this node? (its mirror in the API has the mirror annotation)"""
-    source = (pod["metadata"].get("annotations") or {}).get(ANNOTATION_CONFIG_SOURCE, "api")
-    return bool(source != "api")
+    return source_of(pod) != API_SOURCE
 
 
 def is_mirror(pod: Mapping[str, Any]) -> bool:

@@ -2,8 +2,8 @@
 
 Every change wakes the pod's worker. A pod that ended is forgotten only when nothing of it is left; a late
 event about it is ignored then. What the runtime holds of pods that nobody wants (they were deleted while
-the agent was away) is ended once the API has told all pods, and never before: without an API everything
-keeps running.
+the agent was away) is ended once its source (API, folder, address) has told all its pods, and never before:
+without an API everything keeps running.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ from kubelet_py.pods import static_pods
 from kubelet_py.pods.model import (
     ANNOTATION_CONFIG_MIRROR,
     ANNOTATION_CONFIG_SOURCE,
+    API_SOURCE,
+    FILE_SOURCE,
+    HTTP_SOURCE,
     Object,
     is_mirror,
     is_static,
+    source_of,
     uid_of,
 )
 from kubelet_py.pods.record import PodRecord
@@ -30,6 +34,7 @@ from runtime.values import Sandbox
 log = logging.getLogger(__name__)
 
 REMEMBERED = 2000
+SOURCES = (API_SOURCE, FILE_SOURCE, HTTP_SOURCE)
 # kubectl waits for a deletion by name: a mirror that is back within its round trip looks never deleted to it.
 MIRROR_PAUSE = 1.0
 
@@ -53,6 +58,7 @@ class PodManager:
         self._ended: dict[str, None] = {}
         self._mirror_work = threading.Lock()
         self._mirror_gone: dict[str, float] = {}
+        self._told: set[str] = set()
         self.mirrors_due = threading.Event()
 
     def record(self, uid: str) -> PodRecord | None:
@@ -92,6 +98,7 @@ class PodManager:
         if is_mirror(new):
             self._on_mirror(kind, new)
             return
+        new = _of_api(new)
         with self._lock:
             record = self._records.get(uid)
             if record is None:
@@ -120,11 +127,17 @@ class PodManager:
         self.mirrors_due.set()
         self._wake(static)
 
-    def on_static_pods(self, pods: dict[str, Object]) -> None:
-        """All static pods as the manifests say now."""
+    def has_told(self, *sources: str) -> None:
+        """These have told all their pods, or are not used on this node."""
         with self._lock:
+            self._told.update(sources)
+
+    def on_static_pods(self, source: str, pods: dict[str, Object]) -> None:
+        """All static pods as the manifests of a source say now."""
+        with self._lock:
+            self._told.add(source)
             for uid, record in self._records.items():
-                if is_static(record.pod) and uid not in pods:
+                if source_of(record.pod) == source and uid not in pods:
                     record.gone = True
                     record.nudge.set()
             for uid, pod in pods.items():
@@ -144,7 +157,9 @@ class PodManager:
         with self._mirror_work:
             with self._lock:
                 static = {r.uid: r.pod for r in self._records.values() if is_static(r.pod) and not r.gone}
-                mirrors = dict(self._mirrors)
+                # A source that has not told its pods yet may still have that one.
+                told = self._told
+                mirrors = {u: m for u, m in self._mirrors.items() if u in static or source_of(m) in told}
             for uid, mirror in mirrors.items():
                 if uid not in static:
                     static_pods.delete_mirror(self._client, mirror)
@@ -168,17 +183,15 @@ class PodManager:
         timer.start()
 
     def end_orphans(
-        self, sandboxes: list[Sandbox], pods_dir: Path, clear: Callable[[str], None], *, static_only: bool
+        self, sandboxes: list[Sandbox], pods_dir: Path, clear: Callable[[str], None]
     ) -> None:
-        """End what runs of pods that do not exist any more, and have cleared away what is left of others.
-
-        `static_only`: the API has not told its pods (yet), so that only the manifests' can be judged.
-        """
+        """End what runs of pods that do not exist any more, and have cleared away what is left of others: of
+        those sources that have told their pods, and the latter only when all have."""
         with self._lock:
             for sandbox in sandboxes:
                 config = sandbox.config
-                static = config.annotations.get(ANNOTATION_CONFIG_SOURCE, "api") != "api"
-                if config.uid in self._records or (static_only and not static):
+                source = config.annotations.get(ANNOTATION_CONFIG_SOURCE, API_SOURCE)
+                if config.uid in self._records or source not in self._told:
                     continue
                 log.info("Found orphaned pod=%s/%s uid=%s", config.namespace, config.name, config.uid)
                 pod: Object = {
@@ -194,8 +207,18 @@ class PodManager:
                 }
                 self._records[config.uid] = PodRecord(pod, self._clock(), gone=True)
                 self._wake(config.uid)
-            if static_only or not pods_dir.is_dir():
+            if not self._told.issuperset(SOURCES) or not pods_dir.is_dir():
                 return
             for folder in pods_dir.iterdir():
                 if folder.name not in self._records:
                     clear(folder.name)
+
+
+def _of_api(pod: Object) -> Object:
+    """The pod, which comes from the API whatever its annotation says: who may create pods there must not pass
+    one off as a manifest of this node."""
+    if source_of(pod) == API_SOURCE:
+        return pod
+    metadata = pod["metadata"]
+    annotations = {**metadata["annotations"], ANNOTATION_CONFIG_SOURCE: API_SOURCE}
+    return {**pod, "metadata": {**metadata, "annotations": annotations}}

@@ -1,99 +1,43 @@
 """Static pods: manifests in a folder are pods of this node, with or without an API server.
 
 The API gets a mirror of each, so that clients see it; deleting the mirror does not end the pod, removing the
-file does. Names get the node's name, uids are a hash of the node, the file and its text (a changed file is
-another pod), annotations are upstream's kubernetes.io/config.*.
+file does. What a manifest means: manifests.py; those behind an address: manifest_url.py.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from kubeclient.errors import AlreadyExists, ApiError, NotFound
 from kubeclient.resources import PODS
 from kubeclient.rest import RestClient
 from kubelet_py.errors import ConfigError
-from kubelet_py.pods.model import (
-    ANNOTATION_CONFIG_HASH,
-    ANNOTATION_CONFIG_MIRROR,
-    ANNOTATION_CONFIG_SEEN,
-    ANNOTATION_CONFIG_SOURCE,
-    Object,
-    timestamp,
-)
+from kubelet_py.pods import manifests
+from kubelet_py.pods.manifests import Key, Manifest
+from kubelet_py.pods.model import ANNOTATION_CONFIG_MIRROR, Object
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".yaml", ".yml", ".json")
-
-
-def parse(text: str, source: str, node_name: str, now: float) -> Object:
-    """One manifest → the pod as this node runs it. ConfigError for what is no Pod."""
-    if source.endswith(".json"):
-        try:
-            document = json.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"Could not parse {source}: {error}") from error
-    else:
-        import yaml  # late: only nodes with manifests need it
-
-        try:
-            document = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"Could not parse {source}: {error}") from error
-    if not isinstance(document, dict) or document.get("kind") != "Pod":
-        raise ConfigError(f"Could not use {source}: it is no Pod")
-    pod: Object = copy.deepcopy(document)
-    metadata = pod.setdefault("metadata", {})
-    if not metadata.get("name") or not (pod.get("spec") or {}).get("containers"):
-        raise ConfigError(f"Could not use {source}: a pod needs a name and containers")
-    digest = hashlib.md5(f"{node_name}\0{source}\0{text}".encode(), usedforsecurity=False).hexdigest()
-    metadata["name"] = f"{metadata['name']}-{node_name}"
-    metadata.setdefault("namespace", "default")
-    metadata["uid"] = digest
-    annotations = metadata["annotations"] = dict(metadata.get("annotations") or {})
-    annotations |= {
-        ANNOTATION_CONFIG_HASH: digest,
-        ANNOTATION_CONFIG_SEEN: timestamp(now),
-        ANNOTATION_CONFIG_SOURCE: "file",
-    }
-    spec = pod["spec"]
-    spec["nodeName"] = node_name
-    _defaults(spec)
-    return pod
-
-
-def _defaults(spec: Object) -> None:
-    """The few defaults that the API server would have filled in and that the node relies on."""
-    spec.setdefault("restartPolicy", "Always")
-    spec.setdefault("dnsPolicy", "ClusterFirst")
-    spec.setdefault("terminationGracePeriodSeconds", 30)
-    spec.setdefault("tolerations", [{"operator": "Exists", "effect": "NoExecute"}])
-    for container in [*spec["containers"], *(spec.get("initContainers") or ())]:
-        image = str(container.get("image", ""))
-        latest = ":" not in image.rpartition("/")[2] or image.endswith(":latest")
-        container.setdefault("imagePullPolicy", "Always" if latest and "@" not in image else "IfNotPresent")
-        resources = container.get("resources") or {}
-        limits = resources.get("limits")
-        if limits:
-            resources["requests"] = {**limits, **(resources.get("requests") or {})}
+Stamp = tuple[int, int, int]
+"""Time of the last change, size and inode: what tells that a file is another."""
+Seen = tuple[Stamp, Manifest | None]
 
 
 class StaticPods:
-    """Watches the folder by looking at it; `changed(pods)` gets all pods whenever something is different."""
+    """Watches the folder by looking at it; `changed(manifest)` gets all of it, after the first look and
+    whenever something is different."""
 
     def __init__(
         self,
         folder: Path,
         node_name: str,
-        changed: Callable[[dict[str, Object]], None],
+        changed: Callable[[Manifest], None],
         *,
         period: float,
         clock: Callable[[], float] = time.time,
@@ -103,7 +47,7 @@ class StaticPods:
         self._changed = changed
         self._period = period
         self._clock = clock
-        self._seen: dict[str, tuple[tuple[int, int, int], Object | None]] = {}
+        self._seen: dict[str, Seen] | None = None
         self._stop = threading.Event()
 
     def start(self) -> None:
@@ -119,35 +63,52 @@ class StaticPods:
             self.look()
 
     def look(self) -> None:
-        """Read what changed; a broken file keeps what it was before."""
-        found: dict[str, tuple[tuple[int, int, int], Object | None]] = {}
+        """Read what changed; a broken file keeps what it was before, and so does a folder nobody can read."""
+        seen = self._seen or {}
+        found: dict[str, Seen] = {}
         try:
             entries = sorted(self._folder.iterdir())
         except FileNotFoundError:
             entries = []
+        except OSError as error:
+            log.warning("Failed to read manifests folder=%s error=%s", self._folder, error.strerror)
+            return
         for file in entries:
-            if file.suffix not in SUFFIXES or file.name.startswith("."):
-                continue
-            try:
-                status = file.stat()
-                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-                before = self._seen.get(str(file))
-                if before is not None and before[0] == stamp:
-                    found[str(file)] = before
-                    continue
-                text = file.read_text()
-            except OSError as error:
-                log.warning("Failed to read manifest file=%s error=%s", file, error.strerror)
-                continue
-            try:
-                pod: Object | None = parse(text, str(file), self._node_name, self._clock())
-            except ConfigError as error:
-                log.warning("Refused manifest error=%s", error)
-                pod = before[1] if before is not None else None
-            found[str(file)] = (stamp, pod)
+            if file.suffix in SUFFIXES and not file.name.startswith("."):
+                read = self._read(file, seen.get(str(file)))
+                if read is not None:
+                    found[str(file)] = read
         if found != self._seen:
             self._seen = found
-            self._changed({p["metadata"]["uid"]: p for _, p in found.values() if p is not None})
+            everything = [manifest for _, manifest in found.values() if manifest is not None]
+            self._changed(merged(everything))
+
+    def _read(self, file: Path, before: Seen | None) -> Seen | None:
+        try:
+            status = file.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if before is not None and before[0] == stamp:
+                return before
+            text = file.read_text()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            log.warning("Failed to read manifest file=%s error=%s", file, error)
+            return before
+        try:
+            return stamp, manifests.parse(text, str(file), self._node_name, self._clock())
+        except ConfigError as error:
+            log.warning("Refused manifest error=%s", error)
+            return stamp, before[1] if before is not None else None
+
+
+def merged(found: Iterable[Manifest]) -> Manifest:
+    pods: dict[str, Object] = {}
+    objects: dict[Key, Object] = {}
+    for manifest in found:
+        pods.update(manifest.pods)
+        objects.update(manifest.objects)
+    return Manifest(pods, objects)
 
 
 def mirror_of(pod: Object, node_uid: str) -> Object:

@@ -181,7 +181,7 @@ class PodSyncer:
     def _context(self, pod: Object, ips: tuple[str, ...]) -> Context:
         return Context(
             pod=pod,
-            lookup=self._p.objects.lookup(pod["metadata"]["namespace"]),
+            lookup=self._p.objects.lookup(pod),
             token=self._p.tokens.token,
             facts=self._p.starter.field_facts(pod, ips),
             allocatable=self._p.node.allocatable,

@@ -8,11 +8,12 @@ a pod's worker is the only one that touches the pod's volumes.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from kubeclient.informer import Informer
 from kubeclient.rest import RestClient
 from kubelet_py.pods.context import RESOURCES, ObjectSource, TokenSource
+from kubelet_py.pods.model import Object, is_static
 from kubelet_py.pods.object_watches import Handler, ObjectWatches
 from kubelet_py.pods.record import PodRecord
 from kubelet_py.pods.references import Key
@@ -31,7 +32,7 @@ class VolumeKeeper:
         wake: Callable[[str], None],
         period: float,
     ) -> None:
-        self._client, self._tokens = client, tokens
+        self._client, self._objects, self._tokens = client, objects, tokens
         self._records, self._wake, self._period = records, wake, period
         self._watches = ObjectWatches(objects, self._follow, self._on_change)
 
@@ -39,7 +40,7 @@ class VolumeKeeper:
         """`now` is monotonic. Returns at once."""
         living = [record for record in self._records() if not record.ends and not record.finished]
         if self._client is not None:
-            self._watches.keep(frozenset().union(*(record.references for record in living)))
+            self._watches.keep(frozenset().union(*(self._wanted(record) for record in living)))
         due = self._tokens.due()
         for record in living:
             if not record.changing:
@@ -52,6 +53,19 @@ class VolumeKeeper:
     def stop(self) -> None:
         """End the watches."""
         self._watches.stop()
+
+    def keep_local(self, source: str, objects: Mapping[Key, Object]) -> None:
+        """What lies beside the manifests of a source is this now."""
+        for key in self._objects.keep_local(source, objects):
+            for record in self._records():
+                if key in record.references and is_static(record.pod):
+                    self._refresh(record)
+
+    def _wanted(self, record: PodRecord) -> frozenset[Key]:
+        """What the API is to tell of: all that the pod names but what a manifest beside it gives."""
+        if not is_static(record.pod):
+            return record.references
+        return frozenset(key for key in record.references if self._objects.local(key) is None)
 
     def _follow(self, key: Key, handler: Handler) -> Informer:
         kind, namespace, name = key

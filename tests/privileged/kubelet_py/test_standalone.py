@@ -7,9 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,9 +31,9 @@ class Standalone:
         self.paths = NodePaths(root)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         command = [sys.executable, "-m", "kubelet_py.agent", "--root", str(self.paths.root)]
-        command += ["--node-name", "alone", "--node-ip", "198.51.100.20"]
+        command += ["--node-name", "alone", "--node-ip", "198.51.100.20", *options]
         with (self.paths.root / "agent.log").open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log)
 
@@ -84,18 +87,34 @@ def node(tmp_path: Path) -> Iterator[Standalone]:
     subprocess.run(["ip", "link", "del", "up1"], check=True)
 
 
-def manifest(node: Standalone, name: str, script: str) -> Path:
+def write(node: Standalone, name: str, body: Mapping[str, Any]) -> Path:
     file = node.paths.manifests / f"{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    container = {
+    file.write_text(json.dumps(body))
+    return file
+
+
+def manifest(node: Standalone, name: str, script: str) -> Path:
+    return write(node, name, pod(name, script))
+
+
+def pod(name: str, script: str, *, container: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    made = {
         "name": "c",
         "image": "busybox",
         "imagePullPolicy": "IfNotPresent",
         "command": ["sh", "-c", script],
+        **(container or {}),
     }
-    spec = {"containers": [container], "terminationGracePeriodSeconds": 1}
-    file.write_text(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}))
-    return file
+    spec = {"containers": [made], "terminationGracePeriodSeconds": 1, **more}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+
+
+def output(node: Standalone, name: str) -> str:
+    """What the pod's container has written so far."""
+    files = sorted(node.paths.pod_logs.glob(f"default_{name}-alone_*/c/*.log"))
+    lines = [line.split(" ", 3)[3] for file in files for line in file.read_text().splitlines()]
+    return "\n".join(lines)
 
 
 def test_a_static_pod_lives_through_its_agents_death_and_ends_with_its_file(node: Standalone) -> None:
@@ -121,6 +140,89 @@ def test_a_crashing_static_pod_is_restarted_at_once_and_then_held_back(node: Sta
     log = node.paths.root / "agent.log"
     node.until(lambda: "reason=BackOff" in log.read_text(), "back-off")
     assert log.read_text().count("reason=Started") == 2, "the first restart is immediate"
+
+
+def test_a_static_pod_uses_a_config_map_and_a_secret_that_lie_beside_it(node: Standalone) -> None:
+    config: dict[str, Any] = {"kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"mode": "one"}}
+    container = {
+        "env": [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "key"}}}],
+        "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+    }
+    script = "while :; do echo $KEY $(cat /v/mode); sleep 0.2; done"
+    volumes = [{"name": "v", "configMap": {"name": "settings"}}]
+    write(node, "a-pod", pod("uses", script, container=container, volumes=volumes))
+    log = node.paths.root / "agent.log"
+    node.until(lambda: "settings" in log.read_text(), "the pod waits for its ConfigMap")
+    write(node, "settings", config)
+    write(node, "keys", {"kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"key": "open"}})
+    node.until(lambda: "open one" in output(node, "uses"), "both are seen")
+    before = node.containers()
+    write(node, "settings", {**config, "data": {"mode": "two"}})
+    node.until(lambda: "open two" in output(node, "uses"), "the change in the volume")
+    assert before[0] in node.containers(), "without a restart"
+
+
+def test_pods_of_an_address_outlive_the_absence_of_server_and_agent(node: Standalone) -> None:
+    node.end(signal.SIGTERM)
+    served: dict[str, Any] = {"kind": "PodList", "items": [pod("remote", "exec sleep 1000")]}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if served else 503)
+            self.end_headers()
+            self.wfile.write(json.dumps(served).encode())
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    file = node.paths.root / "kubelet.json"
+    url = f"http://127.0.0.1:{server.server_address[1]}/pods"
+    file.write_text(json.dumps({"staticPodURL": url, "httpCheckFrequency": "200ms"}))
+    try:
+        node.start("--config", str(file))
+        node.until(lambda: "sleep" in map(_name, node.containers()), "the pod of the address")
+        before, items = node.containers(), served.pop("items")
+        served.clear()
+        node.end(signal.SIGKILL)
+        log = node.paths.root / "agent.log"
+        log.write_text("")
+        node.start("--config", str(file))
+        node.until(lambda: log.read_text().count("Failed to read pods from url") >= 3, "an agent that asks")
+        node.until(lambda: "Looked after node" in log.read_text(), "an agent that has looked around")
+        assert node.containers() == before, "nobody has said that the pod is not wanted"
+        served.update(kind="PodList", items=items)
+        node.until(lambda: "state=running 1 pods" in log.read_text(), "adoption")
+        assert node.containers() == before
+        served["items"] = []
+        node.until(lambda: not node.containers(), "the end of the pod")
+        node.until(lambda: not any(node.paths.pods.iterdir()), "an empty pods folder")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_static_pods_start_while_no_api_server_answers(node: Standalone) -> None:
+    """It may be one of them."""
+    node.end(signal.SIGTERM)
+    kubeconfig = node.paths.kubeconfig("kubelet")
+    kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+    cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}
+    context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
+    kubeconfig.write_text(
+        json.dumps(
+            {
+                "clusters": [cluster],
+                "contexts": [context],
+                "current-context": "x",
+                "users": [{"name": "u", "user": {}}],
+            }
+        )
+    )
+    write(node, "first", pod("first", "echo up; exec sleep 1000", hostNetwork=True))
+    node.start()
+    node.until(lambda: "up" in output(node, "first"), "a pod without an API server")
 
 
 def test_no_root_folder_is_left_with_secrets_readable(node: Standalone) -> None:

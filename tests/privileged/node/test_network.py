@@ -33,8 +33,10 @@ def test_node_network_comes_up_attaches_pods_and_goes_without_a_trace(tmp_path: 
             before = ([link.name for link in netlink.links()], netlink.routes(table=None))
         forward = Path("/proc/sys/net/ipv4/ip_forward").read_text()
         network = NodeNetwork(paths)
+        assert network.remembered() == ""
         for _ in range(2):
             assert network.start(python=sys.executable, **CIDRS) == []
+        assert NodeNetwork(paths).remembered() == CIDRS["pod_cidr"]
         assert network.invoker.ready() is None
         result = network.invoker.add(
             "c1", pod.path, capabilities={"portMappings": [{"hostPort": 8080, "containerPort": 80}]}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from pods_in_words import NOW, pod
+from pods_in_words import pod
 
 from kubelet_py import config
 from kubelet_py.errors import ConfigError, ContainerConfigError
-from kubelet_py.pods import backoff, environment, files, resources, static_pods
+from kubelet_py.pods import backoff, environment, files, resources
 from kubelet_py.pods.prober import ProbeState
 
 
@@ -232,41 +230,6 @@ def test_a_pods_cgroup_by_its_quality_of_service(
     asked = {"requests": {**requests, **limits}, "limits": limits}
     body = {"metadata": {"uid": "1-2"}, "spec": {"containers": [{"name": "c", "resources": asked}]}}
     assert resources.pod_cgroup("kubelet-py", body) == names
-
-
-def test_a_manifest_becomes_a_pod_of_this_node() -> None:
-    text = json.dumps({"kind": "Pod", "metadata": {"name": "web"}, "spec": {"containers": [{"name": "c"}]}})
-    made = static_pods.parse(text, "/m/web.json", "n1", NOW)
-    assert made["metadata"]["name"] == "web-n1" and made["spec"]["nodeName"] == "n1"
-    assert made["metadata"]["annotations"]["kubernetes.io/config.source"] == "file"
-    changed = static_pods.parse(text + " ", "/m/web.json", "n1", NOW)
-    assert changed["metadata"]["uid"] != made["metadata"]["uid"]
-    mirror = static_pods.mirror_of(made, "node-uid")
-    assert "uid" not in mirror["metadata"]
-    assert mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"] == made["metadata"]["uid"]
-
-
-@pytest.mark.parametrize("text", ["[]", "{", json.dumps({"kind": "Service"}), json.dumps({"kind": "Pod"})])
-def test_a_manifest_that_is_no_pod_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError):
-        static_pods.parse(text, "/m/x.json", "n1", NOW)
-
-
-def test_the_manifest_folder_is_followed(tmp_path: Path) -> None:
-    told: list[list[str]] = []
-    static = static_pods.StaticPods(
-        tmp_path, "n1", lambda pods: told.append([p["metadata"]["name"] for p in pods.values()]), period=60
-    )
-    body = {"kind": "Pod", "metadata": {"name": "web"}, "spec": {"containers": [{"name": "c"}]}}
-    file = tmp_path / "web.json"
-    file.write_text(json.dumps(body))
-    static.look()
-    static.look()
-    file.write_text("broken {")
-    static.look()
-    file.unlink()
-    static.look()
-    assert told == [["web-n1"], ["web-n1"], []], "a broken file keeps its pod, a removed one ends it"
 
 
 def test_probes_change_their_mind_at_their_thresholds() -> None:

@@ -1,0 +1,159 @@
+"""Manifests that this node has without an API server: from text to pods and the objects beside them. Pure.
+
+A text may hold several documents, a List or a PodList. ConfigMaps and Secrets are kept as the API would serve
+them, so that static pods can use them by name (upstream's static pods cannot use any). Names of pods get the
+node's name, uids are a hash of where the pod comes from and what it says: a changed manifest is another pod.
+Source: upstream's pkg/kubelet/config/common.go.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import copy
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubelet_py.errors import ConfigError
+from kubelet_py.pods.model import (
+    ANNOTATION_CONFIG_HASH,
+    ANNOTATION_CONFIG_SEEN,
+    ANNOTATION_CONFIG_SOURCE,
+    FILE_SOURCE,
+    Object,
+    timestamp,
+)
+
+Key = tuple[str, str, str]
+"""("configmap" or "secret", namespace, name)"""
+OBJECTS = {"ConfigMap": "configmap", "Secret": "secret"}
+LISTS = ("List", "PodList")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a text holds: pods by their uid, and the ConfigMaps and Secrets beside them."""
+
+    pods: dict[str, Object] = field(default_factory=dict)
+    objects: dict[Key, Object] = field(default_factory=dict)
+
+
+def parse(text: str, place: str, node_name: str, now: float, source: str = FILE_SOURCE) -> Manifest:
+    """All of a text; `place` is its file or address. ConfigError, and nothing, when a part cannot be used."""
+    pods, objects = {}, {}
+    for document in _documents(text, place):
+        kind = document.get("kind")
+        if kind in OBJECTS:
+            metadata = document.get("metadata") or {}
+            if not metadata.get("name"):
+                raise ConfigError(f"Could not use {place}: a {kind} needs a name")
+            objects[(OBJECTS[kind], metadata.get("namespace") or "default", metadata["name"])] = (
+                _object(document, place)
+            )
+        elif kind == "Pod":
+            pod = _pod(document, place, node_name, now, source)
+            pods[pod["metadata"]["uid"]] = pod
+        else:
+            raise ConfigError(f"Could not use {place}: {kind or 'a document without kind'} is no Pod")
+    return Manifest(pods, objects)
+
+
+def _documents(text: str, place: str) -> list[Object]:
+    found: list[Object] = []
+    documents = [document for document in _loaded(text, place) if document is not None]
+    if not documents:
+        raise ConfigError(f"Could not use {place}: it holds no Pod")
+    for document in documents:
+        if not isinstance(document, dict):
+            raise ConfigError(f"Could not use {place}: it is no Pod")
+        if document.get("kind") not in LISTS:
+            found.append(document)
+            continue
+        items = document.get("items") or []
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise ConfigError(f"Could not use {place}: items must be objects")
+        kind = {"kind": "Pod"} if document["kind"] == "PodList" else {}
+        found += [{**kind, **item} for item in items]
+    return found
+
+
+def _loaded(text: str, place: str) -> Iterable[Any]:
+    try:
+        return [json.loads(text)]
+    except ValueError as error:
+        if place.endswith(".json"):
+            raise ConfigError(f"Could not parse {place}: {error}") from error
+    import yaml  # late: only nodes with such manifests need it
+
+    try:
+        return list(yaml.safe_load_all(text))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Could not parse {place}: {error}") from error
+
+
+def _object(document: Object, place: str) -> Object:
+    """As the API keeps it: a Secret's stringData is merged into its data."""
+    made: Object = copy.deepcopy(document)
+    made.setdefault("metadata", {}).setdefault("namespace", "default")
+    for name in ("data", "stringData", "binaryData"):
+        entries = made.get(name)
+        if entries is not None and not (
+            isinstance(entries, dict) and all(isinstance(value, str) for value in entries.values())
+        ):
+            raise ConfigError(f"Could not use {place}: {name} must hold texts")
+    if made["kind"] == "Secret":
+        encoded = {
+            key: base64.b64encode(value.encode()).decode()
+            for key, value in (made.pop("stringData", None) or {}).items()
+        }
+        made["data"] = {**(made.get("data") or {}), **encoded}
+    encodings = made["data"] if made["kind"] == "Secret" else made.get("binaryData") or {}
+    try:
+        for value in encodings.values():
+            base64.b64decode(value, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise ConfigError(f"Could not use {place}: illegal base64 data in {made['kind']}") from error
+    return made
+
+
+def _pod(document: Object, place: str, node_name: str, now: float, source: str) -> Object:
+    pod: Object = copy.deepcopy(document)
+    metadata, spec = pod.setdefault("metadata", {}), pod.get("spec")
+    if not metadata.get("name") or not (isinstance(spec, dict) and spec.get("containers")):
+        raise ConfigError(f"Could not use {place}: a pod needs a name and containers")
+    told = json.dumps(document, sort_keys=True, default=str)
+    where = f"host:{node_name}file:{place}" if source == FILE_SOURCE else f"url:{place}"
+    digest = hashlib.md5(f"{told}\0{where}".encode(), usedforsecurity=False).hexdigest()
+    pod.setdefault("apiVersion", "v1")
+    metadata["name"] = f"{metadata['name']}-{node_name.lower()}"
+    metadata["namespace"] = metadata.get("namespace") or "default"
+    metadata["uid"] = digest
+    metadata["annotations"] = {
+        **(metadata.get("annotations") or {}),
+        ANNOTATION_CONFIG_HASH: digest,
+        ANNOTATION_CONFIG_SEEN: timestamp(now),
+        ANNOTATION_CONFIG_SOURCE: source,
+    }
+    spec["nodeName"] = node_name
+    _defaults(spec, source)
+    return pod
+
+
+def _defaults(spec: Object, source: str) -> None:
+    """The few defaults that the API server would have filled in and that the node relies on."""
+    spec.setdefault("restartPolicy", "Always")
+    spec.setdefault("dnsPolicy", "ClusterFirst")
+    spec.setdefault("terminationGracePeriodSeconds", 30)
+    if source == FILE_SOURCE:
+        spec.setdefault("tolerations", [{"operator": "Exists", "effect": "NoExecute"}])
+    for container in [*spec["containers"], *(spec.get("initContainers") or ())]:
+        image = str(container.get("image", ""))
+        latest = ":" not in image.rpartition("/")[2] or image.endswith(":latest")
+        container.setdefault("imagePullPolicy", "Always" if latest and "@" not in image else "IfNotPresent")
+        resources = container.get("resources") or {}
+        limits = resources.get("limits")
+        if limits:
+            resources["requests"] = {**limits, **(resources.get("requests") or {})}

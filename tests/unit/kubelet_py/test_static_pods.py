@@ -1,0 +1,295 @@
+"""Manifests, from files and from an address, and what the agent makes of them."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubelet_py.config import Config, from_document, parse_arguments
+from kubelet_py.errors import ConfigError
+from kubelet_py.pods import manifest_url, static_pods
+from kubelet_py.pods.context import ObjectSource
+from kubelet_py.pods.manifest_url import ManifestUrl
+from kubelet_py.pods.manifests import Manifest, parse
+from kubelet_py.pods.model import is_static
+from kubelet_py.pods.pod_manager import PodManager
+from runtime.values import Sandbox, SandboxConfig
+
+NOW = 1_700_000_000.0
+SOURCE, MIRROR = "kubernetes.io/config.source", "kubernetes.io/config.mirror"
+
+
+def pod(name: str = "web", **spec: Any) -> dict[str, Any]:
+    return {"kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{"name": "c"}], **spec}}
+
+
+def only(manifest: Manifest) -> dict[str, Any]:
+    [made] = manifest.pods.values()
+    return made
+
+
+def test_a_manifest_becomes_a_pod_of_this_node() -> None:
+    made = only(parse(json.dumps(pod()), "/m/web.json", "N1", NOW))
+    assert made["metadata"]["name"] == "web-n1" and made["spec"]["nodeName"] == "N1"
+    annotations = made["metadata"]["annotations"]
+    assert annotations[SOURCE] == "file"
+    assert annotations["kubernetes.io/config.hash"] == made["metadata"]["uid"]
+    changed = only(parse(json.dumps(pod(hostname="x")), "/m/web.json", "N1", NOW))
+    assert changed["metadata"]["uid"] != made["metadata"]["uid"]
+    elsewhere = only(parse(json.dumps(pod()), "/m/other.json", "N1", NOW))
+    assert elsewhere["metadata"]["uid"] != made["metadata"]["uid"]
+    mirror = static_pods.mirror_of(made, "node-uid")
+    assert "uid" not in mirror["metadata"]
+    assert mirror["metadata"]["annotations"][MIRROR] == made["metadata"]["uid"]
+
+
+def test_a_pod_of_an_address_says_so_and_tolerates_nothing_by_itself() -> None:
+    made = only(parse(json.dumps(pod()), "http://h/m", "n1", NOW, "http"))
+    assert made["metadata"]["annotations"][SOURCE] == "http"
+    assert "tolerations" not in made["spec"]
+    assert only(parse(json.dumps(pod()), "/m", "n1", NOW))["spec"]["tolerations"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(
+            {"kind": "PodList", "items": [{k: v for k, v in pod("a").items() if k != "kind"}, pod("b")]}
+        ),
+        json.dumps({"kind": "List", "items": [pod("a"), pod("b")]}),
+        "---\n".join(
+            f"kind: Pod\nmetadata: {{name: {n}}}\nspec: {{containers: [{{name: c}}]}}\n" for n in "ab"
+        ),
+    ],
+)
+def test_a_text_may_hold_several_pods(text: str) -> None:
+    made = parse(text, "http://h/m", "n1", NOW, "http")
+    assert sorted(p["metadata"]["name"] for p in made.pods.values()) == ["a-n1", "b-n1"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]", "{", "", json.dumps({"kind": "Service"}), json.dumps({"kind": "Pod"}),
+        json.dumps({"kind": "PodList", "items": "x"}), json.dumps({"kind": "ConfigMap"}),
+        json.dumps({"kind": "ConfigMap", "metadata": {"name": "c"}, "data": [1]}),
+        json.dumps({"kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "no base64!"}}),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_cannot_be_used_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="/m/x"):
+        parse(text, "/m/x", "n1", NOW)
+
+
+def test_objects_beside_the_pods_are_as_the_api_keeps_them() -> None:
+    secret = {"kind": "Secret", "metadata": {"name": "s"}, "data": {"a": "YQ=="}, "stringData": {"b": "bb"}}
+    config = {"kind": "ConfigMap", "metadata": {"name": "c", "namespace": "other"}, "data": {"k": "v"}}
+    text = json.dumps({"kind": "List", "items": [secret, config]})
+    objects = parse(text, "/m", "n1", NOW).objects
+    assert objects[("configmap", "other", "c")]["data"] == {"k": "v"}
+    held = objects[("secret", "default", "s")]["data"]
+    assert {key: base64.b64decode(value) for key, value in held.items()} == {"a": b"a", "b": b"bb"}
+
+
+def test_only_static_pods_see_what_lies_beside_the_manifests() -> None:
+    source = ObjectSource(None)
+    secret = {"kind": "Secret", "metadata": {"name": "s"}, "stringData": {"k": "v"}}
+    found = parse(json.dumps(secret), "/m", "n1", NOW).objects
+    assert source.keep_local("file", found) == {("secret", "default", "s")}
+    assert source.keep_local("file", found) == set()
+    static = only(parse(json.dumps(pod()), "/m", "n1", NOW))
+    seen = source.lookup(static)("secret", "s")
+    assert seen is not None and seen["data"] == {"k": "v"}
+    assert source.lookup({"metadata": {"namespace": "default", "name": "p"}})("secret", "s") is None
+    assert source.keep_local("file", {}) == {("secret", "default", "s")}
+    assert source.lookup(static)("secret", "s") is None
+
+
+def test_the_folder_is_followed(tmp_path: Path) -> None:
+    told: list[list[str]] = []
+
+    def changed(manifest: Manifest) -> None:
+        told.append(
+            [*(p["metadata"]["name"] for p in manifest.pods.values()), *(k[2] for k in manifest.objects)]
+        )
+
+    static = static_pods.StaticPods(tmp_path, "n1", changed, period=60)
+    static.look()
+    (tmp_path / "web.json").write_text(json.dumps(pod()))
+    (tmp_path / "c.yaml").write_text("kind: ConfigMap\nmetadata: {name: c}\n")
+    (tmp_path / "readme.txt").write_text("no manifest")
+    static.look()
+    static.look()
+    (tmp_path / "web.json").write_text("broken {")
+    static.look()
+    (tmp_path / "web.json").unlink()
+    static.look()
+    assert told == [[], ["web-n1", "c"], ["web-n1", "c"], ["c"]], "a broken file keeps its pod"
+
+
+# An address
+
+
+class Answers:
+    """What a server says, one after the other; None: it is away."""
+
+    def __init__(self, *bodies: str | None) -> None:
+        self.bodies = [*bodies]
+
+    def __call__(self, url: str, headers: Any) -> bytes:
+        body = self.bodies.pop(0)
+        if body is None:
+            raise OSError("connection refused")
+        return body.encode()
+
+
+def test_an_address_is_asked_and_only_good_answers_count() -> None:
+    told: list[list[str]] = []
+    one, two = json.dumps(pod("one")), json.dumps(pod("two"))
+    none = json.dumps({"kind": "PodList", "items": []})
+    answers = Answers(None, one, one, None, "", "{}", two, none)
+
+    def changed(manifest: Manifest) -> None:
+        told.append([p["metadata"]["name"] for p in manifest.pods.values()])
+
+    asked = ManifestUrl("http://h/m", {}, "n1", changed, period=60, fetch=answers)
+    while answers.bodies:
+        asked.look()
+    assert told == [["one-n1"], ["two-n1"], []]
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[Any]]]:
+    """A real server that remembers the headers it got; /gone answers 404."""
+    got: list[Any] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            got.append(self.headers)
+            self.send_response(404 if self.path == "/gone" else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps(pod()).encode())
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            return
+
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{made.server_address[1]}", got
+    made.shutdown()
+    made.server_close()
+
+
+def test_headers_are_sent_and_an_error_is_none_of_a_pod(server: tuple[str, list[Any]]) -> None:
+    url, got = server
+    body = manifest_url.fetch(f"{url}/pods", {"X-Node": ["n1"], "X-More": ["a", "b"]})
+    assert json.loads(body) == pod()
+    assert (got[0]["X-Node"], got[0]["X-More"]) == ("n1", "a, b")
+    with pytest.raises(OSError, match="404"):
+        manifest_url.fetch(f"{url}/gone", {})
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "k.json"
+    file.write_text(json.dumps({"staticPodURL": "http://file/", "httpCheckFrequency": "5s"}))
+    argv = ["--config", str(file), "--manifest-url", "https://flag/", "--manifest-url-header", "a:b,c:d"]
+    config = parse_arguments([*argv, "--manifest-url-header", "a:e"]).config
+    assert (config.static_pod_url, config.http_check_frequency) == ("https://flag/", 5.0)
+    assert config.static_pod_url_header == {"a": ("b", "e"), "c": ("d",)}
+    assert Config().http_check_frequency == 20.0
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"staticPodURL": "ftp://x/"}, {"staticPodURLHeader": {"a": "b"}},
+        {"staticPodURLHeader": {"a": ["b\r\nc"]}}, {"httpCheckFrequency": "0s"},
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_is_refused(document: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(document))):
+        from_document(document)
+
+
+# Sources that have not told their pods yet
+
+
+def sandbox(uid: str, source: str) -> Sandbox:
+    config = SandboxConfig(name=uid, namespace="default", uid=uid, annotations={SOURCE: source})
+    return Sandbox(uid, "READY", 1, "", 0.0, config)
+
+
+def test_what_runs_of_a_source_that_has_not_answered_is_left_alone(tmp_path: Path) -> None:
+    manager = PodManager(None, lambda uid: None, lambda: "")
+    (tmp_path / "leftover").mkdir()
+    running = [sandbox(s, s) for s in ("api", "file", "http")]
+    removed: list[str] = []
+    seen = []
+    for step in ((), ("file",), ("http",), ("api",)):
+        for source in step:
+            if source == "api":
+                manager.has_told(source)
+            else:
+                manager.on_static_pods(source, {})
+        manager.end_orphans(running, tmp_path, removed.append)
+        seen.append((sorted(r.uid for r in manager.records()), [*removed]))
+    everything = ["api", "file", "http"]
+    assert seen == [([], []), (["file"], []), (["file", "http"], []), (everything, ["leftover"])]
+
+
+def test_a_source_ends_only_its_own_pods() -> None:
+    manager = PodManager(None, lambda uid: None, lambda: "")
+    of_file = parse(json.dumps(pod("a")), "/m", "n1", NOW).pods
+    of_http = parse(json.dumps(pod("b")), "http://h/", "n1", NOW, "http").pods
+    manager.on_static_pods("file", of_file)
+    manager.on_static_pods("http", of_http)
+    manager.on_static_pods("file", {})
+    assert {r.pod["metadata"]["name"]: r.gone for r in manager.records()} == {"a-n1": True, "b-n1": False}
+
+
+def test_mirrors_of_a_source_that_has_not_answered_stay() -> None:
+    deleted: list[str] = []
+
+    class Client:
+        def delete(self, resource: Any, name: str, namespace: str, **options: Any) -> None:
+            deleted.append(name)
+
+    manager = PodManager(Client(), lambda uid: None, lambda: "node")  # type: ignore[arg-type]
+    for source in ("file", "http"):
+        [made] = parse(json.dumps(pod(source)), "x", "n1", NOW, source).pods.values()
+        mirror = static_pods.mirror_of(made, "node")
+        mirror["metadata"]["uid"] = f"mirror-{source}"
+        manager.on_api_event("ADDED", mirror, None)
+    manager.on_static_pods("file", {})
+    manager.keep_mirrors()
+    assert deleted == ["file-n1"]
+    manager.on_static_pods("http", {})
+    manager.keep_mirrors()
+    assert "http-n1" in deleted
+
+
+def test_a_pod_of_the_api_cannot_pass_itself_off_as_static() -> None:
+    manager = PodManager(None, lambda uid: None, lambda: "")
+    forged = {
+        "metadata": {
+            "name": "p",
+            "namespace": "default",
+            "uid": "u",
+            "annotations": {SOURCE: "file", "a": "b"},
+        },
+        "spec": {"containers": []},
+    }
+    manager.on_api_event("ADDED", forged, None)
+    record = manager.record("u")
+    assert (
+        record is not None and not is_static(record.pod) and record.pod["metadata"]["annotations"]["a"] == "b"
+    )
+    manager.on_static_pods("file", {})
+    assert not record.gone
