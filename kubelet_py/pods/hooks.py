@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from kubelet_py.pods import probes
+from kubelet_py.pods.http_answer import NoAnswer
 from kubelet_py.pods.model import Object
 from runtime.errors import RuntimeFailure
 from runtime.service import RuntimeService
@@ -44,7 +45,7 @@ def run(
             probes.http_status(
                 hook["httpGet"], container, ip, timeout or LONGEST_ANSWER, agent="kube-lifecycle/1.32"
             )
-        except probes.NoAnswer as error:
+        except NoAnswer as error:
             raise HookFailed(str(error)) from error
     elif "sleep" in hook:
         seconds = float(hook["sleep"]["seconds"])

@@ -1,6 +1,6 @@
 """When to probe which container, and what the results come to: thresholds, periods, the first look at once.
 
-One thread keeps the calendar; each probe runs on a short-lived thread of a small pool, so that one that
+One thread keeps the calendar; each probe has a thread of its own (probe_threads.py), so that one that
 hangs delays no other. A container's Health changes only when a threshold is passed; then its pod is synced.
 Source: upstream's prober (worker.go): readiness and liveness wait for the startup probe to succeed.
 """
@@ -12,20 +12,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from kubelet_py.pods import probes
 from kubelet_py.pods.durations import DEFAULT_BOUNDS, Distribution, Durations
 from kubelet_py.pods.model import ContainerView, Health, Object, PodView, containers, init_containers
+from kubelet_py.pods.probe_threads import ProbeThreads
 from kubelet_py.pods.probes import Outcome
 from runtime.service import RuntimeService
 
 log = logging.getLogger(__name__)
 
 KINDS = ("startup", "liveness", "readiness")
-THREADS = 16
 
 
 @dataclass(slots=True)
@@ -111,7 +111,7 @@ class Prober:
         self._calendar: list[tuple[float, int, str, str]] = []
         self._sequence = 0
         self._stopping = False
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads = ProbeThreads()
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="prober", daemon=True).start()
@@ -120,8 +120,7 @@ class Prober:
         with self._condition:
             self._stopping = True
             self._condition.notify()
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._threads.stop()
 
     def update(self, pod: Object, view: PodView) -> None:
         """Watch the pod's running containers, forget those that ended. Called at every sync."""
@@ -138,7 +137,6 @@ class Prober:
                 k for k, w in self._watched.items() if w.pod["metadata"]["uid"] == uid and k not in alive
             ]:
                 del self._watched[key]
-            self._condition.notify()
 
     def terminate(self, pod: Object, view: PodView) -> None:
         """The pod ends: only its readiness is still of interest (upstream: StopLivenessAndStartup)."""
@@ -199,7 +197,10 @@ class Prober:
 
     def _schedule(self, seconds: float, container_id: str, kind: str) -> None:
         self._sequence += 1
-        heapq.heappush(self._calendar, (self._clock() + seconds, self._sequence, container_id, kind))
+        entry = (self._clock() + seconds, self._sequence, container_id, kind)
+        heapq.heappush(self._calendar, entry)
+        if self._calendar[0] is entry:  # else the calendar's thread waits for something sooner
+            self._condition.notify()
 
     def _run(self) -> None:
         while True:
@@ -218,9 +219,7 @@ class Prober:
                 if held:
                     self._schedule(0.1, container_id, kind)
                     continue
-                if self._pool is None:
-                    self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="probe")
-                self._pool.submit(self._probe, watched, kind)
+            self._threads.run(partial(self._probe, watched, kind))
 
     def _probe(self, watched: _Watched, kind: str) -> None:
         state, began = watched.states[kind], time.monotonic()
@@ -239,7 +238,6 @@ class Prober:
             over = kind == "startup" and state.passed
             if not over and not state.failed:
                 self._schedule(self._next(state, outcome), watched.view.id, kind)
-            self._condition.notify()
         if not outcome.success:
             label = kind.capitalize()
             self._tell(

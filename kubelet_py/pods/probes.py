@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
-import socket
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kubelet_py.pods import grpc_health
+from kubelet_py.pods import grpc_health, http_answer
+from kubelet_py.pods.http_answer import NoAnswer
 from kubelet_py.pods.model import Object
 from runtime.errors import RuntimeFailure
 from runtime.service import RuntimeService
@@ -49,10 +47,6 @@ def exec_command(service: RuntimeService, container_id: str, argv: list[str], ti
     return Outcome(result.exit_code == 0, output)
 
 
-class NoAnswer(Exception):
-    """An HTTP request that got no answer; the text says why."""
-
-
 def http_get(action: Mapping[str, Any], container: Object, ip: str, timeout: float) -> Outcome:
     """Success is a status from 200 to 399; certificates are not checked, as upstream."""
     try:
@@ -70,39 +64,35 @@ def http_status(action: Mapping[str, Any], container: Object, ip: str, timeout: 
         port = port_number(action["port"], container)
     except LookupError as error:
         raise NoAnswer(str(error)) from error
-    host, scheme = action.get("host") or ip, (action.get("scheme") or "HTTP").upper()
+    host, tls = action.get("host") or ip, (action.get("scheme") or "HTTP").upper() == "HTTPS"
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     path = action.get("path") or "/"
-    url = f"{scheme.lower()}://{host}:{port}{path}"
-    headers = {"User-Agent": agent, "Accept": "*/*", "Connection": "close"}
-    headers |= {entry["name"]: entry["value"] for entry in action.get("httpHeaders") or ()}
-    connection: http.client.HTTPConnection
-    if scheme == "HTTPS":
-        context = ssl._create_unverified_context()
-        connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
-    else:
-        connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    url = f"{'https' if tls else 'http'}://{place}{path}"
+    headers = [(entry["name"], entry["value"]) for entry in action.get("httpHeaders") or ()]
+    if all(name.lower() != "user-agent" for name, _ in headers):
+        headers.append(("User-Agent", agent))
     try:
-        connection.request("GET", path if path.startswith("/") else f"/{path}", headers=headers)
-        response = connection.getresponse()
-        response.read(MOST_OUTPUT)
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise NoAnswer(f'Get "{url}": dial tcp {host}:{port}: {reason}') from error
-    finally:
-        connection.close()
-    return response.status
+        return http_answer.status(host, port, http_answer.request(place, path, headers), timeout, tls=tls)
+    except NoAnswer as error:
+        raise NoAnswer(f'Get "{url}": {error}') from error
+    except TimeoutError as error:
+        text = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
+        raise NoAnswer(f'Get "{url}": {text}') from error
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise NoAnswer(f'Get "{url}": dial tcp {place}: {reason}') from error
 
 
 def tcp_socket(action: Mapping[str, Any], container: Object, ip: str, timeout: float) -> Outcome:
     """Success is a connection."""
     try:
         port = port_number(action["port"], container)
-        with socket.create_connection((action.get("host") or ip, port), timeout):
-            return Outcome(True)
+        http_answer.connect(action.get("host") or ip, port, timeout).close()
+        return Outcome(True)
     except LookupError as error:
         return Outcome(False, str(error))
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = "i/o timeout" if isinstance(error, TimeoutError) else error.strerror or str(error)
         return Outcome(False, f"dial tcp {action.get('host') or ip}:{action['port']}: {reason}")
 
 

@@ -1,0 +1,134 @@
+"""The status of one HTTP GET, and little else: a node asks hundreds of them a second.
+
+`http.client` reads an answer's headers with the e-mail parser, which costs more than all the rest of a probe,
+and its timeout starts anew with each piece, so that a server which sends a byte now and then is waited for
+without end. Here `timeout` seconds are for the whole exchange. The body is read as upstream reads it (at most
+10 KiB, then the connection is closed), and thrown away.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import time
+from collections.abc import Iterable
+from functools import cache
+from urllib.parse import quote
+
+MOST_BODY = 10 * 1024
+MOST_HEAD = 64 * 1024
+_STATUS = re.compile(rb"HTTP/\d\.\d ([1-9]\d\d)(?: [^\r\n]*)?\r?\n")
+_HEAD_ENDS = re.compile(rb"\r?\n\r?\n")
+_LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\ntransfer-encoding:[^\n]*chunked", re.IGNORECASE)
+_LAST_CHUNK = re.compile(rb"(?:^|\n)0+\r?\n(?:[^\r\n]+\r?\n)*\r?\n$")
+_PLAIN_PATH = re.compile(r"[!$-;=?-Z_a-z~]*")  # no blanks, no quotes, ASCII only
+
+
+class NoAnswer(Exception):
+    """An HTTP request that got no answer; the text says why."""
+
+
+def request(host: str, path: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    """A GET of `path`; `host` and the defaults give way to headers of the same names. Raises NoAnswer."""
+    given = [*headers]
+    for name, value in given:
+        if "\n" in name + value or "\r" in name + value:
+            raise NoAnswer(f"net/http: invalid header field value for {name!r}")
+    names = {name.lower() for name, _ in given}
+    usual = [("Host", host), ("Accept", "*/*"), ("Connection", "close")]
+    lines = [f"{n}: {v}" for n, v in [*(pair for pair in usual if pair[0].lower() not in names), *given]]
+    if not path.startswith("/"):
+        path = f"/{path}"
+    if not _PLAIN_PATH.fullmatch(path):
+        path = quote(path, safe="/?%&=+,;:@!$'()*~-._[]|")
+    return "\r\n".join([f"GET {path} HTTP/1.1", *lines, "", ""]).encode("utf-8")
+
+
+def connect(host: str, port: int, timeout: float) -> socket.socket:
+    """A TCP connection. Raises OSError."""
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+    except OSError:
+        return socket.create_connection((host, port), timeout)
+    channel = socket.socket()  # an address needs no resolver
+    try:
+        channel.settimeout(timeout)
+        channel.connect((host, port))
+    except OSError:
+        channel.close()
+        raise
+    return channel
+
+
+def status(host: str, port: int, message: bytes, timeout: float, *, tls: bool) -> int:
+    """What a request is answered with. Raises NoAnswer, OSError (TimeoutError when the time is over)."""
+    end = time.monotonic() + timeout
+    channel = connect(host, port, timeout)
+    try:
+        if tls:
+            channel.settimeout(_left(end))
+            channel = _unverified().wrap_socket(channel, server_hostname=host)
+        channel.settimeout(_left(end))
+        channel.sendall(message)
+        return _read(channel, end)
+    finally:
+        channel.close()
+
+
+def _read(channel: socket.socket, end: float) -> int:
+    data = b""
+    while True:
+        found = _HEAD_ENDS.search(data)
+        if found is None:
+            piece = _receive(channel, end)
+            if not piece:
+                raise NoAnswer("malformed HTTP response" if data else "EOF")
+            data += piece
+            if len(data) > MOST_HEAD:
+                raise NoAnswer("net/http: server response headers exceeded 65536 bytes; aborted")
+            continue
+        line = _STATUS.match(data)
+        if line is None:
+            start = data.partition(b"\n")[0].rstrip(b"\r")[:80].decode(errors="replace")
+            raise NoAnswer(f'malformed HTTP response "{start}"')
+        code = int(line[1])
+        if code >= 200 or code == 101:
+            break
+        data = data[found.end() :]  # 100 Continue, 103 Early Hints: the answer comes after it
+    head, body = data[: found.end()], data[found.end() :]
+    while not _whole(code, head, body) and len(body) < MOST_BODY:
+        piece = _receive(channel, end)
+        if not piece:
+            break
+        body += piece
+    return code
+
+
+def _whole(code: int, head: bytes, body: bytes) -> bool:
+    """Whether nothing more will come, though the connection may stay open."""
+    if code in (101, 204, 304):
+        return True
+    if _CHUNKED.search(head):
+        return _LAST_CHUNK.search(body) is not None
+    length = _LENGTH.search(head)
+    return length is not None and len(body) >= int(length[1])
+
+
+def _receive(channel: socket.socket, end: float) -> bytes:
+    channel.settimeout(_left(end))
+    return channel.recv(16384)
+
+
+def _left(end: float) -> float:
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+@cache
+def _unverified() -> ssl.SSLContext:
+    """Certificates are not checked, as upstream: many a server has one only for itself."""
+    return ssl._create_unverified_context()
