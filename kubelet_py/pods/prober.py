@@ -11,6 +11,7 @@ import heapq
 import logging
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -187,12 +188,19 @@ class Prober:
         if not specs:
             return
         watched = _Watched(pod, container, view, pod_ip(pod, ip))
+        told = _told(pod, view.id)
+        passed = {"startup": told.get("started"), "liveness": True, "readiness": told.get("ready")}
         for kind, spec in specs.items():
-            watched.states[kind] = ProbeState(kind, spec, passed=kind == "liveness")
+            state = watched.states[kind] = ProbeState(kind, spec, passed=bool(passed[kind]))
             watched.counts[kind] = self._count_of(pod, container, kind)
+            if kind == "startup" and state.passed:
+                continue
             delay = float(spec.get("initialDelaySeconds") or 0)
             elapsed = max(0.0, time.time() - (view.started_at or time.time()))
-            self._schedule(max(0.0, delay - elapsed), view.id, kind)
+            wait = max(0.0, delay - elapsed)
+            if told.get("started") and state.passed:
+                wait += _period(spec) * zlib.crc32(f"{view.id} {kind}".encode()) / 0xFFFFFFFF
+            self._schedule(wait, view.id, kind)
         self._watched[view.id] = watched
 
     def _schedule(self, seconds: float, container_id: str, kind: str) -> None:
@@ -254,10 +262,22 @@ class Prober:
     def _next(state: ProbeState, outcome: Outcome) -> float:
         """The period; a readiness probe that never succeeded is asked again sooner at first, so that a
         server that needs a moment to listen does not cost a whole period."""
-        period = float(state.spec.get("periodSeconds") or 10)
+        period = _period(state.spec)
         if state.kind != "liveness" and not state.passed and not outcome.success and state.failures <= 10:
             return min(period, 0.1 * state.failures)
         return period
+
+
+def _period(spec: Object) -> float:
+    return float(spec.get("periodSeconds") or 10)
+
+
+def _told(pod: Object, container_id: str) -> Object:
+    """What an earlier agent said of this container. It stands until its probes say otherwise, and they begin
+    at some moment of their period: a new agent makes no pod unready, and asks not all at once."""
+    status = pod.get("status") or {}
+    entries = [*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())]
+    return next((e for e in entries if str(e.get("containerID", "")).endswith(f"://{container_id}")), {})
 
 
 def pod_ip(pod: Object, ip: str) -> str:

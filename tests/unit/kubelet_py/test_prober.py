@@ -71,3 +71,23 @@ def test_what_came_of_a_probe_is_counted_over_all_attempts_until_the_pod_is_gone
     prober.forget("u")
     assert prober.results() == []
     prober.stop()
+
+
+def test_an_adopted_container_is_what_the_api_says_until_its_probes_say_otherwise() -> None:
+    body = pod()
+    for kind in ("startup", "readiness"):
+        probe = {"exec": {"command": [kind]}, "periodSeconds": 0.01, "failureThreshold": 3}
+        body["spec"]["containers"][0][f"{kind}Probe"] = probe
+    told = {"name": "c", "containerID": "kubelet-py://c-0", "started": True, "ready": True}
+    body["status"] = {"containerStatuses": [told]}
+    runtime, changed = Runtime(), threading.Event()
+    prober = Prober(runtime, changed=lambda uid: changed.set(), tell=lambda *words: None)  # type: ignore[arg-type]
+    prober.update(body, view(up()))
+    health = prober.health(view(up()))["c"]
+    assert health.started and health.ready
+    prober.start()
+    assert changed.wait(LONG) and not prober.health(view(up()))["c"].ready
+    assert set(runtime.ran) == {"readiness"}, "it has started once"
+    prober.update(body, view(up(attempt=1)))
+    assert not prober.health(view(up(attempt=1)))["c"].started, "the next attempt has not"
+    prober.stop()
