@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,9 +79,14 @@ class Bandwidth:
         return _with_interface(previous, extra)
 
     def delete(self, request: Request) -> None:
-        """Remove the ifb device; the queues go with the host's end of the pair."""
+        """Remove the ifb device, if there is one; the queues go with the host's end of the pair."""
+        name = device_name(request.network, request.container_id, request.ifname)
+        try:
+            socket.if_nametoindex(name)  # asked first: it takes no lock that all the links of the host share
+        except OSError:
+            return
         with Netlink() as host:
-            host.delete_link(device_name(request.network, request.container_id, request.ifname))
+            host.delete_link(name)
 
     def check(self, request: Request) -> None:
         """Raise PluginFailure when a limit is not in the kernel as configured."""

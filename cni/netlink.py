@@ -172,8 +172,10 @@ class Netlink:
 
     def addresses(self, index: int | None = None) -> list[Address]:
         """IPv4 and IPv6 addresses, of one link or of all."""
-        found = [read_address(p) for p in self.dump(RTM_GETADDR, struct.pack("=BBBBi", 0, 0, 0, 0, 0))]
-        return [a for a in found if index is None or a.index == index]
+        found = self.dump(RTM_GETADDR, struct.pack("=BBBBi", 0, 0, 0, 0, 0))
+        # A node has a link-local address for each pod; the index is looked at before the rest is read.
+        wanted = found if index is None else [p for p in found if struct.unpack_from("=i", p, 4)[0] == index]
+        return [read_address(payload) for payload in wanted]
 
     def routes(self, table: int | None = MAIN_TABLE, family: int = socket.AF_INET) -> list[RouteEntry]:
         found = [read_route(p) for p in self.dump(RTM_GETROUTE, rtmsg(family))]

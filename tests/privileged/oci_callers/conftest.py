@@ -20,7 +20,7 @@ from runtime.oci_launcher import write
 
 APPLETS = (
     "sh", "ls", "cat", "id", "echo", "sleep", "true", "tty", "pwd", "touch", "stat", "mount", "grep", "mkdir",
-    "umount", "hostname", "wc",
+    "umount", "hostname", "wc", "httpd", "wget", "ip",
 )  # fmt: skip
 
 
