@@ -42,6 +42,7 @@ class Options:
     node_cidr_mask_size: int
     controllers: bool
     signing_seconds: float
+    cluster_dns: str
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> Options:
@@ -58,6 +59,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument(
         "--node-cidr-mask-size", type=int, default=0, help="of each node's part (default 24, IPv6: 64)"
     )
+    parser.add_argument("--cluster-dns", default="", help="ClusterIP of the nodes' name servers")
     parser.add_argument("--storage", choices=("sqlite",), default="sqlite")
     parser.add_argument(
         "--storage-sync",
@@ -105,6 +107,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         found.node_cidr_mask_size,
         found.controllers == "all",
         found.cluster_signing_duration,
+        found.cluster_dns,
     )
 
 
@@ -179,6 +182,7 @@ class Followers:
             issuer=Issuer(pki / "ca.crt", pki / "ca.key", self._options.signing_seconds),
             cluster_cidr=self._options.cluster_cidr,
             node_cidr_mask_size=self._options.node_cidr_mask_size,
+            cluster_dns=self._options.cluster_dns,
         )
         scheduler = Scheduler(RestClient(load(folder / "scheduler.conf")))
         followers: tuple[Follower, ...] = (manager, scheduler)

@@ -377,6 +377,8 @@ def parse_arguments(argv: Sequence[str]) -> Options:
     parser.add_argument("--cni-bin-dir", type=Path, action="append", default=[], help="may be repeated")
     parser.add_argument("--cluster-cidr", help="range of all pods' addresses (10.244.0.0/16)")
     parser.add_argument("--service-cidr", help="range of the Services' addresses (10.96.0.0/12)")
+    parser.add_argument("--cluster-dns", help="name servers of pods, separated by commas")
+    parser.add_argument("--cluster-domain", help="domain of the cluster's names, as cluster.local")
     parser.add_argument("--max-pods", type=int, help="how many pods may run here (110)")
     parser.add_argument("--pod-manifest-path", help="folder of static pods' manifests")
     parser.add_argument("--manifest-url", help="address of static pods' manifests")
@@ -405,6 +407,10 @@ def parse_arguments(argv: Sequence[str]) -> Options:
         config = replace(config, address=arguments.address)
     if arguments.cluster_cidr:
         config = replace(config, cluster_cidr=arguments.cluster_cidr)
+    if arguments.cluster_dns:
+        config = replace(config, cluster_dns=tuple(arguments.cluster_dns.split(",")))
+    if arguments.cluster_domain:
+        config = replace(config, cluster_domain=arguments.cluster_domain)
     if arguments.service_cidr:
         config = replace(config, service_cidr=arguments.service_cidr)
     if arguments.register_node is not None:

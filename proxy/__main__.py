@@ -15,18 +15,20 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.changes import Changes
 from proxy.config import ProxyConfig, parse_address, read_file
 from proxy.conntrack import Conntrack
+from proxy.dns.records import Names
+from proxy.dns.running import DnsThread
 from proxy.errors import ProxyError
 from proxy.healthcheck import Health, HealthServer
 from proxy.iptables import Iptables
 from proxy.proxier import Proxier, bridge_netfilter_problem, clean_up
 
 if TYPE_CHECKING:
-    from kubeclient.informer import Informer
+    from kubeclient.informer import Handler, Informer
 
 log = logging.getLogger("proxy")
 
@@ -55,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--healthz-bind-address", help="host:port of /healthz (default 127.0.0.1:10256, '' is off)"
     )
+    parser.add_argument("--service-cidr", default="", help="range of Services' addresses (for DNS)")
+    parser.add_argument(
+        "--dns-address", action="append", default=[], help="answer cluster DNS here; may be repeated"
+    )
+    parser.add_argument("--dns-port", type=int, default=10053, help="port of --dns-address (default 10053)")
+    parser.add_argument(
+        "--dns-service-address", action="append", default=[], help="ClusterIP of the DNS Service"
+    )
+    parser.add_argument("--cluster-domain", default="cluster.local", help="domain of the cluster's names")
     parser.add_argument("--cleanup", action="store_true", help="remove all rules of the proxy, and exit")
     return parser
 
@@ -71,6 +82,14 @@ def _configuration(args: argparse.Namespace) -> ProxyConfig:
         config = replace(config, cluster_cidr=args.cluster_cidr)
     if args.healthz_bind_address is not None:
         config = replace(config, healthz=parse_address(args.healthz_bind_address))
+    config = replace(
+        config,
+        dns_addresses=tuple(args.dns_address),
+        dns_port=args.dns_port,
+        dns_service_addresses=tuple(args.dns_service_address),
+        cluster_domain=args.cluster_domain,
+        service_cidr=args.service_cidr,
+    )
     if not config.hostname:
         config = replace(config, hostname=socket.gethostname().lower())
     if not config.kubeconfig:
@@ -91,13 +110,16 @@ def _run(config: ProxyConfig) -> int:
     if server:
         server.start()
     changes = Changes(config.hostname)
+    names = Names() if config.dns_addresses else None
     proxier = Proxier(config, changes, backend, Conntrack(), health)
-    informers = _informers(config, changes, stop)
+    informers = _informers(config, changes, names, stop)
     failed = False
     if _wait_synced(informers, stop):
         log.info("Started proxy node=%s variant=%s", config.hostname, backend.variant)
         worker = _Worker(proxier, stop)
         worker.start()
+        if names is not None:
+            DnsThread(config, names, stop).start()
         stop.wait()
         proxier.stop()
         failed = worker.failed
@@ -128,13 +150,15 @@ class _Worker(threading.Thread):
             self._stopping.set()
 
 
-def _informers(config: ProxyConfig, changes: Changes, stop: threading.Event) -> list[Informer]:
-    """Both informers, started; empty when we are told to stop before there is a kubeconfig."""
+def _informers(
+    config: ProxyConfig, changes: Changes, names: Names | None, stop: threading.Event
+) -> list[Informer]:
+    """All informers, started; empty when we are told to stop before there is a kubeconfig."""
     # Imported here: --cleanup and every refusal to start can do without an HTTP client.
     from kubeclient.errors import ConfigError as ClientConfigError
     from kubeclient.informer import Informer
     from kubeclient.kubeconfig import load
-    from kubeclient.resources import SERVICES
+    from kubeclient.resources import NAMESPACES, SERVICES
     from kubeclient.rest import RestClient
     from proxy.slice_version import endpoint_slices
 
@@ -153,13 +177,29 @@ def _informers(config: ProxyConfig, changes: Changes, stop: threading.Event) -> 
     slices = endpoint_slices(client, stop)
     if slices is None:
         return []
+    of_services, of_slices = [changes.service_event], [changes.slice_event]
+    if names is not None:
+        of_services.append(names.service_event)
+        of_slices.append(names.slice_event)
     informers = [
-        Informer(client, SERVICES, on_event=changes.service_event),
-        Informer(client, slices, on_event=changes.slice_event),
+        Informer(client, SERVICES, on_event=_each(of_services)),
+        Informer(client, slices, on_event=_each(of_slices)),
     ]
+    if names is not None:
+        informers.append(Informer(client, NAMESPACES, on_event=names.namespace_event))
     for informer in informers:
         informer.start()
     return informers
+
+
+def _each(handlers: Sequence[Handler]) -> Handler:
+    """One handler that calls several."""
+
+    def call(kind: str, new: dict[str, Any], old: dict[str, Any] | None) -> None:
+        for handler in handlers:
+            handler(kind, new, old)
+
+    return call
 
 
 def _wait_synced(informers: Sequence[Informer], stop: threading.Event) -> bool:

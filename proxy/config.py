@@ -45,6 +45,12 @@ class ProxyConfig:
     masquerade_bit: int = 14
     min_sync_period: float = 0.0
     sync_period: float = 30.0
+    # The cluster's name server on this node: off without an address. Upstream has it apart (CoreDNS).
+    dns_addresses: tuple[str, ...] = ()
+    dns_port: int = 10053
+    dns_service_addresses: tuple[str, ...] = ()
+    cluster_domain: str = "cluster.local"
+    service_cidr: str = ""
 
     @property
     def mark(self) -> str:
@@ -58,6 +64,11 @@ class ProxyConfig:
                 ipaddress.ip_network(self.cluster_cidr)
             except ValueError as error:
                 raise ConfigError(f"Could not use cluster CIDR {self.cluster_cidr!r}: {error}") from error
+        for address in (*self.dns_addresses, *self.dns_service_addresses):
+            try:
+                ipaddress.ip_address(address)
+            except ValueError as error:
+                raise ConfigError(f"Could not use DNS address {address!r}: {error}") from error
         if not 0 <= self.masquerade_bit <= 31:
             raise ConfigError(f"Could not use masqueradeBit {self.masquerade_bit}: it must be 0 to 31")
         if self.sync_period <= 0:

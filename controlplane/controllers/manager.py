@@ -13,6 +13,7 @@ import time
 
 from controlplane.controllers.base import Controller, SharedInformers
 from controlplane.controllers.bootstrap_tokens import BootstrapTokens
+from controlplane.controllers.cluster_dns import ClusterDns
 from controlplane.controllers.csr_approving import CsrApproving
 from controlplane.controllers.csr_signing import CsrCleaner, CsrSigning
 from controlplane.controllers.deployment import Deployments
@@ -49,6 +50,7 @@ class ControllerManager:
         issuer: Issuer,
         cluster_cidr: str = "10.244.0.0/16",
         node_cidr_mask_size: int = 0,
+        cluster_dns: str = "",
     ) -> None:
         self._informers = SharedInformers(client)
         shared = (client, self._informers)
@@ -77,6 +79,9 @@ class ControllerManager:
             BootstrapTokens(*shared, EventRecorder(client, "bootstrap-token-controller")),
             ServiceAccounts(*shared, EventRecorder(client, "service-account-controller"), root_ca=root_ca),
         ]
+        if cluster_dns:
+            recorder = EventRecorder(client, "cluster-dns-controller")
+            self._controllers.append(ClusterDns(*shared, recorder, address=cluster_dns))
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="controllers", daemon=True)
 

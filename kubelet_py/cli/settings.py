@@ -36,6 +36,8 @@ class NodeSettings:
     service_cidr: str = "10.96.0.0/12"
     node_cidr_mask_size: int = 0
     kubelet_config: str = ""
+    cluster_dns: bool = True
+    cluster_domain: str = "cluster.local"
     cni_bin_dirs: tuple[str, ...] = ()
 
     def check(self) -> None:
@@ -45,6 +47,8 @@ class NodeSettings:
                 f"{self.node_name!r} is no name for a Node: lowercase letters, digits, '-' and '.' "
                 "(choose one by --node-name)"
             )
+        if len(self.cluster_domain) > 253 or not _NODE_NAME.fullmatch(self.cluster_domain):
+            raise SettingsError(f"--cluster-domain {self.cluster_domain!r} is no name of a domain")
         if self.kubelet_config and not os.path.isfile(self.kubelet_config):
             raise SettingsError(f"Could not find --kubelet-config {self.kubelet_config} (give a file's path)")
         try:
@@ -71,6 +75,12 @@ class NodeSettings:
         ):
             if not 0 < port < 65536:
                 raise SettingsError(f"{option} {port} is not a port number (1-65535)")
+
+    @property
+    def dns_address(self) -> str:
+        """ClusterIP of the DNS Service: by convention the tenth of the range. Empty without cluster DNS."""
+        services = ipaddress.ip_network(self.service_cidr)
+        return str(services[10]) if self.cluster_dns and services.num_addresses > 11 else ""
 
     def save(self, paths: NodePaths) -> None:
         paths.config.mkdir(parents=True, exist_ok=True)

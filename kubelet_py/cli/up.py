@@ -57,6 +57,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="the node's part of --cluster-cidr (default 24: 253 pods; more also need maxPods of "
         "--kubelet-config, 110)",
     )
+    parser.add_argument(
+        "--cluster-dns",
+        action=argparse.BooleanOptionalAction,
+        help="answer the cluster's names at the tenth Service address (default yes)",
+    )
+    parser.add_argument("--cluster-domain", help="domain of the cluster's names (default cluster.local)")
     parser.add_argument("--kubelet-config", help="a KubeletConfiguration file")
     parser.add_argument(
         "--cni-bin-dir",
@@ -154,24 +160,53 @@ def _children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
         "--bind-address", s.bind_address, "--secure-port", str(s.secure_port),
         "--service-cluster-ip-range", s.service_cidr, "--cluster-cidr", s.cluster_cidr,
         "--advertise-address", s.node_ip, "--node-cidr-mask-size", str(s.node_cidr_mask_size),
+        *(["--cluster-dns", s.dns_address] if s.dns_address else []),
     ]  # fmt: skip
     agent = [
         *python, "kubelet_py.agent",
         "--root", str(paths.root), "--node-name", s.node_name, "--node-ip", s.node_ip,
         "--port", str(s.kubelet_port), "--cluster-cidr", s.cluster_cidr, "--service-cidr", s.service_cidr,
         *(["--config", s.kubelet_config] if s.kubelet_config else []),
+        *_kubelet_dns(s),
         *(part for folder in s.cni_bin_dirs for part in ("--cni-bin-dir", folder)),
     ]  # fmt: skip
     proxy = [
         *python, "proxy",
         "--kubeconfig", str(paths.kubeconfig("proxy")), "--hostname-override", s.node_name,
         "--cluster-cidr", s.cluster_cidr, "--healthz-bind-address", f"127.0.0.1:{s.proxy_healthz_port}",
+        *_proxy_dns(s),
     ]  # fmt: skip
     return [
         ChildSpec("controlplane", control_plane, paths.logs / "controlplane.log"),
         ChildSpec("agent", agent, paths.logs / "agent.log"),
         ChildSpec("proxy", proxy, paths.logs / "proxy.log"),
     ]
+
+
+def _kubelet_dns(s: NodeSettings) -> list[str]:
+    """The kubelet's flags for cluster DNS; what a configuration file says of it stands."""
+    if not s.dns_address:
+        return []
+    said: set[str] = set()
+    if s.kubelet_config:
+        from kubelet_py.config import load
+
+        config = load(Path(s.kubelet_config))
+        said = {name for name in ("cluster_dns", "cluster_domain") if getattr(config, name)}
+    flags = {
+        "cluster_dns": ["--cluster-dns", s.dns_address],
+        "cluster_domain": ["--cluster-domain", s.cluster_domain],
+    }
+    return [part for name, parts in flags.items() if name not in said for part in parts]
+
+
+def _proxy_dns(s: NodeSettings) -> list[str]:
+    if not s.dns_address:
+        return []
+    return [
+        "--dns-address", s.node_ip, "--dns-service-address", s.dns_address,
+        "--service-cidr", s.service_cidr, "--cluster-domain", s.cluster_domain,
+    ]  # fmt: skip
 
 
 def check_host(paths: NodePaths, settings: NodeSettings) -> None:

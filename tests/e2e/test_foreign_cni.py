@@ -38,7 +38,7 @@ class Spies:
         self._log = folder / "calls"
         for name in PLUGINS:
             script = (
-                f"#!/bin/sh\necho \"$CNI_COMMAND {name} $CNI_CONTAINERID\" >> {self._log}\n"
+                f'#!/bin/sh\necho "$CNI_COMMAND {name} $CNI_CONTAINERID" >> {self._log}\n'
                 f"exec {DEBIAN / name}\n"
             )
             (folder / name).write_text(script)

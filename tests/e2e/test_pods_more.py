@@ -183,15 +183,6 @@ def test_containers_of_a_pod_share_memory_and_pods_do_not(node: Node) -> None:
     assert uid not in Path("/proc/mounts").read_text()
 
 
-def test_a_pod_is_told_that_there_is_no_cluster_dns(node: Node) -> None:
-    node.apply(pod("nameless", POLITE), pod("hosts", POLITE, dnsPolicy="Default"))
-    node.wait_running("nameless", "hosts")
-    warning = wait_for_event(node, "nameless", "MissingClusterDNS")
-    assert warning.endswith('Falling back to "Default" policy.')
-    assert not any(event.startswith("MissingClusterDNS") for event in events(node, "hosts"))
-    node.kubectl("delete", "pod", "nameless", "hosts")
-
-
 @pytest.mark.conformance(
     "[sig-node] Ephemeral Containers [NodeConformance] will start an ephemeral container in an existing pod"
 )

@@ -165,9 +165,7 @@ def test_conformance(started: Node, case: Case) -> None:
 def test_fifty_config_maps_in_each_of_five_pods(started: Node) -> None:
     maps = [config_map(f"race-{number}", {"data-1": f"value-{number}"}) for number in range(50)]
     volumes = [{"name": f"v{n}", "configMap": {"name": f"race-{n}"}} for n in range(50)]
-    pods = [
-        looking(f"racer-{number}", "cat /v*/data-1 | sed 's/value-/ /g'", volumes) for number in range(5)
-    ]
+    pods = [looking(f"racer-{number}", "cat /v*/data-1 | sed 's/value-/ /g'", volumes) for number in range(5)]
     started.apply(*maps, *pods)
     for body in pods:
         name = body["metadata"]["name"]

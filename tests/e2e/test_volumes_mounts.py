@@ -91,9 +91,7 @@ def test_mounts_travel_as_they_are_asked_to(node: Node, shared_mount: Path) -> N
     assert "but it is not a shared or slave mount" in event(node, "travel-private", "Failed")
 
 
-@pytest.mark.conformance(
-    "[sig-node] Variable Expansion should allow substituting values in a volume subpath"
-)
+@pytest.mark.conformance("[sig-node] Variable Expansion should allow substituting values in a volume subpath")
 @pytest.mark.conformance("[sig-node] Variable Expansion should succeed in writing subpaths in container")
 def test_a_sub_path_from_a_variable(node: Node) -> None:
     variable = {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}

@@ -162,9 +162,7 @@ def test_a_folder_in_memory_is_as_large_as_its_limit_or_its_pods(started: Node) 
     show = "df -k /v | tail -1 | awk '{print $2}'"
     volume = {"name": "v", "emptyDir": {"medium": "Memory", "sizeLimit": "32Mi"}}
     small = {"resources": {"limits": {"memory": "16Mi"}}}
-    started.apply(
-        looking("sized", show, [volume]), looking("smaller", show, [volume], container=small)
-    )
+    started.apply(looking("sized", show, [volume]), looking("smaller", show, [volume], container=small))
     for name, megabytes in (("sized", 32), ("smaller", 16)):
         started.until(f"{name} over", lambda name=name: started.phase(name) == "Succeeded", 60)
         assert int(started.kubectl("logs", name).out) == megabytes * 1024
@@ -175,9 +173,7 @@ def test_a_folder_of_the_pods_group(started: Node) -> None:
     script = "stat -c '%a %g' /v; echo x > /v/file; stat -c %g /v/file; id -G"
     for medium in ("", "Memory"):
         name = f"grouped{medium.lower()}"
-        body = looking(
-            name, script, [{"name": "v", "emptyDir": {"medium": medium}}], securityContext=context
-        )
+        body = looking(name, script, [{"name": "v", "emptyDir": {"medium": medium}}], securityContext=context)
         started.apply(body)
         started.until(f"{name} over", lambda name=name: started.phase(name) == "Succeeded", 60)
         assert started.kubectl("logs", name).out.splitlines() == ["2777 2000", "2000", "3000 2000"]

@@ -290,7 +290,6 @@ def test_E06_E10_a_swapped_symlink_never_leads_outside(tmp_path: Path, folder: b
     assert reached > 0
 
 
-
 def test_E07_masks_do_not_come_from_the_images_null(box: Any) -> None:
     """E07, CVE-2025-31133: an image whose /dev/null is a link to a setting, without a /dev of our own."""
     (box.root / "dev").mkdir()

@@ -27,9 +27,7 @@ def machine(untouched: host_state.HostState, tmp_path_factory: pytest.TempPathFa
     file.write_text(CONFIGURATION)
     machine = Machine()
     machine.import_busybox()
-    done = machine.cli(
-        "up", "--detach", "--timeout", "300", "--kubelet-config", str(file), check=False
-    )
+    done = machine.cli("up", "--detach", "--timeout", "300", "--kubelet-config", str(file), check=False)
     assert done.code == 0, f"{done.out}{done.err}{machine.last_words()}"
     yield machine
     machine.cli("reset", "--yes")

@@ -112,9 +112,7 @@ class FakeNode:
         self.ready: Callable[[Object], bool] = lambda pod: True
         self._stopped = threading.Event()
         self._register()
-        self._pods = Informer(
-            client, PODS, field_selector=f"spec.nodeName={name}", on_event=self._on_pod
-        )
+        self._pods = Informer(client, PODS, field_selector=f"spec.nodeName={name}", on_event=self._on_pod)
         self._pods.start()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()

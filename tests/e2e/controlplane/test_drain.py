@@ -29,9 +29,7 @@ def protect(cluster: Cluster, namespace: str, least: int, allowed: int) -> None:
     cluster.until("the budget counted", counted)
 
 
-def test_drain_moves_the_pods_within_their_budget(
-    cluster: Cluster, namespace: str, kubectl: Kubectl
-) -> None:
+def test_drain_moves_the_pods_within_their_budget(cluster: Cluster, namespace: str, kubectl: Kubectl) -> None:
     cluster.deploy(namespace, "web", 4)
     cluster.wait_complete(namespace, "web")
     assert spread(cluster, namespace) == ["n1", "n1", "n2", "n2"]

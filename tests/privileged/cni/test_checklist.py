@@ -446,6 +446,7 @@ def test_check_is_skipped_on_disable_check(attach: Attach, tmp_path: Path, value
 
 # --- GC and STATUS -------------------------------------------------------------------------------
 
+
 def test_gc(attach: Attach, own_bin: Path, tmp_path: Path) -> None:
     """GC uses cni.dev/valid-attachments, keeps going on errors, forwards to delegates: leave 3 stale
     leases."""

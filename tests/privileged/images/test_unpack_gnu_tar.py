@@ -64,8 +64,10 @@ def described(root: Path) -> dict[str, tuple[object, ...]]:
             content = os.readlink(file)
         elif file.is_file():
             content = hashlib.sha256(file.read_bytes()).hexdigest()
-        attributes = () if file.is_symlink() else tuple(
-            (name, os.getxattr(file, name)) for name in sorted(os.listxattr(file))
+        attributes = (
+            ()
+            if file.is_symlink()
+            else tuple((name, os.getxattr(file, name)) for name in sorted(os.listxattr(file)))
         )
         found[str(file.relative_to(root))] = (
             oct(status.st_mode), status.st_rdev, status.st_uid, status.st_gid,

@@ -26,9 +26,7 @@ class Limits:
         self._path = path
 
     def given(self, **resources: Any) -> None:
-        self.bundle.change(
-            lambda config: config["linux"].update(cgroupsPath=self._path, resources=resources)
-        )
+        self.bundle.change(lambda config: config["linux"].update(cgroupsPath=self._path, resources=resources))
 
     def start(self, **resources: Any) -> None:
         self.given(**resources)

@@ -24,6 +24,7 @@ def process(bundle: Bundle, **changes: Any) -> None:
 
 def namespaces(bundle: Bundle, *, without: str = "", path: str = "") -> None:
     """The example's, without one of them, or with that one joined."""
+
     def edit(config: dict[str, Any]) -> None:
         listed = [n for n in config["linux"]["namespaces"] if n["type"] != without]
         config["linux"]["namespaces"] = listed + ([{"type": without, "path": path}] if path else [])

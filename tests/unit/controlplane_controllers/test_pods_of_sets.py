@@ -144,6 +144,7 @@ def test_a_cordoned_node_carries_its_taint_beside_others() -> None:
         (NOT_READY, "NoExecute", "later"),
     ]
 
+
 @pytest.mark.parametrize(
     ("tolerations", "delay"),
     [

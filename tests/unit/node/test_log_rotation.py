@@ -38,9 +38,7 @@ class Lab:
         )
 
     def container(self) -> Any:
-        return SimpleNamespace(
-            id="c" * 64, state=self.state, config=SimpleNamespace(log_path=str(self.path))
-        )
+        return SimpleNamespace(id="c" * 64, state=self.state, config=SimpleNamespace(log_path=str(self.path)))
 
     def reopen(self, container_id: str) -> None:
         self.log.reopen()

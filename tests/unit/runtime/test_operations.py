@@ -296,9 +296,7 @@ def test_a_hostname_without_a_uts_namespace_is_refused() -> None:
 
 def test_an_unknown_capability_is_a_note() -> None:
     sets = {"bounding": ["CAP_CHOWN", "CAP_FLY"]}
-    plan = container_plan(
-        parse(example.container(capabilities=sets)), rootfs=ROOTFS, join={}, cgroup=CGROUP
-    )
+    plan = container_plan(parse(example.container(capabilities=sets)), rootfs=ROOTFS, join={}, cgroup=CGROUP)
     assert plan.notes == ("Could not give capability 'CAP_FLY': there is none of that name",)
 
 

@@ -252,9 +252,7 @@ def test_a_share_that_cannot_be_mounted_says_what_mount_said(tmp_path: Path) -> 
     assert str(raised.value).endswith("Output: access denied")
 
 
-def test_without_a_client_the_error_says_what_to_install(
-    tmp_path: Path
-) -> None:
+def test_without_a_client_the_error_says_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match=r"no mount\.nfs.*install nfs-common"):
         nfs.set_up({"server": "s", "path": "/e"}, tmp_path / "x", places=str(tmp_path))
 

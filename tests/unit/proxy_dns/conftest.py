@@ -1,0 +1,6 @@
+"""Lets the modules here import dns_cluster."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
