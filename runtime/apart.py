@@ -69,7 +69,7 @@ def _child(
         if answer:
             raise OSError(answer, os.strerror(answer))
 
-    context.ask = ask
+    context.ask, context.sibling = ask, True
     if attended:
         context.attend = lambda what, pid, number: ask(f"attend {what} {pid} {number}")
     failure = execute(kernel, plan, context)

@@ -13,7 +13,8 @@ from runtime import oom, state
 from runtime.errors import CgroupError, RuntimeFailure
 from runtime.logs import LineFormatter, LogFile
 from runtime.operations import Rootfs, container_plan
-from runtime.session import Attach, Exec, Stdio, resize
+from runtime.records import Record
+from runtime.session import Attach, Exec, Stdio, give, resize
 from runtime.spec import parse
 from runtime.state import EXITED, RUNNING, ContainerState, Identity
 from runtime.stdio import Input, Output
@@ -25,14 +26,62 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from runtime.cgroups import CgroupDriver
     from runtime.foreign import Foreign
-    from runtime.launch import Process
+    from runtime.launch import Launch, Process
+    from runtime.linux import LinuxKernel
     from runtime.shim import Shim
     from runtime.stdio import Connection
 
 START_ERROR_CODE = 128
 LEFTOVER_OUTPUT_SECONDS = 1.0
 SAVE_AGAIN_SECONDS = 1.0
+
+
+class Tools(Record):
+    """What a container is started with."""
+
+    kernel: LinuxKernel
+    cgroups: CgroupDriver
+    launch: Launch
+
+
+class Errand(Record):
+    """A container to be started by our own runtime, in values that can be sent to a worker. `join`: type and
+    path of each namespace."""
+
+    directory: str
+    cgroup: str
+    layers: tuple[str, ...]
+    join: tuple[tuple[str, str], ...]
+    tty: bool
+    stdin: bool
+
+
+def read_oci(directory: str) -> dict[str, Any]:
+    """The OCI configuration, read again each time: kept in memory it would cost every pod."""
+    config = state.read_json(f"{directory}/oci.json")
+    if config is None:
+        raise RuntimeFailure(f"Could not read container {directory[-64:]}: no oci.json (was it removed?)")
+    return config
+
+
+def run_errand(
+    tools: Tools, errand: Errand, stdio: tuple[int, int, int], *, sibling: bool = False
+) -> Process:
+    """A worker's part of a start. `stdio`: the child's descriptors, all -1 for a terminal to be made."""
+    config = read_oci(errand.directory)
+    rootfs = Rootfs(errand.layers, f"{errand.directory}/upper", f"{errand.directory}/work")
+    if errand.tty:
+        config["process"]["terminal"] = True
+    spec = parse(config)
+    if not errand.tty:
+        uid = host_id(spec.linux.uid_mappings, spec.process.user.uid if spec.process else 0)
+        give(stdio if errand.stdin else stdio[1:], uid)
+    cgroup = tools.cgroups.create(errand.cgroup, spec.linux.resources)
+    plan = container_plan(spec, rootfs=rootfs, join=dict(errand.join), cgroup=cgroup.join())
+    process = tools.launch(tools.kernel, plan, stdio, terminal=errand.tty, sibling=sibling)
+    return oom.watch(process, lambda: tools.cgroups.open(errand.cgroup))
 
 
 class Container:
@@ -90,11 +139,7 @@ class Container:
         return self._process is not None
 
     def read_oci(self) -> dict[str, Any]:
-        """The OCI configuration, read again each time: kept in memory it would cost every pod."""
-        config = state.read_json(f"{self.directory}/oci.json")
-        if config is None:
-            raise RuntimeFailure(f"Could not read container {self.id}: no oci.json (was it removed?)")
-        return config
+        return read_oci(self.directory)
 
     def start(self, join: Mapping[str, str]) -> None:
         """Start it inside the namespaces `join`. On failure the container is EXITED with code 128."""
@@ -115,7 +160,7 @@ class Container:
     def _launch(self, join: Mapping[str, str]) -> Process:
         stdio = Stdio(tty=self.tty, stdin=self._wants_stdin, stdout=True, stderr=True)
         try:
-            process = self.starter.start(lambda: self._launch_in_worker(join, stdio))
+            process = self._launch_in_worker(join, stdio)
         except BaseException:
             stdio.close_own()
             raise
@@ -128,19 +173,21 @@ class Container:
         return process
 
     def _launch_in_worker(self, join: Mapping[str, str], stdio: Stdio) -> Process:
+        if self._runtime is not None:
+            return self.starter.start(lambda: self._launch_foreign(join, stdio))
+        joined = tuple(join.items())
+        values = (self.directory, self._cgroup_path, self._layers, joined, self.tty, self._wants_stdin)
+        started = self.starter.send(values, stdio.child)
+        if started is not None:
+            return started
+        tools = Tools(self.kernel, self.cgroups, self.launch)
+        return self.starter.start(lambda: run_errand(tools, Errand(*values), stdio.child))
+
+    def _launch_foreign(self, join: Mapping[str, str], stdio: Stdio) -> Process:
         config = self.read_oci()
         rootfs = Rootfs(self._layers, f"{self.directory}/upper", f"{self.directory}/work")
-        if self._runtime is not None:
-            stdio.give_to(config["process"]["user"]["uid"])
-            return self.foreign().start(config, rootfs, join, stdio.child, tty=self.tty)
-        if self.tty:
-            config["process"]["terminal"] = True
-        spec = parse(config)
-        stdio.give_to(host_id(spec.linux.uid_mappings, spec.process.user.uid if spec.process else 0))
-        cgroup = self.cgroups.create(self._cgroup_path, spec.linux.resources)
-        plan = container_plan(spec, rootfs=rootfs, join=join, cgroup=cgroup.join())
-        process = self.launch(self.kernel, plan, stdio.child, terminal=self.tty)
-        return oom.watch(process, lambda: self.cgroups.open(self._cgroup_path))
+        stdio.give_to(config["process"]["user"]["uid"])
+        return self.foreign().start(config, rootfs, join, stdio.child, tty=self.tty)
 
     @property
     def has_foreign_runtime(self) -> bool:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
             *,
             terminal: bool = False,
             attend: Attend | None = None,
+            sibling: bool = False,
         ) -> Process: ...
 
 
@@ -60,17 +61,20 @@ def launch(
     *,
     terminal: bool = False,
     attend: Attend | None = None,
+    sibling: bool = False,
 ) -> Process:
     """Executes the plan; returns once the program has replaced the child.
 
     `stdio`: descriptors that become 0, 1 and 2; they stay the caller's. With `terminal` the first of them is
     the slave side of a pseudo terminal and becomes the controlling one; with (-1, -1, -1) a terminal is made
     from the container's own devpts and its master side returned as `Process.console`. `attend` is called on
-    this thread for hooks and seccomp listeners; what it raises undoes the launch and is raised here.
+    this thread for hooks and seccomp listeners; what it raises undoes the launch and is raised here. A
+    `sibling` becomes our parent's child and its to reap (not by a plan that needs a process of its own).
 
     Raises LaunchError (ExecutableError if it was the program) with nothing left behind.
     """
     context = Context(stdio, terminal)
+    context.sibling = sibling
     if plan.apart:
         from runtime.apart import execute_apart
 

@@ -372,7 +372,7 @@ class LinuxKernel:
             results, failed = table.results(clibrary.read(address, size // clibrary.PAGE), address)
         finally:
             self._munmap(address, size)
-        return _spawned(pid, pidfd, steps, results, failed)
+        return self._spawned(pid, pidfd, steps, results, failed)
 
     def _spawn_together(
         self, steps: Sequence[Step], cgroup_fd: int, meeting: Meeting, sibling: bool
@@ -392,7 +392,7 @@ class LinuxKernel:
             results, failed = talk.results()
         finally:
             self._munmap(address, REGION)
-        return _spawned(pid, pidfd, talk.steps, results, failed)
+        return self._spawned(pid, pidfd, talk.steps, results, failed)
 
     def _meet(self, meeting: Meeting, pid: int, pidfd: int, talk: Talk) -> None:
         if meeting.more is None:
@@ -451,15 +451,15 @@ class LinuxKernel:
             raise SpawnError(-1, -pid, f"clone3: {os.strerror(-pid)}")
         return pid, pidfd.value
 
-
-def _spawned(
-    pid: int, pidfd: int, steps: Sequence[Step], results: tuple[int, ...], failed: int
-) -> Spawned:
-    if failed >= 0:
-        number = -results[failed]
-        _reap(pidfd)
-        raise SpawnError(failed, number, f"{steps[failed].call}: {os.strerror(number)}")
-    return Spawned(pid, pidfd, results)
+    def _spawned(
+        self, pid: int, pidfd: int, steps: Sequence[Step], results: tuple[int, ...], failed: int
+    ) -> Spawned:
+        if failed >= 0:
+            number = -results[failed]
+            self._waits(-1, pidfd)  # a sibling is not ours to reap, but when we tell, its parent can
+            _reap(pidfd)
+            raise SpawnError(failed, number, f"{steps[failed].call}: {os.strerror(number)}")
+        return Spawned(pid, pidfd, results)
 
 
 def _held_capabilities(status: str | int = "/proc/self/status") -> tuple[int, int]:

@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Rest = Callable[[int, Callable[[], int]], None]
+
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 IDLE_SECONDS = 0.3
@@ -42,13 +44,12 @@ class Loop:
     out again at once, and a second event fetched earlier would then reach the wrong owner. The ready list
     is rotated by the kernel, so nobody starves.
 
-    `rest(descriptor, milliseconds)` is called when nothing has happened for IDLE_SECONDS: it may do what is
-    better done then, and may wait until the descriptor can be read (-1: for ever).
+    `rest(descriptor, timeout)` is called when nothing has happened for IDLE_SECONDS: it may do what is better
+    done then, cancel timers, and wait until the descriptor can be read, but for at most `timeout()`
+    milliseconds (-1: for ever).
     """
 
-    def __init__(
-        self, clock: Callable[[], float] = time.monotonic, rest: Callable[[int, int], None] | None = None
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, rest: Rest | None = None) -> None:
         self._rest = rest
         self.tired = False
         self._epoll = select.epoll()
@@ -87,7 +88,7 @@ class Loop:
             ready = self._epoll.poll(0 if self.tired else IDLE_SECONDS, 1)
             if not ready:
                 self.tired = False
-                self._rest(self._epoll.fileno(), -1 if wait < 0 else int(wait * 1000))
+                self._rest(self._epoll.fileno(), self._timeout)
                 ready = self._epoll.poll(self._until_next(), 1)
         else:
             ready = self._epoll.poll(wait, 1)
@@ -109,6 +110,10 @@ class Loop:
         if not self._timers:
             return -1
         return max(0.0, self._timers[0].when - self._clock())
+
+    def _timeout(self) -> int:
+        wait = self._until_next()
+        return -1 if wait < 0 else int(wait * 1000)
 
     def _fire(self) -> None:
         while self._timers and self._timers[0].when <= self._clock():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
         def __call__(self, what: str, pid: int, number: int) -> None: ...
 
+
 NO_STDIO = (-1, -1, -1)
 
 
@@ -41,13 +42,14 @@ class Context:
     namespaces, by destination. `attend`: has the side that started all this do something while the child
     waits (`Attend`). `listener_step`: the child's step whose result is a seccomp listener. `early`: the child
     is there already (see early.py), and `flush` has it do its steps so far before the next operation;
-    `operations` are those of the whole plan.
+    `operations` are those of the whole plan. `sibling`: the child is to be our parent's.
     """
 
     __slots__ = (
         "ask", "attend", "cgroup_fd", "cgroup_namespace", "console", "early", "executable", "flush", "held",
         "host_proc", "listener_step", "null", "number", "opened", "operations", "prepared", "process",
-        "procs", "ready", "root", "stdio", "steps", "task_fds", "terminal", "user_namespace", "warnings",
+        "procs", "ready", "root", "sibling", "stdio", "steps", "task_fds", "terminal", "user_namespace",
+        "warnings",
     )  # fmt: skip
 
     def __init__(self, stdio: tuple[int, int, int], terminal: bool) -> None:
@@ -69,6 +71,7 @@ class Context:
         self.ask: Callable[[str], None] | None = None
         self.attend: Attend | None = None
         self.listener_step = -1
+        self.sibling = False
         self.early = False
         self.flush = False
         self.operations: tuple[Operation, ...] = ()

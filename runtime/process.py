@@ -350,7 +350,7 @@ def start(kernel: Kernel, context: Context, meeting: Meeting | None) -> None:
     steps = [step for step, _ in context.steps]
     try:
         spawned = kernel.spawn(
-            steps, cgroup_fd=context.cgroup_fd, meeting=meeting, sibling=context.ask is not None
+            steps, cgroup_fd=context.cgroup_fd, meeting=meeting, sibling=context.sibling
         )
     except SpawnError as error:
         context.fail(error.index)

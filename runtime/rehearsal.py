@@ -196,21 +196,46 @@ def write_files(directory: str, folder: str) -> None:
 
 
 def stand_in(
-    kernel: Any, plan: Plan, stdio: tuple[int, int, int], *, terminal: bool = False, attend: Any = None
+    kernel: Any,
+    plan: Plan,
+    stdio: tuple[int, int, int],
+    *,
+    terminal: bool = False,
+    attend: Any = None,
+    sibling: bool = False,
 ) -> Process:
-    """As runtime.launch.launch, but the program is a fork: it says something, and waits if it should."""
+    """As runtime.launch.launch, but the program is a fork: it says something, and waits if it should. A
+    sibling comes to the shim, which is a subreaper now, by the end of its parent."""
     brief = any(isinstance(step, Execute) and step.args == (EXIT,) for step in plan.operations)
+    if not sibling:
+        return Process(play_program(stdio[1], brief=brief), 0, -1)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    between = os.fork()
+    if between == 0:
+        try:
+            os.write(writer, str(play_program(stdio[1], brief=brief)).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(between, 0)
+    pid = int(os.read(reader, 16))
+    os.close(reader)
+    return Process(pid, 0, -1)
+
+
+def play_program(output: int, *, brief: bool) -> int:
+    """Its pid."""
     pid = os.fork()
     if pid == 0:
         try:
             for _ in range(OUTPUT_LINES):
-                os.write(stdio[1], b"a line of output\n")
+                os.write(output, b"a line of output\n")
             if not brief:
                 signal.alarm(LONGEST_WAIT)
                 signal.pause()
         finally:
             os._exit(0)
-    return Process(pid, 0, -1)
+    return pid
 
 
 def be_agent(server: socket.socket, folder: str, sittings: int) -> None:
@@ -276,4 +301,3 @@ def answer(connection: socket.socket, reader: FrameReader) -> None:
                     raise RuntimeFailure(payload.decode())
                 return
     raise RuntimeFailure("the shim has gone")
-

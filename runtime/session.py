@@ -18,7 +18,7 @@ from runtime.userns import host_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
     from runtime.container import Container
@@ -46,14 +46,11 @@ class Stdio:
         self.stdout, child_out = os.pipe2(os.O_CLOEXEC) if stdout else (-1, null())
         self.stderr, child_err = os.pipe2(os.O_CLOEXEC) if stderr else (-1, null())
         self.child = (child_in, child_out, child_err)
-        self._pipes = [
-            end for wanted, end in zip((stdin, stdout, stderr), self.child, strict=True) if wanted
-        ]
+        self._pipes = [end for wanted, end in zip((stdin, stdout, stderr), self.child, strict=True) if wanted]
 
     def give_to(self, uid: int) -> None:
         """Let the process's user open /dev/stdout and its like again, as runc does."""
-        for end in self._pipes if uid else ():
-            os.fchown(end, uid, -1)
+        give(self._pipes, uid)
 
     def take_console(self, master: int) -> None:
         """The master side that `launch` returned."""
@@ -71,6 +68,12 @@ class Stdio:
         for descriptor in (self.stdin, self.stdout, self.stderr):
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def give(pipes: Iterable[int], uid: int) -> None:
+    """Make the pipes the user's; root's they are already."""
+    for end in pipes if uid else ():
+        os.fchown(end, uid, -1)
 
 
 def null() -> int:
@@ -202,9 +205,7 @@ class Exec:
             end_with(self._connection, exitCode=code)
 
 
-def launch_exec(
-    container: Container, request: Mapping[str, Any], cgroup_path: str, stdio: Stdio
-) -> Process:
+def launch_exec(container: Container, request: Mapping[str, Any], cgroup_path: str, stdio: Stdio) -> Process:
     """The worker's part of an exec: read the container's spec, put the command in, start it."""
     config = container.read_oci()
     tty = bool(request.get("tty"))

@@ -24,10 +24,10 @@ import sys
 import time
 
 from runtime import json_text, state
-from runtime.container import Container
+from runtime.container import Container, Errand, Tools, run_errand
 from runtime.errors import RuntimeFailure
 from runtime.launch import launch
-from runtime.loop import Loop
+from runtime.loop import Loop, Timer
 from runtime.operations import sandbox_plan
 from runtime.session import null, reply
 from runtime.spec import parse
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 GOODBYE_SECONDS = 1.0
 MISTAKE_PAUSE_SECONDS = 0.1
+WORKER_STAYS_SECONDS = 2.0
 JOINABLE = {"user": "user", "network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
 
 
@@ -75,12 +76,13 @@ class Shim:
         self.containers_directory = containers_directory
         self.kernel = kernel
         self.cgroups = driver
+        self.launch = launch
         self.starter = Starter(kernel)
+        self._record = state.read_json(f"{directory}/sandbox.json") or {}
+        self._begin_pause()
         self.loop = Loop(rest=self._rest)
         self.boot = state.boot_id()
-        self._record = state.read_json(f"{directory}/sandbox.json") or {}
         self._pages = pages
-        self.launch = launch
         self._listener = listener
         self._connections: list[Connection] = []
         self._subscribers: list[Connection] = []
@@ -89,6 +91,7 @@ class Shim:
         self._pause: Process | None = None
         self._ended: list[Callable[[], None]] = []
         self._ending = False
+        self._stays = Timer(0.0, self.starter.dismiss)
         self._state = SandboxState(shim=state.identify(os.getpid()), created_at=time.time())
         self._operations: dict[str, Callable[[Connection, Mapping[str, Any]], None]] = {
             "hello": self._hello,
@@ -109,7 +112,7 @@ class Shim:
         """Start pause, tell the first client, and serve until `end`."""
         connection = self._welcome(first)
         try:
-            self._start_pause()
+            self._have_pause()
         except (RuntimeFailure, OSError, ValueError, KeyError) as error:
             reply(connection, 0, error=str(error), kind=type(error).__name__)
             self._close_door()
@@ -149,25 +152,48 @@ class Shim:
         elif (kind, container) not in self._untold:
             self._untold.append((kind, container))
 
-    def _rest(self, descriptor: int, timeout: int) -> None:
+    def _rest(self, descriptor: int, timeout: Callable[[], int]) -> None:
         """Nothing has happened for a while: give back what need not be this process's own, and wait."""
+        self._dismiss_worker()
         gc.collect()
-        self._pages.rest(descriptor, timeout)
+        self._pages.rest(descriptor, timeout())
+
+    def _dismiss_worker(self) -> None:
+        self._stays.cancel()
+        self.starter.dismiss()
 
     # the sandbox
 
-    def _start_pause(self) -> None:
-        self._pause = self.starter.start(self._launch_pause)
+    def _begin_pause(self) -> None:
+        """Have a worker start it, while we get ready."""
+        linux = self._record.get("oci", {}).get("linux", {})
+        if any(entry["type"] == "user" for entry in linux.get("namespaces", ())):
+            # It takes a process between us and what is started, which cannot make it our child and live on.
+            self.starter.begin(lambda: self._launch_pause(sibling=False), None)
+            return
+        tools = Tools(self.kernel, self.cgroups, self.launch)
+        self.starter.begin(
+            lambda: self._launch_pause(sibling=True),
+            lambda values, child: run_errand(tools, Errand(*values), child, sibling=True),
+        )
+
+    def _have_pause(self) -> None:
+        self._pause = self.starter.begun()
+        # A container that never stops writing never lets us rest.
+        self._stays = self.loop.call_later(WORKER_STAYS_SECONDS, self.starter.dismiss)
         pause = Identity(self._pause.pid, self._pause.start_time_ticks, self.boot)
         self._change(pause=pause)
         self.loop.watch(self._pause.pidfd, self._pause_exited)
 
-    def _launch_pause(self) -> Process:
+    def _launch_pause(self, *, sibling: bool) -> Process:
         spec = parse(self._record["oci"])
         cgroup = self.cgroups.create(self._record["cgroup"])
         descriptor = null()
         plan = sandbox_plan(spec, cgroup=cgroup.join())
-        return self.launch(self.kernel, plan, (descriptor, descriptor, descriptor))
+        try:
+            return self.launch(self.kernel, plan, (descriptor, descriptor, descriptor), sibling=sibling)
+        finally:
+            os.close(descriptor)
 
     def _change(self, **values: Any) -> None:
         fields = {name: getattr(self._state, name) for name in self._state._fields}
@@ -329,6 +355,7 @@ class Shim:
 
     def _leave(self) -> None:
         """Let the clients have their last frames, then end."""
+        self._dismiss_worker()  # it has a copy of the first client's connection
         for connection in tuple(self._connections):
             connection.end()
         waiting = any(connection.open for connection in self._connections)

@@ -117,6 +117,7 @@ def test_hundreds_of_execs_at_once_leave_nothing(node: Node) -> None:
     obedient(node, container)
     shim = shim_of(node, sandbox.id)
     wait_for(lambda: not exec_cgroups())
+    wait_for(lambda: len(Process(shim).children) == 2)  # pause and the container; its worker has ended
     before, own = Process(shim), Process(os.getpid())
     failures: list[BaseException] = []
 

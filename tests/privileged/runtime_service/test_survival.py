@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from runtime.errors import StartError
 from tests.privileged.runtime_service.harness import Node, gone, shims, wait_for
 
 pytestmark = pytest.mark.privileged
@@ -192,15 +193,40 @@ def test_everything_is_removed_without_agent_and_without_shims(node: Node) -> No
     assert node.service.list_sandboxes() == []
 
 
+def kinds_opened(pid: int) -> list[str]:
+    """What its descriptors are, as far as it can be told from one look."""
+    try:
+        opened = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    except FileNotFoundError:
+        return []  # one was closed meanwhile
+    return sorted(name.split(":")[0] if ":" in name else os.path.basename(name) for name in opened)
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+@pytest.mark.parametrize("resting", [False, True], ids=["at once", "after a rest"])
+def test_program_that_is_missing_leaves_the_shim_no_child(node: Node, resting: bool) -> None:
+    sandbox = node.sandbox()
+    shim = shim_of(node, sandbox.id)
+    if resting:
+        wait_for(lambda: children(shim) == [str(sandbox.pid)])
+    for _ in range(2):
+        with pytest.raises(StartError, match="no-such-program"):
+            node.run(sandbox, ["no-such-program"])
+    wait_for(lambda: children(shim) == [str(sandbox.pid)])
+
+
 def test_shim_holds_no_secret_and_no_descriptor_of_the_agent(node: Node) -> None:
     sandbox = node.sandbox()
     shim = shim_of(node, sandbox.id)
     environment = Path(f"/proc/{shim}/environ").read_bytes().split(b"\0")
     names = {entry.split(b"=")[0] for entry in environment if entry}
     assert names <= {b"PATH", b"LANG", b"LC_CTYPE", b"MALLOC_ARENA_MAX"}
-    opened = [os.readlink(f"/proc/{shim}/fd/{fd}") for fd in os.listdir(f"/proc/{shim}/fd")]
-    kinds = sorted(name.split(":")[0] if ":" in name else os.path.basename(name) for name in opened)
-    assert kinds == ["anon_inode"] * 2 + ["null"] * 2 + ["shim.log"] + ["socket"] * 2
+    # One socket more, and a child, as long as the worker that has started pause waits for containers.
+    wait_for(lambda: kinds_opened(shim) == ["anon_inode"] * 2 + ["null"] * 2 + ["shim.log"] + ["socket"] * 2)
+    wait_for(lambda: children(shim) == [str(sandbox.pid)])
     assert os.stat(node.folder / "run" / "sandboxes" / sandbox.id / "shim.sock").st_mode & 0o777 == 0o600
 
 
