@@ -1,6 +1,9 @@
 """Events: what happened to an object, in words, for `kubectl describe` and `kubectl get events`.
 
-They are sent by a thread of their own and never hold up the work they tell about. An event that repeats
+They are sent by a thread of their own and never hold up the work they tell about: while there is much to
+tell, there is much to do, so they wait until nothing was told for QUIET seconds, but no event longer than
+LONGEST. A pod's start comes with four or five, which would take the API server's time just before the status
+that everybody waits for. An event that repeats
 within ten minutes raises `count` on the first one instead of making another; an object that floods is held
 to a burst of 25 and then one per five minutes. Source: client-go's tools/record (correlator).
 """
@@ -8,9 +11,9 @@ to a burst of 25 and then one per five minutes. Source: client-go's tools/record
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,10 +26,12 @@ from kubeclient.rest import RestClient
 log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
+_Item = tuple[Object, str, str, str, float]
 SAME_FOR = 600.0
 BURST = 25
 REFILL = 1 / 300
 WAITING = 1000
+QUIET, LONGEST = 0.1, 1.0
 REMEMBERED = 4096
 
 
@@ -42,7 +47,13 @@ class EventRecorder:
     """Events of one component ("kubelet", "default-scheduler"); `host` is the node's name or ""."""
 
     def __init__(
-        self, client: RestClient, component: str, host: str = "", *, clock: Callable[[], float] = time.time
+        self,
+        client: RestClient,
+        component: str,
+        host: str = "",
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._source = {"component": component, **({"host": host} if host else {})}
@@ -51,8 +62,10 @@ class EventRecorder:
         self._clock = clock
         self._known: dict[tuple[str, ...], _Known] = {}
         self._tokens: dict[str, tuple[float, float]] = {}
-        self._queue: queue.Queue[tuple[Object, str, str, str, float]] = queue.Queue(WAITING)
-        self._lock = threading.Lock()
+        self._monotonic = monotonic
+        self._waiting: deque[tuple[float, _Item]] = deque()
+        self._told_at = 0.0
+        self._lock = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def event(
@@ -60,18 +73,35 @@ class EventRecorder:
     ) -> None:
         """Tell about `obj` (an object, or an ObjectReference with uid); `kind` is Normal or Warning."""
         reference = _reference(obj, field_path)
+        item = (reference, kind, reason, message, self._clock())
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="events", daemon=True)
                 self._thread.start()
-        try:
-            self._queue.put_nowait((reference, kind, reason, message, self._clock()))
-        except queue.Full:
+            full = len(self._waiting) >= WAITING
+            if not full:
+                self._told_at = self._monotonic()
+                self._waiting.append((self._told_at, item))
+                if len(self._waiting) == 1:
+                    self._lock.notify()
+        if full:
             log.warning("Dropped event reason=%s object=%s", reason, reference.get("name"))
+
+    def _next(self) -> _Item:
+        """The oldest, when its time has come."""
+        with self._lock:
+            while True:
+                left: float | None = None
+                if self._waiting:
+                    oldest = self._waiting[0][0]
+                    left = hold_back(oldest, self._told_at, self._monotonic(), len(self._waiting))
+                    if left <= 0:
+                        return self._waiting.popleft()[1]
+                self._lock.wait(left)
 
     def _run(self) -> None:
         while True:
-            item = self._queue.get()
+            item = self._next()
             try:
                 self._send(*item)
             except ApiError as error:
@@ -125,6 +155,12 @@ class EventRecorder:
         if len(self._tokens) > REMEMBERED:
             self._tokens.pop(next(iter(self._tokens)))
         return tokens >= 1
+
+
+def hold_back(oldest: float, newest: float, now: float, count: int) -> float:
+    """Seconds for which the oldest of `count` waiting events is not yet sent; `oldest` and `newest` were told
+    then."""
+    return min(newest + QUIET, oldest + LONGEST) - now if count < WAITING // 2 else 0.0
 
 
 def _reference(obj: Object, field_path: str | None) -> Object:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kubeclient.events import EventRecorder
+from kubeclient.events import LONGEST, QUIET, WAITING, EventRecorder, hold_back
 
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "d", "uid": "u"}}
 
@@ -77,3 +77,19 @@ def test_one_objects_flood_is_cut_and_another_object_is_still_heard(flood) -> No
     events.event(other, "Normal", "R", "other")
     assert client.done.wait(5)
     assert [e["message"] for e in client.created] == [*map(str, range(25)), "other"]
+
+
+@pytest.mark.parametrize(
+    ("oldest", "newest", "now", "count", "left"),
+    [
+        (10.0, 10.0, 10.0, 1, QUIET),  # alone: more may come at once
+        (10.0, 10.0 + QUIET / 2, 10.0 + QUIET, 2, QUIET / 2),  # another has come: things are happening
+        (10.0, 10.0, 10.0 + QUIET, 1, 0.0),
+        (10.0, 10.0 + LONGEST, 10.0 + LONGEST, 9, 0.0),  # they go on happening
+        (10.0, 10.0, 10.0, WAITING // 2, 0.0),  # none may be lost for politeness
+    ],
+)
+def test_events_wait_while_more_are_told_but_not_long(
+    oldest: float, newest: float, now: float, count: int, left: float
+) -> None:
+    assert hold_back(oldest, newest, now, count) == pytest.approx(left)
