@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import signal
 import sys
 import threading
@@ -17,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from kubeclient.events import EventRecorder
@@ -32,7 +32,6 @@ from kubelet_py.node import allocatable
 from kubelet_py.node import status as node_status
 from kubelet_py.node.addresses import NoAddress, choose_node_address
 from kubelet_py.node.api_counts import ApiCounts
-from kubelet_py.node.authorizer import NodeAuthorizer
 from kubelet_py.node.bootstrap import Bootstrap, client_renewal
 from kubelet_py.node.certificate_manager import CertificateManager
 from kubelet_py.node.enforcement import Enforcement, rules_of
@@ -72,6 +71,7 @@ from kubelet_py.pods.timeline import Timelines
 from kubelet_py.pods.user_namespaces import UserNamespaces
 from kubelet_py.pods.volume_keeper import VolumeKeeper
 from kubelet_py.pods.workers import PodWorkers
+from kubelet_py.port import Port
 from kubelet_py.server.healthz import HealthzServer, loop_check
 from kubelet_py.volumes.manager import VolumeManager
 from runtime import cgroups, userns
@@ -80,9 +80,6 @@ from runtime.images.store import ImageStore
 from runtime.linux import LinuxKernel
 from runtime.runtimes import load as load_runtimes
 from runtime.service import RuntimeService
-
-if TYPE_CHECKING:
-    from kubelet_py.server.app import KubeletServer
 
 log = logging.getLogger("agent")
 
@@ -131,6 +128,7 @@ class Agent:
             rules_of(self._config, self._machine, self._cgroups),
         )
         self._api_instruments: tuple[Instrument, ...] = ()
+        self._client_ends = math.inf
         self._renewal: CertificateManager | None = None
         self._client = self._connect()
         self._build()
@@ -149,6 +147,8 @@ class Agent:
             return None
         counts = ApiCounts(urlsplit(login.config.server).netloc)
         self._api_instruments = counts.instruments
+        if login.certificate is not None:
+            self._client_ends = login.certificate.not_after
         client = RestClient(login.config, user_agent="kubelet-py", observe=counts.observe)
         if rotate and login.certificate is not None:
             self._renewal = client_renewal(self._bootstrap, login, client, options.node_name)
@@ -191,7 +191,6 @@ class Agent:
         self._pleg = Pleg(self._runtime, self._sandboxes.ips, workers.wake, workers.wake_after)
         self._prober = Prober(self._runtime, changed=self._workers.wake, tell=self._events.tell_of_probe)
         self._services = Informer(client, SERVICES) if client else None
-        self._server: KubeletServer | None = None
         given = (Path(config.tls_cert_file), Path(config.tls_private_key_file))
         self._serving = ServingCertificate(
             given=given if config.tls_cert_file else None,
@@ -202,6 +201,15 @@ class Agent:
         )
         self._check = loop_check(lambda: self._turned_at, time.monotonic)
         self._healthz = HealthzServer(config.healthz_bind_address, config.healthz_port, self._check)
+        self._port = Port(
+            config=config,
+            paths=paths,
+            node_name=self._options.node_name,
+            client=client,
+            serving=self._serving,
+            backend=self._backend,
+            check=self._check,
+        )
         self._pods: Informer | None = None
         self._registrar: Registrar | None = None
         self._node_informer: Informer | None = None
@@ -325,7 +333,7 @@ class Agent:
         self._prober.start()
         if self._config.healthz_port:
             self._healthz.start()
-        self._start_server()
+        self._port.start(lambda: bool(self._node_uid()))
         if self._client is None:
             self._heard.set()
             self._network.bring_up(self._config.pod_cidr or first_subnet(self._config.cluster_cidr))
@@ -348,7 +356,7 @@ class Agent:
     def close(self) -> None:
         """Let go of everything; containers run on."""
         parts = (self._static, self._guard, self._prober, self._pleg, self._workers, self._statuses)
-        others = (self._keeper, self._registrar, self._renewal, self._serving, self._server, self._healthz)
+        others = (self._keeper, self._registrar, self._renewal, self._port, self._healthz)
         for part in (*parts, *others):
             if part is not None:
                 part.stop()
@@ -394,47 +402,24 @@ class Agent:
             self._pods.wait_synced()
             self._manager.keep_mirrors()
 
-    def _start_server(self) -> None:
-        """Serve with the certificate that there is, or as soon as the cluster's CA has signed one."""
-        if self._client is None and not self._serving.configured():
-            log.info("Started without a server on port %d (nobody could log in)", self._config.port)
-        elif self._config.server_tls_bootstrap and self._client is not None:
-            self._serving.start_by_request(self._serve, self._client, lambda: bool(self._node_uid()))
-        else:
-            self._serving.start(self._serve)
-
-    def _serve(self, certificate: Path, key: Path) -> None:
-        from kubelet_py.server.app import KubeletServer
-        from kubelet_py.server.http_counts import HttpCounts
-
-        if self._server is not None:
-            self._server.use_certificate(str(certificate), str(key))
-            return
-        counts, pki = HttpCounts(), self._paths.pki
-        self._server = KubeletServer(
-            AgentBackend(
-                self._manager,
-                self._pleg,
-                self._runtime,
-                self._meter(),
-                self._prober,
-                replace(self._config, cgroup_driver=self._cgroup_manager),
-                self._timelines,
-                self._paths,
-                [*self._instruments(), *counts.instruments],
-                self._heard.wait,
-            ),
-            counts=counts,
-            address=self._config.address,
-            port=self._config.port,
-            cert_file=str(certificate),
-            key_file=str(key),
-            client_ca_file=str(pki / "ca.crt") if (pki / "ca.crt").exists() else "",
-            authorize=NodeAuthorizer(self._client, self._options.node_name),
-            log_folder=self._paths.pod_logs.parent,
-            check=self._check,
+    def _backend(self, more: Sequence[Instrument]) -> AgentBackend:
+        return AgentBackend(
+            self._manager,
+            self._pleg,
+            self._runtime,
+            self._meter(),
+            self._prober,
+            replace(self._config, cgroup_driver=self._cgroup_manager),
+            self._timelines,
+            lambda: [*self._instruments(), *more],
+            self._expiries,
+            self._heard.wait,
         )
-        self._server.start()
+
+    def _expiries(self) -> dict[str, float]:
+        """When the certificates in use end."""
+        client = self._client_ends if self._renewal is None else self._renewal.expires()
+        return {"client": client, "server": self._serving.expires()}
 
     def _instruments(self) -> list[Instrument]:
         """What every part counts, for /metrics."""
@@ -442,7 +427,9 @@ class Agent:
             self._pleg, self._workers, self._syncer, self._statuses, self._volumes, self._qos, self._gate,
             self._guard.eviction, self._timelines,
         )  # fmt: skip
-        return [*(each for part in counting for each in part.instruments), *self._api_instruments]
+        renewal = self._renewal.instruments if self._renewal is not None else ()
+        more = (*self._api_instruments, *renewal, *self._serving.renewal_errors())
+        return [*(each for part in counting for each in part.instruments), *more]
 
     def _meter(self) -> Meter:
         return Meter(

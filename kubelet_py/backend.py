@@ -6,7 +6,6 @@ Texts of LookupError reach kubectl's user, so they are upstream's (kubelet_pods.
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import socket
 import threading
@@ -14,15 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from kubeclient import kubeconfig
-from kubeclient.errors import ConfigError
 from kubelet_py.config import Config
 from kubelet_py.configz import to_document
 from kubelet_py.instruments import Instrument
-from kubelet_py.node.certificates import not_after
 from kubelet_py.node.meter import Meter
 from kubelet_py.node.usage import NodeUsage
-from kubelet_py.paths import NodePaths
 from kubelet_py.pods import timeline
 from kubelet_py.pods.durations import Distribution
 from kubelet_py.pods.model import ContainerView, Object, epoch, every_container, host_network, timestamp
@@ -53,8 +48,8 @@ class AgentBackend:
         prober: Prober,
         config: Config,
         timelines: Timelines,
-        paths: NodePaths,
-        instruments: Sequence[Instrument],
+        instruments: Callable[[], Sequence[Instrument]],
+        expiries: Callable[[], Mapping[str, float]],
         heard: Callable[[float], bool],
     ) -> None:
         """`heard(seconds)` waits that long until the agent has heard of all its pods; whether it has."""
@@ -66,8 +61,8 @@ class AgentBackend:
         self._prober = prober
         self._config = config
         self._timelines = timelines
-        self._paths = paths
         self._instruments = instruments
+        self._expiries = expiries
 
     def measure(self, *, disks: bool, network: bool, detail: bool) -> NodeUsage:
         return self._meter.measure(disks=disks, network=network, detail=detail)
@@ -76,21 +71,10 @@ class AgentBackend:
         return self._prober.results()
 
     def instruments(self) -> Sequence[Instrument]:
-        return self._instruments
+        return self._instruments()
 
-    def expiries(self) -> dict[str, float]:
-        """Read anew each time: both files may be replaced while the agent runs."""
-        return {"client": self._ends(client=True), "server": self._ends(client=False)}
-
-    def _ends(self, *, client: bool) -> float:
-        try:
-            if client:
-                pem = kubeconfig.load(self._paths.kubeconfig("kubelet")).cert
-            else:
-                pem = (self._paths.pki / "kubelet.crt").read_bytes()
-            return not_after(pem) if pem else math.inf
-        except (OSError, ValueError, ConfigError):
-            return math.inf  # as upstream says of one that is invalid or unused
+    def expiries(self) -> Mapping[str, float]:
+        return self._expiries()
 
     def volume_counts(self) -> dict[tuple[str, str], int]:
         """How many volumes of each plugin are wanted, and how many are there, in upstream's words."""

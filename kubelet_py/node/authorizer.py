@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from kubeclient.errors import ApiError
 from kubeclient.resources import SUBJECT_ACCESS_REVIEWS
 from kubeclient.rest import RestClient
+from kubelet_py.server.access import subresource
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +24,6 @@ class NodeAuthorizer:
         self._node_name = node_name
 
     def __call__(self, user: str, groups: Sequence[str], verb: str, path: str) -> bool:
-        from kubelet_py.server.app import subresource
-
         if self._client is None:
             return False
         attributes = {

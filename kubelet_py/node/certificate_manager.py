@@ -8,6 +8,7 @@ Everything that a restart has to know lies in the store.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from kubeclient.errors import KubeClientError
 from kubeclient.rest import RestClient
 from kubelet_py.errors import CertificateError
+from kubelet_py.instruments import Instrument, Number
 from kubelet_py.node import certificate_requests, key_maker, rotation
 from kubelet_py.node.certificate_requests import Refused
 from kubelet_py.node.certificate_store import CertificateStore, Pair
@@ -33,10 +35,21 @@ class Purpose:
     name: str
     signer: str
     usages: tuple[str, ...]
+    errors: str  # upstream's metric of failed renewals
 
 
-CLIENT = Purpose("client", certificate_requests.CLIENT_SIGNER, certificate_requests.CLIENT_USAGES)
-SERVING = Purpose("serving", certificate_requests.SERVING_SIGNER, certificate_requests.SERVING_USAGES)
+CLIENT = Purpose(
+    "client",
+    certificate_requests.CLIENT_SIGNER,
+    certificate_requests.CLIENT_USAGES,
+    "kubelet_certificate_manager_client_expiration_renew_errors",
+)
+SERVING = Purpose(
+    "serving",
+    certificate_requests.SERVING_SIGNER,
+    certificate_requests.SERVING_USAGES,
+    "kubelet_server_expiration_renew_errors",
+)
 
 
 def obtain(
@@ -88,6 +101,9 @@ class CertificateManager:
         self._clock, self._chance, self._make = clock, chance, make
         self._share = chance()
         self._failures = 0
+        self._errors = Number(purpose.errors, "Counter of certificate renewal errors.")
+        self.instruments: tuple[Instrument, ...] = (self._errors,)
+        self._errors.add(by=0)  # alerts ask for its growth from the first scrape on
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{purpose.name}-certificate", daemon=True)
@@ -98,6 +114,10 @@ class CertificateManager:
     def stop(self) -> None:
         self._stopping.set()
         self._wake.set()
+
+    def expires(self) -> float:
+        """The epoch second at which the certificate in use ends; infinite where there is none."""
+        return self._present.not_after if self._present is not None else math.inf
 
     def look(self) -> None:
         """Something that the subject is made of has changed: decide anew."""
@@ -128,6 +148,7 @@ class CertificateManager:
             if self._stopping.is_set():
                 return 0.0
             self._failures += 1
+            self._errors.add()
             wait = rotation.retry_delay(self._failures, self._chance())
             log.warning(
                 "Failed to get a %s certificate error=%s retry=%.0fs", self._purpose.name, error, wait

@@ -9,6 +9,7 @@ port opens when the certificate is there: who connected before could not know wh
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from kubeclient.rest import RestClient
 from kubelet_py.errors import CertificateError, ConfigError
-from kubelet_py.node import certificate_manager, key_maker
+from kubelet_py.instruments import Instrument
+from kubelet_py.node import certificate_manager, key_maker, x509
 from kubelet_py.node.bootstrap import write_private
 from kubelet_py.node.certificate_manager import SERVING, CertificateManager
 from kubelet_py.node.certificate_store import CertificateStore, read_pair
@@ -48,13 +50,32 @@ class ServingCertificate:
         self._node_name, self._addresses = node_name, addresses
         self._clock, self._chance = clock, chance
         self._manager: CertificateManager | None = None
+        self._shown: Path | None = None
 
     def configured(self) -> bool:
         """Whether there is a certificate without making one."""
         return self._given is not None or all(file.exists() for file in self._ours)
 
+    def expires(self) -> float:
+        """The epoch second at which the one that is shown ends; infinite where there is none."""
+        try:
+            return x509.read(self._shown.read_bytes()).not_after if self._shown is not None else math.inf
+        except (OSError, ValueError):
+            return math.inf
+
+    def renewal_errors(self) -> tuple[Instrument, ...]:
+        return self._manager.instruments if self._manager is not None else ()
+
+    def _remembering(self, use: Use) -> Use:
+        def show(certificate: Path, key: Path) -> None:
+            self._shown = certificate
+            use(certificate, key)
+
+        return show
+
     def start(self, use: Use) -> None:
         """Find or make the certificate. Raises ConfigError, CertificateError."""
+        use = self._remembering(use)
         if self._given is not None:
             if not all(file.is_file() for file in self._given):
                 raise ConfigError(f"Could not find tlsCertFile {self._given[0]} or its key {self._given[1]}")
@@ -66,6 +87,7 @@ class ServingCertificate:
 
     def start_by_request(self, use: Use, client: RestClient, registered: Callable[[], bool]) -> None:
         """serverTLSBootstrap: what there is already, and from then on what the cluster's CA signs."""
+        use = self._remembering(use)
         store = CertificateStore(self._cert_dir, STORE_NAME)
         subject = certificate_manager.serving_subject(self._node_name, self._addresses)
         pair = store.load()

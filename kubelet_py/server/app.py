@@ -4,9 +4,7 @@ It is the standard library's threading server with TLS, one thread per connectio
 port-forward take the connection over: after the 101 the same socket speaks SPDY or WebSocket, and blocking
 threads are the plainest way to pump two directions.
 
-Everything but /healthz needs a client certificate that our CA signed. Its common name is the user, its
-organisations are the groups; `system:masters` may do all, others are asked about (in upstream a
-SubjectAccessReview on nodes/proxy, nodes/log, nodes/metrics …, see `subresource`).
+Everything but /healthz is for those who may (access.py).
 Paths, query names and texts are those of pkg/kubelet/server/server.go.
 """
 
@@ -32,6 +30,7 @@ from kubeclient.streams.transport import Duplex
 from kubeclient.streams.websocket import WebSocket, accept_key
 from kubelet_py.server import host_logs, logs, observation, streaming
 from kubelet_py.server import query as query_of
+from kubelet_py.server.access import Access
 from kubelet_py.server.errors import HttpError
 from kubelet_py.server.healthz import Check
 from kubelet_py.server.http_counts import HttpCounts
@@ -42,21 +41,11 @@ from runtime.errors import RuntimeFailure
 log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
-Authorize = Callable[[str, Sequence[str], str, str], bool]
-"""(user, groups, verb, path) → allowed"""
 
 _IDLE = 120.0
 _HANDSHAKE = 10.0
 _CREATE_STREAMS = 30.0
 _MAX_BODY = 1 << 20
-_VERBS = {
-    "GET": "get",
-    "HEAD": "get",
-    "POST": "create",
-    "PUT": "update",
-    "PATCH": "patch",
-    "DELETE": "delete",
-}
 
 
 class Backend(observation.Observed, Protocol):
@@ -79,14 +68,6 @@ class Backend(observation.Observed, Protocol):
     def port_forward(self, namespace: str, pod: str, port: int) -> socket.socket: ...
 
 
-def subresource(path: str) -> str:
-    """The subresource of nodes that a request path is authorised as (server/auth.go)."""
-    head = path.strip("/").partition("/")[0]
-    return {"stats": "stats", "metrics": "metrics", "logs": "log", "checkpoint": "checkpoint"}.get(
-        head, "proxy"
-    )
-
-
 class KubeletServer:
     """Serves until `stop`; `port` is the real one after `start`, also when 0 was asked for."""
 
@@ -99,14 +80,14 @@ class KubeletServer:
         cert_file: str,
         key_file: str,
         client_ca_file: str,
-        authorize: Authorize,
+        access: Access,
         log_folder: Path,
         check: Check = lambda: "",
         counts: HttpCounts | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client_ca_file = client_ca_file
-        self.backend, self.authorize, self.clock = backend, authorize, clock
+        self.backend, self.access, self.clock = backend, access, clock
         self.log_folder, self.check = log_folder, check
         self.counts = counts or HttpCounts()
         self._address = (address, port)
@@ -231,7 +212,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _route(self, path: str, parts: list[str], query: dict[str, list[str]]) -> None:
         head = parts[0] if parts else ""
         if head != "healthz":
-            self._check_access(path)
+            authorization = self.headers.get("Authorization", "")
+            self.server.owner.access.check(self.request.getpeercert(), authorization, self.command, path)
         route = self._ROUTES.get(head)
         if head in observation.PAGES:
             route = (("GET",), partial(_Handler._page, head=head))
@@ -248,24 +230,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             raise HttpError(413, "request body is too large or of unknown length")
         self._body = self._input.read(int(length))
-
-    def _check_access(self, path: str) -> None:
-        certificate = self.request.getpeercert()
-        if not certificate:
-            raise HttpError(401, "Unauthorized")
-        subject = certificate.get("subject", ())
-        names = [
-            pair for part in subject if isinstance(part, tuple) for pair in part if isinstance(pair, tuple)
-        ]
-        user = next((str(value) for key, value, *_ in names if key == "commonName"), "")
-        groups = [str(value) for key, value, *_ in names if key == "organizationName"]
-        verb = _VERBS.get(self.command, self.command.lower())
-        if "system:masters" in groups:
-            return
-        if not self.server.owner.authorize(user, (*groups, "system:authenticated"), verb, path):
-            raise HttpError(
-                403, f"Forbidden (user={user}, verb={verb}, resource=nodes, subresource={subresource(path)})"
-            )
 
     def _text(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from e2e_node import NODE_IP, Done, Node, pod
+from e2e_node import KUBECTLS, NODE_IP, Done, Node, pod
 from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = pytest.mark.e2e
@@ -198,6 +198,31 @@ def test_the_numbers_move(node: Node, busy: str, get: Get) -> None:
     node.until(f"more than {before}", look)
     ttl = series(get("/metrics")[1], "kubelet_certificate_manager_server_ttl_seconds")[0]
     assert 3600 < ttl < 10 * 366 * 86400
+
+
+def test_a_monitor_reads_metrics_with_the_token_of_its_service_account(node: Node, busy: str) -> None:
+    newer = [version for version in KUBECTLS if version not in ("1.20", "path")]
+    if not newer:
+        pytest.skip("no kubectl of 1.24 or newer beside the one on PATH (create token)")
+    node.kubectl("create", "serviceaccount", "monitor")
+    token = node.kubectl("create", "token", "monitor", version=newer[-1]).out.strip()
+    context = ssl.create_default_context(cafile=str(node.root / "etc/kubelet-py/pki/ca.crt"))
+    context.check_hostname = False
+
+    def asked(path: str, bearer: str) -> int:
+        connection = http.client.HTTPSConnection(NODE_IP, 10250, context=context, timeout=30)
+        connection.request("GET", path, headers={"Authorization": f"Bearer {bearer}"})
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    assert (asked("/metrics", "nobody's"), asked("/metrics", token)) == (401, 403)
+    node.kubectl("create", "clusterrole", "monitor", "--verb=get", "--resource=nodes/metrics")
+    node.kubectl(
+        "create", "clusterrolebinding", "monitor", "--clusterrole=monitor", "--serviceaccount=default:monitor"
+    )
+    node.until("it may read metrics", lambda: asked("/metrics", token) == 200)
+    assert asked("/pods", token) == 403, "and nothing else"
 
 
 def test_the_api_server_hands_the_summary_on(node: Node, busy: str) -> None:

@@ -6,13 +6,14 @@ The door between node and API is upstream's: whatever is seen here was defaulted
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from e2e_node import Done, Node, main_kubectls, pod
+from e2e_node import NODE_IP, Done, Node, main_kubectls, pod
 from upstream_cluster import ISSUER, NODE_NAME, UpstreamCluster, missing
 
 pytestmark = [
@@ -251,6 +252,30 @@ def test_the_api_server_hands_on_what_the_node_serves(node: Node, web: str) -> N
     metrics = node.kubectl("get", "--raw", f"{proxied}/metrics").out
     assert 'rest_client_requests_total{code="200",method="PATCH",host="127.0.0.1:6443"}' in metrics
     assert node.kubectl("get", "--raw", f"{proxied}/healthz").out == "ok"
+
+
+def test_a_monitor_logs_in_by_its_token_and_may_what_rbac_says(node: Node) -> None:
+    """TokenReview and SubjectAccessReview: upstream decides who reads our port 10250."""
+    node.kubectl("create", "serviceaccount", "monitor")
+
+    def secret() -> Any:
+        names = [each["name"] for each in node.get("serviceaccount", "monitor").get("secrets") or ()]
+        return node.get("secret", names[0])["data"].get("token") if names else None
+
+    token = base64.b64decode(node.until("the controller has made a token", secret)).decode()
+
+    def asked(bearer: str) -> str:
+        argv = ["curl", "-sk", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}"]
+        argv += ["-H", f"Authorization: Bearer {bearer}", f"https://{NODE_IP}:10250/metrics"]
+        return subprocess.run(argv, capture_output=True, text=True).stdout
+
+    assert (asked(token[:-8] + "AAAAAAAA"), asked(token)) == ("401", "403")
+    rule = ("--verb=get", "--resource=nodes/metrics")
+    node.kubectl("create", "clusterrole", "monitor", *rule)
+    node.kubectl(
+        "create", "clusterrolebinding", "monitor", "--clusterrole=monitor", "--serviceaccount=default:monitor"
+    )
+    node.until("it may read", lambda: asked(token) == "200")
 
 
 def test_a_pod_is_deleted_in_its_grace(node: Node) -> None:

@@ -18,7 +18,8 @@ import pytest
 
 from kubeclient.streams import spdy, websocket
 from kubeclient.streams.transport import Duplex
-from kubelet_py.server.app import KubeletServer, subresource
+from kubelet_py.server.access import Access, Identity, subresource
+from kubelet_py.server.app import KubeletServer
 from tests.unit.server.fake_node import Backend, Pki, echo_server
 
 MASK = b"\x0a\x0b\x0c\x0d"
@@ -38,13 +39,16 @@ class Node:
             cert_file=certificate,
             key_file=key,
             client_ca_file=self.pki.ca,
-            authorize=self._authorize,
+            access=Access(self._authorize, self._authenticate),
             log_folder=folder / "log",
             check=lambda: self.trouble,
             clock=lambda: 1_800_000_000.0,
         )
         self.server.start()
         self.admin = self.pki.issue("admin", "system:masters")
+
+    def _authenticate(self, token: str) -> Identity | None:
+        return Identity(token, ("system:authenticated",)) if token in ("allowed", "nobody") else None
 
     def _authorize(self, *asked: Any) -> bool:
         self.asked.append(asked)
@@ -224,6 +228,28 @@ def test_others_are_asked_about(node: Node) -> None:
         "log",
         "stats",
     ]
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        ("Bearer allowed", 200), ("bearer  allowed ", 200), ("Bearer nobody", 403), ("Bearer unknown", 401),
+        ("Bearer ", 401), ("Basic allowed", 401), ("allowed", 401), ("", 401),
+    ],
+)  # fmt: skip
+def test_a_bearer_token_logs_in_where_there_is_no_certificate(node: Node, header: str, code: int) -> None:
+    connection = node.http(None)
+    connection.request("GET", "/metrics", headers={"Authorization": header})
+    answer = connection.getresponse()
+    assert answer.status == code, answer.read()
+    connection.close()
+
+
+def test_a_certificate_counts_before_a_token(node: Node) -> None:
+    connection = node.http(node.pki.issue("nobody"))
+    connection.request("GET", "/metrics", headers={"Authorization": "Bearer allowed"})
+    assert connection.getresponse().status == 403
+    connection.close()
 
 
 def test_a_certificate_of_another_ca_is_refused(node: Node, tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""Port 10250: opened when there is a certificate to show, which may be exchanged while it is open."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubeclient.rest import RestClient
+from kubelet_py.config import Config
+from kubelet_py.node.authenticator import TokenAuthenticator
+from kubelet_py.node.authorizer import NodeAuthorizer
+from kubelet_py.node.serving import ServingCertificate
+from kubelet_py.paths import NodePaths
+from kubelet_py.server.access import Access
+from kubelet_py.server.healthz import Check
+from kubelet_py.server.http_counts import HttpCounts
+
+if TYPE_CHECKING:
+    from kubelet_py.backend import AgentBackend
+    from kubelet_py.instruments import Instrument
+    from kubelet_py.server.app import KubeletServer
+
+log = logging.getLogger(__name__)
+
+
+class Port:
+    """`backend(instruments)` is made when the port opens; it shows the port's own instruments as well."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        paths: NodePaths,
+        node_name: str,
+        client: RestClient | None,
+        serving: ServingCertificate,
+        backend: Callable[[Sequence[Instrument]], AgentBackend],
+        check: Check,
+    ) -> None:
+        self._config, self._paths = config, paths
+        self._client, self._serving = client, serving
+        self._backend, self._check = backend, check
+        self._access = Access(NodeAuthorizer(client, node_name), TokenAuthenticator(client))
+        self._server: KubeletServer | None = None
+
+    def start(self, registered: Callable[[], bool]) -> None:
+        """Open it with the certificate that there is, or as soon as the cluster's CA has signed one."""
+        if self._client is None and not self._serving.configured():
+            log.info("Started without a server on port %d (nobody could log in)", self._config.port)
+        elif self._config.server_tls_bootstrap and self._client is not None:
+            self._serving.start_by_request(self._serve, self._client, registered)
+        else:
+            self._serving.start(self._serve)
+
+    def stop(self) -> None:
+        self._serving.stop()
+        if self._server is not None:
+            self._server.stop()
+
+    def _serve(self, certificate: Path, key: Path) -> None:
+        from kubelet_py.server.app import KubeletServer
+
+        if self._server is not None:
+            self._server.use_certificate(str(certificate), str(key))
+            return
+        counts, authority = HttpCounts(), self._paths.pki / "ca.crt"
+        self._server = KubeletServer(
+            self._backend(counts.instruments),
+            counts=counts,
+            address=self._config.address,
+            port=self._config.port,
+            cert_file=str(certificate),
+            key_file=str(key),
+            client_ca_file=str(authority) if authority.exists() else "",
+            access=self._access,
+            log_folder=self._paths.pod_logs.parent,
+            check=self._check,
+        )
+        self._server.start()
