@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from kubeclient.errors import NotFound
 from kubeclient.resources import LEASES, Resource
 from kubelet_py.config import Config
-from kubelet_py.node.registrar import Registrar
+from kubelet_py.node.registrar import RENEW_SHARE, Registrar
 
 LONG = 5.0
 
@@ -60,3 +63,65 @@ def test_a_lease_that_is_older_than_its_node_gets_it_as_owner_when_it_is_renewed
     assert api.lease is not None and api.lease["spec"]["holderIdentity"] == "n1"
     owner = {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u1"}
     assert api.lease["metadata"]["ownerReferences"] == [owner]
+
+
+class Counting(Api):
+    """Has a Lease, keeps what is sent and when."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lease = {}
+        self.renewed: list[float] = []
+        self.reports: list[tuple[float, Any]] = []
+
+    def update(self, resource: Resource, body: dict[str, Any]) -> dict[str, Any]:
+        with self.changed:
+            self.renewed.append(time.monotonic())
+        return super().update(resource, body)
+
+    def patch(self, resource: Resource, name: str, body: dict[str, Any], **how: str) -> dict[str, Any]:
+        with self.changed:
+            self.reports.append((time.monotonic(), body["status"]["capacity"]))
+            self.changed.notify_all()
+        return super().patch(resource, name, body, **how)
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(condition, 30.0)
+
+
+def test_the_lease_is_the_heartbeat_and_the_status_is_sent_when_it_changes_or_is_old() -> None:
+    default = Config()
+    assert RENEW_SHARE * default.node_lease_duration_seconds == 10
+    assert default.node_status_report_frequency == 300
+    quick = replace(
+        default,
+        node_lease_duration_seconds=1,  # renewed every 0.25 s
+        node_status_update_frequency=0.02,
+        node_status_report_frequency=0.6,
+    )
+    api, capacity = Counting(), ["small"]
+    registrar = Registrar(
+        api,  # type: ignore[arg-type]
+        name="n1",
+        labels={},
+        config=quick,
+        report=lambda now, node: {"conditions": [], "capacity": capacity[0]},
+        on_node=lambda node: None,
+    )
+    begun = time.monotonic()
+    registrar.start()
+    api.wait(lambda: len(api.renewed) >= 6 and len(api.reports) >= 3)
+    with api.changed:
+        reports, renewed = [*api.reports], [*api.renewed]
+    assert _shortest(renewed[1:]) > 0.2, "the first two are its making and its owner"
+    early = [number for number, (at, _) in enumerate(reports) if at < begun + 0.6 * number]
+    assert not early, "nothing changed: only when it is old"
+    capacity[0] = "large"
+    registrar.refresh()
+    api.wait(lambda: api.reports[-1][1] == "large")
+    registrar.stop()
+
+
+def _shortest(moments: list[float]) -> float:
+    return min(later - sooner for sooner, later in pairwise(moments))
