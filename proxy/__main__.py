@@ -1,4 +1,4 @@
-"""`python -m proxy`: kube-proxy in iptables mode for one node.
+"""`python -m proxy`: kube-proxy for one node, in iptables or nftables mode.
 
 Waits quietly for its kubeconfig and the API server, so that all processes of a node may start at once.
 On SIGTERM it ends within a second and leaves the rules: connections go on while it is restarted.
@@ -12,25 +12,36 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from proxy.changes import Changes
-from proxy.config import ProxyConfig, parse_address, read_file
+from proxy.config import MODES, ProxyConfig, parse_address, read_file
 from proxy.conntrack import Conntrack
 from proxy.dns.records import Names
 from proxy.dns.running import DnsThread
 from proxy.errors import ProxyError
-from proxy.healthcheck import Health, HealthServer
+from proxy.healthcheck import Health, ServiceHealth, StatusServer
 from proxy.iptables import Iptables
-from proxy.proxier import Proxier, bridge_netfilter_problem, clean_up
-
-if TYPE_CHECKING:
-    from kubeclient.informer import Handler, Informer
+from proxy.metrics import Metrics
+from proxy.modes import (
+    backends,
+    choose,
+    iptables_forward_policy,
+    nftables_refusal,
+    remove_iptables,
+    remove_nftables,
+    remove_other,
+    versions,
+)
+from proxy.proxier import AddressFamily, Proxier, bridge_netfilter_problem
+from proxy.watching import start
 
 log = logging.getLogger("proxy")
+
+GATHER = {"iptables": 0.01, "nftables": 0.001}
+"""Seconds that a change waits for others to go with it: what a sync costs decides."""
+PATIENCE_WITH_SYNC = 5.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         if args.cleanup:
-            clean_up(Iptables())
+            Iptables()  # a clear word where it is missing: its rules could not be seen
+            remove_iptables()
+            remove_nftables()
             return 0
         return _run(_configuration(args))
     except ProxyError as error:
@@ -53,7 +66,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, help="KubeProxyConfiguration file; flags win over it")
     parser.add_argument("--kubeconfig", help="how to reach the API server")
     parser.add_argument("--hostname-override", help="this node's name (default: the host's)")
-    parser.add_argument("--cluster-cidr", help="range of pod addresses; other senders are masqueraded")
+    parser.add_argument(
+        "--proxy-mode", choices=MODES, help="how Services get into the kernel (default iptables)"
+    )
+    parser.add_argument(
+        "--cluster-cidr",
+        help="range of pod addresses, or one per address family with a comma; other senders are masqueraded",
+    )
+    parser.add_argument(
+        "--nodeport-addresses", help="ranges, with commas, of this node's addresses that node ports answer on"
+    )
+    parser.add_argument(
+        "--allow-external-ips",
+        help="ranges, with commas, that spec.externalIPs of Services may take (default: none, CVE-2020-8554)",
+    )
     parser.add_argument(
         "--healthz-bind-address", help="host:port of /healthz (default 127.0.0.1:10256, '' is off)"
     )
@@ -66,6 +92,10 @@ def _parser() -> argparse.ArgumentParser:
         "--dns-service-address", action="append", default=[], help="ClusterIP of the DNS Service"
     )
     parser.add_argument("--cluster-domain", default="cluster.local", help="domain of the cluster's names")
+    parser.add_argument(
+        "--metrics-bind-address",
+        help="host:port of /metrics (default 127.0.0.1:10249, '' is off); may be that of /healthz",
+    )
     parser.add_argument("--cleanup", action="store_true", help="remove all rules of the proxy, and exit")
     return parser
 
@@ -80,6 +110,12 @@ def _configuration(args: argparse.Namespace) -> ProxyConfig:
         config = replace(config, hostname=args.hostname_override)
     if args.cluster_cidr:
         config = replace(config, cluster_cidr=args.cluster_cidr)
+    if args.proxy_mode:
+        config = replace(config, mode=args.proxy_mode)
+    if args.nodeport_addresses:
+        config = replace(config, node_port_addresses=tuple(args.nodeport_addresses.split(",")))
+    if args.allow_external_ips:
+        config = replace(config, external_ip_ranges=tuple(args.allow_external_ips.split(",")))
     if args.healthz_bind_address is not None:
         config = replace(config, healthz=parse_address(args.healthz_bind_address))
     config = replace(
@@ -90,6 +126,8 @@ def _configuration(args: argparse.Namespace) -> ProxyConfig:
         cluster_domain=args.cluster_domain,
         service_cidr=args.service_cidr,
     )
+    if args.metrics_bind_address is not None:
+        config = replace(config, metrics=parse_address(args.metrics_bind_address))
     if not config.hostname:
         config = replace(config, hostname=socket.gethostname().lower())
     if not config.kubeconfig:
@@ -101,34 +139,72 @@ def _run(config: ProxyConfig) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    backend = Iptables()
+    families = versions(config)
+    choice = choose(config.mode, lambda: nftables_refusal(config, families), iptables_forward_policy)
+    changed = threading.Event()
+    found = [
+        AddressFamily(Changes(config.hostname, backend.version, changed), backend, Conntrack(backend.version))
+        for backend in backends(choice.mode, config, families)
+    ]
     problem = bridge_netfilter_problem()
     if problem:
-        log.warning("Found bridged packets hidden from iptables reason=%s", problem)
-    health = Health(2 * config.sync_period)
-    server = HealthServer(config.healthz, health) if config.healthz else None
-    if server:
-        server.start()
-    changes = Changes(config.hostname)
+        log.warning("Found bridged packets hidden from netfilter reason=%s", problem)
+    health, metrics = Health(2 * config.sync_period), Metrics()
+    ports = ServiceHealth(health)
+    servers = _servers(config, health, metrics)
+    proxier = Proxier(
+        config,
+        found,
+        changed,
+        health,
+        metrics=metrics,
+        service_health=ports,
+        gather=GATHER[choice.mode],
+        after_first=lambda: remove_other(choice.mode),
+    )
     names = Names() if config.dns_addresses else None
-    proxier = Proxier(config, changes, backend, Conntrack(), health)
-    informers = _informers(config, changes, names, stop)
+    watching = start(config, [family.changes for family in found], names, stop)
     failed = False
-    if _wait_synced(informers, stop):
-        log.info("Started proxy node=%s variant=%s", config.hostname, backend.variant)
+    if watching is not None and watching.wait_synced(stop):
+        titles = ",".join(family.backend.title.replace(" ", "/") for family in found)
+        reason = choice.reason
+        log.info(
+            "Started proxy node=%s mode=%s backends=%s reason=%s",
+            config.hostname,
+            choice.mode,
+            titles,
+            reason,
+        )
         worker = _Worker(proxier, stop)
         worker.start()
         if names is not None:
             DnsThread(config, names, stop).start()
         stop.wait()
         proxier.stop()
+        worker.join(PATIENCE_WITH_SYNC)
         failed = worker.failed
-    for informer in informers:
-        informer.stop()
-    if server:
+    if watching is not None:
+        watching.stop()
+    ports.stop()
+    for family in found:
+        family.backend.close()
+    for server in servers:
         server.stop()
     log.info("Stopped proxy")
     return 1 if failed else 0
+
+
+def _servers(config: ProxyConfig, health: Health, metrics: Metrics) -> list[StatusServer]:
+    """/healthz and /metrics, started; one server where both have the same address."""
+    healthz = {"/healthz": health.answer, "/livez": health.answer}
+    figures = {"/metrics": metrics.answer}
+    pages = [(config.healthz, healthz, "healthz"), (config.metrics, figures, "metrics")]
+    if config.healthz == config.metrics:
+        pages = [(config.healthz, {**healthz, **figures}, "healthz")]
+    servers = [StatusServer(address, found, what) for address, found, what in pages if address]
+    for server in servers:
+        server.start()
+    return servers
 
 
 class _Worker(threading.Thread):
@@ -148,67 +224,6 @@ class _Worker(threading.Thread):
             log.exception("Stopped syncing")
         finally:
             self._stopping.set()
-
-
-def _informers(
-    config: ProxyConfig, changes: Changes, names: Names | None, stop: threading.Event
-) -> list[Informer]:
-    """All informers, started; empty when we are told to stop before there is a kubeconfig."""
-    # Imported here: --cleanup and every refusal to start can do without an HTTP client.
-    from kubeclient.errors import ConfigError as ClientConfigError
-    from kubeclient.informer import Informer
-    from kubeclient.kubeconfig import load
-    from kubeclient.resources import NAMESPACES, SERVICES
-    from kubeclient.rest import RestClient
-    from proxy.slice_version import endpoint_slices
-
-    path = Path(config.kubeconfig)
-    waited = False
-    while not path.exists():
-        if not waited:
-            log.info("Waiting for kubeconfig path=%s", path)
-            waited = True
-        if stop.wait(0.05):
-            return []
-    try:
-        client = RestClient(load(path), user_agent="kube-proxy")
-    except ClientConfigError as error:
-        raise ProxyError(str(error)) from error
-    slices = endpoint_slices(client, stop)
-    if slices is None:
-        return []
-    of_services, of_slices = [changes.service_event], [changes.slice_event]
-    if names is not None:
-        of_services.append(names.service_event)
-        of_slices.append(names.slice_event)
-    informers = [
-        Informer(client, SERVICES, on_event=_each(of_services)),
-        Informer(client, slices, on_event=_each(of_slices)),
-    ]
-    if names is not None:
-        informers.append(Informer(client, NAMESPACES, on_event=names.namespace_event))
-    for informer in informers:
-        informer.start()
-    return informers
-
-
-def _each(handlers: Sequence[Handler]) -> Handler:
-    """One handler that calls several."""
-
-    def call(kind: str, new: dict[str, Any], old: dict[str, Any] | None) -> None:
-        for handler in handlers:
-            handler(kind, new, old)
-
-    return call
-
-
-def _wait_synced(informers: Sequence[Informer], stop: threading.Event) -> bool:
-    """True when the first lists are in; rules made from half of the objects would refuse the other half."""
-    for informer in informers:
-        while not informer.wait_synced(0.1):
-            if stop.is_set():
-                return False
-    return bool(informers) and not stop.is_set()
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ happens only then. Source: upstream's pkg/proxy ServiceChangeTracker and Endpoin
 
 from __future__ import annotations
 
-import ipaddress
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 Object = Mapping[str, Any]
@@ -18,6 +19,8 @@ Object = Mapping[str, Any]
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 OTHER_PROXY_LABEL = "service.kubernetes.io/service-proxy-name"
+ZONE_LABEL = "topology.kubernetes.io/zone"
+TRIGGER_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 DEFAULT_AFFINITY_SECONDS = 10800
 
 
@@ -36,7 +39,14 @@ class ServicePort:
     external_local: bool = False
     internal_local: bool = False
     ingress_ips: tuple[str, ...] = ()
+    external_ips: tuple[str, ...] = ()
     source_ranges: tuple[str, ...] = ()
+    health_check_port: int = 0
+
+    @property
+    def external(self) -> bool:
+        """Whether anything outside the cluster may reach it by an address of its own."""
+        return bool(self.node_port or self.ingress_ips or self.external_ips)
 
     @property
     def title(self) -> str:
@@ -50,7 +60,10 @@ class ServicePort:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Endpoint:
-    """An address and port behind a Service port; `local` means it runs on this node."""
+    """An address and port behind a Service port; `local` means it runs on this node.
+
+    `homeless` is one whose slice names no node. `zones` and `nodes` are hints whom it is meant for.
+    """
 
     ip: str
     port: int
@@ -58,6 +71,9 @@ class Endpoint:
     serving: bool = True
     terminating: bool = False
     local: bool = False
+    homeless: bool = False
+    zones: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
 
     @property
     def address(self) -> str:
@@ -75,19 +91,41 @@ class View:
         return (self.endpoints or {}).get(port.key, ())
 
 
-Slice = tuple[str, tuple[tuple[tuple[str, str, str, str], tuple[Endpoint, ...]], ...]]
+Key = tuple[str, str, str, str]
+Name = tuple[str, str]
+"""Namespace and name of a Service."""
+Groups = tuple[tuple[Key, tuple[Endpoint, ...]], ...]
+Slice = tuple[str, Groups]
+Served = tuple[tuple[ServicePort, tuple[Endpoint, ...]], ...]
+"""A Service's ports, each with its endpoints; empty when there is no such Service (any more)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What changed since the last time: whole Services, by name, and when it was triggered (UNIX time)."""
+
+    services: Mapping[Name, Served]
+    triggered: tuple[float, ...] = ()
 
 
 class Changes:
-    """Collects events from any thread; `changed` is set when the view differs from before."""
+    """Collects events from any thread; `changed` is set when something differs from before.
 
-    def __init__(self, hostname: str, version: int = 4) -> None:
+    `take` hands out each changed Service once, so that one endpoint's change costs the same with ten
+    Services as with ten thousand. One of these per address family.
+    """
+
+    def __init__(self, hostname: str, version: int = 4, changed: threading.Event | None = None) -> None:
         self._hostname = hostname
         self._version = version
         self._lock = threading.Lock()
-        self._services: dict[tuple[str, str], tuple[ServicePort, ...]] = {}
-        self._slices: dict[tuple[str, str], Slice] = {}
-        self.changed = threading.Event()
+        self._services: dict[Name, tuple[ServicePort, ...]] = {}
+        self._slices: dict[tuple[str, str], Name] = {}
+        self._by_service: dict[Name, dict[str, Groups]] = {}
+        self._dirty: set[Name] = set()
+        self._triggered: list[float] = []
+        self.zone = ""
+        self.changed = changed or threading.Event()
 
     def service_event(self, kind: str, new: Object, old: Object | None = None) -> None:
         """An informer's event ("ADDED", "MODIFIED", "DELETED") about a Service."""
@@ -95,44 +133,103 @@ class Changes:
         ports = () if kind == "DELETED" else service_ports(new, self._version)
         with self._lock:
             before = self._services.get(name, ())
+            if ports == before:
+                return
             if ports:
                 self._services[name] = ports
             else:
                 self._services.pop(name, None)
-        if ports != before:
-            self.changed.set()
+            self._dirty.add(name)
+        self.changed.set()
 
     def slice_event(self, kind: str, new: Object, old: Object | None = None) -> None:
         """An informer's event about an EndpointSlice."""
-        name = _identity(new)
+        namespace, name = _identity(new)
         value = None if kind == "DELETED" else slice_endpoints(new, self._hostname, self._version)
         with self._lock:
-            before = self._slices.get(name)
-            if value is None:
-                self._slices.pop(name, None)
-            else:
-                self._slices[name] = value
-        if value != before:
-            self.changed.set()
+            touched = self._store(namespace, name, value)
+            if not touched:
+                return
+            self._dirty |= touched
+            if kind != "DELETED" and (stamp := _trigger_time(new)) is not None:
+                self._triggered.append(stamp)
+        self.changed.set()
+
+    def _store(self, namespace: str, name: str, value: Slice | None) -> set[Name]:
+        """Services whose endpoints are others now."""
+        touched: set[Name] = set()
+        owner = self._slices.get((namespace, name))
+        wanted = (namespace, value[0]) if value is not None else None
+        if owner is not None and owner != wanted:
+            # Deleted, or its label names another Service now.
+            slices = self._by_service[owner]
+            del slices[name], self._slices[namespace, name]
+            if not slices:
+                del self._by_service[owner]
+            touched.add(owner)
+        if value is not None and wanted is not None:
+            slices = self._by_service.setdefault(wanted, {})
+            if slices.get(name) != value[1]:
+                slices[name] = value[1]
+                self._slices[namespace, name] = wanted
+                touched.add(wanted)
+        return touched
+
+    def node_event(self, kind: str, new: Object, old: Object | None = None) -> None:
+        """An informer's event about this node: its zone decides which endpoints' hints are for it."""
+        labels = new["metadata"].get("labels") or {}
+        zone = "" if kind == "DELETED" else str(labels.get(ZONE_LABEL, ""))
+        with self._lock:
+            if zone == self.zone:
+                return
+            self.zone = zone
+            self._dirty |= set(self._services)
+        self.changed.set()
+
+    def take(self) -> Taken:
+        """The Services that changed since the last call, as they are now."""
+        with self._lock:
+            names, self._dirty = self._dirty, set()
+            triggered, self._triggered = tuple(self._triggered), []
+            return Taken({name: self._served(name) for name in names}, triggered)
 
     def view(self) -> View:
-        """What is wanted now; slices of one Service are merged, addresses in several of them count once."""
+        """Everything that is wanted now."""
         with self._lock:
-            services = [p for ports in self._services.values() for p in ports]
-            slices = list(self._slices.values())
-        merged: dict[tuple[str, str, str, str], dict[tuple[str, int], Endpoint]] = {}
-        for _service, groups in slices:
-            for key, endpoints in groups:
-                known = merged.setdefault(key, {})
-                for endpoint in endpoints:
-                    # A pod that moves between slices shows up in both for a moment; ready counts.
-                    other = known.get((endpoint.ip, endpoint.port))
-                    if other is None or (endpoint.ready and not other.ready):
-                        known[endpoint.ip, endpoint.port] = endpoint
-        return View(
-            services=tuple(sorted(services, key=lambda p: (p.title, p.protocol))),
-            endpoints={key: tuple(sorted(found.values())) for key, found in merged.items()},
-        )
+            found = [served for name in self._services for served in self._served(name)]
+        return view_of(found)
+
+    def _served(self, name: Name) -> Served:
+        ports = self._services.get(name, ())
+        if not ports:
+            return ()
+        slices = self._by_service.get(name, {})
+        if len(slices) == 1:
+            (groups,) = slices.values()
+            merged = {key: tuple(sorted(set(found))) for key, found in groups}
+        else:
+            merged = _merge(slices.values())
+        return tuple((port, merged.get(port.key, ())) for port in ports)
+
+
+def view_of(served: Iterable[tuple[ServicePort, tuple[Endpoint, ...]]]) -> View:
+    """PURE: ports with their endpoints as one view."""
+    found = sorted(served, key=lambda s: (s[0].title, s[0].protocol))
+    return View(tuple(port for port, _ in found), {port.key: endpoints for port, endpoints in found})
+
+
+def _merge(slices: Iterable[Groups]) -> dict[Key, tuple[Endpoint, ...]]:
+    """A Service's slices as one; addresses in several of them count once."""
+    merged: dict[Key, dict[tuple[str, int], Endpoint]] = {}
+    for groups in slices:
+        for key, endpoints in groups:
+            known = merged.setdefault(key, {})
+            for endpoint in endpoints:
+                # A pod that moves between slices shows up in both for a moment; ready counts.
+                other = known.get((endpoint.ip, endpoint.port))
+                if other is None or (endpoint.ready and not other.ready):
+                    known[endpoint.ip, endpoint.port] = endpoint
+    return {key: tuple(sorted(found.values())) for key, found in merged.items()}
 
 
 def service_ports(service: Object, version: int = 4) -> tuple[ServicePort, ...]:
@@ -155,7 +252,9 @@ def service_ports(service: Object, version: int = 4) -> tuple[ServicePort, ...]:
             external_local=spec.get("externalTrafficPolicy") == "Local",
             internal_local=spec.get("internalTrafficPolicy") == "Local",
             ingress_ips=_ingress(service, version),
-            source_ranges=tuple(r.strip() for r in spec.get("loadBalancerSourceRanges") or ()),
+            external_ips=_of_family(spec.get("externalIPs"), version),
+            source_ranges=_ranges(spec, version),
+            health_check_port=_health_check_port(spec),
         )
         for port in spec.get("ports") or ()
     )
@@ -187,13 +286,17 @@ def _endpoint(entry: Mapping[str, Any], port: int, hostname: str) -> Endpoint:
     # Absent means ready; absent serving follows ready (discovery/v1 EndpointConditions).
     ready = conditions.get("ready") is not False
     serving = conditions.get("serving")
+    node = _node_of(entry)
     return Endpoint(
         ip=entry["addresses"][0],
         port=port,
         ready=ready,
         serving=ready if serving is None else bool(serving),
         terminating=bool(conditions.get("terminating")),
-        local=_node_of(entry) == hostname,
+        local=node == hostname,
+        homeless=not node,
+        zones=_hint(entry, "forZones"),
+        nodes=_hint(entry, "forNodes"),
     )
 
 
@@ -203,6 +306,21 @@ def _node_of(entry: Mapping[str, Any]) -> str | None:
     return name or (entry.get("topology") or {}).get("kubernetes.io/hostname")
 
 
+def _hint(entry: Mapping[str, Any], kind: str) -> tuple[str, ...]:
+    wanted = (entry.get("hints") or {}).get(kind) or ()
+    return tuple(sys.intern(str(one["name"])) for one in wanted)
+
+
+def _trigger_time(body: Object) -> float | None:
+    text = (body["metadata"].get("annotations") or {}).get(TRIGGER_ANNOTATION)
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None
+
+
 def _identity(body: Object) -> tuple[str, str]:
     return body["metadata"].get("namespace") or "", body["metadata"]["name"]
 
@@ -210,7 +328,7 @@ def _identity(body: Object) -> tuple[str, str]:
 def _family_ip(spec: Mapping[str, Any], version: int) -> str:
     candidates = list(spec.get("clusterIPs") or ()) or [spec.get("clusterIP")]
     for text in candidates:
-        if text and text != "None" and ipaddress.ip_address(text).version == version:
+        if text and text != "None" and (":" in text) == (version == 6):
             return str(text)
     return ""
 
@@ -225,5 +343,19 @@ def _affinity(spec: Mapping[str, Any]) -> int:
 def _ingress(service: Object, version: int) -> tuple[str, ...]:
     entries = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
     # ipMode Proxy means that traffic must pass the balancer itself (KEP-1860).
-    texts = [e["ip"] for e in entries if e.get("ip") and e.get("ipMode") != "Proxy"]
-    return tuple(t for t in texts if ipaddress.ip_address(t).version == version)
+    return _of_family([e["ip"] for e in entries if e.get("ip") and e.get("ipMode") != "Proxy"], version)
+
+
+def _of_family(texts: Iterable[str] | None, version: int) -> tuple[str, ...]:
+    return tuple(t for t in texts or () if (":" in t) == (version == 6))
+
+
+def _ranges(spec: Mapping[str, Any], version: int) -> tuple[str, ...]:
+    """Who may use the load balancer; a Service that names ranges of the other family only lets nobody in."""
+    texts = [r.strip() for r in spec.get("loadBalancerSourceRanges") or ()]
+    return _of_family(texts, version) or (("0.0.0.0/32" if version == 4 else "::/128",) if texts else ())
+
+
+def _health_check_port(spec: Mapping[str, Any]) -> int:
+    local = spec.get("type") == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
+    return int(spec.get("healthCheckNodePort") or 0) if local else 0

@@ -20,6 +20,7 @@ from proxy.errors import ConfigError
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+MODES = ("iptables", "nftables", "auto")
 _TOP = {
     "apiVersion",
     "kind",
@@ -28,9 +29,13 @@ _TOP = {
     "healthzBindAddress",
     "hostnameOverride",
     "iptables",
+    "metricsBindAddress",
     "mode",
+    "nftables",
+    "nodePortAddresses",
 }
-_IPTABLES = {"masqueradeAll", "masqueradeBit", "minSyncPeriod", "syncPeriod", "localhostNodePorts"}
+_NFTABLES = {"masqueradeAll", "masqueradeBit", "minSyncPeriod", "syncPeriod"}
+_IPTABLES = {*_NFTABLES, "localhostNodePorts"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,8 @@ class ProxyConfig:
     hostname: str = ""
     cluster_cidr: str = ""
     healthz: tuple[str, int] | None = ("127.0.0.1", 10256)
+    metrics: tuple[str, int] | None = ("127.0.0.1", 10249)
+    mode: str = "iptables"
     masquerade_all: bool = False
     masquerade_bit: int = 14
     min_sync_period: float = 0.0
@@ -51,19 +58,49 @@ class ProxyConfig:
     dns_service_addresses: tuple[str, ...] = ()
     cluster_domain: str = "cluster.local"
     service_cidr: str = ""
+    node_port_addresses: tuple[str, ...] = ()
+    external_ip_ranges: tuple[str, ...] = ()
 
     @property
     def mark(self) -> str:
         """The packet mark for "masquerade me", as iptables writes it: 0x4000 by default."""
         return f"{1 << self.masquerade_bit:#x}"
 
+    def cidr(self, version: int) -> str:
+        """The pods' range of an address family, empty when none is known."""
+        ranges = [text.strip() for text in self.cluster_cidr.split(",")]
+        return next((r for r in ranges if r and (":" in r) == (version == 6)), "")
+
+    def node_port_ranges(self, version: int) -> tuple[str, ...] | None:
+        """Where node ports answer: None for all of the node's addresses, empty for none of the family."""
+        if not self.node_port_addresses:
+            return None
+        return tuple(r for r in self.node_port_addresses if (":" in r) == (version == 6))
+
+    def allows_external_ip(self, address: str) -> bool:
+        """Whether a Service may claim this address by spec.externalIPs (off: CVE-2020-8554)."""
+        if not self.external_ip_ranges:
+            return False
+        ip = ipaddress.ip_address(address)
+        return any(ip in ipaddress.ip_network(r) for r in self.external_ip_ranges)
+
     def check(self) -> ProxyConfig:
         """The same value, if it can be used. Raises ConfigError."""
-        if self.cluster_cidr:
-            try:
-                ipaddress.ip_network(self.cluster_cidr)
-            except ValueError as error:
-                raise ConfigError(f"Could not use cluster CIDR {self.cluster_cidr!r}: {error}") from error
+        cidrs = [text.strip() for text in self.cluster_cidr.split(",")] if self.cluster_cidr else []
+        for what, ranges in (
+            ("cluster CIDR", cidrs),
+            ("nodePortAddresses", self.node_port_addresses),
+            ("external IP range", self.external_ip_ranges),
+        ):
+            for text in ranges:
+                try:
+                    ipaddress.ip_network(text)
+                except ValueError as error:
+                    raise ConfigError(f"Could not use {what} {text!r}: {error}") from error
+        if len(cidrs) != len({":" in text for text in cidrs}):
+            raise ConfigError(f"Could not use cluster CIDR {self.cluster_cidr!r}: one per address family")
+        if self.mode not in MODES:
+            raise ConfigError(f"Could not use mode {self.mode!r}: it must be one of {', '.join(MODES)}")
         for address in (*self.dns_addresses, *self.dns_service_addresses):
             try:
                 ipaddress.ip_address(address)
@@ -105,14 +142,21 @@ def overlay(body: Mapping[str, Any], base: ProxyConfig) -> ProxyConfig:
             "Could not use the file: it is no kubeproxy.config.k8s.io/v1alpha1 KubeProxyConfiguration"
         )
     _refuse_others(body, _TOP, "")
-    if body.get("mode") not in (None, "", "iptables"):
-        raise ConfigError(f"Could not use mode {body['mode']!r}: only iptables is implemented")
+    if body.get("mode"):
+        base = replace(base, mode=str(body["mode"]))
     section = body.get("iptables") or {}
     _refuse_others(section, _IPTABLES, "iptables.")
     if section.get("localhostNodePorts"):
         raise ConfigError(
             "Could not use iptables.localhostNodePorts: it needs route_localnet (CVE-2020-8558)"
         )
+    _refuse_others(body.get("nftables") or {}, _NFTABLES, "nftables.")
+    if base.mode == "nftables":
+        section = body.get("nftables") or {}
+    return _section(_general(base, body), section)
+
+
+def _general(base: ProxyConfig, body: Mapping[str, Any]) -> ProxyConfig:
     result = base
     connection = body.get("clientConnection") or {}
     _refuse_others(connection, {"kubeconfig"}, "clientConnection.")
@@ -124,6 +168,15 @@ def overlay(body: Mapping[str, Any], base: ProxyConfig) -> ProxyConfig:
         result = replace(result, hostname=str(body["hostnameOverride"]))
     if "healthzBindAddress" in body:
         result = replace(result, healthz=parse_address(str(body["healthzBindAddress"])))
+    if "metricsBindAddress" in body:
+        result = replace(result, metrics=parse_address(str(body["metricsBindAddress"])))
+    if body.get("nodePortAddresses"):
+        result = replace(result, node_port_addresses=tuple(map(str, body["nodePortAddresses"])))
+    return result
+
+
+def _section(result: ProxyConfig, section: Mapping[str, Any]) -> ProxyConfig:
+    """The backend's own settings: `iptables` also for auto, `nftables` for that mode."""
     if section.get("masqueradeAll") is not None:
         result = replace(result, masquerade_all=bool(section["masqueradeAll"]))
     if section.get("masqueradeBit") is not None:

@@ -92,7 +92,8 @@ def stale_entries(listing: str, view: View) -> list[Flow]:
 class Conntrack:
     """The host's `conntrack` tool; without it entries expire by themselves (30 to 180 s), said once."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: int = 4) -> None:
+        self._family = ("-f", f"ipv{version}")
         self._program = shutil.which("conntrack") or shutil.which("conntrack", path="/usr/sbin:/sbin")
         self._said = False
 
@@ -100,7 +101,9 @@ class Conntrack:
         """All UDP flows as the tool prints them; empty without the tool."""
         if self._program is None:
             return ""
-        done = subprocess.run([self._program, "-L", "-p", "udp"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [self._program, "-L", "-p", "udp", *self._family], capture_output=True, text=True, check=False
+        )
         return done.stdout
 
     def forget(self, flows: Iterable[Flow]) -> None:
@@ -112,7 +115,8 @@ class Conntrack:
                     )
                     self._said = True
                 return
-            done = subprocess.run([self._program, *flow.words()], capture_output=True, text=True, check=False)
+            command = [self._program, *flow.words(), *self._family]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             # Status 1 with "0 flow entries" is the usual case: nothing matched.
             if done.returncode != 0 and "0 flow entries" not in done.stderr:
                 log.warning("Failed to delete UDP flows port=%d err=%s", flow.port, done.stderr.strip())
@@ -124,7 +128,7 @@ def _ips(view: View, port: ServicePort) -> set[str]:
 
 
 def _flows(port: ServicePort, target: str) -> list[Flow]:
-    flows = [Flow(ip, port.port, target) for ip in (port.cluster_ip, *port.ingress_ips)]
+    flows = [Flow(ip, port.port, target) for ip in (port.cluster_ip, *port.ingress_ips, *port.external_ips)]
     if port.node_port:
         flows.append(Flow("", port.node_port, target))
     return flows

@@ -1,20 +1,33 @@
-"""/healthz and /livez of the proxy: is what we know in the kernel?
+"""/healthz, /livez and /metrics of the proxy, and the health ports of Services.
 
-As upstream (pkg/proxy/healthcheck/proxier_health.go): healthy as long as no change has been waiting for
-longer than two sync periods. The server is a thread that sleeps until somebody asks.
+As upstream (pkg/proxy/healthcheck): the proxy is healthy as long as no change has been waiting for longer
+than two sync periods. A Service of type LoadBalancer with externalTrafficPolicy Local has a port of its own
+on every node, where balancers ask whether this node has endpoints of it. Each server is a thread that
+sleeps until somebody asks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from proxy.changes import Name, Served
 from proxy.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+Answer = tuple[int, bytes, Mapping[str, str]]
+"""Status, body, headers (Content-Type among them)."""
+Page = Callable[[], Answer]
+_JSON = {"Content-Type": "application/json"}
 
 
 class Health:
@@ -37,29 +50,32 @@ class Health:
             self._waiting_since = None
             self._updated = self._clock()
 
-    def answer(self) -> tuple[int, bytes]:
-        """HTTP status and JSON body."""
+    def healthy(self) -> bool:
         with self._lock:
-            now = self._clock()
-            late = self._waiting_since is not None and now - self._waiting_since > self._patience
-            healthy = bool(self._updated) and not late
+            late = self._waiting_since is not None and self._clock() - self._waiting_since > self._patience
+            return bool(self._updated) and not late
+
+    def answer(self) -> Answer:
+        healthy, now = self.healthy(), self._clock()
+        with self._lock:
             body = {"lastUpdated": _stamp(self._updated), "currentTime": _stamp(now), "nodeEligible": True}
-        return (200 if healthy else 503), json.dumps(body).encode()
+        return (200 if healthy else 503), json.dumps(body).encode(), _JSON
 
 
-class HealthServer:
-    """Serves /healthz and /livez on `address`. Raises ConfigError when it cannot be bound."""
+class StatusServer:
+    """Serves pages by path ("" for any path) on an address. Raises ConfigError when it cannot be bound."""
 
-    def __init__(self, address: tuple[str, int], health: Health) -> None:
-        handler = type("Handler", (_Handler,), {"health": health})
+    def __init__(self, address: tuple[str, int], pages: Mapping[str, Page], what: str = "healthz") -> None:
+        handler = type("Handler", (_Handler,), {"pages": pages})
+        server = type("Server", (ThreadingHTTPServer,), {"address_family": _family(address[0])})
         try:
-            self._server = ThreadingHTTPServer(address, handler)
+            self._server = server(address, handler)
         except OSError as error:
             host, port = address
-            text = f"Could not bind {host}:{port} for healthz: {error.strerror} (use --healthz-bind-address)"
+            text = f"Could not bind {host}:{port} for {what}: {error.strerror} (use --{what}-bind-address)"
             raise ConfigError(text) from error
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="healthz", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, name=what, daemon=True)
 
     @property
     def port(self) -> int:
@@ -73,24 +89,95 @@ class HealthServer:
         self._server.server_close()
 
 
+class ServiceHealth:
+    """The health ports (spec.healthCheckNodePort) of Services, opened and closed as they come and go."""
+
+    def __init__(self, health: Health, host: str = "0.0.0.0") -> None:
+        self._health = health
+        self._host = host
+        self._ports: dict[Name, int] = {}
+        self._addresses: dict[tuple[Name, int], frozenset[str]] = {}
+        self._servers: dict[int, tuple[Name, StatusServer]] = {}
+
+    def change(self, version: int, changed: Mapping[Name, Served]) -> None:
+        """Services of one address family changed."""
+        for name, served in changed.items():
+            port = next((p.health_check_port for p, _ in served if p.health_check_port), 0)
+            local = frozenset(e.ip for _, endpoints in served for e in endpoints if e.local and e.ready)
+            if served:
+                self._addresses[name, version] = local
+            else:
+                self._addresses.pop((name, version), None)
+            others = [family for family in (4, 6) if (name, family) in self._addresses]
+            if port or not others or others == [version]:
+                self._listen(name, port)
+
+    def _listen(self, name: Name, port: int) -> None:
+        before = self._ports.get(name, 0)
+        if port == before:
+            return
+        if before:
+            del self._ports[name]
+            if before in self._servers and self._servers[before][0] == name:
+                self._servers.pop(before)[1].stop()
+        if port:
+            self._ports[name] = port
+            self._open(name, port)
+
+    def _open(self, name: Name, port: int) -> None:
+        try:
+            server = StatusServer((self._host, port), {"": lambda: self._answer(name)}, "service-health")
+        except ConfigError as error:
+            # The Service works all the same; balancers will take this node for one without endpoints.
+            log.error("Failed to serve health port service=%s/%s port=%d err=%s", *name, port, error)
+            return
+        server.start()
+        self._servers[port] = (name, server)
+
+    def _answer(self, name: Name) -> Answer:
+        addresses: set[str] = set()
+        for version in (4, 6):
+            addresses |= self._addresses.get((name, version), frozenset())
+        healthy = self._health.healthy()
+        body = {
+            "service": {"namespace": name[0], "name": name[1]},
+            "localEndpoints": len(addresses),
+            "serviceProxyHealthy": healthy,
+        }
+        headers = {**_JSON, "X-Load-Balancing-Endpoint-Weight": str(len(addresses))}
+        return (200 if addresses and healthy else 503), json.dumps(body).encode(), headers
+
+    def stop(self) -> None:
+        for _name, server in self._servers.values():
+            server.stop()
+        self._servers.clear()
+
+
 class _Handler(BaseHTTPRequestHandler):
-    health: Health
+    pages: Mapping[str, Page]
     timeout = 10
 
     def do_GET(self) -> None:
-        if self.path.partition("?")[0] not in ("/healthz", "/livez"):
+        page = self.pages.get(self.path.partition("?")[0]) or self.pages.get("")
+        if page is None:
             self.send_error(404)
             return
-        status, body = self.health.answer()
+        status, body, headers = page()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Probes come every few seconds; they are not worth a line."""
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _stamp(seconds: float) -> str:

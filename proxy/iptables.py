@@ -41,12 +41,14 @@ Saved = Mapping[str, SavedTable]
 
 
 class Iptables:
-    """The host's iptables. Raises IptablesError at once when it is missing or mixed."""
+    """The host's iptables, or ip6tables. Raises IptablesError at once when it is missing or mixed."""
 
-    def __init__(self, path: str | None = None) -> None:
+    def __init__(self, path: str | None = None, version: int = 4) -> None:
+        self.version = version
         self._path = (path if path is not None else os.environ.get("PATH", "")) + ":/usr/sbin:/sbin"
         self._main, self._save, self._restore = (
-            self._find(name) for name in ("iptables", "iptables-save", "iptables-restore")
+            self._find(f"{'iptables' if version == 4 else 'ip6tables'}{suffix}")
+            for suffix in ("", "-save", "-restore")
         )
         self.variant = self._variant(self._main)
         for program in (self._save, self._restore):
@@ -96,7 +98,7 @@ class Iptables:
                 continue
             self._run([self._main, "-w", "5", "-t", name, "-X"])
             if nft is not None:
-                self._run([nft, "delete", "table", "ip", name])
+                self._run([nft, "delete", "table", "ip" if self.version == 4 else "ip6", name])
 
     def _run(self, command: list[str], text: str = "") -> str:
         done = self._call(command, text)

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.changes import Endpoint, ServicePort, View
 from proxy.config import ProxyConfig
-from proxy.topology import Reachable, reachable
+from proxy.topology import NOWHERE, Place, Reachable, reachable
 
 SERVICES, NODEPORTS, POSTROUTING, MARK_MASQ = (
     "KUBE-SERVICES",
@@ -99,32 +100,103 @@ def endpoint_chain(port: ServicePort, endpoint: Endpoint) -> str:
     return "KUBE-SEP-" + chain_hash(port.title + port.protocol + endpoint.address)
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one Service port needs: chains of its own (table nat), and rules in the chains all share."""
+
+    own: Mapping[str, tuple[str, ...]]
+    shared: Mapping[tuple[str, str], tuple[str, ...]]
+
+
 class _Builder:
-    def __init__(self, config: ProxyConfig) -> None:
+    def __init__(self, config: ProxyConfig, version: int) -> None:
         self.config = config
+        self.cidr = config.cidr(version)
+        self.loopback = "127.0.0.0/8" if version == 4 else "::1/128"
+        self.node_ports = config.node_port_ranges(version)
         self.nat: dict[str, list[str]] = defaultdict(list)
         self.filter: dict[str, list[str]] = defaultdict(list)
 
+    def local_destinations(self) -> list[str]:
+        """Matches of the addresses that node ports answer on, never the loopback ones."""
+        if self.node_ports is None:
+            return [f"-m addrtype --dst-type LOCAL ! -d {self.loopback}"]
+        loopback = ipaddress.ip_network(self.loopback)
+        found = []
+        for text in self.node_ports:
+            network = ipaddress.ip_network(text)
+            if network.prefixlen == 0:
+                found.append(f"-m addrtype --dst-type LOCAL ! -d {self.loopback}")
+            elif network.version == loopback.version and not network.overlaps(loopback):
+                found.append(f"-d {text} -m addrtype --dst-type LOCAL")
+        return found
 
-def build(view: View, config: ProxyConfig) -> Ruleset:
-    """All chains of ours with their rules, for both tables."""
-    builder = _Builder(config)
+
+SHARED = (
+    ("filter", SERVICES),
+    ("filter", EXTERNAL),
+    ("filter", FIREWALL),
+    ("nat", SERVICES),
+    ("nat", NODEPORTS),
+)
+"""Chains with rules of many Services, by table."""
+
+
+def piece(port: ServicePort, found: Reachable, config: ProxyConfig, version: int = 4) -> Piece:
+    """One Service port's share of the rules."""
+    builder = _Builder(config, version)
+    _service(builder, port, found)
+    shared = {}
+    for table, chain in SHARED:
+        rules = (builder.nat if table == "nat" else builder.filter).pop(chain, None)
+        if rules:
+            shared[table, chain] = tuple(rules)
+    return Piece({chain: tuple(rules) for chain, rules in builder.nat.items()}, shared)
+
+
+def frame(config: ProxyConfig, version: int = 4) -> Ruleset:
+    """The chains that are there without any Service; shared ones empty, see `last_rules`."""
+    builder = _Builder(config, version)
     for chain in (SERVICES, EXTERNAL, FORWARD, FIREWALL, CANARY):
         builder.filter[chain] = []
     for chain in (SERVICES, NODEPORTS, POSTROUTING, MARK_MASQ, CANARY):
         builder.nat[chain] = []
     _frame(builder)
-    for port in view.services:
-        _service(builder, port, reachable(port, view.of(port)))
-    builder.nat[SERVICES].append(
-        '-m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" '
-        f"-m addrtype --dst-type LOCAL ! -d 127.0.0.0/8 -j {NODEPORTS}"
-    )
     _forwarding(builder)
     return {
         "filter": {chain: tuple(rules) for chain, rules in builder.filter.items()},
         "nat": {chain: tuple(rules) for chain, rules in builder.nat.items()},
     }
+
+
+def last_rules(config: ProxyConfig, version: int = 4) -> tuple[str, ...]:
+    """What ends nat's KUBE-SERVICES: node ports come after all cluster IPs."""
+    note = "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
+    return tuple(
+        f'-m comment --comment "{note}" {match} -j {NODEPORTS}'
+        for match in _Builder(config, version).local_destinations()
+    )
+
+
+def build(view: View, config: ProxyConfig, version: int = 4, place: Place = NOWHERE) -> Ruleset:
+    """All chains of ours with their rules, for both tables."""
+    tables = {table: dict(chains) for table, chains in frame(config, version).items()}
+    pieces = [piece(port, reachable(port, view.of(port), place), config, version) for port in view.services]
+    for made in pieces:
+        tables["nat"].update(made.own)
+    for table, chain in SHARED:
+        tables[table][chain] = joined(table, chain, pieces, config, version)
+    return tables
+
+
+def joined(
+    table: str, chain: str, pieces: Iterable[Piece], config: ProxyConfig, version: int = 4
+) -> tuple[str, ...]:
+    """A shared chain's rules, the pieces' in their order."""
+    rules = [rule for made in pieces for rule in made.shared.get((table, chain), ())]
+    if (table, chain) == ("nat", SERVICES):
+        rules += last_rules(config, version)
+    return tuple(rules)
 
 
 def _frame(builder: _Builder) -> None:
@@ -139,7 +211,7 @@ def _frame(builder: _Builder) -> None:
 
 
 def _forwarding(builder: _Builder) -> None:
-    mark, cidr = builder.config.mark, builder.config.cluster_cidr
+    mark, cidr = builder.config.mark, builder.cidr
     rules = builder.filter[FORWARD]
     # A packet conntrack cannot place would leave untranslated, and its sender be reset (issue 74839).
     rules.append("-m conntrack --ctstate INVALID -j DROP")
@@ -156,7 +228,8 @@ def _forwarding(builder: _Builder) -> None:
 
 def _service(builder: _Builder, port: ServicePort, found: Reachable) -> None:
     proto = f"-m {port.protocol} -p {port.protocol}"
-    external = bool(port.node_port or port.ingress_ips)
+    addresses = tuple(ip for ip in port.external_ips if builder.config.allows_external_ip(ip))
+    external = bool(port.node_port or port.ingress_ips or addresses)
     svc, svl, ext = (port_chain(prefix, port) for prefix in ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-"))
     uses_cluster = bool(found.cluster) and (not port.internal_local or external)
     uses_local = bool(found.local) and (port.internal_local or (external and port.external_local))
@@ -168,13 +241,13 @@ def _service(builder: _Builder, port: ServicePort, found: Reachable) -> None:
         builder.nat[SERVICES].append(f"{match} -j {internal}")
         if builder.config.masquerade_all:
             builder.nat[internal].append(f"{match} -j {MARK_MASQ}")
-        elif builder.config.cluster_cidr:
-            builder.nat[internal].append(f"{match} ! -s {builder.config.cluster_cidr} -j {MARK_MASQ}")
+        elif builder.cidr:
+            builder.nat[internal].append(f"{match} ! -s {builder.cidr} -j {MARK_MASQ}")
     else:
         builder.filter[SERVICES].append(_refusal(port, found, where))
     if external:
-        _external(builder, port, found, proto, ext)
-        if found.external:
+        _external(builder, port, found, proto, ext, addresses)
+        if found.cluster:
             _external_chain(builder, port, ext, svc, svl if port.external_local else svc, bool(found.local))
     if uses_cluster:
         _balance(builder, port, svc, found.cluster)
@@ -193,12 +266,22 @@ def _refusal(port: ServicePort, found: Reachable, where: str) -> str:
     return f'-m comment --comment "{port.title} has no endpoints" {where} -j REJECT'
 
 
-def _external(builder: _Builder, port: ServicePort, found: Reachable, proto: str, ext: str) -> None:
-    """Where traffic from outside enters: node port and load balancer addresses."""
+def _external(
+    builder: _Builder, port: ServicePort, found: Reachable, proto: str, ext: str, addresses: tuple[str, ...]
+) -> None:
+    """Where traffic from outside enters: node port, external IPs and load balancer addresses."""
+    for ip in addresses:
+        where = f"{proto} -d {ip} --dport {port.port}"
+        if not found.external:
+            builder.filter[EXTERNAL].append(_refusal(port, found, where))
+        if found.cluster:
+            match = f'-m comment --comment "{port.title} external IP"'
+            builder.nat[SERVICES].append(f"{match} {where} -j {ext}")
     for ip in port.ingress_ips:
         where = f"{proto} -d {ip} --dport {port.port}"
         if not found.external:
             builder.filter[EXTERNAL].append(_refusal(port, found, where))
+        if not found.cluster:
             continue
         match = f'-m comment --comment "{port.title} loadbalancer IP"'
         if not port.source_ranges:
@@ -211,19 +294,20 @@ def _external(builder: _Builder, port: ServicePort, found: Reachable, proto: str
             f'-m comment --comment "{port.title} traffic not accepted by {guard}" {where} -j DROP'
         )
     if port.node_port:
-        if found.external:
+        if found.cluster:
             builder.nat[NODEPORTS].append(
                 f"-m comment --comment {port.title} {proto} --dport {port.node_port} -j {ext}"
             )
-        else:
-            where = f"-m addrtype --dst-type LOCAL {proto} --dport {port.node_port}"
-            builder.filter[EXTERNAL].append(_refusal(port, found, where))
+        if not found.external:
+            for match in builder.local_destinations():
+                where = f"{match} {proto} --dport {port.node_port}"
+                builder.filter[EXTERNAL].append(_refusal(port, found, where))
 
 
 def _external_chain(
     builder: _Builder, port: ServicePort, ext: str, svc: str, target: str, has_local: bool
 ) -> None:
-    rules, cidr = builder.nat[ext], builder.config.cluster_cidr
+    rules, cidr = builder.nat[ext], builder.cidr
     if not port.external_local:
         rules.append(
             f'-m comment --comment "masquerade traffic for {port.title} external destinations" -j {MARK_MASQ}'

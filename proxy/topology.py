@@ -1,8 +1,10 @@
 """Which endpoints serve a Service port on this node: PURE.
 
 Ready endpoints serve. When there is none, those that are terminating but still serving do, so that a
-rollout does not drop connections (KEP-1669). The traffic policies restrict the choice to this node's.
-Source: upstream's pkg/proxy/topology.go (CategorizeEndpoints), without zone hints.
+rollout does not drop connections (KEP-1669). The traffic policies restrict the choice to this node's;
+otherwise hints of the EndpointSlice controller (topology-aware routing, trafficDistribution) do to this
+node's or this zone's, as long as every ready endpoint has one and one is for us.
+Source: upstream's pkg/proxy/topology.go (CategorizeEndpoints).
 """
 
 from __future__ import annotations
@@ -26,10 +28,21 @@ class Reachable:
     external: tuple[Endpoint, ...]
 
 
-def reachable(port: ServicePort, endpoints: Iterable[Endpoint]) -> Reachable:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where this proxy runs."""
+
+    node: str = ""
+    zone: str = ""
+
+
+NOWHERE = Place()
+
+
+def reachable(port: ServicePort, endpoints: Iterable[Endpoint], place: Place = NOWHERE) -> Reachable:
     found = tuple(endpoints)
-    cluster = _serving(found)
-    asked = port.internal_local or (port.external_local and bool(port.node_port or port.ingress_ips))
+    cluster = _serving(_meant_for(found, place))
+    asked = port.internal_local or (port.external_local and port.external)
     local = _serving(tuple(e for e in found if e.local)) if asked else ()
     return Reachable(
         cluster=cluster,
@@ -37,6 +50,17 @@ def reachable(port: ServicePort, endpoints: Iterable[Endpoint]) -> Reachable:
         internal=local if port.internal_local else cluster,
         external=local if port.external_local else cluster,
     )
+
+
+def _meant_for(endpoints: tuple[Endpoint, ...], place: Place) -> tuple[Endpoint, ...]:
+    ready = [e for e in endpoints if e.ready]
+    if not ready:
+        return endpoints
+    if place.node and all(e.nodes for e in ready) and any(place.node in e.nodes for e in ready):
+        return tuple(e for e in endpoints if place.node in e.nodes)
+    if place.zone and all(e.zones for e in ready) and any(place.zone in e.zones for e in ready):
+        return tuple(e for e in endpoints if place.zone in e.zones)
+    return endpoints
 
 
 def _serving(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:

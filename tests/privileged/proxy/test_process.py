@@ -27,7 +27,7 @@ class Api:
     """Lists and watches of Services and EndpointSlices, over plain HTTP."""
 
     def __init__(self) -> None:
-        self.lists: dict[str, list[dict[str, Any]]] = {"services": [], "endpointslices": []}
+        self.lists: dict[str, list[dict[str, Any]]] = {"services": [], "endpointslices": [], "nodes": []}
         self.events: dict[str, queue.Queue[bytes | None]] = {kind: queue.Queue() for kind in self.lists}
         api = self
 
@@ -35,7 +35,7 @@ class Api:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                kind = "services" if "/services" in self.path else "endpointslices"
+                kind = next(k for k in api.lists if f"/{k}" in self.path)
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 if "watch=" in self.path:
@@ -168,7 +168,8 @@ def test_follows_the_api_survives_sigkill_and_leaves_its_rules_on_sigterm(api: A
         nat_holds("--to-destination 10.244.0.6:8080")
         api.close()
         api.__init__()  # type: ignore[misc]
-        api.lists = {"services": [service()], "endpointslices": [endpoints("10.244.0.77", version="9")]}
+        api.lists["services"] = [service()]
+        api.lists["endpointslices"] = [endpoints("10.244.0.77", version="9")]
         write_kubeconfig(api, tmp_path)
         process = start(api, tmp_path)
         nat_holds("--to-destination 10.244.0.77:8080")

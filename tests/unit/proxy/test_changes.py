@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from proxy.changes import Changes, Endpoint, View, service_ports, slice_endpoints
+from proxy.changes import Changes, Endpoint, ServicePort, View, service_ports, slice_endpoints
 from proxy.conntrack import Flow, stale_entries, stale_flows
+from proxy.topology import Place, reachable
 
 
 def service(**spec: Any) -> dict[str, Any]:
@@ -114,6 +115,58 @@ def test_only_what_matters_wakes_the_sync() -> None:
     changes.changed.clear()
     changes.service_event("DELETED", service())
     assert changes.changed.is_set() and changes.view().services == ()
+
+
+def test_a_change_is_handed_out_once_and_with_its_service_only() -> None:
+    changes = Changes("n1")
+    changes.service_event("ADDED", service())
+    other = service()
+    other["metadata"] = {"name": "other", "namespace": "d"}
+    changes.service_event("ADDED", other)
+    assert set(changes.take().services) == {("d", "s"), ("d", "other")}
+    assert changes.take().services == {}
+    changes.slice_event("ADDED", slice_of("x", entry("10.1.0.1", "n1")))
+    ((name, served),) = changes.take().services.items()
+    assert name == ("d", "s")
+    assert [e.ip for _port, endpoints in served for e in endpoints] == ["10.1.0.1"]
+    changes.service_event("DELETED", service())
+    assert changes.take().services == {("d", "s"): ()}
+
+
+def test_a_slice_that_changes_its_service_is_taken_from_the_old_one() -> None:
+    changes = Changes("n1")
+    changes.service_event("ADDED", service())
+    changes.slice_event("ADDED", slice_of("x", entry("10.1.0.1", "n1")))
+    changes.take()
+    moved = slice_of("x", entry("10.1.0.1", "n1"))
+    moved["metadata"]["labels"] = {"kubernetes.io/service-name": "t"}
+    changes.slice_event("MODIFIED", moved)
+    taken = changes.take().services
+    assert set(taken) == {("d", "s"), ("d", "t")}
+    assert taken["d", "s"][0][1] == ()
+
+
+def hinted(ip: str, *zones: str, **more: Any) -> Endpoint:
+    return Endpoint(ip, 80, zones=zones, **more)
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "place", "expected"),
+    [
+        ([hinted("a", "z1"), hinted("b", "z2")], Place("n", "z1"), ["a"]),
+        ([hinted("a", "z1"), hinted("b", "z2")], Place("n", "z3"), ["a", "b"]),
+        ([hinted("a", "z1"), hinted("b", "z2")], Place("n", ""), ["a", "b"]),
+        ([hinted("a", "z1"), hinted("b")], Place("n", "z1"), ["a", "b"]),
+        # One that is not ready needs no hint, and is not chosen.
+        ([hinted("a", "z1"), hinted("b", ready=False)], Place("n", "z1"), ["a"]),
+        ([hinted("a", "z1", nodes=("m",)), hinted("b", "z1", nodes=("n",))], Place("n", "z1"), ["b"]),
+    ],
+)
+def test_hints_restrict_the_choice_when_all_have_one(
+    endpoints: list[Endpoint], place: Place, expected: list[str]
+) -> None:
+    port = ServicePort("d", "s", "a", "tcp", "10.96.0.1", 80)
+    assert [e.ip for e in reachable(port, endpoints, place).cluster] == expected
 
 
 def udp(*ips: str, node_port: int = 0) -> View:

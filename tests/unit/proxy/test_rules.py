@@ -92,7 +92,7 @@ def test_every_endpoint_gets_an_equal_share(count: int) -> None:
             "filter",
             "KUBE-EXTERNAL-SERVICES",
             '-m comment --comment "ns1/svc1:p80 has no endpoints" '
-            "-m addrtype --dst-type LOCAL -m tcp -p tcp --dport 30080 -j REJECT",
+            "-m addrtype --dst-type LOCAL ! -d 127.0.0.0/8 -m tcp -p tcp --dport 30080 -j REJECT",
         ),
     ],
 )
@@ -130,7 +130,13 @@ def test_external_policy_local_without_local_endpoint_drops_outsiders() -> None:
     port = replace(PORT, node_port=30080, external_local=True)
     rules = build(view(port, TWO), CONFIG)
     assert rules["filter"]["KUBE-EXTERNAL-SERVICES"][0].endswith("--dport 30080 -j DROP")
-    assert rules["nat"]["KUBE-NODEPORTS"] == ()
+    # Clients in the cluster still reach the endpoints elsewhere.
+    ext = rules["nat"][port_chain("KUBE-EXT-", port)]
+    assert [rule.rsplit(" ", 1)[1] for rule in ext] == [
+        "KUBE-SVC-XPGD46QRK7WJZT7O",
+        "KUBE-MARK-MASQ",
+        "KUBE-SVC-XPGD46QRK7WJZT7O",
+    ]
 
 
 def test_internal_policy_local_uses_local_endpoints() -> None:
@@ -178,6 +184,34 @@ def test_masquerade_all_and_bit_change_the_marks() -> None:
     nat = build(view(PORT, ONE), config)["nat"]
     assert nat["KUBE-SVC-XPGD46QRK7WJZT7O"][0].endswith("--dport 80 -j KUBE-MARK-MASQ")
     assert nat["KUBE-MARK-MASQ"] == ("-j MARK --or-mark 0x8000",)
+
+
+def test_external_ips_need_leave() -> None:
+    port = replace(PORT, external_ips=("203.0.113.7",))
+    assert "203.0.113.7" not in str(build(view(port, ONE), CONFIG))
+    allowed = replace(CONFIG, external_ip_ranges=("203.0.113.0/24",))
+    nat = build(view(port, ONE), allowed)["nat"]
+    assert nat["KUBE-SERVICES"][1] == (
+        '-m comment --comment "ns1/svc1:p80 external IP" -m tcp -p tcp -d 203.0.113.7 --dport 80 '
+        f"-j {port_chain('KUBE-EXT-', port)}"
+    )
+
+
+def test_node_ports_answer_on_the_given_addresses_and_never_on_loopback() -> None:
+    config = replace(CONFIG, node_port_addresses=("192.0.2.0/24", "127.0.0.0/8", "2001:db8::/64"))
+    assert [r for r in build(View(), config)["nat"]["KUBE-SERVICES"] if "NODEPORTS" in r] == [
+        '-m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" '
+        "-d 192.0.2.0/24 -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS"
+    ]
+
+
+def test_ipv6_rules_have_ipv6_ranges() -> None:
+    config = replace(CONFIG, cluster_cidr="10.0.0.0/8,fd00::/64")
+    port = replace(PORT, cluster_ip="fd10::1")
+    rules = build(view(port, Endpoint("fd00::5", 80)), config, 6)
+    assert "! -d ::1/128" in rules["nat"]["KUBE-SERVICES"][-1]
+    assert any("--to-destination [fd00::5]:80" in r for chain in rules["nat"].values() for r in chain)
+    assert "10.0.0.0" not in str(rules) and "! -s fd00::/64" in str(rules)
 
 
 SAVED = """# Generated

@@ -1,0 +1,111 @@
+"""The informers of the proxy's process: what is watched, and who hears of it.
+
+Both address families' changes and the name server listen to the same two watches, so that the API server
+sends every object once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proxy.changes import Changes
+from proxy.config import ProxyConfig
+from proxy.dns.records import Names
+from proxy.errors import ProxyError
+
+if TYPE_CHECKING:
+    from kubeclient.informer import Handler, Informer
+
+log = logging.getLogger(__name__)
+
+PATIENCE_WITH_NODE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """`needed` must be in before rules are made; `node` tells of our own zone."""
+
+    needed: Sequence[Informer]
+    node: Informer
+
+    def wait_synced(self, stop: threading.Event) -> bool:
+        """True when the first lists are in; rules from half of the objects would refuse the other half.
+
+        The node's zone only refines the choice, and an API server may not let us see it: not waited for
+        long.
+        """
+        for informer in self.needed:
+            while not informer.wait_synced(0.1):
+                if stop.is_set():
+                    return False
+        if not self.node.wait_synced(PATIENCE_WITH_NODE):
+            log.warning("Could not see this node yet consequence=topology-hints-ignored")
+        return not stop.is_set()
+
+    def stop(self) -> None:
+        for informer in (*self.needed, self.node):
+            informer.stop()
+
+
+def start(
+    config: ProxyConfig, changes: Sequence[Changes], names: Names | None, stop: threading.Event
+) -> Watching | None:
+    """Start all informers; None when told to stop before there is a kubeconfig and an API server."""
+    # Imported here: --cleanup and every refusal to start can do without an HTTP client.
+    from kubeclient.errors import ConfigError as ClientConfigError
+    from kubeclient.informer import Informer
+    from kubeclient.kubeconfig import load
+    from kubeclient.resources import NAMESPACES, NODES, SERVICES
+    from kubeclient.rest import RestClient
+    from proxy.slice_version import endpoint_slices
+
+    path = Path(config.kubeconfig)
+    if not _wait_for(path, stop):
+        return None
+    try:
+        client = RestClient(load(path), user_agent="kube-proxy")
+    except ClientConfigError as error:
+        raise ProxyError(str(error)) from error
+    slices = endpoint_slices(client, stop)
+    if slices is None:
+        return None
+    of_services = [one.service_event for one in changes]
+    of_slices = [one.slice_event for one in changes]
+    needed = []
+    if names is not None:
+        of_services.append(names.service_event)
+        of_slices.append(names.slice_event)
+        needed.append(Informer(client, NAMESPACES, on_event=names.namespace_event))
+    needed.append(Informer(client, SERVICES, on_event=_each(of_services)))
+    needed.append(Informer(client, slices, on_event=_each(of_slices)))
+    me = f"metadata.name={config.hostname}"
+    node = Informer(client, NODES, field_selector=me, on_event=_each([one.node_event for one in changes]))
+    for informer in (*needed, node):
+        informer.start()
+    return Watching(needed, node)
+
+
+def _wait_for(path: Path, stop: threading.Event) -> bool:
+    waited = False
+    while not path.exists():
+        if not waited:
+            log.info("Waiting for kubeconfig path=%s", path)
+            waited = True
+        if stop.wait(0.05):
+            return False
+    return True
+
+
+def _each(handlers: Sequence[Handler]) -> Handler:
+    """One handler that calls several."""
+
+    def call(kind: str, new: dict[str, Any], old: dict[str, Any] | None) -> None:
+        for handler in handlers:
+            handler(kind, new, old)
+
+    return call
