@@ -32,6 +32,7 @@ class NodeSettings:
     secure_port: int = 6443
     kubelet_port: int = 10250
     proxy_healthz_port: int = 10256
+    proxy_mode: str = "iptables"
     cluster_cidr: str = "10.244.0.0/16"
     service_cidr: str = "10.96.0.0/12"
     node_cidr_mask_size: int = 0

@@ -49,6 +49,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--secure-port", type=int, help="port of the API server (default 6443)")
     parser.add_argument("--kubelet-port", type=int, help="port of the kubelet (default 10250)")
     parser.add_argument("--proxy-healthz-port", type=int, help="port of the proxy's healthz (default 10256)")
+    parser.add_argument(
+        "--proxy-mode",
+        choices=("iptables", "nftables", "auto"),
+        help="how Services get into the kernel (default iptables; auto: nftables where it can be)",
+    )
     parser.add_argument("--cluster-cidr", help="range of the pods' addresses (default 10.244.0.0/16)")
     parser.add_argument("--service-cidr", help="range of the Services' addresses (default 10.96.0.0/12)")
     parser.add_argument(
@@ -174,6 +179,7 @@ def _children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
         *python, "proxy",
         "--kubeconfig", str(paths.kubeconfig("proxy")), "--hostname-override", s.node_name,
         "--cluster-cidr", s.cluster_cidr, "--healthz-bind-address", f"127.0.0.1:{s.proxy_healthz_port}",
+        "--metrics-bind-address", f"127.0.0.1:{s.proxy_healthz_port}", "--proxy-mode", s.proxy_mode,
         *_proxy_dns(s),
     ]  # fmt: skip
     return [
