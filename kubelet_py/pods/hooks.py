@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
-from kubelet_py.pods import probes
-from kubelet_py.pods.http_answer import NoAnswer
+from kubelet_py.pods.http_get import NoAnswer, get, request_of
 from kubelet_py.pods.model import Object
 from runtime.errors import RuntimeFailure
 from runtime.service import RuntimeService
@@ -30,8 +30,10 @@ def run(
     *,
     timeout: float | None,
     sleep: Callable[[float], None] = time.sleep,
+    warn: Callable[[str, str], None] = lambda reason, text: None,
 ) -> None:
-    """Run one handler to its end; HookFailed when it fails or `timeout` seconds are over."""
+    """Run one handler to its end; HookFailed when it fails or `timeout` seconds are over. `warn(reason,
+    text)` tells of what went well in another way than asked for."""
     if "exec" in hook:
         try:
             result = service.exec_sync(container_id, hook["exec"].get("command") or [], timeout)
@@ -41,14 +43,33 @@ def run(
             output = (result.stdout + result.stderr).decode(errors="replace")[:256]
             raise HookFailed(f"command exited with {result.exit_code}: {output}")
     elif "httpGet" in hook:
-        try:
-            probes.http_status(
-                hook["httpGet"], container, ip, timeout or LONGEST_ANSWER, agent="kube-lifecycle/1.32"
-            )
-        except NoAnswer as error:
-            raise HookFailed(str(error)) from error
+        _http(hook["httpGet"], container, ip, timeout or LONGEST_ANSWER, warn)
     elif "sleep" in hook:
         seconds = float(hook["sleep"]["seconds"])
         sleep(seconds if timeout is None else min(seconds, timeout))
     else:
         raise HookFailed("the hook has no handler that this node knows")
+
+
+def _http(
+    action: Object, container: Object, ip: str, timeout: float, warn: Callable[[str, str], None]
+) -> None:
+    """A hook with scheme HTTPS was once sent without TLS, and servers have come to rely on that. So one that
+    answers without is asked again without, and not shown the Authorization that was meant for TLS."""
+    due = time.monotonic() + timeout
+    try:
+        request = request_of(action, container, ip, "lifecycle")
+        try:
+            get(request, timeout)
+        except NoAnswer as error:
+            if not error.plain:
+                raise
+            kept = [pair for pair in request.headers if pair[0].lower() != "authorization"]
+            try:
+                get(replace(request, tls=False, headers=kept), max(0.0, due - time.monotonic()))
+            except NoAnswer:
+                raise error from None
+            text = "request to HTTPS lifecycle hook got HTTP response, retry with HTTP succeeded"
+            warn("LifecycleHTTPFallback", text)
+    except NoAnswer as error:
+        raise HookFailed(str(error)) from error

@@ -8,6 +8,7 @@ without end. Here `timeout` seconds are for the whole exchange. The body is read
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import ssl
@@ -20,6 +21,7 @@ MOST_BODY = 10 * 1024
 MOST_HEAD = 64 * 1024
 _STATUS = re.compile(rb"HTTP/\d\.\d ([1-9]\d\d)(?: [^\r\n]*)?\r?\n")
 _HEAD_ENDS = re.compile(rb"\r?\n\r?\n")
+_LOCATION = re.compile(rb"\nlocation:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\ntransfer-encoding:[^\n]*chunked", re.IGNORECASE)
 _LAST_CHUNK = re.compile(rb"(?:^|\n)0+\r?\n(?:[^\r\n]+\r?\n)*\r?\n$")
@@ -30,6 +32,14 @@ class NoAnswer(Exception):
     """An HTTP request that got no answer; the text says why."""
 
 
+class NoConnection(NoAnswer):
+    """There is nobody to ask."""
+
+    def __init__(self, number: int | None, words: str) -> None:
+        super().__init__(words)
+        self.errno = number
+
+
 def request(host: str, path: str, headers: Iterable[tuple[str, str]]) -> bytes:
     """A GET of `path`; `host` and the defaults give way to headers of the same names. Raises NoAnswer."""
     given = [*headers]
@@ -38,7 +48,9 @@ def request(host: str, path: str, headers: Iterable[tuple[str, str]]) -> bytes:
             raise NoAnswer(f"net/http: invalid header field value for {name!r}")
     names = {name.lower() for name, _ in given}
     usual = [("Host", host), ("Accept", "*/*"), ("Connection", "close")]
-    lines = [f"{n}: {v}" for n, v in [*(pair for pair in usual if pair[0].lower() not in names), *given]]
+    pairs = [*(pair for pair in usual if pair[0].lower() not in names), *given]
+    # A pod may leave these two out by giving them no value (upstream: pkg/probe/http/request.go).
+    lines = [f"{n}: {v}" for n, v in pairs if v or n.lower() not in ("accept", "user-agent")]
     if not path.startswith("/"):
         path = f"/{path}"
     if not _PLAIN_PATH.fullmatch(path):
@@ -64,8 +76,17 @@ def connect(host: str, port: int, timeout: float) -> socket.socket:
 
 def status(host: str, port: int, message: bytes, timeout: float, *, tls: bool) -> int:
     """What a request is answered with. Raises NoAnswer, OSError (TimeoutError when the time is over)."""
+    return exchange(host, port, message, timeout, tls=tls)[0]
+
+
+def exchange(host: str, port: int, message: bytes, timeout: float, *, tls: bool) -> tuple[int, str, bytes]:
+    """Status, Location ("" without one) and the beginning of the body of the answer. Raises as `status`,
+    NoConnection where there is nobody to ask."""
     end = time.monotonic() + timeout
-    channel = connect(host, port, timeout)
+    try:
+        channel = connect(host, port, timeout)
+    except OSError as error:
+        raise NoConnection(error.errno, connect_words(error)) from error
     try:
         if tls:
             channel.settimeout(_left(end))
@@ -77,7 +98,16 @@ def status(host: str, port: int, message: bytes, timeout: float, *, tls: bool) -
         channel.close()
 
 
-def _read(channel: socket.socket, end: float) -> int:
+def connect_words(error: OSError) -> str:
+    """Why there is no connection, as Go says it."""
+    if isinstance(error, TimeoutError):
+        return "i/o timeout"
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return f"lookup: {error.strerror or error}"
+    return f"connect: {os.strerror(error.errno).lower()}"
+
+
+def _read(channel: socket.socket, end: float) -> tuple[int, str, bytes]:
     data = b""
     while True:
         found = _HEAD_ENDS.search(data)
@@ -103,7 +133,8 @@ def _read(channel: socket.socket, end: float) -> int:
         if not piece:
             break
         body += piece
-    return code
+    location = _LOCATION.search(head)
+    return code, location[1].strip().decode("utf-8", "replace") if location else "", body[:MOST_BODY]
 
 
 def _whole(code: int, head: bytes, body: bytes) -> bool:

@@ -255,6 +255,9 @@ class Prober:
                 "Unhealthy",
                 f"{label} probe failed: {outcome.text}",
             )
+        elif outcome.warning:
+            text = f"{kind.capitalize()} probe warning: {outcome.text}"
+            self._tell(watched.pod, watched.container, "Warning", "ProbeWarning", text)
         if changed:
             self._changed(watched.pod["metadata"]["uid"])
 

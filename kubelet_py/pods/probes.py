@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubelet_py.pods import grpc_health, http_answer
-from kubelet_py.pods.http_answer import NoAnswer
+from kubelet_py.pods.http_get import NoAnswer, get, port_number, request_of
 from kubelet_py.pods.model import Object
 from runtime.errors import RuntimeFailure
 from runtime.service import RuntimeService
@@ -17,8 +17,11 @@ MOST_OUTPUT = 10 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
+    """`warning`: a success that is told of in an event."""
+
     success: bool
     text: str = ""
+    warning: bool = False
 
 
 def run(service: RuntimeService, probe: Object, container: Object, container_id: str, ip: str) -> Outcome:
@@ -48,52 +51,31 @@ def exec_command(service: RuntimeService, container_id: str, argv: list[str], ti
 
 
 def http_get(action: Mapping[str, Any], container: Object, ip: str, timeout: float) -> Outcome:
-    """Success is a status from 200 to 399; certificates are not checked, as upstream."""
+    """Success is a status from 200 to 399, with a warning where a redirect was not followed."""
     try:
-        status = http_status(action, container, ip, timeout, agent="kube-probe/1.32")
+        answer = get(request_of(action, container, ip, "probe"), timeout)
     except NoAnswer as error:
         return Outcome(False, str(error))
-    if 200 <= status < 400:
-        return Outcome(True)
-    return Outcome(False, f"HTTP probe failed with statuscode: {status}")
-
-
-def http_status(action: Mapping[str, Any], container: Object, ip: str, timeout: float, *, agent: str) -> int:
-    """The status that a GET of the action is answered with. Raises NoAnswer."""
-    try:
-        port = port_number(action["port"], container)
-    except LookupError as error:
-        raise NoAnswer(str(error)) from error
-    host, tls = action.get("host") or ip, (action.get("scheme") or "HTTP").upper() == "HTTPS"
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    path = action.get("path") or "/"
-    url = f"{'https' if tls else 'http'}://{place}{path}"
-    headers = [(entry["name"], entry["value"]) for entry in action.get("httpHeaders") or ()]
-    if all(name.lower() != "user-agent" for name, _ in headers):
-        headers.append(("User-Agent", agent))
-    try:
-        return http_answer.status(host, port, http_answer.request(place, path, headers), timeout, tls=tls)
-    except NoAnswer as error:
-        raise NoAnswer(f'Get "{url}": {error}') from error
-    except TimeoutError as error:
-        text = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
-        raise NoAnswer(f'Get "{url}": {text}') from error
-    except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
-        raise NoAnswer(f'Get "{url}": dial tcp {place}: {reason}') from error
+    if not 200 <= answer.status < 400:
+        return Outcome(False, f"HTTP probe failed with statuscode: {answer.status}")
+    if answer.stopped:
+        body = answer.body.decode(errors="replace")
+        return Outcome(True, f"Probe terminated redirects, Response body: {body}", warning=True)
+    return Outcome(True)
 
 
 def tcp_socket(action: Mapping[str, Any], container: Object, ip: str, timeout: float) -> Outcome:
     """Success is a connection."""
+    host = action.get("host") or ip
     try:
         port = port_number(action["port"], container)
-        http_answer.connect(action.get("host") or ip, port, timeout).close()
-        return Outcome(True)
     except LookupError as error:
         return Outcome(False, str(error))
+    try:
+        http_answer.connect(host, port, timeout).close()
     except OSError as error:
-        reason = "i/o timeout" if isinstance(error, TimeoutError) else error.strerror or str(error)
-        return Outcome(False, f"dial tcp {action.get('host') or ip}:{action['port']}: {reason}")
+        return Outcome(False, f"dial tcp {host}:{port}: {http_answer.connect_words(error)}")
+    return Outcome(True)
 
 
 def grpc(action: Mapping[str, Any], ip: str, timeout: float) -> Outcome:
@@ -103,13 +85,3 @@ def grpc(action: Mapping[str, Any], ip: str, timeout: float) -> Outcome:
     except grpc_health.CheckFailed as error:
         return Outcome(False, str(error))
     return Outcome(True)
-
-
-def port_number(port: int | str, container: Object) -> int:
-    """A port given as number or by the name of one of the container's ports."""
-    if isinstance(port, int) or str(port).isdigit():
-        return int(port)
-    for entry in container.get("ports") or ():
-        if entry.get("name") == port:
-            return int(entry["containerPort"])
-    raise LookupError(f"couldn't find port: {port} in container {container.get('name', '')}")

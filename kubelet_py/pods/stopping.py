@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from kubelet_py.pods import hooks
 from kubelet_py.pods.containers import Event
@@ -96,7 +97,8 @@ class Stopper:
             stop.ended.wait(seconds)
 
         try:
-            hooks.run(self._runtime, hook, spec, container.id, ip, timeout=grace, sleep=sleep)
+            warn = partial(self._event, pod, container.name, "Warning")
+            hooks.run(self._runtime, hook, spec, container.id, ip, timeout=grace, sleep=sleep, warn=warn)
         except hooks.HookFailed as error:
             if not stop.ended.is_set():
                 # Not in the event, where what the hook said could be read by too many, as upstream.

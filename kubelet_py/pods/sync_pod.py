@@ -21,6 +21,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from kubelet_py.errors import ContainerError, ImageError, ImagePulling, SandboxError, VolumeError
 from kubelet_py.pods import backoff, hooks, timeline
@@ -306,10 +307,11 @@ class PodSyncer:
         ip = view.ips[0] if view.ips else "127.0.0.1"
         over = threading.Event()
         failed: list[str] = []
+        warn = partial(self._p.event, record.pod, container["name"], "Warning")
 
         def work() -> None:
             try:
-                hooks.run(self._p.runtime, hook, container, identifier, ip, timeout=None)
+                hooks.run(self._p.runtime, hook, container, identifier, ip, timeout=None, warn=warn)
             except hooks.HookFailed as error:
                 failed.append(str(error))
             finally:

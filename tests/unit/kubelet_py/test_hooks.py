@@ -59,7 +59,7 @@ def test_an_http_hook_is_done_when_it_is_answered_whatever_the_status(server: HT
 
 
 def test_a_failure_says_why() -> None:
-    with pytest.raises(hooks.HookFailed, match=r"dial tcp 127\.0\.0\.1:1: Connection refused"):
+    with pytest.raises(hooks.HookFailed, match=r"dial tcp 127\.0\.0\.1:1: connect: connection refused"):
         run({"httpGet": {"port": 1}})
     with pytest.raises(hooks.HookFailed, match="couldn't find port: nope in container c"):
         run({"httpGet": {"port": "nope"}})

@@ -135,5 +135,5 @@ def test_outcomes_carry_upstreams_texts() -> None:
         "(Client.Timeout exceeded while awaiting headers)"
     )
     refused = probes.http_get({"port": "web", "scheme": "HTTPS"}, CONTAINER, "127.0.0.1", LONG)
-    assert refused.text == 'Get "https://127.0.0.1:1/": dial tcp 127.0.0.1:1: Connection refused'
+    assert refused.text == 'Get "https://127.0.0.1:1/": dial tcp 127.0.0.1:1: connect: connection refused'
     assert not probes.tcp_socket({"port": 1}, CONTAINER, "127.0.0.1", LONG).success
