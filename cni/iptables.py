@@ -8,9 +8,6 @@ chain or flushes it; the built-in chains are left alone when they are not declar
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
-import subprocess
 from collections.abc import Sequence
 
 from cni.errors import FirewallError
@@ -29,6 +26,8 @@ class Iptables:
     def rules(self, table: str, chain: str | None = None) -> list[list[str]]:
         """`-S` of one chain or of the whole table, as lists of words; empty when there is no such chain."""
         command = ["-w", "5", "-t", table, "-S", *([chain] if chain else [])]
+        import shlex
+
         text = self._run("", command, must=False)
         return [shlex.split(line) for line in (text or "").splitlines()]
 
@@ -37,6 +36,10 @@ class Iptables:
         self._run(text, ["--noflush", "-w", "5"], must=True, suffix="-restore")
 
     def _run(self, text: str, words: Sequence[str], *, must: bool, suffix: str = "") -> str | None:
+        # Here and not above: a plugin that needs no rules does not pay for them (10 ms of its start).
+        import shutil
+        import subprocess
+
         program = shutil.which(self._name + suffix, path=_search_path())
         if program is None:
             raise FirewallError(f"Could not run {self._name}{suffix}: ENOENT (apt install iptables)")
@@ -52,6 +55,8 @@ class Iptables:
 
 def available(version: int) -> bool:
     """Whether the host can hold rules of this family at all; where it cannot, there are none to remove."""
+    import shutil
+
     return shutil.which("iptables" if version == 4 else "ip6tables", path=_search_path()) is not None
 
 

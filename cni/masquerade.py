@@ -12,7 +12,6 @@ one, hung below POSTROUTING by the network's subnet:
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import threading
 from collections.abc import Sequence
@@ -69,6 +68,8 @@ class Masquerade:
 
 def chain_name(network: str, subnet: str) -> str:
     """At most 28 characters, the longest chain name iptables takes."""
+    import hashlib  # it loads OpenSSL: not for a plugin that masquerades nothing
+
     return "CNI-MASQ-" + hashlib.sha512(f"{network}{subnet}".encode()).hexdigest()[:19]
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -120,6 +118,8 @@ class Plugins:
             "CNI_ARGS": format_args(request.args),
             "CNI_PATH": ":".join(request.path),
         }
+        import subprocess  # not above: most programs execute no other
+
         try:
             done = subprocess.run(
                 [str(program)],
@@ -231,6 +231,8 @@ def write_executables(folder: Path, python: str) -> None:
     The programs need only the standard library and this package, so they start isolated (-I) and without
     site (-S): half the start-up time, and nothing in the caller's environment can change what is imported.
     """
+    import shlex
+
     folder.mkdir(parents=True, exist_ok=True)
     source = str(Path(__file__).resolve().parent.parent)
     for kind in OWN_PLUGINS:

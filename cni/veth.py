@@ -12,7 +12,6 @@ Aliases say whose a link is: the far end bears the container's ID, the near end 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import ipaddress
 import re
 import socket
@@ -51,8 +50,8 @@ def names(request: Request, ips: Sequence[IP]) -> Ends:
     wanted = _requested_mac(request)
     four = next((ip.address for ip in ips if ipaddress.ip_interface(ip.address).version == 4), None)
     if four is None:
-        digest = hashlib.sha256(f"{request.container_id}{request.ifname}".encode()).digest()
-        return Ends(f"veth{digest.hex()[:8]}", (b"\x0e\x58" + digest[:4]).hex(":"), request.ifname, wanted)
+        digest = _digest(f"{request.container_id}{request.ifname}".encode())
+        return Ends(f"veth{digest.hex()}", (b"\x0e\x58" + digest).hex(":"), request.ifname, wanted)
     packed = ipaddress.ip_interface(four).ip.packed
     near_mac = (b"\x0e\x58" + packed).hex(":")
     return Ends(f"veth{packed.hex()}", near_mac, request.ifname, wanted or mac_for(four))
@@ -61,8 +60,14 @@ def names(request: Request, ips: Sequence[IP]) -> Ends:
 def mac_for(address: str) -> str:
     """0a:58 + the IPv4 address; for IPv6 + four bytes of the address's hash. Locally administered."""
     ip = ipaddress.ip_interface(address).ip
-    tail = ip.packed if ip.version == 4 else hashlib.sha256(ip.packed).digest()[:4]
+    tail = ip.packed if ip.version == 4 else _digest(ip.packed)
     return (b"\x0a\x58" + tail).hex(":")
+
+
+def _digest(data: bytes) -> bytes:
+    import hashlib  # only pods without IPv4 need it, and it loads OpenSSL
+
+    return hashlib.sha256(data).digest()[:4]
 
 
 def _requested_mac(request: Request) -> str:

@@ -15,10 +15,10 @@ from typing import Any
 
 import host_state
 import pytest
-from e2e_node import NODE_IP, Node, leaked_packets, pod
+from e2e_node import NODE_IP, OUTSIDE_IP, Node, leaked_packets, pod
 
 DEBIAN = Path("/usr/lib/cni")
-PLUGINS = ("bridge", "ptp", "host-local", "portmap", "loopback")
+PLUGINS = ("bridge", "ptp", "macvlan", "host-local", "portmap", "bandwidth", "loopback")
 
 pytestmark = [
     pytest.mark.e2e,
@@ -91,8 +91,21 @@ def ptp_network(node: Node) -> dict[str, Any]:
     plugins = [
         {"type": "ptp", "ipMasq": True, "ipam": ipam},
         {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
+        {"type": "bandwidth", "capabilities": {"bandwidth": True}},
     ]
     return {"cniVersion": "1.0.0", "name": "by-hand", "plugins": plugins}
+
+
+def macvlan_network(node: Node) -> dict[str, Any]:
+    """Pods as further machines on the node's own segment, with limits where a pod asks for them."""
+    ipam = {
+        "type": "host-local",
+        "ranges": [[{"subnet": f"{NODE_IP.rsplit('.', 1)[0]}.0/24", "gateway": OUTSIDE_IP,
+                     "rangeStart": NODE_IP.rsplit(".", 1)[0] + ".100"}]],
+        "dataDir": str(node.root / "reservations"),
+    }  # fmt: skip
+    plugin = {"type": "macvlan", "master": "up0", "mode": "bridge", "ipam": ipam}
+    return {"cniVersion": "1.0.0", "name": "by-hand", "plugins": [plugin]}
 
 
 def host_ends() -> list[str]:
@@ -109,11 +122,19 @@ def answers(node: Node, source: str, url: str, times: int = 10) -> set[str]:
     return set(node.kubectl("exec", source, "--", "sh", "-c", loop).out.split())
 
 
+def ready_message(node: Node) -> str:
+    found = json.loads(node.kubectl("get", "nodes", "-o", "json").out)["items"][0]
+    conditions = found["status"]["conditions"]
+    return str(next(c["message"] for c in conditions if c["type"] == "Ready"))
+
+
 def test_pods_have_network_services_and_host_ports_and_leave_nothing(
     foreign: tuple[Node, str], spies: Spies
 ) -> None:
     node, plugin = foreign
     host_port = {"ports": [{"containerPort": 8080, "hostPort": 8085}]}
+    limited = pod("client")
+    limited["metadata"]["annotations"] = {"kubernetes.io/ingress-bandwidth": "800M"}
     web = {
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
         "spec": {"type": "NodePort", "selector": {"app": "web"},
@@ -122,7 +143,7 @@ def test_pods_have_network_services_and_host_ports_and_leave_nothing(
     node.apply(
         pod("web-1", SERVE, labels={"app": "web"}),
         pod("web-2", SERVE, labels={"app": "web"}, container=host_port),
-        pod("client"),
+        limited,
         web,
     )
     node.wait_running("web-1", "web-2", "client")
@@ -137,9 +158,11 @@ def test_pods_have_network_services_and_host_ports_and_leave_nothing(
         node.until(f"both answer {source}", lambda source=source: answers(node, source, url) == both)
     assert answers(node, "outside", f"http://{NODE_IP}:30222/") == both
     assert answers(node, "outside", f"http://{NODE_IP}:8085/", 3) == {"web-2"}
+    queues = node._run(["tc", "qdisc", "show"], check=True, timeout=10).out
+    assert queues.count("qdisc tbf") == 1 and "rate 800Mbit" in queues
     added = spies.calls("ADD")
     assert len(added[plugin]) == 3 and added["portmap"] >= added[plugin]
-    assert added["host-local"] == added[plugin]
+    assert added["host-local"] == added["bandwidth"] == added[plugin]
 
     node.kubectl("delete", "pod", "web-1", "web-2", "client")
     node.kubectl("delete", "service", "web")
@@ -148,6 +171,30 @@ def test_pods_have_network_services_and_host_ports_and_leave_nothing(
     # host-local keeps a file per address in use.
     assert [file for file in node.root.rglob("10.244.0.*") if file.is_file()] == []
     assert leaked_packets(node) == 0
+
+
+def test_pods_on_macvlan_are_machines_of_the_nodes_segment(unstarted_node: Node, spies: Spies) -> None:
+    node = unstarted_node
+    before = host_state.read()
+    spies.forget()
+    conflist = node.root / "etc/cni/net.d/05-by-hand.conflist"
+    conflist.parent.mkdir(parents=True, exist_ok=True)
+    conflist.write_text(json.dumps(macvlan_network(node)))
+    node.cli("up", "--detach", "--cni-bin-dir", str(spies.folder), "--cni-bin-dir", str(DEBIAN))
+    node.apply(pod("web", SERVE), pod("client"))
+    node.wait_running("web", "client")
+    address = node.get("pod", "web")["status"]["podIP"]
+    assert address.rsplit(".", 1)[0] == NODE_IP.rsplit(".", 1)[0]
+    url = f"http://{address}:8080/"
+    node.until("the client sees the web", lambda: answers(node, "client", url, 1) == {"web"})
+    node.until("the segment sees the web", lambda: answers(node, "outside", url, 1) == {"web"})
+    assert len(spies.calls("ADD")["macvlan"]) == 2
+    node.kubectl("delete", "pod", "web", "client")
+    node.until("DEL for each ADD", lambda: spies.calls("DEL")["macvlan"] >= spies.calls("ADD")["macvlan"])
+    assert [p for p in (node.root / "reservations/by-hand").iterdir() if p.name[0].isdigit()] == []
+    node.cli("down")
+    conflist.unlink()
+    assert host_state.settled_difference(before) == []
 
 
 def test_a_missing_plugin_is_named_and_the_node_waits_for_it(unstarted_node: Node, spies: Spies) -> None:
@@ -166,6 +213,17 @@ def test_a_missing_plugin_is_named_and_the_node_waits_for_it(unstarted_node: Nod
     select = ("--field-selector", "involvedObject.name=unattached")
     node.until("event", lambda: "not-ready" in node.kubectl("get", "events", *select).out)
     assert node.phase("unattached") == "Pending"
+    # A plugin that says by STATUS that it cannot: the node is NotReady with its words, and Ready when it can.
+    sick = spies.folder / "sick"
+    sick.write_text(
+        '#!/bin/sh\n[ "$CNI_COMMAND" = STATUS ] || exec cat >/dev/null\n'
+        f'[ -e {spies.folder}/well ] || {{ echo \'{{"code":50,"msg":"uplink unplugged"}}\'; exit 1; }}\n'
+    )
+    sick.chmod(0o755)
+    conflist.write_text(json.dumps({"cniVersion": "1.1.0", "name": "by-hand", "plugins": [{"type": "sick"}]}))
+    node.until("NotReady by STATUS", lambda: "uplink unplugged" in ready_message(node))
+    (spies.folder / "well").touch()
+    node.until("Ready by STATUS", lambda: "kubelet is posting ready status" in ready_message(node))
     conflist.write_text(good)
     node.wait_running("unattached")
     node.kubectl("delete", "pod", "unattached")
