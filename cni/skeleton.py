@@ -237,7 +237,7 @@ def write_executables(folder: Path, python: str) -> None:
     source = str(Path(__file__).resolve().parent.parent)
     for kind in OWN_PLUGINS:
         code = (
-            f"import sys; sys.path.insert(0, {source!r}); from cni.skeleton import main; "
+            f"import sys; sys.path.insert(0, {source!r}); from cni.knock import main; "
             f"sys.exit(main({kind!r}, {str(folder)!r}))"
         )
         text = f"#!/bin/sh\nexec {shlex.quote(python)} -I -S -c {shlex.quote(code)}\n"

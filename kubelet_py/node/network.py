@@ -3,7 +3,8 @@
 One place knows which files and kernel objects the network of a node consists of, so that the agent that
 makes them and the commands that remove them cannot disagree:
 
-    <state>/cni-bin/             our plugins as programs (for other runtimes; the agent runs them in-process)
+    <state>/cni-bin/             our plugins as programs (for other runtimes; the agent runs them in-process),
+                                 and the socket by which they leave the work to the agent
     <config>/10-kubelet-py.conflist   written when the folder holds no other network
     <state>/cni/{results,networks}/   what ADD answered; address reservations
     <state>/network.json         sysctls as they were before us
@@ -20,6 +21,7 @@ from pathlib import Path
 from cni import conflist, skeleton
 from cni.invoke import Invoker
 from cni.netlink import Netlink
+from cni.warm import WarmPlugins
 from kubelet_py.node import routes
 from kubelet_py.paths import NodePaths
 
@@ -35,6 +37,7 @@ class NodeNetwork:
     def __init__(self, paths: NodePaths, bin_dirs: Sequence[Path] = ()) -> None:
         self._paths = paths
         self._own = paths.state / "cni-bin"
+        self._warm = WarmPlugins(self._own)
         self._state = paths.state / "network.json"
         self.invoker = Invoker(
             config_dir=paths.cni_config,
@@ -49,6 +52,7 @@ class NodeNetwork:
         Answers what the kernel could not give, one sentence each. Raises CniError.
         """
         skeleton.write_executables(self._own, python)
+        self._warm.start()
         self._write_conflist(pod_cidr, cluster_cidr)
         problems = routes.prepare_kernel(self._state)
         self.invoker.prepare()
@@ -64,6 +68,7 @@ class NodeNetwork:
 
     def tear_down(self) -> None:
         """Remove all of it but the address reservations' folder; the pods must be gone. Raises CniError."""
+        self._warm.stop()
         self.invoker.gc(())
         self.invoker.tear_down()
         routes.restore(self._state, bridge=self._paths.bridge)

@@ -28,6 +28,7 @@ from network_lab import Namespace  # noqa: E402
 from cni import conflist, skeleton  # noqa: E402
 from cni.invoke import Invoker  # noqa: E402
 from cni.netlink import Netlink  # noqa: E402
+from cni.warm import WarmPlugins  # noqa: E402
 
 DEBIAN = Path("/usr/lib/cni")
 GOALS = "goals: in-process p50 ≤ 4 ms; programs ≤ 3 × Debian's; deleting 250 pods ≤ 0.5 s"
@@ -90,6 +91,15 @@ class Programs:
         self._run("DEL", name, netns)
 
 
+class Cold(Programs):
+    """The same from another folder, beside which no agent listens."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        alone = folder / "cold-bin"
+        skeleton.write_executables(alone, sys.executable)
+        super().__init__(folder, alone, number)
+
+
 def timed(action: Callable[[], None]) -> float:
     begin = time.perf_counter()
     action()
@@ -142,9 +152,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kpy-cni-bench-") as name, network_lab.node():
         folder = Path(name)
         mine = InProcess(folder)
+        warm = WarmPlugins(folder / "cni-bin")
+        warm.start()
         kinds: dict[str, InProcess | Programs] = {
             "ours, in-process": mine,
-            "ours, programs": Programs(folder, folder / "cni-bin", 2),
+            "ours, programs": Cold(folder, 2),
+            "ours, programs beside an agent": Programs(folder, folder / "cni-bin", 4),
         }
         if (DEBIAN / "bridge").exists():
             kinds["Debian's programs"] = Programs(folder, DEBIAN, 3)
@@ -154,8 +167,9 @@ def main() -> None:
             print(line(kind, values))
         if "Debian's programs" in found:
             peer = statistics.median(found["Debian's programs"])
-            for kind in ("ours, in-process", "ours, programs"):
+            for kind in (name for name in found if name.startswith("ours")):
                 print(f"{kind} / Debian's: {statistics.median(found[kind]) / peer:.2f}")
+        warm.stop()
         answered, gone = bulk_delete(mine, options.pods)
         print(f"deleting {options.pods} pods' wiring: DELs {answered:.3f} s, links gone {gone:.3f} s")
 
