@@ -395,6 +395,10 @@ def parse_arguments(argv: Sequence[str]) -> Options:
     )
     parser.add_argument("--cert-dir", type=Path, help="where certificates got by request are kept")
     parser.add_argument("--rotate-certificates", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument(
+        "--rotate-server-certificates", action=argparse.BooleanOptionalAction, default=None,
+        help="serverTLSBootstrap: get the HTTPS server's certificate from the cluster's CA, and renew it",
+    )  # fmt: skip
     parser.add_argument("--tls-cert-file", help="certificate of the HTTPS server")
     parser.add_argument("--tls-private-key-file", help="its key")
     arguments = parser.parse_args(argv)
@@ -415,6 +419,8 @@ def parse_arguments(argv: Sequence[str]) -> Options:
         config = replace(config, service_cidr=arguments.service_cidr)
     if arguments.register_node is not None:
         config = replace(config, register_node=arguments.register_node)
+    if arguments.rotate_server_certificates is not None:
+        config = replace(config, server_tls_bootstrap=arguments.rotate_server_certificates)
     for name in ("rotate_certificates", "tls_cert_file", "tls_private_key_file"):
         if getattr(arguments, name) is not None:
             config = replace(config, **{name: getattr(arguments, name)})

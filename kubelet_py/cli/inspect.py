@@ -17,6 +17,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kubelet_py.cli import login
 from kubelet_py.cli import settings as node_settings
 from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.inspect_plan import inspect_plan
@@ -70,14 +71,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _client(paths: NodePaths) -> RestClient:
-    from kubeclient import kubeconfig
-    from kubeclient.rest import RestClient
-
     if node_settings.load(paths) is None:
         raise CommandError("this node was never started (kubelet-py up --detach)")
-    return RestClient(
-        kubeconfig.load(paths.kubeconfig("admin")), user_agent="kubelet-py-inspect", timeout=5.0
-    )
+    return login.client(paths, "inspect")
 
 
 def _get(paths: NodePaths, plural: str, name: str, namespace: str) -> dict[str, Any]:

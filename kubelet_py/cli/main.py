@@ -24,6 +24,9 @@ COMMANDS = {
     "inspect": "kubelet_py.cli.inspect",
     "doctor": "kubelet_py.cli.doctor",
     "node": "kubelet_py.cli.node",
+    "token": "kubelet_py.cli.token",
+    "join": "kubelet_py.cli.join",
+    "leave": "kubelet_py.cli.join",
 }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from kubelet_py.cli import login
 from kubelet_py.cli.settings import NodeSettings
 from kubelet_py.paths import NodePaths
 
@@ -35,17 +36,21 @@ def report_until_ready(
     """
     began = time.time() - (time.monotonic() - started)
     wait = _Waiter(paths, started + timeout, alive)
-    kubeconfig = paths.kubeconfig("admin")
-    wait.until(kubeconfig.exists, lambda: "the certificates were not made")
+    # A joined node's kubeconfig is made by its agent, when the API server has signed its certificate.
+    kubeconfig = paths.kubeconfig("kubelet" if settings.server else "admin")
+    missing = "the node did not get a certificate" if settings.server else "the certificates were not made"
+    wait.until(kubeconfig.exists, lambda: missing)
     # Loaded anew each time: a kubeconfig of an earlier start may still name another port.
     wait.until(lambda: _serves(_client(paths)), lambda: "the API server does not answer")
     client = _client(paths)
     answered = time.monotonic() - started
-    print(f"API server answers on port {settings.secure_port} after {answered:.2f} s", flush=True)
+    where = f"at {settings.server}" if settings.server else f"on port {settings.secure_port}"
+    print(f"API server answers {where} after {answered:.2f} s", flush=True)
     name = settings.node_name
     wait.until(lambda: node_is_ready(client, name, began), lambda: why_not_ready(client, name))
     print(f"Node {name} is Ready after {time.monotonic() - started:.2f} s", flush=True)
-    print(f"Use it:  export KUBECONFIG={kubeconfig}", flush=True)
+    if not settings.server:
+        print(f"Use it:  export KUBECONFIG={kubeconfig}", flush=True)
 
 
 class _Waiter:
@@ -64,10 +69,7 @@ class _Waiter:
 
 
 def _client(paths: NodePaths) -> RestClient:
-    from kubeclient import kubeconfig
-    from kubeclient.rest import RestClient
-
-    return RestClient(kubeconfig.load(paths.kubeconfig("admin")), user_agent="kubelet-py-up", timeout=5.0)
+    return login.client(paths, "up")
 
 
 def _serves(client: RestClient) -> bool:

@@ -24,7 +24,10 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """Options of `kubelet-py up` that describe the node and its cluster."""
+    """Options of `kubelet-py up` that describe the node and its cluster.
+
+    `server` is the API server of a node that joined a cluster elsewhere; "" where it runs here.
+    """
 
     node_name: str
     node_ip: str
@@ -40,6 +43,7 @@ class NodeSettings:
     cluster_dns: bool = True
     cluster_domain: str = "cluster.local"
     cni_bin_dirs: tuple[str, ...] = ()
+    server: str = ""
 
     def check(self) -> None:
         """Raise SettingsError for a name, address range, address, port or file that cannot be used."""

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from kubelet_py.cli import login
 from kubelet_py.cli import settings as node_settings
 from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.processes import ProcessIdentity
@@ -58,8 +59,15 @@ def run_status(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(json.dumps(report, indent=2))
     else:
-        _print(report)
-    return 0 if set(PROCESSES) <= set(processes) and report["ready"] else 1
+        _print(report, _expected(paths))
+    return 0 if set(_expected(paths)) <= set(processes) and report["ready"] else 1
+
+
+def _expected(paths: NodePaths) -> tuple[str, ...]:
+    """The processes that this node should have: the control plane of a joined one is elsewhere."""
+    settings = node_settings.load(paths)
+    joined = settings is not None and settings.server
+    return tuple(name for name in PROCESSES if not (joined and name == "controlplane"))
 
 
 def _processes(paths: NodePaths) -> dict[str, dict[str, Any]]:
@@ -97,7 +105,7 @@ def _cluster(paths: NodePaths) -> dict[str, Any]:
         return answer | {"error": "this node was never started (kubelet-py up --detach)"}
     answer |= {"node": settings.node_name, "address": settings.node_ip}
     try:
-        client_config = kubeconfig.load(paths.kubeconfig("admin"))
+        client_config = kubeconfig.load(login.own_kubeconfig(paths))
         client = RestClient(client_config, user_agent="kubelet-py-status", timeout=5.0)
         node = client.get(NODES, settings.node_name)
         pods = client.list(PODS, field_selector=f"spec.nodeName={settings.node_name}")["items"]
@@ -118,9 +126,9 @@ def _cluster(paths: NodePaths) -> dict[str, Any]:
     }
 
 
-def _print(report: dict[str, Any]) -> None:
+def _print(report: dict[str, Any], expected: tuple[str, ...]) -> None:
     processes = report["processes"]
-    for name in PROCESSES:
+    for name in expected:
         process = processes.get(name)
         if process is None:
             print(f"{name:<13} not running")

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -85,8 +85,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         settings = _settings(args, paths)
         if args.detach:
-            _refuse_a_second(paths)
-            return _detach(paths, settings, args.timeout)
+            argv = [arg for arg in sys.argv[1:] if arg not in ("--detach", "-d")]
+            start_detached(paths, settings, args.timeout, argv)
+            return 0
         supervisor = _prepare(paths, settings)
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, str(error))
@@ -115,7 +116,8 @@ def _prepare(paths: NodePaths, settings: NodeSettings) -> Supervisor:
     check_host(paths, settings)
     settings.save(paths)
     paths.manifests.mkdir(parents=True, exist_ok=True)
-    make_authority(paths, settings)
+    if not settings.server:
+        make_authority(paths, settings)
     return supervisor
 
 
@@ -134,16 +136,16 @@ def require_root(command: str) -> None:
 
 def _settings(args: argparse.Namespace, paths: NodePaths) -> NodeSettings:
     """Options given now over those of the last `up` over the defaults."""
-    from kubelet_py.node.addresses import NoAddress, choose_node_address
+    from kubelet_py.node.addresses import NoAddress
 
-    names = [field.name for field in fields(NodeSettings)]
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    names = {field.name for field in fields(NodeSettings)}
+    given = {name: value for name, value in vars(args).items() if name in names and value is not None}
     if "cni_bin_dirs" in given:
         given["cni_bin_dirs"] = tuple(given["cni_bin_dirs"])
     known = node_settings.load(paths)
     try:
         if "node_ip" not in given:
-            given["node_ip"] = choose_node_address().address
+            given["node_ip"] = _address(known)
         if known is None:
             given.setdefault("node_name", socket.gethostname().lower())
             settings = NodeSettings(**given)
@@ -155,8 +157,20 @@ def _settings(args: argparse.Namespace, paths: NodePaths) -> NodeSettings:
     return settings
 
 
+def _address(known: NodeSettings | None) -> str:
+    """The one that the node joined with, as long as this machine has it; else the default route's."""
+    from kubelet_py.node.addresses import NoAddress, choose_node_address
+
+    if known is not None and known.server:
+        try:
+            return choose_node_address(known.node_ip).address
+        except NoAddress:
+            pass
+    return choose_node_address().address
+
+
 def _children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
-    """The node's three processes, in the order of starting."""
+    """The node's processes, in the order of starting; a joined node has no control plane of its own."""
     python = [sys.executable, "-m"]
     s = settings
     control_plane = [
@@ -175,15 +189,20 @@ def _children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
         *_kubelet_dns(s),
         *(part for folder in s.cni_bin_dirs for part in ("--cni-bin-dir", folder)),
     ]  # fmt: skip
+    if s.server:
+        token = str(paths.kubeconfig("bootstrap-kubelet"))
+        agent += ["--bootstrap-kubeconfig", token, "--rotate-certificates", "--rotate-server-certificates"]
+    login = paths.kubeconfig("kubelet" if s.server else "proxy")
     proxy = [
         *python, "proxy",
-        "--kubeconfig", str(paths.kubeconfig("proxy")), "--hostname-override", s.node_name,
+        "--kubeconfig", str(login), "--hostname-override", s.node_name,
         "--cluster-cidr", s.cluster_cidr, "--healthz-bind-address", f"127.0.0.1:{s.proxy_healthz_port}",
         "--metrics-bind-address", f"127.0.0.1:{s.proxy_healthz_port}", "--proxy-mode", s.proxy_mode,
         *_proxy_dns(s),
     ]  # fmt: skip
+    own = [] if s.server else [ChildSpec("controlplane", control_plane, paths.logs / "controlplane.log")]
     return [
-        ChildSpec("controlplane", control_plane, paths.logs / "controlplane.log"),
+        *own,
         ChildSpec("agent", agent, paths.logs / "agent.log"),
         ChildSpec("proxy", proxy, paths.logs / "proxy.log"),
     ]
@@ -225,8 +244,9 @@ def check_host(paths: NodePaths, settings: NodeSettings) -> None:
     disk = os.statvfs(paths.state)
     if disk.f_bavail * disk.f_frsize < LEAST_FREE_BYTES:
         raise CommandError(f"Less than 128 MiB are free on the disk of {paths.state} (make room, or --root)")
+    own = (settings.bind_address, settings.secure_port, "the API server", "--secure-port")
     ports = (
-        (settings.bind_address, settings.secure_port, "the API server", "--secure-port"),
+        *(() if settings.server else (own,)),
         ("0.0.0.0", settings.kubelet_port, "the kubelet", "--kubelet-port"),
         ("127.0.0.1", settings.proxy_healthz_port, "the proxy's healthz", "--proxy-healthz-port"),
     )
@@ -275,16 +295,21 @@ def make_authority(paths: NodePaths, settings: NodeSettings) -> None:
         raise CommandError(f"Could not make the certificates: {lines[-1]}")
 
 
-def _detach(paths: NodePaths, settings: NodeSettings, timeout: float) -> int:
-    """Start the supervisor as a session of its own and wait here until the node is Ready."""
+def start_detached(
+    paths: NodePaths, settings: NodeSettings, timeout: float, argv: Sequence[str] = ()
+) -> None:
+    """Start the supervisor as a session of its own and wait here until the node is Ready.
+
+    `argv` is the command line of `up` that becomes the supervisor; without one the saved settings count.
+    """
+    _refuse_a_second(paths)
     log_file = paths.logs / "supervisor.log"
     log_file.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    argv = [arg for arg in sys.argv[1:] if arg not in ("--detach", "-d")]
     with log_file.open("ab") as output:
         offset = output.tell()
         supervisor = subprocess.Popen(
-            [sys.executable, "-m", "kubelet_py", *argv],
+            [sys.executable, "-m", "kubelet_py", *(argv or ["up", "--root", str(paths.root)])],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -299,7 +324,6 @@ def _detach(paths: NodePaths, settings: NodeSettings, timeout: float) -> int:
         if supervisor.poll() is not None:
             raise CommandError(_last_words(log_file, offset)) from error
         raise CommandError(str(error)) from error
-    return 0
 
 
 def _last_words(log_file: Path, offset: int) -> str:

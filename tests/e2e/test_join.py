@@ -1,0 +1,182 @@
+"""A second machine becomes a node by one command, and is as before after another."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import host_state
+import pytest
+from e2e_node import NODE_IP, Done, Node, pod
+from second_node import SECOND_IP, SecondNode, second_machine
+
+from kubelet_py.cli.token import ca_hash
+from kubelet_py.node.certificate_store import read_pair
+
+pytestmark = pytest.mark.e2e
+
+SERVER = f"https://{NODE_IP}:6443"
+
+
+@pytest.fixture(scope="module")
+def machine(node: Node) -> Iterator[SecondNode]:
+    """The second machine, with an image, not joined."""
+    before = host_state.read()
+    root = Path(tempfile.mkdtemp(prefix="kpy-", dir="/tmp"))
+    with second_machine(root) as found:
+        found.import_busybox()
+        yield found
+        if (root / "etc/kubelet-py/node.json").exists():
+            found.cli("leave", check=False)
+    difference = host_state.settled_difference(before)
+    shutil.rmtree(root)
+    assert difference == []
+
+
+def token(node: Node, *options: str) -> str:
+    return node.cli("token", "create", *options).out.strip()
+
+
+def pin(node: Node) -> str:
+    return ca_hash((node.root / "etc/kubelet-py/pki/ca.crt").read_bytes())
+
+
+def join(machine: SecondNode, **options: str) -> Done:
+    argv = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    return machine.cli("join", "--node-name=n2", *argv, check=False)
+
+
+WRONG = "sha256:" + "0" * 64
+
+
+def test_a_wrong_join_says_what_is_wrong_and_makes_nothing(node: Node, machine: SecondNode) -> None:
+    good, hashed = token(node), pin(node)
+    signing = token(node, "--usages", "signing")
+    right = {"server": SERVER, "token": good, "discovery_token_ca_cert_hash": hashed}
+    taken = node.kubectl("get", "nodes", "-o", "name").out.strip().removeprefix("node/")
+    # The controller signs cluster-info for the new tokens first.
+    node.until(
+        "signed", lambda: signing[:6] in node.kubectl("get", "cm", "-n", "kube-public", "-o", "json").out
+    )
+    cases: list[tuple[dict[str, str], str]] = [
+        ({"discovery_token_ca_cert_hash": WRONG}, f"is {hashed}, not {WRONG}"),
+        ({"token": "nobody.0123456789abcdef"}, "does not know the token nobody, or it has expired"),
+        ({"token": signing}, "does not let the token"),
+        ({"server": "https://198.51.101.10:1"}, "Could not connect to 198.51.101.10:1: Connection refused"),
+        ({"server": "https://198.51.101.10:6443"}, "its certificate does not name 198.51.101.10"),
+        ({"node_name": taken}, f"There is a node {taken} already, and it is Ready"),
+    ]
+    for change, text in cases:
+        done = join(machine, **{**right, **change})
+        assert (done.code, text in done.err) == (1, True), (change, done)
+        assert "Traceback" not in done.err and len(done.err.splitlines()) == 1
+    assert not (machine.root / "etc/kubelet-py").exists()
+    assert not (machine.root / "run/kubelet-py/supervisor.json").exists()
+    assert machine.cli("leave", check=False).code == 1
+
+
+@pytest.fixture(scope="module")
+def joined(node: Node, machine: SecondNode) -> SecondNode:
+    """Joined by the very command that the control plane printed."""
+    command = shlex.split(token(node, "--ttl", "1h", "--description", "for n2", "--print-join-command"))
+    assert command[:2] == ["kubelet-py", "join"]
+    done = machine.cli(*command[1:], "--node-name", "n2")
+    assert "Node n2 is Ready after" in done.out, done
+    return machine
+
+
+def test_a_joined_node_has_its_own_range_and_runs_pods(node: Node, joined: SecondNode) -> None:
+    nodes = node.kubectl("get", "nodes", "-o", "json").json()["items"]
+    ranges = {found["metadata"]["name"]: found["spec"]["podCIDR"] for found in nodes}
+    assert len(ranges) == 2 and len(set(ranges.values())) == 2
+    second = node.get("node", "n2")
+    assert {"type": "InternalIP", "address": SECOND_IP} in second["status"]["addresses"]
+    node.apply(
+        pod("there", "echo hello from $(hostname); sleep 3600", nodeSelector={"kubernetes.io/hostname": "n2"})
+    )
+    node.wait_running("there")
+    address = node.get("pod", "there")["status"]["podIP"]
+    assert address.startswith(ranges["n2"].rpartition(".")[0])
+    # The API server trusts port 10250 by the certificate that was signed upon request.
+    node.until("logs", lambda: node.kubectl("logs", "there", check=False).out == "hello from there\n")
+    assert node.kubectl("exec", "there", "--", "hostname").out == "there\n"
+    spread = [pod(f"spread-{number}", labels={"app": "spread"}) for number in range(4)]
+    node.apply(*spread)
+    node.wait_running(*(each["metadata"]["name"] for each in spread))
+    found = node.kubectl("get", "pods", "-l", "app=spread", "-o", "json").json()["items"]
+    assert "n2" in {each["spec"]["nodeName"] for each in found}
+
+
+def test_what_joining_leaves_on_the_disk(node: Node, joined: SecondNode) -> None:
+    config, pki = joined.root / "etc/kubelet-py", joined.root / "var/lib/kubelet-py/pki"
+    assert not (config / "bootstrap-kubelet.conf").exists(), "the token does not stay"
+    assert not (config / "admin.conf").exists() and not (config / "pki/ca.key").exists()
+    for name in ("kubelet-client", "kubelet-server"):
+        link = pki / f"{name}-current.pem"
+        node.until(name, link.is_symlink)
+        pair = read_pair(link)
+        assert pair is not None and pair.certificate.common_name == "system:node:n2"
+        assert link.resolve().stat().st_mode & 0o777 == 0o600
+    document = json.loads((config / "kubelet.conf").read_text())
+    assert document["users"][0]["user"]["client-certificate"] == str(pki / "kubelet-client-current.pem")
+    rows = [row.split() for row in node.kubectl("get", "csr", "--no-headers").out.splitlines()]
+    mine = {row[2].rpartition("/")[2]: row[-1] for row in rows if row[0].startswith("node-csr-")}
+    assert mine == {"kube-apiserver-client-kubelet": "Approved,Issued", "kubelet-serving": "Approved,Issued"}
+    assert joined.cli("status").code == 0
+    again = joined.cli("join", "--server", SERVER, "--token", "abcdef.0123456789abcdef",
+                       "--discovery-token-ca-cert-hash", WRONG, check=False)  # fmt: skip
+    assert again.code == 1 and f"node n2 of {SERVER} already" in again.err
+
+
+def test_a_joined_node_comes_back_by_up(node: Node, joined: SecondNode) -> None:
+    before = containers(node)
+    supervisor = joined.pid("supervisor")
+    os.kill(supervisor, 15)
+    node.until("ended", lambda: joined.cli("status", "--pid", "agent", check=False).code != 0)
+    assert "Node n2 is Ready after" in joined.cli("up", "--detach").out
+    assert joined.pid("supervisor") != supervisor
+    assert containers(node) == before, "adopted, not started again"
+
+
+def containers(node: Node) -> list[Any]:
+    found = node.kubectl("get", "pods", "-o", "json").json()["items"]
+    return sorted(
+        each["status"]["containerStatuses"][0]["containerID"]
+        for each in found
+        if each["spec"]["nodeName"] == "n2"
+    )
+
+
+def test_tokens_are_listed_and_deleted(node: Node, machine: SecondNode) -> None:
+    text = token(node, "--ttl", "30m", "--description", "for the list")
+    listed = next(line for line in node.cli("token", "list").out.splitlines() if text in line)
+    assert "authentication,signing" in listed or "signing,authentication" in listed
+    assert "for the list" in listed and "system:bootstrappers:kubeadm:default-node-token" in listed
+    found = json.loads(node.cli("token", "list", "-o", "json").out)
+    assert text[:6] in {each["id"] for each in found}
+    assert text[:6] in node.kubectl("get", "secrets", "-n", "kube-system").out
+    twice = node.cli("token", "create", text, check=False)
+    assert twice.code == 1 and "is there already" in twice.err
+    assert node.cli("token", "delete", text).out == f"Deleted bootstrap token {text[:6]}\n"
+    assert text not in node.cli("token", "list").out
+    assert node.cli("token", "delete", text, check=False).code == 1
+    assert len(node.cli("token", "generate").out.strip()) == 23
+    without = machine.cli("token", "list", check=False)
+    assert without.code == 1 and "tokens are made where the control plane runs" in without.err
+
+
+def test_a_node_that_leaves_is_gone_on_both_sides(node: Node, joined: SecondNode) -> None:
+    done = joined.cli("leave")
+    assert "Deleted node n2" in done.out
+    assert node.kubectl("get", "node", "n2", check=False).code != 0
+    node.until(
+        "its pods gone", lambda: "n2" not in node.kubectl("get", "pods", "-o", "wide", "--no-headers").out
+    )
+    for left in ("etc/kubelet-py", "var/lib/kubelet-py", "run/kubelet-py", "var/log/pods"):
+        assert not (joined.root / left).exists(), left
