@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from controlplane.apiserver import signing_requests
+from controlplane.apiserver import node_restriction, signing_requests
 from controlplane.apiserver.defaults_pod import qos_class
 from controlplane.apiserver.errors import forbidden, namespace_terminating, not_found
 from controlplane.apiserver.limit_ranger import complaints, give_defaults
@@ -53,7 +53,7 @@ class Admission:
         if info.namespaced:
             self._namespace_lifecycle(info, namespace, name)
         if user.node_name:
-            _restrict_node(info, name, obj, user)
+            node_restriction.restrict_create(info, name, obj, user)
         if key == _POD:
             self._limit_ranges(info, namespace, obj)
             if not is_mirror(obj):
@@ -81,10 +81,9 @@ class Admission:
         if (info.group, info.plural) == signing_requests.KEY:
             signing_requests.admit_update(info, new, old, user, subresource, self._may)
         if user.node_name and (info.group, info.plural) == _NODE:
-            _restrict_node(info, new["metadata"]["name"], new, user)
-            if not subresource and new.get("spec", {}).get("taints") != old.get("spec", {}).get("taints"):
-                text = f'node "{user.node_name}" is not allowed to modify taints'
-                raise forbidden(info, new["metadata"]["name"], text)
+            node_restriction.restrict_node_update(info, new, old, user, subresource)
+        elif user.node_name and (info.group, info.plural) == _POD and subresource == "status":
+            node_restriction.restrict_pod_status(info, new, old, user)
 
     def delete(self, info: ResourceInfo, namespace: str, name: str, user: User) -> None:
         """Raises StatusError (403)."""
@@ -172,20 +171,3 @@ def _default_tolerations(pod: Object) -> None:
                 }
             )
     pod["spec"]["tolerations"] = tolerations
-
-
-def _restrict_node(info: ResourceInfo, name: str, obj: Object, user: User) -> None:
-    """NodeRestriction: a kubelet registers itself and mirrors its own static pods, and no more."""
-    key = (info.group, info.plural)
-    if key == _NODE and name != user.node_name:
-        raise forbidden(info, name, f'node "{user.node_name}" is not allowed to modify node "{name}"')
-    if key == ("coordination.k8s.io", "leases") and name != user.node_name:
-        raise forbidden(info, name, "can only access node lease with the same name as the requesting node")
-    if key != _POD:
-        return
-    if not is_mirror(obj):
-        text = 'pod does not have "kubernetes.io/config.mirror" annotation, '
-        raise forbidden(info, name, f'{text}node "{user.node_name}" can only create mirror pods')
-    if obj["spec"].get("nodeName") != user.node_name:
-        text = f'node "{user.node_name}" can only create pods with spec.nodeName set to itself'
-        raise forbidden(info, name, text)

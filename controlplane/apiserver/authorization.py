@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from controlplane.apiserver.node_access import NodeAccess
+from controlplane.apiserver.node_access import NodeAccess, pinned
 from controlplane.apiserver.routing import Request
 from controlplane.apiserver.users import AUTHENTICATED, MASTERS, User
 from controlplane.storage.cache import Cache
@@ -37,6 +37,7 @@ class Attributes:
     namespace: str = ""
     name: str = ""
     path: str = ""
+    fields: str = ""  # the field selector of a list or watch
 
     @property
     def full_resource(self) -> str:
@@ -89,18 +90,12 @@ def of_request(request: Request) -> Attributes:
     namespace, name = request.namespace, request.name
     if info.plural == "namespaces":
         namespace = name
-    if not name and request.verb in ("list", "watch"):
-        name = _pinned_name(request.query.get("fieldSelector", ""))
-    return Attributes(request.verb, info.group, info.plural, request.subresource, namespace, name)
-
-
-def _pinned_name(field_selector: str) -> str:
-    """A list that can only ever find one object counts as one about that object."""
-    for part in field_selector.split(","):
-        field, operator, value = part.partition("=")
-        if field.strip() == "metadata.name" and operator:
-            return value.lstrip("=").strip()
-    return ""
+    fields = request.query.get("fieldSelector", "") if request.verb in ("list", "watch") else ""
+    if not name:
+        name = pinned(fields, "metadata.name")
+    return Attributes(
+        request.verb, info.group, info.plural, request.subresource, namespace, name, fields=fields
+    )
 
 
 class Authorizer:
@@ -124,7 +119,7 @@ class Authorizer:
             not node
             or bool(asked.path)
             or self._nodes.allowed(
-                node, asked.verb, asked.resource, asked.subresource, asked.namespace, asked.name
+                node, asked.verb, asked.resource, asked.subresource, asked.namespace, asked.name, asked.fields
             )
         )
 

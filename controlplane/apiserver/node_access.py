@@ -1,8 +1,10 @@
 """What a kubelet may see and touch beyond its role: only what concerns its own node.
 
 A node that was broken into should not be able to read every Secret of the cluster. So a kubelet gets Secrets
-and ConfigMaps one by one, by name, and only those that a pod bound to its node refers to; it changes the
-status of such pods only, and its own Node and Lease (upstream: plugin/pkg/auth/authorizer/node).
+and ConfigMaps one by one, by name, and only those that a pod bound to its node refers to; it sees and changes
+such pods only, and its own Lease, and changes its own Node (upstream: plugin/pkg/auth/authorizer/node, with
+the feature AuthorizeNodeWithSelectors for pods). Other Nodes it may read: their addresses and ranges are what
+routes between nodes are made of.
 """
 
 from __future__ import annotations
@@ -33,16 +35,27 @@ class NodeAccess:
         self._references: dict[str, set[Reference]] = {}
 
     def allowed(
-        self, node: str, verb: str, resource: str, subresource: str, namespace: str, name: str
+        self,
+        node: str,
+        verb: str,
+        resource: str,
+        subresource: str,
+        namespace: str,
+        name: str,
+        fields: str = "",
     ) -> bool:
-        """Called after the role of system:nodes has allowed the verb on the resource."""
+        """Called after the role of system:nodes has allowed the verb on the resource; `fields` is the field
+        selector of a list or watch.
+        """
         if resource in _GUARDED and verb in ("get", "list", "watch"):
             return bool(name) and (_GUARDED[resource], namespace, name) in self._of_node(node)
         if resource == "nodes" and verb not in ("get", "list", "watch", "create"):
             return name == node
-        if resource == "leases" and verb not in ("list", "watch", "create"):
-            return namespace == "kube-node-lease" and name == node
-        if resource == "pods" and (subresource or verb == "delete"):
+        if resource == "leases":
+            return namespace == "kube-node-lease" and (verb == "create" or name == node)
+        if resource == "pods" and verb in ("list", "watch"):
+            return pinned(fields, "spec.nodeName") == node
+        if resource == "pods" and (verb in ("get", "delete") or subresource):
             entry = self._cache.latest("core/pods", namespace, name)
             return entry is None or entry.parse()["spec"].get("nodeName") == node
         return True
@@ -77,6 +90,15 @@ class NodeAccess:
         volume = entry.parse()["spec"].get("volumeName") if entry is not None else None
         if volume:
             yield "PersistentVolume", "", volume
+
+
+def pinned(field_selector: str, wanted: str) -> str:
+    """The one value that a field selector allows for a field, or "": such a list is about that object."""
+    for part in field_selector.split(","):
+        field, operator, value = part.partition("=")
+        if field.strip() == wanted and operator:
+            return value.lstrip("=").strip()
+    return ""
 
 
 def references(spec: Object) -> Iterator[tuple[str, str]]:

@@ -34,7 +34,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "join",
         help="make this machine a node of a cluster",
         description="Make this machine a node of a cluster: check that the server is the one that the "
-        "token was made for, get a certificate from it, start kubelet and proxy, and return when the node is Ready.",
+        "token was made for, get a certificate from it, start kubelet and proxy, and return when the node is "
+        "Ready.",
         epilog="On the control plane, `kubelet-py token create --print-join-command` prints the command.",
     )
     join.add_argument("--server", required=True, help="address of the API server, https://host:port")

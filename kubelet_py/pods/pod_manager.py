@@ -160,6 +160,10 @@ class PodManager:
                 # A source that has not told its pods yet may still have that one.
                 told = self._told
                 mirrors = {u: m for u, m in self._mirrors.items() if u in static or source_of(m) in told}
+            node_uid = self._node_uid()
+            if not node_uid:  # the Node owns its mirrors: they wait until it is registered
+                self._later()
+                return
             for uid, mirror in mirrors.items():
                 if uid not in static:
                     static_pods.delete_mirror(self._client, mirror)
@@ -171,13 +175,16 @@ class PodManager:
                     static_pods.delete_mirror(self._client, image)
                     self._pause_mirror(uid)
                     continue
-                made = static_pods.ensure_mirror(self._client, pod, image, self._node_uid())
+                made = static_pods.ensure_mirror(self._client, pod, image, node_uid)
                 if made is not None:
                     self._mirrors[uid] = made
                     self._wake(uid)
 
     def _pause_mirror(self, uid: str) -> None:
         self._mirror_gone[uid] = self._clock()
+        self._later()
+
+    def _later(self) -> None:
         timer = threading.Timer(MIRROR_PAUSE * 1.1, self.mirrors_due.set)
         timer.daemon = True
         timer.start()

@@ -204,9 +204,9 @@ WEAKENINGS = (
                 '            return True\n        if resource == "leases"',
             ),
             (
-                "controlplane/apiserver/admission.py",
-                "if key == _NODE and name != user.node_name:",
-                "if False:",
+                "controlplane/apiserver/node_restriction.py",
+                "    if name != user.node_name:\n        raise forbidden(info, name, f'node",
+                "    if False:\n        raise forbidden(info, name, f'node",
             ),
         ),
         ("test_K09_a_kubelet_is_its_own_node_and_no_other",),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Client, Live, pod
+from .conftest import MERGE, Client, Live, pod
 
 
 def token(api: Client, namespace: str, name: str = "default", **spec: Any) -> str:
@@ -117,7 +117,12 @@ def test_a_kubelet_is_held_to_its_own_node(live: Live, namespace: str) -> None:
     assert kubelet("POST", pods, pod("own", nodeName="n1"))[0] == 403
     mirror = pod("mirror", nodeName="n1")
     mirror["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "x", "kubernetes.io/config.hash": "x"}
-    assert kubelet("POST", pods, mirror)[0] == 201
+    code, status = kubelet("POST", pods, mirror)
+    assert code == 403 and "with an owner reference set to itself" in status["message"]
+    own = {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u", "controller": True}
+    for owner, expected in (({**own, "name": "n2"}, 403), (own, 201)):
+        mirror["metadata"]["ownerReferences"] = [owner]
+        assert kubelet("POST", pods, mirror)[0] == expected
     assert kubelet("PATCH", f"{nodes}/n1/status", {"status": {}}, Content_Type=merge)[0] == 200
     api.must("DELETE", f"{nodes}/n1")
 
@@ -138,3 +143,98 @@ def test_a_kubelet_gets_tokens_for_its_own_pods_only(live: Live, namespace: str)
         reference = {"kind": "Pod", "apiVersion": "v1", "name": name, "uid": made["metadata"]["uid"]}
         assert live.kubelet("POST", path, {"spec": {"boundObjectRef": reference}})[0] == code
     assert live.kubelet("POST", path, {"spec": {}})[0] == 403
+
+
+def test_a_mirror_pod_reaches_nothing_that_its_node_may_not_have(live: Live, namespace: str) -> None:
+    """Else a kubelet could name any Secret in a mirror pod, and then read it as one of its own."""
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    claim = {"name": "v", "persistentVolumeClaim": {"claimName": "c"}}
+    specs: list[tuple[dict[str, Any], str]] = [
+        ({"volumes": [{"name": "v", "secret": {"secretName": "other"}}]}, "secrets"),
+        ({"volumes": [{"name": "v", "configMap": {"name": "other"}}]}, "configmaps"),
+        ({"imagePullSecrets": [{"name": "other"}]}, "secrets"),
+        ({"volumes": [claim]}, "persistentvolumeclaims"),
+        ({"serviceAccountName": "default"}, "a service account"),
+    ]
+    for spec, what in specs:
+        mirror = pod("mirror", nodeName="n1", **spec)
+        mirror["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "x"}
+        mirror["metadata"]["ownerReferences"] = [
+            {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u"}
+        ]
+        code, status = live.kubelet("POST", pods, mirror)
+        assert code == 403 and f"can not create pods that reference {what}" in status["message"], status
+
+
+def test_a_kubelet_sees_no_pods_and_no_leases_of_other_nodes(live: Live, namespace: str) -> None:
+    kubelet, pods = live.kubelet, f"/api/v1/namespaces/{namespace}/pods"
+    for name, node in (("here", "n1"), ("there", "n2"), ("nowhere", "")):
+        live.admin.must("POST", pods, pod(name, **({"nodeName": node} if node else {})))
+    assert [kubelet("GET", f"{pods}/{name}")[0] for name in ("here", "there", "nowhere")] == [200, 403, 403]
+    for path, code in (
+        ("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1", 200),
+        ("/api/v1/pods?fieldSelector=spec.nodeName%3Dn2", 403),
+        ("/api/v1/pods?fieldSelector=spec.nodeName%21%3Dn2", 403),
+        ("/api/v1/pods", 403),
+        (pods, 403),
+        ("/api/v1/pods?watch=1&timeoutSeconds=1", 403),
+    ):
+        assert kubelet("GET", path)[0] == code, path
+    leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+    for name in ("n1", "n2"):
+        live.admin("POST", leases, {"metadata": {"name": name}})
+    assert kubelet("GET", f"{leases}/n1")[0] == 200
+    assert kubelet("GET", f"{leases}/n2")[0] == 403
+    assert kubelet("PUT", f"{leases}/n2", {"metadata": {"name": "n2"}})[0] == 403
+    assert kubelet("DELETE", f"{leases}/n2")[0] == 403
+    assert kubelet("GET", leases)[0] == 403
+    assert kubelet("POST", leases, {"metadata": {"name": "n3"}})[0] == 403
+    elsewhere = leases.replace("kube-node-lease", "default")
+    assert kubelet("POST", elsewhere, {"metadata": {"name": "n1"}})[0] == 403
+
+
+def test_a_kubelet_does_not_label_itself_as_trusted(live: Live) -> None:
+    """NodeRestriction: labels, owners and taints of its own Node."""
+    nodes, kubelet = "/api/v1/nodes", live.kubelet
+    live.admin("DELETE", f"{nodes}/n1")
+    reserved = {"node-restriction.kubernetes.io/tier": "gold"}
+    code, status = kubelet("POST", nodes, {"metadata": {"name": "n1", "labels": reserved}})
+    assert (
+        code == 403 and "set the following labels: node-restriction.kubernetes.io/tier" in status["message"]
+    )
+    own = {
+        "kubernetes.io/hostname": "n1",
+        "kubernetes.io/os": "linux",
+        "node.kubernetes.io/mine": "x",
+        "a/b": "c",
+    }
+    kubelet.must("POST", nodes, {"metadata": {"name": "n1", "labels": own}})
+    live.admin.patch(f"{nodes}/n1", {"metadata": {"labels": reserved}})
+    for labels, expected in (
+        ({"a/b": None, "plain": "x", "topology.kubernetes.io/zone": "z"}, 200),
+        ({"node-restriction.kubernetes.io/tier": None}, 403),
+        ({"node-restriction.kubernetes.io/tier": "platinum"}, 403),
+        ({"x.node-restriction.kubernetes.io/tier": "gold"}, 403),
+        ({"node-role.kubernetes.io/control-plane": ""}, 403),
+        ({"app.k8s.io/x": "y"}, 403),
+        ({"kubelet.kubernetes.io/x": "y"}, 200),
+    ):
+        change = {"metadata": {"labels": labels}}
+        code, status = kubelet("PATCH", f"{nodes}/n1", change, Content_Type=MERGE)
+        assert code == expected, (labels, status)
+        code, status = kubelet("PATCH", f"{nodes}/n1/status", change, Content_Type=MERGE)
+        assert code == expected, ("status", labels, status)
+    owner = [{"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "u"}]
+    code, status = kubelet(
+        "PATCH", f"{nodes}/n1", {"metadata": {"ownerReferences": owner}}, Content_Type=MERGE
+    )
+    assert code == 403 and "modify ownerReferences" in status["message"]
+    live.admin.must("DELETE", f"{nodes}/n1")
+
+
+def test_a_pods_labels_do_not_change_through_its_status(live: Live, namespace: str) -> None:
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    live.admin.must("POST", pods, pod("here", nodeName="n1"))
+    change = {"metadata": {"labels": {"app": "web"}}, "status": {"phase": "Running"}}
+    code, status = live.kubelet("PATCH", f"{pods}/here/status", change, Content_Type=MERGE)
+    assert code == 403 and "cannot update labels through pod status" in status["message"]
