@@ -7,6 +7,7 @@ On SIGTERM it ends within a second and leaves the rules: connections go on while
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import signal
 import socket
@@ -160,7 +161,7 @@ def _run(config: ProxyConfig) -> int:
         metrics=metrics,
         service_health=ports,
         gather=GATHER[choice.mode],
-        after_first=lambda: remove_other(choice.mode),
+        after_first=lambda: _settle(choice.mode),
     )
     names = Names() if config.dns_addresses else None
     watching = start(config, [family.changes for family in found], names, stop)
@@ -205,6 +206,16 @@ def _servers(config: ProxyConfig, health: Health, metrics: Metrics) -> list[Stat
     for server in servers:
         server.start()
     return servers
+
+
+def _settle(mode: str) -> None:
+    """After the first sync: the other mode's rules go, and what stays for good is no more looked through.
+
+    A garbage collection over ten thousand Services takes longer than a change may take to reach the kernel.
+    """
+    remove_other(mode)
+    gc.collect()
+    gc.freeze()
 
 
 class _Worker(threading.Thread):

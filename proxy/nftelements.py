@@ -18,7 +18,7 @@ from proxy import nftframe as names
 from proxy.changes import Endpoint, ServicePort
 from proxy.config import ProxyConfig
 from proxy.nfexpressions import Code
-from proxy.nfobjects import Element, Verdict, encode
+from proxy.nfobjects import Element, Verdict, encode, encode_data, encode_key, encode_verdict
 from proxy.nftframe import Target
 from proxy.topology import Reachable
 
@@ -50,15 +50,14 @@ class Wanted:
     affine: set[Remembered] = field(default_factory=set)
 
     def add(self, name: str, key: bytes, data: bytes = b"") -> None:
-        self.members.append((name, encode(Element(key, data))))
+        self.members.append((name, encode_key(key, encode_data(data) if data else b"")))
 
     def send(self, name: str, key: bytes, target: Target) -> None:
-        self.targets.update(target.all())
-        self.members.append((name, encode(Element(key, verdict=_goto(target.chain)))))
+        self.targets.update(_all(target))
+        self.members.append((name, encode_key(key, _goto(target.chain))))
 
     def refuse(self, name: str, key: bytes, silently: bool) -> None:
-        verdict = Verdict(Code.DROP) if silently else _goto(names.REJECT)
-        self.members.append((name, encode(Element(key, verdict=verdict))))
+        self.members.append((name, encode_key(key, _DROP if silently else _goto(names.REJECT))))
 
 
 def slots(before: Slots, found: Reachable) -> Slots:
@@ -168,6 +167,14 @@ def _port(number: int) -> bytes:
     return struct.pack(">Hxx", number)
 
 
+_DROP = encode_verdict(Verdict(Code.DROP))
+
+
 @lru_cache(maxsize=1024)
-def _goto(chain: str) -> Verdict:
-    return Verdict(Code.GOTO, chain)
+def _goto(chain: str) -> bytes:
+    return encode_verdict(Verdict(Code.GOTO, chain))
+
+
+@lru_cache(maxsize=1024)
+def _all(target: Target) -> tuple[Target, ...]:
+    return target.all()

@@ -23,6 +23,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from proxy import nfexpressions as nfx
 from proxy.config import ProxyConfig
@@ -89,6 +90,9 @@ class Target:
 
     @property
     def chain(self) -> str:
+        return _chain(self)
+
+    def _name(self) -> str:
         parts = [self.entrance, str(self.count) if self.slot < 0 else f"slot-{self.slot}"]
         if self.local:
             parts.append("local")
@@ -117,6 +121,11 @@ class Target:
         """This chain and those it leads to."""
         inside = self.inside()
         return (self, *self.slots(), *(found for one in inside for found in (one, *one.slots())))
+
+
+@lru_cache(maxsize=1024)
+def _chain(target: Target) -> str:
+    return target._name()
 
 
 class Frame:

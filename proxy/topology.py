@@ -54,7 +54,7 @@ def reachable(port: ServicePort, endpoints: Iterable[Endpoint], place: Place = N
 
 def _meant_for(endpoints: tuple[Endpoint, ...], place: Place) -> tuple[Endpoint, ...]:
     ready = [e for e in endpoints if e.ready]
-    if not ready:
+    if not ready or not (ready[0].zones or ready[0].nodes):
         return endpoints
     if place.node and all(e.nodes for e in ready) and any(place.node in e.nodes for e in ready):
         return tuple(e for e in endpoints if place.node in e.nodes)

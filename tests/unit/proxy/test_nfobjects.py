@@ -19,6 +19,9 @@ from proxy.nfobjects import (
     add_set,
     element_at,
     encode,
+    encode_data,
+    encode_key,
+    encode_verdict,
     encoded_elements,
     interval_elements,
     read_element,
@@ -44,6 +47,13 @@ def test_an_element_is_read_as_it_was_written(element: Element) -> None:
     raw = encode(element)
     assert len(raw) % 4 == 0
     assert read_element(raw, 4, len(raw)) == element
+
+
+def test_the_fast_way_to_encode_gives_the_same_bytes() -> None:
+    key, data, verdict = b"\x0a\0\0\1\0\x50\0\0", bytes(8), Verdict(Code.GOTO, "cluster-2")
+    assert encode_key(key) == encode(Element(key))
+    assert encode_key(key, encode_data(data)) == encode(Element(key, data))
+    assert encode_key(key, encode_verdict(verdict)) == encode(Element(key, verdict=verdict))
 
 
 def test_values_are_padded_but_keep_their_length() -> None:
