@@ -102,9 +102,11 @@ def bridge_network(
     cluster_cidr: str,
     data_dir: Path,
     mtu: int = 0,
+    neighbours: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The conflist of one node of ours: bridge with host-local addresses from `subnet`, host ports, limits.
 
+    Pods keep their address towards the cluster's pods and the `neighbours`, other nodes' own addresses.
     Debian's plugins accept it too (they pass over nonMasqueradeCIDRs).
     """
     section: dict[str, Any] = {
@@ -113,7 +115,7 @@ def bridge_network(
         "isGateway": True,
         "ipMasq": True,
         "hairpinMode": True,
-        "nonMasqueradeCIDRs": [cluster_cidr],
+        "nonMasqueradeCIDRs": [cluster_cidr, *neighbours],
         "ipam": {
             "type": "host-local",
             "ranges": [[{"subnet": subnet}]],

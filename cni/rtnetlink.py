@@ -31,6 +31,7 @@ IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_TABLE = 1, 4, 5, 6, 7, 8, 15
 RTAX_MTU, RTAX_ADVMSS = 2, 8
+RTNH_F_ONLINK = 4
 SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_NOWHERE = 0, 253, 255
 ROUTE_TYPES = {1: "unicast", 2: "local", 3: "broadcast", 5: "multicast", 6: "blackhole", 7: "unreachable"}
 ROUTE_TYPES |= {8: "prohibit", 9: "throw"}
@@ -209,11 +210,13 @@ def new_route(
     table: int = MAIN_TABLE,
     protocol: int = PROTO_STATIC,
     source: str = "",
+    onlink: bool = False,
     replace: bool = False,
 ) -> Message:
+    """`onlink` takes the gateway for a neighbour on `index` though no route of ours says so."""
     if scope is None:
         scope = SCOPE_LINK if index and not gw and ipaddress.ip_network(dst).version == 4 else SCOPE_UNIVERSE
-    body = _route_body(dst, index, gw, kind, metric, table, protocol, scope)
+    body = _route_body(dst, index, gw, kind, metric, table, protocol, scope, RTNH_F_ONLINK if onlink else 0)
     if source:
         body += attribute(RTA_PREFSRC, ipaddress.ip_address(source).packed)
     metrics = (u32(RTAX_MTU, mtu) if mtu else b"") + (u32(RTAX_ADVMSS, advmss) if advmss else b"")
@@ -238,12 +241,20 @@ def del_route(
 
 
 def _route_body(
-    dst: str, index: int, gw: str, kind: str, metric: int, table: int, protocol: int, scope: int
+    dst: str,
+    index: int,
+    gw: str,
+    kind: str,
+    metric: int,
+    table: int,
+    protocol: int,
+    scope: int,
+    flags: int = 0,
 ) -> bytes:
     network = ipaddress.ip_network(dst)
     family = socket.AF_INET6 if network.version == 6 else socket.AF_INET
     small = table if table < 256 else 0
-    body = rtmsg(family, network.prefixlen, small, protocol, scope, ROUTE_NUMBERS[kind])
+    body = rtmsg(family, network.prefixlen, small, protocol, scope, ROUTE_NUMBERS[kind], flags)
     body += u32(RTA_TABLE, table)
     if network.prefixlen:
         body += attribute(RTA_DST, network.network_address.packed)
@@ -291,9 +302,15 @@ def ifinfo(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
 
 
 def rtmsg(
-    family: int, length: int = 0, table: int = 0, protocol: int = 0, scope: int = 0, kind: int = 0
+    family: int,
+    length: int = 0,
+    table: int = 0,
+    protocol: int = 0,
+    scope: int = 0,
+    kind: int = 0,
+    flags: int = 0,
 ) -> bytes:
-    return struct.pack("=BBBBBBBBI", family, length, 0, 0, table, protocol, scope, kind, 0)
+    return struct.pack("=BBBBBBBBI", family, length, 0, 0, table, protocol, scope, kind, flags)
 
 
 def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:

@@ -41,6 +41,7 @@ from kubelet_py.node.housekeeping import Housekeeping
 from kubelet_py.node.meter import Meter
 from kubelet_py.node.network import NodeNetwork
 from kubelet_py.node.network_keeper import NetworkKeeper, first_subnet
+from kubelet_py.node.peer_routes import PeerRoutes
 from kubelet_py.node.qos import QosCgroups
 from kubelet_py.node.registrar import Registrar
 from kubelet_py.node.serving import ServingCertificate
@@ -158,6 +159,8 @@ class Agent:
         client, paths, config = self._client, self._paths, self._config
         self._cni = network = NodeNetwork(paths, self._options.cni_bin_dirs)
         self._network = NetworkKeeper(network, config, self._on_network, self._attached)
+        name, address = self._options.node_name, self._node.ips[0]
+        self._peers = PeerRoutes(me=name, address=address, mode=self._options.pod_routes)
         self._images = ImageStore(paths.images)
         self._workers = PodWorkers(lambda uid: self._syncer.sync(uid))
         self._manager = PodManager(client, self._workers.wake, self._node_uid)
@@ -366,8 +369,7 @@ class Agent:
     def _start_api(self, client: RestClient) -> None:
         name = self._options.node_name
         assert self._services is not None
-        own = f"metadata.name={name}"
-        self._node_informer = Informer(client, NODES, field_selector=own, on_event=self._on_node_event)
+        self._node_informer = Informer(client, NODES, on_event=self._on_node_event)
         mine = f"spec.nodeName={name}"
         self._pods = Informer(client, PODS, field_selector=mine, on_event=self._manager.on_api_event)
         self._registrar = Registrar(
@@ -458,6 +460,9 @@ class Agent:
         self._oom.look(self._pod, self._events.tell)
         running = sum(1 for r in records if (r.status or {}).get("phase") == "Running")
         self._network.look()
+        if self._peers.waiting:
+            self._follow_peers()
+        self._peers.look()
         problem = self._network.problem()
         if problem is not None:
             return f"waiting for the network: {problem}"
@@ -494,7 +499,9 @@ class Agent:
             log.warning("Failed to remove orphans error=%s", error)
 
     def _on_node_event(self, kind: str, new: Object, old: Object | None) -> None:
-        if kind != "DELETED":
+        if new["metadata"]["name"] != self._options.node_name:
+            self._follow_peers()
+        elif kind != "DELETED":
             self._on_node(new)
         elif self._registrar is not None:
             self._registrar.refresh()
@@ -505,6 +512,13 @@ class Agent:
         cidr = node["spec"].get("podCIDR") or self._config.pod_cidr
         if cidr:
             self._network.bring_up(cidr)
+
+    def _follow_peers(self) -> None:
+        """Routes to the pods of the other nodes, once all of them are known."""
+        if self._node_informer is not None and self._node_informer.synced():
+            own = self._node_object()["spec"].get("podCIDR") or self._config.pod_cidr
+            self._peers.update(self._node_informer.list(), own)
+            self._network.know(self._peers.neighbours)
 
     def _attached(self) -> list[tuple[str, str]]:
         return [(sandbox.id, "eth0") for sandbox in self._runtime.list_sandboxes()]

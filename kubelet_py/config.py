@@ -338,6 +338,7 @@ class Options:
     kubeconfig: Path | None = None
     bootstrap_kubeconfig: Path | None = None
     cert_dir: Path | None = None
+    pod_routes: str = "auto"
 
 
 def parse_labels(text: str) -> dict[str, str]:
@@ -374,6 +375,12 @@ def parse_arguments(argv: Sequence[str]) -> Options:
     parser.add_argument("--node-ip", default="", help="address to register, when several would do")
     parser.add_argument("--address", help="where the HTTPS server listens")
     parser.add_argument("--port", type=int, help="port of the HTTPS server (10250)")
+    parser.add_argument(
+        "--pod-routes",
+        choices=("auto", "direct", "vxlan"),
+        default="auto",
+        help="how to reach pods of other nodes (auto: by VXLAN where a router lies between)",
+    )
     parser.add_argument("--cni-bin-dir", type=Path, action="append", default=[], help="may be repeated")
     parser.add_argument("--cluster-cidr", help="range of all pods' addresses (10.244.0.0/16)")
     parser.add_argument("--service-cidr", help="range of the Services' addresses (10.96.0.0/12)")
@@ -438,6 +445,7 @@ def parse_arguments(argv: Sequence[str]) -> Options:
         config=checked(config),
         node_ip=arguments.node_ip,
         cni_bin_dirs=tuple(arguments.cni_bin_dir),
+        pod_routes=arguments.pod_routes,
         kubeconfig=arguments.kubeconfig and arguments.kubeconfig.absolute(),
         bootstrap_kubeconfig=arguments.bootstrap_kubeconfig and arguments.bootstrap_kubeconfig.absolute(),
         cert_dir=arguments.cert_dir and arguments.cert_dir.absolute(),

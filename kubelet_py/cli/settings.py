@@ -41,6 +41,7 @@ class NodeSettings:
     node_cidr_mask_size: int = 0
     kubelet_config: str = ""
     cluster_dns: bool = True
+    pod_routes: str = "auto"
     cluster_domain: str = "cluster.local"
     cni_bin_dirs: tuple[str, ...] = ()
     server: str = ""

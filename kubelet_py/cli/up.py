@@ -68,6 +68,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="answer the cluster's names at the tenth Service address (default yes)",
     )
     parser.add_argument("--cluster-domain", help="domain of the cluster's names (default cluster.local)")
+    parser.add_argument(
+        "--pod-routes",
+        choices=("auto", "direct", "vxlan"),
+        help="how to reach pods of other nodes (default auto: by VXLAN where a router lies between)",
+    )
     parser.add_argument("--kubelet-config", help="a KubeletConfiguration file")
     parser.add_argument(
         "--cni-bin-dir",
@@ -186,7 +191,7 @@ def _children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
         "--root", str(paths.root), "--node-name", s.node_name, "--node-ip", s.node_ip,
         "--port", str(s.kubelet_port), "--cluster-cidr", s.cluster_cidr, "--service-cidr", s.service_cidr,
         *(["--config", s.kubelet_config] if s.kubelet_config else []),
-        *_kubelet_dns(s),
+        *_kubelet_dns(s), "--pod-routes", s.pod_routes,
         *(part for folder in s.cni_bin_dirs for part in ("--cni-bin-dir", folder)),
     ]  # fmt: skip
     if s.server:

@@ -46,14 +46,22 @@ class NodeNetwork:
             own_bin_dir=self._own,
         )
 
-    def start(self, *, python: str, pod_cidr: str, cluster_cidr: str, service_cidr: str) -> list[str]:
+    def start(
+        self,
+        *,
+        python: str,
+        pod_cidr: str,
+        cluster_cidr: str,
+        service_cidr: str,
+        neighbours: Sequence[str] = (),
+    ) -> list[str]:
         """Make or repair everything a pod's attachment relies on; may be called again at any time.
 
         Answers what the kernel could not give, one sentence each. Raises CniError.
         """
         skeleton.write_executables(self._own, python)
         self._warm.start()
-        self._write_conflist(pod_cidr, cluster_cidr)
+        self._write_conflist(pod_cidr, cluster_cidr, neighbours)
         problems = routes.prepare_kernel(self._state)
         self.invoker.prepare()
         with Netlink() as netlink:
@@ -93,7 +101,7 @@ class NodeNetwork:
         kinds = (".conflist", ".conf", ".json")
         return any(p.suffix in kinds and p.name < CONFLIST for p in self._paths.cni_config.glob("*"))
 
-    def _write_conflist(self, pod_cidr: str, cluster_cidr: str) -> None:
+    def _write_conflist(self, pod_cidr: str, cluster_cidr: str, neighbours: Sequence[str]) -> None:
         folder = self._paths.cni_config
         if self._foreign():
             # Somebody chose another network; of several files the first by name wins, as everywhere.
@@ -106,6 +114,7 @@ class NodeNetwork:
             cluster_cidr=cluster_cidr,
             data_dir=self._paths.cni_state / "networks",
             mtu=uplink_mtu(),
+            neighbours=neighbours,
         )
         if conflist.write(folder / CONFLIST, body):
             log.info("Wrote network configuration file=%s subnet=%s", folder / CONFLIST, pod_cidr)

@@ -48,6 +48,8 @@ class NetworkKeeper:
         self._changed = changed
         self._lock = threading.Lock()
         self._cidr = ""
+        self._neighbours: tuple[str, ...] = ()
+        self._stale = False  # the network has not been told of the neighbours
         self._problem: str | None = NOT_YET
 
     def bring_up(self, cidr: str) -> None:
@@ -71,12 +73,24 @@ class NetworkKeeper:
         self._changed()
         self._collect()
 
+    def know(self, neighbours: tuple[str, ...]) -> None:
+        """Addresses of nodes that answer pods directly: packets to them keep the pod's address."""
+        with self._lock:
+            if neighbours == self._neighbours:
+                return
+            self._neighbours = neighbours
+            if not self._cidr:
+                return
+            self._stale, self._due = True, 0.0
+        self.look()
+
     def _start(self, cidr: str) -> list[str]:
         return self._network.start(
             python=sys.executable,
             pod_cidr=cidr,
             cluster_cidr=self._config.cluster_cidr,
             service_cidr=self._config.service_cidr,
+            neighbours=self._neighbours,
         )
 
     def _collect(self) -> None:
@@ -100,6 +114,9 @@ class NetworkKeeper:
 
     def _ask(self) -> str | None:
         try:
+            if self._stale:
+                self._start(self._cidr)
+                self._stale = False
             try:
                 self._network.invoker.status()
             except LimitedConnectivity as error:

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 PROTOCOL = 75
 LAST_RESORT = 4096
 TO_BRIDGE = 512
+OVERLAY = "kpyvx0"  # the VXLAN device to nodes behind a router (peer_routes.py)
 _LOOPBACK = 1  # lo's index in every network namespace
 
 _FORWARD = "net/ipv4/ip_forward"
@@ -137,6 +138,7 @@ def restore(state: Path, *, bridge: str) -> None:
     """Everything back, for `down`: our routes, the bridge (if it is one), the kernel's switches."""
     with Netlink() as netlink:
         remove(netlink)
+        netlink.delete_link(OVERLAY)
         link = netlink.link(bridge)
         if link is not None and link.kind == "bridge":
             netlink.delete_link(bridge)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,22 @@ def test_a_status_of_50_is_the_nodes_problem_until_it_ends(bench: Bench, tmp_pat
         bench.keeper.look()
         assert bench.keeper.problem() is None
         assert bench.changes == before + 2
+
+
+def kept_addresses() -> list[str]:
+    """Destinations towards which pods keep their address, as the kernel has them."""
+    done = subprocess.run(["iptables", "-t", "nat", "-S"], capture_output=True, text=True, check=True)
+    words = [line.split() for line in done.stdout.splitlines() if "CNI-MASQ-" in line and "RETURN" in line]
+    return [line[line.index("-d") + 1] for line in words]
+
+
+def test_pods_keep_their_address_towards_nodes_that_know_the_way_back(bench: Bench) -> None:
+    bench.keeper.know(("192.0.2.11/32",))
+    bench.keeper.bring_up("10.244.3.0/24")
+    with Namespace() as pod:
+        bench.network.invoker.add("a", pod.path)
+        assert "192.0.2.11/32" in kept_addresses()
+        bench.keeper.know(("192.0.2.12/32",))
+        assert "192.0.2.12/32" in kept_addresses() and "192.0.2.11/32" not in kept_addresses()
+        bench.network.invoker.check("a", pod.path)
+        bench.network.invoker.delete("a", pod.path)

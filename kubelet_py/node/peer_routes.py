@@ -1,0 +1,229 @@
+"""Keeps the kernel's routes to other nodes' pods as the Node objects ask, and repairs what others break.
+
+Direct: `POD_CIDR via NODE`. Overlay: `POD_CIDR via OVERLAY_ADDRESS dev kpyvx0 onlink`, and for each node
+one neighbour and one forwarding entry (cni/vxlan.py). All routes carry our protocol number and metric 256,
+so that those of nodes that are gone are found by it. The device exists only while some node needs it; its
+MTU is the uplink's less the headers', and the kernel tells a pod that sends more (ICMP "fragmentation
+needed").
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cni.errors import NetlinkError
+from cni.netlink import Netlink
+from cni.rtnetlink import Link, RouteEntry, del_route, new_address, new_route
+from cni.vxlan import (
+    OVERHEAD,
+    RTM_GETNEIGH,
+    Neighbour,
+    ask_neighbours,
+    del_neighbour,
+    new_vxlan,
+    read_neighbour,
+    set_neighbour,
+)
+from kubelet_py.node.peers import Peer, overlay_mac, peers
+from kubelet_py.node.routes import OVERLAY as DEVICE
+from kubelet_py.node.routes import PROTOCOL
+
+log = logging.getLogger(__name__)
+
+VNI, PORT = 75, 8472  # Linux' own port, as flannel's; 4789 would clash with the fabric's VXLAN
+METRIC = 256
+LOOK_SECONDS = 30.0
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    dst: str
+    gateway: str
+    device: int
+
+
+class PeerRoutes:
+    """`update` after any Node's change, `look` now and then; both return at once when nothing is to do."""
+
+    def __init__(
+        self,
+        *,
+        me: str,
+        address: str,
+        mode: str = "auto",
+        open_netlink: Callable[[], Netlink] = Netlink,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._me = me
+        self._address = address
+        self._mode = mode
+        self._open = open_netlink
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._pod_cidr = ""
+        self._peers: tuple[Peer, ...] = ()
+        self._said: tuple[str, ...] = ()
+        self._due = 0.0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `update` has not been called yet."""
+        return not self._pod_cidr
+
+    @property
+    def neighbours(self) -> tuple[str, ...]:
+        """Addresses of the nodes that know the way to our pods without the overlay."""
+        return tuple(
+            f"{peer.address}/{128 if ':' in peer.address else 32}" for peer in self._peers if not peer.overlay
+        )
+
+    def update(self, nodes: Iterable[Object], pod_cidr: str) -> None:
+        """Learn of the nodes as they are now; the kernel is asked only when a peer has changed."""
+        if not pod_cidr:
+            return
+        with self._lock:
+            try:
+                with self._open() as netlink:
+                    connected = self._connected(netlink)
+                    found, problems = peers(nodes, self._me, pod_cidr, connected, self._mode)
+                    if problems != self._said:
+                        for problem in problems:
+                            log.warning("Left out node reason=%s", problem)
+                        self._said = problems
+                    if (found, pod_cidr) == (self._peers, self._pod_cidr):
+                        return
+                    for peer in sorted(set(found) - set(self._peers)):
+                        way = "vxlan" if peer.overlay else "direct"
+                        shown = (peer.name, peer.pod_cidr, way, peer.reason)
+                        log.info("Chose way node=%s pods=%s way=%s reason=%s", *shown)
+                    self._peers, self._pod_cidr = found, pod_cidr
+                    self._apply(netlink)
+            except (NetlinkError, OSError) as error:
+                log.error("Failed to set routes to other nodes err=%s retry_s=%.0f", error, LOOK_SECONDS)
+                self._due = self._clock() + LOOK_SECONDS
+
+    def look(self) -> None:
+        """Every half minute: make good what somebody else has changed."""
+        with self._lock:
+            now = self._clock()
+            if not self._pod_cidr or now < self._due:
+                return
+            self._due = now + LOOK_SECONDS
+            try:
+                with self._open() as netlink:
+                    if self._apply(netlink):
+                        log.warning("Repaired routes to other nodes")
+            except (NetlinkError, OSError) as error:
+                log.error("Failed to repair routes to other nodes err=%s", error)
+
+    def _connected(self, netlink: Netlink) -> list[str]:
+        """Prefixes of the interface that has the node's address."""
+        entries = netlink.addresses()
+        uplink = next((e.index for e in entries if e.address.partition("/")[0] == self._address), None)
+        return [entry.address for entry in entries if entry.index == uplink]
+
+    def _apply(self, netlink: Netlink) -> int:
+        """Bring device, neighbours and routes to what the peers ask for; says how many acts that took."""
+        overlay = [peer for peer in self._peers if peer.overlay]
+        device = netlink.link(DEVICE)
+        acts = 0
+        if overlay:
+            device, acts = self._device(netlink, device)
+        elif device is not None:
+            netlink.delete_link(DEVICE)  # takes its routes and neighbours along
+            device, acts = None, 1
+        if device is not None:
+            acts += self._neighbours(netlink, device.index, overlay)
+        return acts + self._routes(netlink, device)
+
+    def _device(self, netlink: Netlink, device: Link | None) -> tuple[Link, int]:
+        entries = netlink.addresses()
+        uplink = netlink.link(next(e.index for e in entries if e.address.partition("/")[0] == self._address))
+        assert uplink is not None
+        mac, version = overlay_mac(self._pod_cidr), ipaddress.ip_address(self._address).version
+        mtu = uplink.mtu - OVERHEAD[version]
+        own = f"{ipaddress.ip_network(self._pod_cidr).network_address}/{32 if version == 4 else 128}"
+        fits = device is not None and (device.mac, device.mtu, device.up) == (mac, mtu, True)
+        if fits and device is not None and own in {e.address for e in entries if e.index == device.index}:
+            return device, 0
+        if device is not None:
+            netlink.delete_link(DEVICE)
+        netlink.batch(
+            [new_vxlan(DEVICE, vni=VNI, local=self._address, port=PORT, mac=mac, mtu=mtu, link=uplink.index)]
+        )
+        made = netlink.require(DEVICE)
+        netlink.batch([new_address(made.index, own)])
+        log.info("Made overlay device=%s address=%s mtu=%d", DEVICE, own, mtu)
+        return made, 1
+
+    @staticmethod
+    def _neighbours(netlink: Netlink, index: int, overlay: list[Peer]) -> int:
+        wanted = {Neighbour(False, peer.overlay_address, peer.mac) for peer in overlay}
+        wanted |= {Neighbour(True, peer.address, peer.mac) for peer in overlay}
+        present = set()
+        for forwarding in (False, True):
+            for payload in netlink.dump(RTM_GETNEIGH, ask_neighbours(index, forwarding=forwarding)):
+                entry = read_neighbour(payload, index)
+                if entry is not None and entry.forwarding == forwarding:
+                    present.add(entry)
+        # A node that has moved keeps its MAC: the old entry must go first, or the frames would go to both.
+        for entry in sorted(present - wanted, key=str):
+            netlink.batch([del_neighbour(index, entry)])
+        for entry in sorted(wanted - present, key=str):
+            netlink.batch([set_neighbour(index, entry)])
+        return len(present ^ wanted)
+
+    def _routes(self, netlink: Netlink, device: Link | None) -> int:
+        index = device.index if device is not None else 0
+        wanted = {
+            _Route(
+                peer.pod_cidr, peer.overlay_address if peer.overlay else peer.address, index * peer.overlay
+            )
+            for peer in self._peers
+        }
+        family = 10 if ":" in self._pod_cidr else 2
+        present = {self._seen(entry, index): entry for entry in netlink.routes(family=family) if _ours(entry)}
+        for route, entry in present.items():
+            if route not in wanted and not any(route.dst == other.dst for other in wanted):
+                self._delete(netlink, entry)
+        for route in sorted(wanted - set(present), key=str):
+            message = new_route(
+                route.dst,
+                index=route.device,
+                gw=route.gateway,
+                metric=METRIC,
+                protocol=PROTOCOL,
+                onlink=bool(route.device),
+                replace=True,
+            )
+            try:
+                netlink.batch([message])
+            except NetlinkError as error:  # the others' ways must not wait for this one's
+                log.error("Failed to set route dst=%s via=%s err=%s", route.dst, route.gateway, error)
+        return len(set(present) ^ wanted)
+
+    @staticmethod
+    def _seen(entry: RouteEntry, overlay: int) -> _Route:
+        """A direct route's device is the kernel's choice, and says nothing."""
+        return _Route(entry.dst, entry.gateway, entry.device if entry.device == overlay else 0)
+
+    @staticmethod
+    def _delete(netlink: Netlink, entry: RouteEntry) -> None:
+        try:
+            netlink.batch([del_route(entry.dst, index=entry.device, metric=METRIC, protocol=PROTOCOL)])
+        except NetlinkError as error:
+            if error.errno != errno.ESRCH:
+                raise
+
+
+def _ours(entry: RouteEntry) -> bool:
+    return entry.protocol == PROTOCOL and entry.metric == METRIC and entry.kind == "unicast"

@@ -1,0 +1,102 @@
+"""PURE. The other nodes of the cluster, from their Node objects: where their pods are, and how to get there.
+
+On one layer-2 segment a route through the other node's address is enough, and costs nothing. Otherwise (a
+router lies between, which knows nothing of pods) packets travel inside VXLAN. Everything either way needs
+is in the Node objects: the overlay's addresses and MACs follow from a node's podCIDR, so that nothing is
+learnt, and nothing has to be announced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+Object = Mapping[str, Any]
+MODES = ("auto", "direct", "vxlan")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Peer:
+    """Another node; `reason` says in words why its pods are reached directly or through the overlay."""
+
+    name: str
+    pod_cidr: str
+    address: str
+    overlay: bool
+    reason: str
+
+    @property
+    def overlay_address(self) -> str:
+        """The node's own address on the overlay: the first of its podCIDR, which no pod ever gets."""
+        return str(ipaddress.ip_network(self.pod_cidr).network_address)
+
+    @property
+    def mac(self) -> str:
+        return overlay_mac(self.pod_cidr)
+
+
+def overlay_mac(pod_cidr: str) -> str:
+    """The MAC of a node's VXLAN device: locally administered, the rest from its podCIDR."""
+    network = ipaddress.ip_network(pod_cidr)
+    packed = network.network_address.packed
+    tail = packed if len(packed) == 4 else hashlib.sha256(packed).digest()[:4]
+    return (b"\x02\x4b" + tail).hex(":")
+
+
+def peers(
+    nodes: Iterable[Object], me: str, pod_cidr: str, connected: Sequence[str], mode: str = "auto"
+) -> tuple[tuple[Peer, ...], tuple[str, ...]]:
+    """The peers, and what is wrong with nodes that cannot be one (a sentence each).
+
+    `connected` are the prefixes that the node's uplink reaches without a router.
+    """
+    ours = ipaddress.ip_network(pod_cidr)
+    segments = [ipaddress.ip_network(text, strict=False) for text in connected]
+    found: list[Peer] = []
+    problems: list[str] = []
+    taken: list[tuple[str, Any]] = [(me, ours)]
+    for node in sorted(nodes, key=lambda node: str(node["metadata"]["name"])):
+        name = node["metadata"]["name"]
+        cidr = (node.get("spec") or {}).get("podCIDR")
+        if name == me or not cidr:
+            continue
+        network = ipaddress.ip_network(cidr)
+        clash = next((other for other, known in taken if known.overlaps(network)), None)
+        if clash is not None:
+            problems.append(f"Node {name} claims pods at {cidr}, which overlaps with node {clash}")
+            continue
+        address = _internal_ip(node, ours.version)
+        if address is None:
+            problems.append(f"Node {name} announces no InternalIP of IPv{ours.version}")
+            continue
+        taken.append((name, network))
+        near = next((s for s in segments if ipaddress.ip_address(address) in s), None)
+        overlay, reason = _way(mode, address, near)
+        found.append(Peer(name, cidr, address, overlay, reason))
+    return tuple(found), tuple(problems)
+
+
+def _way(mode: str, address: str, near: Any) -> tuple[bool, str]:
+    if mode != "auto":
+        return mode == "vxlan", f"it was asked for (--pod-routes {mode})"
+    if near is not None:
+        return False, f"{address} is on our own segment {near}"
+    return True, f"{address} lies behind a router"
+
+
+def _internal_ip(node: Object, version: int) -> str | None:
+    for entry in (node.get("status") or {}).get("addresses") or ():
+        if entry.get("type") == "InternalIP":
+            try:
+                address = ipaddress.ip_address(entry["address"])
+            except ValueError:
+                continue
+            if address.version == version:
+                return str(address)
+    return None

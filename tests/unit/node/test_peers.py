@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kubelet_py.node.peers import Peer, overlay_mac, peers
+
+
+def node(name: str, cidr: str | None, *addresses: str) -> dict[str, Any]:
+    announced = [{"type": "InternalIP", "address": address} for address in addresses]
+    return {
+        "metadata": {"name": name},
+        "spec": {"podCIDR": cidr} if cidr else {},
+        "status": {"addresses": [{"type": "Hostname", "address": name}, *announced]},
+    }
+
+
+ME = node("me", "10.244.0.0/24", "192.0.2.10")
+NEAR = node("near", "10.244.1.0/24", "192.0.2.11")
+FAR = node("far", "10.244.2.0/24", "198.51.100.11")
+
+
+def found(*nodes: dict[str, Any], mode: str = "auto") -> tuple[tuple[Peer, ...], tuple[str, ...]]:
+    return peers([ME, *nodes], "me", "10.244.0.0/24", ["192.0.2.10/24"], mode)
+
+
+def test_a_neighbour_directly_and_others_by_the_overlay() -> None:
+    both, problems = found(NEAR, FAR)
+    assert [(p.name, p.pod_cidr, p.address, p.overlay) for p in both] == [
+        ("far", "10.244.2.0/24", "198.51.100.11", True),
+        ("near", "10.244.1.0/24", "192.0.2.11", False),
+    ]
+    assert [p.reason for p in both] == [
+        "198.51.100.11 lies behind a router",
+        "192.0.2.11 is on our own segment 192.0.2.0/24",
+    ]
+    assert problems == ()
+
+
+@pytest.mark.parametrize(("mode", "overlay"), [("direct", False), ("vxlan", True)])
+def test_what_was_asked_for_is_done(mode: str, overlay: bool) -> None:
+    both, _ = found(NEAR, FAR, mode=mode)
+    assert [p.overlay for p in both] == [overlay, overlay]
+
+
+def test_nodes_without_a_range_wait() -> None:
+    assert found(node("new", None, "192.0.2.12")) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("other", "problem"),
+    [
+        (node("thief", "10.244.0.0/25", "192.0.2.12"), "which overlaps with node me"),
+        (node("odd", "10.244.9.0/24", "fd00::9"), "announces no InternalIP of IPv4"),
+        (node("odd", "10.244.9.0/24", "nonsense"), "announces no InternalIP of IPv4"),
+    ],
+)
+def test_nodes_that_cannot_be_reached_are_named(other: dict[str, Any], problem: str) -> None:
+    left, problems = found(other, NEAR)
+    assert [p.name for p in left] == ["near"]
+    assert len(problems) == 1 and problem in problems[0] and other["metadata"]["name"] in problems[0]
+
+
+def test_of_two_with_one_range_the_first_by_name_has_it() -> None:
+    left, problems = found(NEAR, node("zzz", "10.244.1.0/24", "192.0.2.13"))
+    assert [p.name for p in left] == ["near"] and "overlaps with node near" in problems[0]
+
+
+def test_the_overlay_follows_from_the_range() -> None:
+    (peer,), _ = found(FAR)
+    assert (peer.overlay_address, peer.mac) == ("10.244.2.0", "02:4b:0a:f4:02:00")
+    assert overlay_mac("fd00:1::/64") != overlay_mac("fd00:2::/64")
+    assert overlay_mac("fd00:1::/64").startswith("02:4b:")
