@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.cleanup:
             Iptables()  # a clear word where it is missing: its rules could not be seen
-            remove_iptables()
+            remove_iptables(tables=True)
             remove_nftables()
             return 0
         return _run(_configuration(args))

@@ -97,8 +97,12 @@ def backends(mode: str, config: ProxyConfig, versions: Sequence[int]) -> list[Ba
     return [IptablesBackend(config, Iptables(version=version)) for version in versions]
 
 
-def remove_iptables() -> bool:
-    """Remove what the iptables backend left; whether there was anything. Without iptables there is not."""
+def remove_iptables(*, tables: bool = False) -> bool:
+    """Remove what the iptables backend left; whether there was anything. Without iptables there is not.
+
+    With `tables` empty tables go too where nothing of ours was left: the CNI plugins' rules may have been the
+    last in them.
+    """
     found = False
     for version in (4, 6):
         try:
@@ -108,6 +112,8 @@ def remove_iptables() -> bool:
         if any(ours(chain) for table in tool.save().values() for chain in table.chains):
             clean_up(tool)
             found = True
+        elif tables:
+            tool.drop_empty_tables()
     return found
 
 
