@@ -27,6 +27,7 @@ from runtime.service import RuntimeService
 log = logging.getLogger(__name__)
 
 KINDS = ("startup", "liveness", "readiness")
+SOON, SOON_LOOKS, SOON_COMMANDS = 0.1, 20, 10
 
 
 @dataclass(slots=True)
@@ -53,6 +54,17 @@ class ProbeState:
                 self.passed = False
                 self.failed = self.kind != "readiness"
         return before != (self.passed, self.failed)
+
+    def wait(self) -> float:
+        """Seconds until the next probe: the period. One for readiness that fails is asked again sooner for a
+        while, so that a server that needs a moment to listen does not cost a whole period; commands, which
+        are dear, ever less often. The other kinds keep to their period, in which failureThreshold counts."""
+        period = _period(self.spec)
+        if self.kind != "readiness" or self.passed or not self.failures:
+            return period
+        if "exec" in self.spec:
+            return min(period, SOON * self.failures) if self.failures <= SOON_COMMANDS else period
+        return min(period, SOON) if self.failures <= SOON_LOOKS else period
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +257,7 @@ class Prober:
             changed = state.record(outcome.success)
             over = kind == "startup" and state.passed
             if not over and not state.failed:
-                self._schedule(self._next(state, outcome), watched.view.id, kind)
+                self._schedule(state.wait(), watched.view.id, kind)
         if not outcome.success:
             label = kind.capitalize()
             self._tell(
@@ -260,15 +272,6 @@ class Prober:
             self._tell(watched.pod, watched.container, "Warning", "ProbeWarning", text)
         if changed:
             self._changed(watched.pod["metadata"]["uid"])
-
-    @staticmethod
-    def _next(state: ProbeState, outcome: Outcome) -> float:
-        """The period; a readiness probe that never succeeded is asked again sooner at first, so that a
-        server that needs a moment to listen does not cost a whole period."""
-        period = _period(state.spec)
-        if state.kind != "liveness" and not state.passed and not outcome.success and state.failures <= 10:
-            return min(period, 0.1 * state.failures)
-        return period
 
 
 def _period(spec: Object) -> float:

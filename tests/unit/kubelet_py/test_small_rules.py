@@ -242,3 +242,39 @@ def test_probes_change_their_mind_at_their_thresholds() -> None:
     ]
     ready = ProbeState("readiness", {"successThreshold": 2}, passed=False)
     assert [ready.record(True), ready.record(True)] == [False, True] and ready.passed
+
+
+TCP, EXEC = {"tcpSocket": {"port": 80}}, {"exec": {"command": ["ask"]}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "period", "failures", "seconds"),
+    [
+        ("readiness", TCP, 5, 0, 5),
+        ("readiness", TCP, 5, 1, 0.1),
+        ("readiness", TCP, 5, 20, 0.1),
+        ("readiness", TCP, 5, 21, 5),
+        ("readiness", TCP, 0.01, 1, 0.01),
+        ("readiness", EXEC, 5, 1, 0.1),
+        ("readiness", EXEC, 5, 10, 1.0),
+        ("readiness", EXEC, 5, 11, 5),
+        ("startup", TCP, 5, 1, 5),  # three failures in less than a second would end the container
+        ("startup", EXEC, 5, 2, 5),
+        ("liveness", TCP, 5, 1, 5),
+    ],
+)
+def test_only_readiness_is_asked_again_before_its_period_is_over(
+    kind: str, how: dict[str, object], period: float, failures: int, seconds: float
+) -> None:
+    state = ProbeState(kind, {**how, "periodSeconds": period, "failureThreshold": 100}, passed=False)
+    for _ in range(failures):
+        state.record(False)
+    assert state.wait() == pytest.approx(seconds)
+
+
+def test_readiness_keeps_to_its_period_while_it_holds() -> None:
+    state = ProbeState("readiness", {**TCP, "periodSeconds": 5, "failureThreshold": 2}, passed=True)
+    state.record(False)
+    assert state.wait() == 5, "not yet lost"
+    state.record(False)
+    assert state.wait() == pytest.approx(0.1)
