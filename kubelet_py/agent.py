@@ -68,6 +68,7 @@ from kubelet_py.pods.runtime_class import RuntimeClasses
 from kubelet_py.pods.sandboxes import Sandboxes
 from kubelet_py.pods.status_manager import NullStatusManager, StatusManager
 from kubelet_py.pods.sync_pod import PodSyncer
+from kubelet_py.pods.timed_runtime import TimedRuntime
 from kubelet_py.pods.timeline import Timelines
 from kubelet_py.pods.user_namespaces import UserNamespaces
 from kubelet_py.pods.volume_keeper import VolumeKeeper
@@ -80,7 +81,6 @@ from runtime.errors import RuntimeFailure
 from runtime.images.store import ImageStore
 from runtime.linux import LinuxKernel
 from runtime.runtimes import load as load_runtimes
-from runtime.service import RuntimeService
 
 log = logging.getLogger("agent")
 
@@ -107,7 +107,7 @@ class Agent:
         log.info("Chose cgroup driver=%s", self._cgroups.name)
         runtimes = load_runtimes(self._paths.config / "runtimes.toml")
         self._handlers = ("", *runtimes)
-        self._runtime = RuntimeService(
+        self._runtime = TimedRuntime(
             run_dir=self._paths.run,
             state_dir=self._paths.containers,
             cgroups=self._cgroups,

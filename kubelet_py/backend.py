@@ -25,10 +25,10 @@ from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.pod_manager import PodManager
 from kubelet_py.pods.prober import Prober
 from kubelet_py.pods.record import PodRecord
+from kubelet_py.pods.timed_runtime import TimedRuntime
 from kubelet_py.pods.timeline import Timelines
 from kubelet_py.volumes.manager import plugin
 from kubelet_py.volumes.plugin import kind_of
-from runtime.service import RuntimeService
 from runtime.streams import Stream
 
 CLONE_NEWNET = 0x40000000
@@ -43,7 +43,7 @@ class AgentBackend:
         self,
         manager: PodManager,
         pleg: Pleg,
-        runtime: RuntimeService,
+        runtime: TimedRuntime,
         meter: Meter,
         prober: Prober,
         config: Config,
@@ -116,7 +116,7 @@ class AgentBackend:
         return self._timelines.starts()
 
     def operations(self) -> dict[str, Distribution]:
-        return self._timelines.operations()
+        return {**self._timelines.operations(), **self._runtime.operations()}
 
     def settings(self) -> Object:
         return to_document(self._config)

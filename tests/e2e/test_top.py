@@ -187,6 +187,7 @@ def test_the_numbers_move(node: Node, busy: str, get: Get) -> None:
         ("/metrics", "rest_client_requests_total", {"method": "PUT", "code": "200"}),  # its lease
         ("/metrics", "kubelet_http_requests_total", {"path": "metrics", "method": "GET"}),
         ("/metrics", "workqueue_adds_total", {"name": "pods"}),
+        ("/metrics", "kubelet_runtime_operations_total", {"operation_type": "exec_sync"}),  # its probe
     )
     before = [sum(series(get(page)[1], name, **labels)) for page, name, labels in moving]
     node.kubectl("annotate", "pod", "busy", "seen=again", "--overwrite")
