@@ -23,6 +23,7 @@ from kubelet_py.cli.settings import NodeSettings
 from kubelet_py.cli.supervisor import read_state
 from kubelet_py.cli.up import require_root
 from kubelet_py.errors import VolumeError
+from kubelet_py.node import logind
 from kubelet_py.paths import NodePaths
 
 if TYPE_CHECKING:
@@ -172,6 +173,8 @@ def _remove_log_links(paths: NodePaths) -> None:
 
 def remove_state(paths: NodePaths) -> None:
     """Remove this node's folders, and of the shared ones only what it wrote."""
+    if paths.root == Path("/"):
+        logind.remove_drop_in()
     for folder in (paths.state, paths.config, paths.logs):
         _remove_tree(folder)
     own_conflist = paths.cni_config / "10-kubelet-py.conflist"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kubelet_py.config import Config
 from kubelet_py.node import eviction, thresholds
+from kubelet_py.node.logind import Inhibitor
 from kubelet_py.node.pressure import Observation
 from kubelet_py.node.ranking import Usage
 from kubelet_py.node.shutdown import Shutdown, request_file
@@ -75,13 +77,20 @@ class Guard:
             config, request=self._request, records=records, end=self._end, changed=changed, tell=tell
         )
 
+        # Below another root there may be several nodes, none of which the machine is.
+        self._inhibitor = Inhibitor(self.shutdown) if paths.root == Path("/") else None
+
     def start(self) -> None:
         self._request.unlink(missing_ok=True)  # an earlier agent's
+        if self._inhibitor is not None:
+            self._inhibitor.start()
         self.tell("Normal", "Starting", "Starting kubelet.")
         self.eviction.start()
 
     def stop(self) -> None:
         self.eviction.stop()
+        if self._inhibitor is not None:
+            self._inhibitor.stop()
 
     def pressures(self) -> frozenset[str]:
         return self.eviction.pressures

@@ -1,7 +1,7 @@
 """Graceful node shutdown: the pods end by priority, each group within its own time, the critical ones last.
 
-Begun by `kubelet-py node shutdown`, which signals the agent, before the machine or the node's own processes
-go down. While it lasts the node is NotReady, says so, and refuses pods.
+Begun by `kubelet-py node shutdown`, which signals the agent, or by logind (logind.py), before the machine or
+the node's own processes go down. While it lasts the node is NotReady, says so, and refuses pods.
 Source: upstream's pkg/kubelet/nodeshutdown/nodeshutdown_manager_linux.go.
 """
 
@@ -118,6 +118,7 @@ class Shutdown:
         self._changed, self._tell = changed, tell
         self._clock, self._wait = clock, wait
         self.active = False
+        self.over = threading.Event()
 
     def begin(self) -> None:
         """End the pods on a thread of its own. Called by a signal's handler, perhaps more than once. Without
@@ -125,7 +126,20 @@ class Shutdown:
         if self.active:
             return
         self.active = True
+        self.over.clear()
         threading.Thread(target=self.run, name="node-shutdown", daemon=True).start()
+
+    def cancel(self) -> None:
+        """The machine stays up after all: the node is one that takes pods again. What has ended has ended."""
+        if self.active:
+            log.info("Heard that the shutdown was cancelled")
+            self.active = False
+            self._changed()
+
+    @property
+    def seconds(self) -> float:
+        """What all groups take together; 0 when graceful shutdown is off."""
+        return sum(group.seconds for group in self._groups)
 
     def run(self) -> None:
         self._write(TERMINATING)
@@ -137,6 +151,7 @@ class Shutdown:
             self._end_group(group, pods)
         log.info("Ended the pods for the node's shutdown pods=%d", len(living))
         self._write(TERMINATED)
+        self.over.set()
 
     def _end_group(self, group: Group, pods: Sequence[Living]) -> None:
         deadline = self._clock()

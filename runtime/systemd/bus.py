@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
 PRIVATE = "/run/systemd/private"
 CALL_SECONDS = 25.0
+MOST_DESCRIPTORS = 4
 BUS = "org.freedesktop.DBus"
 
 
@@ -37,9 +38,19 @@ class Refusal(SystemdError):
 
 
 class Bus:
-    """An open connection; a context manager. `direct`: it leads to one program, there is no bus to greet."""
+    """An open connection; a context manager. `direct`: it leads to one program, there is no bus to greet.
+    `descriptors`: answers may bring some, which are kept in that list and are the caller's to close."""
 
-    def __init__(self, path: str, *, direct: bool = False, seconds: float = CALL_SECONDS) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        direct: bool = False,
+        seconds: float = CALL_SECONDS,
+        descriptors: bool = False,
+    ) -> None:
+        self.descriptors: list[int] = []
+        self._takes = descriptors
         self._seconds = seconds
         self._serial = 0
         self._direct = direct
@@ -72,15 +83,23 @@ class Bus:
     def _authenticate(self, path: str) -> None:
         user = str(os.geteuid()).encode().hex()
         self._socket.sendall(b"\0AUTH EXTERNAL " + user.encode() + b"\r\n")
+        line = self._line()
+        if not line.startswith(b"OK "):
+            raise SystemdError(f"Could not connect to {path}: it answered {line[:80]!r} (root is needed)")
+        if self._takes:
+            self._socket.sendall(b"NEGOTIATE_UNIX_FD\r\n")
+            if not self._line().startswith(b"AGREE_UNIX_FD"):
+                raise SystemdError(f"Could not connect to {path}: it passes no descriptors")
+        self._socket.sendall(b"BEGIN\r\n")
+
+    def _line(self) -> bytes:
         line = b""
         while not line.endswith(b"\r\n") and len(line) < 1024:
             byte = self._socket.recv(1)  # one by one: what follows the line belongs to nobody else
             if not byte:
                 break
             line += byte
-        if not line.startswith(b"OK "):
-            raise SystemdError(f"Could not connect to {path}: it answered {line[:80]!r} (root is needed)")
-        self._socket.sendall(b"BEGIN\r\n")
+        return line
 
     def call(
         self, what: str, destination: str, path: str, interface: str, member: str,
@@ -150,11 +169,19 @@ class Bus:
             if left <= 0:
                 raise TimeoutError
             self._socket.settimeout(left)
-            chunk = self._socket.recv(count - len(data))
+            chunk, opened = self._take(count - len(data))
+            self.descriptors += opened
             if not chunk:
                 raise SystemdError(f"Could not {what}: the bus hung up")
             data += chunk
         return data
+
+
+    def _take(self, count: int) -> tuple[bytes, list[int]]:
+        if not self._takes:
+            return self._socket.recv(count), []
+        data, opened, _, _ = socket.recv_fds(self._socket, count, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        return data, opened
 
 
 def _reason(error: OSError) -> str:
@@ -163,11 +190,18 @@ def _reason(error: OSError) -> str:
     return errno_name(error.errno or 0)
 
 
-def connect() -> Bus:
-    """The system bus, or systemd's own socket where no bus runs. Raises SystemdError."""
+def system_bus() -> str:
+    """The path of the system bus's socket."""
     given = os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", "")
     if given.startswith("unix:path="):
-        return Bus(given.removeprefix("unix:path=").partition(",")[0])
+        return given.removeprefix("unix:path=").partition(",")[0]
+    return SYSTEM_BUS
+
+
+def connect() -> Bus:
+    """The system bus, or systemd's own socket where no bus runs. Raises SystemdError."""
+    if os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", "").startswith("unix:path="):
+        return Bus(system_bus())
     if os.path.exists(SYSTEM_BUS) or not os.path.exists(PRIVATE):
         return Bus(SYSTEM_BUS)
     return Bus(PRIVATE, direct=True)

@@ -26,7 +26,10 @@ _FIELD_TYPES = {
 }  # fmt: skip
 HEADER = 16  # the fixed part, up to and with the length of the header fields
 LARGEST = 1 << 27
-_NUMBERS = {"y": "B", "b": "I", "n": "h", "q": "H", "i": "i", "u": "I", "x": "q", "t": "Q", "d": "d"}
+# h: a descriptor, by its place among those that came with the message.
+_NUMBERS = {
+    "y": "B", "b": "I", "n": "h", "q": "H", "i": "i", "u": "I", "x": "q", "t": "Q", "d": "d", "h": "I",
+}  # fmt: skip
 _ALIGNED = {"n": 2, "q": 2, "x": 8, "t": 8, "d": 8, "(": 8, "{": 8, "y": 1, "g": 1, "v": 1}  # all others: 4
 _CLOSING = {"(": ")", "{": "}"}
 
@@ -67,7 +70,7 @@ def _end_of_type(signature: str, at: int) -> int:
         at += 1
     first = signature[at : at + 1]
     if first not in _CLOSING:
-        if not first or first not in "ybnqiuxtdsogv":
+        if not first or first not in "ybnqiuxtdhsogv":
             raise SystemdError(f"Could not read D-Bus signature {signature!r}: unknown type {first!r}")
         return at + 1
     at += 1
