@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 from typing import Any
 
@@ -91,3 +93,36 @@ def test_an_adopted_container_is_what_the_api_says_until_its_probes_say_otherwis
     prober.update(body, view(up(attempt=1)))
     assert not prober.health(view(up(attempt=1)))["c"].started, "the next attempt has not"
     prober.stop()
+
+
+def test_a_redirect_elsewhere_succeeds_with_a_warning() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answer = b"HTTP/1.1 302 Found\r\nLocation: http://elsewhere.example/\r\nContent-Length: 2\r\n\r\ngo"
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    with client:
+                        client.recv(4096)
+                        client.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        body = pod()
+        probe = {"httpGet": {"port": listener.getsockname()[1], "host": "127.0.0.1"}, "timeoutSeconds": 30}
+        body["spec"]["containers"][0]["livenessProbe"] = probe
+        told: list[tuple[str, str, str]] = []
+        heard = threading.Event()
+
+        def tell(pod: object, container: object, kind: str, reason: str, message: str) -> None:
+            told.append((kind, reason, message))
+            heard.set()
+
+        prober = Prober(Runtime(), changed=lambda uid: None, tell=tell)  # type: ignore[arg-type]
+        prober.start()
+        prober.update(body, view(up()))
+        assert heard.wait(LONG)
+        prober.stop()
+        listener.shutdown(socket.SHUT_RDWR)
+    text = "Liveness probe warning: Probe terminated redirects, Response body: go"
+    assert told[0] == ("Warning", "ProbeWarning", text)
