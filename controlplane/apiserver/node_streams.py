@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from controlplane.apiserver import streams
+from controlplane.apiserver import log_socket, streams
 from controlplane.apiserver.calls import Call
 from controlplane.apiserver.errors import (
     INVALID,
@@ -105,6 +105,7 @@ class StreamHandler:
             return web.Response(status=204)
         host, port = self._node_of(pod)
         passed = [(name, query[name]) for name in _LOG_OPTIONS if name in query]
+        in_messages = log_socket.wanted(call.http)
         path = f"/containerLogs/{call.request.namespace}/{call.request.name}/{container}"
         return await streams.proxy_http(
             call.http,
@@ -115,6 +116,7 @@ class StreamHandler:
             ssl=self._context,
             method="GET",
             checked=True,
+            deliver=log_socket.deliver if in_messages else None,
         )
 
     async def _proxy(self, call: Call, info: ResourceInfo) -> web.StreamResponse:

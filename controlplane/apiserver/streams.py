@@ -16,7 +16,7 @@ import contextlib
 import logging
 import os
 import ssl as tls
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -25,6 +25,7 @@ from aiohttp import web
 log = logging.getLogger(__name__)
 
 Query = Sequence[tuple[str, str]]
+Deliver = Callable[[web.Request, aiohttp.ClientResponse], Awaitable[web.StreamResponse]]
 
 _CONNECT = 10.0
 _HEAD_LIMIT = 1 << 16
@@ -247,12 +248,14 @@ async def proxy_http(
     ssl: tls.SSLContext | None,
     method: str | None = None,
     checked: bool = False,
+    deliver: Deliver | None = None,
 ) -> web.StreamResponse:
     """Send a request to a kubelet (or, with `ssl` None, to a plain HTTP server) and stream its answer.
 
     The answer's status and headers are passed on; with `checked`, an error answer raises NodeRefused
-    instead, so that the caller can make a v1.Status of it (pods/log). Ends when the client goes, also while
-    the other side is silent. Raises NodeUnreachable.
+    instead, so that the caller can make a v1.Status of it (pods/log). `deliver` hands the answer to the
+    client in another way. Ends when the client goes, also while the other side is silent. Raises
+    NodeUnreachable.
     """
     verb = method or request.method
     scheme = "https" if ssl is not None else "http"
@@ -285,7 +288,7 @@ async def proxy_http(
                 raise NodeRefused(
                     answer.status, (await answer.content.read(_BODY_LIMIT)).decode("utf-8", "replace")
                 )
-            return await _stream(request, answer)
+            return await (deliver or _stream)(request, answer)
 
 
 async def _stream(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:

@@ -42,14 +42,17 @@ def host_before(unstarted_node: Node) -> Iterator[host_state.HostState]:
     yield before
 
 
-def client_of(node: Node) -> RestClient:
-    return RestClient(kubeconfig.load(node.kubeconfig), timeout=10.0)
+@pytest.fixture(scope="module")
+def client(host_before: host_state.HostState, unstarted_node: Node) -> Iterator[RestClient]:
+    connected = RestClient(kubeconfig.load(unstarted_node.kubeconfig), timeout=10.0)
+    yield connected
+    connected.close()
 
 
 def test_nothing_is_lost_or_left_when_everything_is_killed_again_and_again(
-    host_before: host_state.HostState, unstarted_node: Node
+    host_before: host_state.HostState, unstarted_node: Node, client: RestClient
 ) -> None:
-    node, client = unstarted_node, client_of(unstarted_node)
+    node = unstarted_node
     # With a host port, so that the chains that all of them share are there before.
     node.apply(pod("first", container={"ports": [{"containerPort": 80, "hostPort": FIRST_HOST_PORT - 1}]}))
     node.wait_running("first")
