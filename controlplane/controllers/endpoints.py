@@ -1,14 +1,16 @@
 """Publishes the pods behind each Service as the older Endpoints object, named like the Service.
 
 One subset per set of ports that pods serve alike; pods that are not Ready are listed apart, pods that end are
-left out, unless the Service publishes not-ready addresses. Source: upstream's endpoints controller.
+left out, unless the Service publishes not-ready addresses. Endpoints that somebody made without a Service are
+left alone, until the controller starts again: it cannot tell them then from those of a Service that went
+while it was away. Source: upstream's endpoints controller.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from controlplane.controllers.base import Object, SharedInformers, split_key
+from controlplane.controllers.base import Object, SharedInformers, key_of, split_key
 from controlplane.controllers.replicaset import is_ready
 from controlplane.controllers.service_pods import (
     HEADLESS,
@@ -27,6 +29,7 @@ from kubeclient.resources import ENDPOINTS
 from kubeclient.rest import RestClient
 
 OVER_CAPACITY = "endpoints.kubernetes.io/over-capacity"
+LEADER = "control-plane.alpha.kubernetes.io/leader"  # on Endpoints that are only a lock
 LARGEST = 1000
 
 
@@ -98,8 +101,17 @@ class EndpointsController(ServiceFollower):
         super().__init__(client, informers, recorder)
         self._endpoints = informers.of(ENDPOINTS, self._on_endpoints)
 
+    def start(self) -> None:
+        for entry in self._endpoints.list():
+            metadata = entry["metadata"]
+            ours = LEADER not in (metadata.get("annotations") or {})
+            if ours and self._services.get(metadata["name"], metadata["namespace"]) is None:
+                self.queue.add(key_of(entry))
+        super().start()
+
     def _on_endpoints(self, kind: str, new: Object, old: Object | None) -> None:
-        if kind != "ADDED":
+        metadata = new["metadata"]
+        if kind != "ADDED" and self._services.get(metadata["name"], metadata["namespace"]) is not None:
             self.enqueue(kind, new)
 
     def sync(self, key: str) -> None:
