@@ -21,6 +21,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 NODE_IP = "198.51.100.10"
 OUTSIDE_IP = "198.51.100.20"
+PATIENCE = 60.0  # seconds for what takes one on a quiet machine; others may share this one
 
 
 def kubectls() -> dict[str, str]:
@@ -71,7 +72,7 @@ class Node:
         self.kubeconfig = root / "etc/kubelet-py/admin.conf"
         self.default_kubectl = main_kubectls()[-1]
 
-    def cli(self, *argv: str, check: bool = True, timeout: float = 90, **options: Any) -> Done:
+    def cli(self, *argv: str, check: bool = True, timeout: float = 2 * PATIENCE, **options: Any) -> Done:
         """Run `kubelet-py COMMAND --root ROOT …`."""
         command = [sys.executable, "-m", "kubelet_py", *argv, "--root", str(self.root)]
         return self._run(command, check=check, timeout=timeout, **options)
@@ -87,7 +88,7 @@ class Node:
         *argv: str,
         version: str | None = None,
         check: bool = True,
-        timeout: float = 60,
+        timeout: float = 2 * PATIENCE,
         stdin: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Done:
@@ -126,7 +127,7 @@ class Node:
     def get(self, kind: str, name: str, namespace: str = "default") -> Any:
         return self.kubectl("get", kind, name, "-n", namespace, "-o", "json").json()
 
-    def until(self, what: str, condition: Callable[[], Any], seconds: float = 30) -> Any:
+    def until(self, what: str, condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
         """Ask again and again until `condition` is true; fail with `what` and the last answer."""
         deadline = time.monotonic() + seconds
         while True:
@@ -144,6 +145,7 @@ class Node:
         return done.out
 
     def wait_running(self, *pods: str) -> None:
+        """For pods that are new: of one that ran before a restart the API goes on saying Running."""
         for pod in pods:
             self.until(f"pod {pod} Running", lambda pod=pod: self.phase(pod) == "Running")
 
@@ -199,6 +201,11 @@ def make_uplink(outside: str) -> None:
     sh(*inside, "ip", "addr", "add", f"{OUTSIDE_IP}/24", "dev", "up1")
     sh(*inside, "ip", "link", "set", "up1", "up")
     sh("ip", "route", "add", "default", "via", OUTSIDE_IP)
+    # The kernel tells of the carrier a moment later; a host that is compared must not change by that.
+    deadline = time.monotonic() + PATIENCE
+    while b"linkdown" in subprocess.run(["ip", "route"], capture_output=True, check=True).stdout:
+        assert time.monotonic() < deadline, "the uplink has no carrier"
+        time.sleep(0.01)
     for leaked in ("10.244.0.0/16", "10.96.0.0/12"):
         sh(*inside, "iptables", "-w", "-A", "INPUT", "-d", leaked, "-j", "DROP")
         sh(*inside, "iptables", "-w", "-t", "raw", "-A", "PREROUTING", "-d", leaked)

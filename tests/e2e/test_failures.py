@@ -109,9 +109,9 @@ def test_failing_liveness_probe_restarts_and_readiness_takes_out(node: Node) -> 
     node.apply(pod("alive", start, container={"livenessProbe": probe | {"initialDelaySeconds": 1}}),
                pod("ready", start, container={"readinessProbe": probe}))  # fmt: skip
     node.wait_running("alive", "ready")
-    node.kubectl("wait", "--for=condition=Ready", "pod/ready", "--timeout=20s")
+    node.kubectl("wait", "--for=condition=Ready", "pod/ready", "--timeout=60s")
     node.kubectl("exec", "ready", "--", "rm", "/ok")
-    node.kubectl("wait", "--for=condition=Ready=false", "pod/ready", "--timeout=20s")
+    node.kubectl("wait", "--for=condition=Ready=false", "pod/ready", "--timeout=60s")
     assert node.get("pod", "ready")["status"]["containerStatuses"][0]["restartCount"] == 0
     node.kubectl("exec", "alive", "--", "rm", "/ok")
     node.until(

@@ -268,13 +268,13 @@ def test_get_watch_prints_rows_as_tables_with_events(node: Node, kubectl: Any, n
 def test_rollout_undo_to_a_revision_pause_resume_restart(node: Node, kubectl: Kubectl, name: str) -> None:
     what = f"deployment/{name}r"
     node.apply(deployment(f"{name}r"))
-    wait = ("rollout", "status", what, "--timeout=30s")
+    wait = ("rollout", "status", what, "--timeout=60s")
     kubectl(*wait)
     kubectl("set", "env", what, "STEP=2")
     kubectl(*wait)
     kubectl("rollout", "pause", what)
     kubectl("set", "env", what, "STEP=3")
-    time.sleep(0.5)  # long enough for a controller that does not obey
+    node.until("the controller has looked at it", lambda: _observed(kubectl, what))
     sets = kubectl("get", "replicasets", "-l", f"app={name}r", "-o", "json").json()["items"]
     assert len(sets) == 2, "a paused Deployment makes no new ReplicaSet"
     assert "paused" in kubectl("rollout", "undo", what, check=False).err
@@ -292,6 +292,11 @@ def test_rollout_undo_to_a_revision_pause_resume_restart(node: Node, kubectl: Ku
     node.until("other pods", lambda: len(_pods(kubectl, f"{name}r")) == 2)
     assert not before & _pods(kubectl, f"{name}r")
     kubectl("delete", what)
+
+
+def _observed(kubectl: Kubectl, what: str) -> bool:
+    found = kubectl("get", what, "-o", "json").json()
+    return bool(found["status"]["observedGeneration"] == found["metadata"]["generation"])
 
 
 def _step(kubectl: Kubectl, what: str) -> str:
@@ -333,14 +338,14 @@ def test_diff_shows_what_apply_would_change(kubectl: Kubectl, name: str) -> None
 def test_delete_orphans_or_waits_for_dependents(node: Node, kubectl: Kubectl, name: str) -> None:
     label = name + "c"
     node.apply(deployment(label, 1))
-    kubectl("rollout", "status", f"deployment/{label}", "--timeout=30s")
+    kubectl("rollout", "status", f"deployment/{label}", "--timeout=60s")
     [before] = _pods(kubectl, label)
     kubectl("delete", "deployment", label, "--cascade=orphan")
     [replicaset] = kubectl("get", "replicasets", "-l", f"app={label}", "-o", "json").json()["items"]
     node.until("orphaned", lambda: not _owners(kubectl, replicaset["metadata"]["name"]))
     assert _pods(kubectl, label) == {before}
     node.apply(deployment(label, 1))
-    kubectl("rollout", "status", f"deployment/{label}", "--timeout=30s")
+    kubectl("rollout", "status", f"deployment/{label}", "--timeout=60s")
     assert _pods(kubectl, label) == {before}, "the new Deployment adopts what the old one left"
     kubectl("delete", "deployment", label, "--cascade=foreground")
     assert _pods(kubectl, label) == set(), "foreground deletion returns after the dependents are gone"
@@ -371,7 +376,7 @@ def test_wait_for_a_value_by_jsonpath(node: Node, kubectl: Any, name: str) -> No
     if kubectl.version == "1.20":
         pytest.skip("kubectl wait knows jsonpath since 1.23")
     node.apply(pod(name + "j", "exit 0", restartPolicy="Never"))
-    kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}j", "--timeout=20s")
+    kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}j", "--timeout=60s")
     never = "--for=jsonpath={.status.phase}=Failed"
     late = kubectl("wait", never, f"pod/{name}j", "--timeout=1s", check=False)
     assert late.code == 1 and "timed out" in late.err

@@ -54,7 +54,7 @@ def web(node: Node) -> Iterator[Node]:
 
 def containers(node: Node) -> list[Any]:
     pods = node.kubectl("get", "pods", "-o", "json").json()["items"]
-    return [(p["metadata"]["name"], p["status"]["containerStatuses"][0]["containerID"],
+    return [(p["metadata"]["name"], p["status"]["containerStatuses"][0].get("containerID"),
              p["status"]["containerStatuses"][0]["restartCount"]) for p in pods]  # fmt: skip
 
 
@@ -77,6 +77,7 @@ def test_up_in_the_foreground_ends_with_ctrl_c_and_leaves_the_pods_running(unsta
     assert node.cli("status", check=False).code == 1
     assert answer(node, f"http://{address}:8080/etc/hostname") == "stays"
     second = Foreground(node)
+    node.until("exec works again", lambda: node.kubectl("exec", "stays", "--", "true", check=False).code == 0)
     assert containers(node) == before, "adopted, not started again"
     node.kubectl("delete", "pod", "stays")
     assert second.interrupt() == 0
@@ -258,6 +259,7 @@ def _look_for_no_dns(web: Node) -> None:
 
 
 def test_the_options_of_the_first_up_are_remembered(web: Node) -> None:
+    before = containers(web)
     web.cli("down")
     web.cli("up", "--detach", "--secure-port", "7443", "--no-cluster-dns")
     assert web.cli("status", "-o", "json").json()["server"] == f"https://{NODE_IP}:7443"
@@ -265,4 +267,4 @@ def test_the_options_of_the_first_up_are_remembered(web: Node) -> None:
     web.cli("up", "--detach")
     assert web.cli("status", "-o", "json").json()["server"] == f"https://{NODE_IP}:7443"
     _look_for_no_dns(web)
-    web.wait_running("web")
+    web.until("its pod runs again", lambda: containers(web)[0][1] not in (None, before[0][1]))

@@ -14,7 +14,7 @@ from volume_pods import config_map, holding, looking, secret, shown
 pytestmark = pytest.mark.e2e
 
 Object = dict[str, Any]
-SOON = 15.0  # what the tests allow on a busy machine; the goal of 2 s is measured by tests/bench
+SOON = 60.0  # what the tests allow on a busy machine; the goal of 2 s is measured by tests/bench
 
 
 def becomes(node: Node, name: str, path: str, wanted: str) -> None:
