@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from e2e_node import REPOSITORY
@@ -83,7 +84,12 @@ def skopeo(*argv: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def make_image(file: Path, version: str) -> Path:
+def make_image(
+    file: Path,
+    version: str,
+    entrypoint: Sequence[str] = ("sh", "-c"),
+    command: Sequence[str] = (TELL_AND_WAIT,),
+) -> Path:
     """A docker-archive of busybox whose own command says `hello VERSION` and waits for SIGTERM."""
     busybox = shutil.which("busybox")
     assert busybox, "busybox-static is needed"
@@ -93,8 +99,8 @@ def make_image(file: Path, version: str) -> Path:
     layers = [tar_of(members), layer([("etc/", None), ("etc/version", version.encode())])]
     process = {
         "Env": ["PATH=/bin", "GREETING=hello"],
-        "Entrypoint": ["sh", "-c"],
-        "Cmd": [TELL_AND_WAIT],
+        "Entrypoint": [*entrypoint],
+        "Cmd": [*command],
     }
     config = json.dumps(
         {

@@ -218,6 +218,49 @@ def test_an_archive_made_by_skopeo_is_imported_and_run(
     assert name in json.loads(node.cli("image", "inspect", name).out)[0]["repoTags"]
 
 
+CONTAINERS = "[sig-node] Containers should"
+OVERRIDES = [
+    ("use the image defaults if command and args are blank", {}, "entrypoint cmd"),
+    (
+        "be able to override the image's default arguments (container cmd)",
+        {"args": ["own"]},
+        "entrypoint own",
+    ),
+    (
+        "be able to override the image's default command (container entrypoint)",
+        {"command": ["busybox", "echo", "own"]},
+        "own",
+    ),
+    (
+        "be able to override the image's default command and arguments",
+        {"command": ["busybox", "echo", "own"], "args": ["both"]},
+        "own both",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("container", "said"),
+    [
+        pytest.param(*row[1:], marks=pytest.mark.conformance(f"{CONTAINERS} {row[0]}"), id=row[2])
+        for row in OVERRIDES
+    ],
+)
+def test_command_and_args_over_the_images_own(
+    node: Node, folder: Path, container: dict[str, Any], said: str
+) -> None:
+    image, name = "example.test/team/echo:v1", said.replace(" ", "-")
+    if image not in node.cli("image", "ls").out:
+        archive = make_image(folder / "echo.tar", "one", ("busybox", "echo", "entrypoint"), ("cmd",))
+        node.cli("image", "import", str(archive), "--name", image)
+    body = image_pod(name, image, "Never", restartPolicy="Never")
+    body["spec"]["containers"][0] |= container
+    node.apply(body)
+    node.until("Succeeded", lambda: node.phase(name) == "Succeeded")
+    assert node.kubectl("logs", name).out.strip() == said
+    node.kubectl("delete", "pod", name)
+
+
 def test_what_is_no_archive_says_so(node: Node, folder: Path) -> None:
     (folder / "text").write_text("no tar\n" * 1000)
     done = node.cli("image", "import", str(folder / "text"), check=False)

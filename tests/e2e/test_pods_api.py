@@ -9,6 +9,7 @@ import base64
 import contextlib
 import gc
 import json
+import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ websocket = pytest.importorskip("websocket", reason="websocket-client is not ins
 
 from kubernetes import client, config, watch  # noqa: E402
 from kubernetes.client.rest import ApiException  # noqa: E402
+from kubernetes.stream import portforward  # noqa: E402
 
 pytestmark = [
     pytest.mark.e2e,
@@ -242,6 +244,70 @@ def test_the_life_of_a_lease(api: Any) -> None:
     with pytest.raises(ApiException) as gone:
         leases.read_namespaced_lease("lease", "default")
     assert gone.value.status == 404
+
+
+def test_a_port_of_a_pod_on_the_hosts_network_is_forwarded(node: Node, core: Any) -> None:
+    node.apply(pod("on-host", "nc -ll -p 24777 -e cat", hostNetwork=True))
+    node.wait_running("on-host")
+
+    def listening() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", 24777)) == 0
+
+    node.until("it listens", listening)
+    forwarded = portforward(core.connect_get_namespaced_pod_portforward, "on-host", "default", ports="24777")
+    connection = forwarded.socket(24777)
+    connection.settimeout(30)
+    connection.sendall(b"hello\n")
+    assert connection.recv(100) == b"hello\n"
+    connection.close()
+    forwarded.close()
+    node.kubectl("delete", "pod", "on-host")
+
+
+@pytest.mark.conformance("[sig-node] PodTemplates should run the lifecycle of PodTemplates")
+@pytest.mark.conformance("[sig-node] PodTemplates should replace a pod template")
+@pytest.mark.conformance("[sig-node] PodTemplates should delete a collection of pod templates")
+def test_the_life_of_pod_templates(core: Any) -> None:
+    template = {"metadata": {"labels": {"made": "by-test"}}, "spec": pod("x")["spec"]}
+    for number in range(3):
+        metadata = {"name": f"template-{number}", "labels": {"made": "by-test"}}
+        core.create_namespaced_pod_template("default", {"metadata": metadata, "template": template})
+    core.patch_namespaced_pod_template("template-0", "default", {"metadata": {"labels": {"patched": "yes"}}})
+    [patched] = core.list_namespaced_pod_template("default", label_selector="patched=yes").items
+    patched.metadata.annotations = {"updated": "true"}
+    replaced = core.replace_namespaced_pod_template("template-0", "default", patched)
+    assert replaced.metadata.annotations == {"updated": "true"}
+    core.delete_namespaced_pod_template("template-0", "default")
+    assert len(core.list_pod_template_for_all_namespaces(label_selector="made=by-test").items) == 2
+    core.delete_collection_namespaced_pod_template("default", label_selector="made=by-test")
+    assert core.list_namespaced_pod_template("default", label_selector="made=by-test").items == []
+
+
+@pytest.mark.conformance("[sig-node] Node Lifecycle should run through the lifecycle of a node")
+def test_the_life_of_a_node_object(node: Node, core: Any) -> None:
+    core.create_node(
+        {
+            "metadata": {"name": "e2e-fake-node", "labels": {"made": "by-test"}},
+            "spec": {"unschedulable": True},
+        }
+    )
+    assert core.read_node("e2e-fake-node").metadata.name == "e2e-fake-node"
+    core.patch_node("e2e-fake-node", {"metadata": {"labels": {"e2e-patched": "yes"}}})
+    [found] = core.list_node(label_selector="e2e-patched=yes").items
+
+    def updated() -> Any:
+        """The node lifecycle controller writes to it, too."""
+        current = core.read_node("e2e-fake-node")
+        current.metadata.labels["e2e-updated"] = "yes"
+        with contextlib.suppress(ApiException):
+            return core.replace_node("e2e-fake-node", current)
+        return None
+
+    assert node.until("updated", updated).metadata.labels["e2e-updated"] == "yes"
+    assert found.metadata.uid == core.read_node("e2e-fake-node").metadata.uid
+    core.delete_node("e2e-fake-node")
+    node.until("gone", lambda: not core.list_node(label_selector="e2e-updated=yes").items)
 
 
 @pytest.fixture

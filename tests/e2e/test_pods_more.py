@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 
 DEAF = "trap '' TERM; sleep 3600"
 POLITE = "trap 'exit 0' TERM; sleep 3600 & wait"
-QUICK = 15.0
+QUICK = 60.0  # far from the hour that these pods have to end
 
 
 def events(node: Node, name: str) -> list[str]:
@@ -52,20 +52,20 @@ def silent_registry() -> Iterator[int]:
 
 def test_a_pod_can_be_deleted_during_its_pull(node: Node, silent_registry: int) -> None:
     image = f"127.0.0.1:{silent_registry}/hangs:1"
-    node.apply(pod("pulling", container={"image": image}, terminationGracePeriodSeconds=30))
+    node.apply(pod("pulling", container={"image": image}, terminationGracePeriodSeconds=3600))
     wait_for_event(node, "pulling", "Pulling")
     delete_quickly(node, "pulling")
 
 
 def test_a_pod_can_be_deleted_while_its_restart_is_held_back(node: Node) -> None:
-    node.apply(pod("crashing", "exit 1", terminationGracePeriodSeconds=30))
+    node.apply(pod("crashing", "exit 1", terminationGracePeriodSeconds=3600))
     wait_for_event(node, "crashing", "BackOff")
     delete_quickly(node, "crashing")
 
 
 def test_a_pod_can_be_deleted_during_its_post_start_hook(node: Node) -> None:
     hook = {"lifecycle": {"postStart": {"exec": {"command": ["sleep", "3600"]}}}}
-    node.apply(pod("hooked", POLITE, container=hook, terminationGracePeriodSeconds=30))
+    node.apply(pod("hooked", POLITE, container=hook, terminationGracePeriodSeconds=3600))
     wait_for_event(node, "hooked", "Started")
     delete_quickly(node, "hooked")
 
@@ -85,7 +85,7 @@ def test_a_shorter_grace_hastens_a_stop_under_way(
 
 
 def test_what_has_ended_shows_while_the_rest_still_ends(node: Node) -> None:
-    body = pod("halves", DEAF, terminationGracePeriodSeconds=60)
+    body = pod("halves", DEAF, terminationGracePeriodSeconds=3600)
     template = body["spec"]["containers"][0]
     body["spec"]["containers"].append(template | {"name": "polite", "command": ["sh", "-c", POLITE]})
     node.apply(body)
@@ -105,7 +105,8 @@ def test_sidecars_stop_after_the_containers_they_serve(node: Node) -> None:
     out.mkdir()
 
     def saying(name: str, seconds: int) -> str:
-        return f"trap 'sleep {seconds}; echo {name} >> /out/said; exit 0' TERM; sleep 3600 & wait"
+        told = f"trap 'sleep {seconds}; echo {name} >> /out/said; exit 0' TERM; echo set"
+        return f"{told}; sleep 3600 & wait"
 
     mount = {"volumeMounts": [{"name": "out", "mountPath": "/out"}]}
     volume = {"volumes": [{"name": "out", "hostPath": {"path": str(out)}}]}
@@ -117,7 +118,8 @@ def test_sidecars_stop_after_the_containers_they_serve(node: Node) -> None:
     node.apply(body)
     node.wait_running("served")
     node.until("ready", lambda: node.get("pod", "served")["status"]["containerStatuses"][0]["ready"])
-    time.sleep(0.5)  # their shells set the traps
+    logs = ("logs", "served", "--all-containers")
+    node.until("their traps are set", lambda: node.kubectl(*logs, check=False).out == "set\n" * 3)
     node.kubectl("delete", "pod", "served")
     assert (out / "said").read_text().split() == ["main", "second", "first"]
     shutil.rmtree(out)
@@ -184,6 +186,10 @@ def test_containers_of_a_pod_share_memory_and_pods_do_not(node: Node) -> None:
 
 
 @pytest.mark.conformance(
+    "[sig-node] Ephemeral Containers [NodeConformance] should update the ephemeral containers in an existing "
+    "pod"
+)
+@pytest.mark.conformance(
     "[sig-node] Ephemeral Containers [NodeConformance] will start an ephemeral container in an existing pod"
 )
 def test_a_debug_container_sees_its_targets_processes(node: Node) -> None:
@@ -198,6 +204,16 @@ def test_a_debug_container_sees_its_targets_processes(node: Node) -> None:
         return node.kubectl("logs", "target", "-c", "look", check=False).out
 
     node.until("its processes", lambda: "sleep 3611" in seen())
+    node.kubectl(
+        "debug", "target", "--image=busybox", "--image-pull-policy=IfNotPresent", "-c", "again", "--",
+        "echo", "second",
+    )  # fmt: skip
+    node.until(
+        "the second one, too",
+        lambda: node.kubectl("logs", "target", "-c", "again", check=False).out == "second\n",
+    )
+    added = node.get("pod", "target")["spec"]["ephemeralContainers"]
+    assert [container["name"] for container in added] == ["look", "again"]
     node.kubectl("delete", "pod", "target", "--grace-period=1")
 
 

@@ -78,6 +78,9 @@ def cgroups_of(uid: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.conformance(
+    "[sig-node] RuntimeClass should schedule a Pod requesting a RuntimeClass without PodOverhead"
+)
 def test_a_pods_life_from_running_to_gone(node: Node, handler: str) -> None:
     name = f"{handler}-life"
     node.apply(under(handler, "life", "echo started; sleep 3600"))
@@ -253,6 +256,58 @@ def _pid(node: Node) -> int | None:
     return int(done.out) if done.code == 0 else None
 
 
+@pytest.mark.conformance("[sig-node] RuntimeClass should reject a Pod requesting a deleted RuntimeClass")
+def test_a_class_that_is_gone_is_no_class(node: Node) -> None:
+    node.apply(runtime_class("own") | {"metadata": {"name": "short-lived"}})
+    node.kubectl("delete", "runtimeclass", "short-lived")
+    body = json.dumps(pod("late", runtimeClassName="short-lived"))
+    refused = node.kubectl("create", "-f", "-", stdin=body, check=False)
+    assert refused.code == 1 and 'RuntimeClass "short-lived" not found' in refused.err
+
+
+@pytest.mark.conformance(
+    "[sig-node] RuntimeClass should schedule a Pod requesting a RuntimeClass and initialize its Overhead"
+)
+def test_a_classes_overhead_is_its_pods(node: Node) -> None:
+    overhead = {"cpu": "10m", "memory": "1Mi"}
+    node.apply(runtime_class("own") | {"metadata": {"name": "heavy"}, "overhead": {"podFixed": overhead}})
+    node.apply(pod("heavy", runtimeClassName="heavy"))
+    node.wait_running("heavy")
+    assert node.get("pod", "heavy")["spec"]["overhead"] == overhead
+    node.kubectl("delete", "pod", "heavy")
+    node.kubectl("delete", "runtimeclass", "heavy")
+
+
+@pytest.mark.conformance("[sig-node] RuntimeClass should support RuntimeClasses API operations")
+def test_the_life_of_a_class(node: Node) -> None:
+    path = "/apis/node.k8s.io/v1/runtimeclasses"
+    group = node.kubectl("get", "--raw", "/apis/node.k8s.io/v1").json()
+    [kind] = [entry for entry in group["resources"] if entry["name"] == "runtimeclasses"]
+    every = {"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+    assert set(kind["verbs"]) == every
+    labels = {"made": "by-test"}
+    made = [runtime_class("own") | {"metadata": {"name": f"api-{n}", "labels": labels}} for n in range(3)]
+    node.apply(*made)
+    listed = node.kubectl("get", "--raw", f"{path}?labelSelector=made%3Dby-test").json()
+    assert [item["metadata"]["name"] for item in listed["items"]] == ["api-0", "api-1", "api-2"]
+    patch = '{"metadata":{"annotations":{"patched":"true"}}}'
+    node.kubectl("patch", "runtimeclass", "api-0", "--type=merge", "-p", patch)
+    read = node.kubectl("get", "--raw", f"{path}/api-0").json()
+    read["metadata"]["annotations"]["updated"] = "true"
+    node.kubectl("replace", "-f", "-", stdin=json.dumps(read))
+    notes = node.kubectl("get", "--raw", f"{path}/api-0").json()["metadata"]["annotations"]
+    assert (notes["patched"], notes["updated"]) == ("true", "true")
+    version = listed["metadata"]["resourceVersion"]
+    node.kubectl("delete", "runtimeclass", "api-0")
+    node.kubectl("delete", "--raw", f"{path}?labelSelector=made%3Dby-test")
+    assert node.kubectl("get", "--raw", f"{path}?labelSelector=made%3Dby-test").json()["items"] == []
+    query = f"watch=1&resourceVersion={version}&timeoutSeconds=1&labelSelector=made%3Dby-test"
+    told = [json.loads(line) for line in node.kubectl("get", "--raw", f"{path}?{query}").out.splitlines()]
+    kinds = [event["type"] for event in told]
+    assert kinds == ["MODIFIED", "MODIFIED", "DELETED", "DELETED", "DELETED"]
+
+
+@pytest.mark.conformance("[sig-node] RuntimeClass should reject a Pod requesting a non-existent RuntimeClass")
 def test_unknown_class_is_forbidden_and_unknown_handler_an_event(node: Node) -> None:
     body = pod("classless", runtimeClassName="no-such-class")
     (node.root / "classless.json").write_text(json.dumps(body))

@@ -113,6 +113,7 @@ def test_cluster_ip_reaches_every_endpoint(web: Node, source: str, port: int) ->
     assert set(answers) == {"web-1", "web-2"} and sum(answers.values()) == 30
 
 
+@pytest.mark.conformance("[sig-network] Services should be able to create a functioning NodePort service")
 @pytest.mark.parametrize("source", ["outside", "node", "client"])
 def test_node_port_answers(web: Node, source: str) -> None:
     answers = fetch(web, source, f"http://{NODE_IP}:30123/", 20)
@@ -139,6 +140,7 @@ def test_service_without_endpoints_is_refused_at_once(web: Node) -> None:
     assert done.code != 0 and "refused" in done.err
 
 
+@pytest.mark.conformance("[sig-network] Services should serve a basic endpoint from pods")
 def test_endpoints_follow_pods(web: Node) -> None:
     web.apply(pod("web-3", SERVE, labels={"app": "web"}))
     web.until("third endpoint", lambda: len(ready_endpoints(web, "web")) == 3)
@@ -157,11 +159,17 @@ def test_deleting_a_service_removes_its_rules(web: Node) -> None:
     web.until("rules gone", lambda: address not in rules())
 
 
+@pytest.mark.conformance("[sig-network] Services should provide secure master service")
+@pytest.mark.conformance(
+    "[sig-network] EndpointSlice should have Endpoints and EndpointSlices pointing to API Server"
+)
 def test_pods_see_the_service_environment_and_the_kubernetes_service(web: Node) -> None:
     environment = web.kubectl("exec", "client", "--", "env").out
     assert "KUBERNETES_SERVICE_HOST=10.96.0.1" in environment
     slices = web.kubectl("get", "endpointslices", "kubernetes", "-o", "json").json()
     assert slices["endpoints"][0]["addresses"] == [NODE_IP]
+    [subset] = web.get("endpoints", "kubernetes")["subsets"]
+    assert subset["addresses"] == [{"ip": NODE_IP}] and subset["ports"][0]["name"] == "https"
     reach = "nc -w 3 10.96.0.1 443 < /dev/null && echo connected"
     assert "connected" in web.kubectl("exec", "client", "--", "sh", "-c", reach).out
 

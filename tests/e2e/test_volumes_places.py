@@ -63,6 +63,15 @@ def test_host_paths_of_every_type(node: Node, host: Path) -> None:
     assert not (host / "missing").exists()
 
 
+def test_a_host_path_may_be_a_link(node: Node, host: Path) -> None:
+    (host / "target").mkdir()
+    (host / "target" / "inside").write_text("seen through the link\n")
+    (host / "link").symlink_to(host / "target")
+    volume = {"name": "v", "hostPath": {"path": str(host / "link")}}
+    node.apply(looking("host-link", "cat /v/inside", [volume]))
+    assert over(node, "host-link") == ["seen through the link"]
+
+
 def local_volume(name: str, folder: Path, host: str, class_name: str) -> list[Object]:
     term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [host]}]}
     spec = {

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from conformance_titles import HEADER
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -43,6 +47,26 @@ def test_every_test_that_the_conformance_page_names_is_there() -> None:
     rows = re.findall(r"^\| .* \| `(tests/\S+\.py)`: (\w+) \|$", page, re.M)
     assert len(rows) > 100
     assert [row for row in rows if f"def {row[1]}(" not in (ROOT / row[0]).read_text()] == []
+
+
+def test_the_conformance_page_and_the_tests_markers_say_the_same() -> None:
+    for module in ("kubernetes", "websocket"):
+        pytest.importorskip(module, reason=f"without {module} some of the marked tests are not collected")
+    plugin = ["-p", "conformance_titles", "--collect-only", "-q"]
+    command = [sys.executable, "-m", "pytest", *plugin, "tests/e2e"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (line,) = [text for text in done.stdout.splitlines() if text.startswith(HEADER)]
+    marked = {tuple(row) for row in json.loads(line.removeprefix(HEADER))}
+    sections = re.split(r"^## ", (ROOT / "docs/conformance.md").read_text(), flags=re.M)
+    listed = set()
+    for section in sections:
+        area = re.match(r".*\((sig-\w+)\)$", section.partition("\n")[0])
+        if area:
+            rows = re.findall(r"^\| (.*) \| `(tests/\S+\.py)`: (\w+) \|$", section, re.M)
+            listed |= {(f"[{area[1]}] {title}", file, name) for title, file, name in rows}
+    assert listed == marked
 
 
 def test_every_room_has_a_page() -> None:
