@@ -112,6 +112,8 @@ class Config:
     port: int = 10250
     rotate_certificates: bool = False
     server_tls_bootstrap: bool = False
+    authentication: Mapping[str, Any] = field(default_factory=dict)
+    authorization: Mapping[str, Any] = field(default_factory=dict)
     tls_cert_file: str = ""
     tls_private_key_file: str = ""
     healthz_bind_address: str = "127.0.0.1"
@@ -194,6 +196,8 @@ KEYS = {
     "port": "port",
     "rotateCertificates": "rotate_certificates",
     "serverTLSBootstrap": "server_tls_bootstrap",
+    "authentication": "authentication",
+    "authorization": "authorization",
     "tlsCertFile": "tls_cert_file",
     "tlsPrivateKeyFile": "tls_private_key_file",
     "healthzBindAddress": "healthz_bind_address",
@@ -226,10 +230,12 @@ def from_document(document: Mapping[str, Any]) -> Config:
 def checked(config: Config) -> Config:
     """The same settings, unless one of them has a value that means nothing here (ConfigError names it)."""
     from kubelet_py.node import allocatable, shutdown, thresholds  # late: they are made of this Config
+    from kubelet_py.server import access_settings
 
     allocatable.check(config)
     thresholds.parse(config)
     shutdown.groups(config)
+    access_settings.read(config.authentication, config.authorization)
     for pattern in config.allowed_unsafe_sysctls:
         if not SYSCTL_PATTERN.fullmatch(pattern) or not pattern.startswith(NAMESPACED_SYSCTLS):
             raise ConfigError(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from kubeclient.rest import RestClient
 from kubelet_py.config import Config
-from kubelet_py.node.authenticator import TokenAuthenticator
-from kubelet_py.node.authorizer import NodeAuthorizer
+from kubelet_py.node.reviews import NodeReviews
 from kubelet_py.node.serving import ServingCertificate
 from kubelet_py.paths import NodePaths
+from kubelet_py.server import access_settings
 from kubelet_py.server.access import Access
 from kubelet_py.server.healthz import Check
 from kubelet_py.server.http_counts import HttpCounts
@@ -42,7 +42,8 @@ class Port:
         self._config, self._paths = config, paths
         self._client, self._serving = client, serving
         self._backend, self._check = backend, check
-        self._access = Access(NodeAuthorizer(client, node_name), TokenAuthenticator(client))
+        self._settings = access_settings.read(config.authentication, config.authorization)
+        self._access = Access(self._settings, NodeReviews(client, node_name))
         self._server: KubeletServer | None = None
 
     def start(self, registered: Callable[[], bool]) -> None:
@@ -73,7 +74,7 @@ class Port:
             port=self._config.port,
             cert_file=str(certificate),
             key_file=str(key),
-            client_ca_file=str(authority) if authority.exists() else "",
+            client_ca_file=self._settings.client_ca_file or (str(authority) if authority.exists() else ""),
             access=self._access,
             log_folder=self._paths.pod_logs.parent,
             check=self._check,

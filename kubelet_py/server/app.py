@@ -4,7 +4,7 @@ It is the standard library's threading server with TLS, one thread per connectio
 port-forward take the connection over: after the 101 the same socket speaks SPDY or WebSocket, and blocking
 threads are the plainest way to pump two directions.
 
-Everything but /healthz is for those who may (access.py).
+Everything is for those who may (access.py), /healthz too: port 10248 is there for strangers.
 Paths, query names and texts are those of pkg/kubelet/server/server.go.
 """
 
@@ -211,9 +211,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self, path: str, parts: list[str], query: dict[str, list[str]]) -> None:
         head = parts[0] if parts else ""
-        if head != "healthz":
-            authorization = self.headers.get("Authorization", "")
-            self.server.owner.access.check(self.request.getpeercert(), authorization, self.command, path)
+        authorization = self.headers.get("Authorization", "")
+        self.server.owner.access.check(self.request.getpeercert(), authorization, self.command, path)
         route = self._ROUTES.get(head)
         if head in observation.PAGES:
             route = (("GET",), partial(_Handler._page, head=head))

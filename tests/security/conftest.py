@@ -11,7 +11,7 @@ import pytest
 from kubelet_py.config import Config
 from kubelet_py.paths import NodePaths
 from kubelet_py.pods.containers import ContainerStarter
-from kubelet_py.pods.context import NodeFacts
+from kubelet_py.pods.context import NodeFacts, ObjectSource
 from kubelet_py.pods.timeline import Timelines
 from kubelet_py.volumes.manager import VolumeManager
 from runtime.images.store import Image
@@ -37,7 +37,7 @@ class Pods:
             runtime=None,  # type: ignore[arg-type]
             images=None,  # type: ignore[arg-type]
             volumes=VolumeManager(self.paths.pods),
-            objects=None,  # type: ignore[arg-type]
+            objects=ObjectSource(None),
             kernel=LinuxKernel(),
             services=list,
             node=NodeFacts("node", ("192.0.2.1",), {}, MEMORY),

@@ -17,7 +17,10 @@ from typing import Any
 import pytest
 
 from kubelet_py.errors import VolumeError
+from kubelet_py.node.reviews import NodeReviews
 from kubelet_py.server import app
+from kubelet_py.server.access import Access
+from kubelet_py.server.access_settings import AccessSettings
 from kubelet_py.volumes import atomic_writer, host_path, manager, secret, subpath
 from kubelet_py.volumes.plugin import Context
 from runtime import state
@@ -155,7 +158,8 @@ def kubelet(tmp_path: Path) -> Iterator[tuple[app.KubeletServer, Pki]]:
     certificate, key = pki.issue("kubelet")
     server = app.KubeletServer(
         Backend(tmp_path), address="127.0.0.1", port=0, cert_file=certificate, key_file=key,
-        client_ca_file=pki.ca, authorize=lambda *_: False, log_folder=tmp_path,
+        client_ca_file=pki.ca, log_folder=tmp_path,
+        access=Access(AccessSettings(), NodeReviews(None, "n1")),
     )  # fmt: skip
     server.start()
     yield server, pki

@@ -18,7 +18,8 @@ import pytest
 
 from kubeclient.streams import spdy, websocket
 from kubeclient.streams.transport import Duplex
-from kubelet_py.server.access import Access, Identity, subresource
+from kubelet_py.server.access import Access, Identity
+from kubelet_py.server.access_settings import AccessSettings
 from kubelet_py.server.app import KubeletServer
 from tests.unit.server.fake_node import Backend, Pki, echo_server
 
@@ -39,7 +40,7 @@ class Node:
             cert_file=certificate,
             key_file=key,
             client_ca_file=self.pki.ca,
-            access=Access(self._authorize, self._authenticate),
+            access=Access(AccessSettings(denied_seconds=0.0), self),
             log_folder=folder / "log",
             check=lambda: self.trouble,
             clock=lambda: 1_800_000_000.0,
@@ -47,12 +48,12 @@ class Node:
         self.server.start()
         self.admin = self.pki.issue("admin", "system:masters")
 
-    def _authenticate(self, token: str) -> Identity | None:
+    def whose_token(self, token: str) -> Identity | None:
         return Identity(token, ("system:authenticated",)) if token in ("allowed", "nobody") else None
 
-    def _authorize(self, *asked: Any) -> bool:
-        self.asked.append(asked)
-        return bool(asked[0] == "allowed")
+    def may(self, who: Identity, verb: str, subresource: str) -> bool:
+        self.asked.append((who.name, who.groups, verb, subresource))
+        return who.name == "allowed"
 
     def context(self, client: tuple[str, str] | None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self.pki.ca)
@@ -190,8 +191,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 
 @pytest.mark.parametrize("client", [None, "nobody"])
-def test_only_healthz_is_open_to_strangers(node: Node, client: str | None) -> None:
-    """K07: logs and exec need a certificate of our CA."""
+def test_nothing_is_open_to_strangers(node: Node, client: str | None) -> None:
+    """K07: every path needs a certificate of our CA, and a user whom the API server vouches for."""
     certificate = node.pki.issue(client) if client else None
     connection = node.http(certificate)
     found = {}
@@ -206,10 +207,10 @@ def test_only_healthz_is_open_to_strangers(node: Node, client: str | None) -> No
         answer = connection.getresponse()
         found[path] = (answer.status, answer.read())
     connection.close()
-    assert found.pop("/healthz") == (200, b"ok")
     if client:
-        text = b"Forbidden (user=nobody, verb=get, resource=nodes, subresource=metrics)"
+        text = b"Forbidden (user=nobody, verb=get, resource=nodes, subresource(s)=[metrics])"
         assert found["/metrics"] == (403, text)
+        assert found["/pods"][1].endswith(b"subresource(s)=[pods proxy])")
         assert {code for code, _ in found.values()} == {403}
     else:
         assert set(found.values()) == {(401, b"Unauthorized")}
@@ -221,13 +222,7 @@ def test_others_are_asked_about(node: Node) -> None:
     answer = connection.getresponse()
     assert answer.status == 200 and answer.read()
     connection.close()
-    assert node.asked[-1] == ("allowed", ("team", "system:authenticated"), "get", "/metrics")
-    assert [subresource(p) for p in ("/exec/a", "/metrics/x", "/logs/", "/stats/summary")] == [
-        "proxy",
-        "metrics",
-        "log",
-        "stats",
-    ]
+    assert node.asked[-1] == ("allowed", ("team", "system:authenticated"), "get", "metrics")
 
 
 @pytest.mark.parametrize(
@@ -250,6 +245,22 @@ def test_a_certificate_counts_before_a_token(node: Node) -> None:
     connection.request("GET", "/metrics", headers={"Authorization": "Bearer allowed"})
     assert connection.getresponse().status == 403
     connection.close()
+
+
+def test_another_certificate_is_shown_without_ending_open_connections(node: Node) -> None:
+    connection = node.http(node.admin)
+    connection.request("GET", "/healthz")
+    connection.getresponse().read()
+    certificate, key = node.pki.issue("kubelet-2")
+    node.server.use_certificate(certificate, key)
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().read() == b"ok"
+    connection.close()
+    fresh = node.http(node.admin)
+    fresh.connect()
+    assert isinstance(fresh.sock, ssl.SSLSocket)
+    assert (("commonName", "kubelet-2"),) in (fresh.sock.getpeercert() or {})["subject"]
+    fresh.close()
 
 
 def test_a_certificate_of_another_ca_is_refused(node: Node, tmp_path: Path) -> None:
@@ -275,7 +286,7 @@ def test_each_page_of_numbers_is_served_and_asks_for_its_own_right(node: Node) -
     connection = node.http(node.pki.issue("reader"))
     connection.request("GET", "/stats/summary")
     answer = connection.getresponse()
-    assert (answer.status, b"subresource=stats" in answer.read()) == (403, True)
+    assert (answer.status, b"subresource(s)=[stats]" in answer.read()) == (403, True)
     connection.close()
 
 
