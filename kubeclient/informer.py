@@ -25,12 +25,16 @@ Handler = Callable[[str, Object, Object | None], None]
 
 FIRST_DELAY = 0.05
 LONGEST_DELAY = 5.0
+PAGE = 500
+"""Objects in one answer to a list; client-go's pager takes as many."""
 
 
 class Informer:
     """`on_event(type, new, old)` is called on the informer's own thread: ADDED, MODIFIED, DELETED.
 
     For DELETED `new` is the last state known. The handler must be quick; what it raises is logged.
+    With `identities_only` the copy holds names, uids and resourceVersions, for listeners that keep what
+    they need by themselves: `old`, and `new` of a deletion that was missed, are then no more than that.
     """
 
     def __init__(
@@ -42,12 +46,14 @@ class Informer:
         label_selector: str | None = None,
         field_selector: str | None = None,
         on_event: Handler | None = None,
+        identities_only: bool = False,
     ) -> None:
         self._client = client
         self._resource = resource
         self._namespace = namespace
         self._labels, self._fields = label_selector, field_selector
         self._on_event = on_event
+        self._identities_only = identities_only
         self._objects: dict[tuple[str, str], Object] = {}
         self._lock = threading.Lock()
         self._synced = threading.Event()
@@ -105,20 +111,45 @@ class Informer:
             delay = min(LONGEST_DELAY, delay * 2) if self._synced.is_set() else FIRST_DELAY
 
     def _replace(self) -> None:
-        """List everything; what differs from the copy becomes events."""
-        answer = self._client.list(
-            self._resource, self._namespace, label_selector=self._labels, field_selector=self._fields
-        )
+        """List everything; what differs from the copy becomes events.
+
+        Where the copy is small the list comes in pages, lest all of it is in memory at once.
+        """
+        limit = PAGE if self._identities_only else None
         head = {"apiVersion": self._resource.api_version, "kind": self._resource.kind}
-        fresh = {_key(obj): {**head, **obj} for obj in answer["items"]}
+        page = self._page(limit, None)
+        # Every page tells of the same moment.
+        version = page["metadata"]["resourceVersion"]
+        if limit is None:
+            self._drop_all_but({_key(obj) for obj in page["items"]})
+        present: set[tuple[str, str]] = set()
+        while True:
+            for obj in page["items"]:
+                present.add(_key(obj))
+                self._apply("MODIFIED", {**head, **obj})
+            follows = page["metadata"].get("continue")
+            if not follows:
+                break
+            page = self._page(limit, follows)
+        self._drop_all_but(present)
+        self._version = version
+        self._synced.set()
+
+    def _page(self, limit: int | None, follows: str | None) -> Object:
+        return self._client.list(
+            self._resource,
+            self._namespace,
+            label_selector=self._labels,
+            field_selector=self._fields,
+            limit=limit,
+            continue_=follows,
+        )
+
+    def _drop_all_but(self, present: set[tuple[str, str]]) -> None:
         with self._lock:
-            gone = [obj for key, obj in self._objects.items() if key not in fresh]
+            gone = [obj for key, obj in self._objects.items() if key not in present]
         for obj in gone:
             self._apply("DELETED", obj)
-        for obj in fresh.values():
-            self._apply("MODIFIED", obj)
-        self._version = answer["metadata"]["resourceVersion"]
-        self._synced.set()
 
     def _follow(self) -> None:
         watch = self._client.watch(
@@ -144,7 +175,7 @@ class Informer:
             if kind == "DELETED":
                 self._objects.pop(key, None)
             else:
-                self._objects[key] = obj
+                self._objects[key] = _identity(obj) if self._identities_only else obj
         if kind == "DELETED":
             self._tell("DELETED", obj, old)
         elif old is None:
@@ -165,6 +196,11 @@ class Informer:
             # A defect in one object's handling must not leave the process deaf to all others.
             plural = self._resource.plural
             log.exception("Failed to handle event resource=%s type=%s key=%s", plural, kind, _key(new))
+
+
+def _identity(obj: Object) -> Object:
+    kept = ("name", "namespace", "uid", "resourceVersion")
+    return {"metadata": {name: value for name, value in obj["metadata"].items() if name in kept}}
 
 
 def _key(obj: Object) -> tuple[str, str]:

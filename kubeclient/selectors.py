@@ -192,7 +192,7 @@ def _label_key(text: str) -> str:
     good_prefix = not slash or (len(prefix) <= _MAX_PREFIX and _PREFIX.match(prefix))
     if not good_prefix or not _NAME.match(name):
         raise ValueError(
-            f"unable to parse requirement: <nil>: Invalid value: \"{text}\": name part must consist of"
+            f'unable to parse requirement: <nil>: Invalid value: "{text}": name part must consist of'
             " alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"
         )
     return text
@@ -201,7 +201,7 @@ def _label_key(text: str) -> str:
 def _label_value(text: str) -> str:
     if not _NAME.match(text):
         raise ValueError(
-            f"unable to parse requirement: values[0]: Invalid value: \"{text}\": a valid label must be an"
+            f'unable to parse requirement: values[0]: Invalid value: "{text}": a valid label must be an'
             " empty string or consist of alphanumeric characters, '-', '_' or '.'"
         )
     return text

@@ -20,6 +20,7 @@ from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
     from kubeclient.informer import Handler, Informer
+    from kubeclient.resources import Resource
 
 log = logging.getLogger(__name__)
 
@@ -74,15 +75,19 @@ def start(
     slices = endpoint_slices(client, stop)
     if slices is None:
         return None
+
+    def lean(resource: Resource, handler: Handler) -> Informer:
+        return Informer(client, resource, on_event=handler, identities_only=True)
+
     of_services = [one.service_event for one in changes]
     of_slices = [one.slice_event for one in changes]
     needed = []
     if names is not None:
         of_services.append(names.service_event)
         of_slices.append(names.slice_event)
-        needed.append(Informer(client, NAMESPACES, on_event=names.namespace_event))
-    needed.append(Informer(client, SERVICES, on_event=_each(of_services)))
-    needed.append(Informer(client, slices, on_event=_each(of_slices)))
+        needed.append(lean(NAMESPACES, names.namespace_event))
+    needed.append(lean(SERVICES, _each(of_services)))
+    needed.append(lean(slices, _each(of_slices)))
     me = f"metadata.name={config.hostname}"
     node = Informer(client, NODES, field_selector=me, on_event=_each([one.node_event for one in changes]))
     for informer in (*needed, node):

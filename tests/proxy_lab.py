@@ -10,6 +10,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 
 class Api:
@@ -35,7 +36,12 @@ class Api:
                         self.wfile.flush()
                     self.wfile.write(b"0\r\n\r\n")
                     return
-                body = json.dumps({"metadata": {"resourceVersion": "1"}, "items": api.lists[kind]}).encode()
+                query = parse_qs(urlsplit(self.path).query)
+                first = int(query.get("continue", ["0"])[0])
+                end = first + int(query.get("limit", ["1000000"])[0])
+                more = {"continue": str(end)} if end < len(api.lists[kind]) else {}
+                items = api.lists[kind][first:end]
+                body = json.dumps({"metadata": {"resourceVersion": "1", **more}, "items": items}).encode()
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

@@ -5,13 +5,12 @@ KUBELET_PY_CONNECTIONS sets how many are held (default 300; the issue's figure i
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
-import selectors
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,40 +27,41 @@ VIP = ("10.96.0.9", 80)
 BACKENDS = ("198.18.0.1", "198.18.0.2")
 
 
+ECHO = """
+import contextlib, resource, selectors, socket, sys
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+listener = socket.create_server((sys.argv[1], 8080), backlog=4096)
+selector = selectors.DefaultSelector()
+selector.register(listener, selectors.EVENT_READ)
+print("ready", flush=True)
+while True:
+    for key, _ in selector.select():
+        if key.fileobj is listener:
+            selector.register(listener.accept()[0], selectors.EVENT_READ)
+            continue
+        data = b""
+        with contextlib.suppress(OSError):
+            data = key.fileobj.recv(100)
+            key.fileobj.sendall(data)
+        if not data:
+            selector.unregister(key.fileobj)
+            key.fileobj.close()
+"""
+
+
 class Echo:
-    """Answers every byte on every connection, in one thread."""
+    """Answers every byte on every connection, in a process of its own for the open files."""
 
     def __init__(self, address: str) -> None:
-        self._listener = socket.create_server((address, 8080), backlog=4096)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._stop = False
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while not self._stop:
-            for key, _ in self._selector.select(0.1):
-                found = key.fileobj
-                assert isinstance(found, socket.socket)
-                if found is self._listener:
-                    self._selector.register(found.accept()[0], selectors.EVENT_READ)
-                    continue
-                data = b""
-                with contextlib.suppress(OSError):
-                    data = found.recv(100)
-                    found.sendall(data)
-                if not data:
-                    self._selector.unregister(found)
-                    found.close()
+        command = [sys.executable, "-c", ECHO, address]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
 
     def close(self) -> None:
-        self._stop = True
-        self._thread.join(5)
-        for key in list(self._selector.get_map().values()):
-            assert isinstance(key.fileobj, socket.socket)
-            key.fileobj.close()
-        self._selector.close()
+        self._process.kill()
+        self._process.communicate()
 
 
 class Newcomers:
@@ -110,7 +110,7 @@ def exchange(sock: socket.socket) -> None:
 
 @pytest.fixture
 def api() -> Iterator[Api]:
-    needed = 2 * HELD + 200
+    needed = HELD + 200
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < needed:
         pytest.skip(f"{HELD} connections need {needed} open files, {hard} are allowed")

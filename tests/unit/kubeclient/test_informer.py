@@ -110,3 +110,38 @@ def test_a_handler_that_fails_does_not_end_the_informer(api, client, caplog) -> 
     script.over.set()
     assert [p["kind"] for p in informer.list()] == ["Pod", "Pod"]  # lists leave it out of their items
     assert "a defect" in caplog.text
+
+
+def test_identities_come_in_pages_and_are_all_that_the_copy_keeps(api, client) -> None:
+    pages = {"": ([{**pod("a", "4"), "spec": {"x": 1}}], "two"), "two": ([pod("b", "5")], "")}
+    asked: list[str] = []
+    over = threading.Event()
+
+    def answer(request: BaseHTTPRequestHandler, _: bytes) -> None:
+        if "watch=" in request.path:
+            request.send_response(200)
+            request.send_header("Transfer-Encoding", "chunked")
+            request.end_headers()
+            over.wait(5)
+            request.wfile.write(b"0\r\n\r\n")
+            request.close_connection = True
+            return
+        asked.append(request.path)
+        items, follows = pages[request.path.partition("continue=")[2].partition("&")[0]]
+        body = orjson.dumps({"metadata": {"resourceVersion": "9", "continue": follows}, "items": items})
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
+
+    api.routes["GET", PATH] = answer
+    seen: list[dict] = []
+    informer = Informer(client, PODS, on_event=lambda kind, new, old: seen.append(new), identities_only=True)
+    informer.start()
+    assert informer.wait_synced(5)
+    informer.stop()
+    over.set()
+    assert len(asked) == 2 and all("limit=500" in path for path in asked)
+    assert [obj["metadata"]["name"] for obj in seen] == ["a", "b"]
+    assert seen[0]["spec"] == {"x": 1} and seen[0]["kind"] == "Pod"
+    assert informer.get("a", "d") == pod("a", "4")
