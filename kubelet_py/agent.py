@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import signal
 import sys
 import threading
@@ -17,8 +16,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from urllib.parse import urlsplit
 
 from kubeclient.events import EventRecorder
 from kubeclient.informer import Informer
@@ -31,9 +28,7 @@ from kubelet_py.instruments import Instrument
 from kubelet_py.node import allocatable
 from kubelet_py.node import status as node_status
 from kubelet_py.node.addresses import NoAddress, choose_node_address
-from kubelet_py.node.api_counts import ApiCounts
-from kubelet_py.node.bootstrap import Bootstrap, client_renewal
-from kubelet_py.node.certificate_manager import CertificateManager
+from kubelet_py.node.credentials import Credentials
 from kubelet_py.node.enforcement import Enforcement, rules_of
 from kubelet_py.node.events import NodeEvents
 from kubelet_py.node.guard import Guard
@@ -44,7 +39,6 @@ from kubelet_py.node.network_keeper import NetworkKeeper, first_subnet
 from kubelet_py.node.peer_routes import PeerRoutes
 from kubelet_py.node.qos import QosCgroups
 from kubelet_py.node.registrar import Registrar
-from kubelet_py.node.serving import ServingCertificate
 from kubelet_py.paths import NodePaths
 from kubelet_py.pods import security
 from kubelet_py.pods.admission import Gate
@@ -128,32 +122,9 @@ class Agent:
             self._machine.memory,
             rules_of(self._config, self._machine, self._cgroups),
         )
-        self._api_instruments: tuple[Instrument, ...] = ()
-        self._client_ends = math.inf
-        self._renewal: CertificateManager | None = None
-        self._client = self._connect()
+        self._credentials = Credentials(options, self._paths, tuple(self._node.ips))
+        self._client = self._credentials.connect(self._stopping)
         self._build()
-
-    def _connect(self) -> RestClient | None:
-        options, paths = self._options, self._paths
-        self._cert_dir = options.cert_dir or paths.certificates
-        file = options.kubeconfig or paths.kubeconfig("kubelet")
-        rotate = self._config.rotate_certificates
-        self._bootstrap = Bootstrap(
-            file, options.bootstrap_kubeconfig, self._cert_dir, options.node_name, rotate=rotate
-        )
-        login = self._bootstrap.login(self._stopping)
-        if login is None:
-            log.info("Started without an API server: only static pods run (no %s)", file)
-            return None
-        counts = ApiCounts(urlsplit(login.config.server).netloc)
-        self._api_instruments = counts.instruments
-        if login.certificate is not None:
-            self._client_ends = login.certificate.not_after
-        client = RestClient(login.config, user_agent="kubelet-py", observe=counts.observe)
-        if rotate and login.certificate is not None:
-            self._renewal = client_renewal(self._bootstrap, login, client, options.node_name)
-        return client
 
     def _build(self) -> None:
         client, paths, config = self._client, self._paths, self._config
@@ -194,14 +165,6 @@ class Agent:
         self._pleg = Pleg(self._runtime, self._sandboxes.ips, workers.wake, workers.wake_after)
         self._prober = Prober(self._runtime, changed=self._workers.wake, tell=self._events.tell_of_probe)
         self._services = Informer(client, SERVICES) if client else None
-        given = (Path(config.tls_cert_file), Path(config.tls_private_key_file))
-        self._serving = ServingCertificate(
-            given=given if config.tls_cert_file else None,
-            ours=(paths.pki / "kubelet.crt", paths.pki / "kubelet.key"),
-            cert_dir=self._cert_dir,
-            node_name=self._options.node_name,
-            addresses=tuple(self._node.ips),
-        )
         self._check = loop_check(lambda: self._turned_at, time.monotonic)
         self._healthz = HealthzServer(config.healthz_bind_address, config.healthz_port, self._check)
         self._port = Port(
@@ -209,7 +172,7 @@ class Agent:
             paths=paths,
             node_name=self._options.node_name,
             client=client,
-            serving=self._serving,
+            serving=self._credentials.serving,
             backend=self._backend,
             check=self._check,
         )
@@ -328,8 +291,7 @@ class Agent:
         """Start every part, then look after the node until `stop`."""
         self._qos.make()
         self._enforcement.enforce()
-        if self._renewal is not None:
-            self._renewal.start()
+        self._credentials.start()
         self._statuses.start()
         self._workers.start()
         self._pleg.start()
@@ -359,7 +321,7 @@ class Agent:
     def close(self) -> None:
         """Let go of everything; containers run on."""
         parts = (self._static, self._guard, self._prober, self._pleg, self._workers, self._statuses)
-        others = (self._keeper, self._registrar, self._renewal, self._port, self._healthz)
+        others = (self._keeper, self._registrar, self._credentials, self._port, self._healthz)
         for part in (*parts, *others):
             if part is not None:
                 part.stop()
@@ -414,14 +376,9 @@ class Agent:
             replace(self._config, cgroup_driver=self._cgroup_manager),
             self._timelines,
             lambda: [*self._instruments(), *more],
-            self._expiries,
+            self._credentials.expiries,
             self._heard.wait,
         )
-
-    def _expiries(self) -> dict[str, float]:
-        """When the certificates in use end."""
-        client = self._client_ends if self._renewal is None else self._renewal.expires()
-        return {"client": client, "server": self._serving.expires()}
 
     def _instruments(self) -> list[Instrument]:
         """What every part counts, for /metrics."""
@@ -429,8 +386,7 @@ class Agent:
             self._pleg, self._workers, self._syncer, self._statuses, self._volumes, self._qos, self._gate,
             self._guard.eviction, self._timelines,
         )  # fmt: skip
-        renewal = self._renewal.instruments if self._renewal is not None else ()
-        more = (*self._api_instruments, *renewal, *self._serving.renewal_errors())
+        more = self._credentials.instruments()
         return [*(each for part in counting for each in part.instruments), *more]
 
     def _meter(self) -> Meter:
@@ -508,7 +464,7 @@ class Agent:
 
     def _on_node(self, node: Object) -> None:
         self._node_events.release()
-        self._serving.look()
+        self._credentials.serving.look()
         cidr = node["spec"].get("podCIDR") or self._config.pod_cidr
         if cidr:
             self._network.bring_up(cidr)
