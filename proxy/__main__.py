@@ -33,8 +33,12 @@ from proxy.modes import (
     remove_iptables,
     remove_nftables,
     remove_other,
+    remove_policies,
     versions,
 )
+from proxy.policy.enforcer import Enforcer
+from proxy.policy.rules import NameServer
+from proxy.policy.world import World
 from proxy.proxier import AddressFamily, Proxier, bridge_netfilter_problem
 from proxy.watching import start
 
@@ -55,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
             Iptables()  # a clear word where it is missing: its rules could not be seen
             remove_iptables(tables=True)
             remove_nftables()
+            remove_policies()
             return 0
         return _run(_configuration(args))
     except ProxyError as error:
@@ -164,7 +169,9 @@ def _run(config: ProxyConfig) -> int:
         after_first=lambda: _settle(choice.mode),
     )
     names = Names() if config.dns_addresses else None
-    watching = start(config, [family.changes for family in found], names, stop)
+    world = World()
+    watching = start(config, [family.changes for family in found], names, world, stop)
+    policies: Enforcer | None = None
     failed = False
     if watching is not None and watching.wait_synced(stop):
         titles = ",".join(family.backend.title.replace(" ", "/") for family in found)
@@ -178,12 +185,19 @@ def _run(config: ProxyConfig) -> int:
         )
         worker = _Worker(proxier, stop)
         worker.start()
+        policies = Enforcer(
+            world, config.hostname, watching.policies.synced, watching.pods, server=_name_server(config)
+        )
+        policies.start()
         if names is not None:
             DnsThread(config, names, stop).start()
         stop.wait()
         proxier.stop()
         worker.join(PATIENCE_WITH_SYNC)
         failed = worker.failed
+    if policies is not None:
+        policies.stop()
+        policies.join(PATIENCE_WITH_SYNC)
     if watching is not None:
         watching.stop()
     ports.stop()
@@ -193,6 +207,11 @@ def _run(config: ProxyConfig) -> int:
         server.stop()
     log.info("Stopped proxy")
     return 1 if failed else 0
+
+
+def _name_server(config: ProxyConfig) -> NameServer:
+    port = config.dns_port if config.dns_addresses else 0
+    return NameServer(config.dns_service_addresses, config.dns_addresses, port)
 
 
 def _servers(config: ProxyConfig, health: Health, metrics: Metrics) -> list[StatusServer]:

@@ -23,6 +23,7 @@ from proxy.nfnetlink import NfTables, NftError
 from proxy.nfobjects import Table, add_table, delete_table
 from proxy.nftables import NftablesBackend
 from proxy.nftframe import Frame
+from proxy.policy.enforcer import clean_up as clean_up_policies
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,17 @@ def remove_nftables() -> bool:
         if error.errno not in (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL):
             raise
     return found
+
+
+def remove_policies() -> bool:
+    """Remove what NetworkPolicies left; whether there was anything."""
+    try:
+        with NfTables() as kernel:
+            return clean_up_policies(kernel)
+    except NftError as error:
+        if error.errno not in (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    return False
 
 
 def remove_other(mode: str) -> None:

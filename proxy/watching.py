@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from proxy.changes import Changes
 from proxy.config import ProxyConfig
 from proxy.dns.records import Names
 from proxy.errors import ProxyError
+from proxy.policy.world import World
 
 if TYPE_CHECKING:
     from kubeclient.informer import Handler, Informer
@@ -29,10 +30,15 @@ PATIENCE_WITH_NODE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """`needed` must be in before rules are made; `node` tells of our own zone."""
+    """`needed` must be in before rules are made; `node` tells of our own zone, `policies` of NetworkPolicies:
+    an API server may not let a proxy see either. `pods` starts what only policies need, and answers with it
+    synced (None: told to stop meanwhile).
+    """
 
     needed: Sequence[Informer]
     node: Informer
+    policies: Informer
+    pods: Callable[[], list[Informer] | None]
 
     def wait_synced(self, stop: threading.Event) -> bool:
         """True when the first lists are in; rules from half of the objects would refuse the other half.
@@ -49,19 +55,23 @@ class Watching:
         return not stop.is_set()
 
     def stop(self) -> None:
-        for informer in (*self.needed, self.node):
+        for informer in (*self.needed, self.node, self.policies):
             informer.stop()
 
 
 def start(
-    config: ProxyConfig, changes: Sequence[Changes], names: Names | None, stop: threading.Event
+    config: ProxyConfig,
+    changes: Sequence[Changes],
+    names: Names | None,
+    world: World,
+    stop: threading.Event,
 ) -> Watching | None:
     """Start all informers; None when told to stop before there is a kubeconfig and an API server."""
     # Imported here: --cleanup and every refusal to start can do without an HTTP client.
     from kubeclient.errors import ConfigError as ClientConfigError
     from kubeclient.informer import Informer
     from kubeclient.kubeconfig import load
-    from kubeclient.resources import NAMESPACES, NODES, SERVICES
+    from kubeclient.resources import NAMESPACES, NETWORK_POLICIES, NODES, PODS, SERVICES
     from kubeclient.rest import RestClient
     from proxy.slice_version import endpoint_slices
 
@@ -88,11 +98,24 @@ def start(
         needed.append(lean(NAMESPACES, names.namespace_event))
     needed.append(lean(SERVICES, _each(of_services)))
     needed.append(lean(slices, _each(of_slices)))
+    policies = lean(NETWORK_POLICIES, world.policy_event)
     me = f"metadata.name={config.hostname}"
-    node = Informer(client, NODES, field_selector=me, on_event=_each([one.node_event for one in changes]))
-    for informer in (*needed, node):
+    of_node = [*(one.node_event for one in changes), world.node_event]
+    node = Informer(client, NODES, field_selector=me, on_event=_each(of_node))
+    for informer in (*needed, node, policies):
         informer.start()
-    return Watching(needed, node)
+
+    def pods() -> list[Informer] | None:
+        found = [lean(PODS, world.pod_event), lean(NAMESPACES, world.namespace_event)]
+        for informer in found:
+            informer.start()
+        for informer in found:
+            while not informer.wait_synced(0.1):
+                if stop.is_set():
+                    return None
+        return found
+
+    return Watching(needed, node, policies, pods)
 
 
 def _wait_for(path: Path, stop: threading.Event) -> bool:

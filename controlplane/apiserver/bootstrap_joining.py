@@ -84,6 +84,9 @@ def _proxier() -> Object:
         _rule(("list", "watch"), "", "services", "endpoints"),
         _rule(("get", "list", "watch"), "", "nodes"),
         _rule(("list", "watch"), "discovery.k8s.io", "endpointslices"),
+        # Upstream's role ends here; our proxy serves names and enforces policies, too.
+        _rule(("list", "watch"), "", "pods", "namespaces"),
+        _rule(("list", "watch"), "networking.k8s.io", "networkpolicies"),
         _rule(("create", "patch", "update"), "", "events"),
         _rule(("create", "patch", "update"), "events.k8s.io", "events"),
     )

@@ -35,7 +35,8 @@ class DnsThread(threading.Thread):
         from proxy.dns.server import DnsConfig, DnsServer
 
         config = self._config
-        ranges = [text for text in (config.cluster_cidr, config.service_cidr) if text]
+        both = f"{config.cluster_cidr},{config.service_cidr}"
+        ranges = [text.strip() for text in both.split(",") if text.strip()]
         settings = DnsConfig(
             addresses=config.dns_addresses,
             port=config.dns_port,
