@@ -44,6 +44,15 @@ class Leftovers:
             log.warning("Failed to clear away pod_uid=%s error=%s", uid, error)
 
 
+def remove_log(paths: NodePaths, container_id: str, log_path: Path) -> None:
+    """Remove one attempt's log with its rotated files, and the link to it: a pod that crashes for weeks must
+    not fill the disk with them."""
+    for link in paths.container_logs.glob(f"*-{container_id}.log"):
+        link.unlink(missing_ok=True)
+    for file in log_path.parent.glob(f"{log_path.name}*"):
+        file.unlink(missing_ok=True)
+
+
 def remove_logs(paths: NodePaths, folder: Path) -> None:
     """Remove a pod's log folder, named `<namespace>_<name>_<uid>`, and the links into it."""
     if paths.container_logs.is_dir():

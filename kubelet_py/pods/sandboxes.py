@@ -23,7 +23,7 @@ from kubelet_py.pods import attachment, files, resources, security, timeline
 from kubelet_py.pods.container_spec import SHM_BYTES
 from kubelet_py.pods.containers import Event
 from kubelet_py.pods.context import NodeFacts
-from kubelet_py.pods.leftovers import remove_logs
+from kubelet_py.pods.leftovers import remove_log, remove_logs
 from kubelet_py.pods.model import (
     ANNOTATION_CONFIG_SOURCE,
     LABEL_POD_NAME,
@@ -266,6 +266,11 @@ class Sandboxes:
                 self._cgroups.remove(cgroup, recursive=True)
         except RuntimeFailure as error:
             log.warning("Failed to remove cgroup path=%s error=%s", cgroup, error)
+
+    def remove_log(self, container_id: str) -> None:
+        """Remove an old attempt's log, what was rotated away of it, and the link to it."""
+        log_path = next(c.config.log_path for c in self._service.list_containers() if c.id == container_id)
+        remove_log(self._paths, container_id, Path(log_path))
 
     def remove_logs(self, pod: Object) -> None:
         """Remove the pod's log folder and the links into it."""

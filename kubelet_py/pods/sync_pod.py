@@ -351,6 +351,7 @@ class PodSyncer:
 
     def _remove_old(self, actions: PodActions) -> None:
         for identifier in actions.remove_containers:
+            self._p.sandboxes.remove_log(identifier)  # first: without its record nobody would find it again
             self._p.runtime.remove_container(identifier)
         for identifier in actions.remove_sandboxes:
             self._p.runtime.remove_pod_sandbox(identifier)

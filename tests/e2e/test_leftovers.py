@@ -89,3 +89,20 @@ def test_what_an_agent_killed_in_the_middle_of_a_removal_left_is_cleared_away_by
 
     assert len(left()) == 6
     node.until("nothing left", lambda: not left(), seconds=60)
+
+
+def test_of_a_container_that_crashes_again_and_again_the_last_two_logs_are_kept(node: Node) -> None:
+    paths = NodePaths(node.root)
+    node.apply(pod("crashing", "echo crashed; exit 1"))
+    node.until("two restarts", lambda: container(node, "crashing")["restartCount"] >= 2, seconds=120)
+    [folder] = paths.pod_logs.glob("default_crashing_*/main")
+    links = paths.container_logs
+
+    def kept() -> tuple[int, int]:
+        return len(list(folder.iterdir())), len(list(links.glob("crashing_default_main-*.log")))
+
+    node.until("two logs and two links", lambda: kept() == (2, 2))
+    assert not (folder / "0.log").exists()
+    assert all(link.exists() for link in links.glob("crashing_default_main-*.log"))
+    assert node.kubectl("logs", "crashing", "--previous").out == "crashed\n"
+    node.kubectl("delete", "pod", "crashing")

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from kubelet_py.paths import NodePaths
-from kubelet_py.pods.leftovers import Leftovers
+from kubelet_py.pods.leftovers import Leftovers, remove_log
 from runtime.cgroups.names import PlainNames
 from runtime.errors import CgroupError
 
@@ -69,3 +69,18 @@ def test_the_folder_stays_while_something_cannot_go(tmp_path: Path, caplog: pyte
     volumes = Volumes()
     leftovers(tmp_path, Cgroups(group, busy=True), volumes).clear(UID)
     assert volumes.torn == [] and "EBUSY" in caplog.text
+
+
+def test_an_old_attempts_log_goes_with_its_rotated_files_and_its_link(tmp_path: Path) -> None:
+    paths = NodePaths(tmp_path)
+    folder = paths.pod_logs / f"default_p_{UID}" / "c"
+    folder.mkdir(parents=True)
+    paths.container_logs.mkdir()
+    for name in ("1.log", "1.log.20261127-000000", "1.log.20261126-000000.gz", "11.log", "2.log"):
+        (folder / name).write_text("")
+    links = [paths.container_logs / f"p_default_c-{name * 64}.log" for name in "ab"]
+    links[0].symlink_to(folder / "1.log")
+    links[1].symlink_to(folder / "2.log")
+    remove_log(paths, "a" * 64, folder / "1.log")
+    assert sorted(file.name for file in folder.iterdir()) == ["11.log", "2.log"]
+    assert [link.is_symlink() for link in links] == [False, True]
