@@ -56,9 +56,10 @@ class Outside:
 
 @dataclass(slots=True)
 class _Kept:
-    """A response without its id, and in how many orders it may come."""
+    """A response without its id, and in how many orders it may come. `labels`: the one name it depends on."""
 
-    generation: int
+    labels: Labels | None
+    version: int
     limit: int
     orders: list[bytes]
     more: dns.message.Message | None
@@ -95,17 +96,18 @@ class Responder:
     def respond(self, query: bytes, *, udp: bool) -> bytes | Outside | None:
         """The response; what must be asked elsewhere; None where none is due."""
         kept = self._kept.get((query[2:], udp))
-        if kept is not None and kept.generation == self._names.generation:
+        if kept is not None and kept.version == self._names.version(kept.labels):
             return query[:2] + kept.next()
         if len(query) < 12 or query[2] & 0x80:
             return None
-        generation = self._names.generation
         try:
             message = dns.message.from_wire(query)
         except dns.exception.DNSException:
             return _refusal(query, dns.rcode.FORMERR)
         response = dns.message.make_response(message, recursion_available=True, our_payload=PAYLOAD)
         limit = min(max(message.payload, 512), PAYLOAD) if udp else 65535
+        labels = self._dependence(message)
+        version = self._names.version(labels)
         outside = self._fill(message, response)
         if outside is not None:
             return Outside(response, outside, limit)
@@ -113,8 +115,15 @@ class Responder:
         if len(self._kept) >= self._most:
             self._kept.clear()
         more = response if _several(response) else None
-        self._kept[query[2:], udp] = _Kept(generation, limit, [first[2:]], more)
+        self._kept[query[2:], udp] = _Kept(labels, version, limit, [first[2:]], more)
         return first
+
+    def _dependence(self, message: dns.message.Message) -> Labels | None:
+        """The name whose changes alone can change the answer; None where more may (an ExternalName, PTR)."""
+        if len(message.question) != 1 or not message.question[0].name.is_subdomain(self._domain):
+            return None
+        labels = self._labels(message.question[0].name)
+        return None if self._answer(labels).alias else labels
 
     def _fill(self, message: dns.message.Message, response: dns.message.Message) -> dns.name.Name | None:
         """Put the answer into the response; the name to ask for elsewhere if it is not ours."""

@@ -83,6 +83,8 @@ class Names:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.generation = 0
+        self._of_namespaces = 0  # the generation in which a namespace came or went last
+        self._of: dict[Key, int] = {}  # … in which a Service or its endpoints changed last
         self._namespaces: set[str] = set()
         self._services: dict[Key, Service] = {}
         self._slices: dict[Key, tuple[Key, tuple[Endpoint, ...]]] = {}
@@ -96,6 +98,7 @@ class Names:
                 return
             (self._namespaces.discard if kind == "DELETED" else self._namespaces.add)(name)
             self.generation += 1
+            self._of_namespaces = self.generation
 
     def service_event(self, kind: str, new: Object, old: Object | None = None) -> None:
         key = (new["metadata"]["namespace"], new["metadata"]["name"])
@@ -112,7 +115,7 @@ class Names:
                 self._services[key] = service
                 for address in service.addresses:
                     self._name(address, ("service", *key), service.labels)
-            self.generation += 1
+            self._changed(key)
 
     def slice_event(self, kind: str, new: Object, old: Object | None = None) -> None:
         key = (new["metadata"]["namespace"], new["metadata"]["name"])
@@ -133,7 +136,22 @@ class Names:
                 for endpoint in endpoints:
                     labels = (endpoint.label, owner[1], owner[0], "svc")
                     self._name(endpoint.address, ("slice", *key), labels)
-            self.generation += 1
+            for owner in {each[0] for each in (before, value) if each is not None}:
+                self._changed(owner)
+
+    def _changed(self, service: Key) -> None:
+        self.generation += 1
+        if service in self._services or service in self._slices_of:
+            self._of[service] = self.generation
+        else:  # nobody keeps count of what is gone: everything counts as changed
+            self._of.pop(service, None)
+            self._of_namespaces = self.generation
+
+    def version(self, labels: Labels | None) -> int:
+        """A number that is the same as long as the answer to a name is; None: to any name or address."""
+        if labels is None or len(labels) < 3 or labels[-1] != "svc":
+            return self.generation
+        return max(self._of_namespaces, self._of.get((labels[-2], labels[-3]), 0))
 
     def _name(self, address: str, key: tuple[str, str, str], labels: Labels) -> None:
         self._reverse.setdefault(address, {})[key] = labels

@@ -198,6 +198,32 @@ def test_a_change_shows_in_the_next_answer() -> None:
     assert "10.96.0.21" in lines(ask(who, name))[0]
 
 
+def test_a_change_costs_other_names_nothing() -> None:
+    names = small()
+    who = responder(names)
+    query = dns.message.make_query("web.default.svc.cluster.local", "A").to_wire()
+    who.respond(query, udp=True)
+    (kept,) = who._kept.values()
+    names.service_event("MODIFIED", service("far", type="ExternalName", externalName="other.example"))
+    names.slice_event("MODIFIED", slice_of("db", [entry("10.244.0.5", "db-0")]))
+    who.respond(query, udp=True)
+    assert next(iter(who._kept.values())) is kept
+    names.service_event("DELETED", service("web"))
+    assert ask(who, "web.default.svc.cluster.local").rcode() == dns.rcode.NXDOMAIN
+    names.service_event("ADDED", service("web", clusterIP="10.96.0.20"))
+    assert ask(who, "web.default.svc.cluster.local").rcode() == dns.rcode.NOERROR
+    names.namespace_event("DELETED", {"metadata": {"name": "default"}})
+    assert ask(who, "web.default.svc.cluster.local").rcode() == dns.rcode.NXDOMAIN
+
+
+def test_an_answer_by_way_of_another_name_follows_that_one() -> None:
+    names = small()
+    who = responder(names)
+    assert len(lines(ask(who, "near.default.svc.cluster.local"))) == 2
+    names.service_event("MODIFIED", service("web", clusterIP="10.96.0.99"))
+    assert "10.96.0.99" in lines(ask(who, "near.default.svc.cluster.local"))[1]
+
+
 def test_what_is_kept_is_bounded() -> None:
     who = Responder(small(), "cluster.local", [ADDRESS], RANGES, kept=20)
     for number in range(50):
