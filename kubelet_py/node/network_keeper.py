@@ -74,7 +74,7 @@ class NetworkKeeper:
         self._collect()
 
     def know(self, neighbours: tuple[str, ...]) -> None:
-        """Addresses of nodes that answer pods directly: packets to them keep the pod's address."""
+        """Addresses of the other nodes: packets to them keep the pod's address."""
         with self._lock:
             if neighbours == self._neighbours:
                 return

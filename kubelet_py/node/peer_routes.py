@@ -1,10 +1,15 @@
 """Keeps the kernel's routes to other nodes' pods as the Node objects ask, and repairs what others break.
 
 Direct: `POD_CIDR via NODE`. Overlay: `POD_CIDR via OVERLAY_ADDRESS dev kpyvx0 onlink`, and for each node
-one neighbour and one forwarding entry (cni/vxlan.py). All routes carry our protocol number and metric 256,
-so that those of nodes that are gone are found by it. The device exists only while some node needs it; its
-MTU is the uplink's less the headers', and the kernel tells a pod that sends more (ICMP "fragmentation
-needed").
+one neighbour and one forwarding entry (cni/vxlan.py). The router on the way knows no pods, so a pod's packet
+to such a node's own address has to go through the overlay as well, if it is to keep the pod's address:
+`from POD_CIDR lookup 75`, and in that table `NODE via OVERLAY_ADDRESS dev kpyvx0 onlink`. The overlay's outer
+packets come from the node's address, and pass that table by. What the node itself sends to such pods is
+from its own address (the routes' `src`), not from the overlay's.
+
+All routes carry our protocol number and metric 256, so that those of nodes that are gone are found by it. The
+device exists only while some node needs it; its MTU is the uplink's less the headers', and the kernel tells a
+pod that sends more (ICMP "fragmentation needed").
 """
 
 from __future__ import annotations
@@ -20,7 +25,8 @@ from typing import Any
 
 from cni.errors import NetlinkError
 from cni.netlink import Netlink
-from cni.rtnetlink import Link, RouteEntry, del_route, new_address, new_route
+from cni.policy_rules import RTM_GETRULE, Rule, ask_rules, del_rule, new_rule, read_rule
+from cni.rtnetlink import MAIN_TABLE, Link, RouteEntry, del_route, new_address, new_route
 from cni.vxlan import (
     OVERHEAD,
     RTM_GETNEIGH,
@@ -39,6 +45,7 @@ log = logging.getLogger(__name__)
 
 VNI, PORT = 75, 8472  # Linux' own port, as flannel's; 4789 would clash with the fabric's VXLAN
 METRIC = 256
+TABLE, PREFERENCE = 75, 7500  # pods' ways to nodes behind a router; before the main table's rule (32766)
 LOOK_SECONDS = 30.0
 
 Object = Mapping[str, Any]
@@ -49,6 +56,8 @@ class _Route:
     dst: str
     gateway: str
     device: int
+    table: int = MAIN_TABLE
+    source: str = ""
 
 
 class PeerRoutes:
@@ -81,10 +90,8 @@ class PeerRoutes:
 
     @property
     def neighbours(self) -> tuple[str, ...]:
-        """Addresses of the nodes that know the way to our pods without the overlay."""
-        return tuple(
-            f"{peer.address}/{128 if ':' in peer.address else 32}" for peer in self._peers if not peer.overlay
-        )
+        """The nodes' addresses: packets of pods reach them, and answers come back, without translation."""
+        return tuple(_host(peer.address) for peer in self._peers)
 
     def update(self, nodes: Iterable[Object], pod_cidr: str) -> None:
         """Learn of the nodes as they are now; the kernel is asked only when a peer has changed."""
@@ -143,7 +150,7 @@ class PeerRoutes:
             device, acts = None, 1
         if device is not None:
             acts += self._neighbours(netlink, device.index, overlay)
-        return acts + self._routes(netlink, device)
+        return acts + self._routes(netlink, device) + self._rules(netlink, bool(overlay))
 
     def _device(self, netlink: Netlink, device: Link | None) -> tuple[Link, int]:
         entries = netlink.addresses()
@@ -184,16 +191,20 @@ class PeerRoutes:
 
     def _routes(self, netlink: Netlink, device: Link | None) -> int:
         index = device.index if device is not None else 0
-        wanted = {
-            _Route(
-                peer.pod_cidr, peer.overlay_address if peer.overlay else peer.address, index * peer.overlay
-            )
-            for peer in self._peers
-        }
+        wanted: set[_Route] = set()
+        for peer in self._peers:
+            if peer.overlay:
+                way = (peer.overlay_address, index)
+                wanted.add(_Route(peer.pod_cidr, *way, source=self._address))
+                wanted.add(_Route(_host(peer.address), *way, table=TABLE))
+            else:
+                wanted.add(_Route(peer.pod_cidr, peer.address, 0))
         family = 10 if ":" in self._pod_cidr else 2
-        present = {self._seen(entry, index): entry for entry in netlink.routes(family=family) if _ours(entry)}
+        entries = [entry for entry in netlink.routes(table=None, family=family) if _ours(entry)]
+        present = {self._seen(entry, index): entry for entry in entries}
+        kept = {(route.dst, route.table) for route in wanted}  # what stands there is replaced, not removed
         for route, entry in present.items():
-            if route not in wanted and not any(route.dst == other.dst for other in wanted):
+            if (route.dst, route.table) not in kept:
                 self._delete(netlink, entry)
         for route in sorted(wanted - set(present), key=str):
             message = new_route(
@@ -202,6 +213,8 @@ class PeerRoutes:
                 gw=route.gateway,
                 metric=METRIC,
                 protocol=PROTOCOL,
+                table=route.table,
+                source=route.source,
                 onlink=bool(route.device),
                 replace=True,
             )
@@ -211,18 +224,42 @@ class PeerRoutes:
                 log.error("Failed to set route dst=%s via=%s err=%s", route.dst, route.gateway, error)
         return len(set(present) ^ wanted)
 
+    def _rules(self, netlink: Netlink, overlay: bool) -> int:
+        wanted = {Rule(self._pod_cidr, TABLE, PREFERENCE, PROTOCOL)} if overlay else set()
+        family = 10 if ":" in self._pod_cidr else 2
+        found = (read_rule(payload) for payload in netlink.dump(RTM_GETRULE, ask_rules(family)))
+        present = {rule for rule in found if rule.protocol == PROTOCOL}
+        netlink.batch(
+            [
+                *(del_rule(rule) for rule in present - wanted if rule.source),
+                *(new_rule(rule) for rule in wanted - present),
+            ]
+        )
+        return len(present ^ wanted)
+
     @staticmethod
     def _seen(entry: RouteEntry, overlay: int) -> _Route:
         """A direct route's device is the kernel's choice, and says nothing."""
-        return _Route(entry.dst, entry.gateway, entry.device if entry.device == overlay else 0)
+        device = entry.device if entry.device == overlay else 0
+        return _Route(entry.dst, entry.gateway, device, entry.table, entry.source)
 
     @staticmethod
     def _delete(netlink: Netlink, entry: RouteEntry) -> None:
         try:
-            netlink.batch([del_route(entry.dst, index=entry.device, metric=METRIC, protocol=PROTOCOL)])
+            netlink.batch(
+                [
+                    del_route(
+                        entry.dst, index=entry.device, metric=METRIC, table=entry.table, protocol=PROTOCOL
+                    )
+                ]
+            )
         except NetlinkError as error:
             if error.errno != errno.ESRCH:
                 raise
+
+
+def _host(address: str) -> str:
+    return f"{address}/{128 if ':' in address else 32}"
 
 
 def _ours(entry: RouteEntry) -> bool:

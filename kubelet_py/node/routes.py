@@ -25,10 +25,12 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cni.netlink import Netlink
+from cni.policy_rules import RTM_GETRULE, ask_rules, del_rule, read_rule
 from kubelet_py.node import modules
 
 log = logging.getLogger(__name__)
@@ -74,7 +76,7 @@ def ensure(
 
 
 def remove(netlink: Netlink) -> int:
-    """Delete every route with our protocol number, whatever it leads to; says how many there were."""
+    """Delete every route and rule with our protocol number; says how many routes there were."""
     removed = 0
     for route in netlink.routes(table=None):
         if route.protocol == PROTOCOL:
@@ -86,6 +88,9 @@ def remove(netlink: Netlink) -> int:
                 table=route.table,
                 protocol=PROTOCOL,
             )
+    for family in (socket.AF_INET, socket.AF_INET6):
+        rules = [read_rule(payload) for payload in netlink.dump(RTM_GETRULE, ask_rules(family))]
+        netlink.batch([del_rule(rule) for rule in rules if rule.protocol == PROTOCOL and rule.source])
     return removed
 
 

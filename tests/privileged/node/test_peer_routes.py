@@ -14,9 +14,11 @@ from network_lab import Namespace
 from cni.bridge import ensure_bridge
 from cni.netlink import Netlink
 from cni.netns import in_namespace
+from cni.policy_rules import RTM_GETRULE, Rule, ask_rules, del_rule, read_rule
 from cni.rtnetlink import new_address, new_route, new_veth, set_link
 from cni.vxlan import RTM_GETNEIGH, ask_neighbours, del_neighbour, read_neighbour
-from kubelet_py.node.peer_routes import DEVICE, LOOK_SECONDS, METRIC, PeerRoutes
+from kubelet_py.node.peer_routes import DEVICE, LOOK_SECONDS, METRIC, PREFERENCE, TABLE, PeerRoutes
+from kubelet_py.node.routes import PROTOCOL, remove
 
 pytestmark = pytest.mark.privileged
 
@@ -159,7 +161,7 @@ def forwarding(netlink: Netlink, index: int) -> list[Any]:
     return [entry for entry in found if entry is not None and entry.forwarding]
 
 
-@pytest.mark.parametrize("harm", ["route", "device", "neighbour", "foreign"])
+@pytest.mark.parametrize("harm", ["route", "device", "neighbour", "rule", "foreign"])
 def test_what_others_break_is_repaired(lab: Lab, harm: str) -> None:
     routes = lab.start()
     before = lab.ways("a")
@@ -171,11 +173,15 @@ def test_what_others_break_is_repaired(lab: Lab, harm: str) -> None:
         elif harm == "neighbour":
             index = netlink.require(DEVICE).index
             netlink.batch([del_neighbour(index, forwarding(netlink, index)[0])])
+        elif harm == "rule":
+            netlink.batch([del_rule(Rule(RANGES["a"], TABLE, PREFERENCE, PROTOCOL))])
         else:
             netlink.add_route("10.244.77.0/24", gw=ADDRESSES["b"], metric=METRIC, protocol=75)
     lab.now += LOOK_SECONDS
     routes["a"].look()
     assert lab.ways("a") == before
+    with lab.spaces["a"].netlink() as netlink:
+        assert pod_rules(netlink) == [RANGES["a"]]
     assert lab.talk("a", "b") == PODS["a"] and lab.talk("a", "c") == PODS["a"]
 
 
@@ -199,16 +205,44 @@ def test_one_node_that_cannot_be_reached_costs_the_others_nothing(lab: Lab) -> N
         lab.talk("a", "c")
 
 
-def test_a_packet_to_a_node_keeps_the_pods_address(lab: Lab) -> None:
-    """Pod to node and node to pod without translation, as the network model asks."""
+@pytest.mark.parametrize(("sender", "receiver"), [("a", "b"), ("a", "c"), ("c", "b")])
+def test_a_packet_to_a_node_keeps_the_pods_address(lab: Lab, sender: str, receiver: str) -> None:
+    """Pod to node and node to pod without translation, as the network model asks, router or not."""
     lab.start()
-    server = lab.spaces["b"].socket(socket.SOCK_DGRAM)
-    client = lab.spaces["a"].socket(socket.SOCK_DGRAM)
+    server = lab.spaces[receiver].socket(socket.SOCK_DGRAM)
+    client = lab.spaces[sender].socket(socket.SOCK_DGRAM)
     with server, client:
-        server.bind((ADDRESSES["b"], 0))
-        client.bind((PODS["a"], 0))
+        server.bind((ADDRESSES[receiver], 0))
+        client.bind((PODS[sender], 0))
         client.sendto(b"hello", server.getsockname())
-        data, sender = server.recvfrom(100)
-        assert (data, sender[0]) == (b"hello", PODS["a"])
-        server.sendto(b"back", sender)
+        data, seen = server.recvfrom(100)
+        assert (data, seen[0]) == (b"hello", PODS[sender])
+        server.sendto(b"back", seen)
         assert client.recv(100) == b"back"
+
+
+def test_a_node_speaks_to_pods_behind_a_router_from_its_own_address(lab: Lab) -> None:
+    lab.start()
+    server, client = (lab.spaces[name].socket(socket.SOCK_DGRAM) for name in ("c", "a"))
+    with server, client:
+        server.bind((PODS["c"], 0))
+        client.sendto(b"hello", server.getsockname())
+        assert server.recvfrom(100)[1][0] == ADDRESSES["a"]
+
+
+def test_pods_have_no_table_of_their_own_where_nobody_is_behind_a_router(lab: Lab) -> None:
+    routes = lab.start()
+    with lab.spaces["a"].netlink() as netlink:
+        assert pod_rules(netlink) == [RANGES["a"]]
+        routes["a"].update([ALL[0], ALL[1]], RANGES["a"])
+        assert pod_rules(netlink) == []
+        assert [route for route in netlink.routes(table=None) if route.table == TABLE] == []
+        routes["a"].update(ALL, RANGES["a"])
+        assert pod_rules(netlink) == [RANGES["a"]]
+        remove(netlink)
+        assert pod_rules(netlink) == [] and lab.ways("a") == {}
+
+
+def pod_rules(netlink: Netlink) -> list[str]:
+    found = [read_rule(payload) for payload in netlink.dump(RTM_GETRULE, ask_rules(socket.AF_INET))]
+    return [rule.source for rule in found if rule.protocol == PROTOCOL]
