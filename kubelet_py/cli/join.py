@@ -56,6 +56,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     join.add_argument("--proxy-healthz-port", type=int, help="port of the proxy's healthz (default 10256)")
     join.add_argument("--cluster-cidr", help="range of the pods' addresses (default: as the cluster says)")
     join.add_argument("--service-cidr", help="range of the Services (default: as the cluster says)")
+    join.add_argument(
+        "--proxy-mode", choices=("iptables", "nftables", "auto"),
+        help="how Services get into the kernel (default iptables; auto: nftables where it can be)",
+    )  # fmt: skip
+    join.add_argument(
+        "--pod-routes", choices=("auto", "direct", "vxlan"),
+        help="how to reach pods of other nodes (default auto: by VXLAN where a router lies between)",
+    )  # fmt: skip
     join.add_argument("--kubelet-config", help="a KubeletConfiguration file")
     join.add_argument(
         "--cni-bin-dir", action="append", dest="cni_bin_dirs",

@@ -1,0 +1,155 @@
+"""Who reaches whom in a cluster of three nodes, with real connections, and under which address.
+
+Twice: all on one segment (direct routes, iptables), and the third behind a router (VXLAN, nftables).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import host_state
+import pytest
+from e2e_node import KUBECTLS
+from three_nodes import NAMES, NODE_TCP, TCP, UDP, Cluster, answerers, cluster, senders
+
+pytestmark = pytest.mark.e2e
+
+EVERYBODY = {f"pod-{name}" for name in NAMES}
+DNS = "10.96.0.10"
+NODE_PORT, LOCAL_PORT = 30180, 30181
+TIMES = 30  # of three endpoints one is left out by chance once in 60,000 times
+
+
+def service(name: str, **spec: Any) -> dict[str, Any]:
+    ports = [
+        {"name": "tcp", "port": 80, "targetPort": TCP},
+        {"name": "udp", "port": 80, "targetPort": UDP, "protocol": "UDP"},
+    ]
+    body = {"selector": {"app": "echo"}, "ports": ports} | spec
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": body}
+
+
+def node_port(number: int) -> list[dict[str, Any]]:
+    return [{"port": 80, "targetPort": TCP, "nodePort": number}]
+
+
+@pytest.fixture(scope="module", params=["direct-iptables", "vxlan-nftables"])
+def three(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    if not KUBECTLS:
+        pytest.skip("no kubectl was found, neither Debian's 1.20 in .cache nor one on PATH")
+    way, _, mode = request.param.partition("-")
+    before = host_state.read()
+    with cluster(routed=way == "vxlan", proxy_mode=mode) as found:
+        first = found.first
+        first.apply(
+            service("web"),
+            service("peers", clusterIP="None"),
+            service("door", type="NodePort", ports=node_port(NODE_PORT)),
+            service("own", type="NodePort", ports=node_port(LOCAL_PORT), externalTrafficPolicy="Local"),
+        )
+        address = first.get("service", "web")["spec"]["clusterIP"]
+        for machine in found.machines:  # the first full answer on every node: rules, names and ways are there
+            whole = [("SOCK_STREAM", address, 80)] * TIMES
+            first.until(
+                f"Service on {machine.name}",
+                lambda name=machine.name, q=whole: set(answerers(found.from_node(name, q))) == EVERYBODY,
+            )
+        yield found
+    assert host_state.settled_difference(before) == []
+
+
+def both(address: str, tcp: int, udp: int) -> list[tuple[str, str, int]]:
+    return [("SOCK_STREAM", address, tcp), ("SOCK_DGRAM", address, udp)]
+
+
+def test_pod_to_pod(three: Cluster) -> None:
+    questions = [question for address in three.pods.values() for question in both(address, TCP, UDP)]
+    for sender, own in three.pods.items():
+        expected = [f"pod-{name} {own}" for name in NAMES for _ in range(2)]
+        assert three.from_pod(sender, questions) == expected, sender
+
+
+def test_pod_to_node(three: Cluster) -> None:
+    questions = [
+        question for address in three.nodes.values() for question in both(address, NODE_TCP, NODE_TCP)
+    ]
+    for sender, own in three.pods.items():
+        expected = [f"{name} {own}" for name in NAMES for _ in range(2)]
+        assert three.from_pod(sender, questions) == expected, sender
+
+
+def test_node_to_pod(three: Cluster) -> None:
+    """To its own pods a node speaks as their gateway, to others' under its own address."""
+    for sender, own in three.nodes.items():
+        for receiver, address in three.pods.items():
+            seen = address.rpartition(".")[0] + ".1" if sender == receiver else own
+            expected = [f"pod-{receiver} {seen}"] * 2
+            assert three.from_node(sender, both(address, TCP, UDP)) == expected, (sender, receiver)
+
+
+@pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_DGRAM"])
+def test_cluster_ip(three: Cluster, kind: str) -> None:
+    address = three.first.get("service", "web")["spec"]["clusterIP"]
+    for name in NAMES:
+        answers = three.from_pod(name, [(kind, address, 80)] * TIMES)
+        assert set(answerers(answers)) == EVERYBODY, name
+        seen = {answer.split()[1] for answer in answers if not answer.startswith(f"pod-{name} ")}
+        assert seen == {three.pods[name]}, "a Service keeps the pod's address"
+        assert set(answerers(three.from_node(name, [(kind, address, 80)] * TIMES))) == EVERYBODY, name
+
+
+def test_node_port(three: Cluster) -> None:
+    """Each node's address leads to all pods, whoever asks."""
+    for address in three.nodes.values():
+        questions = [("SOCK_STREAM", address, NODE_PORT)] * TIMES
+        assert set(answerers(three.from_outside(questions))) == EVERYBODY, address
+        for name in NAMES:
+            assert set(answerers(three.from_pod(name, questions))) == EVERYBODY, (name, address)
+            assert set(answerers(three.from_node(name, questions))) == EVERYBODY, (name, address)
+
+
+def test_node_port_with_local_policy(three: Cluster) -> None:
+    """The node's own pods answer, and see the client."""
+    for name, address in three.nodes.items():
+        answers = three.from_outside([("SOCK_STREAM", address, LOCAL_PORT)] * 5)
+        assert set(answerers(answers)) == {f"pod-{name}"}
+        assert senders(answers) == {address.rpartition(".")[0] + ".1"}
+
+
+def test_names(three: Cluster) -> None:
+    domain = "svc.cluster.local"
+    address = three.first.get("service", "web")["spec"]["clusterIP"]
+    questions = [
+        ("name", "web", 0),
+        ("name", f"web.default.{domain}", 0),
+        ("name", "peers.default", 0),
+        *(("name", f"{name}.peers", 0) for name in NAMES),
+        ("address", address, 0),
+        *(("address", ip, 0) for ip in three.pods.values()),
+    ]
+    expected = [
+        [address],
+        [address],
+        sorted(three.pods.values()),
+        *([three.pods[name]] for name in NAMES),
+        f"web.default.{domain}",
+    ]
+    for name in NAMES:
+        # A pod's own address is in its /etc/hosts, with the whole name first.
+        whole = [f"{other}.peers.default.{domain}" for other in NAMES]
+        assert three.from_pod(name, questions) == [*expected, *whole], name
+
+
+def test_names_follow_changes_on_every_node(three: Cluster) -> None:
+    three.first.kubectl(
+        "create", "service", "externalname", "brief", "--external-name=web.default.svc.cluster.local"
+    )
+    three.first.kubectl("expose", "pod", "echo-n3", "--port=80", f"--target-port={TCP}", "--name=fresh")
+    address = three.first.get("service", "fresh")["spec"]["clusterIP"]
+    for name in NAMES:
+        three.first.until(
+            "the name", lambda name=name: three.from_pod(name, [("name", "fresh", 0)]) == [[address]]
+        )
+        [answer] = three.from_pod(name, [("SOCK_STREAM", "fresh", 80)])
+        assert answer == f"pod-n3 {three.pods[name]}" or name == "n3", name
