@@ -43,6 +43,7 @@ class Options:
     controllers: bool
     signing_seconds: float
     cluster_dns: str
+    load_balancer_addresses: str
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> Options:
@@ -60,6 +61,11 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         "--node-cidr-mask-size", type=int, default=0, help="of each node's part (default 24, IPv6: 64)"
     )
     parser.add_argument("--cluster-dns", default="", help="ClusterIP of the nodes' name servers")
+    parser.add_argument(
+        "--load-balancer-addresses",
+        default="",
+        help="what Services of type LoadBalancer get: nodes, or ranges with commas (default: they wait)",
+    )
     parser.add_argument("--storage", choices=("sqlite",), default="sqlite")
     parser.add_argument(
         "--storage-sync",
@@ -83,6 +89,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     found = parser.parse_args(arguments)
     try:
         check_mask_size(found.cluster_cidr, found.node_cidr_mask_size)
+        if found.load_balancer_addresses:
+            from controlplane.controllers.load_balancer import parse_pool
+
+            parse_pool(found.load_balancer_addresses)
     except ValueError as error:
         parser.error(str(error))
     logging.basicConfig(
@@ -108,6 +118,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         found.controllers == "all",
         found.cluster_signing_duration,
         found.cluster_dns,
+        found.load_balancer_addresses,
     )
 
 
@@ -183,6 +194,7 @@ class Followers:
             cluster_cidr=self._options.cluster_cidr,
             node_cidr_mask_size=self._options.node_cidr_mask_size,
             cluster_dns=self._options.cluster_dns,
+            load_balancer_addresses=self._options.load_balancer_addresses,
         )
         scheduler = Scheduler(RestClient(load(folder / "scheduler.conf")))
         followers: tuple[Follower, ...] = (manager, scheduler)

@@ -22,6 +22,7 @@ from controlplane.controllers.endpoints import EndpointsController
 from controlplane.controllers.endpointslice import EndpointSlices
 from controlplane.controllers.ephemeral_volumes import EphemeralVolumes
 from controlplane.controllers.garbage_collector import GarbageCollector
+from controlplane.controllers.load_balancer import LoadBalancers
 from controlplane.controllers.namespace import NamespaceController
 from controlplane.controllers.node_ipam import NodeIpam
 from controlplane.controllers.node_lifecycle import NodeLifecycle
@@ -51,6 +52,7 @@ class ControllerManager:
         cluster_cidr: str = "10.244.0.0/16",
         node_cidr_mask_size: int = 0,
         cluster_dns: str = "",
+        load_balancer_addresses: str = "",
     ) -> None:
         self._informers = SharedInformers(client)
         shared = (client, self._informers)
@@ -82,6 +84,9 @@ class ControllerManager:
         if cluster_dns:
             recorder = EventRecorder(client, "cluster-dns-controller")
             self._controllers.append(ClusterDns(*shared, recorder, address=cluster_dns))
+        if load_balancer_addresses:
+            recorder = EventRecorder(client, "service-controller")
+            self._controllers.append(LoadBalancers(*shared, recorder, addresses=load_balancer_addresses))
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="controllers", daemon=True)
 

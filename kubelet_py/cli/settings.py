@@ -42,6 +42,7 @@ class NodeSettings:
     kubelet_config: str = ""
     cluster_dns: bool = True
     pod_routes: str = "auto"
+    load_balancer_addresses: str = ""
     cluster_domain: str = "cluster.local"
     cni_bin_dirs: tuple[str, ...] = ()
     server: str = ""
@@ -61,6 +62,9 @@ class NodeSettings:
             pods, services = ipaddress.ip_network(self.cluster_cidr), ipaddress.ip_network(self.service_cidr)
             address = ipaddress.ip_address(self.node_ip)
             ipaddress.ip_address(self.bind_address)
+            if self.load_balancer_addresses not in ("", "nodes"):
+                for part in self.load_balancer_addresses.split(","):
+                    ipaddress.ip_network(part.strip())
         except ValueError as error:
             raise SettingsError(f"Could not read an address option: {error}") from error
         most = pods.max_prefixlen - 2

@@ -69,6 +69,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--cluster-domain", help="domain of the cluster's names (default cluster.local)")
     parser.add_argument(
+        "--load-balancer-addresses",
+        help="what Services of type LoadBalancer get: nodes, or ranges with commas (default: they wait)",
+    )
+    parser.add_argument(
         "--pod-routes",
         choices=("auto", "direct", "vxlan"),
         help="how to reach pods of other nodes (default auto: by VXLAN where a router lies between)",
@@ -185,6 +189,7 @@ def _children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
         "--service-cluster-ip-range", s.service_cidr, "--cluster-cidr", s.cluster_cidr,
         "--advertise-address", s.node_ip, "--node-cidr-mask-size", str(s.node_cidr_mask_size),
         *(["--cluster-dns", s.dns_address] if s.dns_address else []),
+        *(["--load-balancer-addresses", s.load_balancer_addresses] if s.load_balancer_addresses else []),
     ]  # fmt: skip
     agent = [
         *python, "kubelet_py.agent",

@@ -258,13 +258,34 @@ def _look_for_no_dns(web: Node) -> None:
     web.kubectl("delete", "pod", "nameless", "hosts", "--grace-period=0", "--force")
 
 
+def _look_for_a_load_balancer(web: Node) -> None:
+    """An address of the given range, by which the pod answers beyond the uplink, and which goes again."""
+    web.kubectl("expose", "pod", "web", "--port=80", "--target-port=8080", "--type=LoadBalancer", "--name=lb")
+
+    def addresses() -> list[str]:
+        status = web.get("service", "lb")["status"]["loadBalancer"]
+        return [entry["ip"] for entry in status.get("ingress") or ()]
+
+    assert web.until("an address", addresses) == ["203.0.113.1"]
+    web.outside_run("ip", "route", "add", "203.0.113.0/29", "via", NODE_IP)
+    fetch = ("curl", "-s", "-m", "2", "http://203.0.113.1/")
+    web.until("an answer", lambda: web.outside_run(*fetch, check=False).out == "web\n")
+    web.kubectl("patch", "service", "lb", "-p", '{"spec":{"type":"ClusterIP"}}')
+    web.until("no address", lambda: not addresses())
+    web.until("no answer", lambda: web.outside_run(*fetch, check=False).code != 0)
+    web.outside_run("ip", "route", "del", "203.0.113.0/29")
+    web.kubectl("delete", "service", "lb")
+
+
 def test_the_options_of_the_first_up_are_remembered(web: Node) -> None:
     before = containers(web)
     web.cli("down")
-    web.cli("up", "--detach", "--secure-port", "7443", "--no-cluster-dns")
+    options = ("--no-cluster-dns", "--load-balancer-addresses", "203.0.113.0/29")
+    web.cli("up", "--detach", "--secure-port", "7443", *options)
     assert web.cli("status", "-o", "json").json()["server"] == f"https://{NODE_IP}:7443"
     web.cli("down")
     web.cli("up", "--detach")
     assert web.cli("status", "-o", "json").json()["server"] == f"https://{NODE_IP}:7443"
     _look_for_no_dns(web)
     web.until("its pod runs again", lambda: containers(web)[0][1] not in (None, before[0][1]))
+    _look_for_a_load_balancer(web)
