@@ -11,7 +11,7 @@ from typing import Any
 import host_state
 import pytest
 from e2e_node import KUBECTLS
-from three_nodes import NAMES, NODE_TCP, TCP, UDP, Cluster, answerers, cluster, senders
+from three_nodes import NAMES, NODE_TCP, SEGMENT, TCP, UDP, Cluster, answerers, cluster, senders
 
 pytestmark = pytest.mark.e2e
 
@@ -63,6 +63,11 @@ def both(address: str, tcp: int, udp: int) -> list[tuple[str, str, int]]:
     return [("SOCK_STREAM", address, tcp), ("SOCK_DGRAM", address, udp)]
 
 
+def bridge(three: Cluster, name: str) -> str:
+    """The node's own address on the segment of its pods."""
+    return three.pods[name].rpartition(".")[0] + ".1"
+
+
 def test_pod_to_pod(three: Cluster) -> None:
     questions = [question for address in three.pods.values() for question in both(address, TCP, UDP)]
     for sender, own in three.pods.items():
@@ -83,7 +88,7 @@ def test_node_to_pod(three: Cluster) -> None:
     """To its own pods a node speaks as their gateway, to others' under its own address."""
     for sender, own in three.nodes.items():
         for receiver, address in three.pods.items():
-            seen = address.rpartition(".")[0] + ".1" if sender == receiver else own
+            seen = bridge(three, sender) if sender == receiver else own
             expected = [f"pod-{receiver} {seen}"] * 2
             assert three.from_node(sender, both(address, TCP, UDP)) == expected, (sender, receiver)
 
@@ -96,17 +101,28 @@ def test_cluster_ip(three: Cluster, kind: str) -> None:
         assert set(answerers(answers)) == EVERYBODY, name
         seen = {answer.split()[1] for answer in answers if not answer.startswith(f"pod-{name} ")}
         assert seen == {three.pods[name]}, "a Service keeps the pod's address"
-        assert set(answerers(three.from_node(name, [(kind, address, 80)] * TIMES))) == EVERYBODY, name
+        answers = three.from_node(name, [(kind, address, 80)] * TIMES)
+        assert set(answerers(answers)) == EVERYBODY, name
+        assert senders(answers) == {bridge(three, name)}
 
 
 def test_node_port(three: Cluster) -> None:
-    """Each node's address leads to all pods, whoever asks."""
-    for address in three.nodes.values():
+    """Each node's address leads to all pods, whoever asks, and answers come back through that node."""
+    for asked, address in three.nodes.items():
         questions = [("SOCK_STREAM", address, NODE_PORT)] * TIMES
-        assert set(answerers(three.from_outside(questions))) == EVERYBODY, address
+        answers = three.from_outside(questions)
+        assert set(answerers(answers)) == EVERYBODY, address
+        overlay = bridge(three, asked).rpartition(".")[0] + ".0"
+        assert senders(answers) <= {address, bridge(three, asked), overlay}
         for name in NAMES:
             assert set(answerers(three.from_pod(name, questions))) == EVERYBODY, (name, address)
             assert set(answerers(three.from_node(name, questions))) == EVERYBODY, (name, address)
+
+
+def test_the_world_sees_the_node(three: Cluster) -> None:
+    for name, address in three.nodes.items():
+        answers = three.from_pod(name, both(f"{SEGMENT}.1", NODE_TCP, NODE_TCP))
+        assert answers == [f"outside {address}"] * 2
 
 
 def test_node_port_with_local_policy(three: Cluster) -> None:

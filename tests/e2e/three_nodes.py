@@ -202,7 +202,8 @@ def cluster(*, routed: bool, proxy_mode: str, pod_routes: str = "auto") -> Itera
         first.wait_running(*(f"echo-{machine.name}" for machine in found))
         for machine in found:
             machine.pod_ip = first.get("pod", f"echo-{machine.name}")["status"]["podIP"]
-            stack.enter_context(_answering_node(machine))
+            stack.enter_context(_answering(machine.outside, machine.name, machine.address))
+        stack.enter_context(_answering(middle, "outside", f"{SEGMENT}.1"))
         yield made
 
 
@@ -231,10 +232,10 @@ def _answering_pod(node: str) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _answering_node(machine: Machine) -> Iterator[None]:
-    inside = ("nsenter", f"--net=/run/netns/{machine.outside}")
-    # Bound to the node's address: an unbound UDP server would answer its own pods as their gateway.
-    argv = [*inside, *PYTHON, ANSWER, machine.name, machine.address, str(NODE_TCP), str(NODE_TCP)]
+def _answering(namespace: str, name: str, address: str) -> Iterator[None]:
+    """Bound to the address: an unbound UDP server on a node would answer the node's pods as their gateway."""
+    program = [*PYTHON, ANSWER, name, address, str(NODE_TCP), str(NODE_TCP)]
+    argv = ["nsenter", f"--net=/run/netns/{namespace}", *program]
     server = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     try:
         yield
