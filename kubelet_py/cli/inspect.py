@@ -88,6 +88,8 @@ def _get(paths: NodePaths, plural: str, name: str, namespace: str) -> dict[str, 
 
 def inspect_pod(paths: NodePaths, pod: dict[str, Any]) -> dict[str, Any]:
     """Everything the kernel holds for one pod of this node, as nested plain values."""
+    from kubelet_py.cli.inspect_nft import pod_policies
+
     metadata, status = pod["metadata"], pod.get("status", {})
     folders = pod_cgroups(paths, metadata["uid"])
     names = {
@@ -107,6 +109,9 @@ def inspect_pod(paths: NodePaths, pod: dict[str, Any]) -> dict[str, Any]:
     }
     if processes and not pod["spec"].get("hostNetwork"):
         report["network"] = wiring(processes[0]["pid"])
+        policies = pod_policies(metadata["uid"])
+        if policies:
+            report["networkPolicies"] = policies
     return report
 
 
@@ -213,7 +218,9 @@ def _routes(netlink: Any) -> list[str]:
 
 
 def inspect_service(service: dict[str, Any]) -> dict[str, Any]:
-    """A Service's chains and rules, with packet and byte counters, from the running kernel."""
+    """A Service's chains and rules with counters, or its elements (nftables), from the running kernel."""
+    from kubelet_py.cli.inspect_nft import service_elements
+
     done = subprocess.run(["iptables-save", "-c"], capture_output=True, text=True)
     if done.returncode != 0:
         raise CommandError(f"Could not read the rules: {done.stderr.strip()} (this needs root)")
@@ -227,6 +234,7 @@ def inspect_service(service: dict[str, Any]) -> dict[str, Any]:
             for p in service["spec"].get("ports", [])
         ],
         "rules": service_rules(done.stdout, f"{metadata['namespace']}/{metadata['name']}"),
+        "elements": service_elements(service),
     }
 
 

@@ -101,7 +101,13 @@ def layout(wanted: Wanted) -> Layout:
 
 
 def chain_name(one: Isolation) -> str:
-    return f"{one.kind.lower()}-{hashlib.sha256(one.uid.encode()).hexdigest()[:16]}"
+    return pod_chains(one.uid)[one.kind]
+
+
+def pod_chains(uid: str) -> dict[str, str]:
+    """Names of the chains that judge a pod, where a policy selects it, by direction."""
+    name = hashlib.sha256(uid.encode()).hexdigest()[:16]
+    return {kind: f"{kind.lower()}-{name}" for kind in (INGRESS, EGRESS)}
 
 
 def _put(sets: dict[str, tuple[Set, frozenset[Element]]], made: Set, elements: Iterable[Element]) -> None:

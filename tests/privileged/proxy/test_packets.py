@@ -22,6 +22,7 @@ from cni.invoke import Invoker
 from cni.netlink import Netlink
 from cni.netns import in_namespace
 from cni.rtnetlink import new_address
+from kubelet_py.cli.inspect_nft import service_elements
 from kubelet_py.node import routes
 from proxy.backend import Backend
 from proxy.changes import Changes
@@ -166,6 +167,13 @@ def test_pod_reaches_other_pods_by_cluster_ip_with_its_own_address(lab: Lab) -> 
     assert set(seen) == {"pod1", "pod2"} and sum(seen.values()) == 40
     assert lab.pods[0].ask(VIP, 80).split()[1] == lab.ips[0]
     if lab.mode == "nftables":
+        body = {"spec": {"clusterIP": VIP, "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]}}
+        lines = service_elements(body)
+        assert f"service-ips: {VIP} . tcp . 80 → goto cluster-2" in lines
+        assert {line for line in lines if line.startswith("service-endpoints: ")} == {
+            f"service-endpoints: {VIP} . tcp . 80 . {n} → {lab.ips[n + 1]} : 8080" for n in (0, 1)
+        }
+        assert any(line.startswith("service-nodeports: tcp . 30080 → goto nodeport-2") for line in lines)
         return
     dnat = {rule: n for rule, n in counted("KUBE-SEP-").items() if "DNAT" in rule}
     assert len(dnat) == 2 and sum(dnat.values()) == 41

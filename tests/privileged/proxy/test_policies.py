@@ -15,6 +15,7 @@ from network_lab import Namespace, Server, ask, uplink
 from cni import conflist, skeleton
 from cni.invoke import Invoker
 from cni.netlink import Netlink
+from kubelet_py.cli.inspect_nft import pod_policies
 from kubelet_py.node import routes
 from proxy.nfnetlink import NfTables
 from proxy.nfobjects import delete_table, flush_chain
@@ -291,3 +292,12 @@ def test_many_changes_one_by_one_end_where_a_fresh_start_does(lab: Lab) -> None:
     again = Enforcer(lab.world, "n1", lambda: True, list)
     again.sync()
     assert {port: lab.matrix(port) for port in (80, 81)} == before
+
+
+def test_inspect_shows_a_pods_chains_with_counters(lab: Lab) -> None:
+    lab.policy(**ONLY_A, ingress=[{"ports": [{"port": 81}]}])
+    assert not lab.reaches("b", "a", 80)
+    (chain,) = pod_policies("uid-a").values()
+    assert any("tcp dport 81 return" in line for line in chain)
+    assert "packets 0" not in chain[-1] and 'drop comment "ingress of x/a"' in chain[-1]
+    assert pod_policies("uid-b") == {}
