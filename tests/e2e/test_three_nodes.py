@@ -11,7 +11,7 @@ from typing import Any
 import host_state
 import pytest
 from e2e_node import KUBECTLS
-from three_nodes import NAMES, NODE_TCP, SEGMENT, TCP, UDP, Cluster, answerers, cluster, senders
+from three_nodes import NAMES, NODE_TCP, SEGMENT, TCP, UDP, Cluster, Question, answerers, cluster, senders
 
 pytestmark = pytest.mark.e2e
 
@@ -91,6 +91,17 @@ def test_node_to_pod(three: Cluster) -> None:
             seen = bridge(three, sender) if sender == receiver else own
             expected = [f"pod-{receiver} {seen}"] * 2
             assert three.from_node(sender, both(address, TCP, UDP)) == expected, (sender, receiver)
+
+
+def test_large_transfers(three: Cluster) -> None:
+    """A pod sends packets of 1500 bytes, too large for the overlay: it is told so, and sends smaller ones."""
+    size, service_ip = 300_000, three.first.get("service", "web")["spec"]["clusterIP"]
+    questions: list[Question] = [("SOCK_STREAM", address, TCP, size) for address in three.pods.values()]
+    questions += [("SOCK_STREAM", address, NODE_TCP, size) for address in three.nodes.values()]
+    questions += [("SOCK_STREAM", service_ip, 80, size)] * 6
+    for name in NAMES:
+        assert set(three.from_pod(name, questions)) == {size}, name
+        assert set(three.from_node(name, questions)) == {size}, name
 
 
 @pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_DGRAM"])

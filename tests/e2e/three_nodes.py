@@ -49,22 +49,37 @@ def serve():
         _data, sender = datagrams.recvfrom(100)
         datagrams.sendto(f"{name} {sender[0]}".encode(), sender)
 threading.Thread(target=serve, daemon=True).start()
-while True:
-    connection, sender = listener.accept()
+def echo(connection, sender):
     with connection:
-        connection.sendall(f"{name} {sender[0]}".encode())
+        try:
+            connection.sendall(f"{name} {sender[0]}".encode())
+            while data := connection.recv(65536):
+                connection.sendall(data)
+        except ConnectionError:
+            pass
+while True:
+    threading.Thread(target=echo, args=listener.accept(), daemon=True).start()
 """
 ASK = """
-import concurrent.futures, json, socket, sys
-def ask(kind, address, port):
+import concurrent.futures, json, socket, sys, threading
+def bulk(channel, size):
+    channel.recv(200)
+    threading.Thread(target=channel.sendall, args=(b"x" * size,), daemon=True).start()
+    seen = 0
+    while seen < size and (data := channel.recv(65536)):
+        seen += len(data)
+    return seen
+def ask(kind, address, port, *more):
     try:
         if kind == "name":
             return sorted({found[4][0] for found in socket.getaddrinfo(address, None, socket.AF_INET)})
         if kind == "address":
             return socket.gethostbyaddr(address)[0]
         with socket.socket(socket.AF_INET, getattr(socket, kind)) as channel:
-            channel.settimeout(5)
+            channel.settimeout(10)
             channel.connect((address, port))
+            if len(more) == 1:
+                return bulk(channel, more[0])
             if kind == "SOCK_DGRAM":
                 channel.send(b"?")
             return channel.recv(200).decode()
@@ -74,7 +89,7 @@ questions = json.loads(sys.argv[1])
 with concurrent.futures.ThreadPoolExecutor(len(questions)) as pool:
     print(json.dumps(list(pool.map(lambda question: ask(*question), questions))))
 """
-Question = tuple[str, str, int]
+Question = tuple[str, str, int] | tuple[str, str, int, int]  # kind, whom, port; bytes to send there and back
 
 
 class Machine(SecondNode):
