@@ -225,6 +225,7 @@ def inspect_service(service: dict[str, Any]) -> dict[str, Any]:
     if done.returncode != 0:
         raise CommandError(f"Could not read the rules: {done.stderr.strip()} (this needs root)")
     metadata = service["metadata"]
+    elements = service_elements(service)
     return {
         "service": f"{metadata['namespace']}/{metadata['name']}",
         "clusterIP": service["spec"].get("clusterIP", ""),
@@ -234,7 +235,7 @@ def inspect_service(service: dict[str, Any]) -> dict[str, Any]:
             for p in service["spec"].get("ports", [])
         ],
         "rules": service_rules(done.stdout, f"{metadata['namespace']}/{metadata['name']}"),
-        "elements": service_elements(service),
+        **({"elements": elements} if elements else {}),
     }
 
 
