@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 LARGEST = 2**63 - 1
 _NANO = 10**9
@@ -31,6 +32,12 @@ def parse(text: str | int | float) -> Fraction:
 
     Raises QuantityError.
     """
+    return _parsed(str(text))
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Fraction:
+    """Few different quantities are read again and again: a pod's start asks fifteen times."""
     number = _exact(text)
     # Upstream keeps nothing finer than a billionth, rounded away from zero, and nothing past an int64.
     size = min(Fraction(-(-abs(number) * _NANO // 1), _NANO), Fraction(LARGEST))
