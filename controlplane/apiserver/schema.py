@@ -343,6 +343,9 @@ def _compile_type(raw: Object) -> Type:
     return Type("any")
 
 
+_PLAIN: Mapping[str, type] = {"string": str, "boolean": bool}
+
+
 class _Walk:
     """One pass over one body: copies what fits, notes the rest."""
 
@@ -355,14 +358,19 @@ class _Walk:
         if definition.free_form:
             return value
         out: Object = {}
+        fields, struct = definition.fields, definition.short_name
         for key, inner in value.items():
-            declared = definition.fields.get(key)
+            declared = fields.get(key)
+            # Most values are plain and fit: nobody will ask for their paths.
+            if declared is not None and _PLAIN.get(declared.type.kind) is type(inner):
+                out[key] = inner
+                continue
             where = f"{path}.{key}" if path else key
             if declared is None:
                 self.unknown.append(where)
             elif inner is not None:
                 chain = f"{names}.{key}" if names else key
-                fitted = self._value(declared.type, inner, where, definition.short_name, chain)
+                fitted = self._value(declared.type, inner, where, struct, chain)
                 if fitted is not None:
                     out[key] = fitted
         return out

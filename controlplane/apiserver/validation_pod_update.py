@@ -109,13 +109,15 @@ _CHANGEABLE = ("activeDeadlineSeconds", "tolerations", "schedulingGates", "ephem
 
 def differences(old: Any, new: Any, path: str) -> Iterator[str]:
     """Lines `path: old → new` for every leaf that differs."""
+    if old == new:
+        return
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
             yield from differences(old.get(key), new.get(key), f"{path}.{key}")
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for index, (before, after) in enumerate(zip(old, new, strict=True)):
             yield from differences(before, after, f"{path}[{index}]")
-    elif old != new and not (not old and not new and old is not False and new is not False):
+    elif not (not old and not new and old is not False and new is not False):
         yield f"{path}: {old!r} → {new!r}"
 
 
