@@ -50,6 +50,7 @@ class Watcher:
         self._wake = asyncio.Event()
         self._first = form.wanted.form == "Table"
         self._ended = False
+        self._rang = False
         self._stop: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -70,8 +71,10 @@ class Watcher:
         """Chunks of whole lines until the timeout, the end of the server, or an error event."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _timeout(self._request)
+        # One timer for many events: it is made anew only when it has run off, not for each wait.
         bookmarks = self._request.flag("allowWatchBookmarks")
-        next_bookmark = loop.time() + BOOKMARK_SECONDS
+        limit = min(deadline, loop.time() + BOOKMARK_SECONDS) if bookmarks else deadline
+        timer = loop.call_at(limit, self._ring)
         try:
             while True:
                 if self._buffer:
@@ -79,19 +82,26 @@ class Watcher:
                     self._buffer.clear()
                     yield chunk
                     continue
-                if self._ended or loop.time() >= deadline:
+                if self._ended:
                     break
-                self._wake.clear()
-                limit = min(deadline, next_bookmark) if bookmarks else deadline
-                try:
-                    async with asyncio.timeout_at(limit):
-                        await self._wake.wait()
-                except TimeoutError:
-                    if bookmarks and not self._buffer:
-                        next_bookmark = loop.time() + BOOKMARK_SECONDS
+                if self._rang:
+                    if bookmarks:
                         yield self._bookmark()
+                    if limit >= deadline:
+                        break
+                    self._rang = False
+                    limit = min(deadline, loop.time() + BOOKMARK_SECONDS)
+                    timer = loop.call_at(limit, self._ring)
+                    continue
+                self._wake.clear()
+                await self._wake.wait()
         finally:
+            timer.cancel()
             self._stop()
+
+    def _ring(self) -> None:
+        self._rang = True
+        self._wake.set()
 
     def end(self) -> None:
         """Finish the stream after what is buffered (the server stops)."""
