@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import ssl
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -300,3 +304,25 @@ def test_server_side_apply_creates_keeps_account_and_conflicts(api: Client, name
     owners = {item["manager"] for item in api.patch(path, {"data": {"k": "4"}})["metadata"]["managedFields"]}
     assert "python-requests" in owners
     assert apply("two", "2").status_code == 409
+
+
+@pytest.mark.parametrize(("expected", "said"), [("100-continue", 100), ("a-miracle", 417)])
+def test_who_asks_before_sending_a_body_is_answered_first(
+    api: Client, namespace: str, expected: str, said: int
+) -> None:
+    body = json.dumps({"metadata": {"name": "asked"}}).encode()
+    address, context = urlsplit(api.base), ssl.create_default_context(cafile=api.ca)
+    context.load_cert_chain(*(api.cert or ()))
+    head = f"POST /api/v1/namespaces/{namespace}/configmaps HTTP/1.1\r\nHost: {address.netloc}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nExpect: {expected}\r\n\r\n"
+    with (
+        socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname=address.hostname) as server,
+        server.makefile("rb") as answers,
+    ):
+        server.sendall(head.encode())
+        assert answers.readline().split()[1] == str(said).encode()
+        if said == 100:
+            assert answers.readline() == b"\r\n"
+            server.sendall(body)
+            assert answers.readline().split()[1] == b"201"
