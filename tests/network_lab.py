@@ -10,10 +10,14 @@ import contextlib
 import ctypes
 import os
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
+from cni import conflist, skeleton
+from cni.invoke import Invoker
 from cni.netlink import Netlink
 from cni.netns import in_namespace
 from cni.rtnetlink import new_address, new_route, new_veth, set_link
@@ -164,3 +168,22 @@ def uplink(
         if node_ip6:
             near.batch([new_address(index, f"{node_ip6}/64"), new_route("::/0", index=index, gw=client_ip6)])
             far.batch([new_address(other, f"{client_ip6}/64")])
+
+
+def pod_network(folder: Path) -> Invoker:
+    """The bridge network 10.244.1.0/24 of a cluster 10.244.0.0/16, by our plugins, its files below `folder`."""
+    skeleton.write_executables(folder / "bin", sys.executable)
+    body = conflist.bridge_network(
+        name="lab",
+        bridge="kpy0",
+        subnet="10.244.1.0/24",
+        cluster_cidr="10.244.0.0/16",
+        data_dir=folder / "d",
+    )
+    conflist.write(folder / "net.d/10.conflist", body)
+    return Invoker(
+        config_dir=folder / "net.d",
+        bin_dirs=[folder / "bin"],
+        cache_dir=folder / "cache",
+        own_bin_dir=folder / "bin",
+    )

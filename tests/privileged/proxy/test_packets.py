@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -15,10 +14,8 @@ from typing import Any
 
 import network_lab
 import pytest
-from network_lab import Namespace, Server, ask, uplink
+from network_lab import Namespace, Server, ask, pod_network, uplink
 
-from cni import conflist, skeleton
-from cni.invoke import Invoker
 from cni.netlink import Netlink
 from cni.netns import in_namespace
 from cni.rtnetlink import new_address
@@ -42,21 +39,7 @@ class Lab:
     """A node with three pods, a client on its uplink, and a proxier that is synced by hand."""
 
     def __init__(self, folder: Path, mode: str) -> None:
-        skeleton.write_executables(folder / "bin", sys.executable)
-        body = conflist.bridge_network(
-            name="lab",
-            bridge="kpy0",
-            subnet="10.244.1.0/24",
-            cluster_cidr="10.244.0.0/16",
-            data_dir=folder / "d",
-        )
-        conflist.write(folder / "net.d/10.conflist", body)
-        self.invoker = Invoker(
-            config_dir=folder / "net.d",
-            bin_dirs=[folder / "bin"],
-            cache_dir=folder / "cache",
-            own_bin_dir=folder / "bin",
-        )
+        self.invoker = pod_network(folder)
         self.client = Namespace()
         uplink(self.client)
         self.problems = routes.prepare_kernel(folder / "sysctls.json")

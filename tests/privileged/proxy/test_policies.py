@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import network_lab
 import pytest
-from network_lab import Namespace, Server, ask, uplink
+from network_lab import Namespace, Server, ask, pod_network, uplink
 
-from cni import conflist, skeleton
-from cni.invoke import Invoker
 from cni.netlink import Netlink
 from kubelet_py.cli.inspect_nft import pod_policies
 from kubelet_py.node import routes
@@ -38,21 +35,7 @@ class Lab:
     """Pods a, b and c with TCP servers on 80 and 81 and a UDP one on 80, and an enforcer synced by hand."""
 
     def __init__(self, folder: Path) -> None:
-        skeleton.write_executables(folder / "bin", sys.executable)
-        body = conflist.bridge_network(
-            name="lab",
-            bridge="kpy0",
-            subnet="10.244.1.0/24",
-            cluster_cidr="10.244.0.0/16",
-            data_dir=folder / "d",
-        )
-        conflist.write(folder / "net.d/10.conflist", body)
-        self.invoker = Invoker(
-            config_dir=folder / "net.d",
-            bin_dirs=[folder / "bin"],
-            cache_dir=folder / "cache",
-            own_bin_dir=folder / "bin",
-        )
+        self.invoker = pod_network(folder)
         self.client = Namespace()
         uplink(self.client)
         routes.prepare_kernel(folder / "sysctls.json")
