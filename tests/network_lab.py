@@ -171,7 +171,7 @@ def uplink(
 
 
 def pod_network(folder: Path) -> Invoker:
-    """The bridge network 10.244.1.0/24 of the cluster 10.244.0.0/16 by our plugins, with files in `folder`."""
+    """The bridge network 10.244.1.0/24 of cluster 10.244.0.0/16 by our plugins, its files in `folder`."""
     skeleton.write_executables(folder / "bin", sys.executable)
     body = conflist.bridge_network(
         name="lab",
