@@ -194,7 +194,7 @@ class Registry:
         wanted = change(self.parsed(info, entry))
         if not isinstance(wanted, dict) or not isinstance(wanted.get("metadata"), dict):
             raise invalid(info.kind, info.group, name, [Cause(REQUIRED, "metadata", "Required value")])
-        new = self._decode(info, namespace, wanted, write)
+        new = self._decode(info, namespace, wanted, write, old)
         if new["metadata"].get("name") != name:
             given = new["metadata"].get("name")
             raise bad_request(f"the name of the object ({given}) does not match the name on the URL ({name})")
@@ -284,8 +284,13 @@ class Registry:
 
     # Steps
 
-    def _decode(self, info: ResourceInfo, namespace: str, body: Object, write: Write) -> Object:
-        """Check kind and place, drop what the kind does not have. Raises StatusError (400)."""
+    def _decode(
+        self, info: ResourceInfo, namespace: str, body: Object, write: Write, old: Object | None = None
+    ) -> Object:
+        """Check kind and place, drop what the kind does not have. Raises StatusError (400).
+
+        Parts that are as in `old` (a patched status leaves the spec alone) were checked when it was written.
+        """
         if not isinstance(body, dict):
             raise bad_request(f"the object provided is unrecognized (must be of type {info.kind})")
         kind, api_version = body.get("kind") or info.kind, body.get("apiVersion") or info.api_version
@@ -294,12 +299,14 @@ class Registry:
                 f'{kind} in version "{api_version}" cannot be handled as a {info.kind}: no kind "{kind}" is'
                 f' served for {info.plural} in version "{info.api_version}"'
             )
-        result = self.schema.check(info.definition, body)
+        kept = _kept(body, old) if old else {}
+        result = self.schema.check(info.definition, {k: v for k, v in body.items() if k not in kept})
         if result.causes:
             raise cannot_decode(info.kind, info.version, result.causes[0].message)
         self._unknown_fields(info, [f'unknown field "{path}"' for path in result.unknown], write)
         obj: Object = {"kind": kind, "apiVersion": api_version, "metadata": {}}
-        obj.update(result.obj)
+        fitted = result.obj | kept
+        obj.update((key, fitted[key]) for key in body if key in fitted)
         obj["kind"], obj["apiVersion"] = kind, api_version
         metadata = obj["metadata"]
         if info.namespaced:
@@ -433,6 +440,12 @@ class Registry:
         except StoreError as error:
             raise internal(str(error)) from error
         return stored
+
+
+def _kept(body: Object, old: Object) -> Object:
+    """What of a body is as it was, to the letter: Python's 1, 1.0 and True are equal, JSON's are not."""
+    dumps = orjson.dumps
+    return {key: part for key, part in body.items() if key in old and dumps(part) == dumps(old[key])}
 
 
 def _core(plural: str) -> ResourceInfo:

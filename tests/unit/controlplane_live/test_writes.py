@@ -326,3 +326,13 @@ def test_who_asks_before_sending_a_body_is_answered_first(
             assert answers.readline() == b"\r\n"
             server.sendall(body)
             assert answers.readline().split()[1] == b"201"
+
+
+@pytest.mark.parametrize("value", ["true", "1.0"])
+def test_a_patch_to_what_python_calls_equal_is_still_checked(api: Client, namespace: str, value: str) -> None:
+    path = DEPLOYMENTS.format(namespace)
+    assert api.must("POST", path, deployment("web"))["spec"]["replicas"] == 1
+    body = f'{{"spec": {{"replicas": {value}}}}}'.encode()
+    code, answered = api("PATCH", f"{path}/web", body, Content_Type=MERGE)
+    assert code == 400 and "cannot unmarshal" in answered["message"]
+    api.must("DELETE", f"{path}/web")
