@@ -30,7 +30,7 @@ def test_crashing_container_is_backed_off_with_its_exit_code(node: Node) -> None
     status = node.get("pod", "crash")["status"]["containerStatuses"][0]
     assert status["lastState"]["terminated"]["exitCode"] == 3
     assert status["lastState"]["terminated"]["reason"] == "Error"
-    assert "BackOff" in events(node, "crash")
+    node.until("the event", lambda: "BackOff" in events(node, "crash"))
     node.kubectl("delete", "pod", "crash")
 
 
@@ -40,7 +40,7 @@ def test_image_that_nobody_has(node: Node) -> None:
         "ErrImagePull", lambda: waiting_reason(node, "noimage") in ("ErrImagePull", "ImagePullBackOff")
     )
     node.until("ImagePullBackOff", lambda: waiting_reason(node, "noimage") == "ImagePullBackOff")
-    assert "Failed" in events(node, "noimage")
+    node.until("the event", lambda: "Failed" in events(node, "noimage"))
     node.apply(pod("never", container={"image": "not-here", "imagePullPolicy": "Never"}))
     node.until("ErrImageNeverPull", lambda: waiting_reason(node, "never") == "ErrImageNeverPull")
     node.apply(pod("invalid", container={"image": "UPPER//case"}))
@@ -117,7 +117,8 @@ def test_failing_liveness_probe_restarts_and_readiness_takes_out(node: Node) -> 
     node.until(
         "restart", lambda: node.get("pod", "alive")["status"]["containerStatuses"][0]["restartCount"] >= 1
     )
-    assert "Unhealthy" in events(node, "alive") and "Killing" in events(node, "alive")
+    for reason in ("Unhealthy", "Killing"):  # events come up to a second late
+        node.until(f"event {reason}", lambda reason=reason: reason in events(node, "alive"))
     node.kubectl("delete", "pod", "alive", "ready")
 
 

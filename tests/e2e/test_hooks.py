@@ -119,8 +119,9 @@ def test_a_failed_post_start_hook_ends_its_container_and_keeps_its_output_from_t
         return bool(entry["restartCount"] >= 1)
 
     node.until("started anew", restarted)
-    told = node.kubectl("get", "events", "--field-selector", "involvedObject.name=unlucky", "-o", "json").out
-    assert "Killing" in told and "a secret" not in told
+    select = ("events", "--field-selector", "involvedObject.name=unlucky", "-o", "json")
+    node.until("event Killing", lambda: "Killing" in node.kubectl("get", *select).out)
+    assert "a secret" not in node.kubectl("get", *select).out
     node.kubectl("delete", "pod", "unlucky")
 
 

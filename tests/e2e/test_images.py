@@ -99,7 +99,8 @@ def test_a_moved_tag_is_pulled_again_only_by_policy_always(
     by_digest = status_of(node, "first")["imageID"]
     node.apply(image_pod("present", image, "IfNotPresent"), image_pod("never", image, "Never"))
     assert (says(node, "present"), says(node, "never")) == ("hello one", "hello one")
-    assert f'Container image "{image}" already present on machine' in events(node, "present")
+    said = f'Container image "{image}" already present on machine'
+    node.until("the event", lambda: said in events(node, "present"))
     node.apply(image_pod("always", image, "Always"))
     assert says(node, "always") == "hello two"
     assert status_of(node, "always")["imageID"] != by_digest

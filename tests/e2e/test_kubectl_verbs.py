@@ -89,7 +89,8 @@ def test_get_watch_shows_a_pod_come_and_go(node: Node, kubectl: Any, running: st
     assert seen[0] in ("Pending", "ContainerCreating")
 
 
-def test_describe_shows_conditions_and_events(kubectl: Kubectl, running: str) -> None:
+def test_describe_shows_conditions_and_events(node: Node, kubectl: Kubectl, running: str) -> None:
+    node.until("its events", lambda: "Started" in kubectl("describe", "pod", running).out)
     text = kubectl("describe", "pod", running).out
     for part in ("Conditions:", "Scheduled", "Pulled", "Created", "Started", "QoS Class"):
         assert part in text

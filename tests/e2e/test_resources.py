@@ -11,7 +11,6 @@ from resource_node import (
     asking,
     capacity_bytes,
     cgroup,
-    events,
     number,
     running_node,
     status,
@@ -141,7 +140,7 @@ def test_a_critical_pod_pushes_out_the_pod_whose_end_is_enough(node: Node) -> No
     assert (condition["status"], condition["reason"]) == ("True", "TerminationByKubelet")
     node.until("critical runs", lambda: node.phase("critical", "kube-system") == "Running")
     assert node.phase("small") == "Running"
-    assert "Warning Preempting Preempted in order to admit critical pod" in events(node, "victim")
+    wait_for_event(node, "victim", "Warning Preempting Preempted in order to admit critical pod")
     node.kubectl("delete", "pod", "critical", "-n", "kube-system")
     node.kubectl("delete", "pod", "victim", "small")
 
@@ -177,4 +176,4 @@ def test_a_pod_over_its_local_storage_is_evicted(
     node.apply(asking(body, limits=limits))
     found = wait_failed(node, name, "Evicted")
     assert found["message"] == message
-    assert f"Warning Evicted {message}".strip() in [event.strip() for event in events(node, name)]
+    assert wait_for_event(node, name, "Warning Evicted").strip() == f"Warning Evicted {message}".strip()
