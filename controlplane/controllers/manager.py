@@ -20,6 +20,7 @@ from controlplane.controllers.deployment import Deployments
 from controlplane.controllers.disruption import Disruption
 from controlplane.controllers.endpoints import EndpointsController
 from controlplane.controllers.endpointslice import EndpointSlices
+from controlplane.controllers.endpointslice_mirroring import EndpointSliceMirroring
 from controlplane.controllers.ephemeral_volumes import EphemeralVolumes
 from controlplane.controllers.garbage_collector import GarbageCollector
 from controlplane.controllers.load_balancer import LoadBalancers
@@ -60,6 +61,7 @@ class ControllerManager:
             Deployments(*shared, EventRecorder(client, "deployment-controller")),
             ReplicaSets(*shared, EventRecorder(client, "replicaset-controller")),
             EndpointSlices(*shared, EventRecorder(client, "endpoint-slice-controller")),
+            EndpointSliceMirroring(*shared, EventRecorder(client, "endpoint-slice-mirroring-controller")),
             EndpointsController(*shared, EventRecorder(client, "endpoint-controller")),
             NamespaceController(*shared, EventRecorder(client, "namespace-controller")),
             GarbageCollector(*shared, EventRecorder(client, "garbage-collector-controller")),

@@ -300,6 +300,32 @@ def test_the_life_of_an_endpoints_object(web: Node) -> None:
     web.until("gone", lambda: web.kubectl("get", "endpoints", "own", check=False).code == 1)
 
 
+@pytest.mark.conformance(
+    "[sig-network] EndpointSliceMirroring should mirror a custom Endpoints resource through create update "
+    "and delete"
+)
+def test_endpoints_made_by_hand_lead_somewhere(web: Node) -> None:
+    """A Service without a selector, and Endpoints that somebody wrote for it: proxies read slices only."""
+    ips = {name: web.get("pod", name)["status"]["podIP"] for name in ("web-1", "web-2")}
+    meta, ports = {"name": "custom"}, [{"name": "http", "port": 80, "targetPort": 8080}]
+
+    def point_at(name: str) -> None:
+        subset = {"addresses": [{"ip": ips[name]}], "ports": [{"name": "http", "port": 8080}]}
+        web.apply({"apiVersion": "v1", "kind": "Endpoints", "metadata": meta, "subsets": [subset]})
+
+    web.apply({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": ports}})
+    point_at("web-1")
+    url = f"http://{web.get('service', 'custom')['spec']['clusterIP']}/"
+    web.until("web-1 answers", lambda: answers(web, "client", url) == {"web-1"})
+    point_at("web-2")
+    web.until("web-2 answers", lambda: answers(web, "client", url) == {"web-2"})
+    mine = ("get", "endpointslices", "-l", "kubernetes.io/service-name=custom", "-o", "name")
+    assert len(web.kubectl(*mine).out.splitlines()) == 1
+    web.kubectl("delete", "endpoints", "custom")
+    web.until("no slice", lambda: not web.kubectl(*mine).out)
+    web.kubectl("delete", "service", "custom")
+
+
 @pytest.fixture
 def second_address() -> Iterator[str]:
     sh("ip", "addr", "add", f"{SECOND_IP}/24", "dev", "up0")
