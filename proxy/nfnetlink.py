@@ -20,7 +20,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence, Set
 from types import TracebackType
 
 from proxy.errors import ProxyError
@@ -55,6 +56,7 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _HEAD = struct.Struct("=IHHII")
 _GEN = struct.Struct("=BBH")
 _RECEIVE = 1 << 18
+_LOOKS = (0.0, 0.02, 0.1, 0.3)  # seconds before each look at a set that should hold something
 
 
 class NftError(ProxyError):
@@ -181,6 +183,18 @@ class NfTables:
         body = text(1, table.name) + text(2, name)
         bodies = self._dump(GETSETELEM, table.family, body, f"list elements of {table} {name}")
         return [raw for _family, part in bodies for raw in encoded_elements(part)]
+
+    def holds(self, table: Table, name: str, wanted: Set[bytes]) -> bool:
+        """Whether a set holds exactly these encoded elements.
+
+        It is looked at again before the answer is no: while the kernel makes a hash table larger, which it
+        does some time after many elements came, a dump may miss elements or show some twice.
+        """
+        for pause in _LOOKS:
+            time.sleep(pause)
+            if set(self.encoded_elements(table, name)) == wanted:
+                return True
+        return False
 
     def _names(self, kind: int, table: Table, action: str) -> list[str]:
         name_at = 3 if kind == GETCHAIN else 2

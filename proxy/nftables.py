@@ -304,7 +304,6 @@ class NftablesBackend:
         for made in self._frame.sets():
             if made.name not in sets:
                 return f"somebody removed map {made.name}"
-            there = self._kernel.encoded_elements(self._table, made.name)
-            if set(there) != set(self._claims.held[made.name].values()):
+            if not self._kernel.holds(self._table, made.name, set(self._claims.held[made.name].values())):
                 return f"somebody changed elements of {made.name}"
         return ""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from proxy.nfnetlink import NfTables, NftError
+from proxy.nfobjects import encode
 from proxy.policy import table
 from proxy.policy.rules import NO_SERVER, NameServer, compile_policies
 from proxy.policy.world import World
@@ -143,8 +144,8 @@ class Enforcer(threading.Thread):
             found[rule.chain] = found.get(rule.chain, 0) + 1
         if counts != found or set(kernel.sets(table.TABLE)) != set(ours.sets):
             return True
-        return any(
-            {(e.key, e.end) for e in kernel.elements(table.TABLE, name)} != {(e.key, e.end) for e in elements}
+        return not all(
+            kernel.holds(table.TABLE, name, {encode(element) for element in elements})
             for name, (_, elements) in ours.sets.items()
         )
 

@@ -177,7 +177,7 @@ def test_one_failure_undoes_the_whole_transaction_and_names_the_element(nft: NfT
     assert marks(nft) == {1, 2, 3}
     # The socket is as good as before.
     nft.commit(add_elements(TABLE, "marks", many))
-    assert len(marks(nft)) == 8903
+    assert nft.holds(TABLE, "marks", {encode(element) for element in numbers(1, 2, 3, *range(100, 9000))})
 
 
 @pytest.mark.parametrize(
@@ -261,8 +261,8 @@ def test_a_dump_has_the_bytes_that_were_sent_whatever_their_number(nft: NfTables
     verdicts = [encode(Element(k, verdict=Verdict(Code.GOTO, "c"))) for k in keys]
     values = [encode(Element(k, k + struct.pack("=IIII", 1, 2, 3, 4))) for k in keys]
     nft.commit([*add_elements(TABLE, "v", verdicts), *add_elements(TABLE, "d", values)])
-    assert sorted(nft.encoded_elements(TABLE, "v")) == sorted(verdicts)
-    assert sorted(nft.encoded_elements(TABLE, "d")) == sorted(values)
+    assert nft.holds(TABLE, "v", set(verdicts)) and nft.holds(TABLE, "d", set(values))
+    assert not nft.holds(TABLE, "v", set(verdicts[1:])) and not nft.holds(TABLE, "d", set())
 
 
 def test_inet_tables_take_ipv6_keys_and_refuse_both_families_alike(nft: NfTables) -> None:
