@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -41,26 +43,50 @@ class Failing:
         return guarded
 
 
-def seen() -> tuple[Any, ...]:
+class Seen(NamedTuple):
+    """What a launch might leave in its starter: `held` is counted, `place` is compared."""
+
+    held: Counter[str]
+    place: tuple[str, str]
+
+
+def descriptors() -> list[str]:
+    """Each open descriptor with what it is of; not the one that lists them."""
+    folder = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        numbers = [number for number in os.listdir(folder) if int(number) != folder]
+    finally:
+        os.close(folder)
+    found = []
+    for number in numbers:
+        with contextlib.suppress(FileNotFoundError):  # closed since, by a thread of an earlier test
+            found.append(f"descriptor {number} of {os.readlink(f'/proc/self/fd/{number}')}")
+    return found
+
+
+def seen() -> Seen:
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
-    return (
-        sorted(os.listdir("/proc/self/fd")),
-        Path("/proc/self/mounts").read_text(),
-        children.read_text() if children.exists() else "",
-        os.getcwd(),
-        len(os.listdir("/proc/self/task")),
+    pids = children.read_text().split() if children.exists() else []
+    tasks = ["a thread"] * len(os.listdir("/proc/self/task"))
+    return Seen(
+        Counter(descriptors() + [f"child {pid}" for pid in pids] + tasks),
+        (Path("/proc/self/mounts").read_text(), os.getcwd()),
     )
 
 
-def settled(before: tuple[Any, ...]) -> None:
+def settled(before: Seen) -> None:
+    """Nothing is there that was not before. What has gone was another's: threads of earlier tests end late."""
     for _ in range(1000):
-        if seen() == before:
+        now = seen()
+        if not now.held - before.held and now.place == before.place:
             return
-        time.sleep(0.002)
-    assert seen() == before
+        time.sleep(0.01)
+    now = seen()
+    assert not now.held - before.held
+    assert now.place == before.place
 
 
-def rested() -> tuple[Any, ...]:
+def rested() -> Seen:
     """What is seen once the thread of the last launch has ended, which may take longer than its container."""
     for _ in range(1000):
         if len(os.listdir("/proc/self/task")) == 1:
@@ -91,7 +117,7 @@ def test_nothing_is_left_whatever_fails(box: Any, terminal: bool) -> None:
 
 
 def test_a_step_of_the_child_that_fails_leaves_no_child(box: Any) -> None:
-    before = seen()
+    before = rested()
     spec = box.spec("true")
     spec["linux"]["seccomp"]["syscalls"] = [{"names": ["execve"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13}]
     del spec["linux"]["seccomp"]["defaultErrnoRet"]
