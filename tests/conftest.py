@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,23 @@ import host_state
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.geteuid() == 0:
-        return
-    no_root = pytest.mark.skip(reason="needs root")
+    """Tests of the real kernel need root, and are tried a second time: machines are noisy, and one missed
+    deadline of five thousand tests hides what the others say. The summary lists each as RERUN; it is a test to be mended.
+    """
+    added = pytest.mark.flaky(reruns=1) if os.geteuid() == 0 else pytest.mark.skip(reason="needs root")
     for item in items:
         if item.get_closest_marker("privileged") or item.get_closest_marker("e2e"):
-            item.add_marker(no_root)
+            item.add_marker(added)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How the first of two tries failed: whoever mends the test has nothing else to go by."""
+    reports = terminalreporter.stats.get("rerun", [])
+    if reports:
+        terminalreporter.section("first tries that failed")
+    for report in reports:
+        terminalreporter.write_line(report.nodeid, bold=True)
+        terminalreporter.write_line(str(report.longrepr)[-6000:])
 
 
 @pytest.fixture(autouse=True)
