@@ -17,7 +17,8 @@ import host_state
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of the real kernel need root, and are tried a second time: machines are noisy, and one missed
-    deadline of five thousand tests hides what the others say. The summary lists each as RERUN; it is a test to be mended.
+    deadline of five thousand tests hides what the others say. The summary lists each as RERUN: it is
+    a test to be mended.
     """
     added = pytest.mark.flaky(reruns=1) if os.geteuid() == 0 else pytest.mark.skip(reason="needs root")
     for item in items:

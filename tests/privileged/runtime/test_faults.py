@@ -75,7 +75,7 @@ def seen() -> Seen:
 
 
 def settled(before: Seen) -> None:
-    """Nothing is there that was not before. What has gone was another's: threads of earlier tests end late."""
+    """Nothing is there that was not before. What has gone was another's: threads of older tests end late."""
     for _ in range(1000):
         now = seen()
         if not now.held - before.held and now.place == before.place:
