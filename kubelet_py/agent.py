@@ -68,7 +68,7 @@ from kubelet_py.pods.user_namespaces import UserNamespaces
 from kubelet_py.pods.volume_keeper import VolumeKeeper
 from kubelet_py.pods.workers import PodWorkers
 from kubelet_py.port import Port
-from kubelet_py.server.healthz import HealthzServer, loop_check
+from kubelet_py.server.healthz import HealthChecks, HealthzServer, loop_check
 from kubelet_py.volumes.manager import VolumeManager
 from runtime import cgroups, userns
 from runtime.errors import RuntimeFailure
@@ -165,8 +165,8 @@ class Agent:
         self._pleg = Pleg(self._runtime, self._sandboxes.ips, workers.wake, workers.wake_after)
         self._prober = Prober(self._runtime, changed=self._workers.wake, tell=self._events.tell_of_probe)
         self._services = Informer(client, SERVICES) if client else None
-        self._check = loop_check(lambda: self._turned_at, time.monotonic)
-        self._healthz = HealthzServer(config.healthz_bind_address, config.healthz_port, self._check)
+        self._checks = HealthChecks(loop_check(lambda: self._turned_at, time.monotonic))
+        self._healthz = HealthzServer(config.healthz_bind_address, config.healthz_port, self._checks)
         self._port = Port(
             config=config,
             paths=paths,
@@ -174,7 +174,7 @@ class Agent:
             client=client,
             serving=self._credentials.serving,
             backend=self._backend,
-            check=self._check,
+            checks=self._checks,
         )
         self._pods: Informer | None = None
         self._registrar: Registrar | None = None

@@ -14,7 +14,7 @@ from kubelet_py.node.serving import ServingCertificate
 from kubelet_py.paths import NodePaths
 from kubelet_py.server import access_settings
 from kubelet_py.server.access import Access
-from kubelet_py.server.healthz import Check
+from kubelet_py.server.healthz import HealthChecks
 from kubelet_py.server.http_counts import HttpCounts
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ class Port:
         client: RestClient | None,
         serving: ServingCertificate,
         backend: Callable[[Sequence[Instrument]], AgentBackend],
-        check: Check,
+        checks: HealthChecks,
     ) -> None:
         self._config, self._paths = config, paths
         self._client, self._serving = client, serving
-        self._backend, self._check = backend, check
+        self._backend, self._checks = backend, checks
         self._settings = access_settings.read(config.authentication, config.authorization)
         self._access = Access(self._settings, NodeReviews(client, node_name))
         self._server: KubeletServer | None = None
@@ -77,6 +77,6 @@ class Port:
             client_ca_file=self._settings.client_ca_file or (str(authority) if authority.exists() else ""),
             access=self._access,
             log_folder=self._paths.pod_logs.parent,
-            check=self._check,
+            checks=self._checks,
         )
         self._server.start()

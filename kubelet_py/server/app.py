@@ -32,7 +32,7 @@ from kubelet_py.server import host_logs, logs, observation, streaming
 from kubelet_py.server import query as query_of
 from kubelet_py.server.access import Access
 from kubelet_py.server.errors import HttpError
-from kubelet_py.server.healthz import Check
+from kubelet_py.server.healthz import HealthChecks
 from kubelet_py.server.http_counts import HttpCounts
 from kubelet_py.server.listener import Input, Listener, Output
 from kubelet_py.server.streaming import ContainerStream
@@ -82,13 +82,13 @@ class KubeletServer:
         client_ca_file: str,
         access: Access,
         log_folder: Path,
-        check: Check = lambda: "",
+        checks: HealthChecks | None = None,
         counts: HttpCounts | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client_ca_file = client_ca_file
         self.backend, self.access, self.clock = backend, access, clock
-        self.log_folder, self.check = log_folder, check
+        self.log_folder, self.checks = log_folder, checks or HealthChecks()
         self.counts = counts or HttpCounts()
         self._address = (address, port)
         self._context = self._make_context(cert_file, key_file)
@@ -260,13 +260,17 @@ class _Handler(BaseHTTPRequestHandler):
     # -- plain answers -------------------------------------------------------------------------------
 
     def _healthz(self, parts: list[str], query: dict[str, list[str]]) -> None:
-        if parts not in ([], ["ping"], ["log"], ["syncloop"]):
+        if len(parts) > 1 or not set(parts) <= set(HealthChecks.NAMES):
             raise HttpError(404, "404 page not found\n")
-        reason = self.server.owner.check() if parts != ["ping"] else ""
+        reason = self.server.owner.checks.failing(*parts)
         self._text(500 if reason else 200, f"healthz check failed: {reason}\n" if reason else "ok")
 
     def _page(self, parts: list[str], query: dict[str, list[str]], *, head: str) -> None:
-        self._bytes(200, *observation.PAGES[head](self.server.owner.backend, parts, query))
+        owner = self.server.owner
+        if (head, parts) == ("metrics", ["slis"]):
+            self._bytes(200, *observation.instruments_answer(owner.checks.instruments))
+        else:
+            self._bytes(200, *observation.PAGES[head](owner.backend, parts, query))
 
     def _logs(self, parts: list[str], query: dict[str, list[str]]) -> None:
         if "query" in query:

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from kubelet_py.instruments import Instrument, Number
 from kubelet_py.server.listener import Listener
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,43 @@ def loop_check(turned_at: Callable[[], float], clock: Callable[[], float]) -> Ch
     return check
 
 
+class HealthChecks:
+    """The agent's checks by upstream's names; each that runs is counted, for /metrics/slis.
+
+    ping: somebody answers; log: upstream's logger works, here the same as ping; syncloop: the loop turns.
+    """
+
+    NAMES = ("ping", "log", "syncloop")
+
+    def __init__(self, loop: Check = lambda: "") -> None:
+        self._loop = loop
+        self._state = Number(
+            "kubernetes_healthcheck",
+            "This metric records the result of a single healthcheck.",
+            "name",
+            "type",
+            kind="gauge",
+        )
+        self._total = Number(
+            "kubernetes_healthchecks_total",
+            "This metric records the results of all healthcheck.",
+            "name",
+            "type",
+            "status",
+        )
+        self.instruments: tuple[Instrument, ...] = (self._state, self._total)
+
+    def failing(self, *names: str) -> str:
+        """Run the checks of these names, or all: why the first that fails does, "" if none does."""
+        found = ""
+        for name in names or self.NAMES:
+            reason = self._loop() if name == "syncloop" else ""
+            self._state.set(0 if reason else 1, name, "healthz")
+            self._total.add(name, "healthz", "error" if reason else "success")
+            found = found or reason
+        return found
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     """One connection, one request."""
 
@@ -38,10 +76,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: Listener
 
     def do_GET(self) -> None:
-        reason = self.server.owner()
         if self.path.partition("?")[0] != "/healthz":
             self._answer(404, "404 page not found\n")
-        elif reason:
+        elif reason := self.server.owner.failing():
             self._answer(500, f"healthz check failed: {reason}\n")
         else:
             self._answer(200, "ok")
@@ -66,15 +103,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 class HealthzServer:
     """Serves until `stop`; `port` is the real one after `start`, also when 0 was asked for."""
 
-    def __init__(self, address: str, port: int, check: Check) -> None:
-        self._address, self.port, self._check = address, port, check
+    def __init__(self, address: str, port: int, checks: HealthChecks) -> None:
+        self._address, self.port, self._checks = address, port, checks
         self._listener: Listener | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """A port that is taken is told, and the node does without, as upstream."""
         try:
-            self._listener = Listener((self._address, self.port), _Handler, self._check, None)
+            self._listener = Listener((self._address, self.port), _Handler, self._checks, None)
         except OSError as error:
             text = f"{error.strerror} (set another healthzPort, or 0 for none)"
             log.warning("Failed to serve healthz address=%s port=%d error=%s", self._address, self.port, text)

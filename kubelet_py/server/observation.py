@@ -127,6 +127,15 @@ def metrics_answer(node: Observed, parts: list[str], query: Query) -> Answer:
             families = metrics.probe_families(node.probe_results())
         case _:
             raise HttpError(404, NOT_FOUND)
+    return _exposed(families)
+
+
+def instruments_answer(instruments: Iterable[Instrument]) -> Answer:
+    """GET /metrics/slis: what the server's own checks have counted."""
+    return _exposed(metrics.instrument_families(instruments))
+
+
+def _exposed(families: Iterable[Family]) -> Answer:
     return exposition.text(families).encode(), exposition.CONTENT_TYPE
 
 

@@ -21,6 +21,7 @@ from kubeclient.streams.transport import Duplex
 from kubelet_py.server.access import Access, Identity
 from kubelet_py.server.access_settings import AccessSettings
 from kubelet_py.server.app import KubeletServer
+from kubelet_py.server.healthz import HealthChecks
 from tests.unit.server.fake_node import Backend, Pki, echo_server
 
 MASK = b"\x0a\x0b\x0c\x0d"
@@ -42,7 +43,7 @@ class Node:
             client_ca_file=self.pki.ca,
             access=Access(AccessSettings(denied_seconds=0.0), self),
             log_folder=folder / "log",
-            check=lambda: self.trouble,
+            checks=HealthChecks(lambda: self.trouble),
             clock=lambda: 1_800_000_000.0,
         )
         self.server.start()
@@ -319,6 +320,14 @@ def test_healthz_says_why_the_agent_is_not_healthy(node: Node) -> None:
     node.trouble = "sync Loop took longer than expected"
     assert node.get("/healthz") == (500, "healthz check failed: sync Loop took longer than expected\n")
     assert node.get("/healthz/ping") == (200, "ok")
+    counted = node.get("/metrics/slis")[1]
+    for line in (
+        'kubernetes_healthcheck{name="syncloop",type="healthz"} 0',
+        'kubernetes_healthcheck{name="ping",type="healthz"} 1',
+        'kubernetes_healthchecks_total{name="syncloop",type="healthz",status="error"} 1',
+    ):
+        assert f"{line}\n" in counted
+    assert 'kubernetes_healthchecks_total{name="ping",type="healthz",status="success"} ' in counted
 
 
 def test_files_below_var_log_are_served_and_nothing_else(node: Node, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from kubelet_py.server.healthz import SLOW_SECONDS, HealthzServer, loop_check
+from kubelet_py.server.healthz import SLOW_SECONDS, HealthChecks, HealthzServer, loop_check
 
 
 def ask(server: HealthzServer, path: str) -> tuple[int, str]:
@@ -21,7 +21,7 @@ def ask(server: HealthzServer, path: str) -> tuple[int, str]:
 
 def test_it_is_healthy_while_the_loop_turns() -> None:
     now = [SLOW_SECONDS]
-    server = HealthzServer("127.0.0.1", 0, loop_check(lambda: 0.0, lambda: now[0]))
+    server = HealthzServer("127.0.0.1", 0, HealthChecks(loop_check(lambda: 0.0, lambda: now[0])))
     server.start()
     try:
         assert ask(server, "/healthz?verbose") == (200, "ok")
@@ -37,7 +37,7 @@ def test_it_is_healthy_while_the_loop_turns() -> None:
 
 def test_a_port_that_is_taken_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        server = HealthzServer("127.0.0.1", taken.getsockname()[1], lambda: "")
+        server = HealthzServer("127.0.0.1", taken.getsockname()[1], HealthChecks())
         server.start()
         server.stop()
     assert "set another healthzPort" in caplog.text
