@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from controlplane.errors import AuthorityError
+from kubeclient.ranges import read_ranges
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -103,7 +104,7 @@ def ensure(cluster: Cluster) -> list[Path]:
 
 
 def _serving(cluster: Cluster) -> list[Leaf]:
-    network = ipaddress.ip_network(cluster.service_cluster_ip_range)
+    network = read_ranges(cluster.service_cluster_ip_range)[0]
     own = ["kubernetes", "default", "svc", "cluster", "local"]
     names = [".".join(own[:count]) for count in (1, 2, 3, 5)]
     hosts = dict.fromkeys([*names, "localhost", cluster.node_name, socket.gethostname().lower()])

@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import ipaddress
 import logging
 import re
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +23,7 @@ from typing import Protocol
 from controlplane.apiserver.app import ApiServer, ServerOptions
 from controlplane.errors import ControlPlaneError
 from controlplane.storage.sqlite import SqliteStore
+from kubeclient.ranges import part_sizes, read_ranges
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Options:
     data_dir: Path
     durable: bool
     cluster_cidr: str
-    node_cidr_mask_size: int
+    node_cidr_mask_sizes: Mapping[int, int]
     controllers: bool
     signing_seconds: float
     cluster_dns: str
@@ -54,12 +54,19 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--bind-address", default="0.0.0.0")
     parser.add_argument("--secure-port", type=int, default=6443)
     parser.add_argument("--advertise-address", default="127.0.0.1")
-    parser.add_argument("--service-cluster-ip-range", default="10.96.0.0/12")
+    parser.add_argument(
+        "--service-cluster-ip-range",
+        default="10.96.0.0/12",
+        help="one range, or one of each IP version with a comma between",
+    )
     parser.add_argument("--service-node-port-range", type=_port_range, default=(30000, 32767))
-    parser.add_argument("--cluster-cidr", default="10.244.0.0/16")
+    parser.add_argument("--cluster-cidr", default="10.244.0.0/16", help="of the pods; one or two as well")
     parser.add_argument(
         "--node-cidr-mask-size", type=int, default=0, help="of each node's part (default 24, IPv6: 64)"
     )
+    for version in ("ipv4", "ipv6"):
+        option = f"--node-cidr-mask-size-{version}"
+        parser.add_argument(option, type=int, default=0, help="where there are two ranges")
     parser.add_argument("--cluster-dns", default="", help="ClusterIP of the nodes' name servers")
     parser.add_argument(
         "--load-balancer-addresses",
@@ -88,7 +95,13 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("-v", "--verbose", action="store_true")
     found = parser.parse_args(arguments)
     try:
-        check_mask_size(found.cluster_cidr, found.node_cidr_mask_size)
+        read_ranges(found.service_cluster_ip_range)
+        sizes = part_sizes(
+            read_ranges(found.cluster_cidr),
+            found.node_cidr_mask_size,
+            found.node_cidr_mask_size_ipv4,
+            found.node_cidr_mask_size_ipv6,
+        )
         if found.load_balancer_addresses:
             from controlplane.controllers.load_balancer import parse_pool
 
@@ -114,23 +127,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         found.data_dir,
         found.storage_sync == "full",
         found.cluster_cidr,
-        found.node_cidr_mask_size,
+        sizes,
         found.controllers == "all",
         found.cluster_signing_duration,
         found.cluster_dns,
         found.load_balancer_addresses,
     )
-
-
-def check_mask_size(cluster_cidr: str, size: int) -> None:
-    """Raise ValueError unless parts of that prefix length, with room for pods, fit in the range."""
-    cluster = ipaddress.ip_network(cluster_cidr)
-    most = cluster.max_prefixlen - 2
-    if size and not cluster.prefixlen <= size <= most:
-        raise ValueError(
-            f"--node-cidr-mask-size {size} must be between {cluster.prefixlen}, "
-            f"the mask of {cluster}, and {most}"
-        )
 
 
 def _duration(text: str) -> float:
@@ -192,7 +194,7 @@ class Followers:
             root_ca=(pki / "ca.crt").read_text(),
             issuer=Issuer(pki / "ca.crt", pki / "ca.key", self._options.signing_seconds),
             cluster_cidr=self._options.cluster_cidr,
-            node_cidr_mask_size=self._options.node_cidr_mask_size,
+            node_cidr_mask_sizes=self._options.node_cidr_mask_sizes,
             cluster_dns=self._options.cluster_dns,
             load_balancer_addresses=self._options.load_balancer_addresses,
         )

@@ -13,7 +13,10 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from controlplane.apiserver import service_families
 from controlplane.apiserver.errors import FORBIDDEN, INVALID, Cause, StatusError, internal, invalid
+from controlplane.apiserver.validation_fields import Causes
+from kubeclient.ranges import Network, family, read_ranges
 
 Object = dict[str, Any]
 
@@ -55,17 +58,25 @@ class Pool:
         self._used.discard(number)
 
 
+class AddressPool(Pool):
+    """The addresses of one Service range."""
+
+    def __init__(self, network: Network, choose: random.Random) -> None:
+        hosts = network.num_addresses - 2
+        static = min(max(16, hosts // 16), 256) if hosts >= 16 else 0
+        super().__init__(int(network[1]), hosts, static, choose)
+        self.network = network
+
+
 class ServiceAllocator:
-    """Addresses of one IPv4 service range and ports of one node-port range."""
+    """Addresses of the Service range, or of one per address family, and ports of one node-port range."""
 
     def __init__(
         self, service_range: str, node_ports: tuple[int, int], choose: random.Random | None = None
     ) -> None:
         choose = choose or random.SystemRandom()
-        self._network = ipaddress.ip_network(service_range)
-        hosts = self._network.num_addresses - 2
-        static = min(max(16, hosts // 16), 256) if hosts >= 16 else 0
-        self._addresses = Pool(int(self._network[1]), hosts, static, choose)
+        # By family; the first is the cluster's own.
+        self._addresses = {family(n): AddressPool(n, choose) for n in read_ranges(service_range)}
         low, high = node_ports
         count = high - low + 1
         band = min(max(16, count // 32), 128) if count > 16 else 0
@@ -75,38 +86,44 @@ class ServiceAllocator:
     @property
     def first_address(self) -> str:
         """The API server's own ClusterIP."""
-        return str(self._network[1])
+        return str(next(iter(self._addresses.values())).network[1])
 
     def adopt(self, service: Object) -> None:
         """Count what a stored Service holds."""
-        for address in _addresses(service):
-            self._addresses.take(int(ipaddress.ip_address(address)))
-        for port in _node_ports(service):
-            self._ports.take(port)
+        for pool, number in self._held(service):
+            pool.take(number)
 
     def release(self, service: Object) -> None:
         """Give back what a deleted Service held."""
-        for address in _addresses(service):
-            self._addresses.give_back(int(ipaddress.ip_address(address)))
-        for port in _node_ports(service):
-            self._ports.give_back(port)
+        for pool, number in self._held(service):
+            pool.give_back(number)
+
+    def _held(self, service: Object) -> list[tuple[Pool, int]]:
+        found: list[tuple[Pool, int]] = [(self._ports, port) for port in _node_ports(service)]
+        for address in map(ipaddress.ip_address, _addresses(service)):
+            pool = self._addresses.get(f"IPv{address.version}")
+            if pool is not None:  # else of a range that the cluster had once
+                found.append((pool, int(address)))
+        return found
 
     def allocate(self, new: Object, old: Object | None) -> Callable[[bool], None]:
-        """Fill in clusterIP and nodePorts. Call the answer with True once the write is stored (then what the
-        old version held and the new does not is given back) or with False when it is not.
+        """Fill in families, addresses and nodePorts. Call the answer with True once the write is stored (then
+        what the old version held and the new does not is given back) or with False when it is not.
 
-        Raises StatusError (422) for an address or port that is taken or out of range.
+        Raises StatusError (422) for an address or port that is taken or out of range, or a family that the
+        cluster does not have.
         """
         new.setdefault("spec", {})
         taken: list[tuple[Pool, int]] = []
         try:
-            self._allocate_address(new, old, taken)
+            self._allocate_addresses(new, old, taken)
             self._allocate_ports(new, old, taken)
         except StatusError:
             for pool, number in taken:
                 pool.give_back(number)
             raise
-        freed = self._no_longer_held(new, old)
+        kept = set(self._held(new))
+        freed = [held for held in self._held(old) if held not in kept] if old is not None else []
 
         def settle(stored: bool) -> None:
             for pool, number in freed if stored else taken:
@@ -114,46 +131,53 @@ class ServiceAllocator:
 
         return settle
 
-    def _allocate_address(self, new: Object, old: Object | None, taken: list[tuple[Pool, int]]) -> None:
+    def _allocate_addresses(self, new: Object, old: Object | None, taken: list[tuple[Pool, int]]) -> None:
         spec = new["spec"]
         if spec.get("type") == "ExternalName":
-            for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
+            for field in service_families.FIELDS:
                 spec.pop(field, None)
             return
-        asked = spec.get("clusterIP") or next(iter(spec.get("clusterIPs") or ()), "")
-        if asked == "None":
-            spec["clusterIP"], spec["clusterIPs"] = "None", ["None"]
-            self._families(spec)
+        asked = list(spec.get("clusterIPs") or filter(None, [spec.get("clusterIP")]))
+        spec["clusterIPs"], spec["clusterIP"] = asked, asked[0] if asked else ""
+        causes = Causes()
+        for index, address in enumerate(asked):
+            if address != "None":
+                _require_address(new, index, address)
+        service_families.check(causes, spec)
+        if not causes.found:
+            service_families.settle(causes, new, old, tuple(self._addresses))
+        if causes.found:
+            raise invalid("Service", "", new["metadata"].get("name", ""), causes.found)
+        if spec["clusterIP"] == "None":
             return
-        if asked:
-            if asked not in (_addresses(old) if old else ()):
-                taken.append((self._addresses, self._claim(new, asked)))
-        else:
-            number = self._addresses.take_any()
-            if number is None:
-                raise internal("failed to allocate a serviceIP: range is full")
-            taken.append((self._addresses, number))
-            asked = str(ipaddress.ip_address(number))
-        spec["clusterIP"], spec["clusterIPs"] = asked, [asked]
-        self._families(spec)
+        held = set(_addresses(old)) if old else set()
+        found = list(spec["clusterIPs"])
+        for index, name in enumerate(spec["ipFamilies"]):
+            if index >= len(found):
+                found.append(self._any_of(name, taken))
+            elif found[index] not in held:
+                taken.append(self._claim(new, name, found[index]))
+        spec["clusterIP"], spec["clusterIPs"] = found[0], found
 
-    def _families(self, spec: Object) -> None:
-        spec.setdefault("ipFamilies", ["IPv4" if self._network.version == 4 else "IPv6"])
-        spec.setdefault("ipFamilyPolicy", "SingleStack")
+    def _any_of(self, name: str, taken: list[tuple[Pool, int]]) -> str:
+        pool = self._addresses[name]
+        number = pool.take_any()
+        if number is None:
+            raise internal("failed to allocate a serviceIP: range is full")
+        taken.append((pool, number))
+        return str(pool.network[0] + (number - int(pool.network[0])))
 
-    def _claim(self, service: Object, address: str) -> int:
-        try:
-            number = int(ipaddress.ip_address(address))
-        except ValueError:
-            raise _refused(service, "spec.clusterIPs[0]", address, "must be a valid IP address") from None
-        if number not in self._addresses:
+    def _claim(self, service: Object, name: str, address: str) -> tuple[Pool, int]:
+        pool, number = self._addresses[name], int(ipaddress.ip_address(address))
+        shown = service["spec"]["clusterIPs"]
+        if number not in pool:
             text = f"failed to allocate IP {address}: the provided IP ({address}) is not in the valid range."
-            text += f" The range of valid IPs is {self._network}"
-            raise _refused(service, "spec.clusterIPs", [address], text)
-        if not self._addresses.take(number):
+            text += f" The range of valid IPs is {pool.network}"
+            raise _refused(service, "spec.clusterIPs", shown, text)
+        if not pool.take(number):
             text = f"failed to allocate IP {address}: provided IP is already allocated"
-            raise _refused(service, "spec.clusterIPs", [address], text)
-        return number
+            raise _refused(service, "spec.clusterIPs", shown, text)
+        return pool, number
 
     def _allocate_ports(self, new: Object, old: Object | None, taken: list[tuple[Pool, int]]) -> None:
         spec = new["spec"]
@@ -191,14 +215,6 @@ class ServiceAllocator:
             raise _refused(service, field, number, "provided port is already allocated")
         return number
 
-    def _no_longer_held(self, new: Object, old: Object | None) -> list[tuple[Pool, int]]:
-        if old is None:
-            return []
-        gone = set(_addresses(old)) - set(_addresses(new))
-        freed = [(self._addresses, int(ipaddress.ip_address(address))) for address in gone]
-        freed += [(self._ports, port) for port in set(_node_ports(old)) - set(_node_ports(new))]
-        return freed
-
 
 def carry_over(new: Object, old: Object) -> None:
     """Before validation: a client that replaces a Service need not repeat what was allocated to it, and what
@@ -206,9 +222,8 @@ def carry_over(new: Object, old: Object) -> None:
     """
     spec, before = new.setdefault("spec", {}), old.get("spec") or {}
     outside = spec.get("type") in _TYPES_WITH_PORTS
-    if spec.get("type") != "ExternalName" and not spec.get("clusterIP") and before.get("clusterIP"):
-        spec["clusterIP"] = before["clusterIP"]
-        spec["clusterIPs"] = list(before.get("clusterIPs") or [before["clusterIP"]])
+    if spec.get("type") != "ExternalName" and before.get("clusterIP"):
+        _carry_addresses(spec, before)
     held = {_port_key(port): port["nodePort"] for port in before.get("ports") or () if port.get("nodePort")}
     given = {port["nodePort"] for port in spec.get("ports") or () if port.get("nodePort")}
     for port in spec.get("ports") or ():
@@ -223,10 +238,22 @@ def carry_over(new: Object, old: Object) -> None:
     if not outside:
         dropped += ["externalTrafficPolicy", "healthCheckNodePort"]
     if spec["type"] == "ExternalName":
-        dropped += ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
+        dropped += [*service_families.FIELDS, "internalTrafficPolicy"]
     for field in dropped:
         if field in spec and spec[field] == before.get(field):
             del spec[field]
+
+
+def _carry_addresses(spec: Object, before: Object) -> None:
+    """Who gives but one of clusterIP and clusterIPs means the other to follow."""
+    had = list(before.get("clusterIPs") or [before["clusterIP"]])
+    first, every = spec.get("clusterIP"), spec.get("clusterIPs")
+    if not first:
+        spec["clusterIP"] = every[0] if every else had[0]
+    elif every == had and first != had[0]:
+        spec["clusterIPs"] = every = [first]
+    if not every:
+        spec["clusterIPs"] = had if spec["clusterIP"] == had[0] else [spec["clusterIP"]]
 
 
 def _port_key(port: Object) -> tuple[str, int]:
@@ -242,6 +269,14 @@ def _addresses(service: Object) -> Iterable[str]:
 def _node_ports(service: Object) -> list[int]:
     spec = service.get("spec") or {}
     return [port["nodePort"] for port in spec.get("ports") or () if port.get("nodePort")]
+
+
+def _require_address(service: Object, index: int, address: str) -> None:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        field = f"spec.clusterIPs[{index}]"
+        raise _refused(service, field, address, "must be a valid IP address") from None
 
 
 def _refused(service: Object, field: str, value: object, text: str) -> StatusError:

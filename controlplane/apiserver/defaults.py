@@ -161,8 +161,6 @@ def _service(obj: Object) -> None:
         spec.setdefault("allocateLoadBalancerNodePorts", True)
     if spec["type"] != "ExternalName":
         spec.setdefault("internalTrafficPolicy", "Cluster")
-        spec.setdefault("ipFamilies", ["IPv4"])
-        spec.setdefault("ipFamilyPolicy", "SingleStack")
     obj.setdefault("status", {}).setdefault("loadBalancer", {})
 
 

@@ -110,7 +110,8 @@ def node(causes: Causes, obj: Object) -> None:
 
 def node_update(causes: Causes, new: Object, old: Object) -> None:
     after, before = new.get("spec") or {}, old.get("spec") or {}
-    if before.get("podCIDR") and after.get("podCIDR") != before["podCIDR"]:
+    kept = all(after.get(field) == before[field] for field in ("podCIDR", "podCIDRs") if before.get(field))
+    if not kept:
         causes.forbidden("spec.podCIDRs", 'node updates may not change podCIDR except from "" to valid')
     if before.get("providerID") and after.get("providerID") != before["providerID"]:
         causes.forbidden("spec.providerID", 'node updates may not change providerID except from "" to valid')

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from controlplane.apiserver import service_families
 from controlplane.apiserver.validation_fields import (
     IMMUTABLE,
     Causes,
@@ -111,8 +112,8 @@ def _check_node_port(
 
 def _check_addresses(causes: Causes, spec: Object, kind: str) -> None:
     first, every = spec.get("clusterIP") or "", spec.get("clusterIPs") or []
-    if every and first != every[0]:
-        causes.invalid("spec.clusterIPs[0]", every, "first value must match `clusterIP`")
+    if kind != "ExternalName":
+        service_families.check(causes, spec)
     for index, address in enumerate(every or ([first] if first else [])):
         if address in ("None", "") and index == 0:
             continue
@@ -136,13 +137,11 @@ def _check_policies(causes: Causes, spec: Object, kind: str) -> None:
 
 
 def service_update(causes: Causes, new: Object, old: Object) -> None:
-    """A virtual IP is a promise: it stays while the type keeps one."""
+    """A virtual IP stays while the type keeps one."""
     after, before = new.get("spec") or {}, old.get("spec") or {}
     if "ExternalName" in (after.get("type"), before.get("type")):
         return
-    had, has = before.get("clusterIP"), after.get("clusterIP")
-    if had and has and had != has:
-        causes.invalid("spec.clusterIPs[0]", [has], "may not change once set")
+    service_families.check_update(causes, after, before)
 
 
 def _check_endpoint_port(causes: Causes, path: str, port: Object, *, named: bool) -> None:

@@ -52,11 +52,17 @@ def assign(
     service: Object, others: Iterable[Object], nodes: Sequence[Object], pool: Sequence[Network]
 ) -> Assignment:
     """PURE. `others` are all Services; what this one has it keeps while it may."""
-    family = (service["spec"].get("ipFamilies") or ["IPv4"])[0]
+    families = service["spec"].get("ipFamilies") or ["IPv4"]
     others = [other for other in others if key_of(other) != key_of(service) and ours(other)]
-    if pool:
-        return _from_pool(service, others, [n for n in pool if f"IPv{n.version}" == family])
-    return _from_nodes(service, others, nodes, family)
+    found = [
+        _from_pool(service, others, [n for n in pool if f"IPv{n.version}" == family])
+        if pool
+        else _from_nodes(service, others, nodes, family)
+        for family in families
+    ]
+    # A Service of both families does with one, where the pool or the nodes have but that.
+    got = tuple(address for one in found for address in one.addresses)
+    return Assignment(got) if got else found[0]
 
 
 def _from_pool(service: Object, others: Sequence[Object], pool: Sequence[Network]) -> Assignment:

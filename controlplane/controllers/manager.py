@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 
 from controlplane.controllers.base import Controller, SharedInformers
 from controlplane.controllers.bootstrap_tokens import BootstrapTokens
@@ -34,6 +35,7 @@ from controlplane.controllers.volume_binder import VolumeBinder
 from controlplane.controllers.volume_protection import VolumeProtection
 from controlplane.issuing import Issuer
 from kubeclient.events import EventRecorder
+from kubeclient.ranges import USUAL_SIZES
 from kubeclient.rest import RestClient
 
 log = logging.getLogger("controllers")
@@ -51,7 +53,7 @@ class ControllerManager:
         root_ca: str,
         issuer: Issuer,
         cluster_cidr: str = "10.244.0.0/16",
-        node_cidr_mask_size: int = 0,
+        node_cidr_mask_sizes: Mapping[int, int] = USUAL_SIZES,
         cluster_dns: str = "",
         load_balancer_addresses: str = "",
     ) -> None:
@@ -70,7 +72,7 @@ class ControllerManager:
                 *shared,
                 EventRecorder(client, "cidrAllocator"),
                 cluster_cidr=cluster_cidr,
-                mask_size=node_cidr_mask_size,
+                mask_sizes=node_cidr_mask_sizes,
             ),
             Disruption(*shared, EventRecorder(client, "controllermanager")),
             ResourceQuotas(*shared, EventRecorder(client, "resourcequota-controller")),

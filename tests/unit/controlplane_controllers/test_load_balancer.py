@@ -45,6 +45,20 @@ def test_nodes_that_are_ready_share_their_addresses() -> None:
     assert assign(service(), [], [], ()).problem == "no node is ready"
 
 
+def test_a_service_of_both_families_gets_what_there_is_of_each() -> None:
+    both = service(ipFamilies=["IPv4", "IPv6"])
+    assert assign(both, [], [*NODES, node("fd00::1")], ()).addresses == (
+        "192.0.2.9",
+        "192.0.2.11",
+        "fd00::1",
+    )
+    assert assign(both, [], [node("fd00::1")], ()) == Assignment(("fd00::1",))
+    pool = parse_pool("203.0.113.0/30,fd00:1::/126")
+    assert assign(both, [], [], pool) == Assignment(("203.0.113.1", "fd00:1::1"))
+    assert assign(both, [], [], pool[:1]) == Assignment(("203.0.113.1",))
+    assert assign(both, [], [], ()).problem == "no node is ready"
+
+
 def test_one_port_of_the_nodes_has_one_service() -> None:
     other = service("other", "192.0.2.9")
     assert assign(service(), [other], NODES, ()).problem == "Service d/other has the same port of the nodes"
