@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from e2e_node import Node, pod
+from on_terminal import OnTerminal
 
 from runtime.linux import LinuxKernel
 from runtime.userns import supported
@@ -192,3 +194,29 @@ def test_a_range_survives_the_agent_and_ends_with_the_pod(users: tuple[Node, Pat
     folder = node.root / "var/lib/kubelet-py/pods" / node.get("pod", "other")["metadata"]["uid"]
     node.kubectl("delete", "pod", "other")
     node.until("its range is free", lambda: not folder.exists())
+
+
+def test_attach_reaches_a_container_with_users_of_its_own(users: tuple[Node, Path]) -> None:
+    """By pipes and on a terminal; the terminal must be the pod's root's for `>$(tty)` to open it."""
+    node, _ = users
+    node.apply(
+        mapped("pipes", "read x; echo got $x; exec sleep 600", container={"stdin": True}),
+        mapped("tty", "read x; echo got $x >$(tty); exec sleep 600", container={"stdin": True, "tty": True}),
+    )
+    node.wait_running("pipes", "tty")
+    argv = node.kubectl_argv("attach", "-i", "pipes")
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=node.environment()
+    ) as attach:
+        assert attach.stdin and attach.stdout
+        attach.stdin.write("fish\n")
+        attach.stdin.flush()
+        assert "got fish" in attach.stdout.readline()
+        attach.terminate()
+    terminal = OnTerminal(node.kubectl_argv("attach", "-it", "tty"), node.environment())
+    try:
+        terminal.until("try pressing enter")
+        terminal.send("bird\n")
+        terminal.until(r"got bird\r")
+    finally:
+        terminal.end()
