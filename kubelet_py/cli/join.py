@@ -12,6 +12,8 @@ import errno
 import json
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run_join(args: argparse.Namespace) -> int:
     up.require_root("join")
     paths = NodePaths(args.root.resolve())
+    settings = prepare(args, paths)
+    with _writable(paths):
+        up.start_detached(paths, settings, args.timeout)
+        forget_token(paths)
+    return 0
+
+
+def prepare(args: argparse.Namespace, paths: NodePaths) -> NodeSettings:
+    """All but starting: find the true server, ask it, write what the processes need. Raises CommandError."""
     _refuse_a_node(paths)
     token = _token(args)
     server = discovery.server_url(args.server)
@@ -91,18 +102,27 @@ def run_join(args: argparse.Namespace) -> int:
     cluster = discovery.discover(server, token, args.pins)
     print("The server is the one that the token was made for", flush=True)
     configuration = _ask(cluster, token, name)
-    try:
+    with _writable(paths):
         settings = _settings(args, server, name, configuration)
         up.check_host(paths, settings)
         _write(paths, settings, cluster, token)
-        up.start_detached(paths, settings, args.timeout)
-        (paths.kubeconfig("bootstrap-kubelet")).unlink(missing_ok=True)
+    return settings
+
+
+def forget_token(paths: NodePaths) -> None:
+    """Once there is a certificate the token has done its work."""
+    paths.kubeconfig("bootstrap-kubelet").unlink(missing_ok=True)
+
+
+@contextmanager
+def _writable(paths: NodePaths) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         code = errno.errorcode.get(error.errno or 0, str(error))
         raise CommandError(
             f"Could not use {error.filename or paths.root}: {code} (give a writable folder by --root)"
         ) from error
-    return 0
 
 
 def _refuse_a_node(paths: NodePaths) -> None:

@@ -27,6 +27,7 @@ COMMANDS = {
     "token": "kubelet_py.cli.token",
     "join": "kubelet_py.cli.join",
     "leave": "kubelet_py.cli.join",
+    "lab": "kubelet_py.cli.lab_command",
 }
 
 

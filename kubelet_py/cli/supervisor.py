@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 from kubelet_py.cli.processes import ProcessIdentity
 
@@ -51,10 +52,28 @@ class ChildSpec:
     log_file: Path
 
 
+class Process(Protocol):
+    """A started child, as subprocess.Popen has it."""
+
+    pid: int
+
+    def wait(self, timeout: float | None = None) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+def start_program(spec: ChildSpec) -> Process:
+    """Run the command line as a session of its own, its output in its log file."""
+    with spec.log_file.open("ab") as output:
+        return subprocess.Popen(
+            list(spec.argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+
+
 @dataclass(slots=True)
 class Child:
     spec: ChildSpec
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     pidfd: int = -1
     started: float = 0.0
     restarts: int = 0
@@ -92,9 +111,11 @@ class Supervisor:
         run_dir: Path,
         children: Sequence[ChildSpec],
         *,
+        spawn: Callable[[ChildSpec], Process] = start_program,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_dir = run_dir
+        self._spawn = spawn
         self._children = [Child(spec) for spec in children]
         self._clock = clock
         self._selector = selectors.DefaultSelector()
@@ -161,14 +182,7 @@ class Supervisor:
 
     def _start(self, child: Child) -> None:
         child.spec.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with child.spec.log_file.open("ab") as output:
-            child.process = subprocess.Popen(
-                list(child.spec.argv),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        child.process = self._spawn(child.spec)
         child.started = self._clock()
         child.pidfd = os.pidfd_open(child.process.pid)
         self._selector.register(child.pidfd, selectors.EVENT_READ, child)

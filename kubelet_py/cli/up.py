@@ -23,7 +23,14 @@ from kubelet_py.cli import settings as node_settings
 from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.readiness import NotReady, report_until_ready
 from kubelet_py.cli.settings import NodeSettings, SettingsError
-from kubelet_py.cli.supervisor import AlreadyRunning, ChildSpec, Supervisor, read_state
+from kubelet_py.cli.supervisor import (
+    AlreadyRunning,
+    ChildSpec,
+    Process,
+    Supervisor,
+    read_state,
+    start_program,
+)
 from kubelet_py.node import modules
 from kubelet_py.paths import NodePaths
 
@@ -97,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
             argv = [arg for arg in sys.argv[1:] if arg not in ("--detach", "-d")]
             start_detached(paths, settings, args.timeout, argv)
             return 0
-        supervisor = _prepare(paths, settings)
+        supervisor = prepare(paths, settings, children(paths, settings))
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, str(error))
         raise CommandError(
@@ -113,10 +120,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(paths: NodePaths, settings: NodeSettings) -> Supervisor:
+def prepare(
+    paths: NodePaths,
+    settings: NodeSettings,
+    specs: Sequence[ChildSpec],
+    spawn: Callable[[ChildSpec], Process] = start_program,
+) -> Supervisor:
     """Claim the node, check the host and write what the processes need; the supervisor to run."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
-    supervisor = Supervisor(paths.run, _children(paths, settings))
+    supervisor = Supervisor(paths.run, specs, spawn=spawn)
     try:
         supervisor.lock()
     except AlreadyRunning as error:
@@ -178,7 +190,7 @@ def _address(known: NodeSettings | None) -> str:
     return choose_node_address().address
 
 
-def _children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
+def children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
     """The node's processes, in the order of starting; a joined node has no control plane of its own."""
     python = [sys.executable, "-m"]
     s = settings

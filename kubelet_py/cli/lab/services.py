@@ -1,0 +1,98 @@
+"""What runs in the lab's machines: the control plane in one, a joined node in each other.
+
+Both begin in a child of the machine's process 1 and leave a supervisor behind, as `kubelet-py up --detach`
+does. The first boot of a node joins the cluster with the real command's own steps; later ones find its
+settings on its disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubelet_py.cli import join, up
+from kubelet_py.cli import settings as node_settings
+from kubelet_py.cli.errors import CommandError
+from kubelet_py.cli.lab import warm
+from kubelet_py.cli.lab.layout import CONTROL
+from kubelet_py.cli.lab.state import CONTROL_NUMBER, Lab
+from kubelet_py.cli.settings import NodeSettings
+from kubelet_py.paths import NodePaths
+
+Programs = Mapping[str, Callable[[list[str]], int]]
+PATHS = NodePaths(Path("/"))
+CERTIFICATE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """What a new machine's person would type: `kubelet-py join` with these arguments."""
+
+    arguments: tuple[str, ...]
+
+
+def control(lab: Lab) -> None:
+    """Start the API server, scheduler and controllers of the cluster; no node."""
+    settings = node_settings.load(PATHS) or control_settings(lab)
+    programs: Programs = {}
+    _supervise(CONTROL, settings, "controlplane", programs)
+
+
+def control_settings(lab: Lab) -> NodeSettings:
+    """PURE but for the check. Raises SettingsError."""
+    from kubelet_py.cli.main import build_parser
+
+    args = build_parser("up").parse_args(["up", *lab.control_options])
+    names = NodeSettings.__dataclass_fields__
+    given = {key: value for key, value in vars(args).items() if key in names and value is not None}
+    given |= {"node_name": CONTROL, "node_ip": lab.address(CONTROL_NUMBER), "cni_bin_dirs": ()}
+    given |= {"cluster_cidr": lab.cluster_cidr, "service_cidr": lab.service_cidr}
+    settings = NodeSettings(**given)
+    settings.check()
+    return settings
+
+
+def node(name: str, invitation: Invitation | None, programs: Programs) -> None:
+    """Join, or start what has joined before."""
+    if invitation is not None:
+        args = _join_arguments(name, invitation.arguments)
+        settings = join.prepare(args, PATHS)
+    else:
+        known = node_settings.load(PATHS)
+        if known is None:
+            raise CommandError(f"{name} never joined (take the lab away: kubelet-py lab down)")
+        settings = known
+    _supervise(name, settings, "", programs)
+    certificate = PATHS.kubeconfig("kubelet")
+    deadline = time.monotonic() + CERTIFICATE_SECONDS
+    while not certificate.exists():
+        if time.monotonic() > deadline:
+            raise CommandError(f"{name} got no certificate within {CERTIFICATE_SECONDS:g} s")
+        time.sleep(0.05)
+    join.forget_token(PATHS)
+
+
+def _join_arguments(name: str, arguments: Sequence[str]) -> argparse.Namespace:
+    from kubelet_py.cli.main import build_parser
+
+    return build_parser("join").parse_args(["join", *arguments, "--node-name", name])
+
+
+def _supervise(machine: str, settings: NodeSettings, only: str, programs: Programs) -> None:
+    """Leave a supervisor behind that runs the node's processes, or the one named `only`."""
+    specs = [spec for spec in up.children(PATHS, settings) if only in ("", spec.name)]
+
+    def supervise() -> int:
+        try:
+            spawn = warm.WarmSpawner(machine, programs)
+            up.prepare(PATHS, settings, specs, spawn).run()
+        except CommandError as error:
+            print(error, file=sys.stderr)
+            return 1
+        return 0
+
+    warm.fork(supervise, f"{machine}: supervisor", PATHS.logs / "supervisor.log")

@@ -1,0 +1,212 @@
+"""`kubelet-py lab up`: from nothing to a cluster whose nodes are Ready, told step by step.
+
+The lab's description is written first, so that `lab down` finds whatever was made. All processes are forked
+before this one opens its first watch; it has one thread until the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from controlplane import bootstrap_tokens
+from controlplane.bootstrap_tokens import BootstrapToken
+from kubelet_py.cli.lab import services, state, warm, wires
+from kubelet_py.cli.lab.branch import Branch
+from kubelet_py.cli.lab.errors import LabError
+from kubelet_py.cli.lab.layout import CONTROL, SWITCH, LabPaths
+from kubelet_py.cli.lab.machines import Machines, Service
+from kubelet_py.cli.lab.state import MOST_NODES, Lab
+from kubelet_py.cli.up import require_overlay, require_root
+
+if TYPE_CHECKING:
+    from kubeclient.rest import RestClient
+
+TOKEN_SECONDS = 600.0
+LOOK_SECONDS = 0.1
+JOIN_OPTIONS = ("proxy_mode", "pod_routes", "kubelet_config")
+CONTROL_OPTIONS = ("node_cidr_mask_size", "load_balancer_addresses", "cluster_domain")
+
+
+def run(args: argparse.Namespace, paths: LabPaths) -> int:
+    require_root("lab up")
+    require_overlay()
+    started = time.monotonic()
+    paths.root.mkdir(parents=True, exist_ok=True)
+    with locked(paths):
+        before = state.load(paths)
+        lab = _wanted(args, before)
+        machines = Machines(paths, Branch.of_host(paths.cgroup))
+        if before is None:
+            services.control_settings(lab)  # says what is wrong with the options before anything is made
+            wires.check_free(lab, paths)
+        state.save(paths, lab)
+        if machines.identity(SWITCH) is None:
+            _make_middle(paths, lab, machines)
+        new = [machine for machine in lab.nodes if before is None or machine.name not in before.names]
+        _say(started, f"Made the switch and the control machine ({lab.address(state.CONTROL_NUMBER)})")
+        programs = warm.import_programs("kubelet_py.agent", "proxy")
+        client = _client_of_running(paths, machines, started, args.timeout)
+        _say(started, f"API server answers at {lab.server}")
+        invitation = _invite(client, paths, lab)
+        booting = [
+            machines.boot(lab, machine, _joining(machine.name, invitation, programs)) for machine in new
+        ]
+        machines.finish(booting)
+        wait_ready(client, paths, machines, [m.name for m in new], started, args.timeout)
+        client.close()
+    print(
+        f"Use it:  export KUBECONFIG={paths.kubeconfig}   (or: kubelet-py lab kubectl get nodes)", flush=True
+    )
+    return 0
+
+
+def _say(started: float, text: str) -> None:
+    print(f"{text} after {time.monotonic() - started:.2f} s", flush=True)
+
+
+def _joining(name: str, invitation: services.Invitation | None, programs: services.Programs) -> Service:
+    return lambda: services.node(name, invitation, programs)
+
+
+@contextmanager
+def locked(paths: LabPaths) -> Iterator[None]:
+    """One command at a time changes the lab. Raises LabError."""
+    fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LabError("another `kubelet-py lab` is changing this lab (wait for it)") from error
+        yield
+    finally:
+        os.close(fd)
+
+
+def _wanted(args: argparse.Namespace, before: Lab | None) -> Lab:
+    if not 1 <= args.nodes <= MOST_NODES:
+        raise LabError(f"--nodes {args.nodes}: a lab has between 1 and {MOST_NODES} nodes")
+    if before is not None:
+        there = len(before.nodes)
+        if args.nodes <= there:
+            raise LabError(
+                f"a lab of {there} nodes runs already (see it: kubelet-py lab status; end it: kubelet-py lab "
+                f"down; more nodes: kubelet-py lab up --nodes {there + 1})"
+            )
+        return before.grown(args.nodes)
+    lab = Lab(
+        network=args.network,
+        cluster_cidr=args.cluster_cidr,
+        service_cidr=args.service_cidr,
+        control_options=_options(args, CONTROL_OPTIONS),
+        options=_options(args, JOIN_OPTIONS),
+    )
+    state.check(lab, args.nodes)
+    return lab.grown(args.nodes)
+
+
+def _options(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[str, ...]:
+    given = [(name, getattr(args, name)) for name in names if getattr(args, name) is not None]
+    return tuple(part for name, value in given for part in (f"--{name.replace('_', '-')}", str(value)))
+
+
+def _make_middle(paths: LabPaths, lab: Lab, machines: Machines) -> None:
+    """Switch, host's cable, control machine."""
+    machines.boot_switch(lab)
+    wires.connect_host(lab, paths.link)
+    control = lab.machine(CONTROL)
+    machines.finish([machines.boot(lab, control, lambda: services.control(lab))])
+
+
+def _client_of_running(paths: LabPaths, machines: Machines, started: float, timeout: float) -> RestClient:
+    """The administrator's client, once the API server answers. Raises LabError."""
+    from kubeclient import kubeconfig
+    from kubeclient.errors import KubeClientError
+    from kubeclient.rest import RestClient
+
+    problem = "it has not made its certificates"
+    while True:
+        try:
+            if paths.kubeconfig.exists():
+                client = RestClient(
+                    kubeconfig.load(paths.kubeconfig), user_agent="kubelet-py-lab", timeout=5.0
+                )
+                if client.raw("GET", "/readyz")[0] == 200:
+                    return client
+        except KubeClientError as error:
+            problem = str(error)
+        if time.monotonic() - started > timeout or machines.identity(CONTROL) is None:
+            words = machines.last_words(CONTROL)
+            raise LabError(
+                f"the control plane does not answer: {problem} ({words}; logs: kubelet-py lab logs control)"
+            )
+        time.sleep(0.02)
+
+
+def _invite(client: RestClient, paths: LabPaths, lab: Lab) -> services.Invitation:
+    """A token for a few minutes, as arguments of `join`; waits until cluster-info is signed with it."""
+    from kubeclient.errors import KubeClientError
+    from kubeclient.resources import CONFIG_MAPS, SECRETS
+    from kubelet_py.cli.token import ca_hash
+
+    name, secret = bootstrap_tokens.split(bootstrap_tokens.generate())
+    token = BootstrapToken(
+        name, secret, time.time() + TOKEN_SECONDS, bootstrap_tokens.USAGES,
+        (bootstrap_tokens.DEFAULT_GROUP,), "kubelet-py lab",
+    )  # fmt: skip
+    try:
+        client.create(SECRETS, bootstrap_tokens.to_secret(token))
+        deadline = time.monotonic() + 10.0
+        key = bootstrap_tokens.JWS_PREFIX + name
+        while key not in (client.get(CONFIG_MAPS, "cluster-info", "kube-public").get("data") or {}):
+            if time.monotonic() > deadline:
+                raise LabError("cluster-info was not signed within 10 s (logs: kubelet-py lab logs control)")
+            time.sleep(0.02)
+    except KubeClientError as error:
+        raise LabError(str(error)) from error
+    ca = (paths.node(CONTROL).pki / "ca.crt").read_bytes()
+    return services.Invitation(
+        (
+            "--server",
+            lab.server,
+            "--token",
+            token.text,
+            "--discovery-token-ca-cert-hash",
+            ca_hash(ca),
+            *lab.options,
+        )
+    )
+
+
+def wait_ready(
+    client: RestClient, paths: LabPaths, machines: Machines, names: list[str], started: float, timeout: float
+) -> None:
+    """Print each node as it becomes Ready. Raises LabError with what a missing one says of itself."""
+    from kubeclient.errors import KubeClientError
+    from kubeclient.resources import NODES
+    from kubelet_py.cli.readiness import condition, why_not_ready
+
+    missing = list(names)
+    while missing:
+        try:
+            ready = {
+                n["metadata"]["name"] for n in client.list(NODES)["items"] if condition(n, "Ready") == "True"
+            }
+        except KubeClientError:
+            ready = set()
+        for name in [name for name in missing if name in ready]:
+            missing.remove(name)
+            _say(started, f"{name} is Ready")
+        if missing and time.monotonic() - started > timeout:
+            name = missing[0]
+            problem = f"{why_not_ready(client, name)} ({machines.last_words(name)})"
+            raise LabError(
+                f"{len(missing)} nodes are not Ready after {timeout:g} s; {problem}; "
+                f"look at it: kubelet-py lab logs {name}; or take it away: kubelet-py lab down"
+            )
+        time.sleep(LOOK_SECONDS if missing else 0)

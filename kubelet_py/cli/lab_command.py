@@ -1,0 +1,108 @@
+"""`kubelet-py lab`: the command line of the lab; what the verbs do is in kubelet_py/cli/lab/."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+from cni.errors import CniError
+from kubelet_py.cli.errors import CommandError
+from kubelet_py.cli.lab.layout import DEFAULT_ROOT, LabPaths
+from runtime.errors import RuntimeFailure
+
+EPILOG = """\
+begin:     kubelet-py lab up --nodes 3
+look:      kubelet-py lab status;  kubelet-py lab kubectl get nodes -o wide
+break:     kubelet-py lab node node2 kill;  … partition;  … delay 50ms;  … loss 5%
+mend:      kubelet-py lab node node2 start;  … heal
+end:       kubelet-py lab down
+"""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    lab = subparsers.add_parser(
+        "lab",
+        help="a cluster of several machines on this one",
+        description="A cluster of several machines on this one, to try what one node cannot show. Each\n"
+        "machine has namespaces, cgroups and a disk of its own; a switch connects them, and one\n"
+        "link this host to it.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    lab.add_argument(
+        "--root", type=Path, default=DEFAULT_ROOT, help=f"folder of the lab (default {DEFAULT_ROOT})"
+    )
+    verbs = lab.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _up(verbs)
+    _others(verbs)
+
+
+def _up(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    up = verbs.add_parser(
+        "up",
+        help="make the lab, or add nodes to it",
+        description="Make a lab: a switch, a machine with the control plane, and N machines that join it as "
+        "nodes. Returns when all nodes are Ready. With more nodes than a running lab has, it adds them.",
+    )
+    up.add_argument(
+        "--nodes", type=int, default=3, help="how many nodes, besides the control plane (default 3)"
+    )
+    up.add_argument(
+        "--timeout", type=float, default=120.0, help="seconds to wait for all Ready (default 120)"
+    )
+    up.add_argument(
+        "--network", default="198.18.44.0/24", help="the machines' addresses (default 198.18.44.0/24)"
+    )
+    up.add_argument("--cluster-cidr", default="10.244.0.0/16", help="the pods' (default 10.244.0.0/16)")
+    up.add_argument("--service-cidr", default="10.96.0.0/12", help="the Services' (default 10.96.0.0/12)")
+    up.add_argument("--node-cidr-mask-size", type=int, help="each node's part of --cluster-cidr (default 24)")
+    up.add_argument("--cluster-domain", help="domain of the cluster's names (default cluster.local)")
+    up.add_argument("--load-balancer-addresses", help="what Services of type LoadBalancer get, as for `up`")
+    up.add_argument("--proxy-mode", choices=("iptables", "nftables", "auto"), help="as for `join`")
+    up.add_argument("--pod-routes", choices=("auto", "direct", "vxlan"), help="as for `join`")
+    up.add_argument("--kubelet-config", help="a KubeletConfiguration file for every node")
+    _to(up, "up")
+
+
+def _others(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    down = verbs.add_parser(
+        "down",
+        help="take the lab away",
+        description="End everything in the lab and remove it, disks included: the host is as before. Also "
+        "after the lab's processes were killed.",
+    )
+    _to(down, "down")
+    execute = verbs.add_parser(
+        "exec", help="run a command in a machine", description="Run a command in a machine, as over ssh."
+    )
+    execute.add_argument("name", metavar="NAME", help="control, node1, node2 …")
+    execute.add_argument("command_line", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what to run")
+    _to(execute, "going")
+    kubectl = verbs.add_parser(
+        "kubectl",
+        help="run kubectl as the lab's administrator",
+        description="Run this host's kubectl with the lab's kubeconfig; all that follows is kubectl's.",
+        add_help=False,
+    )
+    kubectl.add_argument("command_line", nargs=argparse.REMAINDER)
+    _to(kubectl, "going")
+    kubeconfig = verbs.add_parser(
+        "kubeconfig",
+        help="print the path of the administrator's kubeconfig",
+        description="Print the path of the lab's kubeconfig: export KUBECONFIG=$(kubelet-py lab kubeconfig).",
+    )
+    _to(kubeconfig, "going")
+
+
+def _to(parser: argparse.ArgumentParser, module: str) -> None:
+    def run(args: argparse.Namespace) -> int:
+        paths = LabPaths(args.root.resolve())
+        try:
+            return int(importlib.import_module(f"kubelet_py.cli.lab.{module}").run(args, paths))
+        except (CniError, OSError, RuntimeFailure) as error:
+            raise CommandError(f"{error} (take the lab away: kubelet-py lab down)") from error
+
+    if parser.prog.rsplit(" ", 1)[-1] != "kubectl":
+        parser.add_argument("--root", type=Path, default=argparse.SUPPRESS, help="folder of the lab")
+    parser.set_defaults(handler=run)
