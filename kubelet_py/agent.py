@@ -333,7 +333,7 @@ class Agent:
         assert self._services is not None
         self._node_informer = Informer(client, NODES, on_event=self._on_node_event)
         mine = f"spec.nodeName={name}"
-        self._pods = Informer(client, PODS, field_selector=mine, on_event=self._manager.on_api_event)
+        self._pods = Informer(client, PODS, field_selector=mine, on_event=self._on_pod_event)
         self._registrar = Registrar(
             client,
             name=name,
@@ -457,10 +457,16 @@ class Agent:
     def _on_node_event(self, kind: str, new: Object, old: Object | None) -> None:
         if new["metadata"]["name"] != self._options.node_name:
             self._follow_peers()
-        elif kind != "DELETED":
+            return
+        if kind != "DELETED":
             self._on_node(new)
-        elif self._registrar is not None:
-            self._registrar.refresh()
+        if self._registrar is not None:
+            self._registrar.refresh() if kind == "DELETED" else self._registrar.seen(new)
+
+    def _on_pod_event(self, kind: str, new: Object, old: Object | None) -> None:
+        self._manager.on_api_event(kind, new, old)
+        if kind == "MODIFIED":
+            self._statuses.seen(new)
 
     def _on_node(self, node: Object) -> None:
         self._node_events.release()

@@ -1,8 +1,9 @@
 """Keeps the Node object and its Lease: registers, reports, renews. Source: upstream's kubelet_node_status.go.
 
 The Lease is the heartbeat (small, renewed each quarter of its duration); the Node's status is sent when it
-changes, and every five minutes in any case. A node that is deleted from the API while its agent runs
-registers again.
+changes, and every five minutes in any case. What the control plane wrote over it while it did not hear of
+the node (conditions Unknown) is corrected as soon as it is seen. A node that is deleted from the API while
+its agent runs registers again.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Registrar:
         self._clock = clock
         self._node: Object | None = None
         self._sent_at = 0.0
+        self._overwritten = False
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._threads = [
@@ -72,6 +74,14 @@ class Registrar:
     def refresh(self) -> None:
         """Something that the status tells has changed: report it now."""
         self._wake.set()
+
+    def seen(self, node: Object) -> None:
+        """The API shows the Node like this. If it is not as we reported it, look there and correct it: this
+        may also be how it was before our last report, which a watch tells late."""
+        known = self._node
+        if known is not None and not node_status.same_report(node.get("status") or {}, known["status"]):
+            self._overwritten = True
+            self._wake.set()
 
     def node(self) -> Object | None:
         """The Node object as the API had it last."""
@@ -96,6 +106,11 @@ class Registrar:
         if self._node is None:
             self._node = self._register()
             self._on_node(self._node)
+        if self._overwritten:
+            self._overwritten = False
+            self._node = self._read()
+            if self._node is None:
+                return
         now = self._clock()
         before = self._node.get("status") or {}
         wanted = self._report(now, self._node)
@@ -105,13 +120,26 @@ class Registrar:
         try:
             self._node = self._client.patch(NODES, self._name, {"status": wanted}, subresource="status")
         except NotFound:
-            log.warning("Found node deleted, registered it again node=%s", self._name)
-            self._node = None
-            self._wake.set()
+            self._register_again()
             return
         self._sent_at = now
         self._tell_changes(before, wanted)
         self._on_node(self._node)
+
+    def _read(self) -> Object | None:
+        try:
+            return self._client.get(NODES, self._name)
+        except NotFound:
+            self._register_again()
+            return None
+        except ApiError:
+            self._overwritten = True
+            raise
+
+    def _register_again(self) -> None:
+        log.warning("Found node deleted, registered it again node=%s", self._name)
+        self._node = None
+        self._wake.set()
 
     def _tell_changes(self, before: Object, after: Object) -> None:
         old, new = before.get("conditions") or (), after.get("conditions") or ()

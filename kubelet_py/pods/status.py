@@ -368,6 +368,13 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
     return patch
 
 
+def contradicted(shown: Mapping[str, Any], said: Mapping[str, Any]) -> bool:
+    """Whether the API has another value of a condition than we told it. Other writers' conditions, and fields
+    that the API fills in, are no contradiction: answering those would never end."""
+    told = {c["type"]: c["status"] for c in said.get("conditions") or ()}
+    return any(told.get(c["type"], c["status"]) != c["status"] for c in shown.get("conditions") or ())
+
+
 def _without_old_reason(old: Mapping[str, Any] | None, new: Object) -> Object:
     """A merge keeps what the patch does not name: a reason that holds no more has to be taken away."""
     return {**{key: None for key in ("reason", "message") if (old or {}).get(key) and key not in new}, **new}

@@ -3,6 +3,9 @@
 A pod that is being made changes twice within milliseconds (Pending, then Running); the first of the two is
 held back for a moment (`soon`), so that a quick start costs one write. Everything else goes out at once, by
 a few threads; while one patch of a pod is on its way, newer statuses wait and only the last of them is sent.
+
+The control plane writes too: the pods of a node that it does not hear of are not Ready. What the API has
+otherwise than we said it is sent again when it is seen; an event older than our last patch does not count.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from kubeclient.resources import PODS
 from kubeclient.rest import RestClient
 from kubelet_py.instruments import Histogram, Instrument
 from kubelet_py.pods.model import Object, full_name, uid_of
-from kubelet_py.pods.status import difference
+from kubelet_py.pods.status import contradicted, difference
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,8 @@ class _Entry:
     sent: Object
     due: float = 0.0
     since: float | None = None  # the moment of the oldest change that the API has not
+    version: int = 0  # the pod's, as our last patch made it
+    seen: tuple[int, Object] = (0, {})  # the newest version and status that the API showed
     busy: bool = False
     queued: bool = False
     idle: threading.Condition = field(default_factory=threading.Condition)
@@ -100,6 +105,27 @@ class StatusManager:
                 self._ready.append(uid)
             self._lock.notify()
 
+    def seen(self, pod: Object) -> None:
+        """The API shows the pod like this: correct it if its conditions are not as we said."""
+        with self._lock:
+            entry = self._entries.get(uid_of(pod))
+            if entry is None:
+                return
+            entry.seen = (int(pod["metadata"]["resourceVersion"]), pod.get("status") or {})
+            if not entry.busy:
+                self._reconcile(uid_of(pod), entry)
+
+    def _reconcile(self, uid: str, entry: _Entry) -> None:
+        version, shown = entry.seen
+        if version <= entry.version or not contradicted(shown, entry.sent):
+            return
+        entry.version, entry.sent = version, dict(shown)
+        log.info("Found pod status overwritten pod=%s", full_name(entry.pod))
+        if difference(entry.sent, entry.wanted) and not entry.queued:
+            entry.queued, entry.due = True, 0.0
+            self._ready.append(uid)
+            self._lock.notify()
+
     def known(self, uid: str) -> Object | None:
         """The status last given to `set`, which may be newer than the API's."""
         with self._lock:
@@ -133,7 +159,7 @@ class StatusManager:
                 patch = difference(entry.sent, wanted)
                 since, entry.since = entry.since, None
             began = self._clock()
-            again = bool(patch) and not self._send(uid, pod, patch)
+            again = bool(patch) and not self._send(uid, entry, pod, patch)
             if patch and not again:
                 now = self._clock()
                 self._duration.observe(now - (began if since is None else since))
@@ -148,6 +174,7 @@ class StatusManager:
                     entry.queued = True
                     entry.due = self._clock() + RETRY if again else 0.0
                     self._ready.append(uid)
+                self._reconcile(uid, entry)
                 self._lock.notify_all()
 
     def _pick(self) -> tuple[str, _Entry] | None:
@@ -166,12 +193,14 @@ class StatusManager:
             self._lock.wait(None if soonest is None else max(0.001, soonest - now))
         return None
 
-    def _send(self, uid: str, pod: Object, patch: Object) -> bool:
+    def _send(self, uid: str, entry: _Entry, pod: Object, patch: Object) -> bool:
         """True when the API has it, or when it has nobody to give it to any more."""
         metadata = pod["metadata"]
         body: dict[str, Any] = {"metadata": {"uid": uid}, "status": patch}
         try:
-            self._client.patch(PODS, metadata["name"], body, metadata["namespace"], subresource="status")
+            name, namespace = metadata["name"], metadata["namespace"]
+            made = self._client.patch(PODS, name, body, namespace, subresource="status")
+            entry.version = int(made["metadata"]["resourceVersion"])
         except (NotFound, Conflict) as error:
             # Gone, or another pod of the same name (the uid in the body is the precondition).
             log.debug("Dropped pod status pod=%s error=%s", full_name(pod), error)
@@ -196,6 +225,9 @@ class NullStatusManager(StatusManager):
 
     def set(self, pod: Object, status: Object, *, soon: bool = False) -> None:
         self._wanted[uid_of(pod)] = status
+
+    def seen(self, pod: Object) -> None:
+        return
 
     def known(self, uid: str) -> Object | None:
         return self._wanted.get(uid)

@@ -95,7 +95,7 @@ class Api:
             self.failures -= 1
             raise ServerUnavailable.unreachable("down")
         self.bodies.append(body)
-        return {}
+        return {"metadata": {"resourceVersion": str(10 * len(self.bodies))}}
 
 
 def manager(api: Api) -> StatusManager:
@@ -124,4 +124,42 @@ def test_what_the_api_did_not_take_is_sent_again() -> None:
     assert [body["status"] for body in api.bodies] == [{"phase": "Running"}]
     ((_, sent),) = statuses.instruments[0].rows()
     assert sent.count == 1 and sent.total >= 1.0, "from the change on, the failed try included"
+    statuses.stop()
+
+
+def shown(version: int, ready: str) -> dict[str, Any]:
+    """The pod as the API has it, with another writer's condition."""
+    conditions = [{"type": "Ready", "status": ready}, {"type": "Theirs", "status": "False"}]
+    metadata = {**pod()["metadata"], "resourceVersion": str(version)}
+    return {**pod(), "metadata": metadata, "status": {"conditions": conditions}}
+
+
+def test_what_the_control_plane_wrote_over_a_status_is_corrected() -> None:
+    """As of a node that was not heard of for a while: its pods are not Ready then."""
+    api = Api()
+    statuses = manager(api)
+    ready = {"type": "Ready", "status": "True"}
+    statuses.set(pod(), {"phase": "Running", "conditions": [ready]})
+    assert statuses.flush("u", LONG)
+    statuses.seen(shown(9, "False"))  # how it was before we said it: a watch tells late
+    statuses.seen(shown(11, "True"))
+    assert len(api.bodies) == 1
+    statuses.seen(shown(12, "False"))
+    assert statuses.flush("u", LONG)
+    assert [body["status"]["conditions"] for body in api.bodies] == [[ready], [ready]]
+    statuses.stop()
+
+
+def test_what_was_overwritten_while_a_patch_was_on_its_way_is_looked_at_afterwards() -> None:
+    api = Api()
+    statuses = manager(api)
+    ready, unready = ({"type": "Ready", "status": status} for status in ("True", "False"))
+    statuses.set(pod(), {"conditions": [unready]})
+    assert statuses.flush("u", LONG)
+    api.gate.clear()
+    statuses.set(pod(), {"conditions": [ready]})
+    statuses.seen(shown(21, "False"))
+    api.gate.set()
+    assert statuses.flush("u", LONG)
+    assert [body["status"]["conditions"] for body in api.bodies] == [[unready], [ready], [ready]]
     statuses.stop()

@@ -125,3 +125,77 @@ def test_the_lease_is_the_heartbeat_and_the_status_is_sent_when_it_changes_or_is
 
 def _shortest(moments: list[float]) -> float:
     return min(later - sooner for sooner, later in pairwise(moments))
+
+
+class Overwriting(Api):
+    """A Node whose conditions somebody else changes; tells of reports."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lease = {}
+        self.node: dict[str, Any] = {}
+        self.reports = 0
+        self.gone = False
+
+    def get(self, resource: Resource, name: str, *place: str) -> dict[str, Any]:
+        with self.changed:
+            if resource == LEASES or not self.node or self.gone:
+                return super().get(resource, name, *place)
+            return self.node
+
+    def create(self, resource: Resource, body: dict[str, Any], *place: str) -> dict[str, Any]:
+        made = super().create(resource, body, *place)
+        if resource != LEASES:
+            self._take(made)
+        return made
+
+    def patch(self, resource: Resource, name: str, body: dict[str, Any], **how: str) -> dict[str, Any]:
+        self._take(super().patch(resource, name, body, **how))
+        return self.node
+
+    def _take(self, node: dict[str, Any]) -> None:
+        with self.changed:
+            self.node, self.gone = node, False
+            self.reports += 1
+            self.changed.notify_all()
+
+    def overwrite(self, status: str) -> dict[str, Any]:
+        with self.changed:
+            self.node = {**self.node, "status": ready(status)}
+            return self.node
+
+    def wait(self, reports: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.reports >= reports, LONG)
+
+
+def ready(status: str) -> dict[str, Any]:
+    return {"conditions": [{"type": "Ready", "status": status}]}
+
+
+def test_a_node_that_was_called_unknown_says_at_once_how_it_is() -> None:
+    api = Overwriting()
+    told: list[str] = []
+    registrar = Registrar(
+        api,  # type: ignore[arg-type]
+        name="n1",
+        labels={},
+        config=Config(),  # it looks every 10 s, and reports the same again after 300 s
+        report=lambda now, node: ready("True"),
+        on_node=lambda node: None,
+        tell=lambda kind, reason, message: told.append(reason),
+    )
+    registrar.start()
+    api.wait(2)  # it registers, and reports
+    registrar.seen(api.node)  # nothing new
+    registrar.seen(api.overwrite("Unknown"))
+    api.wait(3)
+    assert api.node["status"] == ready("True")
+    with api.changed:
+        api.gone = True
+        shown = {**api.node, "status": ready("Unknown")}
+    registrar.seen(shown)
+    api.wait(4)
+    assert api.reports == 4
+    registrar.stop()
+    assert told.count("NodeReady") == 3, "registered, heard of again, registered again"
