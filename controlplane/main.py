@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import gc
 import logging
-import re
 import signal
 import sys
 import threading
@@ -20,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from controlplane import node_deadlines
 from controlplane.apiserver.app import ApiServer, ServerOptions
 from controlplane.errors import ControlPlaneError
+from controlplane.flag_values import duration, port_range
 from controlplane.storage.sqlite import SqliteStore
 from kubeclient.ranges import part_sizes, read_ranges
 
@@ -44,6 +45,8 @@ class Options:
     signing_seconds: float
     cluster_dns: str
     load_balancer_addresses: str
+    nodes: node_deadlines.Deadlines
+    kept_finished_pods: int
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> Options:
@@ -59,7 +62,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         default="10.96.0.0/12",
         help="one range, or one of each IP version with a comma between",
     )
-    parser.add_argument("--service-node-port-range", type=_port_range, default=(30000, 32767))
+    parser.add_argument("--service-node-port-range", type=port_range, default=(30000, 32767))
     parser.add_argument("--cluster-cidr", default="10.244.0.0/16", help="of the pods; one or two as well")
     parser.add_argument(
         "--node-cidr-mask-size", type=int, default=0, help="of each node's part (default 24, IPv6: 64)"
@@ -88,10 +91,11 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument(
         "--cluster-signing-duration",
-        type=_duration,
-        default=_duration("8760h0m0s"),
+        type=duration,
+        default=duration("8760h0m0s"),
         help="how long a certificate lives that is signed for a CertificateSigningRequest (default 8760h)",
     )
+    node_deadlines.add_flags(parser)
     parser.add_argument("-v", "--verbose", action="store_true")
     found = parser.parse_args(arguments)
     try:
@@ -120,6 +124,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         service_cluster_ip_range=found.service_cluster_ip_range,
         service_node_port_range=found.service_node_port_range,
         cluster_cidr=found.cluster_cidr,
+        not_ready_seconds=found.default_not_ready_toleration_seconds,
+        unreachable_seconds=found.default_unreachable_toleration_seconds,
     )
     return Options(
         server,
@@ -132,29 +138,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         found.cluster_signing_duration,
         found.cluster_dns,
         found.load_balancer_addresses,
+        node_deadlines.read_flags(found),
+        found.terminated_pod_gc_threshold,
     )
-
-
-def _duration(text: str) -> float:
-    """Seconds of a Go duration such as 8760h or 1h30m."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)(h|m|s)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 8760h or 1h30m")
-    found = sum(float(number) * {"h": 3600.0, "m": 60.0, "s": 1.0}[unit] for number, unit in parts)
-    if found <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not more than 0")
-    return found
-
-
-def _port_range(text: str) -> tuple[int, int]:
-    low, _, high = text.partition("-")
-    try:
-        ports = int(low), int(high or low)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a range such as 30000-32767") from None
-    if not 0 < ports[0] <= ports[1] < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a range of ports")
-    return ports
 
 
 class Follower(Protocol):
@@ -197,6 +183,8 @@ class Followers:
             node_cidr_mask_sizes=self._options.node_cidr_mask_sizes,
             cluster_dns=self._options.cluster_dns,
             load_balancer_addresses=self._options.load_balancer_addresses,
+            node_deadlines=self._options.nodes,
+            kept_finished_pods=self._options.kept_finished_pods,
         )
         scheduler = Scheduler(RestClient(load(folder / "scheduler.conf")))
         followers: tuple[Follower, ...] = (manager, scheduler)

@@ -8,6 +8,7 @@ CertificateSigningRequests CertificateApproval, CertificateSigning and Certifica
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from controlplane.apiserver import node_restriction, signing_requests
@@ -28,7 +29,6 @@ Object = dict[str, Any]
 _IMMORTAL = ("default", "kube-system", "kube-public")
 _POD = ("", "pods")
 _NODE = ("", "nodes")
-_TAINT_SECONDS = 300
 _WAITED_OUT = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 _PREEMPT = "PreemptLowerPriority"
 
@@ -36,13 +36,22 @@ _PREEMPT = "PreemptLowerPriority"
 class Admission:
     """All plugins over one cache."""
 
-    def __init__(self, cache: Cache, *, automount: bool, may: signing_requests.May) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        *,
+        automount: bool,
+        may: signing_requests.May,
+        tolerated: tuple[int, int] = (300, 300),
+    ) -> None:
         """`automount`: give pods the volume with their service account's token, as upstream does.
-        `may`: may this user approve or sign for that signer?
+        `may`: may this user approve or sign for that signer? `tolerated`: seconds that pods stay on a node
+        that is not ready, and on one that is not reachable, unless they say otherwise.
         """
         self._cache = cache
         self._may = may
         self._automount = automount
+        self._tolerated = dict(zip(_WAITED_OUT, tolerated, strict=True))
 
     def create(
         self, info: ResourceInfo, namespace: str, obj: Object, user: User, warnings: list[str]
@@ -59,7 +68,7 @@ class Admission:
             if not is_mirror(obj):
                 give_service_account(self._cache, info, namespace, obj, automount=self._automount)
             self._priority(info, obj)
-            _default_tolerations(obj)
+            _default_tolerations(obj, self._tolerated)
             apply_runtime_class(self._cache, info, obj)
         elif key == signing_requests.KEY:
             signing_requests.admit_create(info, obj, user)
@@ -152,10 +161,10 @@ def _refuse(info: ResourceInfo, pod: Object, found: list[str]) -> None:
         raise forbidden(info, pod["metadata"].get("name", ""), text)
 
 
-def _default_tolerations(pod: Object) -> None:
-    """Pods stay five minutes on a node that is not ready or not reachable, unless they say otherwise."""
+def _default_tolerations(pod: Object, tolerated: Mapping[str, int]) -> None:
+    """Upstream's DefaultTolerationSeconds; `tolerated`: taint → seconds."""
     tolerations = pod["spec"].get("tolerations") or []
-    for key in _WAITED_OUT:
+    for key, seconds in tolerated.items():
         covered = any(
             part.get("effect") in (None, "", "NoExecute")
             and (part.get("key") == key or (not part.get("key") and part.get("operator") == "Exists"))
@@ -167,7 +176,7 @@ def _default_tolerations(pod: Object) -> None:
                     "key": key,
                     "operator": "Exists",
                     "effect": "NoExecute",
-                    "tolerationSeconds": _TAINT_SECONDS,
+                    "tolerationSeconds": seconds,
                 }
             )
     pod["spec"]["tolerations"] = tolerations

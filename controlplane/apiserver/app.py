@@ -59,6 +59,8 @@ class ServerOptions:
     service_node_port_range: tuple[int, int] = (30000, 32767)
     cluster_cidr: str = "10.244.0.0/16"  # only told to joining nodes; the controllers give it away
     automount_service_account_token: bool = True
+    not_ready_seconds: int = 300  # --default-not-ready-toleration-seconds
+    unreachable_seconds: int = 300  # --default-unreachable-toleration-seconds
 
 
 class ApiServer:
@@ -75,6 +77,7 @@ class ApiServer:
         admission = Admission(
             self.cache,
             automount=options.automount_service_account_token,
+            tolerated=(options.not_ready_seconds, options.unreachable_seconds),
             may=self._authorizer.may_use_signer,
         )
         self.registry = Registry(self.cache, Schema.load(), admission, services, clock)

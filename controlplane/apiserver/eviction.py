@@ -42,6 +42,20 @@ async def respect_budgets(registry: Registry, pod: Object, write: Write, now: st
         await registry.amend(_BUDGETS, entry.namespace, entry.name, spend, write)
 
 
+def announce_eviction(pod: Object, now: str) -> Object:
+    """The pod with the condition that says why it goes (upstream: addConditionAndDeletePod)."""
+    conditions = pod.setdefault("status", {}).setdefault("conditions", [])
+    target = {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting",
+        "lastTransitionTime": now,
+    }
+    conditions[:] = [part for part in conditions if part["type"] != "DisruptionTarget"] + [target]
+    return pod
+
+
 def _covering(registry: Registry, pod: Object) -> list[Entry]:
     labels = pod["metadata"].get("labels") or {}
     found = []

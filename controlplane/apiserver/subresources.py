@@ -7,6 +7,8 @@ siblings); whatever changes the object goes through the registry like any other 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ from controlplane.apiserver.errors import (
     uid_mismatch,
     unknown_resource,
 )
-from controlplane.apiserver.eviction import respect_budgets
+from controlplane.apiserver.eviction import announce_eviction, respect_budgets
 from controlplane.apiserver.handlers import Change, ObjectHandler
 from controlplane.apiserver.negotiation import wanted
 from controlplane.apiserver.registry import Registry
@@ -132,8 +134,15 @@ class SubresourceHandler:
         if given != request.name:
             raise bad_request("name in URL does not match name in Eviction object")
         options = deletion.read_options(body.get("deleteOptions"), request.query)
+        write = replace(write, dry_run=write.dry_run or options.dry_run)
         pod = self._registry.get(_PODS, request.namespace, request.name).parse()
-        await respect_budgets(self._registry, pod, write, rfc3339(self._clock()))
+        deletion.check_preconditions(_PODS, request.name, pod, options)
+        now = rfc3339(self._clock())
+        await respect_budgets(self._registry, pod, write, now)
+        if "deletionTimestamp" not in pod["metadata"]:
+            options = replace(options, resource_version=None)  # checked, and the next line changes it
+            mark = partial(announce_eviction, now=now)
+            await self._registry.amend(_PODS, request.namespace, request.name, mark, write)
         await self._registry.delete(_PODS, request.namespace, request.name, options, write)
         return answer(success_body(code=201), 201)
 

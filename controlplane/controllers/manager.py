@@ -28,12 +28,15 @@ from controlplane.controllers.load_balancer import LoadBalancers
 from controlplane.controllers.namespace import NamespaceController
 from controlplane.controllers.node_ipam import NodeIpam
 from controlplane.controllers.node_lifecycle import NodeLifecycle
+from controlplane.controllers.pod_gc import PodGc
 from controlplane.controllers.replicaset import ReplicaSets
 from controlplane.controllers.resource_quota import ResourceQuotas
 from controlplane.controllers.service_account import ServiceAccounts
+from controlplane.controllers.taint_eviction import TaintEviction
 from controlplane.controllers.volume_binder import VolumeBinder
 from controlplane.controllers.volume_protection import VolumeProtection
 from controlplane.issuing import Issuer
+from controlplane.node_deadlines import KEPT_FINISHED, Deadlines
 from kubeclient.events import EventRecorder
 from kubeclient.ranges import USUAL_SIZES
 from kubeclient.rest import RestClient
@@ -56,6 +59,8 @@ class ControllerManager:
         node_cidr_mask_sizes: Mapping[int, int] = USUAL_SIZES,
         cluster_dns: str = "",
         load_balancer_addresses: str = "",
+        node_deadlines: Deadlines | None = None,
+        kept_finished_pods: int = KEPT_FINISHED,
     ) -> None:
         self._informers = SharedInformers(client)
         shared = (client, self._informers)
@@ -67,7 +72,11 @@ class ControllerManager:
             EndpointsController(*shared, EventRecorder(client, "endpoint-controller")),
             NamespaceController(*shared, EventRecorder(client, "namespace-controller")),
             GarbageCollector(*shared, EventRecorder(client, "garbage-collector-controller")),
-            NodeLifecycle(*shared, EventRecorder(client, "node-controller")),
+            NodeLifecycle(*shared, EventRecorder(client, "node-controller"), deadlines=node_deadlines),
+            TaintEviction(*shared, EventRecorder(client, "taint-eviction-controller")),
+            PodGc(
+                *shared, EventRecorder(client, "pod-garbage-collector"), kept_finished=kept_finished_pods
+            ),
             NodeIpam(
                 *shared,
                 EventRecorder(client, "cidrAllocator"),

@@ -103,11 +103,13 @@ class Process:
 
 
 class FakeNode:
-    """Runs nothing, says that everything runs. `holding` is a set of pods whose end it delays."""
+    """Runs nothing, says that everything runs; a Lease every `beat` seconds, unless it is `silent`."""
 
-    def __init__(self, client: RestClient, name: str) -> None:
+    def __init__(self, client: RestClient, name: str, *, beat: float = 10.0) -> None:
         self.client = client
         self.name = name
+        self.beat = beat
+        self.silent = False
         self.hold_endings = False
         self.ready: Callable[[Object], bool] = lambda pod: True
         self._stopped = threading.Event()
@@ -122,6 +124,14 @@ class FakeNode:
         self._pods.stop()
         self._thread.join()
 
+    def speak(self) -> None:
+        """Be heard again: what a kubelet does that finds itself called Unknown, and its pods not Ready."""
+        self.silent = False
+        self._renew()
+        stamp = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": _now()}
+        self.client.patch(NODES, self.name, {"status": {"conditions": [stamp]}}, subresource="status")
+        self.release_endings()
+
     def release_endings(self) -> None:
         self.hold_endings = False
         for pod in self._pods.list():
@@ -135,8 +145,9 @@ class FakeNode:
 
     def _beat(self) -> None:
         self._renew()
-        while not self._stopped.wait(10):
-            self._renew()
+        while not self._stopped.wait(self.beat):
+            if not self.silent:
+                self._renew()
 
     def _renew(self) -> None:
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -146,7 +157,7 @@ class FakeNode:
     def _on_pod(self, kind: str, pod: Object, old: Object | None) -> None:
         metadata, status = pod["metadata"], pod.get("status") or {}
         try:
-            if kind == "DELETED":
+            if kind == "DELETED" or self.silent:
                 return
             if metadata.get("deletionTimestamp"):
                 if not self.hold_endings:

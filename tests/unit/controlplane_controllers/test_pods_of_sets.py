@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from controlplane.controllers.node_ipam import Network, free_part
-from controlplane.controllers.node_lifecycle import change_taints, eviction_delay
+from controlplane.controllers.node_taints import change_taints, eviction_delay
 from controlplane.controllers.replicaset import (
     Expectations,
     available_in,

@@ -220,11 +220,21 @@ def test_eviction_respects_the_budget(
     body["metadata"]["labels"] = {"a": "b"}
     api.must("POST", path, body)
     api.patch(f"{path}/p/status", {"status": {"phase": "Running"}})
-    answered = api.send("POST", f"{path}/p/eviction", {"metadata": {"name": "p"}, "kind": "Eviction"})
+    body = {"metadata": {"name": "p"}, "kind": "Eviction", "deleteOptions": {"dryRun": ["All"]}}
+    assert api.send("POST", f"{path}/p/eviction", body).status_code == code
+    assert api.must("GET", f"{budgets}/b")["status"].get("disruptionsAllowed", 0) == allowed
+    body["deleteOptions"] = {"preconditions": {"uid": "another"}}
+    assert api.send("POST", f"{path}/p/eviction", body).status_code == 409
+    version = api.must("GET", f"{path}/p")["metadata"]["resourceVersion"]
+    body["deleteOptions"] = {"preconditions": {"resourceVersion": version}}
+    answered = api.send("POST", f"{path}/p/eviction", body)
     assert answered.status_code == code
     if code == 201:
         assert api.must("GET", f"{budgets}/b")["status"]["disruptionsAllowed"] == 0
-        assert "deletionTimestamp" in api.must("GET", f"{path}/p")["metadata"]
+        gone = api.must("GET", f"{path}/p")
+        assert "deletionTimestamp" in gone["metadata"]
+        reasons = {c["type"]: c.get("reason") for c in gone["status"]["conditions"]}
+        assert reasons["DisruptionTarget"] == "EvictionByEvictionAPI"
     assert answered.headers.get("Retry-After") == retry
 
 
