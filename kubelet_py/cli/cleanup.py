@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubelet_py.cli import settings as node_settings
+from kubelet_py.cli import unit
 from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.settings import NodeSettings
 from kubelet_py.cli.supervisor import read_state
+from kubelet_py.cli.systemd import Systemd
 from kubelet_py.cli.up import require_root
 from kubelet_py.errors import VolumeError
 from kubelet_py.node import logind
@@ -78,7 +80,8 @@ def run_reset(args: argparse.Namespace) -> int:
 def down(paths: NodePaths, *, say: Callable[[str], None]) -> None:
     """Stop everything of this node and give the kernel back what it held; safe to repeat."""
     settings = node_settings.load(paths)
-    _stop_processes(paths)
+    if stop_processes(paths):
+        say(f"{unit.name(paths)} starts it again at boot (kubelet-py uninstall removes that)")
     say("Stopped the node's processes")
     network = _network(paths, settings)
     _detach_pods(network)
@@ -91,14 +94,20 @@ def down(paths: NodePaths, *, say: Callable[[str], None]) -> None:
     _remove_log_links(paths)
 
 
-def _stop_processes(paths: NodePaths) -> None:
+def stop_processes(paths: NodePaths) -> bool:
+    """End supervisor, agent, proxy and control plane; whether systemd had to be asked."""
+    systemd, name = Systemd(), unit.name(paths)
+    managed = systemd.running(name)
+    if managed:
+        systemd.stop(name)  # or it would start them again
     state = read_state(paths.run)
     if state is None:
-        return
+        return managed
     state.supervisor.stop(SUPERVISOR_GRACE)
     # A supervisor that was killed, now or earlier, could not take its children along.
     for identity in state.children.values():
         identity.stop(5.0)
+    return managed
 
 
 def _remove_pods(paths: NodePaths) -> None:
@@ -172,7 +181,8 @@ def _remove_log_links(paths: NodePaths) -> None:
 
 
 def remove_state(paths: NodePaths) -> None:
-    """Remove this node's folders, and of the shared ones only what it wrote."""
+    """Remove this node's folders, of the shared ones only what it wrote, and its unit."""
+    Systemd().remove(unit.name(paths))
     if paths.root == Path("/"):
         logind.remove_drop_in()
     for folder in (paths.state, paths.config, paths.logs):

@@ -20,12 +20,13 @@ from typing import Any
 
 from controlplane import bootstrap_tokens
 from controlplane.bootstrap_tokens import BadBootstrapToken, BootstrapToken
-from kubelet_py.cli import discovery, login, up
+from kubelet_py.cli import discovery, installation, login, up
 from kubelet_py.cli import settings as node_settings
-from kubelet_py.cli.cleanup import down, remove_state
+from kubelet_py.cli.cleanup import down, remove_state, stop_processes
 from kubelet_py.cli.discovery import NEW_TOKEN, Cluster
 from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.settings import NodeSettings, SettingsError
+from kubelet_py.cli.systemd import Systemd
 from kubelet_py.paths import NodePaths
 
 Object = dict[str, Any]
@@ -71,6 +72,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--cni-bin-dir", action="append", dest="cni_bin_dirs",
         help="folder searched for CNI plugins before our own; may be repeated",
     )  # fmt: skip
+    join.add_argument(
+        "--install", action="store_true", help="have systemd run the node, at boot too (as `install` does)"
+    )
     join.set_defaults(handler=run_join)
     leave = subparsers.add_parser(
         "leave",
@@ -85,9 +89,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run_join(args: argparse.Namespace) -> int:
     up.require_root("join")
     paths = NodePaths(args.root.resolve())
+    systemd = Systemd()
+    if args.install:
+        systemd.require()
     settings = prepare(args, paths)
     with _writable(paths):
-        up.start_detached(paths, settings, args.timeout)
+        if args.install:
+            installation.start(paths, settings, systemd, args.timeout)
+        else:
+            up.start_detached(paths, settings, args.timeout)
         forget_token(paths)
     return 0
 
@@ -104,6 +114,7 @@ def prepare(args: argparse.Namespace, paths: NodePaths) -> NodeSettings:
     configuration = _ask(cluster, token, name)
     with _writable(paths):
         settings = _settings(args, server, name, configuration)
+        stop_processes(paths)  # of an attempt that did not get as far as Ready
         up.check_host(paths, settings)
         _write(paths, settings, cluster, token)
     return settings
@@ -246,9 +257,6 @@ def _write(paths: NodePaths, settings: NodeSettings, cluster: Cluster, token: Bo
 
 
 def run_leave(args: argparse.Namespace) -> int:
-    from kubeclient.errors import KubeClientError, NotFound
-    from kubeclient.resources import NODES
-
     up.require_root("leave")
     paths = NodePaths(args.root.resolve())
     settings = node_settings.load(paths)
@@ -256,6 +264,15 @@ def run_leave(args: argparse.Namespace) -> int:
         raise CommandError("this machine is no node (join one: kubelet-py join)")
     if not settings.server:
         raise CommandError("this machine is a cluster of its own (end it: kubelet-py reset)")
+    leave(paths, settings)
+    return 0
+
+
+def leave(paths: NodePaths, settings: NodeSettings) -> None:
+    """End the node, delete its Node object, remove its state; CommandError where the object may remain."""
+    from kubeclient.errors import KubeClientError, NotFound
+    from kubeclient.resources import NODES
+
     down(paths, say=print)
     problem = ""
     try:
@@ -273,4 +290,3 @@ def run_leave(args: argparse.Namespace) -> int:
         print(f"kubelet-py leave: {problem}", file=sys.stderr)
         text = f"kubectl delete node {settings.node_name}"
         raise CommandError(f"the Node object may still be there (delete it elsewhere: {text})")
-    return 0

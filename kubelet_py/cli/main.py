@@ -27,6 +27,8 @@ COMMANDS = {
     "token": "kubelet_py.cli.token",
     "join": "kubelet_py.cli.join",
     "leave": "kubelet_py.cli.join",
+    "install": "kubelet_py.cli.install",
+    "uninstall": "kubelet_py.cli.install",
     "lab": "kubelet_py.cli.lab_command",
 }
 

@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kubelet_py.cli import login
+from kubelet_py.cli import login, unit
 from kubelet_py.cli import settings as node_settings
 from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.processes import ProcessIdentity
 from kubelet_py.cli.readiness import condition
 from kubelet_py.cli.supervisor import read_state
+from kubelet_py.cli.systemd import Systemd
 from kubelet_py.paths import NodePaths
 
 PROCESSES = ("supervisor", "controlplane", "agent", "proxy")
@@ -55,7 +56,7 @@ def run_status(args: argparse.Namespace) -> int:
             raise CommandError(f"no {args.pid} runs here (start the node: kubelet-py up --detach)")
         print(processes[args.pid]["pid"])
         return 0
-    report = {"root": str(paths.root), "processes": processes, **_cluster(paths)}
+    report = {"root": str(paths.root), "unit": _unit(paths), "processes": processes, **_cluster(paths)}
     if args.output == "json":
         print(json.dumps(report, indent=2))
     else:
@@ -68,6 +69,15 @@ def _expected(paths: NodePaths) -> tuple[str, ...]:
     settings = node_settings.load(paths)
     joined = settings is not None and settings.server
     return tuple(name for name in PROCESSES if not (joined and name == "controlplane"))
+
+
+def _unit(paths: NodePaths) -> dict[str, str] | None:
+    """The systemd unit that runs the node; None where `install` did not write one."""
+    systemd, name = Systemd(), unit.name(paths)
+    if not systemd.installed(name):
+        return None
+    enabled, active = systemd.state(name)
+    return {"name": name, "enabled": enabled, "active": active}
 
 
 def _processes(paths: NodePaths) -> dict[str, dict[str, Any]]:
@@ -128,6 +138,8 @@ def _cluster(paths: NodePaths) -> dict[str, Any]:
 
 def _print(report: dict[str, Any], expected: tuple[str, ...]) -> None:
     processes = report["processes"]
+    if report["unit"]:
+        print(f"{'unit':<13} {', '.join(report['unit'].values())}")
     for name in expected:
         process = processes.get(name)
         if process is None:

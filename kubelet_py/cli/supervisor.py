@@ -113,9 +113,12 @@ class Supervisor:
         *,
         spawn: Callable[[ChildSpec], Process] = start_program,
         clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[str], None] = lambda message: None,
     ) -> None:
+        """`tell` gets sd_notify's messages."""
         self._run_dir = run_dir
         self._spawn = spawn
+        self._tell = tell
         self._children = [Child(spec) for spec in children]
         self._clock = clock
         self._selector = selectors.DefaultSelector()
@@ -157,8 +160,10 @@ class Supervisor:
         for child in self._children:
             self._start(child)
         self._write_state()
+        self._tell("READY=1")
         while not self._stopping:
             self._wait(wake_read)
+        self._tell("STOPPING=1")
         self._stop_all()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from kubelet_py.cli import notify, unit
 from kubelet_py.cli import settings as node_settings
 from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.readiness import NotReady, report_until_ready
@@ -31,6 +32,7 @@ from kubelet_py.cli.supervisor import (
     read_state,
     start_program,
 )
+from kubelet_py.cli.systemd import Systemd
 from kubelet_py.node import modules
 from kubelet_py.paths import NodePaths
 
@@ -47,8 +49,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="Stopping the foreground command, or killing it, leaves running pods alone; "
         "`kubelet-py down` stops the pods too.",
     )
-    parser.add_argument("--root", type=Path, default=Path("/"), help="prefix of all paths (default /)")
     parser.add_argument("--detach", "-d", action="store_true", help="return once the node is Ready")
+    add_options(parser)
+    parser.set_defaults(handler=run)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What a node can be told when it starts; also `install`'s options."""
+    parser.add_argument("--root", type=Path, default=Path("/"), help="prefix of all paths (default /)")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for Ready (default 60)")
     parser.add_argument("--node-name", help="name of the Node object (default: the host name)")
     parser.add_argument("--node-ip", help="address of this node (default: the default route's interface)")
@@ -91,7 +99,6 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         dest="cni_bin_dirs",
         help="folder searched for CNI plugins before our own; may be repeated",
     )
-    parser.set_defaults(handler=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -99,18 +106,25 @@ def run(args: argparse.Namespace) -> int:
     require_root("up")
     paths = NodePaths(args.root.resolve())
     try:
-        settings = _settings(args, paths)
+        settings = settings_for(args, paths)
+        systemd = Systemd()
+        if args.detach and systemd.installed(unit.name(paths)):
+            refuse_a_second(paths)
+            settings.save(paths)
+            start_unit(paths, settings, args.timeout, systemd)
+            return 0
         if args.detach:
             argv = [arg for arg in sys.argv[1:] if arg not in ("--detach", "-d")]
             start_detached(paths, settings, args.timeout, argv)
             return 0
-        supervisor = prepare(paths, settings, children(paths, settings))
+        tell = notify.take(os.environ)
+        supervisor = prepare(paths, settings, children(paths, settings), tell=tell)
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, str(error))
         raise CommandError(
             f"Could not use {error.filename or paths.root}: {name} (give a writable folder by --root)"
         ) from error
-    detached = bool(os.environ.get("KUBELET_PY_DETACHED"))
+    detached = bool(os.environ.get("KUBELET_PY_DETACHED")) or tell is not None
     if not detached:
         _report_from_a_child(paths, settings, args.timeout)
     supervisor.run()
@@ -125,10 +139,11 @@ def prepare(
     settings: NodeSettings,
     specs: Sequence[ChildSpec],
     spawn: Callable[[ChildSpec], Process] = start_program,
+    tell: notify.Tell | None = None,
 ) -> Supervisor:
     """Claim the node, check the host and write what the processes need; the supervisor to run."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
-    supervisor = Supervisor(paths.run, specs, spawn=spawn)
+    supervisor = Supervisor(paths.run, specs, spawn=spawn, tell=tell or (lambda message: None))
     try:
         supervisor.lock()
     except AlreadyRunning as error:
@@ -142,7 +157,7 @@ def prepare(
     return supervisor
 
 
-def _refuse_a_second(paths: NodePaths) -> None:
+def refuse_a_second(paths: NodePaths) -> None:
     """Before a supervisor is made that would have to give up: its readiness would be the other's."""
     state = read_state(paths.run)
     if state is not None and state.supervisor.alive():
@@ -155,7 +170,7 @@ def require_root(command: str) -> None:
         raise CommandError(f"this needs root (try `sudo kubelet-py {command}`)")
 
 
-def _settings(args: argparse.Namespace, paths: NodePaths) -> NodeSettings:
+def settings_for(args: argparse.Namespace, paths: NodePaths) -> NodeSettings:
     """Options given now over those of the last `up` over the defaults."""
     from kubelet_py.node.addresses import NoAddress
 
@@ -324,7 +339,7 @@ def start_detached(
 
     `argv` is the command line of `up` that becomes the supervisor; without one the saved settings count.
     """
-    _refuse_a_second(paths)
+    refuse_a_second(paths)
     log_file = paths.logs / "supervisor.log"
     log_file.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -346,6 +361,18 @@ def start_detached(
         if supervisor.poll() is not None:
             raise CommandError(_last_words(log_file, offset)) from error
         raise CommandError(str(error)) from error
+
+
+def start_unit(paths: NodePaths, settings: NodeSettings, timeout: float, systemd: Systemd) -> None:
+    """Have systemd start the node's unit (or start it anew), and wait here until the node is Ready."""
+    name = unit.name(paths)
+    started = time.monotonic()
+    systemd.restart(name)
+    print(f"Started {name}", flush=True)
+    try:
+        report_until_ready(paths, settings, started=started, timeout=timeout, alive=lambda: True)
+    except NotReady as error:
+        raise CommandError(f"{error}; {name} goes on trying") from error
 
 
 def _last_words(log_file: Path, offset: int) -> str:
