@@ -13,10 +13,24 @@ from runtime.errors import RuntimeFailure
 
 EPILOG = """\
 begin:     kubelet-py lab up --nodes 3
+images:    kubelet-py lab image from-binary /bin/busybox --name busybox;  … pull, import
 look:      kubelet-py lab status;  kubelet-py lab kubectl get nodes -o wide
 break:     kubelet-py lab node node2 kill;  … partition;  … delay 50ms;  … loss 5%
 mend:      kubelet-py lab node node2 start;  … heal
 end:       kubelet-py lab down
+"""
+
+
+ACTIONS = ("stop", "start", "kill", "pause", "partition", "heal", "delay", "loss")
+NODE_EPILOG = """\
+stop        shut it down in order: pods end first, critical ones last
+kill        cut its power: everything in it ends at once, the disk stays
+start       switch it on again, with what is on its disk; or let a paused one go on
+pause       let all its processes stand still, as in a machine that hangs
+partition   cut its cable, to all or to those after --from; the link stays up, frames are lost
+delay 50ms  hold back every frame, each way: a ping takes 100 ms more
+loss 5%     lose five of a hundred frames, each way
+heal        give it a good cable again: no partition, no delay, no loss
 """
 
 
@@ -73,6 +87,27 @@ def _others(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "after the lab's processes were killed.",
     )
     _to(down, "down")
+    status = verbs.add_parser(
+        "status",
+        help="show machines, cables and nodes",
+        description="Show the lab's machines: power, cable, Ready as the API server says, pods, memory (PSS "
+        "of the machine's own processes). The exit code is 0 when all are on and Ready.",
+    )
+    status.add_argument("--output", "-o", choices=("text", "json"), default="text", help="form of the answer")
+    _to(status, "status")
+    _node(verbs)
+    logs = verbs.add_parser(
+        "logs",
+        help="show what a machine's processes say",
+        description="Show the ends of a machine's logs.",
+    )
+    logs.add_argument("name", metavar="NAME", help="control, node1, node2 …")
+    logs.add_argument(
+        "process", nargs="?", help="agent, proxy, controlplane, supervisor, boot (default: all)"
+    )
+    logs.add_argument("--follow", "-f", action="store_true", help="go on as they grow")
+    logs.add_argument("--lines", "-n", type=int, default=20, help="how many of each (default 20)")
+    _to(logs, "status")
     execute = verbs.add_parser(
         "exec", help="run a command in a machine", description="Run a command in a machine, as over ssh."
     )
@@ -87,12 +122,38 @@ def _others(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     kubectl.add_argument("command_line", nargs=argparse.REMAINDER)
     _to(kubectl, "going")
+    image = verbs.add_parser(
+        "image",
+        help="give every node an image",
+        description="Run `kubelet-py image …` for every node of the lab, from this host.",
+        add_help=False,
+    )
+    image.add_argument("command_line", nargs=argparse.REMAINDER)
+    _to(image, "going")
     kubeconfig = verbs.add_parser(
         "kubeconfig",
         help="print the path of the administrator's kubeconfig",
         description="Print the path of the lab's kubeconfig: export KUBECONFIG=$(kubelet-py lab kubeconfig).",
     )
     _to(kubeconfig, "going")
+
+
+def _node(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    node = verbs.add_parser(
+        "node",
+        help="let something happen to a machine",
+        description="Let something happen to a machine, the control plane's included.",
+        epilog=NODE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    node.add_argument("name", metavar="NAME", help="control, node1, node2 …")
+    node.add_argument("action", choices=ACTIONS, metavar="VERB", help=", ".join(ACTIONS))
+    node.add_argument("value", nargs="?", metavar="HOW-MUCH", help="of delay and loss: 50ms, 5%%")
+    node.add_argument("--from", dest="others", help="partition: from these only, with commas (also host)")
+    node.add_argument("--grace", type=float, default=60.0, help="stop: seconds for the pods (default 60)")
+    node.add_argument("--wait", action="store_true", help="start: return when the node is Ready again")
+    node.add_argument("--timeout", type=float, default=60.0, help="start --wait: for how long (default 60)")
+    _to(node, "node")
 
 
 def _to(parser: argparse.ArgumentParser, module: str) -> None:
@@ -103,6 +164,6 @@ def _to(parser: argparse.ArgumentParser, module: str) -> None:
         except (CniError, OSError, RuntimeFailure) as error:
             raise CommandError(f"{error} (take the lab away: kubelet-py lab down)") from error
 
-    if parser.prog.rsplit(" ", 1)[-1] != "kubectl":
+    if parser.add_help:  # else all arguments are another command's
         parser.add_argument("--root", type=Path, default=argparse.SUPPRESS, help="folder of the lab")
     parser.set_defaults(handler=run)

@@ -122,6 +122,11 @@ class Branch:
         folder = self.folder(self.unified, machine)
         return files.pids_in(folder) if os.path.isdir(folder) else []
 
+    def own_pids(self, machine: str) -> list[int]:
+        """Those that are in no pod's group."""
+        folder = self.folder(self.unified, machine)
+        return [pid for each in (folder, f"{folder}/init") for pid in files.pids_in(each, recursive=False)]
+
     def remove(self, machine: str = "") -> None:
         """The machine's folders, or the lab's; nothing may run in them."""
         for hierarchy in self.mounts:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from kubelet_py.cli.lab.branch import Branch
 from kubelet_py.cli.lab.errors import LabError
 from kubelet_py.cli.lab.layout import CONTROL, SWITCH, LabPaths
 from kubelet_py.cli.lab.machines import Machines
+from kubelet_py.cli.lab.state import Lab
 from kubelet_py.cli.up import require_root
 
 
@@ -23,12 +25,36 @@ def run(args: argparse.Namespace, paths: LabPaths) -> int:
     lab = state.require(paths)
     if args.verb == "kubeconfig":
         print(paths.kubeconfig)
+    elif args.verb == "image":
+        return _image(args.command_line, lab, paths)
     elif args.verb == "kubectl":
         _kubectl(args.command_line, paths)
     else:
         if args.name != SWITCH:
             lab.machine(args.name)
         _exec(args.name, args.command_line, paths)
+    return 0
+
+
+def lab_command(paths: LabPaths, *arguments: str) -> list[str]:
+    """The command line of another verb of this lab."""
+    return [sys.executable, "-m", "kubelet_py", "lab", "--root", str(paths.root), *arguments]
+
+
+def _image(arguments: list[str], lab: Lab, paths: LabPaths) -> int:
+    """In this host's namespaces, where files and registries can be reached, on each node's disk in turn."""
+    require_root("lab image")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(
+            "Do the same on every node's disk: kubelet-py lab image ACTION …, as in `kubelet-py image --help`"
+        )
+        return 0 if arguments else 2
+    for machine in lab.nodes:
+        root = str(paths.disk(machine.name))
+        command = [sys.executable, "-m", "kubelet_py", "image", *arguments, "--root", root]
+        done = subprocess.run(command)
+        if done.returncode != 0:
+            return done.returncode
     return 0
 
 

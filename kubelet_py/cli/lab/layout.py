@@ -40,6 +40,10 @@ class LabPaths:
         """Which process is the machine's process 1."""
         return self.machines / name / "process.json"
 
+    def relay(self, name: str) -> Path:
+        """Which process stands in the machine's cable, if it is slowed down."""
+        return self.machines / name / "relay.json"
+
     def boot_log(self, name: str) -> Path:
         return self.machines / name / "boot.log"
 

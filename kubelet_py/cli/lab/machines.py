@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from cni.errors import CniError
@@ -19,17 +19,16 @@ from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.lab import disk, init, warm, wires
 from kubelet_py.cli.lab.branch import Branch
 from kubelet_py.cli.lab.errors import LabError
+from kubelet_py.cli.lab.init import Service
 from kubelet_py.cli.lab.layout import SWITCH, LabPaths
 from kubelet_py.cli.lab.state import Lab, Machine
 from kubelet_py.cli.lab.title import set_title
 from kubelet_py.cli.processes import ProcessIdentity
-from kubelet_py.cli.settings import SettingsError
 from runtime.errors import RuntimeFailure
 from runtime.linux import LinuxKernel
 
 BOOT_SECONDS = 30.0
 END_SECONDS = 10.0
-Service = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ class Machines:
             os.close(fd)
         os.write(writer, b"ready\n")
         os.close(writer)
-        init.run(None if service is None else lambda: _say_what_is_wrong(service))
+        init.run(service)
 
     def finish(self, booting: Sequence[Booting]) -> None:
         """Wait until the machines have their namespaces; remember them. Raises LabError with the reason."""
@@ -182,12 +181,31 @@ class Machines:
             self._branch.remove(name)
             self._paths.record(name).unlink(missing_ok=True)
 
+    def freeze(self, name: str, on: bool) -> None:
+        """Stop all processes of the machine where they are, or let them go on."""
+        self._branch.freeze(name, on)
+
+    def memory(self, name: str) -> int:
+        """PSS in bytes of the machine's processes, its pods' containers not counted."""
+        total = 0
+        for pid in self._branch.own_pids(name):
+            try:
+                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+        return total
+
     def press_power_button(self, name: str, seconds: float) -> None:
         """SIGTERM for process 1, which stops the machine's supervisor; then whatever is left is cut off."""
         identity = self.identity(name)
         if identity is not None:
             identity.stop(seconds)
         self.cut_power(name)
+
+    def join_cgroup(self, name: str) -> None:
+        """Move this process, which has one thread, to the cgroups of a machine that runs."""
+        self._branch.enter_running(name)
 
     def enter(self, name: str, command: Sequence[str]) -> list[str]:
         """Move this process to the machine's cgroups; the command line for `command` in its namespaces."""
@@ -197,11 +215,3 @@ class Machines:
         self._branch.enter_running(name)
         kinds = ["--mount", "--net", "--uts", "--ipc", "--cgroup", "--pid"]
         return ["nsenter", "--target", str(identity.pid), *kinds, "--", *command]
-
-
-def _say_what_is_wrong(service: Service) -> None:
-    try:
-        service()
-    except (CommandError, SettingsError) as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(1) from error

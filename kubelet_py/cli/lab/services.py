@@ -1,14 +1,12 @@
 """What runs in the lab's machines: the control plane in one, a joined node in each other.
 
-Both begin in a child of the machine's process 1 and leave a supervisor behind, as `kubelet-py up --detach`
-does. The first boot of a node joins the cluster with the real command's own steps; later ones find its
-settings on its disk.
+Either is a supervisor with its children, as `kubelet-py up` is. The first boot of a node joins the cluster
+with the real command's own steps; later ones find its settings on its disk.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from kubelet_py.cli import join, up
 from kubelet_py.cli import settings as node_settings
 from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.lab import warm
+from kubelet_py.cli.lab.init import Service
 from kubelet_py.cli.lab.layout import CONTROL
 from kubelet_py.cli.lab.state import CONTROL_NUMBER, Lab
 from kubelet_py.cli.settings import NodeSettings
@@ -35,11 +34,14 @@ class Invitation:
     arguments: tuple[str, ...]
 
 
-def control(lab: Lab) -> None:
-    """Start the API server, scheduler and controllers of the cluster; no node."""
-    settings = node_settings.load(PATHS) or control_settings(lab)
-    programs: Programs = {}
-    _supervise(CONTROL, settings, "controlplane", programs)
+def control(lab: Lab) -> Service:
+    """The API server, scheduler and controllers of the cluster; no node."""
+
+    def supervise() -> int:
+        settings = node_settings.load(PATHS) or control_settings(lab)
+        return _supervise(CONTROL, settings, "controlplane", {})
+
+    return Service(f"{CONTROL}: supervisor", supervise=supervise)
 
 
 def control_settings(lab: Lab) -> NodeSettings:
@@ -56,22 +58,35 @@ def control_settings(lab: Lab) -> NodeSettings:
     return settings
 
 
-def node(name: str, invitation: Invitation | None, programs: Programs) -> None:
+def node(name: str, invitation: Invitation | None, programs: Programs) -> Service:
     """Join, or start what has joined before."""
-    if invitation is not None:
-        args = _join_arguments(name, invitation.arguments)
-        settings = join.prepare(args, PATHS)
-    else:
-        known = node_settings.load(PATHS)
-        if known is None:
-            raise CommandError(f"{name} never joined (take the lab away: kubelet-py lab down)")
-        settings = known
-    _supervise(name, settings, "", programs)
+
+    def prepare() -> None:
+        if invitation is not None:
+            join.prepare(_join_arguments(name, invitation.arguments), PATHS)
+
+    return Service(
+        f"{name}: supervisor",
+        prepare=prepare if invitation is not None else None,
+        supervise=lambda: _supervise(name, _known_settings(name), "", programs),
+        afterwards=_forget_token,
+    )
+
+
+def _known_settings(name: str) -> NodeSettings:
+    known = node_settings.load(PATHS)
+    if known is None:
+        raise CommandError(f"{name} never joined (take the lab away: kubelet-py lab down)")
+    return known
+
+
+def _forget_token() -> None:
+    """As `join` does at its end."""
     certificate = PATHS.kubeconfig("kubelet")
     deadline = time.monotonic() + CERTIFICATE_SECONDS
-    while not certificate.exists():
+    while PATHS.kubeconfig("bootstrap-kubelet").exists() and not certificate.exists():
         if time.monotonic() > deadline:
-            raise CommandError(f"{name} got no certificate within {CERTIFICATE_SECONDS:g} s")
+            raise CommandError(f"no certificate came within {CERTIFICATE_SECONDS:g} s")
         time.sleep(0.05)
     join.forget_token(PATHS)
 
@@ -82,17 +97,8 @@ def _join_arguments(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     return build_parser("join").parse_args(["join", *arguments, "--node-name", name])
 
 
-def _supervise(machine: str, settings: NodeSettings, only: str, programs: Programs) -> None:
-    """Leave a supervisor behind that runs the node's processes, or the one named `only`."""
+def _supervise(machine: str, settings: NodeSettings, only: str, programs: Programs) -> int:
+    """Run the node's processes, or the one named `only`, until SIGTERM."""
     specs = [spec for spec in up.children(PATHS, settings) if only in ("", spec.name)]
-
-    def supervise() -> int:
-        try:
-            spawn = warm.WarmSpawner(machine, programs)
-            up.prepare(PATHS, settings, specs, spawn).run()
-        except CommandError as error:
-            print(error, file=sys.stderr)
-            return 1
-        return 0
-
-    warm.fork(supervise, f"{machine}: supervisor", PATHS.logs / "supervisor.log")
+    up.prepare(PATHS, settings, specs, warm.WarmSpawner(machine, programs)).run()
+    return 0

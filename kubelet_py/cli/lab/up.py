@@ -20,7 +20,7 @@ from kubelet_py.cli.lab import services, state, warm, wires
 from kubelet_py.cli.lab.branch import Branch
 from kubelet_py.cli.lab.errors import LabError
 from kubelet_py.cli.lab.layout import CONTROL, SWITCH, LabPaths
-from kubelet_py.cli.lab.machines import Machines, Service
+from kubelet_py.cli.lab.machines import Machines
 from kubelet_py.cli.lab.state import MOST_NODES, Lab
 from kubelet_py.cli.up import require_overlay, require_root
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, paths: LabPaths) -> int:
         _say(started, f"API server answers at {lab.server}")
         invitation = _invite(client, paths, lab)
         booting = [
-            machines.boot(lab, machine, _joining(machine.name, invitation, programs)) for machine in new
+            machines.boot(lab, machine, services.node(machine.name, invitation, programs)) for machine in new
         ]
         machines.finish(booting)
         wait_ready(client, paths, machines, [m.name for m in new], started, args.timeout)
@@ -68,10 +68,6 @@ def run(args: argparse.Namespace, paths: LabPaths) -> int:
 
 def _say(started: float, text: str) -> None:
     print(f"{text} after {time.monotonic() - started:.2f} s", flush=True)
-
-
-def _joining(name: str, invitation: services.Invitation | None, programs: services.Programs) -> Service:
-    return lambda: services.node(name, invitation, programs)
 
 
 @contextmanager
@@ -120,7 +116,7 @@ def _make_middle(paths: LabPaths, lab: Lab, machines: Machines) -> None:
     machines.boot_switch(lab)
     wires.connect_host(lab, paths.link)
     control = lab.machine(CONTROL)
-    machines.finish([machines.boot(lab, control, lambda: services.control(lab))])
+    machines.finish([machines.boot(lab, control, services.control(lab))])
 
 
 def _client_of_running(paths: LabPaths, machines: Machines, started: float, timeout: float) -> RestClient:
@@ -181,6 +177,21 @@ def _invite(client: RestClient, paths: LabPaths, lab: Lab) -> services.Invitatio
             *lab.options,
         )
     )
+
+
+def wait_ready_anew(paths: LabPaths, machines: Machines, name: str, since: float, timeout: float) -> None:
+    """Wait for a report of Ready that is newer than `since` (epoch seconds). Raises LabError."""
+    from kubelet_py.cli.readiness import node_is_ready, why_not_ready
+
+    deadline = time.monotonic() + timeout
+    client = _client_of_running(paths, machines, time.monotonic(), timeout)
+    while not node_is_ready(client, name, since):
+        if time.monotonic() > deadline:
+            raise LabError(
+                f"{why_not_ready(client, name)} after {timeout:g} s (logs: kubelet-py lab logs {name})"
+            )
+        time.sleep(LOOK_SECONDS)
+    client.close()
 
 
 def wait_ready(

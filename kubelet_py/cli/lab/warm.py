@@ -23,7 +23,9 @@ from typing import NoReturn
 
 from kubelet_py.cli.lab.title import set_title
 from kubelet_py.cli.supervisor import ChildSpec, Process, start_program
+from runtime import clibrary
 
+M_ARENA_MAX = -8
 PROGRAMS = {"kubelet_py.agent": "kubelet_py.agent", "proxy": "proxy.__main__"}  # after -m: the module
 
 
@@ -128,3 +130,12 @@ def detach(log_file: Path, keep: tuple[int, ...]) -> None:
         low = kept + 1
     os.closerange(low, os.sysconf("SC_OPEN_MAX"))
     logging.root.handlers.clear()
+    _share_one_arena()
+
+
+def _share_one_arena() -> None:
+    """Python's threads allocate one at a time, so malloc's arena for each only costs memory."""
+    try:
+        clibrary.libc("mallopt", "iii")(M_ARENA_MAX, 1)
+    except OSError:
+        pass  # musl has no arenas
