@@ -32,6 +32,7 @@ from controlplane.controllers.pod_gc import PodGc
 from controlplane.controllers.replicaset import ReplicaSets
 from controlplane.controllers.resource_quota import ResourceQuotas
 from controlplane.controllers.service_account import ServiceAccounts
+from controlplane.controllers.statefulset import StatefulSets
 from controlplane.controllers.taint_eviction import TaintEviction
 from controlplane.controllers.volume_binder import VolumeBinder
 from controlplane.controllers.volume_protection import VolumeProtection
@@ -67,6 +68,7 @@ class ControllerManager:
         self._controllers: list[Controller] = [
             Deployments(*shared, EventRecorder(client, "deployment-controller")),
             ReplicaSets(*shared, EventRecorder(client, "replicaset-controller")),
+            StatefulSets(*shared, EventRecorder(client, "statefulset-controller")),
             EndpointSlices(*shared, EventRecorder(client, "endpoint-slice-controller")),
             EndpointSliceMirroring(*shared, EventRecorder(client, "endpoint-slice-mirroring-controller")),
             EndpointsController(*shared, EventRecorder(client, "endpoint-controller")),
