@@ -14,25 +14,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import socket
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from _socket import if_nametoindex
 
 from cni import shaping
 from cni.errors import InvalidConfig, NetlinkError, PluginFailure, UnsupportedField
+from cni.frozen import frozen
 from cni.netlink import Netlink
 from cni.netns import opened
 from cni.rtnetlink import Link, set_link
 from cni.shaping import Rate
 from cni.types import Interface, Request, Result
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
 _REFUSED = ("shapedSubnets", "unshapedSubnets")
 _MAX_BURST = 0xFFFFFFFF * 8  # the kernel counts it in 32 bits of bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limits:
     """What is limited; None is no limit."""
 
@@ -82,7 +85,7 @@ class Bandwidth:
         """Remove the ifb device, if there is one; the queues go with the host's end of the pair."""
         name = device_name(request.network, request.container_id, request.ifname)
         try:
-            socket.if_nametoindex(name)  # asked first: it takes no lock that all the links of the host share
+            if_nametoindex(name)  # asked first: it takes no lock that all the links of the host share
         except OSError:
             return
         with Netlink() as host:

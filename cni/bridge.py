@@ -11,10 +11,6 @@ from __future__ import annotations
 import errno
 import ipaddress
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 from cni import veth
 from cni.errors import (
@@ -25,6 +21,7 @@ from cni.errors import (
     PluginFailure,
     UnsupportedField,
 )
+from cni.frozen import frozen, replace
 from cni.host_local import local_ranges
 from cni.masquerade import Masquerade
 from cni.netlink import Netlink
@@ -42,11 +39,16 @@ from cni.rtnetlink import (
 )
 from cni.types import IP, Interface, Request, Result
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
 _LO = 1
 _REFUSED = ("vlan", "vlanTrunk", "macspoofchk", "enabledad")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BridgeConfig:
     network: str
     bridge: str
@@ -98,7 +100,7 @@ class Bridge:
     """The plugin. `delegate` runs the IPAM plugin by name; `proc` is where sysctls are found."""
 
     def __init__(
-        self, delegate: veth.Delegate, *, masquerade: Masquerade | None = None, proc: Path = Path("/proc")
+        self, delegate: veth.Delegate, *, masquerade: Masquerade | None = None, proc: str = "/proc"
     ) -> None:
         self._delegate = delegate
         self._masquerade = masquerade or Masquerade()
@@ -110,12 +112,12 @@ class Bridge:
         with opened(request.netns) as netns, Netlink(netns) as inside, Netlink() as host:
             veth.require_free(request, netns, inside)
             with veth.given_back_on_failure(self._delegate, config.ipam, request):
-                found = Result()
+                found, finish = Result(), veth.nothing
                 if config.ipam:
-                    found = veth.addresses(self._delegate, config.ipam, request)
+                    found, finish = veth.addresses(self._delegate, config.ipam, request)
                 if config.gateway:
                     found = veth.with_gateways(found)
-                return self._wire(config, request, found, host, inside, netns)
+                return self._wire(config, request, found, host, inside, netns, finish)
 
     def _wire(
         self,
@@ -125,6 +127,7 @@ class Bridge:
         host: Netlink,
         inside: Netlink,
         netns: int,
+        finish: Callable[[], None],
     ) -> Result:
         gateways = [_with_prefix(ip) for ip in found.ips if ip.gateway] if config.gateway else []
         bridge = self._ready_bridge(host, config, gateways)
@@ -148,6 +151,7 @@ class Bridge:
             inside.batch(_inner_messages(config, found, far.index, request.container_id))
             for subnet in veth.subnets(found.ips) if config.masquerade else ():
                 self._masquerade.ensure(config.network, subnet, config.not_masqueraded)
+            finish()
         return replace(
             found,
             interfaces=(

@@ -8,13 +8,16 @@ Messages of ctnetlink, so that no tool has to be installed: uapi linux/netfilter
 from __future__ import annotations
 
 import errno
-import socket
 import struct
-from collections.abc import Collection
+from _socket import AF_INET, AF_INET6, IPPROTO_UDP
 
 from cni.errors import NetlinkError
 from cni.netlink import Netlink
 from cni.rtnetlink import Message, attribute, attributes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 NETLINK_NETFILTER = 12
 CT_GET, CT_DELETE = 0x0101, 0x0102  # subsystem conntrack, message
@@ -30,7 +33,7 @@ def forget_udp(version: int, ports: Collection[int]) -> int:
     """
     if not ports:
         return 0
-    family = bytes([socket.AF_INET if version == 4 else socket.AF_INET6, 0, 0, 0])
+    family = bytes([AF_INET if version == 4 else AF_INET6, 0, 0, 0])
     forgotten = 0
     with Netlink(protocol=NETLINK_NETFILTER) as netlink:
         try:
@@ -57,7 +60,7 @@ def selector(payload: bytes, ports: Collection[int]) -> bytes | None:
     found = attributes(payload, _HEADER)
     tuple_ = found.get(CTA_TUPLE_ORIG, b"")
     proto = attributes(attributes(tuple_).get(TUPLE_PROTO, b""))
-    if proto.get(PROTO_NUMBER, b"\0")[0] != socket.IPPROTO_UDP:
+    if proto.get(PROTO_NUMBER, b"\0")[0] != IPPROTO_UDP:
         return None
     (port,) = struct.unpack_from("!H", proto.get(PROTO_DST_PORT, b"\0\0"))
     if port not in ports:

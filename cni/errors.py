@@ -23,7 +23,10 @@ from __future__ import annotations
 
 import errno as errno_names
 import os
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class CniError(Exception):

@@ -14,26 +14,31 @@ Source: containernetworking/plugins, plugins/ipam/host-local (layout and configu
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import fcntl
 import ipaddress
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
+from cni.beside import beside
 from cni.errors import AddressesExhausted, InvalidConfig, IoFailure, NotAvailable, PluginFailure
+from cni.frozen import frozen
 from cni.types import DNS, IP, Request, Result, Route
 
 DEFAULT_DATA_DIR = "/var/lib/cni/networks"
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+    Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+    RangeSet = tuple["Range", ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Range:
     """Usable addresses `first`..`last` of a subnet; the gateway is never handed out."""
 
@@ -69,9 +74,6 @@ class Range:
         return Range(subnet.prefixlen, subnet, first, last, gateway)
 
 
-RangeSet = tuple[Range, ...]
-
-
 def parse_ranges(ipam: Mapping[str, Any]) -> tuple[RangeSet, ...]:
     """The range sets of an `ipam` section: the old single `subnet` first, then `ranges`."""
     sets: list[RangeSet] = []
@@ -101,10 +103,10 @@ def local_ranges(ipam: Mapping[str, Any]) -> list[Range]:
 class Store:
     """The folder of one network. Use its methods inside `with store.locked():`; `sync` is fsync(2)."""
 
-    def __init__(self, folder: Path, sync: Callable[[int], None] = os.fsync) -> None:
+    def __init__(self, folder: str, sync: Callable[[int], None] = os.fsync) -> None:
         self._folder = folder
         self._sync = sync
-        self._thread_lock = threading.Lock()
+        self._thread_lock = _thread.allocate_lock()
         self._owners: dict[str, tuple[str, str]] = {}
         self._stamp = -1
 
@@ -113,29 +115,30 @@ class Store:
         """Exclusive among threads and processes."""
         with self._thread_lock:
             try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                lock = os.open(self._folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+                os.makedirs(self._folder, exist_ok=True)
+                lock = os.open(f"{self._folder}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             except OSError as error:
                 raise IoFailure(f"Could not open the address store {self._folder}", str(error)) from error
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 self._refresh()
                 yield
-                self._stamp = self._folder.stat().st_mtime_ns
+                self._stamp = os.stat(self._folder).st_mtime_ns
             finally:
                 os.close(lock)
 
     def _refresh(self) -> None:
         # Reading every file costs milliseconds with a few hundred pods; our own changes are known.
-        if self._folder.stat().st_mtime_ns == self._stamp:
+        if os.stat(self._folder).st_mtime_ns == self._stamp:
             return
         self._owners.clear()
         for name in os.listdir(self._folder):
             if name == "lock" or name.startswith("last_reserved_ip"):
                 continue
-            text = (self._folder / name).read_bytes().decode(errors="replace")
+            with open(f"{self._folder}/{name}", errors="replace", newline="") as file:
+                text = file.read()
             if not text:
-                (self._folder / name).unlink()
+                os.unlink(f"{self._folder}/{name}")
                 continue
             # Old stores hold the container ID only, newer ones a second line with the interface.
             container, _, ifname = text.strip().partition("\n")
@@ -150,9 +153,9 @@ class Store:
         return [ipaddress.ip_address(name) for name in found]
 
     def reserve(self, address: Address, container_id: str, ifname: str, range_set: int) -> bool:
-        """Take the address, on disk, for this interface; False when it is taken."""
+        """Take the address for this interface; False when it is taken. `keep` puts it on disk."""
         name = str(address)
-        path = self._folder / name
+        path = f"{self._folder}/{name}"
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
         except FileExistsError:
@@ -161,28 +164,31 @@ class Store:
             raise IoFailure(f"Could not reserve {address}", str(error)) from error
         try:
             os.write(handle, f"{container_id}\r\n{ifname}".encode())
-            self._sync(handle)
-            self._sync_folder()
             self._remember(address, range_set)
         except OSError as error:
-            path.unlink(missing_ok=True)
+            os.unlink(path)
             raise IoFailure(f"Could not reserve {address}", str(error)) from error
         finally:
             os.close(handle)
         self._owners[name] = (container_id, ifname)
         return True
 
-    def _sync_folder(self) -> None:
-        # The file's own sync says nothing of its name (fsync(2)).
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def keep(self, addresses: Sequence[str]) -> None:
+        """Wait until the reservations are on disk; the lock need not be held. Raises IoFailure."""
+        # A file's own sync says nothing of its name: that is the folder's (fsync(2)).
         try:
-            self._sync(folder)
-        finally:
-            os.close(folder)
+            for path in (*(f"{self._folder}/{address}" for address in addresses), self._folder):
+                handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    self._sync(handle)
+                finally:
+                    os.close(handle)
+        except OSError as error:
+            raise IoFailure(f"Could not reserve {', '.join(addresses)}", str(error)) from error
 
     def _remember(self, address: Address, range_set: int) -> None:
         # Overwritten in place: truncating first makes ext4 flush the file on close, 1 ms each time.
-        path = self._folder / f"last_reserved_ip.{range_set}"
+        path = f"{self._folder}/last_reserved_ip.{range_set}"
         handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
         try:
             text = str(address).encode()
@@ -194,20 +200,24 @@ class Store:
 
     def release(self, container_id: str, ifname: str) -> None:
         for address in self.owned(container_id, ifname):
-            (self._folder / str(address)).unlink(missing_ok=True)
-            self._owners.pop(str(address), None)
+            self._unlink(str(address))
 
     def release_all_but(self, valid: set[tuple[str, str]]) -> None:
         containers = {container for container, _ in valid}
         for name, (container, ifname) in list(self._owners.items()):
             if (container, ifname) in valid or (not ifname and container in containers):
                 continue
-            (self._folder / name).unlink(missing_ok=True)
-            del self._owners[name]
+            self._unlink(name)
+
+    def _unlink(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._folder}/{name}")
+        self._owners.pop(name, None)
 
     def last(self, range_set: int) -> Address | None:
         try:
-            return ipaddress.ip_address((self._folder / f"last_reserved_ip.{range_set}").read_text().strip())
+            with open(f"{self._folder}/last_reserved_ip.{range_set}") as file:
+                return ipaddress.ip_address(file.read().strip())
         except (OSError, ValueError):
             return None
 
@@ -217,13 +227,18 @@ class HostLocal:
 
     def __init__(self, sync: Callable[[int], None] = os.fsync) -> None:
         self._sync = sync
-        self._stores: dict[Path, Store] = {}
+        self._stores: dict[str, Store] = {}
 
     def add(self, request: Request) -> Result:
-        """One address per range set. Raises AddressesExhausted; reserves all or nothing."""
+        """One address per range set. Raises AddressesExhausted; reserves all or nothing.
+
+        Its way to the disk takes as long as wiring a pod: a caller that waits for `unfinished` has both at
+        once, and gives the addresses back by DEL when it hears of a failure there.
+        """
         ipam = _ipam(request)
         sets = parse_ranges(ipam)
         wanted = _requested(request)
+        routes, dns = _routes(ipam), _dns(ipam)
         store = self._store(request)
         with store.locked():
             held = store.owned(request.container_id, request.ifname)
@@ -237,7 +252,16 @@ class HostLocal:
             except BaseException:
                 store.release(request.container_id, request.ifname)
                 raise
-        return Result(ips=ips, routes=_routes(ipam), dns=_dns(ipam))
+        taken = [ip.address.partition("/")[0] for ip in ips]
+        if request.unfinished is not None:
+            request.unfinished.append(beside(lambda: store.keep(taken)))
+            return Result(ips=ips, routes=routes, dns=dns)
+        try:
+            store.keep(taken)
+        except BaseException:
+            self.delete(request)
+            raise
+        return Result(ips=ips, routes=routes, dns=dns)
 
     def delete(self, request: Request) -> None:
         store = self._store(request)
@@ -269,7 +293,7 @@ class HostLocal:
                     raise NotAvailable(f"Could not find a free address in {entry[0].subnet}")
 
     def _store(self, request: Request) -> Store:
-        folder = Path(_ipam(request).get("dataDir") or DEFAULT_DATA_DIR) / request.network
+        folder = f"{_ipam(request).get('dataDir') or DEFAULT_DATA_DIR}/{request.network}"
         if folder not in self._stores:
             self._stores[folder] = Store(folder, self._sync)
         return self._stores[folder]
@@ -345,7 +369,8 @@ def _dns(ipam: Mapping[str, Any]) -> DNS:
         return DNS()
     found: dict[str, list[str]] = {"nameserver": [], "search": [], "options": [], "domain": []}
     try:
-        lines: Sequence[str] = Path(path).read_text().splitlines()
+        with open(path) as file:
+            lines = file.read().splitlines()
     except OSError as error:
         raise IoFailure(f"Could not read {path}", str(error)) from error
     for line in lines:

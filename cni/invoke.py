@@ -1,7 +1,7 @@
 """The runtime's side of CNI: runs a network's plugins in order, remembers results, undoes in reverse.
 
-What ADD answered is kept on disk until DEL (file names and content as libcni's cache, version 1), since
-DEL and CHECK must be given the final result of ADD, also by a process started later. Plugins come from
+What ADD answered is kept on disk until DEL (see `attachment`), since DEL and CHECK must be given the final
+result of ADD, also by a process started later. Plugins come from
 `bin_dirs`, in order; one found in `own_bin_dir` runs in this process (see skeleton.Plugins), any other is
 executed: our plugins and a distribution's are interchangeable. Source: CNI SPEC 1.1.0, section 3, 4.
 """
@@ -9,20 +9,19 @@ executed: our plugins and a distribution's are interchangeable. Source: CNI SPEC
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cni.attachment import Attachment, Capabilities
 from cni.conflist import ConfigFolder, NetworkList
-from cni.errors import CniError, InvalidConfig, IoFailure
-from cni.skeleton import NetworkWide, Plugins
+from cni.errors import CniError, InvalidConfig
+from cni.plugin import NetworkWide
+from cni.skeleton import Plugins
 from cni.types import SUPPORTED_VERSIONS, Request, Result, check_container_id, check_ifname
 
-Capabilities = Mapping[str, Any]
 Attachments = Collection[tuple[str, str]]
 
 _RUNTIMES_OWN = ("capabilities", "cniVersions", "prevResult")
@@ -67,9 +66,11 @@ class Invoker:
         with self._turns.one(container_id):
             network = self._folder.load()
             self._clear_way(container_id, netns, ifname)
-            entry = _Entry(self._cache, network, container_id, ifname, dict(args or {}), capabilities or {})
+            entry = Attachment(
+                self._cache, network, container_id, ifname, dict(args or {}), capabilities or {}
+            )
             # Written before the first plugin runs: what a SIGKILL leaves half done can be undone later.
-            entry.write(None)
+            entry.begin()
             result: Result | None = None
             try:
                 self._loopback(entry, netns)
@@ -77,15 +78,15 @@ class Invoker:
                     result = self._plugins.run(
                         plugin["type"], self._request("ADD", entry, plugin, netns, result)
                     )
+                final = result or Result()
+                entry.finish(final)
             except BaseException:
                 with contextlib.suppress(CniError):  # the first failure is the one to report
                     self._undo(entry, netns, result)
                 raise
-            final = result or Result()
-            entry.write(final)
             return final
 
-    def _loopback(self, entry: _Entry, netns: str) -> None:
+    def _loopback(self, entry: Attachment, netns: str) -> None:
         """Runtimes bring lo up themselves, outside the list; our bridge and ptp do it on their way."""
         first = str(entry.network.plugins[0]["type"])
         if first not in ("bridge", "ptp") or not self._plugins.in_process(first, self._path):
@@ -94,7 +95,7 @@ class Invoker:
 
     def _clear_way(self, container_id: str, netns: str, ifname: str) -> None:
         """Refuse a second ADD, whose undoing would take the first one's interface; finish a broken one."""
-        found = _Entry.find(self._cache, container_id, ifname)
+        found = Attachment.find(self._cache, container_id, ifname)
         if found is None:
             return
         entry, result = found
@@ -114,17 +115,17 @@ class Invoker:
             self._delete(container_id, netns or "", ifname)
 
     def _delete(self, container_id: str, netns: str, ifname: str) -> None:
-        found = _Entry.find(self._cache, container_id, ifname)
+        found = Attachment.find(self._cache, container_id, ifname)
         if found is None:
             # Never attached by this cache, or already detached: DEL once by the present configuration.
             with contextlib.suppress(InvalidConfig):
                 network = self._folder.load()
-                self._undo(_Entry(self._cache, network, container_id, ifname, {}, {}), netns, None)
+                self._undo(Attachment(self._cache, network, container_id, ifname, {}, {}), netns, None)
             return
         entry, result = found
         self._undo(entry, netns, result)
 
-    def _undo(self, entry: _Entry, netns: str, result: Result | None) -> None:
+    def _undo(self, entry: Attachment, netns: str, result: Result | None) -> None:
         failure: CniError | None = None
         for plugin in reversed(entry.network.plugins):
             try:
@@ -138,7 +139,7 @@ class Invoker:
     def check(self, container_id: str, netns: str, *, ifname: str = "eth0") -> None:
         """Run CHECK of every plugin. Raises CniError when the attachment is not as ADD left it."""
         with self._turns.one(container_id):
-            found = _Entry.find(self._cache, container_id, ifname)
+            found = Attachment.find(self._cache, container_id, ifname)
             if found is None or found[1] is None:
                 raise InvalidConfig(f"Could not check {container_id}: it is not attached")
             entry, result = found
@@ -157,7 +158,7 @@ class Invoker:
         failure: CniError | None = None
         with self._turns.alone():
             keep = set(valid() if callable(valid) else valid)
-            for container_id, ifname in _Entry.all(self._cache):
+            for container_id, ifname in Attachment.all(self._cache):
                 if (container_id, ifname) not in keep:
                     try:
                         self._delete(container_id, "", ifname)
@@ -245,7 +246,7 @@ class Invoker:
         return found
 
     def _request(
-        self, command: str, entry: _Entry, plugin: Mapping[str, Any], netns: str, previous: Result | None
+        self, command: str, entry: Attachment, plugin: Mapping[str, Any], netns: str, previous: Result | None
     ) -> Request:
         version = entry.network.version
         config = _section(entry.network, plugin)
@@ -264,80 +265,6 @@ class Invoker:
             args=entry.args,
             path=self._path,
         )
-
-
-class _Entry:
-    """One cached attachment: what was asked for and, once ADD is done, what it answered."""
-
-    def __init__(
-        self,
-        folder: Path,
-        network: NetworkList,
-        container_id: str,
-        ifname: str,
-        args: dict[str, str],
-        capabilities: Capabilities,
-    ) -> None:
-        self.network = network
-        self.container_id = container_id
-        self.ifname = ifname
-        self.args = args
-        self.capabilities = dict(capabilities)
-        self._path = folder / f"{network.name}-{container_id}-{ifname}"
-
-    def write(self, result: Result | None) -> None:
-        body = {
-            "kind": "cniCacheV1",
-            "containerId": self.container_id,
-            "ifName": self.ifname,
-            "networkName": self.network.name,
-            "cniArgs": [[key, value] for key, value in self.args.items()],
-            "capabilityArgs": self.capabilities,
-            "config": {
-                "name": self.network.name,
-                "cniVersion": self.network.version,
-                "disableCheck": self.network.disable_check,
-                "plugins": list(self.network.plugins),
-            },
-            "result": result.to_json(self.network.version) if result else None,
-        }
-        fresh = self._path.with_name(f".{self._path.name}.new")
-        try:
-            fresh.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(json.dumps(body))
-            fresh.replace(self._path)
-        except OSError as error:
-            raise IoFailure(f"Could not write the CNI result {self._path}", str(error)) from error
-
-    def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
-
-    @staticmethod
-    def find(folder: Path, container_id: str, ifname: str) -> tuple[_Entry, Result | None] | None:
-        suffix = f"-{container_id}-{ifname}"
-        for path in _files(folder, suffix):
-            try:
-                body = json.loads(path.read_bytes())
-                if body["containerId"] != container_id or body["ifName"] != ifname:
-                    continue
-                network = NetworkList.parse(body["config"])
-                args = dict(body.get("cniArgs") or ())
-                capabilities = dict(body.get("capabilityArgs") or {})
-                result = Result.from_json(body["result"]) if body.get("result") else None
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                text = f"Could not read the CNI result {path} (remove the file)"
-                raise IoFailure(text, repr(error)) from error
-            return _Entry(folder, network, container_id, ifname, args, capabilities), result
-        return None
-
-    @staticmethod
-    def all(folder: Path) -> list[tuple[str, str]]:
-        found: list[tuple[str, str]] = []
-        for path in _files(folder):
-            with contextlib.suppress(ValueError, KeyError):  # an unreadable file is DEL's to complain about
-                body = json.loads(path.read_bytes())
-                found.append((body["containerId"], body["ifName"]))
-        return found
 
 
 class _Turns:
@@ -371,14 +298,6 @@ class _Turns:
             with self._condition:
                 self._exclusive = False
                 self._condition.notify_all()
-
-
-def _files(folder: Path, suffix: str = "") -> list[Path]:
-    try:
-        names = os.listdir(folder)
-        return [folder / name for name in names if name.endswith(suffix) and not name.startswith(".")]
-    except FileNotFoundError:
-        return []
 
 
 def _section(network: NetworkList, plugin: Mapping[str, Any]) -> dict[str, Any]:

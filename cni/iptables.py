@@ -8,9 +8,13 @@ chain or flushes it; the built-in chains are left alone when they are not declar
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
+from cni import programs
 from cni.errors import FirewallError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Iptables:
@@ -36,28 +40,24 @@ class Iptables:
         self._run(text, ["--noflush", "-w", "5"], must=True, suffix="-restore")
 
     def _run(self, text: str, words: Sequence[str], *, must: bool, suffix: str = "") -> str | None:
-        # Here and not above: a plugin that needs no rules does not pay for them (10 ms of its start).
-        import shutil
-        import subprocess
-
-        program = shutil.which(self._name + suffix, path=_search_path())
+        program = programs.find(self._name + suffix, _search_path())
         if program is None:
             raise FirewallError(f"Could not run {self._name}{suffix}: ENOENT (apt install iptables)")
-        done = subprocess.run([program, *words], input=text, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return done.stdout
+        try:
+            status, told, complaint = programs.run([program, *words], text)
+        except OSError as error:
+            raise FirewallError(f"Could not run {program}", str(error)) from error
+        if status == 0:
+            return told
         # 1 is "no such rule, chain or file"; 2 a usage error; 4 the lock or the kernel said no.
-        if must or done.returncode not in (1, 2):
-            words = done.stderr.strip() or done.stdout.strip()
-            raise FirewallError(f"Could not apply {self._name} rules", words)
+        if must or status not in (1, 2):
+            raise FirewallError(f"Could not apply {self._name} rules", complaint.strip() or told.strip())
         return None
 
 
 def available(version: int) -> bool:
     """Whether the host can hold rules of this family at all; where it cannot, there are none to remove."""
-    import shutil
-
-    return shutil.which("iptables" if version == 4 else "ip6tables", path=_search_path()) is not None
+    return programs.find("iptables" if version == 4 else "ip6tables", _search_path()) is not None
 
 
 def line(words: Sequence[str]) -> str:

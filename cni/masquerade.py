@@ -12,11 +12,14 @@ one, hung below POSTROUTING by the network's subnet:
 
 from __future__ import annotations
 
+import _thread
 import ipaddress
-import threading
-from collections.abc import Sequence
 
 from cni.iptables import Iptables, line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Masquerade:
@@ -28,7 +31,7 @@ class Masquerade:
 
     def __init__(self) -> None:
         # The jump is looked for and then added; two threads must not both find it missing.
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
         self._verified: set[tuple[str, str, tuple[str, ...]]] = set()
 
     def ensure(

@@ -13,10 +13,8 @@ Facts relied on (rtnetlink(7), netlink(7), net/netlink/af_netlink.c):
 from __future__ import annotations
 
 import errno
-import socket
 import struct
-from collections.abc import Sequence
-from types import TracebackType
+from _socket import AF_INET, AF_NETLINK, SOCK_CLOEXEC, SOCK_RAW, socket
 
 from cni.errors import NetlinkError
 from cni.netns import in_namespace
@@ -51,6 +49,11 @@ from cni.rtnetlink import (
     text,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
 
 
@@ -62,7 +65,7 @@ class Netlink:
     """
 
     def __init__(self, netns_fd: int | None = None, protocol: int = 0) -> None:
-        def make() -> socket.socket:
+        def make() -> socket:
             return _open(protocol)
 
         self._socket = make() if netns_fd is None else in_namespace(netns_fd, make)
@@ -177,7 +180,7 @@ class Netlink:
         wanted = found if index is None else [p for p in found if struct.unpack_from("=i", p, 4)[0] == index]
         return [read_address(payload) for payload in wanted]
 
-    def routes(self, table: int | None = MAIN_TABLE, family: int = socket.AF_INET) -> list[RouteEntry]:
+    def routes(self, table: int | None = MAIN_TABLE, family: int = AF_INET) -> list[RouteEntry]:
         found = [read_route(p) for p in self.dump(RTM_GETROUTE, rtmsg(family))]
         return [r for r in found if table is None or r.table == table]
 
@@ -240,8 +243,8 @@ class Netlink:
         return True
 
 
-def _open(protocol: int) -> socket.socket:
-    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+def _open(protocol: int) -> socket:
+    channel = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
     channel.bind((0, 0))
     channel.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
     channel.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)

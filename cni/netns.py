@@ -10,13 +10,16 @@ import contextlib
 import ctypes
 import errno
 import os
-import threading
-from collections.abc import Callable, Iterator
-from typing import TypeVar
 
+from cni.beside import beside
 from cni.errors import NetlinkError, UnknownContainer
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
 
@@ -53,22 +56,12 @@ def left_behind(path: str) -> Iterator[int | None]:
 
 def in_namespace(netns: int, function: Callable[[], T]) -> T:
     """Run `function` in a thread of its own that has entered the namespace of the descriptor `netns`."""
-    values: list[T] = []
-    errors: list[BaseException] = []
 
-    def work() -> None:
-        try:
-            _setns(netns)
-            values.append(function())
-        except BaseException as error:  # handed to the caller below
-            errors.append(error)
+    def work() -> T:
+        _setns(netns)
+        return function()
 
-    thread = threading.Thread(target=work, name="netns", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return values[0]
+    return beside(work)()
 
 
 def is_own(netns: int) -> bool:

@@ -14,26 +14,31 @@ reach the node's loopback services (CVE-2020-8558). Use the node's address.
 
 from __future__ import annotations
 
+import _thread
 import hashlib
 import ipaddress
 import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 from cni.conntrack import forget_udp
 from cni.errors import InvalidConfig, PluginFailure, UnsupportedField
+from cni.frozen import frozen
 from cni.iptables import Iptables, available, line
 from cni.types import Request, Result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 DNAT, SETMARK, MASQ = "CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ"
 _PORTS_PER_RULE = 15  # the multiport match takes no more
 _MARK_BIT = 13  # the mark 0x2000
+_NONE: Mapping[int, tuple[str, ...]] = {}
 _LOCAL = ["-m", "addrtype", "--dst-type", "LOCAL"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PortMapping:
     """One entry of runtimeConfig.portMappings; `host_ip` empty means every local address."""
 
@@ -59,7 +64,7 @@ class PortMapping:
         return PortMapping(int(body["hostPort"]), int(body["containerPort"]), protocol, host_ip)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PortmapConfig:
     """What the network's configuration says, beside the mappings of the pod.
 
@@ -71,7 +76,7 @@ class PortmapConfig:
     snat: bool = True
     masquerade_all: bool = False
     mark_chain: str = SETMARK
-    conditions: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    conditions: Mapping[int, tuple[str, ...]] = _NONE
 
     @staticmethod
     def parse(config: Mapping[str, Any]) -> PortmapConfig:
@@ -112,7 +117,7 @@ class Portmap:
     def __init__(self, iptables: Callable[[int], Iptables] = Iptables) -> None:
         self._iptables = iptables
         # The jump rules are looked for and then added; two threads must not both find them missing.
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
 
     def add(self, request: Request) -> Result:
         """Open the pod's host ports. Raises FirewallError; one transaction per family, so all or nothing."""

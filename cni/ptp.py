@@ -11,15 +11,12 @@ Configuration keys are upstream's (ipMasq, mtu, dns, ipam) with `nonMasqueradeCI
 from __future__ import annotations
 
 import ipaddress
-import socket
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from _socket import AF_INET, AF_INET6
 
 from cni import veth
 from cni.errors import InvalidConfig, PluginFailure, UnsupportedField
+from cni.frozen import frozen, replace
 from cni.host_local import local_ranges
 from cni.masquerade import Masquerade
 from cni.netlink import Netlink
@@ -27,10 +24,15 @@ from cni.netns import opened
 from cni.rtnetlink import Link, Message, new_address, new_route, new_veth, set_link, set_port
 from cni.types import IP, Interface, Request, Result
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
 _LO = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PtpConfig:
     network: str
     masquerade: bool
@@ -58,7 +60,7 @@ class Ptp:
     """The plugin. `delegate` runs the IPAM plugin by name; `proc` is where sysctls are found."""
 
     def __init__(
-        self, delegate: veth.Delegate, *, masquerade: Masquerade | None = None, proc: Path = Path("/proc")
+        self, delegate: veth.Delegate, *, masquerade: Masquerade | None = None, proc: str = "/proc"
     ) -> None:
         self._delegate = delegate
         self._masquerade = masquerade or Masquerade()
@@ -70,8 +72,8 @@ class Ptp:
         with opened(request.netns) as netns, Netlink(netns) as inside, Netlink() as host:
             veth.require_free(request, netns, inside)
             with veth.given_back_on_failure(self._delegate, config.ipam, request):
-                found = veth.with_gateways(veth.addresses(self._delegate, config.ipam, request))
-                return self._wire(config, request, found, host, inside, netns)
+                found, finish = veth.addresses(self._delegate, config.ipam, request)
+                return self._wire(config, request, veth.with_gateways(found), host, inside, netns, finish)
 
     def _wire(
         self,
@@ -81,6 +83,7 @@ class Ptp:
         host: Netlink,
         inside: Netlink,
         netns: int,
+        finish: Callable[[], None],
     ) -> Result:
         veth.enable_forwarding(self._proc, found.ips)
         ends = veth.names(request, found.ips)
@@ -99,6 +102,7 @@ class Ptp:
             inside.batch(_inner_messages(found, far.index, request.container_id))
             for subnet in veth.subnets(found.ips) if config.masquerade else ():
                 self._masquerade.ensure(config.network, subnet, config.not_masqueraded)
+            finish()
         return replace(
             found,
             interfaces=(
@@ -182,7 +186,7 @@ def _check_host(previous: Result, host: Netlink, near: Link | None) -> None:
     known = [i.name for i in previous.interfaces if not i.sandbox]
     if near is None or near.name not in known or not near.up:
         raise PluginFailure(f"Could not find the host's interface {' or '.join(known)} up")
-    families = {4: socket.AF_INET, 6: socket.AF_INET6}
+    families = {4: AF_INET, 6: AF_INET6}
     for ip in previous.ips:
         family = families[ipaddress.ip_interface(ip.address).version]
         there = {r.dst for r in host.routes(family=family) if r.device == near.index}

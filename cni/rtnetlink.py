@@ -8,10 +8,14 @@ object, then attributes (length, type, value), nested where they say so, each pa
 from __future__ import annotations
 
 import ipaddress
-import socket
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from _socket import AF_INET, AF_INET6, AF_UNSPEC
+
+from cni.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -40,7 +44,7 @@ MAIN_TABLE = 254
 PROTO_BOOT, PROTO_STATIC = 3, 4
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Link:
     """One interface. `peer` is the ifindex of a veth's other end (in the other end's namespace)."""
 
@@ -58,13 +62,13 @@ class Link:
     promisc: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Address:
     index: int
     address: str  # with prefix length
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RouteEntry:
     """One route; `dst` is a prefix ("0.0.0.0/0" for the default), `kind` one of ROUTE_TYPES' names."""
 
@@ -78,7 +82,7 @@ class RouteEntry:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Message:
     """A request before it has a sequence number; `action` finishes the sentence "Could not …"."""
 
@@ -177,7 +181,7 @@ def new_address(index: int, address: str, *, replace: bool = False, prefix_route
     """
     interface = ipaddress.ip_interface(address)
     six = interface.version == 6
-    family, length = (socket.AF_INET6 if six else socket.AF_INET), interface.network.prefixlen
+    family, length = (AF_INET6 if six else AF_INET), interface.network.prefixlen
     flags = (IFA_F_NODAD if six else 0) | (0 if prefix_route else IFA_F_NOPREFIXROUTE)
     body = struct.pack("=BBBBi", family, length, flags & 0xFF, SCOPE_UNIVERSE, index)
     body += attribute(IFA_LOCAL, interface.ip.packed) + attribute(IFA_ADDRESS, interface.ip.packed)
@@ -190,7 +194,7 @@ def new_address(index: int, address: str, *, replace: bool = False, prefix_route
 
 def del_address(index: int, address: str) -> Message:
     interface = ipaddress.ip_interface(address)
-    family = socket.AF_INET6 if interface.version == 6 else socket.AF_INET
+    family = AF_INET6 if interface.version == 6 else AF_INET
     body = struct.pack("=BBBBi", family, interface.network.prefixlen, 0, 0, index)
     return Message(
         f"remove address {address}", RTM_DELADDR, 0, body + attribute(IFA_LOCAL, interface.ip.packed)
@@ -252,7 +256,7 @@ def _route_body(
     flags: int = 0,
 ) -> bytes:
     network = ipaddress.ip_network(dst)
-    family = socket.AF_INET6 if network.version == 6 else socket.AF_INET
+    family = AF_INET6 if network.version == 6 else AF_INET
     small = table if table < 256 else 0
     body = rtmsg(family, network.prefixlen, small, protocol, scope, ROUTE_NUMBERS[kind], flags)
     body += u32(RTA_TABLE, table)
@@ -298,7 +302,7 @@ def u32(kind: int, value: int) -> bytes:
 
 
 def ifinfo(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
-    return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, flags, change)
+    return struct.pack("=BxHiII", AF_UNSPEC, 0, index, flags, change)
 
 
 def rtmsg(
@@ -372,7 +376,7 @@ def read_route(payload: bytes) -> RouteEntry:
         "=BBBBBBBBI", payload
     )
     found = attributes(payload, 12)
-    empty = b"\0" * (16 if family == socket.AF_INET6 else 4)
+    empty = b"\0" * (16 if family == AF_INET6 else 4)
     gateway, source = found.get(RTA_GATEWAY), found.get(RTA_PREFSRC)
     return RouteEntry(
         dst=f"{ipaddress.ip_address(found.get(RTA_DST, empty))}/{length}",

@@ -9,11 +9,11 @@ linux/tc_act/tc_mirred.h.
 from __future__ import annotations
 
 import errno
-import socket
 import struct
-from dataclasses import dataclass
+from _socket import AF_UNSPEC, htons
 
 from cni.errors import NetlinkError
+from cni.frozen import frozen
 from cni.netlink import Netlink
 from cni.rtnetlink import (
     F_CREATE,
@@ -44,7 +44,7 @@ LINKLAYER_ETHERNET, U32_TERMINAL = 1, 1
 LATENCY_SECONDS = 0.025  # how long a packet may wait for tokens, as upstream's plugin has it
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rate:
     """A limit in bits per second and how many bits may pass at once."""
 
@@ -52,7 +52,7 @@ class Rate:
     burst: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Queue:
     """A queueing discipline as the kernel lists it; `bits` is a token bucket's rate, else 0."""
 
@@ -88,7 +88,7 @@ def redirect(index: int, target: int) -> Message:
     selector = struct.pack("=BBBxHHhhI", U32_TERMINAL, 0, 1, 0, 0, 0, 0, 0) + struct.pack("=IIii", 0, 0, 0, 0)
     options = u32(U32_CLASSID, 0x00010001) + attribute(U32_SEL, selector)
     options += attribute(U32_ACT, attribute(1, action))
-    info = PRIORITY << 16 | socket.htons(ETH_P_ALL)
+    info = PRIORITY << 16 | htons(ETH_P_ALL)
     body = _tcmsg(index, 0, INGRESS_HANDLE, info) + text(TCA_KIND, "u32") + attribute(TCA_OPTIONS, options)
     what = "redirect what arrives (does the kernel have cls_u32 and act_mirred?)"
     return Message(what, RTM_NEWTFILTER, F_CREATE | F_EXCL, body)
@@ -134,4 +134,4 @@ def _read(payload: bytes) -> Queue:
 
 
 def _tcmsg(index: int, handle: int, parent: int, info: int = 0) -> bytes:
-    return struct.pack("=BxxxiIII", socket.AF_UNSPEC, index, handle, parent, info)
+    return struct.pack("=BxxxiIII", AF_UNSPEC, index, handle, parent, info)

@@ -8,14 +8,11 @@ name is found on CNI_PATH. Source: CNI SPEC 1.1.0, sections 2 and 4.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any, Protocol, runtime_checkable
 
 from cni.errors import BadEnvironment, CniError, DecodeFailure, IncompatibleVersion, InvalidConfig, IoFailure
+from cni.jsontext import dumps, loads
 from cni.types import (
     LATEST,
     SUPPORTED_VERSIONS,
@@ -29,30 +26,20 @@ from cni.types import (
     require_version,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import IO, Any
+
+    from cni.plugin import Plugin
+
 OWN_PLUGINS = ("bridge", "ptp", "host-local", "loopback", "portmap", "bandwidth")
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 
 _NEEDS_CONTAINER = ("ADD", "DEL", "CHECK")
 _NEEDS_NETNS = ("ADD", "CHECK")
 _SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
-
-
-class Plugin(Protocol):
-    """What a plugin does for each command; every method raises CniError subclasses."""
-
-    def add(self, request: Request) -> Result: ...
-    def delete(self, request: Request) -> None: ...
-    def check(self, request: Request) -> None: ...
-    def gc(self, request: Request) -> None: ...
-    def status(self, request: Request) -> None: ...
-
-
-@runtime_checkable
-class NetworkWide(Protocol):
-    """A plugin of ours that keeps something for a network as a whole, beside what each pod has."""
-
-    def prepare(self, config: Mapping[str, Any]) -> None: ...
-    def tear_down(self, config: Mapping[str, Any]) -> None: ...
 
 
 class Plugins:
@@ -62,14 +49,14 @@ class Plugins:
     the search path lies there is run in-process; the effect is the same, the process is spared.
     """
 
-    def __init__(self, own_bin_dir: Path | None, *, timeout: float = 60.0) -> None:
+    def __init__(self, own_bin_dir: Path | str | None, *, timeout: float = 60.0) -> None:
         self._own = str(own_bin_dir) if own_bin_dir is not None else None
         self._timeout = timeout
         self._loaded: dict[str, Plugin] = {}
 
-    def find(self, kind: str, path: Sequence[str]) -> Path:
+    def find(self, kind: str, path: Sequence[str]) -> str:
         """The file that a plugin name stands for. Raises InvalidConfig, with the folders searched."""
-        return Path(self._folder_of(kind, path)) / kind
+        return f"{self._folder_of(kind, path)}/{kind}"
 
     def _folder_of(self, kind: str, path: Sequence[str]) -> str:
         # Asked several times for each plugin of each ADD: text, where pathlib would take a tenth of the time.
@@ -108,7 +95,7 @@ class Plugins:
         )
         return tuple(_decode(output).get("supportedVersions") or ())
 
-    def _execute(self, program: Path, request: Request) -> bytes:
+    def _execute(self, program: str, request: Request) -> bytes:
         environment = {
             "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
             "CNI_COMMAND": request.command,
@@ -122,8 +109,8 @@ class Plugins:
 
         try:
             done = subprocess.run(
-                [str(program)],
-                input=json.dumps(request.config).encode(),
+                [program],
+                input=dumps(request.config).encode(),
                 env={key: value for key, value in environment.items() if value},
                 capture_output=True,
                 timeout=self._timeout,
@@ -184,17 +171,16 @@ def main(
             }
         else:
             request = read_request(command, environ, config)
-            own = Path(own_bin_dir) if own_bin_dir else None
-            result = dispatch(Plugins(own).own(kind), request)
+            result = dispatch(Plugins(own_bin_dir).own(kind), request)
             body = result.to_json(request.version) if result is not None else None
     except CniError as error:
-        print(json.dumps(error.to_json(version)), file=out)
+        print(dumps(error.to_json(version)), file=out)
         return 1
     except OSError as error:
-        print(json.dumps(IoFailure(f"Could not finish: {error}").to_json(version)), file=out)
+        print(dumps(IoFailure(f"Could not finish: {error}").to_json(version)), file=out)
         return 1
     if body is not None:
-        print(json.dumps(body), file=out)
+        print(dumps(body), file=out)
     return 0
 
 
@@ -232,6 +218,7 @@ def write_executables(folder: Path, python: str) -> None:
     site (-S): half the start-up time, and nothing in the caller's environment can change what is imported.
     """
     import shlex
+    from pathlib import Path
 
     folder.mkdir(parents=True, exist_ok=True)
     source = str(Path(__file__).resolve().parent.parent)
@@ -279,7 +266,7 @@ def _load(kind: str, plugins: Plugins) -> Plugin:
 
 def _decode(text: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(text)
+        body = loads(text)
     except ValueError as error:
         raise DecodeFailure("Could not read JSON", str(error)) from error
     if not isinstance(body, dict):

@@ -13,26 +13,25 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import re
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from _socket import AF_INET, AF_INET6
 from errno import EEXIST
-from pathlib import Path
-from typing import Any
 
 from cni.errors import CniError, InvalidConfig, NetlinkError, PluginFailure
+from cni.frozen import frozen, replace
 from cni.netlink import Netlink
 from cni.netns import is_own, left_behind
 from cni.rtnetlink import Link, Message, new_route
 from cni.types import DNS, IP, Request, Result, Route
 
-Delegate = Callable[[str, Request], Result | None]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any
 
-_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}\Z")
+    Delegate = Callable[[str, Request], Result | None]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ends:
     """What the two ends of one pair are to be called; an empty MAC is the kernel's choice."""
 
@@ -74,9 +73,15 @@ def _requested_mac(request: Request) -> str:
     runtime = request.config.get("runtimeConfig") or {}
     cni_args = (request.config.get("args") or {}).get("cni") or {}
     mac = str(runtime.get("mac") or cni_args.get("mac") or request.args.get("MAC") or "")
-    if mac and not _MAC.match(mac):
+    if mac and not _is_mac(mac):
         raise InvalidConfig(f"Could not accept MAC address {mac!r}")
     return mac.lower()
+
+
+def _is_mac(text: str) -> bool:
+    pairs = text.split(":")
+    digits = set("0123456789abcdefABCDEF")
+    return len(pairs) == 6 and all(len(pair) == 2 and digits.issuperset(pair) for pair in pairs)
 
 
 def near_alias(request: Request) -> str:
@@ -99,12 +104,26 @@ def parse_mtu(config: Mapping[str, Any]) -> int:
 # --- addresses -----------------------------------------------------------------------------------
 
 
-def addresses(delegate: Delegate, ipam: Mapping[str, Any], request: Request) -> Result:
-    """What the IPAM plugin gives. Raises PluginFailure when it gives no address."""
-    result = delegate(str(ipam.get("type") or ""), request)
+def addresses(
+    delegate: Delegate, ipam: Mapping[str, Any], request: Request
+) -> tuple[Result, Callable[[], None]]:
+    """What the IPAM plugin gives, and what must be called before that may be relied on: it waits for what the
+    plugin has not finished. Raises PluginFailure when there is no address."""
+    unfinished: list[Callable[[], object]] = []
+    result = delegate(str(ipam.get("type") or ""), replace(request, unfinished=unfinished))
+
+    def finish() -> None:
+        for wait in unfinished:
+            wait()
+
     if result is None or not result.ips:
+        finish()
         raise PluginFailure("Could not get an address: the IPAM plugin returned none")
-    return result
+    return result, finish
+
+
+def nothing() -> None:
+    """There is nothing to wait for."""
 
 
 def release(delegate: Delegate, ipam: Mapping[str, Any], request: Request) -> None:
@@ -143,13 +162,16 @@ def chosen_dns(config: Mapping[str, Any], found: Result) -> DNS:
     return found.dns if own == DNS() else own
 
 
-def enable_forwarding(proc: Path, ips: Sequence[IP]) -> None:
+def enable_forwarding(proc: str, ips: Sequence[IP]) -> None:
     for version in sorted({ipaddress.ip_interface(ip.address).version for ip in ips}):
         name = "ipv4/ip_forward" if version == 4 else "ipv6/conf/all/forwarding"
-        switch = proc / "sys/net" / name
+        switch = f"{proc}/sys/net/{name}"
         # Writing even the same value makes the kernel walk all devices, so look first.
-        if switch.read_text().strip() != "1":
-            switch.write_text("1")
+        with open(switch) as now:
+            on = now.read().strip() == "1"
+        if not on:
+            with open(switch, "w") as new:
+                new.write("1")
 
 
 # --- making and removing -------------------------------------------------------------------------
@@ -236,7 +258,7 @@ def check_inside(request: Request, previous: Result, inside: Netlink, *, up: boo
     for ip in previous.ips:
         if ip.address not in present:
             raise PluginFailure(f"Could not find address {ip.address} on {request.ifname}")
-    for family, version in ((socket.AF_INET, 4), (socket.AF_INET6, 6)):
+    for family, version in ((AF_INET, 4), (AF_INET6, 6)):
         wanted = [r for r in previous.routes if ipaddress.ip_network(r.dst).version == version]
         there = {(r.dst, r.table) for r in inside.routes(None, family)} if wanted else set()
         for route in wanted:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cni.errors import AddressesExhausted, CniError, InvalidConfig, NotAvailable, PluginFailure
+from cni.frozen import replace
 from cni.host_local import HostLocal, parse_ranges
 from cni.types import Request
 
@@ -176,6 +178,24 @@ def test_a_disk_that_fails_gives_no_address(tmp_path: Path, failing: int) -> Non
         HostLocal(sync).add(request(tmp_path))
     assert caught.value.code == 5
     assert [n for n in os.listdir(tmp_path / "n") if n[0] == "1"] == []
+
+
+def test_a_caller_that_waits_later_is_told_of_a_disk_that_fails(tmp_path: Path) -> None:
+    slow = threading.Event()
+
+    def sync(_handle: int) -> None:
+        slow.wait(60)
+        raise OSError(5, "Input/output error")
+
+    unfinished: list[Callable[[], object]] = []
+    plugin = HostLocal(sync)
+    assert plugin.add(replace(request(tmp_path), unfinished=unfinished)).ips[0].address == "10.9.0.2/29"
+    # Meanwhile others may allocate.
+    assert HostLocal().add(request(tmp_path, container="d")).ips[0].address == "10.9.0.3/29"
+    slow.set()
+    (wait,) = unfinished
+    with pytest.raises(CniError, match="Could not reserve"):
+        wait()
 
 
 def test_what_a_killed_writer_left_empty_is_free(tmp_path: Path) -> None:

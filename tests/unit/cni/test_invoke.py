@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cni.attachment import Attachment
 from cni.conflist import ConfigFolder, bridge_network, write
 from cni.errors import CniError, InvalidConfig
 from cni.invoke import Invoker, _Turns
@@ -152,3 +153,43 @@ def test_operations_on_one_container_take_turns_and_gc_runs_alone() -> None:
         thread.join(5)
     assert order[:2] == ["other", "first"]
     assert sorted(order[2:]) == ["gc", "second"]
+
+
+def test_a_result_that_was_cut_off_is_none_and_what_was_asked_for_stays_known(
+    invoker: Invoker, tmp_path: Path
+) -> None:
+    invoker.add("c1", "/ns", args={"K8S_POD_NAME": "web"})
+    (file,) = (tmp_path / "cache/results").iterdir()
+    whole = file.read_bytes()
+    assert json.loads(whole)["result"]["ips"]
+    for length in range(whole.index(b"\n") + 1, len(whole) - 2):
+        file.write_bytes(whole[:length])
+        found = Attachment.find(file.parent, "c1", "eth0")
+        assert found is not None
+        assert found[0].args == {"K8S_POD_NAME": "web"}
+        assert found[1] is None
+    assert Attachment.all(file.parent) == [("c1", "eth0")]
+    file.write_bytes(whole[:-20])
+    invoker.delete("c1", None)
+    assert log(tmp_path)[-2:] == ["DEL two", "DEL one"]
+    assert not list(file.parent.iterdir())
+
+
+def test_a_file_that_a_power_cut_emptied_is_no_obstacle(invoker: Invoker, tmp_path: Path) -> None:
+    invoker.add("c1", "/ns")
+    (file,) = (tmp_path / "cache/results").iterdir()
+    file.write_bytes(b"")
+    invoker.gc([("c1", "eth0")])
+    invoker.delete("c1", None)
+    assert log(tmp_path)[-2:] == ["DEL two", "DEL one"]
+    assert not file.exists()
+    file.write_bytes(b"\0" * 512)
+    assert invoker.add("c1", "/ns").ips
+
+
+def test_a_result_that_cannot_be_kept_is_a_failed_add_and_undone(invoker: Invoker, tmp_path: Path) -> None:
+    two = tmp_path / "bin/two"
+    two.write_text(two.read_text() + f"rm -r {tmp_path}/cache/results\n")
+    with pytest.raises(CniError, match="Could not write the CNI result"):
+        invoker.add("c1", "/ns")
+    assert log(tmp_path)[-2:] == ["DEL two", "DEL one"]
