@@ -10,7 +10,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from typing import Any
 
 from kubelet_py.cli.errors import CommandError
 
@@ -33,6 +33,20 @@ COMMANDS = {
 }
 
 
+class ShowVersion(argparse.Action):
+    """Looks the version up when it is asked for: a checkout that nobody installed has none, and runs."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            found = version("kubelet-py")
+        except PackageNotFoundError:
+            found = "of a checkout that is not installed"
+        print(f"kubelet-py {found}")
+        parser.exit()
+
+
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """The command line's parser; with `only`, no other subcommand's module is imported."""
     parser = argparse.ArgumentParser(
@@ -42,7 +56,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
         epilog="Start with `kubelet-py up --detach`, then `export KUBECONFIG=$(kubelet-py kubeconfig)` "
         "and use kubectl. `kubelet-py COMMAND --help` explains each command.",
     )
-    parser.add_argument("--version", action="version", version=f"kubelet-py {version('kubelet-py')}")
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the version and exit")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     modules = [COMMANDS[only]] if only in COMMANDS else dict.fromkeys(COMMANDS.values())
     for module in modules:

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from kubelet_py.cli.main import COMMANDS, build_parser, main
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
@@ -38,3 +43,24 @@ def test_status_of_no_node_is_a_failure_that_names_the_pid(
 
 def test_all_commands_can_be_listed() -> None:
     assert "inspect" in build_parser().format_help()
+
+
+def test_a_copied_checkout_runs_without_being_installed(tmp_path: Path) -> None:
+    """There is no version to be shown then; -S leaves out what pip installed."""
+    for room in ("kubelet_py", "controlplane", "kubeclient", "runtime", "cni", "proxy"):
+        (tmp_path / room).symlink_to(ROOT / room)
+
+    def say(*argv: str) -> str:
+        command = [sys.executable, "-S", *argv]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    assert say("-m", "kubelet_py", "kubeconfig", "--help").startswith("usage: kubelet-py kubeconfig")
+    code = "from kubelet_py.cli.main import build_parser; build_parser('kubeconfig').parse_args(['--version'])"
+    assert say("-c", code) == "kubelet-py of a checkout that is not installed\n"
+
+
+def test_the_installed_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"kubelet-py {version('kubelet-py')}\n"
