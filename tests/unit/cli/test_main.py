@@ -55,7 +55,7 @@ def test_a_copied_checkout_runs_without_being_installed(tmp_path: Path) -> None:
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
     assert say("-m", "kubelet_py", "kubeconfig", "--help").startswith("usage: kubelet-py kubeconfig")
-    code = "from kubelet_py.cli.main import build_parser; build_parser('kubeconfig').parse_args(['--version'])"
+    code = "from kubelet_py.cli import main; main.build_parser('kubeconfig').parse_args(['--version'])"
     assert say("-c", code) == "kubelet-py of a checkout that is not installed\n"
 
 
