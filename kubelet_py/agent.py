@@ -28,6 +28,7 @@ from kubelet_py.instruments import Instrument
 from kubelet_py.node import allocatable
 from kubelet_py.node import status as node_status
 from kubelet_py.node.addresses import NoAddress, choose_node_address
+from kubelet_py.node.announcement import Announcement
 from kubelet_py.node.credentials import Credentials
 from kubelet_py.node.enforcement import Enforcement, rules_of
 from kubelet_py.node.events import NodeEvents
@@ -111,9 +112,8 @@ class Agent:
         self._runtime.subscribe(self._oom.heard)  # a shim may have something to tell since the last agent
         self._runtime.start()  # first of all: it forks
         address = choose_node_address(options.node_ip)
-        log.info(
-            "Chose node address=%s interface=%s reason=%s", address.address, address.interface, address.reason
-        )
+        address = replace(address, reason=options.node_ip_reason or address.reason)
+        self._announcement = Announcement(self._paths, options.node_name, address, self._all_nodes)
         self._machine = node_status.read_machine(self._paths.state)
         self._node = NodeFacts(
             options.node_name,
@@ -342,6 +342,7 @@ class Agent:
             report=self._report,
             on_node=self._on_node,
             tell=self._node_events.tell,
+            admit=self._announcement.check,
         )
         self._services.start()
         self._node_informer.start()
@@ -495,6 +496,11 @@ class Agent:
             self._workers.wake(record.uid)
 
     # the node
+
+    def _all_nodes(self) -> Sequence[Object]:
+        assert self._client is not None
+        nodes: Sequence[Object] = self._client.list(NODES)["items"]
+        return nodes
 
     def _node_uid(self) -> str:
         node = self._registrar.node() if self._registrar is not None else None

@@ -340,6 +340,7 @@ class Options:
     node_name: str
     config: Config
     node_ip: str = ""
+    node_ip_reason: str = ""
     cni_bin_dirs: tuple[Path, ...] = ()
     kubeconfig: Path | None = None
     bootstrap_kubeconfig: Path | None = None
@@ -379,6 +380,7 @@ def parse_arguments(argv: Sequence[str]) -> Options:
     parser.add_argument("--node-name", default=socket.gethostname().lower())
     parser.add_argument("--config", type=Path, help="KubeletConfiguration file")
     parser.add_argument("--node-ip", default="", help="address to register, when several would do")
+    parser.add_argument("--node-ip-reason", default="", help="why that one, for the log and for `status`")
     parser.add_argument("--address", help="where the HTTPS server listens")
     parser.add_argument("--port", type=int, help="port of the HTTPS server (10250)")
     parser.add_argument(
@@ -450,6 +452,7 @@ def parse_arguments(argv: Sequence[str]) -> Options:
         node_name=arguments.node_name,
         config=checked(config),
         node_ip=arguments.node_ip,
+        node_ip_reason=arguments.node_ip_reason,
         cni_bin_dirs=tuple(arguments.cni_bin_dir),
         pod_routes=arguments.pod_routes,
         kubeconfig=arguments.kubeconfig and arguments.kubeconfig.absolute(),

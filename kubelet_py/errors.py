@@ -3,6 +3,7 @@
     NodeError
     ├── ConfigError            a configuration file, flag or manifest that cannot be used
     ├── CertificateError       a key or certificate of the node that cannot be made, got or kept
+    ├── AddressTaken           another Node announces the address of this one
     ├── ExpansionError         text with $(VAR) or a field path that has no answer
     ├── VolumeError            a volume that cannot be set up (the pod waits, event FailedMount)
     ├── SandboxError           the pod's namespaces or network failed (event FailedCreatePodSandBox)
@@ -29,6 +30,10 @@ class ConfigError(NodeError):
 
 class CertificateError(NodeError):
     """A key or certificate of the node that cannot be made, got or kept; tried again with back-off."""
+
+
+class AddressTaken(NodeError):
+    """Another Node announces this machine's address; looked at again, as that Node may go."""
 
 
 class ExpansionError(NodeError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -20,11 +21,11 @@ from typing import Any
 
 from controlplane import bootstrap_tokens
 from controlplane.bootstrap_tokens import BadBootstrapToken, BootstrapToken
-from kubelet_py.cli import discovery, installation, login, up
+from kubelet_py.cli import discovery, installation, login, unit, up
 from kubelet_py.cli import settings as node_settings
 from kubelet_py.cli.cleanup import down, remove_state, stop_processes
 from kubelet_py.cli.discovery import NEW_TOKEN, Cluster
-from kubelet_py.cli.errors import CommandError
+from kubelet_py.cli.errors import AddressRefused, CommandError
 from kubelet_py.cli.settings import NodeSettings, SettingsError
 from kubelet_py.cli.systemd import Systemd
 from kubelet_py.paths import NodePaths
@@ -54,7 +55,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     join.add_argument("--root", type=Path, default=Path("/"), help="prefix of all paths (default /)")
     join.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for Ready (default 60)")
     join.add_argument("--node-name", help="name of the Node object (default: the host name)")
-    join.add_argument("--node-ip", help="address of this node (default: the default route's interface)")
+    up.add_address_options(join)
     join.add_argument("--kubelet-port", type=int, help="port of the kubelet (default 10250)")
     join.add_argument("--proxy-healthz-port", type=int, help="port of the proxy's healthz (default 10256)")
     join.add_argument("--cluster-cidr", help="range of the pods' addresses (default: as the cluster says)")
@@ -94,12 +95,40 @@ def run_join(args: argparse.Namespace) -> int:
         systemd.require()
     settings = prepare(args, paths)
     with _writable(paths):
-        if args.install:
-            installation.start(paths, settings, systemd, args.timeout)
-        else:
-            up.start_detached(paths, settings, args.timeout)
+        try:
+            if args.install:
+                installation.start(paths, settings, systemd, args.timeout)
+            else:
+                up.start_detached(paths, settings, args.timeout)
+        except AddressRefused:
+            _undo(paths, settings, systemd)
+            raise
         forget_token(paths)
     return 0
+
+
+def _undo(paths: NodePaths, settings: NodeSettings, systemd: Systemd) -> None:
+    """Not a member after all: what `join` made goes, images stay, and `join` can be typed again."""
+    from kubeclient.errors import KubeClientError
+    from kubeclient.resources import LEASES
+    from kubelet_py.cli.readiness import LEASE_NAMESPACE
+
+    systemd.remove(unit.name(paths))
+    stop_processes(paths)
+    try:
+        client = login.client(paths, "join")
+        client.delete(LEASES, settings.node_name, LEASE_NAMESPACE)
+        client.close()
+    except KubeClientError:
+        pass  # there may be none yet; a heartbeat of no node means nothing
+    down(paths, say=lambda words: None)
+    shutil.rmtree(paths.certificates, ignore_errors=True)
+    conf = (paths.kubeconfig(user) for user in ("kubelet", "bootstrap-kubelet"))
+    for file in (paths.pki / "ca.crt", node_settings.file(paths), *conf):
+        file.unlink(missing_ok=True)
+    for folder in (paths.pki, paths.manifests, paths.config):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def prepare(args: argparse.Namespace, paths: NodePaths) -> NodeSettings:
@@ -213,7 +242,7 @@ def _networking(text: str) -> Object:
 
 
 def _settings(args: argparse.Namespace, server: str, name: str, networking: Object) -> NodeSettings:
-    from kubelet_py.node.addresses import NoAddress, choose_node_address
+    from kubelet_py.node.addresses import NoAddress
 
     names = {field.name for field in fields(NodeSettings)}
     given = {key: value for key, value in vars(args).items() if key in names and value is not None}
@@ -223,7 +252,7 @@ def _settings(args: argparse.Namespace, server: str, name: str, networking: Obje
         if key not in given and networking.get(field):
             given[key] = str(networking[field])
     try:
-        given["node_ip"] = choose_node_address(args.node_ip or "").address
+        given |= up.address_for(args, None, alone=False)
         settings = NodeSettings(**given)
         settings.check()
     except (NoAddress, SettingsError) as error:

@@ -13,7 +13,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kubelet_py.cli import login
+from kubelet_py.cli.errors import AddressRefused
 from kubelet_py.cli.settings import NodeSettings
+from kubelet_py.node import announcement
 from kubelet_py.paths import NodePaths
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ class NotReady(Exception):
 def report_until_ready(
     paths: NodePaths, settings: NodeSettings, *, started: float, timeout: float, alive: Callable[[], bool]
 ) -> None:
-    """Print a line per milestone with the seconds since `started` (monotonic); NotReady after `timeout`.
+    """Print a line per milestone with the seconds since `started` (monotonic); NotReady after `timeout`,
+    AddressRefused as soon as the agent says so.
 
     `alive` says whether the supervisor still runs; once it does not, waiting is pointless.
     """
@@ -47,7 +50,12 @@ def report_until_ready(
     where = f"at {settings.server}" if settings.server else f"on port {settings.secure_port}"
     print(f"API server answers {where} after {answered:.2f} s", flush=True)
     name = settings.node_name
-    wait.until(lambda: node_is_ready(client, name, began), lambda: why_not_ready(client, name))
+
+    def ready() -> bool:
+        refuse(paths, began)
+        return node_is_ready(client, name, began)
+
+    wait.until(ready, lambda: why_not_ready(client, name))
     print(f"Node {name} is Ready after {time.monotonic() - started:.2f} s", flush=True)
     if not settings.server:
         print(f"Use it:  export KUBECONFIG={kubeconfig}", flush=True)
@@ -79,6 +87,17 @@ def _serves(client: RestClient) -> bool:
         return client.raw("GET", "/readyz")[0] == 200
     except ApiError:
         return False
+
+
+def refuse(paths: NodePaths, since: float) -> None:
+    """Raise AddressRefused where an agent that started after `since` (epoch seconds) must not register."""
+    try:
+        written = announcement.file(paths).stat().st_mtime
+    except FileNotFoundError:
+        return
+    said = announcement.read(paths)
+    if written >= since and said is not None and said.refused:
+        raise AddressRefused(said.refused)
 
 
 def node_is_ready(client: RestClient, name: str, since: float) -> bool:

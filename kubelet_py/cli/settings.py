@@ -11,6 +11,7 @@ import json
 import os
 import re
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from kubelet_py.paths import NodePaths
@@ -26,7 +27,9 @@ class SettingsError(Exception):
 class NodeSettings:
     """Options of `kubelet-py up` that describe the node and its cluster.
 
-    `server` is the API server of a node that joined a cluster elsewhere; "" where it runs here.
+    `server` is the API server of a node that joined a cluster elsewhere; "" where it runs here. `node_ip` was
+    chosen because of `address_reason`; `asked_ip` or `node_interface` is what was asked for, and counts again
+    at the next start.
     """
 
     node_name: str
@@ -46,6 +49,9 @@ class NodeSettings:
     cluster_domain: str = "cluster.local"
     cni_bin_dirs: tuple[str, ...] = ()
     server: str = ""
+    asked_ip: str = ""
+    node_interface: str = ""
+    address_reason: str = ""
 
     def check(self) -> None:
         """Raise SettingsError for a name, address range, address, port or file that cannot be used."""
@@ -96,13 +102,17 @@ class NodeSettings:
         paths.config.mkdir(parents=True, exist_ok=True)
         new = paths.config / "node.json.new"
         new.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        new.rename(paths.config / "node.json")
+        new.rename(file(paths))
+
+
+def file(paths: NodePaths) -> Path:
+    return paths.config / "node.json"
 
 
 def load(paths: NodePaths) -> NodeSettings | None:
     """The settings of the last `up` below this root, or None after `reset` or before the first."""
     try:
-        data: dict[str, Any] = json.loads((paths.config / "node.json").read_text())
+        data: dict[str, Any] = json.loads(file(paths).read_text())
     except FileNotFoundError:
         return None
     known = {f.name for f in fields(NodeSettings)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from kubelet_py.cli.processes import ProcessIdentity
 from kubelet_py.cli.readiness import condition
 from kubelet_py.cli.supervisor import read_state
 from kubelet_py.cli.systemd import Systemd
+from kubelet_py.node import announcement
 from kubelet_py.paths import NodePaths
 
 PROCESSES = ("supervisor", "controlplane", "agent", "proxy")
@@ -57,6 +59,8 @@ def run_status(args: argparse.Namespace) -> int:
         print(processes[args.pid]["pid"])
         return 0
     report = {"root": str(paths.root), "unit": _unit(paths), "processes": processes, **_cluster(paths)}
+    announced = announcement.read(paths)
+    report["announced"] = asdict(announced) if announced is not None else None
     if args.output == "json":
         print(json.dumps(report, indent=2))
     else:
@@ -151,6 +155,11 @@ def _print(report: dict[str, Any], expected: tuple[str, ...]) -> None:
     if "node" in report:
         ready = "Ready" if report["ready"] else "NotReady"
         print(f"{'node':<13} {report['node']} ({report['address']}), {ready}")
+    if report["announced"]:
+        said = report["announced"]
+        print(f"{'address':<13} {said['address']} on {said['interface']}: {said['reason']}")
+        if said["refused"]:
+            print(f"{'':<13} refused: {said['refused']}")
     for kind, state in report["conditions"].items():
         print(f"  {kind:<21} {state['status']:<6} {state['message']}")
     if report["pods"]:

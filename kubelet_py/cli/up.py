@@ -59,7 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, default=Path("/"), help="prefix of all paths (default /)")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for Ready (default 60)")
     parser.add_argument("--node-name", help="name of the Node object (default: the host name)")
-    parser.add_argument("--node-ip", help="address of this node (default: the default route's interface)")
+    add_address_options(parser)
     parser.add_argument("--bind-address", help="address the API server listens on (default 0.0.0.0)")
     parser.add_argument("--secure-port", type=int, help="port of the API server (default 6443)")
     parser.add_argument("--kubelet-port", type=int, help="port of the kubelet (default 10250)")
@@ -99,6 +99,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         dest="cni_bin_dirs",
         help="folder searched for CNI plugins before our own; may be repeated",
     )
+
+
+def add_address_options(parser: argparse.ArgumentParser) -> None:
+    """Which address the node announces; for `join` too."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--node-ip", help="address of this node (default: the default route's interface)")
+    which.add_argument("--node-interface", help="interface whose address is this node's")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -180,8 +187,7 @@ def settings_for(args: argparse.Namespace, paths: NodePaths) -> NodeSettings:
         given["cni_bin_dirs"] = tuple(given["cni_bin_dirs"])
     known = node_settings.load(paths)
     try:
-        if "node_ip" not in given:
-            given["node_ip"] = _address(known)
+        given |= address_for(args, known, alone=known is None or not known.server)
         if known is None:
             given.setdefault("node_name", socket.gethostname().lower())
             settings = NodeSettings(**given)
@@ -193,16 +199,27 @@ def settings_for(args: argparse.Namespace, paths: NodePaths) -> NodeSettings:
     return settings
 
 
-def _address(known: NodeSettings | None) -> str:
-    """The one that the node joined with, as long as this machine has it; else the default route's."""
+def address_for(args: argparse.Namespace, known: NodeSettings | None, *, alone: bool) -> dict[str, str]:
+    """The address settings: as asked for now or earlier; else a joined node keeps the one it joined with as
+    long as this machine has it; else the default route decides. Raises NoAddress."""
     from kubelet_py.node.addresses import NoAddress, choose_node_address
 
-    if known is not None and known.server:
+    asked = (args.node_ip or "", args.node_interface or "")
+    if known is not None and not any(asked):
+        asked = (known.asked_ip, known.node_interface)
+    found = None
+    if known is not None and known.server and not any(asked):
         try:
-            return choose_node_address(known.node_ip).address
+            found = replace(choose_node_address(known.node_ip, alone=alone), reason="the node joined with it")
         except NoAddress:
             pass
-    return choose_node_address().address
+    found = found or choose_node_address(*asked, alone=alone)
+    return {
+        "node_ip": found.address,
+        "address_reason": found.reason,
+        "asked_ip": asked[0],
+        "node_interface": asked[1],
+    }
 
 
 def children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
@@ -221,6 +238,7 @@ def children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
     agent = [
         *python, "kubelet_py.agent",
         "--root", str(paths.root), "--node-name", s.node_name, "--node-ip", s.node_ip,
+        *(["--node-ip-reason", s.address_reason] if s.address_reason else []),
         "--port", str(s.kubelet_port), "--cluster-cidr", s.cluster_cidr, "--service-cidr", s.service_cidr,
         *(["--config", s.kubelet_config] if s.kubelet_config else []),
         *_kubelet_dns(s), "--pod-routes", s.pod_routes,
@@ -395,7 +413,7 @@ def _report_from_a_child(paths: NodePaths, settings: NodeSettings, timeout: floa
         if os.fork() == 0:
             report_until_ready(paths, settings, started=started, timeout=timeout, alive=lambda: True)
         code = 0
-    except NotReady as error:
+    except (NotReady, CommandError) as error:
         print(f"kubelet-py up: {error}", file=sys.stderr)
     finally:
         sys.stdout.flush()

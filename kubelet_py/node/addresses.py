@@ -1,73 +1,145 @@
 """Which of a machine's addresses is the node's: the interface of the default route, and why.
 
-A VM often has a NAT interface that all VMs share besides the one they reach each other by (Vagrant's
-10.0.2.15); so the choice is never silent: it comes with its reason, which is logged and shown by `status`.
+A VM often has a NAT interface besides the one by which the VMs reach each other, with the same address in
+each (10.0.2.15 of VirtualBox and of QEMU). A node that announces it takes another's traffic. So such an
+address is refused, as is one that another Node announces, with the better ones named; and the choice is never
+silent: it comes with its reason, which is logged and shown by `status`.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cni.netlink import Netlink
 from cni.rtnetlink import Address, Link, RouteEntry
 
 OUR_PREFIX = "kpy"
+SHARED = {"10.0.2.15": "VirtualBox and QEMU give every machine behind their NAT"}
+# Interfaces of other programs' containers and virtual machines: not where nodes meet.
+_FOREIGN = re.compile(r"(docker|virbr|cni|podman|lxcbr|lxdbr|flannel|cali|kube-|veth|vnet|br-[0-9a-f]{12}$)")
 
 
 class NoAddress(Exception):
-    """The machine has no address that others could reach; the message says what to do."""
+    """The machine has no address that others could reach, or must not announce it; says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeAddress:
-    """The chosen address, its interface, and the reason in words."""
+    """The chosen address, its interface, the reason in words, and what else could have been chosen."""
 
     address: str
     interface: str
     reason: str
+    others: tuple[tuple[str, str], ...] = ()
 
 
 def choose(
-    links: Sequence[Link], addresses: Sequence[Address], routes: Sequence[RouteEntry], wanted: str = ""
+    links: Sequence[Link],
+    addresses: Sequence[Address],
+    routes: Sequence[RouteEntry],
+    wanted: str = "",
+    interface: str = "",
+    *,
+    alone: bool = True,
 ) -> NodeAddress:
-    """PURE. `wanted` (--node-ip) must be an address of this machine; else the default route decides."""
+    """PURE. `wanted` (--node-ip) or `interface` (--node-interface) decides, else the default route.
+
+    `alone`: the first node of a cluster, which may have an address that nobody else could reach, if it has
+    no other. Raises NoAddress.
+    """
     names = {link.index: link.name for link in links if link.up}
-    usable = [a for a in addresses if a.index in names and _usable(a.address, names[a.index])]
+    everything = [(_plain(a.address), names[a.index]) for a in addresses if a.index in names]
+    usable = [(address, name) for address, name in everything if _usable(address, name)]
+    have = listed(usable) or "none"
     if wanted:
-        for entry in addresses:
-            if _plain(entry.address) == wanted and entry.index in names:
-                return NodeAddress(wanted, names[entry.index], "it was asked for (--node-ip)")
-        have = ", ".join(f"{_plain(a.address)} ({names[a.index]})" for a in usable) or "none"
-        raise NoAddress(f"--node-ip {wanted} is no address of this machine (it has: {have})")
+        found = next((each for each in everything if each[0] == wanted), None)
+        reason = "it was asked for (--node-ip)"
+        refusal = f"--node-ip {wanted} is no address of this machine (it has: {have})"
+    elif interface:
+        found = next((each for each in usable if each[1] == interface), None)
+        reason = f"its interface was asked for (--node-interface {interface})"
+        refusal = f"--node-interface {interface} has no address, is down or is not there (there is: {have})"
+    else:
+        found, reason = _by_route(usable, names, routes)
+        refusal = "no interface has an address that pods could reach the node by (give --node-ip)"
+    if found is None:
+        raise NoAddress(refusal)
+    address, name = found
+    others = tuple(each for each in usable if each[0] != address and _better(*each))
+    if address in SHARED:
+        if others or not alone:
+            whose = f"{address} ({name}) is what {SHARED[address]}: other nodes cannot reach this one by it"
+            raise NoAddress(f"{whose} ({advice(others)})")
+        reason += "; no other machine can join by it, and there is no other address"
+    return NodeAddress(address, name, reason, others)
+
+
+def _by_route(
+    usable: Sequence[tuple[str, str]], names: Mapping[int, str], routes: Sequence[RouteEntry]
+) -> tuple[tuple[str, str] | None, str]:
     defaults = sorted((r for r in routes if r.dst == "0.0.0.0/0" and r.device), key=lambda r: r.metric)
     for route in defaults:
-        for entry in usable:
-            if entry.index == route.device:
-                name = names[entry.index]
-                return NodeAddress(_plain(entry.address), name, f"the default route leads through {name}")
-    for entry in usable:
-        name = names[entry.index]
-        return NodeAddress(
-            _plain(entry.address), name, f"there is no default route, and {name} is the first with an address"
-        )
-    raise NoAddress("no interface has an address that pods could reach the node by (give --node-ip)")
+        for address, name in usable:
+            if name == names.get(route.device):
+                return (address, name), f"the default route leads through {name}"
+    for address, name in sorted(usable, key=lambda each: not _better(*each)):
+        return (address, name), f"there is no default route, and {name} is the first with an address"
+    return None, ""
 
 
-def choose_node_address(wanted: str = "") -> NodeAddress:
+def clash(found: NodeAddress, me: str, nodes: Sequence[Mapping[str, Any]]) -> str:
+    """PURE. Why Node `me` must not announce this address, or "": another Node does, and `me` does not yet."""
+    announcing = [
+        node["metadata"]["name"]
+        for node in nodes
+        for each in (node.get("status") or {}).get("addresses") or ()
+        if each["type"] == "InternalIP" and each["address"] == found.address
+    ]
+    if not announcing or me in announcing:
+        return ""
+    other = announcing[0]
+    return (
+        f"{found.address} ({found.interface}) is announced by node {other} already, and two nodes cannot "
+        f"share it ({advice(found.others)}; or if {other} is gone: kubectl delete node {other})"
+    )
+
+
+def advice(others: Sequence[tuple[str, str]]) -> str:
+    """PURE. What to type instead."""
+    if not others:
+        return "this machine has no other address: give it one on a network that the nodes share"
+    address, name = others[0]
+    more = f"; there is also {listed(others[1:])}" if others[1:] else ""
+    return f"give --node-ip {address} or --node-interface {name}{more}"
+
+
+def listed(found: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{address} ({name})" for address, name in found)
+
+
+def choose_node_address(wanted: str = "", interface: str = "", *, alone: bool = True) -> NodeAddress:
     """The address of this machine, as its network namespace is now. Raises NoAddress."""
     with Netlink() as netlink:
-        return choose(netlink.links(), netlink.addresses(), netlink.routes(), wanted)
+        return choose(
+            netlink.links(), netlink.addresses(), netlink.routes(), wanted, interface, alone=alone
+        )
 
 
 def _plain(address: str) -> str:
     return address.partition("/")[0]
 
 
+def _better(address: str, interface: str) -> bool:
+    return address not in SHARED and not _FOREIGN.match(interface)
+
+
 def _usable(address: str, interface: str) -> bool:
     """Global IPv4, not on loopback and not on our own bridge."""
-    ip = ipaddress.ip_address(_plain(address))
+    ip = ipaddress.ip_address(address)
     if interface.startswith(OUR_PREFIX):
         return False
     return ip.version == 4 and not ip.is_loopback and not ip.is_link_local

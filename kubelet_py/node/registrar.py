@@ -19,6 +19,7 @@ from kubeclient.errors import AlreadyExists, ApiError, Conflict, NotFound
 from kubeclient.resources import LEASES, NODES
 from kubeclient.rest import RestClient
 from kubelet_py.config import Config
+from kubelet_py.errors import AddressTaken
 from kubelet_py.node import status as node_status
 from kubelet_py.pods.model import Object
 
@@ -31,7 +32,8 @@ RETRY_FIRST, RETRY_LONGEST = 0.05, 5.0
 
 class Registrar:
     """`report(now, before)` builds the status to send; `on_node` sees every Node object that came back;
-    `tell` gets (Normal, reason, message) for each condition that changed."""
+    `tell` gets (Normal, reason, message) for each condition that changed; `admit` raises AddressTaken where
+    the node must not register."""
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class Registrar:
         report: Callable[[float, Object], Object],
         on_node: Callable[[Object], None],
         tell: Callable[[str, str, str], None] = lambda *_: None,
+        admit: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
@@ -52,6 +55,8 @@ class Registrar:
         self._report = report
         self._on_node = on_node
         self._tell = tell
+        self._admit = admit
+        self._refused = ""
         self._clock = clock
         self._node: Object | None = None
         self._sent_at = 0.0
@@ -94,6 +99,11 @@ class Registrar:
                 self._report_once()
                 delay = RETRY_FIRST
                 wait = self._config.node_status_update_frequency
+            except AddressTaken as error:
+                if str(error) != self._refused:
+                    log.error("Refused to register node=%s reason=%s", self._name, error)
+                self._refused = str(error)
+                wait = RETRY_LONGEST
             except ApiError as error:
                 level = logging.DEBUG if self._node is None else logging.WARNING
                 log.log(level, "Failed to report node status error=%s", error)
@@ -111,6 +121,7 @@ class Registrar:
             self._node = self._read()
             if self._node is None:
                 return
+            self._refused = ""
         now = self._clock()
         before = self._node.get("status") or {}
         wanted = self._report(now, self._node)
@@ -147,7 +158,11 @@ class Registrar:
             self._tell("Normal", reason, f"Node {self._name} status is now: {reason}")
 
     def _register(self) -> Object:
-        """Create the Node, its first status included, or take over the one that is there."""
+        """Create the Node, its first status included, or take over the one that is there.
+
+        Raises AddressTaken.
+        """
+        self._admit()
         if not self._config.register_node:
             return self._client.get(NODES, self._name)
         skeleton: dict[str, Any] = {

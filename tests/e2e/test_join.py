@@ -80,12 +80,40 @@ def test_a_wrong_join_says_what_is_wrong_and_makes_nothing(node: Node, machine: 
     assert machine.cli("leave", check=False).code == 1
 
 
+def test_an_address_that_all_machines_or_another_node_have_is_refused(
+    node: Node, machine: SecondNode
+) -> None:
+    argv = (
+        f"--server={SERVER}",
+        f"--token={token(node)}",
+        f"--discovery-token-ca-cert-hash={pin(node)}",
+        "--node-name=n2",
+    )
+    better = f"give --node-ip {SECOND_IP} or --node-interface up3"
+    machine.outside_run("ip", "addr", "add", "10.0.2.15/24", "dev", "up3")
+    done = machine.cli("join", *argv, "--node-ip=10.0.2.15", check=False)
+    machine.outside_run("ip", "addr", "del", "10.0.2.15/24", "dev", "up3")
+    assert done.code == 1 and "10.0.2.15 (up3) is what VirtualBox" in done.err and better in done.err
+    ghost = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "ghost"}}
+    addresses = [{"type": "InternalIP", "address": SECOND_IP}]
+    node.apply({**ghost, "status": {"addresses": addresses}})
+    assert node.get("node", "ghost")["status"]["addresses"] == addresses
+    done = machine.cli("join", *argv, check=False)
+    assert done.code == 1 and f"{SECOND_IP} (up3) is announced by node ghost already" in done.err
+    assert "kubectl delete node ghost" in done.err and len(done.err.splitlines()) == 1
+    node.kubectl("delete", "node", "ghost")
+    assert node.kubectl("get", "node", "n2", check=False).code == 1
+    assert not (machine.root / "etc/kubelet-py").exists()
+    assert not (machine.root / "run/kubelet-py").exists()
+    assert "KUBE-" not in machine.outside_run("iptables-save").out
+
+
 @pytest.fixture(scope="module")
 def joined(node: Node, machine: SecondNode) -> SecondNode:
     """Joined by the very command that the control plane printed."""
     command = shlex.split(token(node, "--ttl", "1h", "--description", "for n2", "--print-join-command"))
     assert command[:2] == ["kubelet-py", "join"]
-    done = machine.cli(*command[1:], "--node-name", "n2")
+    done = machine.cli(*command[1:], "--node-name", "n2", "--node-interface", "up3")
     assert "Node n2 is Ready after" in done.out, done
     return machine
 
@@ -127,7 +155,13 @@ def test_what_joining_leaves_on_the_disk(node: Node, joined: SecondNode) -> None
     rows = [row.split() for row in node.kubectl("get", "csr", "--no-headers").out.splitlines()]
     mine = {row[2].rpartition("/")[2]: row[-1] for row in rows if row[0].startswith("node-csr-")}
     assert mine == {"kube-apiserver-client-kubelet": "Approved,Issued", "kubelet-serving": "Approved,Issued"}
-    assert joined.cli("status").code == 0
+    status = joined.cli("status")
+    assert status.code == 0
+    assert f"{SECOND_IP} on up3: its interface was asked for (--node-interface up3)" in status.out
+    assert (
+        f"address={SECOND_IP} interface=up3 reason=its"
+        in (joined.root / "var/log/kubelet-py/agent.log").read_text()
+    )
     again = joined.cli("join", "--server", SERVER, "--token", "abcdef.0123456789abcdef",
                        "--discovery-token-ca-cert-hash", WRONG, check=False)  # fmt: skip
     assert again.code == 1 and f"node n2 of {SERVER} already" in again.err

@@ -9,9 +9,12 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import pytest
+
 from kubeclient.errors import NotFound
 from kubeclient.resources import LEASES, Resource
 from kubelet_py.config import Config
+from kubelet_py.errors import AddressTaken
 from kubelet_py.node.registrar import RENEW_SHARE, Registrar
 
 LONG = 5.0
@@ -199,3 +202,34 @@ def test_a_node_that_was_called_unknown_says_at_once_how_it_is() -> None:
     assert api.reports == 4
     registrar.stop()
     assert told.count("NodeReady") == 3, "registered, heard of again, registered again"
+
+
+def test_a_node_whose_address_is_taken_registers_once_it_is_free(caplog: pytest.LogCaptureFixture) -> None:
+    api, asked = Overwriting(), threading.Semaphore(0)
+    taken = ["192.0.2.5 is announced by node b"]
+
+    def admit() -> None:
+        asked.release()
+        if taken:
+            raise AddressTaken(taken[0])
+
+    registrar = Registrar(
+        api,  # type: ignore[arg-type]
+        name="n1",
+        labels={},
+        config=Config(),
+        report=lambda now, node: ready("True"),
+        on_node=lambda node: None,
+        admit=admit,
+    )
+    registrar.start()
+    for _ in range(2):
+        assert asked.acquire(timeout=LONG)
+        registrar.refresh()
+    assert asked.acquire(timeout=LONG) and api.node == {}
+    taken.clear()
+    registrar.refresh()
+    api.wait(1)
+    registrar.stop()
+    said = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert said == ["Refused to register node=n1 reason=192.0.2.5 is announced by node b"]
