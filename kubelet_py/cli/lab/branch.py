@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from runtime.cgroups import files
 CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc")
 NO_CONTROLLERS = ("rw", "ro", "xattr", "clone_children")
 FREEZE_SECONDS = 5.0
+END_SECONDS = 10.0
 
 
 def hierarchies(mountinfo: str) -> tuple[str, dict[str, str]]:
@@ -115,8 +117,24 @@ class Branch:
 
     def kill(self, machine: str = "") -> None:
         """SIGKILL for everything of the machine, or of the lab."""
-        with contextlib.suppress(FileNotFoundError):
-            Path(self.folder(self.unified, machine), "cgroup.kill").write_text("1")
+        switch = Path(self.folder(self.unified, machine), "cgroup.kill")
+        if switch.exists():
+            switch.write_text("1")
+            return
+        for pid in self.pids(machine):  # Linux before 5.14; with a process 1 all of its machine goes
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def wait_empty(self, machine: str = "") -> None:
+        """Until what was killed is gone. Raises LabError for a process that does not end."""
+        deadline = time.monotonic() + END_SECONDS
+        while left := self.pids(machine):
+            if time.monotonic() > deadline:
+                raise LabError(f"process {left[0]} does not end (is it waiting for a disk?)")
+            time.sleep(0.01)
+
+    def exists(self, machine: str = "") -> bool:
+        return any(os.path.isdir(self.folder(hierarchy, machine)) for hierarchy in self.mounts)
 
     def pids(self, machine: str = "") -> list[int]:
         folder = self.folder(self.unified, machine)

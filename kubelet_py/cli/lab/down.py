@@ -10,23 +10,25 @@ import argparse
 import shutil
 import time
 
-from kubelet_py.cli.lab import wires
+from kubelet_py.cli.lab import state, wires
 from kubelet_py.cli.lab.branch import Branch
 from kubelet_py.cli.lab.errors import LabError
-from kubelet_py.cli.lab.layout import SWITCH, LabPaths
-from kubelet_py.cli.lab.machines import Machines
-from kubelet_py.cli.lab.up import locked
+from kubelet_py.cli.lab.layout import LabPaths
 from kubelet_py.cli.up import require_root
 
 
 def run(args: argparse.Namespace, paths: LabPaths) -> int:
     require_root("lab down")
-    if not paths.lock.exists():
+    started = time.monotonic()
+    branch = Branch.of_host(paths.cgroup)
+    if paths.lock.exists():
+        with state.locked(paths):
+            remove(paths)
+    elif branch.exists() or wires.has_link(paths.link):  # somebody has removed the folder already
+        remove(paths)
+    else:
         print(f"There is no lab in {paths.root}")
         return 0
-    started = time.monotonic()
-    with locked(paths):
-        remove(paths)
     print(f"Took the lab away after {time.monotonic() - started:.2f} s")
     return 0
 
@@ -34,13 +36,16 @@ def run(args: argparse.Namespace, paths: LabPaths) -> int:
 def remove(paths: LabPaths) -> None:
     """Everything of the lab. Raises LabError where a process does not end; safe to repeat."""
     branch = Branch.of_host(paths.cgroup)
-    machines = Machines(paths, branch)
-    names = sorted(folder.name for folder in paths.machines.iterdir()) if paths.machines.exists() else []
     branch.kill()
-    machines.cut_power(*(name for name in names if name != SWITCH), *((SWITCH,) if SWITCH in names else ()))
+    branch.wait_empty()
     branch.remove()
     wires.disconnect_host(paths.link)
     try:
-        shutil.rmtree(paths.root)
+        if paths.machines.exists():
+            shutil.rmtree(paths.machines)
+        for file in (paths.state.with_suffix(".new"), paths.state, paths.lock):
+            file.unlink(missing_ok=True)
+        if paths.root.exists() and not any(paths.root.iterdir()):
+            paths.root.rmdir()
     except OSError as error:
         raise LabError(f"Could not remove {error.filename}: {error.strerror} (remove it by hand)") from error

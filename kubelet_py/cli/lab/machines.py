@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,6 @@ from kubelet_py.cli.lab.title import set_title
 from kubelet_py.cli.processes import ProcessIdentity
 from runtime.errors import RuntimeFailure
 from runtime.linux import LinuxKernel
-
-BOOT_SECONDS = 30.0
-END_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,21 +161,12 @@ class Machines:
             lines = []
         return lines[-1] if lines else f"no message (see {self._paths.boot_log(name)})"
 
-    def cut_power(self, *names: str) -> None:
-        """SIGKILL for everything of the machines, and what only a running machine needs."""
-        identities = [self.identity(name) for name in names]
-        for name, identity in zip(names, identities, strict=True):
-            if identity is not None:
-                identity.send(9)
-            self._branch.kill(name)
-        deadline = time.monotonic() + END_SECONDS
-        for name in names:
-            while left := self._branch.pids(name):
-                if time.monotonic() > deadline:
-                    raise LabError(f"process {left[0]} of {name} does not end (is it waiting for a disk?)")
-                time.sleep(0.01)
-            self._branch.remove(name)
-            self._paths.record(name).unlink(missing_ok=True)
+    def cut_power(self, name: str) -> None:
+        """SIGKILL for everything of the machine, and what only a running machine needs goes."""
+        self._branch.kill(name)
+        self._branch.wait_empty(name)
+        self._branch.remove(name)
+        self._paths.record(name).unlink(missing_ok=True)
 
     def freeze(self, name: str, on: bool) -> None:
         """Stop all processes of the machine where they are, or let them go on."""

@@ -15,7 +15,7 @@ from kubelet_py.cli.lab.errors import LabError
 from kubelet_py.cli.lab.layout import CONTROL, HOST, LabPaths
 from kubelet_py.cli.lab.machines import Machines
 from kubelet_py.cli.lab.state import Cable, Lab, Machine
-from kubelet_py.cli.lab.up import locked, wait_ready_anew
+from kubelet_py.cli.lab.up import wait_ready_anew
 from kubelet_py.cli.up import require_root
 from runtime.linux import LinuxKernel
 
@@ -24,7 +24,7 @@ OFF_SECONDS = 20.0
 
 def run(args: argparse.Namespace, paths: LabPaths) -> int:
     require_root("lab node")
-    with locked(paths):
+    with state.locked(paths):
         lab = state.require(paths)
         machines = Machines(paths, Branch.of_host(paths.cgroup))
         Verbs(args, paths, lab, machines).do(args.name, args.action)

@@ -5,8 +5,12 @@ It is written before anything is made, so that whatever a killed `lab up` left c
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -134,3 +138,24 @@ def require(paths: LabPaths) -> Lab:
     if lab is None:
         raise LabError(f"there is no lab in {paths.root} (make one: kubelet-py lab up --nodes 3)")
     return lab
+
+
+def check_folder(paths: LabPaths) -> None:
+    """Raise LabError for a folder with something else in it: `lab down` takes away what is there."""
+    if not paths.lock.exists() and paths.root.exists() and any(paths.root.iterdir()):
+        raise LabError(f"{paths.root} is not empty, and no lab's folder (give another by --root)")
+
+
+@contextmanager
+def locked(paths: LabPaths) -> Iterator[None]:
+    """One command at a time changes the lab. Raises LabError."""
+    paths.root.mkdir(parents=True, exist_ok=True)
+    fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LabError("another `kubelet-py lab` is changing this lab (wait for it)") from error
+        yield
+    finally:
+        os.close(fd)

@@ -7,17 +7,14 @@ before this one opens its first watch; it has one thread until the end.
 from __future__ import annotations
 
 import argparse
-import fcntl
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from controlplane import bootstrap_tokens
 from controlplane.bootstrap_tokens import BootstrapToken
 from kubelet_py.cli.lab import services, state, warm, wires
 from kubelet_py.cli.lab.branch import Branch
+from kubelet_py.cli.lab.down import remove
 from kubelet_py.cli.lab.errors import LabError
 from kubelet_py.cli.lab.layout import CONTROL, SWITCH, LabPaths
 from kubelet_py.cli.lab.machines import Machines
@@ -37,22 +34,19 @@ def run(args: argparse.Namespace, paths: LabPaths) -> int:
     require_root("lab up")
     require_overlay()
     started = time.monotonic()
-    paths.root.mkdir(parents=True, exist_ok=True)
-    with locked(paths):
+    state.check_folder(paths)
+    with state.locked(paths):
         before = state.load(paths)
-        lab = _wanted(args, before)
-        machines = Machines(paths, Branch.of_host(paths.cgroup))
-        if before is None:
-            services.control_settings(lab)  # says what is wrong with the options before anything is made
-            wires.check_free(lab, paths)
-        state.save(paths, lab)
-        if machines.identity(SWITCH) is None:
-            _make_middle(paths, lab, machines)
-        new = [machine for machine in lab.nodes if before is None or machine.name not in before.names]
-        _say(started, f"Made the switch and the control machine ({lab.address(state.CONTROL_NUMBER)})")
-        programs = warm.import_programs("kubelet_py.agent", "proxy")
-        client = _client_of_running(paths, machines, started, args.timeout)
-        _say(started, f"API server answers at {lab.server}")
+        try:
+            lab = _wanted(args, before)
+            machines = Machines(paths, Branch.of_host(paths.cgroup))
+            client, programs = _start_cluster(paths, lab, machines, before is None, started, args.timeout)
+        except BaseException:
+            if before is None:
+                remove(paths)  # there is nothing in it yet that anybody would miss
+            raise
+        known = before.names if before is not None else ()
+        new = [machine for machine in lab.nodes if machine.name not in known]
         invitation = _invite(client, paths, lab)
         booting = [
             machines.boot(lab, machine, services.node(machine.name, invitation, programs)) for machine in new
@@ -60,28 +54,33 @@ def run(args: argparse.Namespace, paths: LabPaths) -> int:
         machines.finish(booting)
         wait_ready(client, paths, machines, [m.name for m in new], started, args.timeout)
         client.close()
-    print(
-        f"Use it:  export KUBECONFIG={paths.kubeconfig}   (or: kubelet-py lab kubectl get nodes)", flush=True
-    )
+    print("Use it:  kubelet-py lab kubectl get nodes -o wide")
+    print(f"    or:  export KUBECONFIG={paths.kubeconfig}", flush=True)
     return 0
+
+
+def _start_cluster(
+    paths: LabPaths, lab: Lab, machines: Machines, fresh: bool, started: float, timeout: float
+) -> tuple[RestClient, services.Programs]:
+    """The switch and the control machine, where they are not there; meanwhile import what nodes run."""
+    if fresh:
+        services.control_settings(lab)  # says what is wrong with the options before anything is made
+        wires.check_free(lab, paths)
+    state.save(paths, lab)
+    if machines.identity(SWITCH) is None:
+        machines.boot_switch(lab)
+        wires.connect_host(lab, paths.link)
+        machines.finish([machines.boot(lab, lab.machine(CONTROL), services.control(lab))])
+        address = lab.address(state.CONTROL_NUMBER)
+        _say(started, f"Made the switch and the control machine ({address})")
+    programs = warm.import_programs(*warm.PROGRAMS)
+    client = _client_of_running(paths, machines, started, timeout)
+    _say(started, f"API server answers at {lab.server}")
+    return client, programs
 
 
 def _say(started: float, text: str) -> None:
     print(f"{text} after {time.monotonic() - started:.2f} s", flush=True)
-
-
-@contextmanager
-def locked(paths: LabPaths) -> Iterator[None]:
-    """One command at a time changes the lab. Raises LabError."""
-    fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LabError("another `kubelet-py lab` is changing this lab (wait for it)") from error
-        yield
-    finally:
-        os.close(fd)
 
 
 def _wanted(args: argparse.Namespace, before: Lab | None) -> Lab:
@@ -109,14 +108,6 @@ def _wanted(args: argparse.Namespace, before: Lab | None) -> Lab:
 def _options(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[str, ...]:
     given = [(name, getattr(args, name)) for name in names if getattr(args, name) is not None]
     return tuple(part for name, value in given for part in (f"--{name.replace('_', '-')}", str(value)))
-
-
-def _make_middle(paths: LabPaths, lab: Lab, machines: Machines) -> None:
-    """Switch, host's cable, control machine."""
-    machines.boot_switch(lab)
-    wires.connect_host(lab, paths.link)
-    control = lab.machine(CONTROL)
-    machines.finish([machines.boot(lab, control, services.control(lab))])
 
 
 def _client_of_running(paths: LabPaths, machines: Machines, started: float, timeout: float) -> RestClient:

@@ -8,10 +8,12 @@ them to its own gateway.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 from pathlib import Path
 
+from cni.errors import NetlinkError
 from cni.netlink import Netlink
 from cni.rtnetlink import new_address, new_bridge, new_route, new_veth, set_link
 from kubelet_py.cli.lab.errors import LabError
@@ -20,6 +22,7 @@ from kubelet_py.cli.lab.state import GATEWAY, HOST_NUMBER, Lab, Machine
 
 BRIDGE = "lab0"
 LO = 1
+MOST_LABS = 64
 HOST_METRIC = 1024  # after any route that the host has to the same range
 SYSCTLS = (("net/ipv4/ip_forward", "1"), ("net/bridge/bridge-nf-call-iptables", "0"))
 
@@ -48,7 +51,19 @@ def connect_host(lab: Lab, link: str) -> None:
             [new_address(index, f"{lab.address(HOST_NUMBER)}/{lab.prefix}"), set_link(index, up=True)]
         )
         for dst in (lab.cluster_cidr, lab.service_cidr):
-            netlink.batch([new_route(dst, index=index, gw=lab.address(GATEWAY), metric=HOST_METRIC)])
+            _route_if_free(netlink, dst, index, lab.address(GATEWAY))
+
+
+def _route_if_free(netlink: Netlink, dst: str, index: int, gateway: str) -> None:
+    """Behind all routes to the same range, those of another lab among them."""
+    for metric in range(HOST_METRIC, HOST_METRIC + MOST_LABS):
+        try:
+            netlink.batch([new_route(dst, index=index, gw=gateway, metric=metric)])
+            return
+        except NetlinkError as error:
+            if error.errno != errno.EEXIST:
+                raise
+    raise LabError(f"the host has {MOST_LABS} routes to {dst} already (end other labs: kubelet-py lab down)")
 
 
 def connect_machine(lab: Lab, machine: Machine, switch_netns: int) -> None:
@@ -67,6 +82,11 @@ def connect_machine(lab: Lab, machine: Machine, switch_netns: int) -> None:
 def disconnect_host(link: str) -> None:
     with Netlink() as netlink:
         netlink.delete_link(link)
+
+
+def has_link(link: str) -> bool:
+    with Netlink() as netlink:
+        return netlink.link(link) is not None
 
 
 def check_free(lab: Lab, paths: LabPaths) -> None:

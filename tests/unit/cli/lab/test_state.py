@@ -72,3 +72,19 @@ def test_two_labs_share_no_name_of_the_kernel() -> None:
     assert len({paths.link for paths in (default, other, third)}) == 3
     assert len({paths.cgroup for paths in (default, other, third)}) == 3
     assert all(len(paths.link) <= 15 for paths in (default, other, third))
+
+
+def test_a_folder_with_something_else_in_it_is_no_place_for_a_lab(tmp_path: Path) -> None:
+    state.check_folder(LabPaths(tmp_path / "new"))
+    state.check_folder(LabPaths(tmp_path))
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(LabError, match="is not empty"):
+        state.check_folder(LabPaths(tmp_path))
+
+
+def test_two_commands_do_not_change_a_lab_at_once(tmp_path: Path) -> None:
+    paths = LabPaths(tmp_path / "lab")
+    with state.locked(paths), pytest.raises(LabError, match="another `kubelet-py lab`"), state.locked(paths):
+        pass
+    with state.locked(paths):
+        pass
