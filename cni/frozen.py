@@ -43,20 +43,13 @@ def _values(value: Any) -> dict[str, Any]:
 
 def _init(self: Any, *given: Any, **named: Any) -> None:
     fields = self.__slots__
-    if len(given) > len(fields):
-        raise TypeError(f"{type(self).__name__} has {len(fields)} fields, not {len(given)}")
+    values = {**self._defaults, **dict(zip(fields, given, strict=False)), **named}
+    twice = given and named and not named.keys().isdisjoint(fields[: len(given)])
+    if len(given) > len(fields) or len(values) != len(fields) or twice:
+        raise TypeError(f"Could not make {type(self).__name__} of {given} and {named}: it has {fields}")
     put = object.__setattr__
-    for name, value in zip(fields, given, strict=False):
-        put(self, name, value)
-    for name in fields[len(given) :]:
-        if name in named:
-            put(self, name, named.pop(name))
-        elif name in self._defaults:
-            put(self, name, self._defaults[name])
-        else:
-            raise TypeError(f"{type(self).__name__} needs the field {name}")
-    if named:
-        raise TypeError(f"{type(self).__name__} has no field {', '.join(named)}, or it was given twice")
+    for name in fields:
+        put(self, name, values[name])
 
 
 def _tuple(self: Any) -> tuple[Any, ...]:

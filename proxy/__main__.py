@@ -36,11 +36,12 @@ from proxy.modes import (
     remove_policies,
     versions,
 )
+from proxy.node_addresses import Moving, settled
 from proxy.policy.enforcer import Enforcer
 from proxy.policy.rules import NameServer
 from proxy.policy.world import World
 from proxy.proxier import AddressFamily, Proxier, bridge_netfilter_problem
-from proxy.watching import start
+from proxy.watching import connect, start
 
 log = logging.getLogger("proxy")
 
@@ -80,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         help="range of pod addresses, or one per address family with a comma; other senders are masqueraded",
     )
     parser.add_argument(
-        "--nodeport-addresses", help="ranges, with commas, of this node's addresses that node ports answer on"
+        "--nodeport-addresses",
+        help="ranges, with commas, of this node's addresses that node ports answer on; or the word primary: "
+        "those of the Node object alone (default: all but loopback)",
     )
     parser.add_argument(
         "--allow-external-ips",
@@ -145,6 +148,12 @@ def _run(config: ProxyConfig) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    moving: Moving | None = None
+    if config.primary_only:
+        found_config = _with_addresses(config, stop)
+        if found_config is None:
+            return 0
+        config, moving = found_config, Moving(found_config.node_port_addresses, stop)
     families = versions(config)
     choice = choose(config.mode, lambda: nftables_refusal(config, families), iptables_forward_policy)
     changed = threading.Event()
@@ -170,7 +179,8 @@ def _run(config: ProxyConfig) -> int:
     )
     names = Names() if config.dns_addresses else None
     world = World()
-    watching = start(config, [family.changes for family in found], names, world, stop)
+    of_node = [moving.node_event] if moving else []
+    watching = start(config, [family.changes for family in found], names, world, stop, of_node)
     policies: Enforcer | None = None
     failed = False
     if watching is not None and watching.wait_synced(stop):
@@ -206,7 +216,12 @@ def _run(config: ProxyConfig) -> int:
     for server in servers:
         server.stop()
     log.info("Stopped proxy")
-    return 1 if failed else 0
+    return 1 if failed or (moving and moving.moved) else 0
+
+
+def _with_addresses(config: ProxyConfig, stop: threading.Event) -> ProxyConfig | None:
+    client = connect(config, stop)
+    return settled(config, client, stop) if client else None
 
 
 def _name_server(config: ProxyConfig) -> NameServer:

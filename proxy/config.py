@@ -20,6 +20,7 @@ from proxy.errors import ConfigError
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+PRIMARY = "primary"
 MODES = ("iptables", "nftables", "auto")
 _TOP = {
     "apiVersion",
@@ -77,6 +78,11 @@ class ProxyConfig:
             return None
         return tuple(r for r in self.node_port_addresses if (":" in r) == (version == 6))
 
+    @property
+    def primary_only(self) -> bool:
+        """Whether node ports are to answer on the addresses of the Node object (see node_addresses.py)."""
+        return self.node_port_addresses == (PRIMARY,)
+
     def allows_external_ip(self, address: str) -> bool:
         """Whether a Service may claim this address by spec.externalIPs (off: CVE-2020-8554)."""
         if not self.external_ip_ranges:
@@ -86,10 +92,12 @@ class ProxyConfig:
 
     def check(self) -> ProxyConfig:
         """The same value, if it can be used. Raises ConfigError."""
+        if PRIMARY in self.node_port_addresses and not self.primary_only:
+            raise ConfigError(f"Could not use nodePortAddresses: {PRIMARY!r} must stand alone")
         cidrs = [text.strip() for text in self.cluster_cidr.split(",")] if self.cluster_cidr else []
         for what, ranges in (
             ("cluster CIDR", cidrs),
-            ("nodePortAddresses", self.node_port_addresses),
+            ("nodePortAddresses", () if self.primary_only else self.node_port_addresses),
             ("external IP range", self.external_ip_ranges),
         ):
             for text in ranges:

@@ -22,6 +22,7 @@ from proxy.policy.world import World
 if TYPE_CHECKING:
     from kubeclient.informer import Handler, Informer
     from kubeclient.resources import Resource
+    from kubeclient.rest import RestClient
 
 log = logging.getLogger(__name__)
 
@@ -65,25 +66,19 @@ def start(
     names: Names | None,
     world: World,
     stop: threading.Event,
+    of_node: Sequence[Handler] = (),
 ) -> Watching | None:
-    """Start all informers; None when told to stop before there is a kubeconfig and an API server."""
-    # Imported here: --cleanup and every refusal to start can do without an HTTP client.
-    from kubeclient.errors import ConfigError as ClientConfigError
+    """Start all informers; None when told to stop before there is a kubeconfig and an API server.
+
+    `of_node` hear of this node's object, too.
+    """
     from kubeclient.informer import Informer
-    from kubeclient.kubeconfig import load
     from kubeclient.resources import NAMESPACES, NETWORK_POLICIES, NODES, PODS, SERVICES
-    from kubeclient.rest import RestClient
     from proxy.slice_version import endpoint_slices
 
-    path = Path(config.kubeconfig)
-    if not _wait_for(path, stop):
-        return None
-    try:
-        client = RestClient(load(path), user_agent="kube-proxy")
-    except ClientConfigError as error:
-        raise ProxyError(str(error)) from error
-    slices = endpoint_slices(client, stop)
-    if slices is None:
+    client = connect(config, stop)
+    slices = endpoint_slices(client, stop) if client else None
+    if client is None or slices is None:
         return None
 
     def lean(resource: Resource, handler: Handler) -> Informer:
@@ -100,8 +95,8 @@ def start(
     needed.append(lean(slices, _each(of_slices)))
     policies = lean(NETWORK_POLICIES, world.policy_event)
     me = f"metadata.name={config.hostname}"
-    of_node = [*(one.node_event for one in changes), world.node_event]
-    node = Informer(client, NODES, field_selector=me, on_event=_each(of_node))
+    told = [*(one.node_event for one in changes), world.node_event, *of_node]
+    node = Informer(client, NODES, field_selector=me, on_event=_each(told))
     for informer in (*needed, node, policies):
         informer.start()
 
@@ -116,6 +111,22 @@ def start(
         return found
 
     return Watching(needed, node, policies, pods)
+
+
+def connect(config: ProxyConfig, stop: threading.Event) -> RestClient | None:
+    """A client of the API server as soon as there is a kubeconfig; None when told to stop before."""
+    # Imported here: --cleanup and every refusal to start can do without an HTTP client.
+    from kubeclient.errors import ConfigError as ClientConfigError
+    from kubeclient.kubeconfig import load
+    from kubeclient.rest import RestClient
+
+    path = Path(config.kubeconfig)
+    if not _wait_for(path, stop):
+        return None
+    try:
+        return RestClient(load(path), user_agent="kube-proxy")
+    except ClientConfigError as error:
+        raise ProxyError(str(error)) from error
 
 
 def _wait_for(path: Path, stop: threading.Event) -> bool:

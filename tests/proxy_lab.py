@@ -26,6 +26,10 @@ class Api:
 
             def do_GET(self) -> None:
                 kind = next(k for k in api.lists if f"/{k}" in self.path)
+                name = urlsplit(self.path).path.partition(f"/{kind}/")[2]
+                if name:
+                    self._one(next((i for i in api.lists[kind] if i["metadata"]["name"] == name), None))
+                    return
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 if "watch=" in self.path:
@@ -42,6 +46,15 @@ class Api:
                 more = {"continue": str(end)} if end < len(api.lists[kind]) else {}
                 items = api.lists[kind][first:end]
                 body = json.dumps({"metadata": {"resourceVersion": "1", **more}, "items": items}).encode()
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def _one(self, item: dict[str, Any] | None) -> None:
+                status = {"kind": "Status", "code": 404, "reason": "NotFound", "message": "not found"}
+                body = json.dumps(item or status).encode()
+                self.send_response(200 if item else 404)
+                self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -96,6 +109,14 @@ def start(api: Api, folder: Path, *more: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def node(*addresses: str, version: str) -> dict[str, Any]:
+    listed = [{"type": "InternalIP", "address": a} for a in addresses]
+    return {
+        "metadata": {"name": "n", "resourceVersion": version, "uid": "3"},
+        "status": {"addresses": listed},
+    }
 
 
 def write_kubeconfig(api: Api, folder: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import network_lab
 import pytest
-from proxy_lab import Api, endpoints, service, start, write_kubeconfig
+from proxy_lab import Api, endpoints, node, service, start, write_kubeconfig
 
 pytestmark = pytest.mark.privileged
 
@@ -154,6 +154,43 @@ def test_nftables_process_repairs_a_flush_and_counts_it(api: Api, tmp_path: Path
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_primary_waits_for_the_nodes_address_and_ends_when_it_changes(
+    api: Api, tmp_path: Path, mode: str
+) -> None:
+    body = service()
+    body["spec"] |= {"type": "NodePort", "ports": [{"name": "", "port": 80, "nodePort": 30080}]}
+    api.lists["services"] = [body]
+    api.lists["endpointslices"] = [endpoints("10.244.0.2", version="2")]
+    write_kubeconfig(api, tmp_path)
+    process = start(api, tmp_path, "--proxy-mode", mode, "--nodeport-addresses", "primary")
+    try:
+        assert process.stderr is not None
+        assert any("Waiting for the addresses of this node" in line for line in process.stderr)
+        api.lists["nodes"] = [node("192.0.2.1", "192.0.2.2", version="3")]
+        rules = ["nft", "list", "table", "ip", "kubelet-py-proxy"]
+        if mode == "iptables":
+            rules = ["iptables", "-t", "nat", "-S", "KUBE-SERVICES"]
+        found = ""
+        deadline = time.monotonic() + 60
+        while "192.0.2.1" not in found:
+            assert time.monotonic() < deadline, found
+            found = subprocess.run(rules, capture_output=True, text=True).stdout
+            time.sleep(0.05)
+        assert "192.0.2.2" not in found
+        api.send("nodes", "MODIFIED", node("192.0.2.2", version="4"))
+        _, log = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "Stopped for new addresses of this node old=192.0.2.1/32 new=192.0.2.2/32" in log
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+        subprocess.run(
+            [sys.executable, "-m", "proxy", "--cleanup"], cwd=Path(__file__).parents[3], check=True
+        )
 
 
 def nft_holds(*texts: str, within: float = 30.0) -> None:

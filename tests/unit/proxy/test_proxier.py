@@ -306,7 +306,7 @@ def test_flags_that_cannot_be_used_are_refused() -> None:
         [],
         [*k, "--cluster-cidr", "10.0.0.1/8"],
         [*k, "--cluster-cidr", "10.0.0.0/8,10.1.0.0/16"],
-        [*k, "--nodeport-addresses", "primary"],
+        [*k, "--nodeport-addresses", "primary,192.0.2.0/24"],
         [*k, "--allow-external-ips", "x"],
     ):
         with pytest.raises(ProxyError):

@@ -1,0 +1,75 @@
+"""`nodePortAddresses: [primary]`: node ports answer on those addresses only that the Node object has.
+
+They are read once, before the first rule, and stay for the life of the process. When the Node comes to have
+others the process ends, to be started afresh: as upstream's does.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from proxy.config import ProxyConfig
+
+if TYPE_CHECKING:
+    from kubeclient.rest import RestClient
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.2  # the agent that makes the Node may be starting at the same moment
+
+
+def primary(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """PURE: the first InternalIP (or else ExternalIP) and the first one of the other family, as ranges."""
+    listed = (node.get("status") or {}).get("addresses") or ()
+    ordered = [a for kind in ("InternalIP", "ExternalIP") for a in listed if a.get("type") == kind]
+    first: dict[int, str] = {}
+    for entry in ordered:
+        address = ipaddress.ip_address(entry["address"])
+        first.setdefault(address.version, str(ipaddress.ip_network(address)))
+    return tuple(first.values())
+
+
+def settled(config: ProxyConfig, client: RestClient, stop: threading.Event) -> ProxyConfig | None:
+    """The configuration with addresses for `primary`; waits for the Node to have some. None: told to stop."""
+    from kubeclient.errors import ApiError
+    from kubeclient.resources import NODES
+
+    waited = False
+    while not stop.is_set():
+        try:
+            found = primary(client.get(NODES, config.hostname))
+            reason = "it has no address yet"
+        except ApiError as error:
+            found, reason = (), str(error)
+        if found:
+            log.info("Chose addresses for node ports addresses=%s reason=primary", ",".join(found))
+            return replace(config, node_port_addresses=found)
+        if not waited:
+            log.info("Waiting for the addresses of this node node=%s reason=%s", config.hostname, reason)
+            waited = True
+        stop.wait(RETRY_SECONDS)
+    return None
+
+
+class Moving:
+    """Ends the process when the Node's addresses are others than those the rules were made for."""
+
+    def __init__(self, used: tuple[str, ...], stop: threading.Event) -> None:
+        self._used = used
+        self._stop = stop
+        self.moved = False
+
+    def node_event(self, kind: str, new: dict[str, Any], old: dict[str, Any] | None = None) -> None:
+        now = primary(new)
+        if kind == "DELETED" or not now or now == self._used or self.moved:
+            return
+        self.moved = True
+        log.warning(
+            "Stopped for new addresses of this node old=%s new=%s", ",".join(self._used), ",".join(now)
+        )
+        self._stop.set()
