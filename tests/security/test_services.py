@@ -11,7 +11,7 @@ import pytest
 
 from cni.netns import in_namespace
 from tests.network_lab import Namespace, Server, ask
-from tests.privileged.proxy.test_packets import Lab, lab
+from tests.services_lab import Lab, lab
 
 __all__ = ["lab"]
 

@@ -1,0 +1,3 @@
+"""Tests here take a whole node as a fixture."""
+
+from services_lab import lab as lab
