@@ -1,8 +1,9 @@
 """What one of our plugin programs does first: ask the agent to do the work, and do it here if there is none.
 
-Starting Python takes some 10 ms, importing the plugins' modules another 40, which a running agent has behind
-it. So a program hands its standard streams and its CNI_* variables to the agent's socket beside it (see
-`warm`) and waits for the exit status. Only built-in modules are imported on that way.
+Starting Python takes some 10 ms, importing the plugins' modules as long again; a running agent has both
+behind it, and knows besides which rules are there. So a program hands its standard streams and its CNI_*
+variables to the agent's socket beside it (see `warm`) and waits for the exit status. Only built-in modules
+are imported on that way.
 """
 
 import sys
