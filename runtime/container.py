@@ -9,7 +9,8 @@ from __future__ import annotations
 import signal
 import time
 
-from runtime import oom, state
+from runtime import oom, prepared, state
+from runtime.cgroups import oom_files
 from runtime.errors import CgroupError, RuntimeFailure
 from runtime.logs import LineFormatter, LogFile
 from runtime.operations import Rootfs, container_plan
@@ -56,6 +57,7 @@ class Errand(Record):
     join: tuple[tuple[str, str], ...]
     tty: bool
     stdin: bool
+    work: str
 
 
 def read_oci(directory: str) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def run_errand(
 ) -> Process:
     """A worker's part of a start. `stdio`: the child's descriptors, all -1 for a terminal to be made."""
     config = read_oci(errand.directory)
-    rootfs = Rootfs(errand.layers, f"{errand.directory}/upper", f"{errand.directory}/work")
+    rootfs = Rootfs(errand.layers, f"{errand.directory}/upper", f"{errand.directory}/{errand.work}")
     if errand.tty:
         config["process"]["terminal"] = True
     spec = parse(config)
@@ -115,6 +117,7 @@ class Container:
         self._outputs: list[Output] = []
         self._attached: list[Attach] = []
         self._oom: oom.Watch | None = None
+        self._work = "work"
         self._execs = 0
         self._exec_cgroups: list[str] = []
         self._waiters: list[Callable[[], None]] = []
@@ -141,12 +144,13 @@ class Container:
     def read_oci(self) -> dict[str, Any]:
         return read_oci(self.directory)
 
-    def start(self, join: Mapping[str, str]) -> None:
-        """Start it inside the namespaces `join`. On failure the container is EXITED with code 128."""
+    def start(self, join: Mapping[str, str], pause: int) -> None:
+        """Start it inside the namespaces `join` of the process `pause`. On failure the container is EXITED
+        with code 128."""
         if self.state.state != state.CREATED:
             raise RuntimeFailure(f"Could not start container {self.id}: it is {self.state.state}")
         try:
-            process = self._launch(join)
+            process = self._launch(join, pause)
         except (RuntimeFailure, OSError, ValueError, KeyError) as error:
             self._never_started(str(error))
             raise
@@ -157,10 +161,10 @@ class Container:
         # A container of which only a child is killed goes on, and nobody would learn why it limps.
         self._oom = oom.Watch(self.loop, self._watched(process), self._look_for_kills)
 
-    def _launch(self, join: Mapping[str, str]) -> Process:
+    def _launch(self, join: Mapping[str, str], pause: int) -> Process:
         stdio = Stdio(tty=self.tty, stdin=self._wants_stdin, stdout=True, stderr=True)
         try:
-            process = self._launch_in_worker(join, stdio)
+            process = self._prepared(pause, stdio) or self._launch_in_worker(join, stdio)
         except BaseException:
             stdio.close_own()
             raise
@@ -172,11 +176,26 @@ class Container:
         self._adopt(stdio)
         return process
 
+    def _prepared(self, pause: int, stdio: Stdio) -> Process | None:
+        """Started by the program that was made with it, if it has one that will do. What that has left in the
+        overlay's work folder when it will not, keeps others from mounting it."""
+        place = f"{self.directory}/{prepared.NAME}"
+        if not prepared.exists(place):
+            return None
+        started = prepared.start(self.kernel, place, stdio.child, pause=pause, give=stdio.give_to)
+        if started is None:
+            self._work = "work-again"
+            return None
+        self.starter.adopt(started)
+        return started
+
     def _launch_in_worker(self, join: Mapping[str, str], stdio: Stdio) -> Process:
         if self._runtime is not None:
             return self.starter.start(lambda: self._launch_foreign(join, stdio))
         joined = tuple(join.items())
-        values = (self.directory, self._cgroup_path, self._layers, joined, self.tty, self._wants_stdin)
+        values = (
+            self.directory, self._cgroup_path, self._layers, joined, self.tty, self._wants_stdin, self._work
+        )  # fmt: skip
         started = self.starter.send(values, stdio.child)
         if started is not None:
             return started
@@ -338,7 +357,7 @@ class Container:
         if self._runtime is None:
             return process.oom
         try:
-            return self.cgroups.open(self._cgroup_path).watch_oom()
+            return oom_files.watch(self.cgroups.open(self._cgroup_path).oom_files())
         except (CgroupError, OSError) as error:
             self._shim.complain(f"Could not watch for OOM kills in {self._cgroup_path}: {error}")
             return -1, 0

@@ -82,6 +82,14 @@ class SpawnError(OSError):
         self.index = index
 
 
+class Region(Record):
+    """Where in memory something goes, and where in a file it is; a file's `offset` is whole pages."""
+
+    address: int
+    size: int
+    offset: int
+
+
 class Status(Record):
     """The parts of stat that set-up needs."""
 

@@ -177,10 +177,22 @@ def _failed(operations: tuple[Operation, ...], context: Context, error: OSError)
 
 
 def _finish(kernel: Kernel, plan: Plan, context: Context) -> Process:
-    """Late limits, and what tells the process apart. The process runs: problems become warnings."""
     pid, pidfd = context.process
-    warnings = [*plan.notes, *(_warning(plan, entry) for entry in context.warnings)]
-    for path, value in plan.late:
+    warnings = (*plan.notes, *(_warning(plan, entry) for entry in context.warnings))
+    return finish(kernel, pid, pidfd, warnings, plan.late, context.console)
+
+
+def finish(
+    kernel: Kernel,
+    pid: int,
+    pidfd: int,
+    warnings: tuple[str, ...],
+    late: tuple[tuple[str, str], ...],
+    console: int = -1,
+) -> Process:
+    """Late limits, and what tells the process apart. The process runs: problems become warnings."""
+    problems = list(warnings)
+    for path, value in late:
         try:
             fd = kernel.open(path, os.O_WRONLY)
             try:
@@ -188,13 +200,13 @@ def _finish(kernel: Kernel, plan: Plan, context: Context) -> Process:
             finally:
                 kernel.close(fd)
         except OSError as error:
-            warnings.append(f"Could not set {path} to {value}: {errno_name(error.errno or 0)}")
+            problems.append(f"Could not set {path} to {value}: {errno_name(error.errno or 0)}")
     try:
         started = kernel.start_time(pid)
     except (FileNotFoundError, ProcessLookupError):
         # It has ended, and somebody in this process collects children faster than we look.
         started = 0
-    return Process(pid, started, pidfd, context.console, tuple(warnings))
+    return Process(pid, started, pidfd, console, tuple(problems))
 
 
 def _warning(plan: Plan, entry: str) -> str:

@@ -13,6 +13,11 @@ import os
 from runtime.kernel import Kernel, Step
 from runtime.plan import Context, Operation
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
 CLONE_FS = 0x200
 FLAGS = {
     "mount": 0x00020000,
@@ -30,6 +35,15 @@ IPC_SYSCTLS = frozenset(
     "kernel." + name
     for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
 )
+
+
+JOINABLE = {"user": "user", "network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
+
+
+def namespaces_of(oci: Mapping[str, Any], pause: int) -> dict[str, str]:
+    """Type → path of the namespaces that the process `pause` made by the sandbox's configuration `oci`."""
+    made = {entry["type"] for entry in oci["linux"]["namespaces"]}
+    return {kind: f"/proc/{pause}/ns/{name}" for kind, name in JOINABLE.items() if kind in made}
 
 
 def flags_of(kinds: tuple[str, ...]) -> int:

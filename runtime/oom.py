@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 
+from runtime.cgroups import oom_files
 from runtime.errors import CgroupError
 from runtime.launch import Process
 from runtime.loop import READ
@@ -77,7 +78,7 @@ def watch(process: Process, open_cgroup: Callable[[], Cgroup]) -> Process:
     """The started process with a watch on its cgroup; with a warning if that cannot be had. For workers:
     opening it in the shim itself would cost each pod 150 kB for ever."""
     try:
-        watched, warnings = open_cgroup().watch_oom(), process.warnings
+        watched, warnings = oom_files.watch(open_cgroup().oom_files()), process.warnings
     except (CgroupError, OSError) as error:
         watched, warnings = (-1, 0), (*process.warnings, f"Could not watch for OOM kills: {error}")
     started = process.pid, process.start_time_ticks, process.pidfd, process.console

@@ -15,21 +15,23 @@ import signal
 import socket
 import sys
 
-from runtime import json_text, state
+from runtime import json_text, pause, state
+from runtime.cgroups.oom_files import OomFiles
 from runtime.errors import RuntimeFailure
+from runtime.kernel import Kernel, Step
 from runtime.launch import Process
-from runtime.loop import READ
+from runtime.linux import LinuxKernel
 from runtime.orders import Cast, receive, serve
-from runtime.process import Execute
+from runtime.plan import Context, Operation, Plan
+from runtime.prepared import NAME
+from runtime.process import ConnectStdio, Execute, ExecuteImage, Start
 from runtime.streams import REQUEST, RESPONSE, FrameReader, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from runtime.linux import LinuxKernel
     from runtime.pages import Pages
-    from runtime.plan import Plan
 
 ROUNDS = 8
 SITTINGS = 3
@@ -53,8 +55,8 @@ class NoCgroups:
     def open(self, path: str) -> NoCgroups:
         return self
 
-    def watch_oom(self) -> tuple[int, int]:
-        return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), READ
+    def oom_files(self) -> OomFiles:
+        return OomFiles()
 
     def remove(self, path: str, recursive: bool = False) -> None:
         return
@@ -97,7 +99,7 @@ class Sitting:
         self._reader, writer = os.pipe2(os.O_CLOEXEC)
         sitter: Any = Sitter(pages, writer)
         self.cast = Cast(NO_CGROUPS, sitter, stand_in)
-        self.line, self._agent = call_agent(f"/proc/self/fd/{folder}", SITTINGS)
+        self.line, self._agent = call_agent(f"/proc/self/fd/{folder}", SITTINGS, ahead=True)
         self._writer = writer
 
     def finish(self) -> None:
@@ -117,6 +119,8 @@ def rehearse(kernel: LinuxKernel, pages: Pages) -> Sitting | None:
 
     Raises OSError, RuntimeFailure.
     """
+    import runtime.ahead  # noqa: F401  # once, not in each agent's fork
+
     tree = kernel.fsopen("tmpfs")
     try:
         kernel.fsconfig(tree, "", None)
@@ -124,8 +128,8 @@ def rehearse(kernel: LinuxKernel, pages: Pages) -> Sitting | None:
     finally:
         os.close(tree)
     try:
-        for _ in range(ROUNDS):
-            play(f"/proc/self/fd/{folder}", kernel, pages)
+        for number in range(ROUNDS):
+            play(f"/proc/self/fd/{folder}", kernel, pages, ahead=number % 2 > 0)
         gc.collect()
         gc.freeze()
         if pages.prepare():
@@ -137,9 +141,9 @@ def rehearse(kernel: LinuxKernel, pages: Pages) -> Sitting | None:
     return None
 
 
-def play(folder: str, kernel: LinuxKernel, pages: Pages) -> None:
-    """One life in this process, with an agent in a fork."""
-    ours, agent = call_agent(folder, 0)
+def play(folder: str, kernel: LinuxKernel, pages: Pages, *, ahead: bool) -> None:
+    """One life in this process, with an agent in a fork, which prepares starts or does not."""
+    ours, agent = call_agent(folder, 0, ahead=ahead)
     order = receive(ours)
     if order is None:
         raise RuntimeFailure("the agent of the rehearsal ended early")
@@ -156,12 +160,12 @@ def play(folder: str, kernel: LinuxKernel, pages: Pages) -> None:
         raise RuntimeFailure("the agent of the rehearsal did not get what it asked for")
 
 
-def call_agent(folder: str, sittings: int) -> tuple[socket.socket, int]:
+def call_agent(folder: str, sittings: int, *, ahead: bool) -> tuple[socket.socket, int]:
     """An agent in a fork: our end of the line to it, and its pid."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
-        be_agent(theirs, folder, sittings)
+        be_agent(theirs, folder, sittings, ahead=ahead)
     theirs.close()
     return ours, pid
 
@@ -191,8 +195,29 @@ def write_files(directory: str, folder: str) -> None:
         "linux": {"namespaces": [{"type": "mount"}], "resources": {}},
     }
     state.write_json(f"{folder}/{CONTAINER}/oci.json", program)
+    for name in ("oom", "control"):
+        os.close(os.open(f"{folder}/{name}", os.O_CREAT, 0o600))
     if os.path.exists(f"{folder}/{CONTAINER}/state.json"):
         os.unlink(f"{folder}/{CONTAINER}/state.json")
+
+
+class Say(Operation):
+    """The child writes some lines."""
+
+    def describe(self) -> str:
+        return "say something"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        line = b"a line of output\n"
+        context.child(*(Step("write", (1, line, len(line))) for _ in range(OUTPUT_LINES)))
+
+
+def prepare_stand_in(directory: str, oom: tuple[str, str], pid: int) -> None:
+    """A program, as an agent prepares it, of what needs neither namespaces nor cgroups."""
+    from runtime.ahead import prepare
+
+    steps = (ConnectStdio(), Say(), ExecuteImage("pause", pause.image()), Start())
+    prepare(LinuxKernel(), Plan(steps), (), f"{directory}/{NAME}", pause=pid, oom=oom)
 
 
 def stand_in(
@@ -238,13 +263,13 @@ def play_program(output: int, *, brief: bool) -> int:
     return pid
 
 
-def be_agent(server: socket.socket, folder: str, sittings: int) -> None:
+def be_agent(server: socket.socket, folder: str, sittings: int, *, ahead: bool) -> None:
     """The agent's side of one life, or of `sittings` halves. Does not return."""
     code = 1
     signal.alarm(LONGEST_WAIT)  # the forkserver waits for our end
     try:
         for _ in range(sittings or 1):
-            live(server, folder, half=bool(sittings))
+            live(server, folder, half=bool(sittings), ahead=ahead)
         code = 0
     except BaseException as error:
         # Whatever it was, this process may not get back into the forkserver.
@@ -253,10 +278,12 @@ def be_agent(server: socket.socket, folder: str, sittings: int) -> None:
         os._exit(code)
 
 
-def live(server: socket.socket, folder: str, *, half: bool) -> None:
+def live(server: socket.socket, folder: str, *, half: bool, ahead: bool) -> None:
     """Have a shim made, and a container and an exec started in it; half a life ends there, at rest."""
     directory = f"{folder}/{POD}"
     write_files(directory, folder)
+    if ahead:
+        prepare_stand_in(directory, ("", ""), 0)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{directory}/shim.sock")
     listener.listen(1)
@@ -266,7 +293,9 @@ def live(server: socket.socket, folder: str, *, half: bool) -> None:
     listener.close()
     theirs.close()
     reader = FrameReader()
-    answer(connection, reader)
+    holder = answer(connection, reader)["sandbox"]["pause"]["pid"]
+    if ahead:
+        prepare_stand_in(f"{folder}/{CONTAINER}", (f"{folder}/oom", f"{folder}/control"), holder)
     ask(connection, reader, op="hello")
     ask(connection, reader, op="start", container=CONTAINER)
     session = socket.socket(socket.AF_UNIX)
@@ -293,11 +322,12 @@ def ask(connection: socket.socket, reader: FrameReader, **request: Any) -> None:
     answer(connection, reader)
 
 
-def answer(connection: socket.socket, reader: FrameReader) -> None:
+def answer(connection: socket.socket, reader: FrameReader) -> dict[str, Any]:
     while data := connection.recv(65536):
         for channel, payload in reader.feed(data):
             if channel == RESPONSE:
-                if "error" in json_text.loads(payload.decode()):
+                values: dict[str, Any] = json_text.loads(payload.decode())
+                if "error" in values:
                     raise RuntimeFailure(payload.decode())
-                return
+                return values
     raise RuntimeFailure("the shim has gone")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime import recovery, shim_link, state
+from runtime.ahead import Ahead
 from runtime.cgroups import CgroupDriver
 from runtime.cleaner import Cleaner
 from runtime.errors import (
@@ -31,6 +32,7 @@ from runtime.errors import (
 )  # fmt: skip
 from runtime.forkserver_link import Forkserver
 from runtime.loop import Loop
+from runtime.namespaces import namespaces_of
 from runtime.oci_config import container_config, pause_config, signal_number
 from runtime.shim_link import ShimLink
 from runtime.state import CREATED, EXITED, NOT_READY, READY, RUNNING, ContainerState, SandboxState
@@ -80,6 +82,7 @@ class RuntimeService:
         self._containers_dir = Path(state_dir)
         self._cgroups = cgroups
         self._forkserver = Forkserver()
+        self._ahead = Ahead()
         self._cleaner = Cleaner(cgroups)
         self._loop = Loop()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -136,6 +139,7 @@ class RuntimeService:
         }
         try:
             state.write_json(f"{folder}/sandbox.json", record)
+            self._ahead.pause(str(folder), record)
             answer = self._fork_shim(identifier, folder)
         except (OSError, ShimError) as error:
             self._abandon(identifier, folder)
@@ -224,7 +228,11 @@ class RuntimeService:
             record["runtime"] = asdict(runtime)
         folder = self._containers_dir / identifier
         try:
-            write_container(folder, record, container_config(config.spec, sandbox.config))
+            oci = container_config(config.spec, sandbox.config)
+            write_container(folder, record, oci)
+            if sandbox.pid:
+                join = namespaces_of(pause_config(sandbox.config), sandbox.pid)
+                self._ahead.container(str(folder), record, oci, join, sandbox.pid)
         except OSError as error:
             if folder.exists():
                 self._cleaner.add(recovery.give_up(folder))

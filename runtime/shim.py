@@ -2,7 +2,8 @@
 
 It exists so that the agent may die, be upgraded or hang without a container noticing: only a parent
 learns an exit code, somebody must read the pipes, and the pause process must belong to someone. It is
-single-threaded around one epoll loop, except for the throwaway thread inside `launch`. It serves any
+single-threaded around one epoll loop. What it starts was prepared by the agent (prepared.py), or is
+launched by a worker (worker.py). It serves any
 number of agents, one after another or at once, on `<sandbox folder>/shim.sock` (0600), with frames of
 runtime/streams.py:
 
@@ -23,11 +24,12 @@ import socket
 import sys
 import time
 
-from runtime import json_text, state
+from runtime import json_text, prepared, state
 from runtime.container import Container, Errand, Tools, run_errand
 from runtime.errors import RuntimeFailure
 from runtime.launch import launch
 from runtime.loop import Loop, Timer
+from runtime.namespaces import namespaces_of
 from runtime.operations import sandbox_plan
 from runtime.session import null, reply
 from runtime.spec import parse
@@ -49,13 +51,6 @@ if TYPE_CHECKING:
 GOODBYE_SECONDS = 1.0
 MISTAKE_PAUSE_SECONDS = 0.1
 WORKER_STAYS_SECONDS = 2.0
-JOINABLE = {"user": "user", "network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
-
-
-def namespaces_of(oci: Mapping[str, Any], pause: int) -> dict[str, str]:
-    """Type → path of the namespaces that the process `pause` made by the sandbox's configuration `oci`."""
-    made = {entry["type"] for entry in oci["linux"]["namespaces"]}
-    return {kind: f"/proc/{pause}/ns/{name}" for kind, name in JOINABLE.items() if kind in made}
 
 
 class Shim:
@@ -79,7 +74,9 @@ class Shim:
         self.launch = launch
         self.starter = Starter(kernel)
         self._record = state.read_json(f"{directory}/sandbox.json") or {}
-        self._begin_pause()
+        self._program = f"{directory}/{prepared.NAME}"
+        if not prepared.exists(self._program):
+            self._begin_pause()
         self.loop = Loop(rest=self._rest)
         self.boot = state.boot_id()
         self._pages = pages
@@ -178,12 +175,26 @@ class Shim:
         )
 
     def _have_pause(self) -> None:
-        self._pause = self.starter.begun()
-        # A container that never stops writing never lets us rest.
-        self._stays = self.loop.call_later(WORKER_STAYS_SECONDS, self.starter.dismiss)
+        self._pause = self._prepared_pause()
+        if self._pause is None:
+            self._pause = self.starter.begun()
+            # A container that never stops writing never lets us rest.
+            self._stays = self.loop.call_later(WORKER_STAYS_SECONDS, self.starter.dismiss)
         pause = Identity(self._pause.pid, self._pause.start_time_ticks, self.boot)
         self._change(pause=pause)
         self.loop.watch(self._pause.pidfd, self._pause_exited)
+
+    def _prepared_pause(self) -> Process | None:
+        descriptor = null()
+        try:
+            started = prepared.start(self.kernel, self._program, (descriptor, descriptor, descriptor))
+        finally:
+            os.close(descriptor)
+        if started is not None:
+            self.starter.adopt(started)
+        elif not self.starter.waits:
+            self._begin_pause()
+        return started
 
     def _launch_pause(self, *, sibling: bool) -> Process:
         spec = parse(self._record["oci"])
@@ -273,7 +284,7 @@ class Shim:
             raise RuntimeFailure("Could not start container: its sandbox is being stopped")
         container = self._container(request)
         try:
-            container.start(self._namespaces())
+            container.start(self._namespaces(), self._pause.pid if self._pause else 0)
         except (RuntimeFailure, OSError, ValueError, KeyError) as error:
             reply(
                 connection,

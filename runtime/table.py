@@ -1,7 +1,7 @@
 """The child's system calls as one piece of memory, in the shape that machine.py's instructions work off.
 
     word 0            address of the entry that failed, 0 if none did
-    from byte 64 on   entries of nine words (see machine.py)
+    from byte 64 on   entries of ten words (see machine.py)
     behind them       what their arguments point to: texts, argv, structures, the seccomp filter
 
 Pointers are addresses in that memory, which is mapped when its size is known; until then they are noted.
@@ -15,7 +15,7 @@ import struct
 
 from runtime import clibrary
 from runtime.kernel import Filter, Step
-from runtime.machine import ENTRY_WORDS, PASS_RESULT, TOLERATE
+from runtime.machine import ENTRY_WORDS, PASS_RESULT, RESULT, TOLERATE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,15 +27,57 @@ _MASK = 0xFFFFFFFFFFFFFFFF
 _ZEROES = tuple([0] * count for count in range(7))
 
 
+class Data:
+    """What arguments point to. An address in it is known when it has one itself: `pointers` are the places
+    where one goes, and the place that it points to."""
+
+    def __init__(self) -> None:
+        self.memory = bytearray()
+        self.pointers: list[tuple[int, int]] = []
+        self._texts: dict[str, int] = {}
+
+    def place(self, argument: object) -> int:
+        """Where an argument is now. Raises TypeError."""
+        if isinstance(argument, Filter):
+            program = self.put(bytes(argument))
+            place = self.put(struct.pack("=HxxxxxxQ", len(argument) // 8, 0))
+            self.pointers.append((place + 8, program))
+            return place
+        if isinstance(argument, str):
+            if argument not in self._texts:
+                self._texts[argument] = self.put(os.fsencode(argument) + b"\0")
+            return self._texts[argument]
+        if isinstance(argument, bytes):
+            return self.put(argument)
+        if isinstance(argument, tuple):
+            texts = [self.place(text) for text in argument]
+            place = self.put(bytes(8 * (len(texts) + 1)))
+            self.pointers += [(place + 8 * index, text) for index, text in enumerate(texts)]
+            return place
+        raise TypeError(f"a system call takes no {type(argument).__name__}")
+
+    def put(self, raw: bytes) -> int:
+        """Adds bytes, which begin at a whole word."""
+        place = len(self.memory)
+        self.memory += raw
+        self.memory += bytes(-len(self.memory) % 8)
+        return place
+
+    def at(self, base: int) -> bytes:
+        """The memory, for an address."""
+        for index, place in self.pointers:
+            struct.pack_into("=Q", self.memory, index, base + place)
+        return bytes(self.memory)
+
+
 class Table:
     """`steps` put together. `size` in bytes; `image` is its content once it has an address."""
 
     def __init__(self, steps: Sequence[Step], numbers: Mapping[str, int]) -> None:
         self._words: list[int] = [0] * HEAD_WORDS
-        self._data = bytearray()
+        self._data = Data()
         # Where an address has to be put in, and the place in `_data` that it points to.
         self._in_words: list[tuple[int, int]] = []
-        self._in_data: list[tuple[int, int]] = []
         self._count = len(steps)
         words = self._words
         for step in steps:
@@ -44,40 +86,16 @@ class Table:
                 if type(argument) is int:
                     words.append(argument & _MASK)
                 else:
-                    self._in_words.append((len(words), self._place(argument)))
+                    self._in_words.append((len(words), self._data.place(argument)))
                     words.append(0)
             words += _ZEROES[6 - len(step.arguments)]
-            words += ((TOLERATE if step.tolerate else 0) | (PASS_RESULT if step.pass_result else 0), 0)
-        self.size = len(words) * 8 + len(self._data)
-
-    def _place(self, argument: object) -> int:
-        """Where in `_data` an argument is now. Raises TypeError."""
-        if isinstance(argument, Filter):
-            program = self._put(bytes(argument))
-            place = self._put(struct.pack("=HxxxxxxQ", len(argument) // 8, 0))
-            self._in_data.append((place + 8, program))
-            return place
-        if isinstance(argument, str):
-            return self._put(os.fsencode(argument) + b"\0")
-        if isinstance(argument, bytes):
-            return self._put(argument)
-        if isinstance(argument, tuple):
-            texts = [self._place(text) for text in argument]
-            place = self._put(bytes(8 * (len(texts) + 1)))
-            self._in_data += [(place + 8 * index, text) for index, text in enumerate(texts)]
-            return place
-        raise TypeError(f"a system call takes no {type(argument).__name__}")
-
-    def _put(self, raw: bytes) -> int:
-        place = len(self._data)
-        self._data += raw
-        self._data += bytes(-len(self._data) % 8)
-        return place
+            words += ((TOLERATE if step.tolerate else 0) | (PASS_RESULT if step.pass_result else 0), 0, 0)
+        self.size = len(words) * 8 + self.room
 
     @property
     def room(self) -> int:
         """Bytes behind the entries."""
-        return len(self._data)
+        return len(self._data.memory)
 
     def image(self, address: int) -> bytes:
         """The content for memory at `address`."""
@@ -89,16 +107,14 @@ class Table:
         words = self._words
         for index, place in self._in_words:
             words[index] = base + place
-        for index, place in self._in_data:
-            struct.pack_into("=Q", self._data, index, base + place)
-        return struct.pack(f"={len(words)}Q", *words), bytes(self._data)
+        return struct.pack(f"={len(words)}Q", *words), self._data.at(base)
 
     def results(self, image: bytes, address: int) -> tuple[tuple[int, ...], int]:
         """From the memory afterwards: what each step returned, and the number of the one that failed or
         -1."""
         words = struct.unpack_from(f"={HEAD_WORDS + self._count * ENTRY_WORDS}q", image)
         failed = (words[0] - address - HEAD_WORDS * 8) // (ENTRY_WORDS * 8) if words[0] else -1
-        return words[HEAD_WORDS + 8 :: ENTRY_WORDS], failed
+        return words[HEAD_WORDS + RESULT :: ENTRY_WORDS], failed
 
 
 class Talk:
@@ -130,7 +146,7 @@ class Talk:
 
     def result(self, index: int) -> int:
         """Of one step; 0 before it was made."""
-        return clibrary.word(self._entry(index) + 64)
+        return clibrary.word(self._entry(index) + 8 * RESULT)
 
     def failed(self) -> bool:
         """Whether a step has ended the child."""

@@ -1,4 +1,4 @@
-"""Starting a process in a fork of the shim that ends soon.
+"""Starting what was not prepared (prepared.py): in a fork of the shim that ends soon.
 
 A shim shares its memory with the forkserver until it writes to a page, and running Python code writes
 (reference counts, inline caches): parsing a spec, planning and launching would leave each shim 2 MB of
@@ -75,6 +75,15 @@ class Starter:
             self._stays = serve is not None
         finally:
             theirs.close()
+
+    @property
+    def waits(self) -> bool:
+        """Whether something has begun, or could not."""
+        return self._waiting is not None or self._refused is not None
+
+    def adopt(self, process: Process) -> None:
+        """A child of ours that no worker has started."""
+        self._children.add(process.pid)
 
     def begun(self) -> Process:
         """What `begin` has started. Raises as `start`."""

@@ -36,8 +36,8 @@ def inspect_plan(paths: NodePaths, pod: dict[str, Any]) -> dict[str, list[str]]:
 def operations(paths: NodePaths, container: str, driver: CgroupDriver) -> list[str]:
     """The plan of a container by its id, a line for each operation. Raises CommandError."""
     from runtime.errors import RuntimeFailure
+    from runtime.namespaces import namespaces_of
     from runtime.operations import Rootfs, container_plan
-    from runtime.shim import namespaces_of
     from runtime.spec import parse
 
     folder = paths.containers / container

@@ -17,6 +17,7 @@ from runtime.cgroups import devices, files, v2
 from runtime.cgroups.files import CgroupLimits, CgroupStats, section
 from runtime.cgroups.join import CgroupJoin
 from runtime.cgroups.names import PlainNames
+from runtime.cgroups.oom_files import OomFiles
 from runtime.errors import CgroupError
 
 TYPE_CHECKING = False
@@ -30,7 +31,6 @@ RARE = ("rdma",)  # on demand, too; few machines have devices for it, and none m
 UNIFIED = "unified"  # stands for the v2 folder where a v1 controller is named
 # v1 files report a limit near 2**63 rounded to pages when there is none.
 NO_LIMIT = 2**62
-EPOLLIN = 1  # as select.EPOLLIN, whose import costs a library
 
 # Kernels since 5.16 refuse or ignore every value: the memory limit counts the kernel's share, too.
 KERNEL_MEMORY = "memory.kmem.limit_in_bytes"
@@ -225,23 +225,10 @@ class Hybrid:
             cpu_throttled_ns=cpu.get("throttled_time", 0),
         )
 
-    def watch_oom(self) -> tuple[int, int]:
-        """A descriptor and the poll event by which the kernel says that this cgroup, or one above it, is out
-        of memory (it is about to kill: the counter follows). (-1, 0) without a memory controller."""
+    def oom_files(self) -> OomFiles:
+        """What tells that it, or one above it, is out of memory."""
         folder = self._driver.folder("memory", self.path)
-        try:
-            control = os.open(f"{folder}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return -1, 0
-        watched = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        try:
-            files.write(f"{folder}/cgroup.event_control", f"{watched} {control}")
-        except CgroupError:
-            os.close(watched)
-            raise
-        finally:
-            os.close(control)
-        return watched, EPOLLIN
+        return OomFiles(f"{folder}/memory.oom_control", f"{folder}/cgroup.event_control")
 
     def limits(self) -> CgroupLimits:
         """What is set now."""

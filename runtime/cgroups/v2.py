@@ -15,6 +15,7 @@ from runtime.cgroups import devices, files
 from runtime.cgroups.files import CgroupLimits, CgroupStats, section
 from runtime.cgroups.join import CgroupJoin
 from runtime.cgroups.names import PlainNames
+from runtime.cgroups.oom_files import OomFiles
 from runtime.errors import CgroupError
 
 TYPE_CHECKING = False
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-EVENTS_BYTES = 4096
-EPOLLPRI = 2  # as select.EPOLLPRI, whose import costs a library
 WANTED = ("cpu", "memory", "pids", "cpuset", "io", "hugetlb")
 ENABLED = (*WANTED, "rdma", "misc")
 # What v2 has no file for: asking for it is an error, never dropped.
@@ -262,15 +261,9 @@ class Unified:
             cpu_throttled_ns=cpu.get("throttled_usec", 0) * 1000,
         )
 
-    def watch_oom(self) -> tuple[int, int]:
-        """A descriptor and the poll event by which the kernel says that memory.events has changed; reading
-        it makes it ready to say so again. (-1, 0) without a memory controller."""
-        try:
-            watched = os.open(f"{self.folder}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return -1, 0
-        os.pread(watched, EVENTS_BYTES, 0)
-        return watched, EPOLLPRI
+    def oom_files(self) -> OomFiles:
+        """What tells that it is out of memory."""
+        return OomFiles(f"{self.folder}/memory.events")
 
     def limits(self) -> CgroupLimits:
         """What is set now."""

@@ -4,8 +4,10 @@ command, crun, runc; and a whole pod. One interleaved run.
 Run as root: `hack/isolate .venv/bin/python -m tests.bench.runtime_start [rounds]`. Each container has the
 same specification (all namespaces, seccomp, masked paths, cgroup limits, busybox true). "to exec" ends when
 the program has replaced the child, "to end" when its cgroups are removed; commands have only the latter.
-Eight in flight: the time for all, divided by eight. crun 1.8 refuses hybrid hosts, so it is run in a mount
-namespace whose v2 mount point is covered. The cold command is what hack/quickstart installs.
+"prepared" is what pods have: cgroups and the compiled start were made at the creation, and it is compared
+with the C program from there on. Eight in flight: the time for all, divided by eight. crun 1.8 refuses hybrid
+hosts, so it is run in a mount namespace whose v2 mount point is covered. The cold command is what
+hack/quickstart installs.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from runtime import cgroups, oci_launcher
+from runtime import cgroups, oci_launcher, prepared
+from runtime.ahead import prepare
 from runtime.launch import launch
 from runtime.linux import LinuxKernel
 from runtime.oci_documents import example_config
@@ -35,6 +38,7 @@ from tests.bench.pod_start import PodStart
 LIMITS = {"memory": {"limit": 64 << 20}, "cpu": {"shares": 100}, "pids": {"limit": 100}}
 FLIGHT = 8
 ROOT = "kubelet-py-bench"
+PREPARED, WITHOUT_CGROUPS = "ours, prepared", "C, cgroups made before"
 
 # Number of the first container and how many → ms to exec (None: unknown) and to end, of all together.
 Start = Callable[[int, int], tuple[float | None, float]]
@@ -65,6 +69,48 @@ def ours(folder: Path) -> Start:
     def run(first: int, count: int) -> tuple[float, float]:
         begin = time.perf_counter()
         numbers = range(first, first + count)
+        started = [start(first)] if count == 1 else list(pool.map(start, numbers))
+        executed = time.perf_counter()
+        for pidfd in started:
+            ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+            assert ended is not None and ended.si_status == 0
+            os.close(pidfd)
+        for number in numbers:
+            driver.remove(f"{ROOT}/{number}")
+        return (executed - begin) * 1000, (time.perf_counter() - begin) * 1000
+
+    return run
+
+
+def prepared_ahead(folder: Path, spent: list[float]) -> Start:
+    """As pods have it: with its cgroups and its program made before, when it is created, which takes the
+    milliseconds that are added to `spent`."""
+    kernel, driver, config = LinuxKernel(), cgroups.detect(), configuration()
+    null = os.open("/dev/null", os.O_RDWR)
+    pool = ThreadPoolExecutor(FLIGHT)
+    layers = (str(folder / "rootfs"),)
+
+    def create(number: int) -> None:
+        begin = time.perf_counter()
+        cgroup = driver.create(f"{ROOT}/{number}", config["linux"]["resources"])
+        upper, work = folder / f"ahead{number}", folder / f"ahead{number}-work"
+        upper.mkdir()
+        work.mkdir()
+        rootfs = Rootfs(layers, str(upper), str(work))
+        plan = container_plan(parse(config), rootfs=rootfs, join={}, cgroup=cgroup.join())
+        assert prepare(kernel, plan, layers, f"{folder}/program{number}")
+        spent.append((time.perf_counter() - begin) * 1000)
+
+    def start(number: int) -> int:
+        process = prepared.start(kernel, f"{folder}/program{number}", (null, null, null))
+        assert process is not None
+        return process.pidfd
+
+    def run(first: int, count: int) -> tuple[float, float]:
+        numbers = range(first, first + count)
+        for number in numbers:
+            create(number)
+        begin = time.perf_counter()
         started = [start(first)] if count == 1 else list(pool.map(start, numbers))
         executed = time.perf_counter()
         for pidfd in started:
@@ -118,10 +164,10 @@ def covered_v2() -> tuple[int, subprocess.Popen[bytes] | None]:
     return os.open(f"/proc/{holder.pid}/ns/mnt", os.O_RDONLY), holder
 
 
-def contenders(folder: Path) -> tuple[dict[str, Start], subprocess.Popen[bytes] | None]:
+def contenders(folder: Path, spent: list[float]) -> tuple[dict[str, Start], subprocess.Popen[bytes] | None]:
     launcher = folder / "kubelet-py-oci"
     oci_launcher.write(launcher, folder / "code")
-    rows: dict[str, Start] = {"ours, warm": ours(folder)}
+    rows: dict[str, Start] = {PREPARED: prepared_ahead(folder, spent), "ours, not prepared": ours(folder)}
     config = configuration()
     try:
         rows["C, same system calls"] = CStart(folder, config, ROOT)
@@ -151,6 +197,9 @@ def measure(rows: dict[str, Start], pods: PodStart, rounds: int) -> dict[str, li
                     times.setdefault(f"{place}|to exec", []).append(executed / count)
                 if turn:
                     times.setdefault(f"{place}|to end", []).append(ended / count)
+                if turn and isinstance(start, CStart):
+                    took = start.without_cgroups / count
+                    times.setdefault(f"{WITHOUT_CGROUPS}|{count}|to exec", []).append(took)
         took = pods.one()
         if turn:
             times.setdefault("a whole pod with a container|1|to exec", []).append(took)
@@ -173,8 +222,10 @@ def main() -> int:
     try:
         # The forkserver is started before there are threads that crun's and ours need.
         with PodStart(folder, configuration(), f"{ROOT}-pods") as pods:
-            rows, holder = contenders(folder)
+            spent: list[float] = []
+            rows, holder = contenders(folder, spent)
             times = measure(rows, pods, rounds)
+            times[f"{PREPARED}: its creation before|1|to program"] = spent[FLIGHT + 1 :]
             for start in rows.values():
                 if isinstance(start, CStart):
                     start.close()
@@ -203,7 +254,8 @@ def report(times: dict[str, list[float]]) -> None:
         values.sort()
         low, high = values[len(values) // 10], values[len(values) * 9 // 10]
         middle = statistics.median(values)
-        peers = [reference("C, same system calls", count, what)]
+        same = WITHOUT_CGROUPS if name == PREPARED and what == "to exec" else "C, same system calls"
+        peers = [reference(same, count, what)]
         peers += [reference(peer, count, "to end") for peer in ("crun run", "runc run")]
         ratios = " | ".join(f"{middle / peer:.2f}" if peer else "–" for peer in peers)
         print(f"| {name} | {count} | {what} | {middle:.1f} | {low:.1f} | {high:.1f} | {ratios} |")

@@ -132,6 +132,8 @@ def answers(calls: list[tuple[str, tuple[int, ...]]], capabilities: tuple[str, .
     everything = Machine(
         machine.name, machine.elf_machine, machine.audit_arch, numbers(machine.name), machine.spawn,
         machine.page,
+        machine.mode_offset,
+        machine.rdev_offset,
     )  # fmt: skip
     steps = [
         Step("prctl", (38, 1, 0, 0, 0)),

@@ -33,6 +33,8 @@ def kernel_with_all_calls() -> LinuxKernel:
             numbers(machine.name),
             machine.spawn,
             machine.page,
+            machine.mode_offset,
+            machine.rdev_offset,
         )
     )
 

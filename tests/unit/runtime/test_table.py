@@ -8,6 +8,7 @@ import pytest
 
 from runtime import clibrary
 from runtime.kernel import Filter, Step
+from runtime.machine import ENTRY_WORDS, RESULT
 from runtime.table import HEAD_WORDS, Table
 
 NUMBERS = {"execve": 59, "write": 1, "seccomp": 317}
@@ -15,7 +16,7 @@ BASE = 0x7000_0000_0000
 
 
 def entry(image: bytes, index: int) -> tuple[int, ...]:
-    return struct.unpack_from("=9Q", image, (HEAD_WORDS + 9 * index) * 8)
+    return struct.unpack_from("=10Q", image, (HEAD_WORDS + ENTRY_WORDS * index) * 8)
 
 
 def text(image: bytes, address: int) -> bytes:
@@ -26,9 +27,9 @@ def test_numbers_flags_and_negative_arguments() -> None:
     table = Table([Step("write", (-100, b"x", 1), tolerate=True), Step("write", pass_result=True)], NUMBERS)
     image = table.image(BASE)
     number, fd, data, count, *rest = entry(image, 0)
-    assert (number, fd, count, rest) == (1, 2**64 - 100, 1, [0, 0, 0, 1, 0])
+    assert (number, fd, count, rest) == (1, 2**64 - 100, 1, [0, 0, 0, 1, 0, 0])
     assert image[data - BASE : data - BASE + 1] == b"x"
-    assert entry(image, 1) == (1, 0, 0, 0, 0, 0, 0, 2, 0)
+    assert entry(image, 1) == (1, 0, 0, 0, 0, 0, 0, 2, 0, 0)
     assert len(image) == table.size
 
 
@@ -51,10 +52,10 @@ def test_a_filter_is_handed_over_as_a_program() -> None:
 def test_results_name_the_step_that_failed() -> None:
     table = Table([Step("write"), Step("write")], NUMBERS)
     image = bytearray(table.image(BASE))
-    struct.pack_into("=q", image, (HEAD_WORDS + 8) * 8, 5)
-    struct.pack_into("=q", image, (HEAD_WORDS + 9 + 8) * 8, -13)
+    struct.pack_into("=q", image, (HEAD_WORDS + RESULT) * 8, 5)
+    struct.pack_into("=q", image, (HEAD_WORDS + ENTRY_WORDS + RESULT) * 8, -13)
     assert table.results(bytes(image), BASE) == ((5, -13), -1)
-    struct.pack_into("=Q", image, 0, BASE + (HEAD_WORDS + 9) * 8)
+    struct.pack_into("=Q", image, 0, BASE + (HEAD_WORDS + ENTRY_WORDS) * 8)
     assert table.results(bytes(image), BASE) == ((5, -13), 1)
 
 

@@ -1,0 +1,84 @@
+"""Starts what was prepared when it was created (ahead.py): one call, without Python between its system calls.
+
+A program that comes upon something unforeseen stops; its processes end, and with them all they had made but
+for folders below the container's own. Then the plan is executed as any other (launch.py), which also tells
+what is wrong, if something is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from runtime.cgroups import oom_files
+from runtime.cgroups.oom_files import OomFiles
+from runtime.errors import errno_name
+from runtime.launch import Process, finish
+from runtime.program import load
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runtime.linux import LinuxKernel
+
+    Give = Callable[[int], None]
+
+NAME = "program"
+
+
+def exists(path: str) -> bool:
+    """Whether there is a program to start from."""
+    return os.path.exists(path)
+
+
+def start(
+    kernel: LinuxKernel, path: str, stdio: tuple[int, int, int], *, pause: int = 0, give: Give | None = None
+) -> Process | None:
+    """Runs the program in `path`, whose process becomes our child, and removes it: it is good for one start.
+    None if there is none, or it was made for another `pause`, or it has come upon something unforeseen.
+    `give`: gives pipes to a user.
+    """
+    if not exists(path):
+        return None
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.unlink(path)
+        program = load(file)
+        if program is None or program.pause != pause or min(stdio) <= 2:
+            return None
+        if give is not None:
+            give(program.owner)
+        given = [(offset, stdio[stream]) for stream, offset in program.given]
+        wanted = (0, program.child, *(offset for offset, _ in program.tolerated))
+        failed, pid, *results = kernel.perform(file, program.place, given, wanted)
+    except OSError:
+        return None  # no memory, or none at its place: executing the plan may do without, or says so
+    finally:
+        os.close(file)
+    if failed:
+        _reap(pid)
+    if failed or pid <= 0:
+        return None
+    warnings = [
+        f"{text}: {errno_name(-result)}"
+        for (_, text), result in zip(program.tolerated, results, strict=True)
+        if result < 0 and result != -errno.ENOSYS
+    ]
+    watched = (-1, 0)
+    try:
+        watched = oom_files.watch(OomFiles(*program.oom))
+    except OSError as error:
+        warnings.append(f"Could not watch for OOM kills: {errno_name(error.errno or 0)}")
+    started = finish(kernel, pid, os.pidfd_open(pid), (*program.notes, *warnings), program.late)
+    values = started.pid, started.start_time_ticks, started.pidfd, -1, started.warnings
+    return Process(*values, watched)
+
+
+def _reap(pid: int) -> None:
+    """Collects the child if it was the one that failed; a process-wide reaper may have been faster."""
+    if pid > 0:
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:
+            return

@@ -1,0 +1,193 @@
+"""A whole start as one table of system calls, in the file that it is kept in.
+
+Set-up and child are one run of machine.py's instructions, without Python and its lock between two calls:
+results go from one entry into the arguments of others by the entries' lists of addresses. All addresses are
+for one place in memory, drawn at random, so the file is mapped there and nothing has to be put right; where
+the place is taken, the start goes the other way (see prepared.py).
+
+    byte 0              the values of "Program", as marshal has them
+    from its page on    word 0: the entry that failed; entries from byte 64 on; what they point to
+"""
+
+from __future__ import annotations
+
+import errno
+import marshal
+import os
+import struct
+
+from runtime.kernel import Region
+from runtime.machine import CHECK, ENTRY_WORDS, RESULT
+from runtime.records import Record
+from runtime.table import HEAD_WORDS, Data
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VERSION = 1
+HEAD = 4096
+SCRATCH = 512  # struct stat, struct statfs and the like, looked at by the checks that follow
+LOWEST, STEP = 0x2000_0000_0000, 1 << 24
+_MASK = 0xFFFFFFFFFFFFFFFF
+
+
+class Slot(int):
+    """A descriptor that is not there yet: the result of the entry of that number. It looks like one that is
+    none of 0, 1 and 2."""
+
+    FIRST = 1 << 20
+
+    @property
+    def entry(self) -> int:
+        return int(self) - self.FIRST
+
+
+class Given(int):
+    """One of the descriptors that a start is given for standard input, output and error."""
+
+    FIRST = 1 << 19
+
+    @property
+    def stream(self) -> int:
+        return int(self) - self.FIRST
+
+
+class Scratch(Record):
+    """A place in the memory that system calls write to."""
+
+    offset: int = 0
+
+
+class Jump(Record):
+    """The address of an entry, by its number."""
+
+    entry: int
+
+
+class Holed(Record):
+    """A structure that gets a descriptor at an offset."""
+
+    content: bytes
+    offset: int
+    slot: int
+
+
+class Entry:
+    """One system call, or a check, that the whole consists of."""
+
+    __slots__ = ("arguments", "call", "expected", "flags")
+
+    def __init__(self, call: str, arguments: tuple[object, ...], flags: int = 0, expected: int = 0) -> None:
+        self.call = call
+        self.arguments = arguments
+        self.flags = flags
+        self.expected = expected
+
+
+class Program(Record):
+    """`place` in memory and file. `given`: (stream, offset of a word) where the three descriptors go.
+    `child`: offset of the word that becomes its pid. `tolerated`: offsets of results that may be errors, and
+    what could not be done then. `late` and `notes` as plan.Plan has them. `owner`: the user that pipes are
+    given to. `pause`: pid of the process whose namespaces are joined, or 0. `oom`: OomFiles of its cgroup."""
+
+    place: Region
+    given: tuple[tuple[int, int], ...]
+    child: int
+    tolerated: tuple[tuple[int, str], ...]
+    late: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    owner: int = 0
+    pause: int = 0
+    oom: tuple[str, str] = ("", "")
+
+
+def entry_offset(number: int) -> int:
+    """Where in a program the entry of that number is."""
+    return (HEAD_WORDS + number * ENTRY_WORDS) * 8
+
+
+def draw_address() -> int:
+    """A place in memory where probably nothing is."""
+    return LOWEST + int.from_bytes(os.urandom(2), "little") * STEP
+
+
+class Assembly:
+    """Entries put together for an address."""
+
+    def __init__(self, entries: list[Entry], numbers: Mapping[str, int], address: int) -> None:
+        self._address = address
+        self._data = Data()
+        self._base = address + entry_offset(len(entries))
+        self._scratch = self._base + self._data.put(bytes(SCRATCH))
+        self._stores: dict[int, list[int]] = {}
+        self.given: list[tuple[int, int]] = []
+        self._words = [0] * HEAD_WORDS
+        for entry in entries:
+            self._words.append((numbers[entry.call] if entry.call else CHECK) & _MASK)
+            for argument in entry.arguments:
+                self._words.append(self._argument(argument))
+            self._words += [0] * (6 - len(entry.arguments))
+            self._words += (entry.flags | (entry.expected & 0xFFFFFFFF) << 32, 0, 0)
+        for number, places in self._stores.items():
+            listed = self._data.put(struct.pack(f"={len(places) + 1}Q", *places, 0))
+            self._words[HEAD_WORDS + number * ENTRY_WORDS + RESULT - 1] = self._base + listed
+
+    def _argument(self, argument: object) -> int:
+        """The word, or 0 where one comes later."""
+        kind = type(argument)
+        if kind is int:
+            return argument & _MASK  # type: ignore[operator]
+        if isinstance(argument, Slot):
+            self._store(argument, self._address + len(self._words) * 8)
+            return 0
+        if isinstance(argument, Given):
+            self.given.append((argument.stream, len(self._words) * 8))
+            return 0
+        if isinstance(argument, Scratch):
+            return self._scratch + argument.offset
+        if isinstance(argument, Jump):
+            return self._address + entry_offset(argument.entry)
+        if isinstance(argument, Holed):
+            place = self._data.put(argument.content)
+            if isinstance(argument.slot, Slot):
+                self._store(argument.slot, self._base + place + argument.offset)
+            return self._base + place
+        return self._base + self._data.place(argument)
+
+    def _store(self, slot: Slot, address: int) -> None:
+        self._stores.setdefault(slot.entry, []).append(address)
+
+    def image(self) -> bytes:
+        """What belongs at the address."""
+        return struct.pack(f"={len(self._words)}Q", *self._words) + self._data.at(self._base)
+
+
+def save(program: Program, image: bytes, path: str) -> None:
+    """Whole or not at all. Raises OSError."""
+    place = program.place
+    values = (
+        VERSION, (place.address, place.size, place.offset), program.given, program.child, program.tolerated,
+        program.late, program.notes, program.owner, program.pause, program.oom,
+    )  # fmt: skip
+    head = marshal.dumps(values)
+    if len(head) > HEAD:
+        raise OSError(errno.E2BIG, "the program's head is too long")
+    new = f"{path}.new"
+    file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.pwrite(file, head, 0)
+        os.pwrite(file, image, place.offset)
+        os.ftruncate(file, place.offset + place.size)
+    finally:
+        os.close(file)
+    os.rename(new, path)
+
+
+def load(file: int) -> Program | None:
+    """From an open file; None if it is of another version of ours."""
+    values = marshal.loads(os.pread(file, HEAD, 0))
+    if values[0] != VERSION:
+        return None
+    _, place, *rest = values
+    return Program(Region(*place), *rest)

@@ -1,0 +1,222 @@
+"""What was prepared at its creation starts as what is executed at its start, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime import prepared
+from runtime.ahead import prepare
+from runtime.errors import ExecutableError
+from runtime.launch import Process, launch
+from runtime.machine import ENTRY_WORDS, TOLERATE
+from runtime.operations import Rootfs, container_plan
+from runtime.plan import Plan
+from runtime.program import Program, entry_offset, load
+from runtime.spec import parse
+
+pytestmark = pytest.mark.privileged
+
+UNKNOWN_CALL = 0xFFFF
+LOOK = """
+id; umask; pwd; hostname; env | grep -v PWD
+grep -E '^(Cap|NoNewPrivs|Seccomp:|Sig[BI]|Groups|NSpid|Umask)' /proc/self/status
+cut -d' ' -f5- /proc/self/mountinfo | sed 's/[0-9]*:[0-9]*//; s/lowerdir.*//; s/inode64//'
+cat /proc/self/limits; cat /proc/self/oom_score_adj; cat /proc/1/comm
+stat -c '%n %N %f %u:%g %t:%T' /dev/*; ls /dev/fd/ | wc -l; stat -c '%f %u:%g' / /proc /dev /sys /tmp /etc
+cat /proc/self/cgroup | grep -c box; ls /var/run/secrets; cat /etc/hosts
+echo x 2>&1 >/proc/sys/kernel/hostname
+true
+"""
+
+
+class Made:
+    """A container's folders, plan and program, as the agent makes them."""
+
+    def __init__(self, box: Any, name: str, config: dict[str, Any]) -> None:
+        self._box = box
+        self.folder = box.folder / name
+        self.fresh()
+        self.cgroup = box.driver.create(f"{box.base}/box-{name}", config["linux"]["resources"])
+        self.config = config
+        self.program = f"{self.folder}/program"
+
+    def fresh(self) -> None:
+        shutil.rmtree(self.folder / "work", ignore_errors=True)
+        shutil.rmtree(self.folder / "upper", ignore_errors=True)
+        for name in ("upper", "work"):
+            (self.folder / name).mkdir(parents=True)
+
+    def plan(self) -> Plan:
+        rootfs = Rootfs((str(self._box.root),), f"{self.folder}/upper", f"{self.folder}/work")
+        return container_plan(parse(self.config), rootfs=rootfs, join={}, cgroup=self.cgroup.join())
+
+    def prepare(self) -> bool:
+        return prepare(self._box.kernel, self.plan(), (str(self._box.root),), self.program)
+
+    def start(self) -> Process | None:
+        return self._with_output(lambda stdio: prepared.start(self._box.kernel, self.program, stdio))
+
+    def launch(self) -> Process | None:
+        return self._with_output(lambda stdio: launch(self._box.kernel, self.plan(), stdio))
+
+    def _with_output(self, work: Callable[[tuple[int, int, int]], Process | None]) -> Process | None:
+        self.output = self.folder / "output"
+        null = os.open("/dev/null", os.O_RDONLY)
+        output = os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            return work((null, output, output))
+        finally:
+            os.close(null)
+            os.close(output)
+
+    def ended(self, process: Process) -> str:
+        """What it wrote."""
+        found = os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
+        os.close(process.pidfd)
+        assert found is not None and found.si_status == 0, self.output.read_text()
+        return self.output.read_text()
+
+
+def seen() -> tuple[Any, ...]:
+    return (
+        sorted(os.listdir("/proc/self/fd")),
+        Path("/proc/self/mounts").read_text(),
+        Path("/proc/self/maps").read_text().count("/program"),
+        Path(f"/proc/self/task/{os.getpid()}/children").read_text(),
+        len(os.listdir("/proc/self/task")),
+        os.getcwd(),
+    )
+
+
+def rich(box: Any) -> dict[str, Any]:
+    """A specification with a volume, a file, and most of what a process may have."""
+    (box.folder / "volume").mkdir(exist_ok=True)
+    (box.folder / "hosts").write_text("127.0.0.1 localhost\n")
+    (box.root / "var").mkdir(exist_ok=True)
+    if not (box.root / "var/run").is_symlink():
+        (box.root / "var/run").symlink_to("/tmp")
+    process = {
+        "user": {"uid": 5, "gid": 6, "umask": 0o27, "additionalGids": [7, 8]},
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 128}],
+        "oomScoreAdj": 500,
+        "cwd": "/made/here",
+    }
+    volumes = [
+        {"destination": "/var/run/secrets", "type": "bind", "source": str(box.folder / "volume"),
+         "options": ["rbind", "ro", "rprivate"]},
+        {"destination": "/etc/hosts", "type": "bind", "source": str(box.folder / "hosts"),
+         "options": ["rbind", "rw"]},
+    ]  # fmt: skip
+    return dict(box.spec(LOOK, process=process, mounts=volumes))
+
+
+def test_it_is_the_same_container(box: Any) -> None:
+    texts, kinds = {}, ("plain", "rich", "ro")
+    for name, way in (("executed", Made.launch), ("prepared", Made.start)):
+        for kind in kinds:
+            config = rich(box) if kind == "rich" else box.spec(LOOK, readonly=kind == "ro")
+            made = Made(box, f"{name}-{kind}", config)
+            if name == "prepared":
+                assert made.prepare()
+            process = way(made)
+            assert process is not None and process.start_time_ticks > 0
+            texts[name, kind] = made.ended(process), process.warnings
+            assert not os.path.exists(made.program)
+    for kind in kinds:
+        assert texts["prepared", kind] == texts["executed", kind]
+    assert "uid=5 gid=6 groups=7,8" in texts["prepared", "rich"][0]
+
+
+def test_a_program_is_good_for_one_start_and_one_pause(box: Any) -> None:
+    made = Made(box, "once", box.spec("true"))
+    assert made.prepare()
+    assert prepared.start(box.kernel, made.program, (5, 6, 7), pause=4711) is None
+    assert made.start() is None
+
+
+@pytest.mark.parametrize("change", ["program", "proc", "dev", "volume"])
+def test_what_was_not_foreseen_is_not_started(box: Any, change: str) -> None:
+    config = rich(box)
+    made = Made(box, f"without-{change}", config)
+    assert made.prepare()
+    before = seen()
+    if change == "program":
+        (box.root / "bin/sh").unlink()
+    elif change == "proc":
+        (box.root / "proc").symlink_to("tmp")
+    elif change == "dev":
+        (box.root / "dev").write_text("")
+    else:
+        (box.folder / "volume").rmdir()
+        (box.folder / "volume").write_text("")
+    assert made.start() is None
+    assert seen() == before
+    if change == "program":
+        made.fresh()
+        with pytest.raises(ExecutableError, match="executable file not found"):
+            made.launch()
+
+
+def test_what_needs_thought_is_not_prepared(box: Any) -> None:
+    assert not Made(box, "missing", box.spec(["no-such-program"])).prepare()
+    assert not Made(box, "relative", box.spec("true", process={"env": ["PATH=bin"]})).prepare()
+    proc = [{"destination": "/proc/self", "type": "bind", "source": "/tmp", "options": ["bind"]}]
+    assert not Made(box, "proc", box.spec("true", mounts=proc)).prepare()
+
+
+def test_a_failure_at_an_entry_leaves_nothing(box: Any) -> None:
+    """At every third, for the time's sake, and at each of clone3's neighbours."""
+    config = rich(box)
+    config["process"]["args"] = ["true"]
+    made = Made(box, "fails", config)
+    assert made.prepare()
+    whole = Path(made.program).read_bytes()
+    with open(made.program, "rb") as file:
+        program = load(file.fileno())
+    assert program is not None
+    process = made.start()
+    assert process is not None
+    made.ended(process)
+    before = seen()
+    child, last = (numbers_of(whole, program).index(box.kernel._numbers[n]) for n in ("clone3", "exit_group"))
+    assert last > 200
+    for entry in sorted({*range(0, last, 3), child - 1, child, child + 1, last - 1}):
+        broken = bytearray(whole)
+        offset = program.place.offset + entry_offset(entry)
+        struct.pack_into("=q", broken, offset, UNKNOWN_CALL)
+        made.fresh()
+        Path(made.program).write_bytes(broken)
+        process = made.start()
+        assert (process is None) == (not broken[offset + 56] & TOLERATE), f"entry {entry}"
+        if process is not None:
+            made.ended(process)
+        assert seen() == before, f"entry {entry} left something"
+
+
+def numbers_of(image: bytes, program: Program) -> list[int]:
+    """Each entry's system call; what lies behind the last is data."""
+    count = program.place.size // (ENTRY_WORDS * 8) - 1
+    return [
+        struct.unpack_from("=q", image, program.place.offset + entry_offset(at))[0] for at in range(count)
+    ]
+
+
+def test_a_place_that_is_taken_is_no_misfortune(box: Any) -> None:
+    made = Made(box, "taken", box.spec("true"))
+    assert made.prepare()
+    with open(made.program, "rb") as file:
+        program = load(file.fileno())
+    assert program is not None
+    address = box.kernel._mmap(program.place.address, 4096, 3, 0x22 | 0x100000, -1, 0)
+    assert address == program.place.address
+    try:
+        assert made.start() is None
+    finally:
+        box.kernel._munmap(address, 4096)
