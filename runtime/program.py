@@ -30,6 +30,7 @@ HEAD = 4096
 SCRATCH = 512  # struct stat, struct statfs and the like, looked at by the checks that follow
 LOWEST, STEP = 0x2000_0000_0000, 1 << 24
 _MASK = 0xFFFFFFFFFFFFFFFF
+_ZEROES = tuple((0,) * (6 - count) for count in range(7))
 
 
 class Slot(int):
@@ -37,10 +38,6 @@ class Slot(int):
     none of 0, 1 and 2."""
 
     FIRST = 1 << 20
-
-    @property
-    def entry(self) -> int:
-        return int(self) - self.FIRST
 
 
 class Given(int):
@@ -122,25 +119,35 @@ class Assembly:
         self._scratch = self._base + self._data.put(bytes(SCRATCH))
         self._stores: dict[int, list[int]] = {}
         self.given: list[tuple[int, int]] = []
-        self._words = [0] * HEAD_WORDS
-        for entry in entries:
-            self._words.append((numbers[entry.call] if entry.call else CHECK) & _MASK)
-            for argument in entry.arguments:
-                self._words.append(self._argument(argument))
-            self._words += [0] * (6 - len(entry.arguments))
-            self._words += (entry.flags | (entry.expected & 0xFFFFFFFF) << 32, 0, 0)
+        self._words = words = [0] * HEAD_WORDS
+        self._put_in(entries, numbers)
         for number, places in self._stores.items():
             listed = self._data.put(struct.pack(f"={len(places) + 1}Q", *places, 0))
-            self._words[HEAD_WORDS + number * ENTRY_WORDS + RESULT - 1] = self._base + listed
+            words[HEAD_WORDS + number * ENTRY_WORDS + RESULT - 1] = self._base + listed
+
+    def _put_in(self, entries: list[Entry], numbers: Mapping[str, int]) -> None:
+        """Each entry's words. Hundreds with every container, so what most arguments are comes first."""
+        words, base, place, stores = self._words, self._base, self._data.place, self._stores
+        append, first = words.append, Slot.FIRST
+        for entry in entries:
+            append(numbers[entry.call] if entry.call else CHECK & _MASK)
+            for argument in entry.arguments:
+                kind = type(argument)
+                if kind is int:
+                    append(argument & _MASK)  # type: ignore[operator]
+                elif kind is Slot:
+                    word = self._address + len(words) * 8
+                    stores.setdefault(argument - first, []).append(word)  # type: ignore[operator]
+                    append(0)
+                elif kind is str or kind is bytes:
+                    append(base + place(argument))
+                else:
+                    append(self._argument(argument))
+            words += _ZEROES[len(entry.arguments)]
+            words += (entry.flags | (entry.expected & 0xFFFFFFFF) << 32, 0, 0)
 
     def _argument(self, argument: object) -> int:
-        """The word, or 0 where one comes later."""
-        kind = type(argument)
-        if kind is int:
-            return argument & _MASK  # type: ignore[operator]
-        if isinstance(argument, Slot):
-            self._store(argument, self._address + len(self._words) * 8)
-            return 0
+        """The word of an argument of a rarer kind, or 0 where it comes later."""
         if isinstance(argument, Given):
             self.given.append((argument.stream, len(self._words) * 8))
             return 0
@@ -151,12 +158,10 @@ class Assembly:
         if isinstance(argument, Holed):
             place = self._data.put(argument.content)
             if isinstance(argument.slot, Slot):
-                self._store(argument.slot, self._base + place + argument.offset)
+                word = self._base + place + argument.offset
+                self._stores.setdefault(argument.slot - Slot.FIRST, []).append(word)
             return self._base + place
         return self._base + self._data.place(argument)
-
-    def _store(self, slot: Slot, address: int) -> None:
-        self._stores.setdefault(slot.entry, []).append(address)
 
     def image(self) -> bytes:
         """What belongs at the address."""

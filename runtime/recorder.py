@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 SHOWN_FROM_HOST = {"sysfs": "/sys"}  # file systems that show much the same whoever mounts them
 WORD = 0xFFFFFFFF
+NUMBER_OF_LAST = Slot.FIRST - 1
 
 
 class Seen(Record):
@@ -69,11 +70,12 @@ class Recorder(LinuxKernel):
     # --- writing down
 
     def _call(self, name: str, *arguments: object) -> int:
-        return self._ask(name, arguments)
+        return self._ask(name, tuple(map(_passed, arguments)))
 
     def _ask(self, name: str, arguments: tuple[object, ...], expected: int = 0) -> Slot:
-        self.entries.append(Entry(name, tuple(map(_passed, arguments)), 0, expected))
-        return Slot(Slot.FIRST + len(self.entries) - 1)
+        entries = self.entries
+        entries.append(Entry(name, arguments, 0, expected))
+        return Slot(NUMBER_OF_LAST + len(entries))
 
     def _check(self, offset: int, mask: int, value: int, *, differs: bool = False) -> None:
         """The word of the scratch memory at `offset` must be the value, or must not."""

@@ -38,15 +38,16 @@ class Data:
 
     def place(self, argument: object) -> int:
         """Where an argument is now. Raises TypeError."""
+        if type(argument) is str:
+            place = self._texts.get(argument)
+            if place is None:
+                place = self._texts[argument] = self.put(os.fsencode(argument) + b"\0")
+            return place
         if isinstance(argument, Filter):
             program = self.put(bytes(argument))
             place = self.put(struct.pack("=HxxxxxxQ", len(argument) // 8, 0))
             self.pointers.append((place + 8, program))
             return place
-        if isinstance(argument, str):
-            if argument not in self._texts:
-                self._texts[argument] = self.put(os.fsencode(argument) + b"\0")
-            return self._texts[argument]
         if isinstance(argument, bytes):
             return self.put(argument)
         if isinstance(argument, tuple):
@@ -58,9 +59,11 @@ class Data:
 
     def put(self, raw: bytes) -> int:
         """Adds bytes, which begin at a whole word."""
-        place = len(self.memory)
-        self.memory += raw
-        self.memory += bytes(-len(self.memory) % 8)
+        memory = self.memory
+        place = len(memory)
+        memory += raw
+        if rest := len(memory) % 8:
+            memory += bytes(8 - rest)
         return place
 
     def at(self, base: int) -> bytes:
