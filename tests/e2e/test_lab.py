@@ -304,6 +304,8 @@ def test_a_lab_that_grows_and_is_killed_whole_leaves_nothing_after_down(cluster:
         for pid in pids:
             _kill(pid)
         assert {m["power"] for m in second.machines().values()} == {"off"}
+        refused = second.cli("up", "--nodes", "3", check=False)
+        assert refused.code == 1 and "was killed" in refused.err
     assert host_state.settled_difference(before) == []
 
 

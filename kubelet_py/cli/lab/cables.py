@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import shutil
@@ -14,7 +13,7 @@ from cni.rtnetlink import set_link
 from kubelet_py.cli.lab import relay, traffic, warm, wires
 from kubelet_py.cli.lab.errors import LabError
 from kubelet_py.cli.lab.layout import SWITCH, LabPaths
-from kubelet_py.cli.lab.machines import Machines
+from kubelet_py.cli.lab.machines import Machines, recall, remember
 from kubelet_py.cli.lab.state import Lab, Machine
 from kubelet_py.cli.processes import ProcessIdentity
 from runtime.kernel import Kernel
@@ -111,7 +110,7 @@ def _start_relay(
     if "ready" not in lines or identity is None:
         reason = machines.last_words(SWITCH)
         raise LabError(f"Could not slow down {name}: {reason} (it needs /dev/net/tun: modprobe tun)")
-    paths.relay(name).write_text(json.dumps([identity.pid, identity.start]))
+    remember(paths.relay(name), identity)
 
 
 def _read_until_ready(reader: int) -> list[str]:
@@ -128,9 +127,7 @@ def _read_until_ready(reader: int) -> list[str]:
 
 def _end_relay(paths: LabPaths, name: str) -> None:
     """End the process in the cable, if there is one; its tap goes with it."""
-    try:
-        pid, start = json.loads(paths.relay(name).read_text())
-    except (FileNotFoundError, ValueError):
-        return
-    ProcessIdentity(pid, start).stop(0.0)
-    paths.relay(name).unlink()
+    relaying = recall(paths.relay(name))
+    if relaying is not None:
+        relaying.stop(0.0)
+    paths.relay(name).unlink(missing_ok=True)

@@ -43,7 +43,7 @@ def remove(paths: LabPaths) -> None:
     try:
         if paths.machines.exists():
             shutil.rmtree(paths.machines)
-        for file in (paths.state.with_suffix(".new"), paths.state, paths.lock):
+        for file in (paths.kubelet_config, paths.state.with_suffix(".new"), paths.state, paths.lock):
             file.unlink(missing_ok=True)
         if paths.root.exists() and not any(paths.root.iterdir()):
             paths.root.rmdir()

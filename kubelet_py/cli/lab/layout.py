@@ -9,6 +9,7 @@ from pathlib import Path
 from kubelet_py.paths import NodePaths
 
 DEFAULT_ROOT = Path("/var/lib/kubelet-py-lab")
+NODE_CONFIG = "/var/lib/kubelet-config.yaml"  # where a node finds its KubeletConfiguration
 SWITCH, CONTROL, HOST = "switch", "control", "host"
 
 
@@ -31,6 +32,11 @@ class LabPaths:
     def kubeconfig(self) -> Path:
         """The administrator's, as the control machine made it."""
         return self.node(CONTROL).kubeconfig("admin")
+
+    @property
+    def kubelet_config(self) -> Path:
+        """The KubeletConfiguration of all nodes, if they were given one."""
+        return self.root / "kubelet-config.yaml"
 
     @property
     def machines(self) -> Path:

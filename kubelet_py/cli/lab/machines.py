@@ -26,6 +26,8 @@ from kubelet_py.cli.processes import ProcessIdentity
 from runtime.errors import RuntimeFailure
 from runtime.linux import LinuxKernel
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
 
 @dataclass(frozen=True, slots=True)
 class Booting:
@@ -34,6 +36,21 @@ class Booting:
     name: str
     pipe: int
     child: int
+
+
+def remember(file: Path, process: ProcessIdentity) -> None:
+    """Which process it is, and of which boot: after the next the same numbers may mean another."""
+    file.write_text(json.dumps([process.pid, process.start, BOOT_ID.read_text().strip()]))
+
+
+def recall(file: Path) -> ProcessIdentity | None:
+    """The process of the file, while it lives."""
+    try:
+        pid, start, boot = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    found = ProcessIdentity(pid, start)
+    return found if boot == BOOT_ID.read_text().strip() and found.alive() else None
 
 
 class Machines:
@@ -46,12 +63,7 @@ class Machines:
 
     def identity(self, name: str) -> ProcessIdentity | None:
         """The machine's process 1 while it runs."""
-        try:
-            pid, start = json.loads(self._paths.record(name).read_text())
-        except (FileNotFoundError, ValueError):
-            return None
-        found = ProcessIdentity(pid, start)
-        return found if found.alive() else None
+        return recall(self._paths.record(name))
 
     def state(self, name: str) -> str:
         if self.identity(name) is None:
@@ -151,7 +163,7 @@ class Machines:
             if "ready" not in lines or identity is None:
                 reason = next((line[1:] for line in lines if line.startswith("!")), "")
                 raise LabError(f"Could not start {each.name}: {reason or self.last_words(each.name)}")
-            self._paths.record(each.name).write_text(json.dumps([identity.pid, identity.start]))
+            remember(self._paths.record(each.name), identity)
 
     def last_words(self, name: str) -> str:
         """The last line of the machine's boot log."""

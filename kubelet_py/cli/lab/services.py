@@ -7,6 +7,7 @@ with the real command's own steps; later ones find its settings on its disk.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from kubelet_py.paths import NodePaths
 Programs = Mapping[str, Callable[[list[str]], int]]
 PATHS = NodePaths(Path("/"))
 CERTIFICATE_SECONDS = 60.0
+ATTEMPTS, PAUSE = 3, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,17 @@ def node(name: str, invitation: Invitation | None, programs: Programs) -> Servic
     """Join, or start what has joined before."""
 
     def prepare() -> None:
-        if invitation is not None:
-            join.prepare(_join_arguments(name, invitation.arguments), PATHS)
+        assert invitation is not None
+        arguments = _join_arguments(name, invitation.arguments)
+        for attempt in range(ATTEMPTS):
+            try:
+                join.prepare(arguments, PATHS)
+                return
+            except CommandError as error:  # on a busy machine the server may be late, as on a bad line
+                if attempt == ATTEMPTS - 1:
+                    raise
+                print(f"{error}; trying again", file=sys.stderr, flush=True)
+                time.sleep(PAUSE)
 
     return Service(
         f"{name}: supervisor",

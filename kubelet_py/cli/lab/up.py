@@ -7,7 +7,10 @@ before this one opens its first watch; it has one thread until the end.
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from controlplane import bootstrap_tokens
@@ -16,9 +19,9 @@ from kubelet_py.cli.lab import services, state, warm, wires
 from kubelet_py.cli.lab.branch import Branch
 from kubelet_py.cli.lab.down import remove
 from kubelet_py.cli.lab.errors import LabError
-from kubelet_py.cli.lab.layout import CONTROL, SWITCH, LabPaths
+from kubelet_py.cli.lab.layout import CONTROL, NODE_CONFIG, SWITCH, LabPaths
 from kubelet_py.cli.lab.machines import Machines
-from kubelet_py.cli.lab.state import MOST_NODES, Lab
+from kubelet_py.cli.lab.state import MOST_NODES, Lab, Machine
 from kubelet_py.cli.up import require_overlay, require_root
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 
 TOKEN_SECONDS = 600.0
 LOOK_SECONDS = 0.1
-JOIN_OPTIONS = ("proxy_mode", "pod_routes", "kubelet_config")
+AT_ONCE = 8
+JOIN_OPTIONS = ("proxy_mode", "pod_routes")
 CONTROL_OPTIONS = ("node_cidr_mask_size", "load_balancer_addresses", "cluster_domain")
 
 
@@ -38,8 +42,12 @@ def run(args: argparse.Namespace, paths: LabPaths) -> int:
     with state.locked(paths):
         before = state.load(paths)
         try:
-            lab = _wanted(args, before)
             machines = Machines(paths, Branch.of_host(paths.cgroup))
+            if before is not None and machines.identity(SWITCH) is None:
+                raise LabError(f"the lab in {paths.root} was killed (take it away: kubelet-py lab down)")
+            lab = _wanted(args, before)
+            if before is None and args.kubelet_config:
+                _keep_kubelet_config(paths, args.kubelet_config)
             client, programs = _start_cluster(paths, lab, machines, before is None, started, args.timeout)
         except BaseException:
             if before is None:
@@ -48,11 +56,16 @@ def run(args: argparse.Namespace, paths: LabPaths) -> int:
         known = before.names if before is not None else ()
         new = [machine for machine in lab.nodes if machine.name not in known]
         invitation = _invite(client, paths, lab)
-        booting = [
-            machines.boot(lab, machine, services.node(machine.name, invitation, programs)) for machine in new
-        ]
-        machines.finish(booting)
-        wait_ready(client, paths, machines, [m.name for m in new], started, args.timeout)
+
+        def boot(machine: Machine) -> None:
+            if paths.kubelet_config.exists():
+                file = Path(f"{paths.disk(machine.name)}{NODE_CONFIG}")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(paths.kubelet_config, file)
+            service = services.node(machine.name, invitation, programs)
+            machines.finish([machines.boot(lab, machine, service)])
+
+        _bring_up(client, machines, new, boot, started, args.timeout)
         client.close()
     print("Use it:  kubelet-py lab kubectl get nodes -o wide")
     print(f"    or:  export KUBECONFIG={paths.kubeconfig}", flush=True)
@@ -67,7 +80,7 @@ def _start_cluster(
         services.control_settings(lab)  # says what is wrong with the options before anything is made
         wires.check_free(lab, paths)
     state.save(paths, lab)
-    if machines.identity(SWITCH) is None:
+    if fresh:
         machines.boot_switch(lab)
         wires.connect_host(lab, paths.link)
         machines.finish([machines.boot(lab, lab.machine(CONTROL), services.control(lab))])
@@ -99,10 +112,25 @@ def _wanted(args: argparse.Namespace, before: Lab | None) -> Lab:
         cluster_cidr=args.cluster_cidr,
         service_cidr=args.service_cidr,
         control_options=_options(args, CONTROL_OPTIONS),
-        options=_options(args, JOIN_OPTIONS),
+        options=(
+            *_options(args, JOIN_OPTIONS),
+            *(("--kubelet-config", NODE_CONFIG) if args.kubelet_config else ()),
+        ),
     )
     state.check(lab, args.nodes)
     return lab.grown(args.nodes)
+
+
+def _keep_kubelet_config(paths: LabPaths, source: str) -> None:
+    """A copy for the nodes, whose folders are not the host's. Raises LabError for what no kubelet takes."""
+    from kubelet_py import config
+    from kubelet_py.errors import ConfigError
+
+    try:
+        config.load(Path(source))
+        shutil.copy(source, paths.kubelet_config)
+    except (ConfigError, OSError) as error:
+        raise LabError(f"--kubelet-config: {error}") from error
 
 
 def _options(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -185,30 +213,46 @@ def wait_ready_anew(paths: LabPaths, machines: Machines, name: str, since: float
     client.close()
 
 
-def wait_ready(
-    client: RestClient, paths: LabPaths, machines: Machines, names: list[str], started: float, timeout: float
+def _bring_up(
+    client: RestClient,
+    machines: Machines,
+    new: Sequence[Machine],
+    boot: Callable[[Machine], None],
+    started: float,
+    timeout: float,
 ) -> None:
-    """Print each node as it becomes Ready. Raises LabError with what a missing one says of itself."""
-    from kubeclient.errors import KubeClientError
-    from kubeclient.resources import NODES
-    from kubelet_py.cli.readiness import condition, why_not_ready
+    """Boot the nodes, some at a time: of fifty that join at once each would run into its time limits.
 
-    missing = list(names)
-    while missing:
-        try:
-            ready = {
-                n["metadata"]["name"] for n in client.list(NODES)["items"] if condition(n, "Ready") == "True"
-            }
-        except KubeClientError:
-            ready = set()
-        for name in [name for name in missing if name in ready]:
-            missing.remove(name)
+    Prints each as it becomes Ready. Raises LabError with what a missing one says of itself.
+    """
+    from kubelet_py.cli.readiness import why_not_ready
+
+    waiting, joining = [*new], list[str]()
+    while waiting or joining:
+        while waiting and len(joining) < AT_ONCE:
+            boot(waiting[0])
+            joining.append(waiting.pop(0).name)
+        for name in _ready(client).intersection(joining):
+            joining.remove(name)
             _say(started, f"{name} is Ready")
-        if missing and time.monotonic() - started > timeout:
-            name = missing[0]
+        if joining and time.monotonic() - started > timeout:
+            name, left = joining[0], len(joining) + len(waiting)
             problem = f"{why_not_ready(client, name)} ({machines.last_words(name)})"
             raise LabError(
-                f"{len(missing)} nodes are not Ready after {timeout:g} s; {problem}; "
+                f"{left} nodes are not Ready after {timeout:g} s; {problem}; "
                 f"look at it: kubelet-py lab logs {name}; or take it away: kubelet-py lab down"
             )
-        time.sleep(LOOK_SECONDS if missing else 0)
+        time.sleep(LOOK_SECONDS if joining else 0)
+
+
+def _ready(client: RestClient) -> set[str]:
+    """Names of the nodes that are Ready; none while the API server does not answer."""
+    from kubeclient.errors import KubeClientError
+    from kubeclient.resources import NODES
+    from kubelet_py.cli.readiness import condition
+
+    try:
+        nodes = client.list(NODES)["items"]
+    except KubeClientError:
+        return set()
+    return {node["metadata"]["name"] for node in nodes if condition(node, "Ready") == "True"}
