@@ -22,7 +22,7 @@ COMMANDS = {
     "reset": "kubelet_py.cli.cleanup",
     "image": "kubelet_py.cli.image",
     "inspect": "kubelet_py.cli.inspect",
-    "doctor": "kubelet_py.cli.doctor",
+    "doctor": "kubelet_py.cli.doctor.command",
     "node": "kubelet_py.cli.node",
     "token": "kubelet_py.cli.token",
     "join": "kubelet_py.cli.join",
