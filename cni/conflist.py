@@ -98,13 +98,13 @@ def bridge_network(
     *,
     name: str,
     bridge: str,
-    subnet: str,
-    cluster_cidr: str,
+    subnets: Sequence[str],
+    cluster_cidrs: Sequence[str],
     data_dir: Path,
     mtu: int = 0,
     neighbours: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The conflist of one node of ours: bridge with host-local addresses from `subnet`, host ports, limits.
+    """The conflist of one node of ours: bridge with an address from each subnet, host ports, limits.
 
     Pods keep their address towards the cluster's pods and the `neighbours`, other nodes' own addresses.
     Debian's plugins accept it too (they pass over nonMasqueradeCIDRs).
@@ -115,11 +115,11 @@ def bridge_network(
         "isGateway": True,
         "ipMasq": True,
         "hairpinMode": True,
-        "nonMasqueradeCIDRs": [cluster_cidr, *neighbours],
+        "nonMasqueradeCIDRs": [*cluster_cidrs, *neighbours],
         "ipam": {
             "type": "host-local",
-            "ranges": [[{"subnet": subnet}]],
-            "routes": [{"dst": "0.0.0.0/0"}],
+            "ranges": [[{"subnet": subnet}] for subnet in subnets],
+            "routes": [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in subnets],
             "dataDir": str(data_dir),
         },
     }

@@ -72,9 +72,9 @@ def del_neighbour(index: int, entry: Neighbour) -> Message:
     return Message(f"remove neighbour {entry.address}", RTM_DELNEIGH, 0, _body(index, entry))
 
 
-def ask_neighbours(index: int, *, forwarding: bool) -> bytes:
+def ask_neighbours(index: int, *, forwarding: bool, family: int = socket.AF_INET) -> bytes:
     """The body of a dump (RTM_GETNEIGH); the answers are of all devices."""
-    return _header(socket.AF_BRIDGE if forwarding else socket.AF_INET, index if forwarding else 0, 0, 0)
+    return _header(socket.AF_BRIDGE if forwarding else family, index if forwarding else 0, 0, 0)
 
 
 def read_neighbour(payload: bytes, index: int) -> Neighbour | None:

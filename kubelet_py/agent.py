@@ -19,6 +19,7 @@ from functools import partial
 
 from kubeclient.events import EventRecorder
 from kubeclient.informer import Informer
+from kubeclient.ranges import read_ranges
 from kubeclient.resources import NODES, PODS, SERVICES
 from kubeclient.rest import RestClient
 from kubelet_py.backend import AgentBackend
@@ -27,7 +28,7 @@ from kubelet_py.errors import CertificateError, ConfigError, NodeError
 from kubelet_py.instruments import Instrument
 from kubelet_py.node import allocatable
 from kubelet_py.node import status as node_status
-from kubelet_py.node.addresses import NoAddress, choose_node_address
+from kubelet_py.node.addresses import NoAddress, choose_node_addresses
 from kubelet_py.node.announcement import Announcement
 from kubelet_py.node.credentials import Credentials
 from kubelet_py.node.enforcement import Enforcement, rules_of
@@ -37,7 +38,7 @@ from kubelet_py.node.housekeeping import Housekeeping
 from kubelet_py.node.meter import Meter
 from kubelet_py.node.network import NodeNetwork
 from kubelet_py.node.network_keeper import NetworkKeeper, first_subnet
-from kubelet_py.node.peer_routes import PeerRoutes
+from kubelet_py.node.peer_routes import PeerRoutes, PeerWays
 from kubelet_py.node.qos import QosCgroups
 from kubelet_py.node.registrar import Registrar
 from kubelet_py.paths import NodePaths
@@ -111,13 +112,14 @@ class Agent:
         self._oom = OomWatcher(self._runtime)
         self._runtime.subscribe(self._oom.heard)  # a shim may have something to tell since the last agent
         self._runtime.start()  # first of all: it forks
-        address = choose_node_address(options.node_ip)
-        address = replace(address, reason=options.node_ip_reason or address.reason)
-        self._announcement = Announcement(self._paths, options.node_name, address, self._all_nodes)
+        versions = [network.version for network in read_ranges(self._config.cluster_cidr)]
+        first, *others = choose_node_addresses(options.node_ip, versions=versions)
+        addresses = [replace(first, reason=options.node_ip_reason or first.reason), *others]
+        self._announcement = Announcement(self._paths, options.node_name, addresses, self._all_nodes)
         self._machine = node_status.read_machine(self._paths.state)
         self._node = NodeFacts(
             options.node_name,
-            (address.address,),
+            tuple(one.address for one in addresses),
             allocatable.allocatable(self._machine, self._config),
             self._machine.memory,
             rules_of(self._config, self._machine, self._cgroups),
@@ -130,8 +132,10 @@ class Agent:
         client, paths, config = self._client, self._paths, self._config
         self._cni = network = NodeNetwork(paths, self._options.cni_bin_dirs)
         self._network = NetworkKeeper(network, config, self._on_network, self._attached)
-        name, address = self._options.node_name, self._node.ips[0]
-        self._peers = PeerRoutes(me=name, address=address, mode=self._options.pod_routes)
+        name, mode = self._options.node_name, self._options.pod_routes
+        self._peers = PeerWays(
+            [PeerRoutes(me=name, address=address, mode=mode) for address in self._node.ips], config.pod_cidr
+        )
         self._images = ImageStore(paths.images)
         self._workers = PodWorkers(lambda uid: self._syncer.sync(uid))
         self._manager = PodManager(client, self._workers.wake, self._node_uid)
@@ -472,15 +476,15 @@ class Agent:
     def _on_node(self, node: Object) -> None:
         self._node_events.release()
         self._credentials.serving.look()
-        cidr = node["spec"].get("podCIDR") or self._config.pod_cidr
+        spec = node["spec"]
+        cidr = ",".join(spec.get("podCIDRs") or ()) or spec.get("podCIDR") or self._config.pod_cidr
         if cidr:
             self._network.bring_up(cidr)
 
     def _follow_peers(self) -> None:
         """Routes to the pods of the other nodes, once all of them are known."""
         if self._node_informer is not None and self._node_informer.synced():
-            own = self._node_object()["spec"].get("podCIDR") or self._config.pod_cidr
-            self._peers.update(self._node_informer.list(), own)
+            self._peers.update(self._node_informer.list(), self._node_object())
             self._network.know(self._peers.neighbours)
 
     def _attached(self) -> list[tuple[str, str]]:

@@ -13,13 +13,13 @@ Durations are Go's texts ("10s", "1m30s") in the file and seconds (float) in the
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from kubeclient.ranges import read_ranges
 from kubelet_py.errors import ConfigError
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -277,7 +277,7 @@ def checked(config: Config) -> Config:
     ranges = (("podCIDR", config.pod_cidr), ("cluster CIDR", config.cluster_cidr))
     for what, cidr in (*ranges, ("service CIDR", config.service_cidr)):
         try:
-            ipaddress.ip_network(cidr or "0.0.0.0/0")
+            read_ranges(cidr or "0.0.0.0/0")
         except ValueError as error:
             raise ConfigError(f"Could not use configuration: {what}: {error}") from error
     return config
@@ -379,7 +379,7 @@ def parse_arguments(argv: Sequence[str]) -> Options:
     parser.add_argument("--root", type=Path, default=Path("/"), help="folder that prefixes every path")
     parser.add_argument("--node-name", default=socket.gethostname().lower())
     parser.add_argument("--config", type=Path, help="KubeletConfiguration file")
-    parser.add_argument("--node-ip", default="", help="address to register, when several would do")
+    parser.add_argument("--node-ip", default="", help="address to register, or one per IP version")
     parser.add_argument("--node-ip-reason", default="", help="why that one, for the log and for `status`")
     parser.add_argument("--address", help="where the HTTPS server listens")
     parser.add_argument("--port", type=int, help="port of the HTTPS server (10250)")
@@ -390,8 +390,8 @@ def parse_arguments(argv: Sequence[str]) -> Options:
         help="how to reach pods of other nodes (auto: by VXLAN where a router lies between)",
     )
     parser.add_argument("--cni-bin-dir", type=Path, action="append", default=[], help="may be repeated")
-    parser.add_argument("--cluster-cidr", help="range of all pods' addresses (10.244.0.0/16)")
-    parser.add_argument("--service-cidr", help="range of the Services' addresses (10.96.0.0/12)")
+    parser.add_argument("--cluster-cidr", help="range of all pods' addresses, or one per IP version")
+    parser.add_argument("--service-cidr", help="range of the Services' addresses, or one per IP version")
     parser.add_argument("--cluster-dns", help="name servers of pods, separated by commas")
     parser.add_argument("--cluster-domain", help="domain of the cluster's names, as cluster.local")
     parser.add_argument("--max-pods", type=int, help="how many pods may run here (110)")

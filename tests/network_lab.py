@@ -176,8 +176,8 @@ def pod_network(folder: Path) -> Invoker:
     body = conflist.bridge_network(
         name="lab",
         bridge="kpy0",
-        subnet="10.244.1.0/24",
-        cluster_cidr="10.244.0.0/16",
+        subnets=["10.244.1.0/24"],
+        cluster_cidrs=["10.244.0.0/16"],
         data_dir=folder / "d",
     )
     conflist.write(folder / "net.d/10.conflist", body)

@@ -252,7 +252,8 @@ def _settings(args: argparse.Namespace, server: str, name: str, networking: Obje
         if key not in given and networking.get(field):
             given[key] = str(networking[field])
     try:
-        given |= up.address_for(args, None, alone=False)
+        cidr = given.get("cluster_cidr") or node_settings.CLUSTER_CIDR
+        given |= up.address_for(args, None, cidr, alone=False)
         settings = NodeSettings(**given)
         settings.check()
     except (NoAddress, SettingsError) as error:

@@ -10,12 +10,16 @@ import ipaddress
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from kubeclient.ranges import Network, part_sizes, read_ranges
 from kubelet_py.paths import NodePaths
 
+CLUSTER_CIDR = "10.244.0.0/16"
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 
@@ -27,7 +31,8 @@ class SettingsError(Exception):
 class NodeSettings:
     """Options of `kubelet-py up` that describe the node and its cluster.
 
-    `server` is the API server of a node that joined a cluster elsewhere; "" where it runs here. `node_ip` was
+    `server` is the API server of a node that joined a cluster elsewhere; "" where it runs here. `node_ip` and
+    both ranges may be two, with a comma: one of each IP version, the cluster's own first. `node_ip` was
     chosen because of `address_reason`; `asked_ip` or `node_interface` is what was asked for, and counts again
     at the next start.
     """
@@ -39,9 +44,11 @@ class NodeSettings:
     kubelet_port: int = 10250
     proxy_healthz_port: int = 10256
     proxy_mode: str = "iptables"
-    cluster_cidr: str = "10.244.0.0/16"
+    cluster_cidr: str = CLUSTER_CIDR
     service_cidr: str = "10.96.0.0/12"
     node_cidr_mask_size: int = 0
+    node_cidr_mask_size_ipv4: int = 0
+    node_cidr_mask_size_ipv6: int = 0
     kubelet_config: str = ""
     cluster_dns: bool = True
     pod_routes: str = "auto"
@@ -65,25 +72,29 @@ class NodeSettings:
         if self.kubelet_config and not os.path.isfile(self.kubelet_config):
             raise SettingsError(f"Could not find --kubelet-config {self.kubelet_config} (give a file's path)")
         try:
-            pods, services = ipaddress.ip_network(self.cluster_cidr), ipaddress.ip_network(self.service_cidr)
-            address = ipaddress.ip_address(self.node_ip)
-            ipaddress.ip_address(self.bind_address)
+            pods, services = read_ranges(self.cluster_cidr), read_ranges(self.service_cidr)
+            addresses = [ipaddress.ip_address(text) for text in self.node_ips]
+            bound = ipaddress.ip_address(self.bind_address)
             if self.load_balancer_addresses not in ("", "nodes"):
                 for part in self.load_balancer_addresses.split(","):
                     ipaddress.ip_network(part.strip())
         except ValueError as error:
             raise SettingsError(f"Could not read an address option: {error}") from error
-        most = pods.max_prefixlen - 2
-        if self.node_cidr_mask_size and not pods.prefixlen <= self.node_cidr_mask_size <= most:
-            raise SettingsError(
-                f"--node-cidr-mask-size {self.node_cidr_mask_size} must be between {pods.prefixlen}, "
-                f"the mask of --cluster-cidr {pods}, and {most}"
+        try:
+            part_sizes(
+                pods,
+                self.node_cidr_mask_size,
+                self.node_cidr_mask_size_ipv4,
+                self.node_cidr_mask_size_ipv6,
             )
-        if pods.overlaps(services):
-            raise SettingsError(f"--cluster-cidr {pods} and --service-cidr {services} overlap (change one)")
-        for option, network in (("--cluster-cidr", pods), ("--service-cidr", services)):
-            if address in network:
-                raise SettingsError(f"The node's address {address} lies in {option} {network} (change it)")
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+        self._check_apart(pods, services, addresses)
+        if addresses[0].version == 6 and bound.version == 4 and not self.server:
+            raise SettingsError(
+                f"Others reach the API server at {addresses[0]}, but it would listen on IPv4 only "
+                "(--bind-address ::)"
+            )
         for option, port in (
             ("--secure-port", self.secure_port),
             ("--kubelet-port", self.kubelet_port),
@@ -92,10 +103,26 @@ class NodeSettings:
             if not 0 < port < 65536:
                 raise SettingsError(f"{option} {port} is not a port number (1-65535)")
 
+    def _check_apart(
+        self, pods: Sequence[Network], services: Sequence[Network], addresses: Sequence[Address]
+    ) -> None:
+        for one, other in ((p, s) for p in pods for s in services if p.version == s.version):
+            if one.overlaps(other):
+                raise SettingsError(f"--cluster-cidr {one} and --service-cidr {other} overlap (change one)")
+        for option, networks in (("--cluster-cidr", pods), ("--service-cidr", services)):
+            for network in networks:
+                inside = next((address for address in addresses if address in network), None)
+                if inside is not None:
+                    raise SettingsError(f"The node's address {inside} lies in {option} {network} (change it)")
+
+    @property
+    def node_ips(self) -> tuple[str, ...]:
+        return tuple(self.node_ip.split(","))
+
     @property
     def dns_address(self) -> str:
         """ClusterIP of the DNS Service: by convention the tenth of the range. Empty without cluster DNS."""
-        services = ipaddress.ip_network(self.service_cidr)
+        services = read_ranges(self.service_cidr)[0]
         return str(services[10]) if self.cluster_dns and services.num_addresses > 11 else ""
 
     def save(self, paths: NodePaths) -> None:
@@ -119,3 +146,11 @@ def load(paths: NodePaths) -> NodeSettings | None:
     kept = {name: value for name, value in data.items() if name in known}
     kept["cni_bin_dirs"] = tuple(kept.get("cni_bin_dirs", ()))
     return NodeSettings(**kept)
+
+
+def versions_of(cluster_cidr: str) -> tuple[int, ...]:
+    """The cluster's IP versions, its own first. Raises SettingsError."""
+    try:
+        return tuple(network.version for network in read_ranges(cluster_cidr))
+    except ValueError as error:
+        raise SettingsError(f"Could not read an address option: {error}") from error

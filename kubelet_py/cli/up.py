@@ -69,7 +69,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=("iptables", "nftables", "auto"),
         help="how Services get into the kernel (default iptables; auto: nftables where it can be)",
     )
-    parser.add_argument("--cluster-cidr", help="range of the pods' addresses (default 10.244.0.0/16)")
+    parser.add_argument(
+        "--cluster-cidr",
+        help="range of the pods' addresses (default 10.244.0.0/16); dual stack: one of IPv4 and one of IPv6 "
+        "with a comma, for --service-cidr as well",
+    )
     parser.add_argument("--service-cidr", help="range of the Services' addresses (default 10.96.0.0/12)")
     parser.add_argument(
         "--node-cidr-mask-size",
@@ -77,6 +81,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the node's part of --cluster-cidr (default 24: 253 pods; more also need maxPods of "
         "--kubelet-config, 110)",
     )
+    for version, usual in (("ipv4", 24), ("ipv6", 64)):
+        told = f"the same where there are two (default {usual})"
+        parser.add_argument(f"--node-cidr-mask-size-{version}", type=int, help=told)
     parser.add_argument(
         "--cluster-dns",
         action=argparse.BooleanOptionalAction,
@@ -104,7 +111,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def add_address_options(parser: argparse.ArgumentParser) -> None:
     """Which address the node announces; for `join` too."""
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--node-ip", help="address of this node (default: the default route's interface)")
+    which.add_argument(
+        "--node-ip",
+        help="address of this node, or one of each IP version with a comma (default: the default route's "
+        "interface)",
+    )
     which.add_argument("--node-interface", help="interface whose address is this node's")
 
 
@@ -187,7 +198,8 @@ def settings_for(args: argparse.Namespace, paths: NodePaths) -> NodeSettings:
         given["cni_bin_dirs"] = tuple(given["cni_bin_dirs"])
     known = node_settings.load(paths)
     try:
-        given |= address_for(args, known, alone=known is None or not known.server)
+        cidr = given.get("cluster_cidr") or (known.cluster_cidr if known else node_settings.CLUSTER_CIDR)
+        given |= address_for(args, known, cidr, alone=known is None or not known.server)
         if known is None:
             given.setdefault("node_name", socket.gethostname().lower())
             settings = NodeSettings(**given)
@@ -199,10 +211,16 @@ def settings_for(args: argparse.Namespace, paths: NodePaths) -> NodeSettings:
     return settings
 
 
-def address_for(args: argparse.Namespace, known: NodeSettings | None, *, alone: bool) -> dict[str, str]:
-    """The address settings: as asked for now or earlier; else a joined node keeps the one it joined with as
-    long as this machine has it; else the default route decides. Raises NoAddress."""
-    from kubelet_py.node.addresses import NoAddress, choose_node_address
+def address_for(
+    args: argparse.Namespace, known: NodeSettings | None, cluster_cidr: str, *, alone: bool
+) -> dict[str, str]:
+    """The address settings: as asked for now or earlier; else a joined node keeps what it joined with as long
+    as this machine has it; else the default route decides. One address for each of the cluster's IP versions.
+    Raises NoAddress, SettingsError.
+    """
+    from kubelet_py.node.addresses import NoAddress, choose_node_addresses
+
+    versions = node_settings.versions_of(cluster_cidr)
 
     asked = (args.node_ip or "", args.node_interface or "")
     if known is not None and not any(asked):
@@ -210,13 +228,14 @@ def address_for(args: argparse.Namespace, known: NodeSettings | None, *, alone: 
     found = None
     if known is not None and known.server and not any(asked):
         try:
-            found = replace(choose_node_address(known.node_ip, alone=alone), reason="the node joined with it")
+            first, *others = choose_node_addresses(known.node_ip, versions=versions, alone=alone)
+            found = replace(first, reason="the node joined with it"), *others
         except NoAddress:
             pass
-    found = found or choose_node_address(*asked, alone=alone)
+    found = found or choose_node_addresses(*asked, versions=versions, alone=alone)
     return {
-        "node_ip": found.address,
-        "address_reason": found.reason,
+        "node_ip": ",".join(one.address for one in found),
+        "address_reason": found[0].reason,
         "asked_ip": asked[0],
         "node_interface": asked[1],
     }
@@ -231,7 +250,9 @@ def children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
         "--config-dir", str(paths.config), "--data-dir", str(paths.store),
         "--bind-address", s.bind_address, "--secure-port", str(s.secure_port),
         "--service-cluster-ip-range", s.service_cidr, "--cluster-cidr", s.cluster_cidr,
-        "--advertise-address", s.node_ip, "--node-cidr-mask-size", str(s.node_cidr_mask_size),
+        "--advertise-address", s.node_ips[0], "--node-cidr-mask-size", str(s.node_cidr_mask_size),
+        "--node-cidr-mask-size-ipv4", str(s.node_cidr_mask_size_ipv4),
+        "--node-cidr-mask-size-ipv6", str(s.node_cidr_mask_size_ipv6),
         *(["--cluster-dns", s.dns_address] if s.dns_address else []),
         *(["--load-balancer-addresses", s.load_balancer_addresses] if s.load_balancer_addresses else []),
     ]  # fmt: skip
@@ -284,7 +305,7 @@ def _proxy_dns(s: NodeSettings) -> list[str]:
     if not s.dns_address:
         return []
     return [
-        "--dns-address", s.node_ip, "--dns-service-address", s.dns_address,
+        "--dns-address", s.node_ips[0], "--dns-service-address", s.dns_address,
         "--service-cidr", s.service_cidr, "--cluster-domain", s.cluster_domain,
     ]  # fmt: skip
 
@@ -338,7 +359,7 @@ def make_authority(paths: NodePaths, settings: NodeSettings) -> None:
     done = subprocess.run(
         [
             sys.executable, "-m", "controlplane.authority",
-            "--config-dir", str(paths.config), "--advertise-address", settings.node_ip,
+            "--config-dir", str(paths.config), "--advertise-address", settings.node_ips[0],
             "--node-name", settings.node_name, "--secure-port", str(settings.secure_port),
             "--service-cluster-ip-range", settings.service_cidr,
         ],

@@ -1,4 +1,4 @@
-"""The address that the node announces, with its reason, for people: `run/kubelet-py/node-address.json`.
+"""The address (or two) that the node announces, and why, for people: `run/kubelet-py/node-address.json`.
 
 The agent writes it, `status` shows it, and `join` ends at once where it says that the cluster has another
 node with this address.
@@ -45,27 +45,28 @@ def read(paths: NodePaths) -> Announced | None:
 
 
 class Announcement:
-    """The address of Node `me`; `nodes` tells the Nodes there are."""
+    """The addresses of Node `me`, its first before all; `nodes` tells the Nodes there are."""
 
     def __init__(
-        self, paths: NodePaths, me: str, address: NodeAddress, nodes: Callable[[], Sequence[Object]]
+        self, paths: NodePaths, me: str, found: Sequence[NodeAddress], nodes: Callable[[], Sequence[Object]]
     ) -> None:
-        self._file, self._me, self._address, self._nodes = file(paths), me, address, nodes
-        log.info(
-            "Chose node address=%s interface=%s reason=%s", address.address, address.interface, address.reason
-        )
+        self._file, self._me, self._found, self._nodes = file(paths), me, found, nodes
+        for one in found:
+            log.info("Chose node address=%s interface=%s reason=%s", one.address, one.interface, one.reason)
         self._write("")
 
     def check(self) -> None:
-        """Raise AddressTaken if another Node announces this address."""
-        refused = addresses.clash(self._address, self._me, self._nodes())
+        """Raise AddressTaken if another Node announces one of these addresses."""
+        nodes = self._nodes()
+        refusals = [addresses.clash(one, self._me, nodes) for one in self._found]
+        refused = next(filter(None, refusals), "")
         self._write(refused)
         if refused:
             raise AddressTaken(refused)
 
     def _write(self, refused: str) -> None:
-        address = self._address
-        said = {"address": address.address, "interface": address.interface, "reason": address.reason}
+        first, every = self._found[0], ",".join(one.address for one in self._found)
+        said = {"address": every, "interface": first.interface, "reason": first.reason}
         new = self._file.with_suffix(".new")
         self._file.parent.mkdir(parents=True, exist_ok=True)
         new.write_text(json.dumps(said | {"refused": refused}) + "\n")

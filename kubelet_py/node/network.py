@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from cni import conflist, skeleton
 from cni.invoke import Invoker
 from cni.netlink import Netlink
 from cni.warm import WarmPlugins
+from kubeclient.ranges import read_ranges
 from kubelet_py.node import routes
 from kubelet_py.paths import NodePaths
 
@@ -55,14 +57,16 @@ class NodeNetwork:
         service_cidr: str,
         neighbours: Sequence[str] = (),
     ) -> list[str]:
-        """Make or repair everything a pod's attachment relies on; may be called again at any time.
+        """Make or repair everything a pod's attachment relies on; may be called again at any time. Each range
+        may be two, one of each IP version with a comma.
 
         Answers what the kernel could not give, one sentence each. Raises CniError.
         """
         skeleton.write_executables(self._own, python)
         self._warm.start()
         self._write_conflist(pod_cidr, cluster_cidr, neighbours)
-        problems = routes.prepare_kernel(self._state)
+        versions = [network.version for network in read_ranges(pod_cidr)]
+        problems = routes.prepare_kernel(self._state, six=6 in versions)
         self.invoker.prepare()
         with Netlink() as netlink:
             routes.ensure(
@@ -82,13 +86,13 @@ class NodeNetwork:
         routes.restore(self._state, bridge=self._paths.bridge)
 
     def remembered(self) -> str:
-        """The subnet that this node gave its pods before, "" where it made no network."""
+        """The subnet (or two) that this node gave its pods before, "" where it made no network."""
         if not self.ours():
             return ""
         try:
             body = json.loads((self._paths.cni_config / CONFLIST).read_text())
             ranges = body["plugins"][0]["ipam"]["ranges"]
-            return str(ranges[0][0]["subnet"])
+            return ",".join(str(one[0]["subnet"]) for one in ranges)
         except (OSError, ValueError, LookupError, TypeError) as error:
             log.warning("Failed to read the network that was error=%s", error)
             return ""
@@ -110,8 +114,8 @@ class NodeNetwork:
         body = conflist.bridge_network(
             name=NETWORK,
             bridge=self._paths.bridge,
-            subnet=pod_cidr,
-            cluster_cidr=cluster_cidr,
+            subnets=[str(network) for network in read_ranges(pod_cidr)],
+            cluster_cidrs=[str(network) for network in read_ranges(cluster_cidr)],
             data_dir=self._paths.cni_state / "networks",
             mtu=uplink_mtu(),
             neighbours=neighbours,
@@ -123,8 +127,8 @@ class NodeNetwork:
 def uplink_mtu() -> int:
     """MTU of the default route's interface, 0 (the kernel's 1500) without one."""
     with Netlink() as netlink:
-        defaults = sorted(
-            (r for r in netlink.routes() if r.dst == "0.0.0.0/0" and r.device), key=lambda r: r.metric
-        )
+        known = [*netlink.routes(), *netlink.routes(family=socket.AF_INET6)]
+        ways = [r for r in known if r.dst in ("0.0.0.0/0", "::/0") and r.device]
+        defaults = sorted(ways, key=lambda r: (":" in r.dst, r.metric))
         link = netlink.link(defaults[0].device) if defaults else None
     return link.mtu if link else 0

@@ -7,7 +7,6 @@ again.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import sys
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Callable
 
 from cni.errors import CniError, LimitedConnectivity
 from cni.invoke import Attachments
+from kubeclient.ranges import USUAL_SIZES, read_ranges
 from kubelet_py.config import Config
 from kubelet_py.node.network import NodeNetwork
 
@@ -53,7 +53,8 @@ class NetworkKeeper:
         self._problem: str | None = NOT_YET
 
     def bring_up(self, cidr: str) -> None:
-        """Give the node's pods addresses of `cidr`; nothing happens when they have them."""
+        """Give the node's pods addresses of `cidr` (or of two, with a comma); nothing happens when they have
+        them."""
         with self._lock:
             if cidr == self._cidr:
                 return
@@ -133,6 +134,9 @@ class NetworkKeeper:
 
 
 def first_subnet(cluster_cidr: str) -> str:
-    """The /24 that a node without an API server gives its pods."""
-    network = ipaddress.ip_network(cluster_cidr)
-    return str(next(network.subnets(new_prefix=max(24, network.prefixlen))))
+    """The first part of each range (a /24, or /64) that a node without an API server gives its pods."""
+    parts = [
+        next(network.subnets(new_prefix=max(USUAL_SIZES[network.version], network.prefixlen)))
+        for network in read_ranges(cluster_cidr)
+    ]
+    return ",".join(map(str, parts))

@@ -7,9 +7,10 @@ to such a node's own address has to go through the overlay as well, if it is to 
 packets come from the node's address, and pass that table by. What the node itself sends to such pods is
 from its own address (the routes' `src`), not from the overlay's.
 
-All routes carry our protocol number and metric 256, so that those of nodes that are gone are found by it. The
-device exists only while some node needs it; its MTU is the uplink's less the headers', and the kernel tells a
-pod that sends more (ICMP "fragmentation needed").
+A dual-stack node has one PeerRoutes for each IP version, with a device and rules of its own; IPv6 goes over
+the nodes' IPv6 addresses. All routes carry our protocol number and metric 256, so that those of nodes that
+are gone are found by it. The device exists only while some node needs it; its MTU is the uplink's less the
+headers', and the kernel tells a pod that sends more (ICMP "fragmentation needed").
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cni.errors import NetlinkError
 from cni.netlink import Netlink
 from cni.policy_rules import RTM_GETRULE, Rule, ask_rules, del_rule, new_rule, read_rule
-from cni.rtnetlink import MAIN_TABLE, Link, RouteEntry, del_route, new_address, new_route
+from cni.rtnetlink import MAIN_TABLE, Address, Link, RouteEntry, del_route, new_address, new_route
 from cni.vxlan import (
     OVERHEAD,
     RTM_GETNEIGH,
@@ -37,9 +39,8 @@ from cni.vxlan import (
     read_neighbour,
     set_neighbour,
 )
-from kubelet_py.node.peers import Peer, overlay_mac, peers
-from kubelet_py.node.routes import OVERLAY as DEVICE
-from kubelet_py.node.routes import PROTOCOL
+from kubelet_py.node.peers import Peer, overlay_address, overlay_mac, peers, range_of
+from kubelet_py.node.routes import OVERLAYS, PROTOCOL
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,9 @@ class PeerRoutes:
     ) -> None:
         self._me = me
         self._address = address
+        self.version = ipaddress.ip_address(address).version
+        self._family = socket.AF_INET6 if self.version == 6 else socket.AF_INET
+        self._overlay = OVERLAYS[self.version]
         self._mode = mode
         self._open = open_netlink
         self._clock = clock
@@ -82,11 +86,6 @@ class PeerRoutes:
         self._peers: tuple[Peer, ...] = ()
         self._said: tuple[str, ...] = ()
         self._due = 0.0
-
-    @property
-    def waiting(self) -> bool:
-        """Whether `update` has not been called yet."""
-        return not self._pod_cidr
 
     @property
     def neighbours(self) -> tuple[str, ...]:
@@ -141,12 +140,12 @@ class PeerRoutes:
     def _apply(self, netlink: Netlink) -> int:
         """Bring device, neighbours and routes to what the peers ask for; says how many acts that took."""
         overlay = [peer for peer in self._peers if peer.overlay]
-        device = netlink.link(DEVICE)
+        device = netlink.link(self._overlay)
         acts = 0
         if overlay:
             device, acts = self._device(netlink, device)
         elif device is not None:
-            netlink.delete_link(DEVICE)  # takes its routes and neighbours along
+            netlink.delete_link(self._overlay)  # takes its routes and neighbours along
             device, acts = None, 1
         if device is not None:
             acts += self._neighbours(netlink, device.index, overlay)
@@ -156,29 +155,33 @@ class PeerRoutes:
         entries = netlink.addresses()
         uplink = netlink.link(next(e.index for e in entries if e.address.partition("/")[0] == self._address))
         assert uplink is not None
-        mac, version = overlay_mac(self._pod_cidr), ipaddress.ip_address(self._address).version
-        mtu = uplink.mtu - OVERHEAD[version]
-        own = f"{ipaddress.ip_network(self._pod_cidr).network_address}/{32 if version == 4 else 128}"
+        name, mac, mtu = self._overlay, overlay_mac(self._pod_cidr), uplink.mtu - OVERHEAD[self.version]
         fits = device is not None and (device.mac, device.mtu, device.up) == (mac, mtu, True)
-        if fits and device is not None and own in {e.address for e in entries if e.index == device.index}:
+        if fits and device is not None and self._has_own(entries, device.index):
             return device, 0
         if device is not None:
-            netlink.delete_link(DEVICE)
+            netlink.delete_link(name)
         netlink.batch(
-            [new_vxlan(DEVICE, vni=VNI, local=self._address, port=PORT, mac=mac, mtu=mtu, link=uplink.index)]
+            [new_vxlan(name, vni=VNI, local=self._address, port=PORT, mac=mac, mtu=mtu, link=uplink.index)]
         )
-        made = netlink.require(DEVICE)
-        netlink.batch([new_address(made.index, own)])
-        log.info("Made overlay device=%s address=%s mtu=%d", DEVICE, own, mtu)
+        made = netlink.require(name)
+        own = overlay_address(self._pod_cidr)
+        if self.version == 4:  # the link-local one is the kernel's work
+            netlink.batch([new_address(made.index, f"{own}/32")])
+        log.info("Made overlay device=%s address=%s mtu=%d", name, own, mtu)
         return made, 1
 
-    @staticmethod
-    def _neighbours(netlink: Netlink, index: int, overlay: list[Peer]) -> int:
+    def _has_own(self, entries: Sequence[Address], index: int) -> bool:
+        own = f"{overlay_address(self._pod_cidr)}/32"
+        return self.version == 6 or own in {entry.address for entry in entries if entry.index == index}
+
+    def _neighbours(self, netlink: Netlink, index: int, overlay: list[Peer]) -> int:
         wanted = {Neighbour(False, peer.overlay_address, peer.mac) for peer in overlay}
         wanted |= {Neighbour(True, peer.address, peer.mac) for peer in overlay}
         present = set()
         for forwarding in (False, True):
-            for payload in netlink.dump(RTM_GETNEIGH, ask_neighbours(index, forwarding=forwarding)):
+            question = ask_neighbours(index, forwarding=forwarding, family=self._family)
+            for payload in netlink.dump(RTM_GETNEIGH, question):
                 entry = read_neighbour(payload, index)
                 if entry is not None and entry.forwarding == forwarding:
                     present.add(entry)
@@ -199,8 +202,7 @@ class PeerRoutes:
                 wanted.add(_Route(_host(peer.address), *way, table=TABLE))
             else:
                 wanted.add(_Route(peer.pod_cidr, peer.address, 0))
-        family = 10 if ":" in self._pod_cidr else 2
-        entries = [entry for entry in netlink.routes(table=None, family=family) if _ours(entry)]
+        entries = [entry for entry in netlink.routes(table=None, family=self._family) if _ours(entry)]
         present = {self._seen(entry, index): entry for entry in entries}
         kept = {(route.dst, route.table) for route in wanted}  # what stands there is replaced, not removed
         for route, entry in present.items():
@@ -226,8 +228,7 @@ class PeerRoutes:
 
     def _rules(self, netlink: Netlink, overlay: bool) -> int:
         wanted = {Rule(self._pod_cidr, TABLE, PREFERENCE, PROTOCOL)} if overlay else set()
-        family = 10 if ":" in self._pod_cidr else 2
-        found = (read_rule(payload) for payload in netlink.dump(RTM_GETRULE, ask_rules(family)))
+        found = (read_rule(payload) for payload in netlink.dump(RTM_GETRULE, ask_rules(self._family)))
         present = {rule for rule in found if rule.protocol == PROTOCOL}
         netlink.batch(
             [
@@ -256,6 +257,33 @@ class PeerRoutes:
         except NetlinkError as error:
             if error.errno != errno.ESRCH:
                 raise
+
+
+class PeerWays:
+    """The routes of a node, over each of its addresses to the others' of that IP version.
+
+    `pod_cidr` is what the node's configuration says where its Node object has no podCIDR.
+    """
+
+    def __init__(self, routes: Sequence[PeerRoutes], pod_cidr: str = "") -> None:
+        self._routes = routes
+        self._configured = {"spec": {"podCIDRs": pod_cidr.split(",")}}
+        self.waiting = True  # the node's own range has not been known yet
+
+    @property
+    def neighbours(self) -> tuple[str, ...]:
+        return tuple(other for routes in self._routes for other in routes.neighbours)
+
+    def update(self, nodes: Sequence[Object], own: Object) -> None:
+        for routes in self._routes:
+            version = routes.version
+            pod_cidr = range_of(own, version) or range_of(self._configured, version)
+            self.waiting = self.waiting and not pod_cidr
+            routes.update(nodes, pod_cidr)
+
+    def look(self) -> None:
+        for routes in self._routes:
+            routes.look()
 
 
 def _host(address: str) -> str:

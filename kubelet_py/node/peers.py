@@ -33,12 +33,23 @@ class Peer:
 
     @property
     def overlay_address(self) -> str:
-        """The node's own address on the overlay: the first of its podCIDR, which no pod ever gets."""
-        return str(ipaddress.ip_network(self.pod_cidr).network_address)
+        return overlay_address(self.pod_cidr)
 
     @property
     def mac(self) -> str:
         return overlay_mac(self.pod_cidr)
+
+
+def overlay_address(pod_cidr: str) -> str:
+    """The node's own address on the overlay: the first of its podCIDR, which no pod ever gets; with IPv6,
+    where that is the anycast address of the subnet's routers, what the kernel makes of the MAC (link-local).
+    """
+    network = ipaddress.ip_network(pod_cidr)
+    if network.version == 4:
+        return str(network.network_address)
+    octets = bytes.fromhex(overlay_mac(pod_cidr).replace(":", ""))
+    identifier = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]  # RFC 4291, appendix A
+    return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + identifier))
 
 
 def overlay_mac(pod_cidr: str) -> str:
@@ -63,7 +74,7 @@ def peers(
     taken: list[tuple[str, Any]] = [(me, ours)]
     for node in sorted(nodes, key=lambda node: str(node["metadata"]["name"])):
         name = node["metadata"]["name"]
-        cidr = (node.get("spec") or {}).get("podCIDR")
+        cidr = range_of(node, ours.version)
         if name == me or not cidr:
             continue
         network = ipaddress.ip_network(cidr)
@@ -80,6 +91,13 @@ def peers(
         overlay, reason = _way(mode, address, near)
         found.append(Peer(name, cidr, address, overlay, reason))
     return tuple(found), tuple(problems)
+
+
+def range_of(node: Object, version: int) -> str:
+    """The node's podCIDR of an IP version, "" where it has none (yet)."""
+    spec = node.get("spec") or {}
+    ranges = spec.get("podCIDRs") or [spec.get("podCIDR") or ""]
+    return next((text for text in ranges if text and (":" in text) == (version == 6)), "")
 
 
 def _way(mode: str, address: str, near: Any) -> tuple[bool, str]:

@@ -129,7 +129,8 @@ class Registrar:
         if unchanged and now - self._sent_at < self._config.node_status_report_frequency:
             return
         try:
-            self._node = self._client.patch(NODES, self._name, {"status": wanted}, subresource="status")
+            patch = {"status": _patch_of(wanted)}
+            self._node = self._client.patch(NODES, self._name, patch, subresource="status")
         except NotFound:
             self._register_again()
             return
@@ -236,3 +237,10 @@ class Registrar:
             "leaseDurationSeconds": self._config.node_lease_duration_seconds,
             "renewTime": stamp,
         }
+
+
+def _patch_of(status: Object) -> dict[str, Any]:
+    """A strategic merge patch joins addresses by their type, and a node may have two of one type: as a whole,
+    they take the place of those that were there (as upstream's fixupPatchForNodeStatusAddresses).
+    """
+    return {**status, "addresses": [*status.get("addresses", ()), {"$patch": "replace"}]}

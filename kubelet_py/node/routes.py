@@ -7,6 +7,9 @@ follow the default route out of the uplink. Three routes of last resort see to t
     <service CIDR> dev <bridge> metric 512    see below; dev lo on networks that have no bridge of ours
     unreachable <service CIDR>  metric 4096   for the time when there is no bridge
 
+The same for the IPv6 ranges of a dual-stack cluster, but for lo: the kernel takes an IPv6 route through it
+for an unreachable one. There such a connect() goes by the default route.
+
 The Service range cannot simply be unreachable: connect() of a process on the node looks its route up
 *before* netfilter's OUTPUT chain rewrites the destination, and would fail with EHOSTUNREACH. With a route
 to the bridge the lookup succeeds, the rewritten packet is routed anew, and one that no rule matched ends
@@ -22,7 +25,6 @@ All our routes carry protocol number 75, so that they are removed by name, never
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 import socket
@@ -31,6 +33,7 @@ from pathlib import Path
 
 from cni.netlink import Netlink
 from cni.policy_rules import RTM_GETRULE, ask_rules, del_rule, read_rule
+from kubeclient.ranges import read_ranges
 from kubelet_py.node import modules
 
 log = logging.getLogger(__name__)
@@ -38,12 +41,15 @@ log = logging.getLogger(__name__)
 PROTOCOL = 75
 LAST_RESORT = 4096
 TO_BRIDGE = 512
-OVERLAY = "kpyvx0"  # the VXLAN device to nodes behind a router (peer_routes.py)
+OVERLAYS = {4: "kpyvx0", 6: "kpyvx6"}  # the VXLAN devices to nodes behind a router (peer_routes.py)
 _LOOPBACK = 1  # lo's index in every network namespace
 
 _FORWARD = "net/ipv4/ip_forward"
 _BRIDGE_CALL = "net/bridge/bridge-nf-call-iptables"
 _SEND_REDIRECTS = "net/ipv4/conf/all/send_redirects"
+_FORWARD_6 = "net/ipv6/conf/all/forwarding"
+_BRIDGE_CALL_6 = "net/bridge/bridge-nf-call-ip6tables"
+_CONF_6 = "net/ipv6/conf"
 # Switching ip_forward makes the kernel flip this one too (inet_forward_change), so it is kept as well.
 _REDIRECTS = "net/ipv4/conf/all/accept_redirects"
 
@@ -59,26 +65,34 @@ def ensure(
 ) -> None:
     """Put the routes in place; those already there stay untouched. Raises NetlinkError.
 
-    `pod_cidr` gets a route of its own only when it lies outside `cluster_cidr` (both are prefixes).
+    Each is a prefix, or two with a comma. `pod_cidr` gets a route of its own only when it lies outside
+    `cluster_cidr`.
     """
-    for prefix in _last_resorts(pod_cidr, cluster_cidr, service_cidr):
-        netlink.add_route(prefix, kind="unreachable", metric=LAST_RESORT, protocol=PROTOCOL)
     link = netlink.link(bridge)
+    services = [str(network) for network in read_ranges(service_cidr)]
+    if link is None:
+        services = [prefix for prefix in services if ":" not in prefix]
+    for prefix in [*_of_pods(pod_cidr, cluster_cidr), *services]:
+        netlink.add_route(prefix, kind="unreachable", metric=LAST_RESORT, protocol=PROTOCOL)
+    for prefix in services:
+        if link is not None and link.up:
+            # From a time without the bridge; of two routes with one metric the older would win.
+            if ":" not in prefix:
+                netlink.delete_route(prefix, dev=_LOOPBACK, metric=TO_BRIDGE, protocol=PROTOCOL)
+            netlink.add_route(prefix, dev=link.index, metric=TO_BRIDGE, protocol=PROTOCOL)
+        elif link is None:
+            netlink.add_route(prefix, dev=_LOOPBACK, metric=TO_BRIDGE, protocol=PROTOCOL)
     if link is not None and link.up:
-        # From a time without the bridge; of two routes with one metric the older would win.
-        netlink.delete_route(service_cidr, dev=_LOOPBACK, metric=TO_BRIDGE, protocol=PROTOCOL)
-        netlink.add_route(service_cidr, dev=link.index, metric=TO_BRIDGE, protocol=PROTOCOL)
         switch = proc_sys / f"net/ipv4/conf/{bridge}/send_redirects"
         if switch.read_text().strip() != "0":
             switch.write_text("0")
-    elif link is None:
-        netlink.add_route(service_cidr, dev=_LOOPBACK, metric=TO_BRIDGE, protocol=PROTOCOL)
 
 
 def remove(netlink: Netlink) -> int:
     """Delete every route and rule with our protocol number; says how many routes there were."""
     removed = 0
-    for route in netlink.routes(table=None):
+    ours = [r for f in (socket.AF_INET, socket.AF_INET6) for r in netlink.routes(table=None, family=f)]
+    for route in ours:
         if route.protocol == PROTOCOL:
             removed += netlink.delete_route(
                 route.dst,
@@ -95,9 +109,14 @@ def remove(netlink: Netlink) -> int:
 
 
 def prepare_kernel(
-    state: Path, *, proc_sys: Path = Path("/proc/sys"), load: Callable[[str], str | None] | None = None
+    state: Path,
+    *,
+    six: bool = False,
+    proc_sys: Path = Path("/proc/sys"),
+    load: Callable[[str], str | None] | None = None,
 ) -> list[str]:
     """Let the kernel forward packets and show bridged ones to iptables; remember the old values in `state`.
+    With `six` those of IPv6, too.
 
     Answers what could not be had, one sentence each (for `doctor` and a node condition). A pod's packet to
     a Service whose endpoint sits on the same bridge comes back through the bridge alone: without
@@ -111,11 +130,12 @@ def prepare_kernel(
                 f"Could not load br_netfilter: {problem or 'not visible'} (modprobe br_netfilter)"
             )
     old = _read_state(state)
-    for name, value in ((_FORWARD, "1"), (_BRIDGE_CALL, "1"), (_SEND_REDIRECTS, "0")):
+    switches = [(_FORWARD, "1"), (_BRIDGE_CALL, "1"), (_SEND_REDIRECTS, "0")]
+    for name, value in [*switches, *(_switches_6(proc_sys) if six else ())]:
         switch = proc_sys / name
         if not switch.exists() or switch.read_text().strip() == value:
             continue
-        for kept in (name, _REDIRECTS) if name == _FORWARD else (name,):
+        for kept in (name, *_changed_along(name, proc_sys)):
             if (proc_sys / kept).exists():
                 old.setdefault(kept, (proc_sys / kept).read_text().strip())
         _write_state(state, old)
@@ -128,6 +148,32 @@ def prepare_kernel(
         else:
             log.info("Set sysctl name=%s value=%s", name.replace("/", "."), value)
     return problems
+
+
+def _switches_6(proc_sys: Path) -> list[tuple[str, str]]:
+    """A host that forwards ignores router advertisements, and would lose the default route that it has of
+    them; 2 says that it takes them all the same.
+    """
+    if (proc_sys / _FORWARD_6).exists() and (proc_sys / _FORWARD_6).read_text().strip() == "1":
+        return [(_BRIDGE_CALL_6, "1")]
+    interfaces = {path.name for path in (proc_sys / _CONF_6).glob("*")} - {"all", "default", "lo"}
+    listening = [name for name in sorted(interfaces) if _accepts(proc_sys, name)]
+    advertised = [(f"{_CONF_6}/{name}/accept_ra", "2") for name in listening]
+    return [*advertised, (_FORWARD_6, "1"), (_BRIDGE_CALL_6, "1")]
+
+
+def _accepts(proc_sys: Path, interface: str) -> bool:
+    return (proc_sys / _CONF_6 / interface / "accept_ra").read_text().strip() == "1"
+
+
+def _changed_along(name: str, proc_sys: Path) -> list[str]:
+    """What the kernel changes together with a switch, to be put back after it."""
+    if name == _FORWARD:
+        return [_REDIRECTS]
+    if name == _FORWARD_6:
+        paths = sorted((proc_sys / _CONF_6).glob("*/forwarding"))
+        return [str(path.relative_to(proc_sys)) for path in paths if path.parent.name != "all"]
+    return []
 
 
 def restore_kernel(state: Path, *, proc_sys: Path = Path("/proc/sys")) -> None:
@@ -143,17 +189,22 @@ def restore(state: Path, *, bridge: str) -> None:
     """Everything back, for `down`: our routes, the bridge (if it is one), the kernel's switches."""
     with Netlink() as netlink:
         remove(netlink)
-        netlink.delete_link(OVERLAY)
+        for overlay in OVERLAYS.values():
+            netlink.delete_link(overlay)
         link = netlink.link(bridge)
         if link is not None and link.kind == "bridge":
             netlink.delete_link(bridge)
     restore_kernel(state)
 
 
-def _last_resorts(pod_cidr: str, cluster_cidr: str, service_cidr: str) -> Sequence[str]:
-    pods, cluster = ipaddress.ip_network(pod_cidr), ipaddress.ip_network(cluster_cidr)
-    inside = pods.version == cluster.version and cluster.supernet_of(pods)  # type: ignore[arg-type]
-    return [cluster_cidr, service_cidr] if inside else [cluster_cidr, service_cidr, pod_cidr]
+def _of_pods(pod_cidr: str, cluster_cidr: str) -> Sequence[str]:
+    cluster = read_ranges(cluster_cidr)
+    outside = [
+        pods
+        for pods in read_ranges(pod_cidr)
+        if not any(whole.version == pods.version and pods.subnet_of(whole) for whole in cluster)  # type: ignore[arg-type]
+    ]
+    return [str(network) for network in (*cluster, *outside)]
 
 
 def _read_state(state: Path) -> dict[str, str]:

@@ -38,8 +38,8 @@ def network(folder: Path, name: str, number: int) -> dict[str, Any]:
     return conflist.bridge_network(
         name=name,
         bridge=f"kpybench{number}",
-        subnet=f"10.244.{number}.0/24",
-        cluster_cidr="10.244.0.0/16",
+        subnets=[f"10.244.{number}.0/24"],
+        cluster_cidrs=["10.244.0.0/16"],
         data_dir=folder / "leases",
     )
 

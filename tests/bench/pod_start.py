@@ -31,8 +31,8 @@ class PodStart:
         body = conflist.bridge_network(
             name="kubelet-py-bench",
             bridge="kpybench0",
-            subnet="10.244.9.0/24",
-            cluster_cidr="10.244.0.0/16",
+            subnets=["10.244.9.0/24"],
+            cluster_cidrs=["10.244.0.0/16"],
             data_dir=folder / "leases",
         )
         conflist.write(network / "10-kubelet-py.conflist", body)

@@ -1,17 +1,30 @@
-"""Who reaches whom in a cluster of three nodes, with real connections, and under which address.
+"""Who reaches whom in a dual-stack cluster of three nodes, with real connections, and under which address.
 
 Twice: all on one segment (direct routes, iptables), and the third behind a router (VXLAN, nftables).
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
 import host_state
 import pytest
 from e2e_node import KUBECTLS
-from three_nodes import NAMES, NODE_TCP, SEGMENT, TCP, UDP, Cluster, Question, answerers, cluster, senders
+from three_nodes import (
+    NAMES,
+    NODE_TCP,
+    SEGMENT,
+    TCP,
+    UDP,
+    Cluster,
+    Question,
+    addresses,
+    answerers,
+    cluster,
+    senders,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -26,7 +39,7 @@ def service(name: str, **spec: Any) -> dict[str, Any]:
         {"name": "tcp", "port": 80, "targetPort": TCP},
         {"name": "udp", "port": 80, "targetPort": UDP, "protocol": "UDP"},
     ]
-    body = {"selector": {"app": "echo"}, "ports": ports} | spec
+    body = {"selector": {"app": "echo"}, "ports": ports, "ipFamilyPolicy": "RequireDualStack"} | spec
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": body}
 
 
@@ -48,13 +61,13 @@ def three(request: pytest.FixtureRequest) -> Iterator[Cluster]:
             service("door", type="NodePort", ports=node_port(NODE_PORT)),
             service("own", type="NodePort", ports=node_port(LOCAL_PORT), externalTrafficPolicy="Local"),
         )
-        address = first.get("service", "web")["spec"]["clusterIP"]
         for machine in found.machines:  # the first full answer on every node: rules, names and ways are there
-            whole = [("SOCK_STREAM", address, 80)] * TIMES
-            first.until(
-                f"Service on {machine.name}",
-                lambda name=machine.name, q=whole: set(answerers(found.from_node(name, q))) == EVERYBODY,
-            )
+            for address in first.get("service", "web")["spec"]["clusterIPs"]:
+                whole = [("SOCK_STREAM", address, 80)] * TIMES
+                first.until(
+                    f"Service {address} on {machine.name}",
+                    lambda name=machine.name, q=whole: set(answerers(found.from_node(name, q))) == EVERYBODY,
+                )
         yield found
     assert host_state.settled_difference(before) == []
 
@@ -63,109 +76,149 @@ def both(address: str, tcp: int, udp: int) -> list[tuple[str, str, int]]:
     return [("SOCK_STREAM", address, tcp), ("SOCK_DGRAM", address, udp)]
 
 
-def bridge(three: Cluster, name: str) -> str:
+def bridge(three: Cluster, name: str, version: int) -> str:
     """The node's own address on the segment of its pods."""
-    return three.pods[name].rpartition(".")[0] + ".1"
+    return str(ipaddress.ip_network(f"{three.pods(version)[name]}/{LENGTH[version]}", strict=False)[1])
 
 
-def test_pod_to_pod(three: Cluster) -> None:
-    questions = [question for address in three.pods.values() for question in both(address, TCP, UDP)]
-    for sender, own in three.pods.items():
+def of_service(three: Cluster, version: int, name: str = "web") -> str:
+    return str(three.first.get("service", name)["spec"]["clusterIPs"][0 if version == 4 else 1])
+
+
+versions = pytest.mark.parametrize("version", [4, 6])
+LENGTH = {4: 24, 6: 64}
+
+
+def test_every_node_and_pod_has_addresses_of_both_versions(three: Cluster) -> None:
+    for machine in three.machines:
+        node = three.first.get("node", machine.name)
+        inside = [entry["address"] for entry in node["status"]["addresses"] if entry["type"] == "InternalIP"]
+        assert inside == list(machine.addresses.values())
+        ranges = [ipaddress.ip_network(text) for text in node["spec"]["podCIDRs"]]
+        assert (node["spec"]["podCIDR"], [r.prefixlen for r in ranges]) == (str(ranges[0]), [24, 64])
+        status = three.first.get("pod", f"echo-{machine.name}")["status"]
+        assert [entry["ip"] for entry in status["hostIPs"]] == inside
+        assert status["podIP"] == status["podIPs"][0]["ip"]
+        for entry, network in zip(status["podIPs"], ranges, strict=True):
+            assert ipaddress.ip_address(entry["ip"]) in network
+
+
+@versions
+def test_pod_to_pod(three: Cluster, version: int) -> None:
+    questions = [question for address in three.pods(version).values() for question in both(address, TCP, UDP)]
+    for sender, own in three.pods(version).items():
         expected = [f"pod-{name} {own}" for name in NAMES for _ in range(2)]
         assert three.from_pod(sender, questions) == expected, sender
 
 
-def test_pod_to_node(three: Cluster) -> None:
-    questions = [
-        question for address in three.nodes.values() for question in both(address, NODE_TCP, NODE_TCP)
-    ]
-    for sender, own in three.pods.items():
+@versions
+def test_pod_to_node(three: Cluster, version: int) -> None:
+    nodes = three.nodes(version).values()
+    questions = [question for address in nodes for question in both(address, NODE_TCP, NODE_TCP)]
+    for sender, own in three.pods(version).items():
         expected = [f"{name} {own}" for name in NAMES for _ in range(2)]
         assert three.from_pod(sender, questions) == expected, sender
 
 
-def test_node_to_pod(three: Cluster) -> None:
+@versions
+def test_node_to_pod(three: Cluster, version: int) -> None:
     """To its own pods a node speaks as their gateway, to others' under its own address."""
-    for sender, own in three.nodes.items():
-        for receiver, address in three.pods.items():
-            seen = bridge(three, sender) if sender == receiver else own
+    for sender, own in three.nodes(version).items():
+        for receiver, address in three.pods(version).items():
+            seen = bridge(three, sender, version) if sender == receiver else own
             expected = [f"pod-{receiver} {seen}"] * 2
             assert three.from_node(sender, both(address, TCP, UDP)) == expected, (sender, receiver)
 
 
-def test_large_transfers(three: Cluster) -> None:
+@versions
+def test_large_transfers(three: Cluster, version: int) -> None:
     """A pod sends packets of 1500 bytes, too large for the overlay: it is told so, and sends smaller ones."""
-    size, service_ip = 300_000, three.first.get("service", "web")["spec"]["clusterIP"]
-    questions: list[Question] = [("SOCK_STREAM", address, TCP, size) for address in three.pods.values()]
-    questions += [("SOCK_STREAM", address, NODE_TCP, size) for address in three.nodes.values()]
+    size, service_ip, pods = 300_000, of_service(three, version), three.pods(version).values()
+    questions: list[Question] = [("SOCK_STREAM", address, TCP, size) for address in pods]
+    questions += [("SOCK_STREAM", address, NODE_TCP, size) for address in three.nodes(version).values()]
     questions += [("SOCK_STREAM", service_ip, 80, size)] * 6
     for name in NAMES:
         assert set(three.from_pod(name, questions)) == {size}, name
         assert set(three.from_node(name, questions)) == {size}, name
 
 
+@versions
 @pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_DGRAM"])
-def test_cluster_ip(three: Cluster, kind: str) -> None:
-    address = three.first.get("service", "web")["spec"]["clusterIP"]
+def test_cluster_ip(three: Cluster, kind: str, version: int) -> None:
+    address = of_service(three, version)
     for name in NAMES:
         answers = three.from_pod(name, [(kind, address, 80)] * TIMES)
         assert set(answerers(answers)) == EVERYBODY, name
         seen = {answer.split()[1] for answer in answers if not answer.startswith(f"pod-{name} ")}
-        assert seen == {three.pods[name]}, "a Service keeps the pod's address"
+        assert seen == {three.pods(version)[name]}, "a Service keeps the pod's address"
         answers = three.from_node(name, [(kind, address, 80)] * TIMES)
         assert set(answerers(answers)) == EVERYBODY, name
-        assert senders(answers) == {bridge(three, name)}
+        assert senders(answers) == {bridge(three, name, version)}
 
 
-def test_node_port(three: Cluster) -> None:
+@versions
+def test_node_port(three: Cluster, version: int) -> None:
     """Each node's address leads to all pods, whoever asks, and answers come back through that node."""
-    for asked, address in three.nodes.items():
+    for asked, address in three.nodes(version).items():
         questions = [("SOCK_STREAM", address, NODE_PORT)] * TIMES
         answers = three.from_outside(questions)
         assert set(answerers(answers)) == EVERYBODY, address
-        overlay = bridge(three, asked).rpartition(".")[0] + ".0"
-        assert senders(answers) <= {address, bridge(three, asked), overlay}
+        own = bridge(three, asked, version)
+        overlay = str(ipaddress.ip_network(f"{own}/{LENGTH[version]}", strict=False)[0])
+        assert senders(answers) <= {address, own, overlay}
         for name in NAMES:
             assert set(answerers(three.from_pod(name, questions))) == EVERYBODY, (name, address)
             assert set(answerers(three.from_node(name, questions))) == EVERYBODY, (name, address)
 
 
-def test_the_world_sees_the_node(three: Cluster) -> None:
-    for name, address in three.nodes.items():
-        answers = three.from_pod(name, both(f"{SEGMENT}.1", NODE_TCP, NODE_TCP))
+@versions
+def test_the_world_sees_the_node(three: Cluster, version: int) -> None:
+    for name, address in three.nodes(version).items():
+        answers = three.from_pod(name, both(addresses(SEGMENT, 1)[version], NODE_TCP, NODE_TCP))
         assert answers == [f"outside {address}"] * 2
 
 
-def test_node_port_with_local_policy(three: Cluster) -> None:
+@versions
+def test_node_port_with_local_policy(three: Cluster, version: int) -> None:
     """The node's own pods answer, and see the client."""
-    for name, address in three.nodes.items():
+    for name, address in three.nodes(version).items():
         answers = three.from_outside([("SOCK_STREAM", address, LOCAL_PORT)] * 5)
         assert set(answerers(answers)) == {f"pod-{name}"}
-        assert senders(answers) == {address.rpartition(".")[0] + ".1"}
+        router = str(ipaddress.ip_network(f"{address}/{LENGTH[version]}", strict=False)[1])
+        assert senders(answers) == {router}
 
 
 def test_names(three: Cluster) -> None:
     domain = "svc.cluster.local"
-    address = three.first.get("service", "web")["spec"]["clusterIP"]
+    address, address6 = (of_service(three, version) for version in (4, 6))
+    pods, pods6 = three.pods(4), three.pods(6)
     questions = [
         ("name", "web", 0),
+        ("name6", "web", 0),
         ("name", f"web.default.{domain}", 0),
         ("name", "peers.default", 0),
+        ("name6", "peers.default", 0),
         *(("name", f"{name}.peers", 0) for name in NAMES),
+        *(("name6", f"{name}.peers", 0) for name in NAMES),
         ("address", address, 0),
-        *(("address", ip, 0) for ip in three.pods.values()),
+        ("address", address6, 0),
+        *(("address", ip, 0) for ip in pods.values()),
+        *(("address", ip, 0) for ip in pods6.values()),
     ]
     expected = [
         [address],
+        [address6],
         [address],
-        sorted(three.pods.values()),
-        *([three.pods[name]] for name in NAMES),
-        f"web.default.{domain}",
+        sorted(pods.values()),
+        sorted(pods6.values()),
+        *([pods[name]] for name in NAMES),
+        *([pods6[name]] for name in NAMES),
+        *[f"web.default.{domain}"] * 2,
     ]
     for name in NAMES:
         # A pod's own address is in its /etc/hosts, with the whole name first.
         whole = [f"{other}.peers.default.{domain}" for other in NAMES]
-        assert three.from_pod(name, questions) == [*expected, *whole], name
+        assert three.from_pod(name, questions) == [*expected, *whole, *whole], name
 
 
 def test_names_follow_changes_on_every_node(three: Cluster) -> None:
@@ -179,4 +232,4 @@ def test_names_follow_changes_on_every_node(three: Cluster) -> None:
             "the name", lambda name=name: three.from_pod(name, [("name", "fresh", 0)]) == [[address]]
         )
         [answer] = three.from_pod(name, [("SOCK_STREAM", "fresh", 80)])
-        assert answer == f"pod-n3 {three.pods[name]}" or name == "n3", name
+        assert answer == f"pod-n3 {three.pods(4)[name]}" or name == "n3", name

@@ -1,9 +1,12 @@
-"""Three machines of one cluster, each a network namespace, and between them a router that knows of no pods.
+"""Three machines of one dual-stack cluster, each a network namespace, and between them a router that knows of
+no pods.
 
     middle: router and outside client, 198.51.101.1 (a bridge: the segment) and 198.51.102.1
       ├─ n1 198.51.101.11   control plane and node
       ├─ n2 198.51.101.12   on n1's segment
       └─ n3 198.51.101.13   on that segment too, or 198.51.102.13: behind the router
+
+and the same in IPv6, 2001:db8:101::11 …
 
 The nodes share the test machine's kernel, as those of any lab do; what keeps them apart is the namespace and
 the root folder, from which a node's names (bridge, cgroups) follow. Who answers a connection in here says its
@@ -29,26 +32,30 @@ from typing import Any
 from e2e_node import Done, Node, pod, sh
 from second_node import SecondNode
 
-SEGMENT, BEYOND = "198.51.101", "198.51.102"
+SEGMENT, BEYOND = 101, 102
+RANGES = {"cluster": "10.244.0.0/16,fd00:244::/56", "service": "10.96.0.0/12,fd00:96::/112"}
 NAMES = ("n1", "n2", "n3")
-BRIDGED = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+BRIDGED = "/proc/sys/net/bridge/bridge-nf-call-"
 TCP, UDP, NODE_TCP = 8080, 9000, 7070
 
 # Both programs run in pods with the host's own Python, and on the nodes.
 ANSWER = """
 import socket, sys, threading
-name, address, tcp, udp = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-listener.bind((address, tcp))
-listener.listen(100)
-datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-datagrams.bind((address, udp))
-def serve():
+name, addresses, tcp, udp = sys.argv[1], sys.argv[2].split(","), int(sys.argv[3]), int(sys.argv[4])
+def opened(address, kind, port):
+    made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if ":" in address:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    made.bind((address, port))
+    return made
+def serve(datagrams):
     while True:
         _data, sender = datagrams.recvfrom(100)
         datagrams.sendto(f"{name} {sender[0]}".encode(), sender)
-threading.Thread(target=serve, daemon=True).start()
+def accept(listener):
+    while True:
+        threading.Thread(target=echo, args=listener.accept(), daemon=True).start()
 def echo(connection, sender):
     with connection:
         try:
@@ -57,8 +64,11 @@ def echo(connection, sender):
                 connection.sendall(data)
         except ConnectionError:
             pass
-while True:
-    threading.Thread(target=echo, args=listener.accept(), daemon=True).start()
+for address in addresses:
+    listener = opened(address, socket.SOCK_STREAM, tcp)
+    listener.listen(100)
+    threading.Thread(target=accept, args=(listener,)).start()
+    threading.Thread(target=serve, args=(opened(address, socket.SOCK_DGRAM, udp),)).start()
 """
 ASK = """
 import concurrent.futures, json, socket, sys, threading
@@ -71,11 +81,13 @@ def bulk(channel, size):
     return seen
 def ask(kind, address, port, *more):
     try:
-        if kind == "name":
-            return sorted({found[4][0] for found in socket.getaddrinfo(address, None, socket.AF_INET)})
+        if kind in ("name", "name6"):
+            family = socket.AF_INET6 if kind == "name6" else socket.AF_INET
+            return sorted({found[4][0] for found in socket.getaddrinfo(address, None, family)})
         if kind == "address":
             return socket.gethostbyaddr(address)[0]
-        with socket.socket(socket.AF_INET, getattr(socket, kind)) as channel:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, getattr(socket, kind)) as channel:
             channel.settimeout(10)
             channel.connect((address, port))
             if len(more) == 1:
@@ -93,13 +105,13 @@ Question = tuple[str, str, int] | tuple[str, str, int, int]  # kind, whom, port;
 
 
 class Machine(SecondNode):
-    """One machine: its address, and its node's name and pod."""
+    """One machine: its addresses by IP version, and its node's name and pod."""
 
-    def __init__(self, name: str, root: Path, namespace: str, address: str) -> None:
+    def __init__(self, name: str, root: Path, namespace: str, addresses: Mapping[int, str]) -> None:
         super().__init__(root, namespace)
         self.name = name
-        self.address = address
-        self.pod_ip = ""
+        self.addresses = addresses
+        self.pod_ips: Mapping[int, str] = {}
 
 
 class Cluster:
@@ -110,14 +122,12 @@ class Cluster:
         self.middle = middle
         self.first = machines[0]
 
-    @property
-    def pods(self) -> dict[str, str]:
+    def pods(self, version: int) -> dict[str, str]:
         """Address of the pod on each node, by the node's name."""
-        return {machine.name: machine.pod_ip for machine in self.machines}
+        return {machine.name: machine.pod_ips[version] for machine in self.machines}
 
-    @property
-    def nodes(self) -> dict[str, str]:
-        return {machine.name: machine.address for machine in self.machines}
+    def nodes(self, version: int) -> dict[str, str]:
+        return {machine.name: machine.addresses[version] for machine in self.machines}
 
     def from_pod(self, node: str, questions: Sequence[Question]) -> list[Any]:
         python = ("/usr/bin/python3", "-c", ASK, json.dumps(questions))
@@ -157,18 +167,28 @@ def _namespace(name: str) -> Iterator[str]:
         sh("ip", "netns", "del", name)
 
 
-def _wire(middle: str, namespace: str, port: str, address: str, *, bridged: bool) -> None:
-    """A veth pair between the router and a machine, which gets its address and its default route by it."""
-    gateway = address.rpartition(".")[0] + ".1"
+def addresses(segment: int, host: int) -> dict[int, str]:
+    return {4: f"198.51.{segment}.{host}", 6: f"2001:db8:{segment}::{host}"}
+
+
+def _give(namespace: str, device: str, found: Mapping[int, str]) -> None:
+    for address, length in zip(found.values(), (24, 64), strict=True):
+        options = ["nodad"] if length == 64 else []
+        _inside(namespace, "ip", "addr", "add", f"{address}/{length}", "dev", device, *options)
+
+
+def _wire(middle: str, namespace: str, port: str, segment: int, host: int) -> None:
+    """A veth pair between the router and a machine, which gets its addresses and default routes by it."""
     _inside(middle, "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
-    if bridged:
+    if segment == SEGMENT:
         _inside(middle, "ip", "link", "set", port, "master", "segment")
     else:
-        _inside(middle, "ip", "addr", "add", f"{gateway}/24", "dev", port)
+        _give(middle, port, addresses(segment, 1))
     _inside(middle, "ip", "link", "set", port, "up")
-    _inside(namespace, "ip", "addr", "add", f"{address}/24", "dev", "eth0")
+    _give(namespace, "eth0", addresses(segment, host))
     _inside(namespace, "ip", "link", "set", "eth0", "up")
-    _inside(namespace, "ip", "route", "add", "default", "via", gateway)
+    for version, gateway in addresses(segment, 1).items():
+        _inside(namespace, "ip", f"-{version}", "route", "add", "default", "via", gateway)
 
 
 @contextmanager
@@ -179,22 +199,24 @@ def machines(*, routed: bool) -> Iterator[tuple[list[Machine], str]]:
     with ExitStack() as stack:
         middle = stack.enter_context(_namespace(f"{prefix}m"))
         _inside(middle, "ip", "link", "add", "segment", "type", "bridge")
-        _inside(middle, "ip", "addr", "add", f"{SEGMENT}.1/24", "dev", "segment")
+        _give(middle, "segment", addresses(SEGMENT, 1))
         _inside(middle, "ip", "link", "set", "segment", "up")
-        _inside(middle, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            _inside(middle, "sh", "-c", f"echo 1 > /proc/sys/net/{switch}")
         # What passes the segment is no business of the router's rules.
-        _inside(middle, "sh", "-c", f"test ! -e {BRIDGED} || echo 0 > {BRIDGED}")
+        for switch in (f"{BRIDGED}iptables", f"{BRIDGED}ip6tables"):
+            _inside(middle, "sh", "-c", f"test ! -e {switch} || echo 0 > {switch}")
         # A router that routes no pods: their packets would be lost with most of them.
-        _inside(middle, "iptables", "-w", "-A", "FORWARD", "-s", "10.244.0.0/16", "-j", "DROP")
-        _inside(middle, "iptables", "-w", "-A", "FORWARD", "-d", "10.244.0.0/16", "-j", "DROP")
+        for program, pods in zip(("iptables", "ip6tables"), RANGES["cluster"].split(","), strict=True):
+            for side in ("-s", "-d"):
+                _inside(middle, program, "-w", "-A", "FORWARD", side, pods, "-j", "DROP")
         found = []
         for number, name in enumerate(NAMES, 1):
             namespace = stack.enter_context(_namespace(f"{prefix}{name}"))
-            address = f"{places[name]}.1{number}"
-            _wire(middle, namespace, f"to-{name}", address, bridged=places[name] == SEGMENT)
+            _wire(middle, namespace, f"to-{name}", places[name], 10 + number)
             root = Path(tempfile.mkdtemp(prefix="kpy-", dir="/tmp"))
             stack.callback(shutil.rmtree, root)
-            found.append(Machine(name, root, namespace, address))
+            found.append(Machine(name, root, namespace, addresses(places[name], 10 + number)))
         yield found, middle
 
 
@@ -202,11 +224,12 @@ def machines(*, routed: bool) -> Iterator[tuple[list[Machine], str]]:
 def cluster(*, routed: bool, proxy_mode: str, pod_routes: str = "auto") -> Iterator[Cluster]:
     """The nodes Ready, a pod Running on each, and on each node itself somebody who answers."""
     options = ("--proxy-mode", proxy_mode, "--pod-routes", pod_routes)
+    ranges = [part for what, text in RANGES.items() for part in (f"--{what}-cidr", text)]
     with machines(routed=routed) as (found, middle), ExitStack() as stack:
         first, *others = found
         stack.callback(first.cli, "reset", "--yes")
         first.import_busybox()
-        first.cli("up", "--detach", "--node-name", first.name, *options)
+        first.cli("up", "--detach", "--node-name", first.name, *options, *ranges)
         with ThreadPoolExecutor() as pool:
             for joined in [pool.submit(_join, first, machine, options) for machine in others]:
                 joined.result()
@@ -216,9 +239,10 @@ def cluster(*, routed: bool, proxy_mode: str, pod_routes: str = "auto") -> Itera
         first.apply(*(_answering_pod(machine.name) for machine in found))
         first.wait_running(*(f"echo-{machine.name}" for machine in found))
         for machine in found:
-            machine.pod_ip = first.get("pod", f"echo-{machine.name}")["status"]["podIP"]
-            stack.enter_context(_answering(machine.outside, machine.name, machine.address))
-        stack.enter_context(_answering(middle, "outside", f"{SEGMENT}.1"))
+            status = first.get("pod", f"echo-{machine.name}")["status"]
+            machine.pod_ips = dict(zip((4, 6), [entry["ip"] for entry in status["podIPs"]], strict=True))
+            stack.enter_context(_answering(machine.outside, machine.name, machine.addresses))
+        stack.enter_context(_answering(middle, "outside", addresses(SEGMENT, 1)))
         yield made
 
 
@@ -233,7 +257,7 @@ def _answering_pod(node: str) -> Mapping[str, Any]:
     folders = [folder for folder in ("/usr", "/lib", "/lib64") if os.path.isdir(folder)]
     mounts = [{"name": f.strip("/"), "mountPath": f, "readOnly": True} for f in folders]
     volumes = [{"name": f.strip("/"), "hostPath": {"path": f, "type": "Directory"}} for f in folders]
-    command = ["/usr/bin/python3", "-u", "-c", ANSWER, f"pod-{node}", "0.0.0.0", str(TCP), str(UDP)]
+    command = ["/usr/bin/python3", "-u", "-c", ANSWER, f"pod-{node}", "0.0.0.0,::", str(TCP), str(UDP)]
     return pod(
         f"echo-{node}",
         command,
@@ -247,9 +271,9 @@ def _answering_pod(node: str) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _answering(namespace: str, name: str, address: str) -> Iterator[None]:
-    """Bound to the address: an unbound UDP server on a node would answer the node's pods as their gateway."""
-    program = [*PYTHON, ANSWER, name, address, str(NODE_TCP), str(NODE_TCP)]
+def _answering(namespace: str, name: str, own: Mapping[int, str]) -> Iterator[None]:
+    """Bound to the addresses: an unbound UDP server would answer the node's own pods as their gateway."""
+    program = [*PYTHON, ANSWER, name, ",".join(own.values()), str(NODE_TCP), str(NODE_TCP)]
     argv = ["nsenter", f"--net=/run/netns/{namespace}", *program]
     server = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     try:

@@ -34,8 +34,8 @@ def network(tmp_path: Path) -> Path:
     body = conflist.bridge_network(
         name="kubelet-py",
         bridge="kpy0",
-        subnet="10.244.1.0/24",
-        cluster_cidr="10.244.0.0/16",
+        subnets=["10.244.1.0/24"],
+        cluster_cidrs=["10.244.0.0/16"],
         data_dir=tmp_path / "leases",
     )
     conflist.write(tmp_path / "net.d/10-kubelet-py.conflist", body)

@@ -59,6 +59,34 @@ def test_node_network_comes_up_attaches_pods_and_goes_without_a_trace(tmp_path: 
         assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == forward
 
 
+DUAL = {
+    "pod_cidr": "10.244.3.0/24,fd00:244:0:3::/64",
+    "cluster_cidr": "10.244.0.0/16,fd00:244::/56",
+    "service_cidr": "10.96.0.0/12,fd00:96::/112",
+}
+
+
+def test_a_dual_stack_nodes_pods_have_both_addresses_and_are_masqueraded_in_both(tmp_path: Path) -> None:
+    paths = NodePaths(tmp_path)
+    with network_lab.node(), Namespace() as client, Namespace() as pod:
+        uplink(client, node_ip6="2001:db8::1", client_ip6="2001:db8::2")
+        network = NodeNetwork(paths)
+        network.start(python=sys.executable, **DUAL)
+        assert NodeNetwork(paths).remembered() == DUAL["pod_cidr"]
+        result = network.invoker.add("c1", pod.path)
+        assert [ip.address for ip in result.ips] == ["10.244.3.2/24", "fd00:244:0:3::2/64"]
+        server = Server("pod", pod, 80, address="::")
+        assert ask("fd00:244:0:3::2", 80) == "pod fd00:244:0:3::1"
+        server.close()
+        for address, seen in (("192.0.2.2", "192.0.2.1"), ("2001:db8::2", "2001:db8::1")):
+            world = Server("world", client, 80, address="::" if ":" in address else "0.0.0.0")
+            assert pod.ask(address, 80) == f"world {seen}"
+            world.close()
+        network.invoker.delete("c1", pod.path)
+        NodeNetwork(paths).tear_down()
+        assert all(chain not in ruleset() for chain in ("CNI-MASQ", "kubelet-py"))
+
+
 OTHER = {"cniVersion": "1.0.0", "name": "mine", "plugins": [{"type": "ptp"}]}
 
 

@@ -12,6 +12,7 @@ from network_lab import Namespace, uplink
 
 from cni.bridge import ensure_bridge
 from cni.netlink import Netlink
+from cni.rtnetlink import new_veth
 from kubelet_py.node import routes
 
 pytestmark = pytest.mark.privileged
@@ -64,6 +65,62 @@ def test_ensure_twice_changes_nothing_and_remove_takes_all() -> None:
         assert routes.remove(netlink) == 3
         netlink.delete_link("kpy0")
         assert netlink.routes(table=None) == before
+
+
+DUAL = {
+    "pod_cidr": "10.244.1.0/24,fd00:244:0:1::/64",
+    "cluster_cidr": "10.244.0.0/16,fd00:244::/56",
+    "service_cidr": "10.96.0.0/12,fd00:96::/112",
+}
+
+
+def ipv6_routes(netlink: Netlink) -> list[tuple[str, str, int]]:
+    found = netlink.routes(family=socket.AF_INET6)
+    return sorted((r.dst, r.kind, r.metric) for r in found if r.protocol == routes.PROTOCOL)
+
+
+def test_a_dual_stack_node_has_the_routes_of_both_versions() -> None:
+    """IPv6 routes through lo are unreachable ones to the kernel, so without a bridge there is none."""
+    with network_lab.node(), Netlink() as netlink:
+        routes.ensure(netlink, bridge="kpy0", **DUAL)
+        assert ipv6_routes(netlink) == [("fd00:244::/56", "unreachable", 4096)]
+        ensure_bridge(netlink, "kpy0", ["10.244.1.1/24", "fd00:244:0:1::1/64"])
+        for _ in range(2):
+            routes.ensure(netlink, bridge="kpy0", **DUAL)
+            assert ipv6_routes(netlink) == [
+                ("fd00:244::/56", "unreachable", 4096),
+                ("fd00:96::/112", "unicast", 512),
+                ("fd00:96::/112", "unreachable", 4096),
+            ]
+        assert routes.remove(netlink) == 6
+        assert ipv6_routes(netlink) == []
+
+
+def test_who_listens_to_router_advertisements_goes_on_though_it_forwards(tmp_path: Path) -> None:
+    """The kernel sets every interface's forwarding with that of all; each gets its own value back."""
+    conf = Path("/proc/sys/net/ipv6/conf")
+
+    def values() -> dict[str, str]:
+        names = ("all/forwarding", "up0/forwarding", "odd0/forwarding", "up0/accept_ra", "odd0/accept_ra")
+        found = {name: (conf / name).read_text().strip() for name in names}
+        bridged = Path("/proc/sys/net/bridge/bridge-nf-call-ip6tables")
+        return found | ({"bridged": bridged.read_text().strip()} if bridged.exists() else {})
+
+    with network_lab.node(), Netlink() as netlink, Namespace() as other:
+        for name in ("up0", "odd0"):
+            netlink.batch([new_veth(name, peer=f"{name}p", peer_netns=other.fd)])
+        (conf / "all/forwarding").write_text("0")
+        (conf / "odd0/forwarding").write_text("1")
+        (conf / "odd0/accept_ra").write_text("0")
+        before = values()
+        assert (before["up0/accept_ra"], before["odd0/forwarding"]) == ("1", "1")
+        for _ in range(2):
+            assert routes.prepare_kernel(tmp_path / "s.json", six=True) == []
+            now = values()
+            assert (now["all/forwarding"], now["up0/accept_ra"], now["odd0/accept_ra"]) == ("1", "2", "0")
+            assert now.get("bridged", "1") == "1"
+        routes.restore_kernel(tmp_path / "s.json")
+        assert values() == before
 
 
 def test_switches_are_turned_and_given_back(tmp_path: Path) -> None:

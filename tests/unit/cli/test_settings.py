@@ -25,6 +25,11 @@ def test_settings_survive_saving_and_loading(tmp_path: Path) -> None:
     [
         ({"cluster_cidr": "10.96.0.0/16"}, "overlap"),
         ({"cluster_cidr": "nonsense"}, "does not appear to be"),
+        ({"cluster_cidr": "10.1.0.0/16,10.2.0.0/16"}, "one of IPv4 and one of IPv6"),
+        ({"cluster_cidr": "10.1.0.0/16,fd00:96::/64", "service_cidr": "fd00:96::/112"}, "overlap"),
+        ({"cluster_cidr": "10.1.0.0/16,2001:db8::/64", "node_ip": "192.0.2.5,2001:db8::5"}, "lies in"),
+        ({"cluster_cidr": "10.1.0.0/16,fd00::/64", "node_cidr_mask_size": 24}, "which of two ranges"),
+        ({"cluster_cidr": "fd00:1::/64", "node_ip": "2001:db8::5,192.0.2.5"}, "--bind-address ::"),
         ({"node_ip": "10.244.3.4"}, "lies in --cluster-cidr"),
         ({"secure_port": 70000}, "--secure-port 70000 is not a port number"),
         ({"proxy_healthz_port": 0}, "--proxy-healthz-port 0 is not a port number"),

@@ -114,9 +114,15 @@ def test_first_valid_file_in_order_wins_and_changes_are_seen(tmp_path: Path) -> 
 
 def test_own_conflist_is_written_once(tmp_path: Path) -> None:
     body = bridge_network(
-        name="k", bridge="kpy0", subnet="10.1.0.0/24", cluster_cidr="10.0.0.0/8", data_dir=tmp_path, mtu=1450
+        name="k",
+        bridge="kpy0",
+        subnets=["10.1.0.0/24", "fd00:1::/64"],
+        cluster_cidrs=["10.0.0.0/8"],
+        data_dir=tmp_path,
+        mtu=1450,
     )
     assert body["plugins"][0]["mtu"] == 1450
+    assert body["plugins"][0]["ipam"]["routes"] == [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
     assert write(tmp_path / "x/10.conflist", body)
     assert not write(tmp_path / "x/10.conflist", body)
 
