@@ -243,4 +243,6 @@ def _patch_of(status: Object) -> dict[str, Any]:
     """A strategic merge patch joins addresses by their type, and a node may have two of one type: as a whole,
     they take the place of those that were there (as upstream's fixupPatchForNodeStatusAddresses).
     """
-    return {**status, "addresses": [*status.get("addresses", ()), {"$patch": "replace"}]}
+    if not status.get("addresses"):
+        return dict(status)
+    return {**status, "addresses": [*status["addresses"], {"$patch": "replace"}]}

@@ -130,7 +130,7 @@ def prepare_kernel(
                 f"Could not load br_netfilter: {problem or 'not visible'} (modprobe br_netfilter)"
             )
     old = _read_state(state)
-    switches = [(_FORWARD, "1"), (_BRIDGE_CALL, "1"), (_SEND_REDIRECTS, "0")]
+    switches = ((_FORWARD, "1"), (_BRIDGE_CALL, "1"), (_SEND_REDIRECTS, "0"))
     for name, value in [*switches, *(_switches_6(proc_sys) if six else ())]:
         switch = proc_sys / name
         if not switch.exists() or switch.read_text().strip() == value:

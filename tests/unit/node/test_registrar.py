@@ -233,3 +233,29 @@ def test_a_node_whose_address_is_taken_registers_once_it_is_free(caplog: pytest.
     registrar.stop()
     said = [record.message for record in caplog.records if record.levelname == "ERROR"]
     assert said == ["Refused to register node=n1 reason=192.0.2.5 is announced by node b"]
+
+
+def test_a_nodes_addresses_are_replaced_as_a_whole() -> None:
+    """A strategic merge would join two of one type, and leave the node with one address twice."""
+    api, sent = Counting(), threading.Event()
+    bodies: list[dict[str, Any]] = []
+    addresses = [{"type": "InternalIP", "address": ip} for ip in ("192.0.2.1", "2001:db8::1")]
+
+    def patch(resource: Resource, name: str, body: dict[str, Any], **how: str) -> dict[str, Any]:
+        bodies.append(body)
+        sent.set()
+        return {"metadata": {"name": name, "uid": "u1"}, "spec": {}, **body}
+
+    api.patch = patch  # type: ignore[method-assign]
+    registrar = Registrar(
+        api,  # type: ignore[arg-type]
+        name="n1",
+        labels={},
+        config=replace(Config(), node_status_update_frequency=0.02),
+        report=lambda now, node: {"conditions": [], "addresses": addresses},
+        on_node=lambda node: None,
+    )
+    registrar.start()
+    assert sent.wait(LONG)
+    registrar.stop()
+    assert bodies[0]["status"]["addresses"] == [*addresses, {"$patch": "replace"}]
