@@ -167,17 +167,20 @@ def network(paths: NodePaths) -> NetworkFacts:
 
 def _address(settings: NodeSettings | None) -> tuple[str, str, str, int]:
     """Address, reason, refusal, and how many others there are; as the next start would choose."""
-    from kubelet_py.node.addresses import NoAddress, choose_node_address
+    from kubelet_py.cli.settings import CLUSTER_CIDR, SettingsError, versions_of
+    from kubelet_py.node.addresses import NoAddress, choose_node_addresses
 
     asked = (settings.asked_ip, settings.node_interface) if settings else ("", "")
     joined = settings is not None and bool(settings.server)
     if settings is not None and joined and not any(asked):
         asked = (settings.node_ip, "")
     try:
-        found = choose_node_address(*asked, alone=not joined)
-    except NoAddress as error:
+        versions = versions_of(settings.cluster_cidr if settings else CLUSTER_CIDR)
+        found = choose_node_addresses(*asked, versions=versions, alone=not joined)
+    except (NoAddress, SettingsError) as error:
         return "", "", str(error), 0
-    return f"{found.address} ({found.interface})", found.reason, "", len(found.others)
+    shown = ", ".join(f"{one.address} ({one.interface})" for one in found)
+    return shown, found[0].reason, "", len(found[0].others)
 
 
 def _resolv_conf(settings: NodeSettings | None) -> str:
