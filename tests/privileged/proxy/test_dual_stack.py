@@ -6,12 +6,13 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import network_lab
 import pytest
-from network_lab import Namespace, uplink
+from network_lab import Namespace, Server, uplink
 
 from cni.netns import in_namespace
 from proxy.changes import Changes
@@ -84,9 +85,10 @@ class Lab:
         for family in self.families:
             getattr(family.changes, kind)("ADDED", body)
 
-    def service(self, endpoints: int, **spec: Any) -> None:
+    def service(self, endpoints: int, *, first: int = 0, protocol: str = "TCP", **spec: Any) -> None:
+        """So many endpoints of each family, beginning with that of number `first`."""
         meta = {"name": "web", "namespace": "default"}
-        ports = [{"name": "", "port": 80, "nodePort": 30080}]
+        ports = [{"name": "", "port": 80, "nodePort": 30080, "protocol": protocol}]
         body = {"clusterIP": VIPS[4], "clusterIPs": list(VIPS.values()), "ports": ports, **spec}
         self.event("service_event", {"metadata": meta, "spec": body})
         for version, pods in PODS.items():
@@ -96,22 +98,28 @@ class Lab:
                 {
                     "metadata": {"name": f"web-{version}", "namespace": "default", "labels": labels},
                     "addressType": f"IPv{version}",
-                    "ports": [{"name": "", "port": 8080}],
-                    "endpoints": [{"addresses": [ip], "nodeName": "n"} for ip in pods[:endpoints]],
+                    "ports": [{"name": "", "port": 8080, "protocol": protocol}],
+                    "endpoints": [
+                        {"addresses": [ip], "nodeName": "n"} for ip in pods[first : first + endpoints]
+                    ],
                 },
             )
         self.proxier.sync()
 
     def ask(self, place: str, version: int, address: str, port: int) -> str:
-        family = socket.AF_INET6 if version == 6 else socket.AF_INET
-
-        def made() -> socket.socket:
-            return socket.socket(family)
-
-        with in_namespace(self.client.fd, made) if place == "client" else made() as sock:
-            sock.settimeout(10)
+        with self.socket(place, version) as sock:
             sock.connect((address, port))
             return sock.recv(100).decode()
+
+    def socket(self, place: str, version: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        family = socket.AF_INET6 if version == 6 else socket.AF_INET
+
+        def make() -> socket.socket:
+            return socket.socket(family, kind)
+
+        made = in_namespace(self.client.fd, make) if place == "client" else make()
+        made.settimeout(10)
+        return made
 
     def close(self) -> None:
         for server in self.servers:
@@ -160,3 +168,37 @@ def test_ipv6_node_port_is_not_on_loopback(lab: Lab) -> None:
     lab.service(1)
     with pytest.raises(ConnectionRefusedError):
         lab.ask("node", 6, "::1", 30080)
+
+
+@pytest.mark.parametrize("place", ["node", "client"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_udp_flows_leave_an_endpoint_that_is_gone(lab: Lab, version: int, place: str) -> None:
+    servers = [Server(f"pod{n}", None, 8080, udp=True, address=ip) for n, ip in enumerate(PODS[version])]
+    lab.service(1, protocol="UDP")
+    other = lab.socket(place, version, socket.SOCK_DGRAM)
+    with lab.socket(place, version, socket.SOCK_DGRAM) as sock, other:
+        for one in (sock, other):
+            one.connect((VIPS[version], 80) if place == "node" else (NODE[version], 30080))
+        assert answer(sock) == "pod0"
+        lab.service(1, first=1, protocol="UDP")
+        assert answer(sock) == "pod1"
+        lab.service(0, protocol="UDP")
+        # A sender on the node itself is told by EPERM that its packet did not go out.
+        with pytest.raises((ConnectionRefusedError, PermissionError)):
+            answer(sock)
+        lab.service(1, protocol="UDP")
+        assert answer(other) == "pod0"
+    for server in servers:
+        server.close()
+
+
+def answer(sock: socket.socket) -> str:
+    """Who answers on this flow; asked again until somebody does, since UDP may lose a packet."""
+    deadline = time.monotonic() + 20
+    sock.settimeout(1)
+    while True:
+        sock.send(b"?")
+        try:
+            return sock.recv(100).decode().split()[0]
+        except TimeoutError:
+            assert time.monotonic() < deadline, "nobody answered"
