@@ -1,19 +1,21 @@
 """A veth pair per pod, its near end in a Linux bridge, its far end the pod's eth0.
 
 Configuration keys are upstream's (bridge, isGateway, isDefaultGateway, forceAddress, ipMasq, hairpinMode,
-promiscMode, portIsolation, disableContainerInterface, mtu, dns, ipam); `nonMasqueradeCIDRs`, a list of
-prefixes that ipMasq leaves alone, is ours. A key of upstream's that would change the wiring and is not
-implemented is refused with code 2, never ignored.
+promiscMode, portIsolation, macspoofchk, disableContainerInterface, mtu, dns, ipam); `nonMasqueradeCIDRs`, a
+list of prefixes that ipMasq leaves alone, is ours. A key of upstream's that would change the wiring and is
+not implemented is refused with code 2, never ignored.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import sys
 
-from cni import veth
+from cni import spoofcheck, veth
 from cni.errors import (
+    FirewallError,
     InvalidConfig,
     LimitedConnectivity,
     NetlinkError,
@@ -41,11 +43,11 @@ from cni.types import IP, Interface, Request, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
 _LO = 1
-_REFUSED = ("vlan", "vlanTrunk", "macspoofchk", "enabledad")
+_REFUSED = ("vlan", "vlanTrunk", "enabledad")
 
 
 @frozen
@@ -60,6 +62,7 @@ class BridgeConfig:
     hairpin: bool
     promiscuous: bool
     isolated: bool
+    mac_checked: bool
     interface_down: bool
     mtu: int
     ipam: Mapping[str, Any]
@@ -84,6 +87,7 @@ class BridgeConfig:
             hairpin=bool(config.get("hairpinMode")),
             promiscuous=bool(config.get("promiscMode")),
             isolated=bool(config.get("portIsolation")),
+            mac_checked=bool(config.get("macspoofchk")),
             interface_down=bool(config.get("disableContainerInterface")),
             mtu=veth.parse_mtu(config),
             ipam=config.get("ipam") or {},
@@ -148,10 +152,11 @@ class Bridge:
         with veth.removed_on_failure(host, ends.near):
             veth.create(host, ends.near, [pair, port])
             far = inside.require(request.ifname)
-            inside.batch(_inner_messages(config, found, far.index, request.container_id))
-            for subnet in veth.subnets(found.ips) if config.masquerade else ():
-                self._masquerade.ensure(config.network, subnet, config.not_masqueraded)
-            finish()
+            with _held(ends.near, far.mac) if config.mac_checked else contextlib.nullcontext():
+                inside.batch(_inner_messages(config, found, far.index, request.container_id))
+                for subnet in veth.subnets(found.ips) if config.masquerade else ():
+                    self._masquerade.ensure(config.network, subnet, config.not_masqueraded)
+                finish()
         return replace(
             found,
             interfaces=(
@@ -173,6 +178,8 @@ class Bridge:
         """Remove the pod's interface, if its namespace is still there, and free its addresses."""
         config = BridgeConfig.parse(request.config)
         veth.delete_inside(request)
+        if config.mac_checked and request.prev_result is not None:
+            spoofcheck.release({i.name for i in request.prev_result.interfaces if not i.sandbox})
         veth.release(self._delegate, config.ipam, request)
 
     def check(self, request: Request) -> None:
@@ -185,11 +192,16 @@ class Bridge:
             self._delegate(str(config.ipam.get("type") or ""), request)
         with Netlink() as host, opened(request.netns) as netns, Netlink(netns) as inside:
             far = veth.check_inside(request, previous, inside, up=not config.interface_down)
-            _check_host(config, previous, host, host.link(far.peer) if far.peer else None)
+            near = host.link(far.peer) if far.peer else None
+            _check_host(config, previous, host, near)
+        if config.mac_checked and near is not None and not spoofcheck.held(near.name, far.mac):
+            raise PluginFailure(f"Could not find the MAC address {far.mac} held on {near.name}")
 
     def gc(self, request: Request) -> None:
-        """Links die with their namespaces; only the addresses need collecting."""
+        """Links die with their namespaces; only addresses and the checks of what is gone need collecting."""
         config = BridgeConfig.parse(request.config)
+        if config.mac_checked:
+            _release_gone()
         if config.ipam:
             self._delegate(str(config.ipam.get("type") or ""), request)
 
@@ -241,9 +253,30 @@ class Bridge:
             link = host.link(section.bridge)
             if link is not None and link.kind == "bridge":
                 host.delete_link(section.bridge)
+        if section.mac_checked:
+            _release_gone()
+            spoofcheck.tear_down()
         if section.masquerade:
             for r in local_ranges(section.ipam):
                 self._masquerade.remove(section.network, str(r.subnet))
+
+
+@contextlib.contextmanager
+def _held(near: str, mac: str) -> Iterator[None]:
+    """Only frames from the pod's MAC address pass its port, before it can send the first one."""
+    spoofcheck.hold(near, mac)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(FirewallError):  # the first failure is the one to report
+            spoofcheck.release({near})
+        raise
+
+
+def _release_gone() -> None:
+    known = spoofcheck.interfaces()  # before the links: an ADD may be on its way
+    with Netlink() as host:
+        spoofcheck.release(known - {link.name for link in host.links()})
 
 
 def ensure_bridge(

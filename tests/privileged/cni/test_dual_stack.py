@@ -177,7 +177,7 @@ def test_routes_with_metrics_and_the_networks_dns_arrive(attach: Attach, tmp_pat
         invoker.delete("a", pod.path)
 
 
-@pytest.mark.parametrize("key", ["vlan", "vlanTrunk", "macspoofchk", "enabledad"])
+@pytest.mark.parametrize("key", ["vlan", "vlanTrunk", "enabledad"])
 def test_options_that_are_not_there_are_refused_with_code_2(attach: Attach, tmp_path: Path, key: str) -> None:
     with Namespace() as pod, pytest.raises(UnsupportedField, match=key) as caught:
         attach(bridge(tmp_path, **{key: 1})).add("a", pod.path)
