@@ -13,6 +13,7 @@ OPERATIONS, PROCESS, MOUNTS = "runtime/operations.py", "runtime/process.py", "ru
 DEVICES, NAMESPACES, SECURITY = "runtime/devices.py", "runtime/namespaces.py", "kubelet_py/pods/security.py"
 PROFILE, PROCFS, SPEC = "runtime/seccomp/profile.py", "runtime/procfs.py", "kubelet_py/pods/container_spec.py"
 CAPABILITIES, LAUNCH_MOUNTING = "runtime/capabilities.py", "runtime/mounting.py"
+RECORDER = "runtime/recorder.py"
 
 PIDS = """    if rules.pids > 0:
         answer["pids"] = {"limit": rules.pids}
@@ -364,6 +365,20 @@ WEAKENINGS = (
         "if place[1] not in procfs.ALLOWED:",
         "if False:",
         "test_E05_a_volume_over_proc_is_refused",
+    ),
+    weak(
+        "prepared starts do not look again for what was missing",
+        RECORDER,
+        '            self._ask("openat2", arguments, -(error.errno or 0))\n',
+        "",
+        "test_S05_a_path_that_appears_after_the_creation_is_masked",
+    ),
+    weak(
+        "prepared starts follow links",
+        RECORDER,
+        "flags | os.O_CLOEXEC, mode, resolve)",
+        "flags | os.O_CLOEXEC, mode, resolve & ~NO_SYMLINKS)",
+        "test_E04_a_proc_that_becomes_a_symlink_after_the_creation_is_refused",
     ),
     weak(
         "RESOLVE_IN_ROOT off",
