@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from proxy.changes import Endpoint, ServicePort, View
 from proxy.config import ProxyConfig
 from proxy.iptables import cleanup_script, full_script, parse_save, partial_script
-from proxy.rules import build, port_chain
+from proxy.rules import build, chain_hash, port_chain
 
 CONFIG = ProxyConfig(cluster_cidr="10.0.0.0/8")
 PORT = ServicePort("ns1", "svc1", "p80", "tcp", "172.30.0.41", 80)
@@ -262,3 +264,9 @@ def test_cleanup_script_takes_ours_only() -> None:
         "COMMIT",
     ]
     assert cleanup_script({}) == ""
+
+
+def test_chain_hash_is_the_librarys_base32_of_sha256() -> None:
+    for n in range(300):
+        digest = hashlib.sha256(f"default/web-{n}:http".encode()).digest()
+        assert chain_hash(f"default/web-{n}:http") == base64.b32encode(digest).decode()[:16]
