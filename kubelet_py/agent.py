@@ -71,6 +71,7 @@ from kubelet_py.pods.volume_keeper import VolumeKeeper
 from kubelet_py.pods.workers import PodWorkers
 from kubelet_py.port import Port
 from kubelet_py.server.healthz import HealthChecks, HealthzServer, loop_check
+from kubelet_py.spreading import spread
 from kubelet_py.volumes.manager import VolumeManager
 from runtime import cgroups, userns
 from runtime.errors import RuntimeFailure
@@ -112,6 +113,8 @@ class Agent:
         self._oom = OomWatcher(self._runtime)
         self._runtime.subscribe(self._oom.heard)  # a shim may have something to tell since the last agent
         self._runtime.start()  # first of all: it forks
+        paths = self._paths
+        spread((paths.state, paths.pods, paths.containers, paths.sandboxes, paths.pod_logs))
         versions = [network.version for network in read_ranges(self._config.cluster_cidr)]
         first, *others = choose_node_addresses(options.node_ip, versions=versions)
         addresses = [replace(first, reason=options.node_ip_reason or first.reason), *others]
