@@ -15,7 +15,6 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -244,10 +243,7 @@ def _networking(text: str) -> Object:
 def _settings(args: argparse.Namespace, server: str, name: str, networking: Object) -> NodeSettings:
     from kubelet_py.node.addresses import NoAddress
 
-    names = {field.name for field in fields(NodeSettings)}
-    given = {key: value for key, value in vars(args).items() if key in names and value is not None}
-    given |= {"server": server, "node_name": name}
-    given["cni_bin_dirs"] = tuple(given.get("cni_bin_dirs", ()))
+    given = node_settings.given(vars(args)) | {"server": server, "node_name": name}
     for key, field in (("cluster_cidr", "podSubnet"), ("service_cidr", "serviceSubnet")):
         if key not in given and networking.get(field):
             given[key] = str(networking[field])

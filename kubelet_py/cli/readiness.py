@@ -55,7 +55,10 @@ def report_until_ready(
         refuse(paths, began)
         return node_is_ready(client, name, began)
 
-    wait.until(ready, lambda: why_not_ready(client, name))
+    try:
+        wait.until(ready, lambda: why_not_ready(client, name))
+    finally:
+        client.close()
     print(f"Node {name} is Ready after {time.monotonic() - started:.2f} s", flush=True)
     if not settings.server:
         print(f"Use it:  export KUBECONFIG={kubeconfig}", flush=True)
@@ -87,6 +90,8 @@ def _serves(client: RestClient) -> bool:
         return client.raw("GET", "/readyz")[0] == 200
     except ApiError:
         return False
+    finally:
+        client.close()
 
 
 def refuse(paths: NodePaths, since: float) -> None:

@@ -10,7 +10,7 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,18 @@ class NodeSettings:
         new = paths.config / "node.json.new"
         new.write_text(json.dumps(asdict(self), indent=1) + "\n")
         new.rename(file(paths))
+
+
+def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a command's arguments those that were given and are settings. Paths become absolute: the next start,
+    by systemd say, happens in another folder."""
+    names = {field.name for field in fields(NodeSettings)}
+    found = {name: value for name, value in arguments.items() if name in names and value is not None}
+    if found.get("kubelet_config"):
+        found["kubelet_config"] = os.path.abspath(found["kubelet_config"])
+    if "cni_bin_dirs" in found:
+        found["cni_bin_dirs"] = tuple(os.path.abspath(folder) for folder in found["cni_bin_dirs"])
+    return found
 
 
 def file(paths: NodePaths) -> Path:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from kubelet_py.cli import notify, unit
@@ -192,10 +192,7 @@ def settings_for(args: argparse.Namespace, paths: NodePaths) -> NodeSettings:
     """Options given now over those of the last `up` over the defaults."""
     from kubelet_py.node.addresses import NoAddress
 
-    names = {field.name for field in fields(NodeSettings)}
-    given = {name: value for name, value in vars(args).items() if name in names and value is not None}
-    if "cni_bin_dirs" in given:
-        given["cni_bin_dirs"] = tuple(given["cni_bin_dirs"])
+    given = node_settings.given(vars(args))
     known = node_settings.load(paths)
     try:
         cidr = given.get("cluster_cidr") or (known.cluster_cidr if known else node_settings.CLUSTER_CIDR)

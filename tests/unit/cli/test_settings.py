@@ -55,3 +55,17 @@ def test_two_roots_never_share_kernel_names() -> None:
     assert len({one.bridge, two.bridge, default.bridge}) == 3
     assert len({one.cgroup_root, two.cgroup_root, default.cgroup_root}) == 3
     assert all(len(p.bridge) <= 15 for p in (one, two, default))
+
+
+def test_what_was_given_is_found_again_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = settings.given(
+        {"kubelet_config": "k.yaml", "cni_bin_dirs": ["bin", "/opt/cni"], "proxy_mode": None, "timeout": 3.0}
+    )
+    assert given == {
+        "kubelet_config": str(tmp_path / "k.yaml"),
+        "cni_bin_dirs": (str(tmp_path / "bin"), "/opt/cni"),
+    }
+    assert settings.given({"kubelet_config": ""}) == {"kubelet_config": ""}, "which takes it back"
