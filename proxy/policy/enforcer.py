@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from proxy.nfnetlink import NfTables, NftError
 from proxy.nfobjects import encode
 from proxy.policy import table
+from proxy.policy.memory import Memory
 from proxy.policy.rules import NO_SERVER, NameServer, compile_policies
 from proxy.policy.world import World
 
@@ -56,6 +57,8 @@ class Enforcer(threading.Thread):
         self._informers: list[Informer] = []
         self._layout: table.Layout | None = None  # what the kernel holds; None: unknown
         self._generation = 0
+        self._looked = clock()
+        self._memory = Memory()
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -99,8 +102,10 @@ class Enforcer(threading.Thread):
         with self._open() as kernel:
             if not view.policies:
                 return self._remove(kernel)
-            new = table.layout(compile_policies(view, self._node, self._server))
-            if self._layout is not None and self._broken(kernel, self._layout):
+            wanted = compile_policies(view, self._node, self._server, self._memory)
+            new = table.layout(wanted, self._memory)
+            self._memory.turn()
+            if self._layout is not None and self._due() and self._broken(kernel, self._layout):
                 log.warning("Found network policies changed by somebody else action=write-anew")
                 self._layout = None
             whole = self._layout is None
@@ -131,6 +136,16 @@ class Enforcer(threading.Thread):
         except NftError as error:
             log.debug("Could not list tables err=%s", error)
             return False
+
+    def _due(self) -> bool:
+        """A look reads the whole table, and the proxy's own changes of Services are somebody's, too: so not
+        with each change of a pod.
+        """
+        now = self._clock()
+        due = now - self._looked >= LOOK
+        if due:
+            self._looked = now
+        return due
 
     def _broken(self, kernel: NfTables, ours: table.Layout) -> bool:
         """Whether the kernel's table differs from what we wrote. Rules are compared by number and chain."""

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
+from kubeclient.selectors import LabelSelector
+from proxy.policy.memory import Memory
 from proxy.policy.world import EGRESS, INGRESS, Block, Peer, Pod, Policy, PolicyRule, Port, View
 
 Range = tuple[bytes, bytes]
@@ -80,10 +83,19 @@ NO_SERVER = NameServer()
 
 
 class _Compiler:
-    def __init__(self, view: View, server: NameServer) -> None:
+    def __init__(self, view: View, server: NameServer, memory: Memory) -> None:
         self._view = view
         self._server = server
+        self._memory = memory
         self._groups: dict[str, Group] = {}
+        self._shared: dict[int, tuple[str, tuple[Allow, ...]]] = {}  # of each rule: the view holds them all
+        pods: dict[str, list[Pod]] = {}
+        for pod in view.pods:
+            pods.setdefault(pod.namespace, []).append(pod)
+        self._pods = {namespace: tuple(found) for namespace, found in pods.items()}
+        self._policies: dict[str, list[Policy]] = {}
+        for policy in view.policies:
+            self._policies.setdefault(policy.namespace, []).append(policy)
         self._labels = {pod.uid: dict(pod.labels) for pod in view.pods}
 
     def wanted(self, node: str) -> Wanted:
@@ -96,8 +108,8 @@ class _Compiler:
                     allows = dict.fromkeys(
                         allow
                         for policy in policies
-                        for number, rule in enumerate(policy.ingress if kind == INGRESS else policy.egress)
-                        for allow in self._allows(policy, kind, number, rule, pod)
+                        for rule in (policy.ingress if kind == INGRESS else policy.egress)
+                        for allow in self._allows(policy, kind, rule, pod)
                     )
                     title = f"{pod.namespace}/{pod.name}"
                     found.append(Isolation(kind, title, pod.uid, pod.addresses, tuple(allows)))
@@ -112,15 +124,23 @@ class _Compiler:
     def _selecting(self, pod: Pod, kind: str) -> list[Policy]:
         return [
             policy
-            for policy in self._view.policies
-            if policy.namespace == pod.namespace
-            and kind in policy.kinds
-            and policy.pods.matches(self._labels[pod.uid])
+            for policy in self._policies.get(pod.namespace, ())
+            if kind in policy.kinds and policy.pods.matches(self._labels[pod.uid])
         ]
 
-    def _allows(self, policy: Policy, kind: str, number: int, rule: PolicyRule, pod: Pod) -> Iterable[Allow]:
-        title = f"{policy.namespace}/{policy.name}/{kind}/{number}"
-        group = self._group(title, policy, rule.peers) if rule.peers else ""
+    def _allows(self, policy: Policy, kind: str, rule: PolicyRule, pod: Pod) -> Iterable[Allow]:
+        if id(rule) not in self._shared:
+            group = self._group(policy, rule.peers) if rule.peers else ""
+            self._shared[id(rule)] = group, tuple(self._same_for_all(policy, kind, rule, group))
+        group, allows = self._shared[id(rule)]
+        yield from allows
+        for port in rule.ports if kind == INGRESS else ():
+            for name, protocol, value in pod.ports if port.name else ():
+                if (name, protocol) == (port.name, port.protocol):
+                    yield Allow(Match(protocol, value, value), group)
+
+    def _same_for_all(self, policy: Policy, kind: str, rule: PolicyRule, group: str) -> Iterable[Allow]:
+        """What a rule allows to each pod that it is for, whatever the pod calls its own ports."""
         if kind == EGRESS and self._reaches_server(policy, rule):
             yield from self._to_server(rule.ports)
         if not rule.ports:
@@ -128,39 +148,70 @@ class _Compiler:
         for port in rule.ports:
             if not port.name:
                 yield Allow(Match(port.protocol, port.low, port.high), group)
-            elif kind == INGRESS:
-                for name, protocol, value in pod.ports:
-                    if (name, protocol) == (port.name, port.protocol):
-                        yield Allow(Match(protocol, value, value), group)
-            else:
-                yield from self._named(title, policy, rule.peers, port)
+            elif kind == EGRESS:
+                yield from self._named(policy, rule.peers, port)
 
-    def _named(self, title: str, policy: Policy, peers: tuple[Peer, ...], port: Port) -> Iterable[Allow]:
+    def _named(self, policy: Policy, peers: tuple[Peer, ...], port: Port) -> Iterable[Allow]:
         """A port name towards others means what each of them calls so; address blocks have no names."""
-        pods = [
-            p for p in self._view.pods if not peers or any(self._is_peer(policy, peer, p) for peer in peers)
-        ]
-        numbers = sorted(
-            {n for p in pods for name, proto, n in p.ports if (name, proto) == (port.name, port.protocol)}
-        )
-        for number in numbers:
-            having = [p for p in pods if (port.name, port.protocol, number) in p.ports]
+        title = _title(policy, peers)
+        numbers: dict[int, list[str]] = {}
+        for namespace, pods in self._pods.items():
+            source = (self._labels_of(namespace), pods)
+            part = self._memory.part(
+                ("named", title, port, namespace),
+                source,
+                partial(self._named_in, policy, peers, port, pods),
+            )
+            for number, addresses in part:
+                numbers.setdefault(number, []).extend(addresses)
+        for number in sorted(numbers):
             name = _hashed("pods", f"{title}/{port.protocol}/{port.name}/{number}")
-            self._groups[name] = Group(name, frozenset(a for p in having for a in p.addresses))
+            self._groups[name] = Group(name, frozenset(numbers[number]))
             yield Allow(Match(port.protocol, number, number), name)
 
-    def _group(self, title: str, policy: Policy, peers: tuple[Peer, ...]) -> str:
+    def _named_in(
+        self, policy: Policy, peers: tuple[Peer, ...], port: Port, pods: tuple[Pod, ...]
+    ) -> list[tuple[int, tuple[str, ...]]]:
+        return [
+            (number, pod.addresses)
+            for pod in pods
+            for name, protocol, number in pod.ports
+            if (name, protocol) == (port.name, port.protocol)
+            and (not peers or any(self._is_peer(policy, peer, pod) for peer in peers))
+        ]
+
+    def _group(self, policy: Policy, peers: tuple[Peer, ...]) -> str:
+        """One group for all rules, of whichever policies, that mean the same peers."""
+        title = _title(policy, peers)
         name = _hashed("peers", title)
         if name not in self._groups:
-            pods = [p for p in self._view.pods if any(self._is_peer(policy, peer, p) for peer in peers)]
-            blocks = [peer.block for peer in peers if peer.block is not None]
+            blocks = tuple(peer.block for peer in peers if peer.block is not None)
             ranges = tuple((version, merged(blocks, version)) for version in (4, 6))
+            members = [self._members(title, policy, peers, namespace) for namespace in self._pods]
             self._groups[name] = Group(
                 name,
-                frozenset(address for pod in pods for address in pod.addresses),
+                self._memory.part(name, members, lambda: frozenset().union(*members)),
                 tuple((version, found) for version, found in ranges if found),
             )
         return name
+
+    def _members(
+        self, title: str, policy: Policy, peers: tuple[Peer, ...], namespace: str
+    ) -> frozenset[str]:
+        pods = self._pods[namespace]
+        return self._memory.part(
+            ("members", title, namespace),
+            (self._labels_of(namespace), pods),
+            lambda: frozenset(
+                address
+                for pod in pods
+                if any(self._is_peer(policy, peer, pod) for peer in peers)
+                for address in pod.addresses
+            ),
+        )
+
+    def _labels_of(self, namespace: str) -> Mapping[str, str]:
+        return self._view.namespaces.get(namespace, {})
 
     def _is_peer(self, policy: Policy, peer: Peer, pod: Pod) -> bool:
         return self._fits(policy, peer, pod.namespace, self._labels[pod.uid])
@@ -171,7 +222,7 @@ class _Compiler:
         if peer.namespaces is None:
             if namespace != policy.namespace:
                 return False
-        elif not peer.namespaces.matches(self._view.namespaces.get(namespace, {})):
+        elif not peer.namespaces.matches(self._labels_of(namespace)):
             return False
         return peer.pods is None or peer.pods.matches(labels)
 
@@ -184,7 +235,7 @@ class _Compiler:
             return True
         for peer in rule.peers:
             if peer.block is not None:
-                inside = merged([peer.block], 4) + merged([peer.block], 6)
+                inside = merged((peer.block,), 4) + merged((peer.block,), 6)
                 if any(_inside(address, inside) for address in server.service_addresses):
                     return True
             elif self._fits(policy, peer, server.namespace, dict(server.labels)):
@@ -202,12 +253,28 @@ class _Compiler:
                 yield Allow(Match(protocol, self._server.port, self._server.port), name)
 
 
-def compile_policies(view: View, node: str, server: NameServer = NO_SERVER) -> Wanted:
-    """What node `node` must enforce; nothing at all while there is no policy in the cluster."""
-    return _Compiler(view, server).wanted(node) if view.policies else Wanted()
+def compile_policies(
+    view: View, node: str, server: NameServer = NO_SERVER, memory: Memory | None = None
+) -> Wanted:
+    """What node `node` must enforce; nothing at all while there is no policy in the cluster. With the
+    `memory` of the last pass it is the same, sooner.
+    """
+    return _Compiler(view, server, memory or Memory()).wanted(node) if view.policies else Wanted()
 
 
-def merged(blocks: Sequence[Block], version: int) -> tuple[Range, ...]:
+def _title(policy: Policy, peers: tuple[Peer, ...]) -> str:
+    """What the peers are, in words that other policies have as well if they mean the same."""
+    own = any(peer.block is None and peer.namespaces is None for peer in peers)
+    shown = sorted(repr((_shown(peer.pods), _shown(peer.namespaces), peer.block)) for peer in peers)
+    return "\n".join([policy.namespace if own else "", *shown])
+
+
+def _shown(selector: LabelSelector | None) -> object:
+    return None if selector is None else selector.requirements
+
+
+@lru_cache(maxsize=4096)
+def merged(blocks: tuple[Block, ...], version: int) -> tuple[Range, ...]:
     """The union of all blocks of one IP version, each without what it excepts, as sorted disjoint ranges."""
     size = 4 if version == 4 else 16
     parts: list[tuple[int, int]] = []

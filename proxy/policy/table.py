@@ -8,8 +8,8 @@
 The table exists only while the cluster has a policy. Every packet in a connection's own direction is
 judged, so a policy that comes to forbid a connection cuts it; answers follow unasked. Packets to the node
 itself (input) pass the egress part. Pods on one bridge are judged as well, since br_netfilter shows their
-packets here. Peers are sets, one for each rule of a policy: a pod that comes or goes changes elements, a
-policy chains.
+packets here. Peers are sets, which rules that mean the same peers share: a pod that comes or goes changes
+elements, a policy chains.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import ipaddress
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 
 from proxy import nfexpressions as nfx
 from proxy.nfexpressions import Base, Code, Ct, Meta
@@ -45,6 +46,7 @@ from proxy.nfobjects import (
     flush_chain,
     interval_elements,
 )
+from proxy.policy.memory import Memory
 from proxy.policy.rules import Group, Isolation, Match, Wanted
 from proxy.policy.world import EGRESS, INGRESS
 
@@ -59,6 +61,7 @@ _ICMPV6 = 58
 _DISCOVERY = (bytes([133]), bytes([137]))  # router and neighbour discovery (RFC 4861)
 
 Expressions = tuple[bytes, ...]
+Rules = tuple[tuple[Expressions, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,9 @@ class Layout:
     chains: Mapping[str, tuple[Chain, tuple[tuple[Expressions, str], ...]]] = field(default_factory=dict)
 
 
-def layout(wanted: Wanted) -> Layout:
-    """The whole table for what is wanted."""
+def layout(wanted: Wanted, memory: Memory | None = None) -> Layout:
+    """The whole table for what is wanted; with the `memory` of the last pass the same, sooner."""
+    memory = memory or Memory()
     sets: dict[str, tuple[Set, frozenset[Element]]] = {}
     for version in (4, 6):
         known = [a for a in wanted.known if _version(a) == version]
@@ -89,14 +93,15 @@ def layout(wanted: Wanted) -> Layout:
             _put(sets, Set(f"{kind.lower()}-{version}", (_TYPE[version],), verdicts=True), jumps)
     names: dict[str, dict[int, list[str]]] = {}
     for group in wanted.groups:
-        names[group.name] = _put_group(sets, group)
+        names[group.name] = _put_group(sets, group, memory)
     chains = {
         "forward": (Chain("forward", "filter", Hook.FORWARD, BEFORE_OTHERS), tuple(_forward())),
         "input": (Chain("input", "filter", Hook.INPUT, BEFORE_OTHERS), tuple(_input())),
     }
     for one in wanted.isolations:
         name = chain_name(one)
-        chains[name] = (Chain(name), tuple(_pod_rules(one, names)))
+        used = {allow.group: names[allow.group] for allow in one.allows if allow.group}
+        chains[name] = (Chain(name), memory.part(name, (one, used), partial(_rules_of, one, used)))
     return Layout(sets, chains)
 
 
@@ -104,6 +109,7 @@ def chain_name(one: Isolation) -> str:
     return pod_chains(one.uid)[one.kind]
 
 
+@lru_cache(maxsize=4096)
 def pod_chains(uid: str) -> dict[str, str]:
     """Names of the chains that judge a pod, where a policy selects it, by direction."""
     name = hashlib.sha256(uid.encode()).hexdigest()[:16]
@@ -114,12 +120,19 @@ def _put(sets: dict[str, tuple[Set, frozenset[Element]]], made: Set, elements: I
     sets[made.name] = (made, frozenset(elements))
 
 
-def _put_group(sets: dict[str, tuple[Set, frozenset[Element]]], group: Group) -> dict[int, list[str]]:
+def _put_group(
+    sets: dict[str, tuple[Set, frozenset[Element]]], group: Group, memory: Memory
+) -> dict[int, list[str]]:
     """The group's sets by IP version. Other blocks get another name: intervals are never edited."""
     found: dict[int, list[str]] = {4: [], 6: []}
     for version in (4, 6):
         made = Set(f"{group.name}-{version}", (_TYPE[version],))
-        _put(sets, made, _addresses(a for a in group.addresses if _version(a) == version))
+        elements = memory.part(
+            made.name,
+            group.addresses,
+            partial(_elements_of, group, version),
+        )
+        sets[made.name] = (made, elements)
         found[version].append(made.name)
     for version, ranges in group.ranges:
         content = hashlib.sha256(b"".join(low + high for low, high in ranges)).hexdigest()[:12]
@@ -129,8 +142,17 @@ def _put_group(sets: dict[str, tuple[Set, frozenset[Element]]], group: Group) ->
     return found
 
 
+def _elements_of(group: Group, version: int) -> frozenset[Element]:
+    return frozenset(_addresses(a for a in group.addresses if _version(a) == version))
+
+
 def _addresses(texts: Iterable[str]) -> list[Element]:
-    return [Element(ipaddress.ip_address(text).packed) for text in texts]
+    return [_element(text) for text in texts]
+
+
+@lru_cache(maxsize=65536)
+def _element(address: str) -> Element:
+    return Element(ipaddress.ip_address(address).packed)
 
 
 def _spans(ranges: Iterable[tuple[bytes, bytes]]) -> list[Element]:
@@ -203,6 +225,10 @@ def _input() -> Iterable[tuple[Expressions, str]]:
         yield _ask(EGRESS, version)
 
 
+def _rules_of(one: Isolation, names: Mapping[str, Mapping[int, list[str]]]) -> Rules:
+    return tuple(_pod_rules(one, names))
+
+
 def _pod_rules(
     one: Isolation, names: Mapping[str, Mapping[int, list[str]]]
 ) -> Iterable[tuple[Expressions, str]]:
@@ -259,13 +285,15 @@ def change(old: Layout, new: Layout) -> list[Message]:
         messages.append(add_set(TABLE, new.sets[name][0], number + 1))
     messages += [add_chain(TABLE, chain) for name, (chain, _) in new.chains.items() if name not in old.chains]
     for name, (_chain, rules) in new.chains.items():
-        if name in old.chains and old.chains[name][1] == rules:
+        if name in old.chains and (old.chains[name][1] is rules or old.chains[name][1] == rules):
             continue
         if name in old.chains:
             messages.append(flush_chain(TABLE, name))
         messages += [add_rule(TABLE, name, *expressions, comment=text) for expressions, text in rules]
     for name, (_set, elements) in new.sets.items():
         before = old.sets[name][1] if name in old.sets else frozenset()
+        if before is elements:
+            continue
         gone = [Element(e.key, end=e.end) for e in before - elements]
         messages += delete_elements(TABLE, name, gone) if gone else []
         fresh = sorted(elements - before, key=_place)

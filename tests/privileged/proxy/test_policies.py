@@ -16,7 +16,7 @@ from kubelet_py.cli.inspect_nft import pod_policies
 from kubelet_py.node import routes
 from proxy.nfnetlink import NfTables
 from proxy.nfobjects import delete_table, flush_chain
-from proxy.policy.enforcer import Enforcer, clean_up
+from proxy.policy.enforcer import LOOK, Enforcer, clean_up
 from proxy.policy.rules import NO_SERVER
 from proxy.policy.table import TABLE
 from proxy.policy.world import World
@@ -235,6 +235,7 @@ def test_what_others_break_is_written_anew(lab: Lab, harm: str) -> None:
     with NfTables() as kernel:
         kernel.commit([delete_table(TABLE) if harm == "table" else flush_chain(TABLE, "forward")])
     assert lab.matrix() == ALL
+    lab.now += LOOK
     said = lab.enforcer.sync()
     assert "full" in said and lab.matrix() == SELF
     assert lab.enforcer.sync() == "", "and then there is nothing to do"

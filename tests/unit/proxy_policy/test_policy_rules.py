@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from proxy.policy.memory import Memory
 from proxy.policy.rules import Allow, Match, NameServer, Wanted, compile_policies, merged
 from proxy.policy.table import Layout, change, layout, replace
 from proxy.policy.world import Block, World
@@ -166,18 +167,18 @@ def spell(packed: bytes) -> str:
 
 
 def test_blocks_are_united_and_an_exception_is_only_its_own_blocks() -> None:
-    blocks = [
+    blocks = (
         Block("10.0.0.0/9", ("10.0.0.0/16",)),
         Block("10.0.0.0/24"),
         Block("10.128.0.0/9"),
         Block("fd00::/64"),
-    ]
+    )
     assert [(spell(a), spell(b)) for a, b in merged(blocks, 4)] == [
         ("10.0.0.0", "10.0.0.255"),
         ("10.1.0.0", "10.255.255.255"),
     ]
     assert [(spell(a), spell(b)) for a, b in merged(blocks, 6)] == [("fd00::", "fd00::ffff:ffff:ffff:ffff")]
-    assert merged([Block("0.0.0.0/0", ("0.0.0.0/0",))], 4) == ()
+    assert merged((Block("0.0.0.0/0", ("0.0.0.0/0",)),), 4) == ()
 
 
 def test_pods_that_have_ended_or_use_the_hosts_network_are_nobody() -> None:
@@ -254,3 +255,45 @@ def test_a_pod_that_comes_changes_elements_only() -> None:
 def test_equal_allowances_of_several_policies_stand_once() -> None:
     found = wanted(policy("one", ingress=[{}]), policy("two", ingress=[{}]))
     assert [one.allows for one in found.isolations] == [(Allow(ANY),)] * 2
+
+
+def test_rules_that_mean_the_same_peers_share_a_set() -> None:
+    rule = {"from": [{"namespaceSelector": {"matchLabels": {"team": "b"}}}]}
+    own = {"from": [{"podSelector": {}}]}
+    found = wanted(
+        policy("one", ingress=[rule, own]),
+        policy("two", "y", ingress=[rule, own], policyTypes=["Ingress"]),
+    )
+    assert len(found.groups) == 3, "pods of their own namespace are others for each"
+
+
+def test_with_the_memory_of_the_last_pass_the_same_is_found() -> None:
+    """Whatever changes meanwhile; and what does not change is not made anew."""
+    rules: list[dict[str, Any]] = [
+        {"from": [{"podSelector": {"matchLabels": {"pod": "b"}}}, {"ipBlock": {"cidr": "192.0.2.0/24"}}]},
+        {"from": [{"namespaceSelector": {"matchLabels": {"team": "b"}}}], "ports": [{"port": "web"}]},
+    ]
+    out = [{"to": [{"namespaceSelector": {}}], "ports": [{"port": "web"}]}]
+    made = world(policy("one", ingress=rules, egress=out, policyTypes=["Ingress", "Egress"]))
+    memory, before = Memory(), None
+    moved = pod("y", "a", "10.244.2.77")
+    moved["spec"]["containers"][0]["ports"][0]["containerPort"] = 7070
+    for change_of_the_world in (
+        lambda: None,
+        lambda: made.pod_event("ADDED", pod("x", "b", "10.244.1.99")),
+        lambda: made.pod_event("MODIFIED", moved),
+        lambda: made.namespace_event("MODIFIED", {"metadata": {"name": "x", "labels": {"team": "b"}}}),
+        lambda: made.policy_event("ADDED", policy("two", "y", ingress=rules)),
+        lambda: made.policy_event("DELETED", policy("one")),
+        lambda: made.pod_event("DELETED", pod("y", "c", "10.244.2.3")),
+    ):
+        change_of_the_world()
+        fresh = layout(compile_policies(made.view(), "n1"))
+        found = layout(compile_policies(made.view(), "n1", memory=memory), memory)
+        memory.turn()
+        assert found == fresh and found != before
+        before = found
+    again = layout(compile_policies(made.view(), "n1", memory=memory), memory)
+    chains = [name for name in again.chains if name not in ("forward", "input")]
+    assert chains and before is not None
+    assert all(again.chains[name][1] is before.chains[name][1] for name in chains)
