@@ -38,6 +38,7 @@ from proxy.modes import (
 )
 from proxy.node_addresses import Moving, settled
 from proxy.policy.enforcer import Enforcer
+from proxy.policy.gate import Gate
 from proxy.policy.rules import NameServer
 from proxy.policy.world import World
 from proxy.proxier import AddressFamily, Proxier, bridge_netfilter_problem
@@ -94,6 +95,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--service-cidr", default="", help="range of Services' addresses (for DNS)")
     parser.add_argument(
+        "--policy-file",
+        default="",
+        help="remembers that there are NetworkPolicies: after a boot, pods are silent until these are known",
+    )
+    parser.add_argument(
         "--dns-address", action="append", default=[], help="answer cluster DNS here; may be repeated"
     )
     parser.add_argument("--dns-port", type=int, default=10053, help="port of --dns-address (default 10053)")
@@ -134,6 +140,7 @@ def _configuration(args: argparse.Namespace) -> ProxyConfig:
         dns_service_addresses=tuple(args.dns_service_address),
         cluster_domain=args.cluster_domain,
         service_cidr=args.service_cidr,
+        policy_file=args.policy_file,
     )
     if args.metrics_bind_address is not None:
         config = replace(config, metrics=parse_address(args.metrics_bind_address))
@@ -145,6 +152,8 @@ def _configuration(args: argparse.Namespace) -> ProxyConfig:
 
 
 def _run(config: ProxyConfig) -> int:
+    gate = Gate(Path(config.policy_file) if config.policy_file else None)
+    gate.close()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -196,7 +205,12 @@ def _run(config: ProxyConfig) -> int:
         worker = _Worker(proxier, stop)
         worker.start()
         policies = Enforcer(
-            world, config.hostname, watching.policies.synced, watching.pods, server=_name_server(config)
+            world,
+            config.hostname,
+            watching.policies.synced,
+            watching.pods,
+            server=_name_server(config),
+            gate=gate,
         )
         policies.start()
         if names is not None:

@@ -61,6 +61,8 @@ class ProxyConfig:
     service_cidr: str = ""
     node_port_addresses: tuple[str, ...] = ()
     external_ip_ranges: tuple[str, ...] = ()
+    # Where it is written down, for the next boot, that there are NetworkPolicies: nowhere if empty.
+    policy_file: str = ""
 
     @property
     def mark(self) -> str:

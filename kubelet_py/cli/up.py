@@ -33,7 +33,7 @@ from kubelet_py.cli.supervisor import (
     start_program,
 )
 from kubelet_py.cli.systemd import Systemd
-from kubelet_py.node import modules
+from kubelet_py.node import modules, peers
 from kubelet_py.paths import NodePaths
 
 SECOND_UP = "(see `kubelet-py status`, or stop it with `kubelet-py down`)"
@@ -96,7 +96,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pod-routes",
-        choices=("auto", "direct", "vxlan"),
+        type=peers.mode,
+        metavar="{auto,direct,vxlan}",
         help="how to reach pods of other nodes (default auto: by VXLAN where a router lies between)",
     )
     parser.add_argument("--kubelet-config", help="a KubeletConfiguration file")
@@ -172,7 +173,21 @@ def prepare(
     paths.manifests.mkdir(parents=True, exist_ok=True)
     if not settings.server:
         make_authority(paths, settings)
+    keep_pods_silent(paths)
     return supervisor
+
+
+def policy_file(paths: NodePaths) -> Path:
+    """Where the proxy remembers over a boot that the cluster has NetworkPolicies."""
+    return paths.state / "network-policies.json"
+
+
+def keep_pods_silent(paths: NodePaths) -> None:
+    """After a boot, before anything runs that could start a pod: until the proxy knows the policies."""
+    if policy_file(paths).exists():
+        from proxy.policy.gate import Gate
+
+        Gate(policy_file(paths)).close()
 
 
 def refuse_a_second(paths: NodePaths) -> None:
@@ -271,7 +286,7 @@ def children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
         "--kubeconfig", str(login), "--hostname-override", s.node_name,
         "--cluster-cidr", s.cluster_cidr, "--healthz-bind-address", f"127.0.0.1:{s.proxy_healthz_port}",
         "--metrics-bind-address", f"127.0.0.1:{s.proxy_healthz_port}", "--proxy-mode", s.proxy_mode,
-        *_proxy_dns(s),
+        "--policy-file", str(policy_file(paths)), *_proxy_dns(s),
     ]  # fmt: skip
     own = [] if s.server else [ChildSpec("controlplane", control_plane, paths.logs / "controlplane.log")]
     return [

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from proxy.nfnetlink import NfTables, NftError
 from proxy.nfobjects import encode
 from proxy.policy import table
+from proxy.policy.gate import NO_GATE, Gate
 from proxy.policy.memory import Memory
 from proxy.policy.rules import NO_SERVER, NameServer, compile_policies
 from proxy.policy.world import World
@@ -43,6 +44,7 @@ class Enforcer(threading.Thread):
         more: Callable[[], list[Informer] | None],
         *,
         server: NameServer = NO_SERVER,
+        gate: Gate = NO_GATE,
         open_tables: Callable[[], NfTables] = NfTables,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -52,6 +54,7 @@ class Enforcer(threading.Thread):
         self._synced = synced
         self._more = more
         self._server = server
+        self._gate = gate
         self._open = open_tables
         self._clock = clock
         self._informers: list[Informer] = []
@@ -114,6 +117,7 @@ class Enforcer(threading.Thread):
                 kernel.commit(messages)
                 self._generation = kernel.generation()
             self._layout = new
+            self._keep(lambda: self._gate.remember(view.ranges))
         if not messages:
             return ""
         spent = (self._clock() - started) * 1000
@@ -121,8 +125,17 @@ class Enforcer(threading.Thread):
         counts = f"policies={len(view.policies)} messages={len(messages)}"
         return f"Enforced policies kind={kind} {counts} ms={spent:.0f}"
 
+    @staticmethod
+    def _keep(act: Callable[[], None]) -> None:
+        """What the disk does not take is said, and policies are enforced all the same."""
+        try:
+            act()
+        except OSError as error:
+            log.error("Failed to remember for the next boot whether there are policies err=%s", error)
+
     def _remove(self, kernel: NfTables) -> str:
         self._layout = None
+        self._keep(self._gate.forget)
         if not self._there(kernel):
             return ""
         kernel.commit(table.remove())

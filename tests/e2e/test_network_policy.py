@@ -2,108 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from e2e_node import Node, pod
+from e2e_node import Node
+from policy_matrix import NAMESPACES, Matrix, make_pods, policy, remove_policies
 
 pytestmark = pytest.mark.e2e
-
-NAMESPACES, PODS, PORTS = ("x", "y", "z"), ("a", "b", "c"), (80, 81)
-SERVE = 'for p in 80 81; do (mkdir -p /w; cd /w; httpd -f -p $p) & done; trap "exit 0" TERM; wait'
-Pair = tuple[str, str, int]
-
-
-class Matrix:
-    """Who reaches whom, asked from inside every pod at once."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.names = [f"{namespace}/{name}" for namespace in NAMESPACES for name in PODS]
-        self.ips = {name: self._ip(name) for name in self.names}
-
-    def _ip(self, name: str) -> str:
-        namespace, _, pod_name = name.partition("/")
-        return str(self.node.get("pod", pod_name, namespace)["status"]["podIP"])
-
-    def seen(self) -> set[Pair]:
-        with ThreadPoolExecutor(len(self.names)) as threads:
-            return set().union(*threads.map(self._from, self.names))
-
-    def _from(self, sender: str) -> set[Pair]:
-        namespace, _, pod_name = sender.partition("/")
-        asks = [
-            f"(nc -w 2 {self.ips[receiver]} {port} </dev/null >/dev/null 2>&1 && echo {receiver} {port}) &"
-            for receiver in self.names
-            for port in PORTS
-        ]
-        line = "\n".join([*asks, "wait"])
-        done = self.node.kubectl("exec", "-n", namespace, pod_name, "--", "sh", "-c", line)
-        return {(sender, *_split(line)) for line in done.out.splitlines()}
-
-    def wait_for(self, rule: Callable[[str, str, int], bool]) -> None:
-        """Until exactly those pairs get through for which the rule holds; a pod always reaches itself."""
-        wanted = {
-            (s, r, port)
-            for s in self.names
-            for r in self.names
-            for port in PORTS
-            if s == r or rule(s, r, port)
-        }
-        found: set[Pair] = set()
-
-        def right() -> bool:
-            found.clear()
-            found.update(self.seen())
-            return found == wanted
-
-        try:
-            self.node.until("the matrix", right, 60)
-        except AssertionError as error:
-            wrong = f"too much: {sorted(found - wanted)[:5]}, too little: {sorted(wanted - found)[:5]}"
-            raise AssertionError(wrong) from error
-
-
-def _split(line: str) -> tuple[str, int]:
-    receiver, port = line.split()
-    return receiver, int(port)
-
-
-def policy(namespace: str, name: str, **spec: Any) -> dict[str, Any]:
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {"podSelector": {}, **spec},
-    }
 
 
 @pytest.fixture(scope="module")
 def matrix(node: Node) -> Iterator[Matrix]:
-    for namespace in NAMESPACES:
-        labels = {"ns": namespace}
-        node.apply(
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
-        )
-    bodies = []
-    for namespace in NAMESPACES:
-        for name in PODS:
-            ports = {
-                "ports": [
-                    {"name": "serve-80", "containerPort": 80},
-                    {"name": "serve-81", "containerPort": 81},
-                ]
-            }
-            body = pod(name, SERVE, labels={"pod": name}, container=ports)
-            body["metadata"]["namespace"] = namespace
-            bodies.append(body)
-    node.apply(*bodies)
-    for namespace in NAMESPACES:
-        node.until("pods", lambda ns=namespace: all(node.phase(name, ns) == "Running" for name in PODS))
+    make_pods(node)
     yield Matrix(node)
     node.kubectl("delete", "namespace", *NAMESPACES, "--wait=false")
 
@@ -111,8 +24,7 @@ def matrix(node: Node) -> Iterator[Matrix]:
 @pytest.fixture(autouse=True)
 def free(matrix: Matrix) -> Iterator[None]:
     yield
-    for namespace in NAMESPACES:
-        matrix.node.kubectl("delete", "networkpolicy", "--all", "-n", namespace)
+    remove_policies(matrix.node)
 
 
 def test_without_policies_everybody_reaches_everybody(matrix: Matrix) -> None:
@@ -155,6 +67,9 @@ def test_egress_to_a_namespace_and_cluster_dns(matrix: Matrix) -> None:
 def test_policies_hold_while_the_proxy_is_killed(matrix: Matrix) -> None:
     matrix.node.apply(policy("z", "deny", policyTypes=["Ingress"]))
     matrix.wait_for(lambda sender, receiver, port: not receiver.startswith("z/"))
+    (node,) = matrix.node.kubectl("get", "nodes", "-o", "json").json()["items"]
+    said = json.loads((matrix.node.root / "var/lib/kubelet-py/network-policies.json").read_text())
+    assert said["podCIDRs"] == node["spec"]["podCIDRs"], "for the next boot"
     old = matrix.node.pid("proxy")
     os.kill(old, signal.SIGKILL)
     assert {pair for pair in matrix.seen() if pair[1].startswith("z/") and pair[0] != pair[1]} == set()

@@ -17,6 +17,7 @@ from kubelet_py.node import routes
 from proxy.nfnetlink import NfTables
 from proxy.nfobjects import delete_table, flush_chain
 from proxy.policy.enforcer import LOOK, Enforcer, clean_up
+from proxy.policy.gate import Gate
 from proxy.policy.rules import NO_SERVER
 from proxy.policy.table import TABLE
 from proxy.policy.world import World
@@ -248,6 +249,39 @@ def test_a_new_process_takes_over_without_a_moment_unguarded(lab: Lab) -> None:
     assert lab.matrix() == SELF
     again = Enforcer(lab.world, "n1", lambda: True, list)
     assert "full" in again.sync() and lab.matrix() == SELF
+
+
+def test_after_a_boot_pods_are_silent_until_the_policies_are_known(lab: Lab, tmp_path: Path) -> None:
+    file = tmp_path / "state/policies.json"
+    lab.enforcer = Enforcer(lab.world, "n1", lambda: True, list, gate=Gate(file))
+    lab.policy(**ONLY_A, policyTypes=["Ingress"])
+    chosen = lab.matrix()
+    assert chosen == ALL - {"ba", "ca"}
+    assert not Gate(file).close(), "the table of a former life holds"
+    assert lab.matrix() == chosen
+    with NfTables() as kernel:
+        kernel.commit([delete_table(TABLE)])  # what a boot leaves of it
+    assert Gate(file).close()
+    assert lab.matrix() == SELF, "nobody has been judged"
+    assert ask(lab.ips["a"], 80).startswith("a "), "the node reaches its pods all the while"
+    again = Enforcer(lab.world, "n1", lambda: False, list, gate=Gate(file))
+    assert again.sync() == "" and lab.matrix() == SELF
+    again = Enforcer(lab.world, "n1", lambda: True, list, gate=Gate(file))
+    assert "full" in again.sync() and lab.matrix() == chosen
+    lab.enforcer = again
+    lab.policy(kind="DELETED")
+    assert not file.exists() and lab.matrix() == ALL
+    assert not Gate(file).close() and lab.matrix() == ALL, "a cluster without policies waits for nothing"
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"podCIDRs": 5}', "[1]"])
+def test_a_file_that_says_nothing_is_told_and_keeps_nobody_silent(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "policies.json"
+    file.write_text(text)
+    assert not Gate(file).close()
+    assert "Failed to read whether there were policies" in caplog.text
 
 
 def test_nft_lists_the_table(lab: Lab) -> None:
