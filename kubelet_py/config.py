@@ -21,6 +21,7 @@ from typing import Any
 
 from kubeclient.ranges import read_ranges
 from kubelet_py.errors import ConfigError
+from kubelet_py.node import peers
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
@@ -385,7 +386,8 @@ def parse_arguments(argv: Sequence[str]) -> Options:
     parser.add_argument("--port", type=int, help="port of the HTTPS server (10250)")
     parser.add_argument(
         "--pod-routes",
-        choices=("auto", "direct", "vxlan"),
+        type=peers.mode,
+        metavar="{auto,direct,vxlan}",
         default="auto",
         help="how to reach pods of other nodes (auto: by VXLAN where a router lies between)",
     )

@@ -27,6 +27,7 @@ from kubelet_py.cli.discovery import NEW_TOKEN, Cluster
 from kubelet_py.cli.errors import AddressRefused, CommandError
 from kubelet_py.cli.settings import NodeSettings, SettingsError
 from kubelet_py.cli.systemd import Systemd
+from kubelet_py.node import peers
 from kubelet_py.paths import NodePaths
 
 Object = dict[str, Any]
@@ -64,7 +65,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="how Services get into the kernel (default iptables; auto: nftables where it can be)",
     )  # fmt: skip
     join.add_argument(
-        "--pod-routes", choices=("auto", "direct", "vxlan"),
+        "--pod-routes", type=peers.mode, metavar="{auto,direct,vxlan}",
         help="how to reach pods of other nodes (default auto: by VXLAN where a router lies between)",
     )  # fmt: skip
     join.add_argument("--kubelet-config", help="a KubeletConfiguration file")

@@ -8,6 +8,7 @@ learnt, and nothing has to be announced.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import ipaddress
 import logging
@@ -19,6 +20,18 @@ log = logging.getLogger(__name__)
 
 Object = Mapping[str, Any]
 MODES = ("auto", "direct", "vxlan")
+
+
+def mode(text: str) -> str:
+    """The value of --pod-routes. Raises argparse.ArgumentTypeError."""
+    if text == "wireguard":
+        raise argparse.ArgumentTypeError(
+            "packets between nodes cannot be encrypted: kubelet-py has no WireGuard (choose auto, direct or "
+            "vxlan, and let the nodes meet on a network that you trust, or that is encrypted below them)"
+        )
+    if text not in MODES:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(MODES)}")
+    return text
 
 
 @dataclass(frozen=True, slots=True, order=True)

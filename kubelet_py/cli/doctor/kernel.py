@@ -28,7 +28,7 @@ LINKS = {
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
     """`overlay` is "known", "module" or ""; `links` maps a kind of interface to why it cannot be made ("": it
-    can); `pressure` is the set of PSI files that can be read."""
+    can), and `wireguard` is the same for that one; `pressure` is the set of PSI files that can be read."""
 
     uid: int
     capabilities: frozenset[str]
@@ -38,6 +38,7 @@ class KernelFacts:
     overlay: str
     seccomp: bool
     links: Mapping[str, str]
+    wireguard: str
     pressure: frozenset[str]
 
 
@@ -51,8 +52,18 @@ def judge(facts: KernelFacts) -> list[Finding]:
         overlay(facts.overlay),
         seccomp(facts.seccomp),
         *(link(kind, facts.links.get(kind, "not looked at")) for kind in LINKS),
+        encryption(facts.wireguard),
         pressure(facts.pressure),
     ]
+
+
+def encryption(wireguard: str) -> Finding:
+    """Neither the kernel's having it nor its lack changes anything: whoever needs it should know."""
+    purpose = "packets between nodes, hidden from the network they cross"
+    kernel = "in this kernel, but kubelet-py does not use it"
+    if wireguard:
+        kernel = f"none in this kernel ({wireguard})"
+    return Finding("wireguard", OK, f"{kernel}: packets between nodes travel in the clear", purpose)
 
 
 def rights(uid: int) -> Finding:

@@ -19,6 +19,7 @@ from kubelet_py.node import modules
 _TRIES = {
     "veth": ("kpy-try0", "type", "veth", "peer", "name", "kpy-try1"),
     "bridge": ("kpy-try0", "type", "bridge"),
+    "wireguard": ("kpy-try0", "type", "wireguard"),
     "vxlan": ("kpy-try0", "type", "vxlan", "id", "1", "dstport", "4789"),
 }
 PATIENCE = 20.0
@@ -35,6 +36,7 @@ def kernel() -> KernelFacts:
         overlay=_overlay(),
         seccomp=Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
         links={kind: _try_link(kind) for kind in LINKS},
+        wireguard=_try_link("wireguard"),
         pressure=frozenset(name for name in ("cpu", "io", "memory") if _readable(f"/proc/pressure/{name}")),
     )
 

@@ -10,8 +10,8 @@ import pytest
 
 from kubelet_py.cli.doctor import cgroups, kernel
 from kubelet_py.cli.doctor.cgroups import CgroupFacts
-from kubelet_py.cli.doctor.finding import Finding
-from kubelet_py.cli.doctor.kernel import NAMESPACES, NEEDED, KernelFacts
+from kubelet_py.cli.doctor.finding import OK, Finding
+from kubelet_py.cli.doctor.kernel import NAMESPACES, NEEDED, KernelFacts, encryption
 
 Worst = Callable[[Sequence[Finding]], Finding]
 
@@ -24,6 +24,7 @@ GOOD = KernelFacts(
     overlay="known",
     seccomp=True,
     links={"veth": "", "bridge": "", "vxlan": ""},
+    wireguard="",
     pressure=frozenset({"cpu", "io", "memory"}),
 )
 TREE = CgroupFacts("v2", frozenset({"cpu", "cpuset", "io", "memory", "pids"}), True, True, "systemd")
@@ -86,3 +87,10 @@ def test_layouts_of_cgroups(worst: Worst, change: dict[str, Any], name: str, sta
     said = worst(cgroups.judge(replace(TREE, **change)))
     assert said.state == state and found in said.found
     assert not name or said.name == name
+
+
+def test_nobody_believes_that_packets_between_nodes_are_encrypted() -> None:
+    assert "kubelet-py does not use it: packets between nodes travel in the clear" in encryption("").found
+    lacking = encryption("Error: Unknown device type.")
+    assert lacking.found.startswith("none in this kernel (Error: Unknown device type.): packets between")
+    assert lacking.state == OK, "it keeps nothing from working"

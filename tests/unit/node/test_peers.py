@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import pytest
 
-from kubelet_py.node.peers import Peer, overlay_mac, peers
+from kubelet_py.node.peers import Peer, mode, overlay_mac, peers, range_of
 
 
 def node(name: str, cidr: str | None, *addresses: str) -> dict[str, Any]:
@@ -72,3 +73,22 @@ def test_the_overlay_follows_from_the_range() -> None:
     assert (peer.overlay_address, peer.mac) == ("10.244.2.0", "02:4b:0a:f4:02:00")
     assert overlay_mac("fd00:1::/64") != overlay_mac("fd00:2::/64")
     assert overlay_mac("fd00:1::/64").startswith("02:4b:")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("wireguard", "has no WireGuard"), ("ipip", "'ipip' is none of auto")]
+)
+def test_a_way_that_is_not_offered_is_refused(text: str, said: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=said):
+        mode(text)
+    assert mode("vxlan") == "vxlan"
+
+
+def test_a_dual_stack_node_is_a_peer_in_each_version() -> None:
+    both = node("near", None, "192.0.2.11", "2001:db8::11")
+    both["spec"] = {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:1::/64"]}
+    assert range_of(both, 4) == "10.244.1.0/24" and range_of(both, 6) == "fd00:1::/64"
+    assert range_of(NEAR, 4) == "10.244.1.0/24" and range_of(NEAR, 6) == ""
+    (six,), problems = peers([both, FAR], "me", "fd00::/64", ["2001:db8::10/64"])
+    assert (six.pod_cidr, six.address, six.overlay, problems) == ("fd00:1::/64", "2001:db8::11", False, ())
+    assert six.overlay_address.startswith("fe80::4b:"), "as the kernel makes it of the MAC"
