@@ -25,7 +25,6 @@ from cni.errors import (
 )
 from cni.frozen import frozen, replace
 from cni.host_local import local_ranges
-from cni.masquerade import Masquerade
 from cni.netlink import Netlink
 from cni.netns import opened
 from cni.rtnetlink import (
@@ -35,15 +34,15 @@ from cni.rtnetlink import (
     new_address,
     new_bridge,
     new_route,
-    new_veth,
     set_link,
     set_port,
 )
 from cni.types import IP, Interface, Request, Result
+from cni.wiring import NetworkConfig, VethPlugin, Wiring, previous_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
 _LO = 1
@@ -52,20 +51,16 @@ _REFUSED = ("vlan", "vlanTrunk", "enabledad")
 
 @frozen
 class BridgeConfig:
-    network: str
+    network: NetworkConfig
     bridge: str
     gateway: bool
     default_gateway: bool
     force_address: bool
-    masquerade: bool
-    not_masqueraded: tuple[str, ...]
     hairpin: bool
     promiscuous: bool
     isolated: bool
     mac_checked: bool
     interface_down: bool
-    mtu: int
-    ipam: Mapping[str, Any]
 
     @staticmethod
     def parse(config: Mapping[str, Any]) -> BridgeConfig:
@@ -73,80 +68,45 @@ class BridgeConfig:
         for key in _REFUSED:
             if config.get(key):
                 raise UnsupportedField(f"Could not accept {key!r} of the bridge plugin: not implemented")
-        if config.get("ipMasqBackend") not in (None, "", "iptables"):
-            raise UnsupportedField("Could not accept an ipMasqBackend other than iptables")
         default_gateway = bool(config.get("isDefaultGateway"))
         section = BridgeConfig(
-            network=str(config.get("name") or ""),
+            network=NetworkConfig.parse(config),
             bridge=str(config.get("bridge") or "cni0"),
             gateway=bool(config.get("isGateway")) or default_gateway,
             default_gateway=default_gateway,
             force_address=bool(config.get("forceAddress")),
-            masquerade=bool(config.get("ipMasq")),
-            not_masqueraded=tuple(config.get("nonMasqueradeCIDRs") or ()),
             hairpin=bool(config.get("hairpinMode")),
             promiscuous=bool(config.get("promiscMode")),
             isolated=bool(config.get("portIsolation")),
             mac_checked=bool(config.get("macspoofchk")),
             interface_down=bool(config.get("disableContainerInterface")),
-            mtu=veth.parse_mtu(config),
-            ipam=config.get("ipam") or {},
         )
         if section.hairpin and section.promiscuous:
             # Every frame would come back to its sender.
             raise InvalidConfig("Could not set hairpinMode and promiscMode at the same time")
-        if section.interface_down and section.ipam:
+        if section.interface_down and section.network.ipam:
             raise InvalidConfig("Could not use ipam with disableContainerInterface")
         return section
 
 
-class Bridge:
-    """The plugin. `delegate` runs the IPAM plugin by name; `proc` is where sysctls are found."""
-
-    def __init__(
-        self, delegate: veth.Delegate, *, masquerade: Masquerade | None = None, proc: str = "/proc"
-    ) -> None:
-        self._delegate = delegate
-        self._masquerade = masquerade or Masquerade()
-        self._proc = proc
+class Bridge(VethPlugin):
+    """The plugin."""
 
     def add(self, request: Request) -> Result:
         """Wire the pod; on any failure the veth pair and the addresses are given back."""
         config = BridgeConfig.parse(request.config)
-        with opened(request.netns) as netns, Netlink(netns) as inside, Netlink() as host:
-            veth.require_free(request, netns, inside)
-            with veth.given_back_on_failure(self._delegate, config.ipam, request):
-                found, finish = Result(), veth.nothing
-                if config.ipam:
-                    found, finish = veth.addresses(self._delegate, config.ipam, request)
-                if config.gateway:
-                    found = veth.with_gateways(found)
-                return self._wire(config, request, found, host, inside, netns, finish)
+        with self._begun(config.network, request) as wiring:
+            found = veth.with_gateways(wiring.found) if config.gateway else wiring.found
+            return self._wire(config, wiring, found)
 
-    def _wire(
-        self,
-        config: BridgeConfig,
-        request: Request,
-        found: Result,
-        host: Netlink,
-        inside: Netlink,
-        netns: int,
-        finish: Callable[[], None],
-    ) -> Result:
+    def _wire(self, config: BridgeConfig, wiring: Wiring, found: Result) -> Result:
+        request, host, inside = wiring.request, wiring.host, wiring.inside
         gateways = [_with_prefix(ip) for ip in found.ips if ip.gateway] if config.gateway else []
         bridge = self._ready_bridge(host, config, gateways)
         if config.gateway:
             veth.enable_forwarding(self._proc, found.ips)
         ends = veth.names(request, found.ips)
-        pair = new_veth(
-            ends.near,
-            peer=ends.far,
-            peer_netns=netns,
-            master=bridge.index,
-            mtu=config.mtu or bridge.mtu,
-            mac=ends.near_mac,
-            peer_mac=ends.far_mac,
-        )
+        pair = wiring.pair(ends, mtu=config.network.mtu or bridge.mtu, master=bridge.index)
         alias = veth.near_alias(request)
         port = set_port(ends.near, hairpin=config.hairpin, isolated=config.isolated, alias=alias)
         with veth.removed_on_failure(host, ends.near):
@@ -154,9 +114,7 @@ class Bridge:
             far = inside.require(request.ifname)
             with _held(ends.near, far.mac) if config.mac_checked else contextlib.nullcontext():
                 inside.batch(_inner_messages(config, found, far.index, request.container_id))
-                for subnet in veth.subnets(found.ips) if config.masquerade else ():
-                    self._masquerade.ensure(config.network, subnet, config.not_masqueraded)
-                finish()
+                self._end(config.network, wiring, found)
         return replace(
             found,
             interfaces=(
@@ -169,7 +127,9 @@ class Bridge:
         )
 
     def _ready_bridge(self, host: Netlink, config: BridgeConfig, gateways: Sequence[str]) -> Link:
-        bridge = ensure_bridge(host, config.bridge, gateways, mtu=config.mtu, force=config.force_address)
+        bridge = ensure_bridge(
+            host, config.bridge, gateways, mtu=config.network.mtu, force=config.force_address
+        )
         if config.promiscuous and not bridge.promisc:
             host.batch([set_link(bridge.index, promisc=True)])
         return bridge
@@ -180,16 +140,13 @@ class Bridge:
         veth.delete_inside(request)
         if config.mac_checked and request.prev_result is not None:
             spoofcheck.release({i.name for i in request.prev_result.interfaces if not i.sandbox})
-        veth.release(self._delegate, config.ipam, request)
+        veth.release(self._delegate, config.network.ipam, request)
 
     def check(self, request: Request) -> None:
         """Raise PluginFailure when kernel and prevResult disagree."""
         config = BridgeConfig.parse(request.config)
-        previous = request.prev_result
-        if previous is None:
-            raise InvalidConfig("Could not check: prevResult is missing")
-        if config.ipam:
-            self._delegate(str(config.ipam.get("type") or ""), request)
+        previous = previous_of(request)
+        self._leave_to_ipam(config.network, request)
         with Netlink() as host, opened(request.netns) as netns, Netlink(netns) as inside:
             far = veth.check_inside(request, previous, inside, up=not config.interface_down)
             near = host.link(far.peer) if far.peer else None
@@ -202,8 +159,7 @@ class Bridge:
         config = BridgeConfig.parse(request.config)
         if config.mac_checked:
             _release_gone()
-        if config.ipam:
-            self._delegate(str(config.ipam.get("type") or ""), request)
+        self._leave_to_ipam(config.network, request)
 
     def status(self, request: Request) -> None:
         """Raise NotAvailable when another kind of link has the bridge's name, or IPAM has no address;
@@ -215,14 +171,13 @@ class Bridge:
                 raise NotAvailable(f"Could not use {config.bridge}: a {link.kind or 'device'}, not a bridge")
             if link is None or not link.up:
                 # Before the first ADD there is no bridge, and that ADD makes it.
-                mark = veth.network_mark(config.network)
+                mark = veth.network_mark(config.network.name)
                 stranded = [other.name for other in host.links() if other.alias.startswith(mark)]
                 if stranded:
                     state = "it is down" if link else "it is gone"
                     text = f"Could not use bridge {config.bridge}: {state}"
                     raise LimitedConnectivity(text, f"attached: {', '.join(sorted(stranded))}")
-        if config.ipam:
-            self._delegate(str(config.ipam.get("type") or ""), request)
+        self._leave_to_ipam(config.network, request)
 
     def prepare(self, config: Mapping[str, Any]) -> None:
         """Make the bridge with its gateway addresses and the masquerade rules before the first pod.
@@ -231,20 +186,19 @@ class Bridge:
         them. Looks at the kernel, so calling it again repairs what someone deleted or flushed.
         """
         section = BridgeConfig.parse(config)
-        ranges = local_ranges(section.ipam)
+        ranges = local_ranges(section.network.ipam)
         gateways = [f"{r.gateway}/{r.prefix}" for r in ranges] if section.gateway else []
         with Netlink() as host:
             bridge = self._ready_bridge(host, section, gateways)
             for link in host.links():
-                if link.alias.startswith(veth.network_mark(section.network)) and not link.master:
+                if link.alias.startswith(veth.network_mark(section.network.name)) and not link.master:
                     # Somebody deleted the bridge; the pods' ends stayed, as ports of nothing.
                     messages = [set_link(link.index, master=bridge.index)]
                     messages.append(set_port(link.name, hairpin=section.hairpin, isolated=section.isolated))
                     host.batch(messages)
         if section.gateway:
             veth.enable_forwarding(self._proc, [IP(gateway) for gateway in gateways])
-        for r in ranges if section.masquerade else ():
-            self._masquerade.ensure(section.network, str(r.subnet), section.not_masqueraded, verify=True)
+        self._verify_masquerade(section.network)
 
     def tear_down(self, config: Mapping[str, Any]) -> None:
         """Remove the bridge and the masquerade rules of a network; what is gone already is no error."""
@@ -256,9 +210,7 @@ class Bridge:
         if section.mac_checked:
             _release_gone()
             spoofcheck.tear_down()
-        if section.masquerade:
-            for r in local_ranges(section.ipam):
-                self._masquerade.remove(section.network, str(r.subnet))
+        self._remove_masquerade(section.network)
 
 
 @contextlib.contextmanager

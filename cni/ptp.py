@@ -15,94 +15,42 @@ import sys
 from _socket import AF_INET, AF_INET6
 
 from cni import veth
-from cni.errors import InvalidConfig, PluginFailure, UnsupportedField
-from cni.frozen import frozen, replace
-from cni.host_local import local_ranges
-from cni.masquerade import Masquerade
+from cni.errors import InvalidConfig, PluginFailure
+from cni.frozen import replace
 from cni.netlink import Netlink
 from cni.netns import opened
-from cni.rtnetlink import Link, Message, new_address, new_route, new_veth, set_link, set_port
+from cni.rtnetlink import Link, Message, new_address, new_route, set_link, set_port
 from cni.types import IP, Interface, Request, Result
+from cni.wiring import NetworkConfig, VethPlugin, Wiring, previous_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 _LO = 1
 
 
-@frozen
-class PtpConfig:
-    network: str
-    masquerade: bool
-    not_masqueraded: tuple[str, ...]
-    mtu: int
-    ipam: Mapping[str, Any]
-
-    @staticmethod
-    def parse(config: Mapping[str, Any]) -> PtpConfig:
-        """Read the plugin's section. Raises UnsupportedField, InvalidConfig."""
-        if config.get("ipMasqBackend") not in (None, "", "iptables"):
-            raise UnsupportedField("Could not accept an ipMasqBackend other than iptables")
-        if not config.get("ipam"):
-            raise InvalidConfig("Could not use ptp without ipam: every pod needs an address and a gateway")
-        return PtpConfig(
-            network=str(config.get("name") or ""),
-            masquerade=bool(config.get("ipMasq")),
-            not_masqueraded=tuple(config.get("nonMasqueradeCIDRs") or ()),
-            mtu=veth.parse_mtu(config),
-            ipam=config["ipam"],
-        )
-
-
-class Ptp:
-    """The plugin. `delegate` runs the IPAM plugin by name; `proc` is where sysctls are found."""
-
-    def __init__(
-        self, delegate: veth.Delegate, *, masquerade: Masquerade | None = None, proc: str = "/proc"
-    ) -> None:
-        self._delegate = delegate
-        self._masquerade = masquerade or Masquerade()
-        self._proc = proc
+class Ptp(VethPlugin):
+    """The plugin."""
 
     def add(self, request: Request) -> Result:
         """Wire the pod; on any failure the veth pair and the addresses are given back."""
-        config = PtpConfig.parse(request.config)
-        with opened(request.netns) as netns, Netlink(netns) as inside, Netlink() as host:
-            veth.require_free(request, netns, inside)
-            with veth.given_back_on_failure(self._delegate, config.ipam, request):
-                found, finish = veth.addresses(self._delegate, config.ipam, request)
-                return self._wire(config, request, veth.with_gateways(found), host, inside, netns, finish)
+        network = _parse(request.config)
+        with self._begun(network, request) as wiring:
+            return self._wire(network, wiring, veth.with_gateways(wiring.found))
 
-    def _wire(
-        self,
-        config: PtpConfig,
-        request: Request,
-        found: Result,
-        host: Netlink,
-        inside: Netlink,
-        netns: int,
-        finish: Callable[[], None],
-    ) -> Result:
+    def _wire(self, network: NetworkConfig, wiring: Wiring, found: Result) -> Result:
+        request, host, inside = wiring.request, wiring.host, wiring.inside
         veth.enable_forwarding(self._proc, found.ips)
         ends = veth.names(request, found.ips)
-        pair = new_veth(
-            ends.near,
-            peer=ends.far,
-            peer_netns=netns,
-            mtu=config.mtu,
-            mac=ends.near_mac,
-            peer_mac=ends.far_mac,
-        )
+        pair = wiring.pair(ends, mtu=network.mtu)
         with veth.removed_on_failure(host, ends.near):
             veth.create(host, ends.near, [pair, set_port(ends.near, alias=veth.near_alias(request))])
             near, far = host.require(ends.near), inside.require(request.ifname)
             host.batch(_host_messages(near.index, found.ips))
             inside.batch(_inner_messages(found, far.index, request.container_id))
-            for subnet in veth.subnets(found.ips) if config.masquerade else ():
-                self._masquerade.ensure(config.network, subnet, config.not_masqueraded)
-            finish()
+            self._end(network, wiring, found)
         return replace(
             found,
             interfaces=(
@@ -115,42 +63,39 @@ class Ptp:
 
     def delete(self, request: Request) -> None:
         """Remove the pod's interface, if its namespace is still there, and free its addresses."""
-        config = PtpConfig.parse(request.config)
+        network = _parse(request.config)
         veth.delete_inside(request)
-        veth.release(self._delegate, config.ipam, request)
+        veth.release(self._delegate, network.ipam, request)
 
     def check(self, request: Request) -> None:
         """Raise PluginFailure when kernel and prevResult disagree."""
-        config = PtpConfig.parse(request.config)
-        previous = request.prev_result
-        if previous is None:
-            raise InvalidConfig("Could not check: prevResult is missing")
-        self._delegate(str(config.ipam.get("type") or ""), request)
+        network, previous = _parse(request.config), previous_of(request)
+        self._leave_to_ipam(network, request)
         with Netlink() as host, opened(request.netns) as netns, Netlink(netns) as inside:
             far = veth.check_inside(request, previous, inside)
             _check_host(previous, host, host.link(far.peer) if far.peer else None)
 
     def gc(self, request: Request) -> None:
         """Links and host routes die with the namespaces; only the addresses need collecting."""
-        config = PtpConfig.parse(request.config)
-        self._delegate(str(config.ipam.get("type") or ""), request)
+        self._leave_to_ipam(_parse(request.config), request)
 
     def status(self, request: Request) -> None:
         """Ready when IPAM is."""
-        config = PtpConfig.parse(request.config)
-        self._delegate(str(config.ipam.get("type") or ""), request)
+        self._leave_to_ipam(_parse(request.config), request)
 
     def prepare(self, config: Mapping[str, Any]) -> None:
         """Put the masquerade rules in place, or repair them, before the first pod."""
-        section = PtpConfig.parse(config)
-        for r in local_ranges(section.ipam) if section.masquerade else ():
-            self._masquerade.ensure(section.network, str(r.subnet), section.not_masqueraded, verify=True)
+        self._verify_masquerade(_parse(config))
 
     def tear_down(self, config: Mapping[str, Any]) -> None:
         """Remove the masquerade rules of a network."""
-        section = PtpConfig.parse(config)
-        for r in local_ranges(section.ipam) if section.masquerade else ():
-            self._masquerade.remove(section.network, str(r.subnet))
+        self._remove_masquerade(_parse(config))
+
+
+def _parse(config: Mapping[str, Any]) -> NetworkConfig:
+    if not config.get("ipam"):
+        raise InvalidConfig("Could not use ptp without ipam: every pod needs an address and a gateway")
+    return NetworkConfig.parse(config)
 
 
 def _host_messages(index: int, ips: Sequence[IP]) -> list[Message]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import os
 import subprocess
@@ -209,7 +210,7 @@ def test_add_that_fails_at_any_step_leaves_nothing(
     step: int, node: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Failing.left = step
-    monkeypatch.setattr("cni.bridge.Netlink", Failing)
+    monkeypatch.setattr("cni.wiring.Netlink", Failing)
     monkeypatch.setattr("cni.masquerade.Iptables", Refusing)
     local = HostLocal()
     plugin = Bridge(
@@ -231,6 +232,34 @@ def test_add_that_fails_at_any_step_leaves_nothing(
         Failing.left = 0
         assert veths() == []
         assert leases(tmp_path) == []
+        with pod.netlink() as inside:
+            assert inside.link("eth0") is None
+
+
+def test_an_address_that_does_not_reach_the_disk_is_not_handed_out(node: None, tmp_path: Path) -> None:
+    wired = threading.Event()
+
+    def sync(_handle: int) -> None:
+        wired.wait(30)
+        raise OSError(errno.EIO, "Input/output error")
+
+    class Keeper(Masquerade):
+        def ensure(self, *_: object, **__: object) -> None:
+            wired.set()  # the last step but waiting for the disk
+
+    local = HostLocal(sync)
+    plugin = Bridge(
+        lambda _kind, request: local.add(request) if request.command == "ADD" else local.delete(request),
+        masquerade=Keeper(),
+    )
+    ipam = {"type": "host-local", "subnet": "10.244.1.0/24", "dataDir": str(tmp_path / "leases")}
+    config = {"cniVersion": "1.1.0", "name": "kubelet-py", "type": "bridge", "bridge": "kpy0", "ipam": ipam}
+    with Namespace() as pod:
+        with pytest.raises(CniError, match="Could not reserve"):
+            plugin.add(Request("ADD", config | {"ipMasq": True}, "a", pod.path, "eth0"))
+        assert wired.is_set()
+        assert veths() == []
+        assert leases(tmp_path / "leases/kubelet-py") == []
         with pod.netlink() as inside:
             assert inside.link("eth0") is None
 

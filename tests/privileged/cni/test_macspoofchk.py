@@ -148,7 +148,7 @@ class Failing(Netlink):
 def test_an_add_that_fails_behind_it_leaves_nothing_held(
     attach: Attach, tmp_path: Path, pods: list[Namespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cni.bridge.Netlink", Failing)
+    monkeypatch.setattr("cni.wiring.Netlink", Failing)
     invoker: Invoker = attach(bridge(tmp_path, ipMasq=False, macspoofchk=True))
     with pytest.raises(CniError, match="obey the test"):
         invoker.add("c0", pods[0].path)

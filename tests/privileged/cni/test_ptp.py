@@ -118,7 +118,7 @@ def test_add_that_fails_at_any_step_leaves_nothing(
     from cni.host_local import HostLocal
 
     Failing.left = step
-    monkeypatch.setattr("cni.ptp.Netlink", Failing)
+    monkeypatch.setattr("cni.wiring.Netlink", Failing)
     local = HostLocal()
     plugin = Ptp(lambda _kind, r: local.add(r) if r.command == "ADD" else local.delete(r))
     config = {"cniVersion": "1.1.0", "name": "net", **ptp(tmp_path)}
