@@ -66,9 +66,10 @@ def test_hack_vm_hosts_does_what_vagrant_does() -> None:
         ('"handed"', "file", f'source: handed, destination: "{vagrant_steps.HANDED}"'),
         ("role", "shell", 'path: "provision/#{role}", env: environment'),
     ]
-    assert 'environment = { "NODE_IP" => node[:address] }' in TEXT
+    assert 'environment = { "NODE_IP" => node[:address], "READY_SECONDS" => patience }' in TEXT
     assert f'ask(control, "{vagrant_steps.TOKEN}")' in TEXT
-    assert 'ask(control, "/vagrant/vagrant/provision/example #{nodes.keys.join(\' \')}")' in TEXT
+    assert 'script = "READY_SECONDS=#{patience} /vagrant/vagrant/provision/example"' in TEXT
+    assert 'ask(control, "#{script} #{nodes.keys.join(\' \')}")' in TEXT
     assert 'ask(this, "cat /etc/kubelet-py/admin.conf")' in TEXT
     used = {"install", "control", "worker", "example"}
     assert used == {script.name for script in SCRIPTS}

@@ -55,6 +55,7 @@ class VirtualMachine:
     def __init__(self, name: str, number: int, image: Path, folder: Path) -> None:
         self.name = name
         self.address = f"{PREFIX}.{10 + number}"
+        self.key = image / "key"
         self._number = number
         self._image = image
         self._folder = folder
@@ -156,7 +157,7 @@ class VirtualMachine:
         return self._folder / f"{self.name}.ssh"
 
     def _ssh(self) -> list[str]:
-        return [*SSH, "-i", str(self._image / "key"), "-o", f"ControlPath={self._socket}"]
+        return [*SSH, "-i", str(self.key), "-o", f"ControlPath={self._socket}"]
 
     def _hang_up(self) -> None:
         """End the shared connection: it would wait for a machine that forgot it."""
