@@ -147,7 +147,9 @@ class Running:
         while text.encode() not in self._text:
             ready = select.select([self._output], [], [], max(0.0, deadline - time.monotonic()))[0]
             assert ready, f"no {text!r} in {self._text!r}"
-            self._text += os.read(self._output, 65536)
+            chunk = os.read(self._output, 65536)
+            assert chunk, f"it has ended without {text!r}: {self._text!r}"
+            self._text += chunk
         return self._text.decode(errors="replace")
 
     def close(self) -> None:
