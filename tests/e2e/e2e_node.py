@@ -61,6 +61,27 @@ class Done:
         return json.loads(self.out)
 
 
+def run_command(
+    command: Sequence[str], *, check: bool, timeout: float, env: Mapping[str, str], input: str | None = None
+) -> Done:
+    """Run it in the repository; with `check` a failure is an AssertionError with all that it said."""
+    done = subprocess.run(
+        command,
+        input=input,
+        stdin=subprocess.DEVNULL if input is None else None,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=env,
+        cwd=REPOSITORY,
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(
+            f"{' '.join(command[-8:])}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
 class Node:
     """One `kubelet-py` node below its own root, and the commands a person would type at it."""
 
@@ -104,21 +125,8 @@ class Node:
         input: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Done:
-        done = subprocess.run(
-            command,
-            input=input,
-            stdin=subprocess.DEVNULL if input is None else None,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=self.environment(env),
-            cwd=REPOSITORY,
-        )
-        if check and done.returncode != 0:
-            raise AssertionError(
-                f"{' '.join(command[-8:])}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-            )
-        return Done(done.returncode, done.stdout, done.stderr)
+        environment = self.environment(env)
+        return run_command(command, check=check, timeout=timeout, env=environment, input=input)
 
     def apply(self, *objects: Mapping[str, Any], version: str | None = None) -> None:
         body = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
