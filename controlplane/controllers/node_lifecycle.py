@@ -28,6 +28,7 @@ from kubeclient.rest import RestClient
 log = logging.getLogger("controllers")
 
 CONDITIONS = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
+LEASE_NAMESPACE = "kube-node-lease"
 STOPPED = ("NodeStatusUnknown", "Kubelet stopped posting node status.")
 NEVER = ("NodeStatusNeverUpdated", "Kubelet never posted node status.")
 
@@ -45,11 +46,12 @@ def unknown_conditions(present: Sequence[Object], now: str) -> list[Object]:
     return found
 
 
-def heartbeat(node: Object, lease: Object | None) -> str:
-    """A text that is another one after every sign of life: the Lease's renewal, the status's heartbeat."""
-    conditions = (node.get("status") or {}).get("conditions") or []
+def heartbeat(obj: Object | None) -> str:
+    """The time that a Node (in its Ready condition) or its Lease tells as that of its last sign of life."""
+    found = obj or {}
+    conditions = (found.get("status") or {}).get("conditions") or []
     beats = [str(c.get("lastHeartbeatTime", "")) for c in conditions if c["type"] == "Ready"]
-    return f"{((lease or {}).get('spec') or {}).get('renewTime', '')} {''.join(beats)}"
+    return beats[0] if beats else str((found.get("spec") or {}).get("renewTime", ""))
 
 
 class NodeLifecycle(Controller):
@@ -67,11 +69,24 @@ class NodeLifecycle(Controller):
         super().__init__(client, informers, recorder)
         self._clock = clock
         self._deadlines = deadlines or Deadlines()
-        self._heard: dict[str, tuple[str, float]] = {}  # node → last heartbeat, our clock then
+        self._heard: dict[str, float] = {}  # node → our clock at its last sign of life
         self._evictions = Evictions(self._deadlines.rates, self._deadlines.grace, clock)
-        self._nodes = informers.of(NODES, self.enqueue)
-        self._leases = informers.of(LEASES)
+        self._nodes = informers.of(NODES, self._on_node)
         self._pods = informers.of(PODS)
+        informers.of(LEASES, self._on_lease)
+
+    def _on_node(self, kind: str, new: Object, old: Object | None) -> None:
+        self._hear(kind, new, old)
+        self.enqueue(kind, new)
+
+    def _on_lease(self, kind: str, new: Object, old: Object | None) -> None:
+        if new["metadata"]["namespace"] == LEASE_NAMESPACE:
+            self._hear(kind, new, old)
+
+    def _hear(self, kind: str, new: Object, old: Object | None) -> None:
+        """The moment itself, not that of the next look: the 40 s count from here."""
+        if kind != "DELETED" and (old is None or heartbeat(new) != heartbeat(old)):
+            self._heard[new["metadata"]["name"]] = self._clock()
 
     def sync(self, key: str) -> None:
         _, name = split_key(key)
@@ -79,7 +94,9 @@ class NodeLifecycle(Controller):
         if node is None:
             self._heard.pop(name, None)
             return
-        statuses, silence = statuses_of(node), self._silence(node)
+        statuses = statuses_of(node)
+        now = self._clock()
+        silence = now - self._heard.setdefault(name, now)
         grace = self._deadlines.grace if "Ready" in statuses else self._deadlines.startup
         if silence > grace:
             if statuses.get("Ready") != "Unknown":
@@ -89,16 +106,6 @@ class NodeLifecycle(Controller):
         retry = self._taint(node, statuses)
         left = grace - silence + 0.01 if silence <= grace else self._deadlines.period
         self.queue.add_after(key, min(self._deadlines.period, left, retry))
-
-    def _silence(self, node: Object) -> float:
-        """Seconds since the last sign of life, by our own clock."""
-        name, now = node["metadata"]["name"], self._clock()
-        beat = heartbeat(node, self._leases.get(name, "kube-node-lease"))
-        last = self._heard.get(name)
-        if last is None or last[0] != beat:
-            self._heard[name] = (beat, now)
-            return 0.0
-        return now - last[1]
 
     def _mark_unknown(self, node: Object, silence: float) -> Object:
         name = node["metadata"]["name"]

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from controlplane.controllers.node_lifecycle import heartbeat, unknown_conditions
+from controlplane.controllers.node_lifecycle import NodeLifecycle, heartbeat, unknown_conditions
 from controlplane.controllers.node_taints import OUT_OF_SERVICE, change_taints
 from controlplane.controllers.node_zones import ZONE, Evictions, by_zone, state
 from controlplane.controllers.pod_gc import reason_to_go, too_many
 from controlplane.main import parse_options
 from controlplane.node_deadlines import Deadlines, Rates
+from kubeclient.errors import ServerUnavailable
+from kubeclient.resources import LEASES, NODES, PODS, Resource
 
 Object = dict[str, Any]
 
@@ -27,11 +29,10 @@ def lease(renewed: str) -> Object:
 
 
 def test_the_lease_and_the_status_are_signs_of_life() -> None:
-    first = heartbeat(node(), lease("1"))
-    assert heartbeat(node(), lease("2")) != first
-    assert heartbeat(node(beat="2"), lease("1")) != first
-    assert heartbeat(node(ready="Unknown"), lease("1")) == first, "what we wrote ourselves is none"
-    assert heartbeat({"metadata": {}}, None) == heartbeat({"metadata": {}}, {})
+    assert heartbeat(lease("1")) != heartbeat(lease("2"))
+    assert heartbeat(node(beat="1")) != heartbeat(node(beat="2"))
+    assert heartbeat(node(ready="Unknown")) == heartbeat(node()), "what we wrote ourselves is none"
+    assert heartbeat({"metadata": {}}) == heartbeat(None) == ""
 
 
 def test_what_is_said_of_a_silent_node() -> None:
@@ -95,6 +96,80 @@ def test_nobody_is_sent_away_while_no_node_is_ready_and_a_while_after() -> None:
     assert evictions.wait("a", [True, False]) == 40.0
     clock.now += 40.0
     assert evictions.wait("a", [True, False]) == 0.0
+
+
+class Cluster:
+    """Informers, API and events in one: objects by kind, and what was patched."""
+
+    def __init__(self) -> None:
+        self.objects: dict[Resource, dict[str, Object]] = {NODES: {}, LEASES: {}, PODS: {}}
+        self.handlers: dict[Resource, Any] = {}
+        self.patched: list[tuple[str, Object]] = []
+        self.failing = 0
+
+    def of(self, resource: Resource, handler: Any = None) -> Store:
+        self.handlers[resource] = handler
+        return Store(self.objects[resource])
+
+    def show(self, resource: Resource, obj: Object) -> None:
+        old = self.objects[resource].get(obj["metadata"]["name"])
+        self.objects[resource][obj["metadata"]["name"]] = obj
+        if self.handlers[resource]:
+            self.handlers[resource]("MODIFIED" if old else "ADDED", obj, old)
+
+    def patch(self, resource: Resource, name: str, body: Object, *place: str, **how: str) -> Object:
+        if resource == PODS and self.failing:
+            self.failing -= 1
+            raise ServerUnavailable.unreachable("down")
+        self.patched.append((name, body))
+        found = self.objects[resource][name]
+        return {**found, "status": body.get("status") or found.get("status"), "spec": found["spec"]}
+
+    def event(self, *_: Any) -> None:
+        return
+
+
+class Store:
+    def __init__(self, objects: dict[str, Object]) -> None:
+        self._objects = objects
+
+    def get(self, name: str, namespace: str | None = None) -> Object | None:
+        return self._objects.get(name)
+
+    def list(self) -> list[Object]:
+        return [*self._objects.values()]
+
+
+def test_a_node_is_unknown_forty_seconds_after_its_lease_was_renewed() -> None:
+    """Counted from the renewal, not from the look that noticed it; and its pods are marked, be it later."""
+    clock, cluster = Clock(), Cluster()
+    lifecycle = NodeLifecycle(cluster, cluster, cluster, clock=clock)  # type: ignore[arg-type]
+    metadata = {"name": "n1", "namespace": "kube-node-lease"}
+    running = pod(phase="Running") | {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    running["metadata"] |= {"namespace": "default", "uid": "u"}
+    found = node()
+    found["metadata"]["resourceVersion"] = "1"
+    cluster.show(NODES, found)
+    cluster.show(NODES, node("n2"))
+    cluster.show(PODS, running)
+    cluster.show(LEASES, {"metadata": metadata, **lease("1")})
+    clock.now += 9.0
+    cluster.show(LEASES, {"metadata": metadata, **lease("2")})
+    cluster.show(LEASES, {"metadata": {**metadata, "namespace": "elsewhere"}, **lease("3")})
+    clock.now += 4.0
+    lifecycle.sync("/n1")
+    clock.now += 35.9
+    lifecycle.sync("/n1")
+    assert cluster.patched == []
+    clock.now += 0.2
+    cluster.failing = 1
+    with pytest.raises(ServerUnavailable):
+        lifecycle.sync("/n1")
+    cluster.show(NODES, node(ready="Unknown") | {"metadata": found["metadata"]})
+    lifecycle.sync("/n1")
+    names = [name for name, _ in cluster.patched]
+    assert names == ["n1", "p", "n1"], "conditions, then the pod at the second try, then taints"
+    assert [t["effect"] for t in cluster.patched[2][1]["spec"]["taints"]] == ["NoSchedule", "NoExecute"]
 
 
 def test_without_leave_to_evict_new_pods_are_kept_away_all_the_same() -> None:
