@@ -30,7 +30,7 @@ from kubeclient.rest import RestClient
 Object = dict[str, Any]
 PATIENCE = 90.0  # seconds for what takes a few on a quiet machine
 PORT = 8080
-LINGER = 5  # seconds that the application answers after it was told to end
+LINGER = 8  # seconds that the application answers after it was told to end; time enough to be taken out
 SERVE = f"""
 mkdir -p /tmp/www && echo $HOSTNAME > /tmp/www/index.html && touch /tmp/www/ready
 trap 'rm -f /tmp/www/ready; sleep {LINGER}; exit 0' TERM
@@ -129,8 +129,9 @@ class Lab:
 
     def words(self) -> str:
         pods = self.kubectl("get", "pods,nodes", "-A", "-o", "wide", check=False).out
+        events = self.kubectl("get", "events", "-A", "--sort-by=.lastTimestamp", check=False).out.splitlines()
         logs = [f"--- {name}\n{self.cli('logs', name, check=False).out}" for name in self.machines()]
-        return "\n".join([pods, *logs])
+        return "\n".join([pods, *events[-60:], *logs])
 
     def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
         try:
@@ -215,7 +216,7 @@ def web(**spec: Any) -> Object:
     """Pods of the application."""
     probe = {"httpGet": {"path": "/ready", "port": PORT}, "periodSeconds": 1, "failureThreshold": 1}
     container = busybox(SERVE, readinessProbe=probe | {"timeoutSeconds": 10})
-    return template("web", container, **{"terminationGracePeriodSeconds": 20} | spec)
+    return template("web", container, **{"terminationGracePeriodSeconds": 30} | spec)
 
 
 def service(name: str, app: str, **spec: Any) -> Object:
