@@ -4,7 +4,9 @@ A node that was broken into should not be able to read every Secret of the clust
 and ConfigMaps one by one, by name, and only those that a pod bound to its node refers to; it sees and changes
 such pods only, and its own Lease, and changes its own Node (upstream: plugin/pkg/auth/authorizer/node, with
 the feature AuthorizeNodeWithSelectors for pods). Other Nodes it may read: their addresses and ranges are what
-routes between nodes are made of.
+routes between nodes are made of. And as long as the cluster has a NetworkPolicy it may list and watch all
+pods, because whom a policy lets in is said by the labels of pods everywhere, and each node's proxy (which
+logs in as its kubelet) enforces for its own pods.
 """
 
 from __future__ import annotations
@@ -54,11 +56,14 @@ class NodeAccess:
         if resource == "leases":
             return namespace == "kube-node-lease" and (verb == "create" or name == node)
         if resource == "pods" and verb in ("list", "watch"):
-            return pinned(fields, "spec.nodeName") == node
+            return pinned(fields, "spec.nodeName") == node or self._any_policy()
         if resource == "pods" and (verb in ("get", "delete") or subresource):
             entry = self._cache.latest("core/pods", namespace, name)
             return entry is None or entry.parse()["spec"].get("nodeName") == node
         return True
+
+    def _any_policy(self) -> bool:
+        return bool(self._cache.collection("networking.k8s.io/networkpolicies").entries)
 
     def _of_node(self, node: str) -> set[Reference]:
         watched = ("core/pods", "core/persistentvolumeclaims")

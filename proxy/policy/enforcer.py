@@ -104,7 +104,9 @@ class Enforcer(threading.Thread):
         view = self._world.view()
         with self._open() as kernel:
             if not view.policies:
-                return self._remove(kernel)
+                said = self._remove(kernel)
+                self._stop_watching()
+                return said
             wanted = compile_policies(view, self._node, self._server, self._memory)
             new = table.layout(wanted, self._memory)
             self._memory.turn()
@@ -124,6 +126,14 @@ class Enforcer(threading.Thread):
         kind = "full" if whole else "partial"
         counts = f"policies={len(view.policies)} messages={len(messages)}"
         return f"Enforced policies kind={kind} {counts} ms={spent:.0f}"
+
+    def _stop_watching(self) -> None:
+        """A node may see the pods of others only as long as there is a policy."""
+        if self._informers:
+            for informer in self._informers:
+                informer.stop()
+            self._informers = []
+            self._world.forget_pods()
 
     @staticmethod
     def _keep(act: Callable[[], None]) -> None:

@@ -134,6 +134,11 @@ class World:
         if before != labels or kind == "DELETED":
             self.changed.set()
 
+    def forget_pods(self) -> None:
+        """Pods and namespaces are not watched any more: what is known of them is of no worth."""
+        with self._lock:
+            self._pods, self._namespaces = {}, {}
+
     def node_event(self, kind: str, new: Object, old: Object | None = None) -> None:
         """This node's own: which range its pods have, and which addresses it has itself."""
         spec = new.get("spec") or {}

@@ -284,6 +284,36 @@ def test_a_file_that_says_nothing_is_told_and_keeps_nobody_silent(
     assert "Failed to read whether there were policies" in caplog.text
 
 
+class Watch:
+    """In place of the informers of pods and namespaces."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def test_pods_are_watched_only_as_long_as_there_is_a_policy(lab: Lab) -> None:
+    watches: list[Watch] = []
+
+    def more() -> list[Any]:
+        watches.append(Watch())
+        for name in "abc":
+            lab.tell(name)
+        return [watches[-1]]
+
+    lab.enforcer = Enforcer(lab.world, "n1", lambda: True, more)
+    assert lab.enforcer.sync() == "" and watches == []
+    for _ in range(2):
+        lab.policy(policyTypes=["Ingress"])
+        assert lab.matrix() == SELF and not watches[-1].stopped
+        lab.policy(kind="DELETED")
+        assert watches[-1].stopped and lab.world.view().pods == ()
+        assert lab.matrix() == ALL
+    assert len(watches) == 2
+
+
 def test_nft_lists_the_table(lab: Lab) -> None:
     """People look with nft: what it cannot print would take the whole listing down."""
     block = {"cidr": "192.0.2.0/24", "except": ["192.0.2.2/32"]}

@@ -180,6 +180,12 @@ def test_a_kubelet_sees_no_pods_and_no_leases_of_other_nodes(live: Live, namespa
         ("/api/v1/pods?watch=1&timeoutSeconds=1", 403),
     ):
         assert kubelet("GET", path)[0] == code, path
+    policies = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
+    live.admin.must("POST", policies, {"metadata": {"name": "p"}, "spec": {"podSelector": {}}})
+    assert kubelet("GET", "/api/v1/pods")[0] == 200, "its proxy judges by the labels of all pods"
+    assert kubelet("GET", f"{pods}/there")[0] == 403
+    live.admin.must("DELETE", f"{policies}/p")
+    assert kubelet("GET", "/api/v1/pods")[0] == 403
     leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
     for name in ("n1", "n2"):
         live.admin("POST", leases, {"metadata": {"name": name}})
