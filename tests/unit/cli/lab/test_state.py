@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kubelet_py.cli.lab import state
+from kubelet_py.cli.lab import machines, state
 from kubelet_py.cli.lab.errors import LabError
 from kubelet_py.cli.lab.layout import DEFAULT_ROOT, LabPaths
 from kubelet_py.cli.lab.state import Cable, Lab
+from kubelet_py.cli.processes import ProcessIdentity
 
 LAB = Lab(network="198.18.44.0/24", cluster_cidr="10.244.0.0/16", service_cidr="10.96.0.0/12")
 
@@ -88,3 +91,14 @@ def test_two_commands_do_not_change_a_lab_at_once(tmp_path: Path) -> None:
         pass
     with state.locked(paths):
         pass
+
+
+def test_a_lab_remembers_no_process_of_another_boot(tmp_path: Path) -> None:
+    mine = ProcessIdentity.of(os.getpid())
+    assert mine is not None
+    machines.remember(tmp_path / "process.json", mine)
+    assert machines.recall(tmp_path / "process.json") == mine
+    pid, start, _ = json.loads((tmp_path / "process.json").read_text())
+    (tmp_path / "process.json").write_text(json.dumps([pid, start, "another boot"]))
+    assert machines.recall(tmp_path / "process.json") is None
+    assert machines.recall(tmp_path / "none.json") is None
