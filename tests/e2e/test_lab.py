@@ -272,6 +272,14 @@ def test_what_cannot_be_is_refused_in_one_line(cluster: LabCluster) -> None:
         assert done.code == 1 and text in done.err and len(done.err.splitlines()) == 1, done
 
 
+def test_the_token_that_nodes_joined_with_is_gone(cluster: LabCluster) -> None:
+    tokens = "--field-selector=type=bootstrap.kubernetes.io/token"
+    assert cluster.kubectl("get", "secrets", "-n", "kube-system", tokens, "-o", "name").out == ""
+    for name in NODES:
+        file = cluster.lab_root / f"machines/{name}/disk/etc/kubelet-py/bootstrap-kubelet.conf"
+        assert not file.exists()
+
+
 def test_logs_and_kubeconfig_are_where_one_looks(cluster: LabCluster) -> None:
     assert "Registered node node=node1" in cluster.cli("logs", "node1", "agent", "-n", "500").out
     assert cluster.cli("kubeconfig").out.strip() == str(cluster.kubeconfig)

@@ -25,7 +25,7 @@ from kubelet_py.paths import NodePaths
 
 Programs = Mapping[str, Callable[[list[str]], int]]
 PATHS = NodePaths(Path("/"))
-CERTIFICATE_SECONDS = 60.0
+CERTIFICATE_SECONDS = 600.0
 ATTEMPTS, PAUSE = 3, 1.0
 
 

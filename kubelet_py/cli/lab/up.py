@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from controlplane import bootstrap_tokens
 from controlplane.bootstrap_tokens import BootstrapToken
@@ -27,7 +27,8 @@ from kubelet_py.cli.up import require_overlay, require_root
 if TYPE_CHECKING:
     from kubeclient.rest import RestClient
 
-TOKEN_SECONDS = 600.0
+T = TypeVar("T")
+TOKEN_SECONDS = 600.0  # that a token is good for beyond --timeout
 LOOK_SECONDS = 0.1
 AT_ONCE = 8
 JOIN_OPTIONS = ("proxy_mode", "pod_routes")
@@ -55,7 +56,8 @@ def run(args: argparse.Namespace, paths: LabPaths) -> int:
             raise
         known = before.names if before is not None else ()
         new = [machine for machine in lab.nodes if machine.name not in known]
-        invitation = _invite(client, paths, lab)
+        token = _make_token(client, args.timeout)
+        invitation = _invite(token, paths, lab)
 
         def boot(machine: Machine) -> None:
             if paths.kubelet_config.exists():
@@ -66,6 +68,7 @@ def run(args: argparse.Namespace, paths: LabPaths) -> int:
             machines.finish([machines.boot(lab, machine, service)])
 
         _bring_up(client, machines, new, boot, started, args.timeout)
+        _end_token(client, token)
         client.close()
     print("Use it:  kubelet-py lab kubectl get nodes -o wide")
     print(f"    or:  export KUBECONFIG={paths.kubeconfig}", flush=True)
@@ -163,39 +166,71 @@ def _client_of_running(paths: LabPaths, machines: Machines, started: float, time
         time.sleep(0.02)
 
 
-def _invite(client: RestClient, paths: LabPaths, lab: Lab) -> services.Invitation:
-    """A token for a few minutes, as arguments of `join`; waits until cluster-info is signed with it."""
-    from kubeclient.errors import KubeClientError
+def _make_token(client: RestClient, timeout: float) -> BootstrapToken:
+    """A bootstrap token for these nodes; waits until cluster-info is signed with it."""
+    from kubeclient.errors import AlreadyExists
     from kubeclient.resources import CONFIG_MAPS, SECRETS
-    from kubelet_py.cli.token import ca_hash
 
     name, secret = bootstrap_tokens.split(bootstrap_tokens.generate())
     token = BootstrapToken(
-        name, secret, time.time() + TOKEN_SECONDS, bootstrap_tokens.USAGES,
+        name, secret, time.time() + timeout + TOKEN_SECONDS, bootstrap_tokens.USAGES,
         (bootstrap_tokens.DEFAULT_GROUP,), "kubelet-py lab",
     )  # fmt: skip
-    try:
-        client.create(SECRETS, bootstrap_tokens.to_secret(token))
-        deadline = time.monotonic() + 10.0
-        key = bootstrap_tokens.JWS_PREFIX + name
-        while key not in (client.get(CONFIG_MAPS, "cluster-info", "kube-public").get("data") or {}):
-            if time.monotonic() > deadline:
-                raise LabError("cluster-info was not signed within 10 s (logs: kubelet-py lab logs control)")
-            time.sleep(0.02)
-    except KubeClientError as error:
-        raise LabError(str(error)) from error
+    deadline = time.monotonic() + timeout
+    key = bootstrap_tokens.JWS_PREFIX + name
+
+    def create() -> None:
+        try:
+            client.create(SECRETS, bootstrap_tokens.to_secret(token))
+        except AlreadyExists:
+            pass  # the answer to an earlier try did not come through
+
+    def signed() -> bool:
+        info = client.get(CONFIG_MAPS, "cluster-info", "kube-public")
+        return key in (info.get("data") or {})
+
+    _patiently(create, deadline)
+    while not _patiently(signed, deadline):
+        if time.monotonic() > deadline:
+            raise LabError(f"cluster-info was not signed in {timeout:g} s (kubelet-py lab logs control)")
+        time.sleep(0.02)
+    return token
+
+
+def _patiently(ask: Callable[[], T], deadline: float) -> T:
+    """Ask again while the API server is too busy to answer. Raises LabError for any other refusal."""
+    from kubeclient.errors import KubeClientError, ServerUnavailable
+
+    while True:
+        try:
+            return ask()
+        except KubeClientError as error:
+            if not isinstance(error, ServerUnavailable) or time.monotonic() > deadline:
+                raise LabError(str(error)) from error
+        time.sleep(LOOK_SECONDS)
+
+
+def _end_token(client: RestClient, token: BootstrapToken) -> None:
+    """Nobody else shall join with it. It would end by itself, too."""
+    from kubeclient.errors import NotFound
+    from kubeclient.resources import SECRETS
+
+    def delete() -> None:
+        try:
+            client.delete(SECRETS, bootstrap_tokens.SECRET_PREFIX + token.id, bootstrap_tokens.NAMESPACE)
+        except NotFound:
+            pass
+
+    _patiently(delete, time.monotonic() + TOKEN_SECONDS)
+
+
+def _invite(token: BootstrapToken, paths: LabPaths, lab: Lab) -> services.Invitation:
+    """What a person would type in the new machines."""
+    from kubelet_py.cli.token import ca_hash
+
     ca = (paths.node(CONTROL).pki / "ca.crt").read_bytes()
-    return services.Invitation(
-        (
-            "--server",
-            lab.server,
-            "--token",
-            token.text,
-            "--discovery-token-ca-cert-hash",
-            ca_hash(ca),
-            *lab.options,
-        )
-    )
+    arguments = ("--server", lab.server, "--token", token.text, "--discovery-token-ca-cert-hash", ca_hash(ca))
+    return services.Invitation((*arguments, *lab.options))
 
 
 def wait_ready_anew(paths: LabPaths, machines: Machines, name: str, since: float, timeout: float) -> None:
