@@ -88,6 +88,7 @@ def test_an_address_that_all_machines_or_another_node_have_is_refused(
         f"--token={token(node)}",
         f"--discovery-token-ca-cert-hash={pin(node)}",
         "--node-name=n2",
+        "--timeout=110",
     )
     better = f"give --node-ip {SECOND_IP} or --node-interface up3"
     machine.outside_run("ip", "addr", "add", "10.0.2.15/24", "dev", "up3")
