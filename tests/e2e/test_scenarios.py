@@ -51,7 +51,7 @@ from kubeclient.resources import (
     STATEFUL_SETS,
 )
 
-pytestmark = [pytest.mark.e2e, pytest.mark.scenario]
+pytestmark = [pytest.mark.e2e, pytest.mark.scenario, pytest.mark.timeout(900)]
 
 Object = dict[str, Any]
 FIRST = ("node1", "node2", "node3")
