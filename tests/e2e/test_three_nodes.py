@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import host_state
 import pytest
 from e2e_node import KUBECTLS
+from policy_matrix import NAMESPACES, PODS, Matrix, Rule, make_pods, policy, remove_policies
 from three_nodes import (
     NAMES,
     NODE_TCP,
+    RANGES,
     SEGMENT,
     TCP,
     UDP,
@@ -233,3 +236,67 @@ def test_names_follow_changes_on_every_node(three: Cluster) -> None:
         )
         [answer] = three.from_pod(name, [("SOCK_STREAM", "fresh", 80)])
         assert answer == f"pod-n3 {three.pods(4)[name]}" or name == "n3", name
+
+
+@pytest.fixture(scope="module")
+def matrices(three: Cluster) -> Iterator[list[Matrix]]:
+    """Every namespace has a pod on every node, and pods of one name are on different ones."""
+
+    def place(namespace: str, name: str) -> dict[str, Any]:
+        number = NAMESPACES.index(namespace) + PODS.index(name)
+        return {"nodeSelector": {"kubernetes.io/hostname": NAMES[number % 3]}}
+
+    make_pods(three.first, place)
+    yield [Matrix(three.first, version) for version in (4, 6)]
+    three.first.kubectl("delete", "namespace", *NAMESPACES, "--wait=false")
+
+
+def wait_for(matrices: list[Matrix], rule: Rule) -> None:
+    with ThreadPoolExecutor(len(matrices)) as threads:
+        list(threads.map(lambda matrix: matrix.wait_for(rule), matrices))
+
+
+def test_policies_across_nodes(three: Cluster, matrices: list[Matrix]) -> None:
+    """By sender, receiver and port; pods are known by addresses that no node on the way has changed."""
+    first = three.first
+    wait_for(matrices, lambda sender, receiver, port: True)
+    to = [{"namespaceSelector": {"matchLabels": {"ns": "z"}}}]
+    first.apply(
+        policy("x", "deny", policyTypes=["Ingress"]),
+        policy("y", "out", policyTypes=["Egress"], egress=[{"to": to}]),
+    )
+    wait_for(matrices, lambda s, r, port: not r.startswith("x/") and (s[0] != "y" or r[0] == "z"))
+    remove_policies(first, ("y",))
+    peer = {"namespaceSelector": {"matchLabels": {"ns": "y"}}, "podSelector": {"matchLabels": {"pod": "a"}}}
+    rule = {"from": [peer], "ports": [{"port": "serve-81"}]}
+    first.apply(policy("x", "some", podSelector={"matchLabels": {"pod": "c"}}, ingress=[rule]))
+    wait_for(matrices, lambda s, r, port: r[0] != "x" or (s, r, port) == ("y/a", "x/c", 81))
+    remove_policies(first)
+    wait_for(matrices, lambda sender, receiver, port: True)
+
+
+def test_a_policy_for_one_ip_version(three: Cluster, matrices: list[Matrix]) -> None:
+    """A block of IPv6 addresses lets nobody in by IPv4, and leaves out the pods of one node."""
+    outside = ipaddress.ip_network(f"{three.pods(6)['n2']}/64", strict=False)
+    block = {"cidr": RANGES["cluster"].split(",")[1], "except": [str(outside)]}
+    three.first.apply(policy("z", "six", ingress=[{"from": [{"ipBlock": block}]}]))
+    four, six = matrices
+    four.wait_for(lambda s, r, port: r[0] != "z")
+    far = {name for name, address in six.ips.items() if ipaddress.ip_address(address) not in outside}
+    # A node reaches its own pods, but a pod of n2 is not the node.
+    six.wait_for(lambda s, r, port: r[0] != "z" or s in far)
+    remove_policies(three.first)
+
+
+@versions
+def test_a_connection_between_nodes_is_cut(three: Cluster, version: int) -> None:
+    address = three.pods(version)["n3"]
+    chosen = {"matchLabels": {"node": "n3"}}
+    with three.holding("n1", address) as cut, three.holding("n3", three.pods(version)["n2"]) as spared:
+        three.first.apply(policy("default", "deny", podSelector=chosen, policyTypes=["Ingress"]))
+        assert cut.stdout is not None and cut.stdout.readline() == "cut\n"
+        assert spared.poll() is None, "answers to what n3 began are not judged"
+    remove_policies(three.first, ("default",))
+    question: list[Question] = [("SOCK_STREAM", address, TCP)]
+    answer = [f"pod-n3 {three.pods(version)['n1']}"]
+    three.first.until("the way back", lambda: three.from_pod("n1", question) == answer)

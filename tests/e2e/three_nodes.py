@@ -101,6 +101,22 @@ questions = json.loads(sys.argv[1])
 with concurrent.futures.ThreadPoolExecutor(len(questions)) as pool:
     print(json.dumps(list(pool.map(lambda question: ask(*question), questions))))
 """
+HOLD = """
+import socket, sys, time
+channel = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
+channel.settimeout(3)
+channel.recv(200)
+print("open", flush=True)
+deadline = time.monotonic() + 60
+while time.monotonic() < deadline:
+    try:
+        channel.send(b"x")
+        channel.recv(1)
+    except OSError as error:
+        sys.exit(print("cut", flush=True))
+    time.sleep(0.05)
+print("held", flush=True)
+"""
 Question = tuple[str, str, int] | tuple[str, str, int, int]  # kind, whom, port; bytes to send there and back
 
 
@@ -132,6 +148,21 @@ class Cluster:
     def from_pod(self, node: str, questions: Sequence[Question]) -> list[Any]:
         python = ("/usr/bin/python3", "-c", ASK, json.dumps(questions))
         return list(self.first.kubectl("exec", f"echo-{node}", "--", *python).json())
+
+    @contextmanager
+    def holding(self, node: str, address: str) -> Iterator[subprocess.Popen[str]]:
+        """A pod's open connection to another's TCP port, in use all the time; its output tells of its end."""
+        command = ("/usr/bin/python3", "-uc", HOLD, address, str(TCP))
+        exec_ = self.first.kubectl_argv("exec", f"echo-{node}", "--", *command)
+        argv = ["nsenter", f"--net=/run/netns/{self.first.outside}", *exec_]
+        with subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=self.first.environment()
+        ) as program:
+            try:
+                assert program.stdout is not None and program.stdout.readline() == "open\n"
+                yield program
+            finally:
+                program.kill()
 
     def from_node(self, node: str, questions: Sequence[Question]) -> list[Any]:
         machine = next(machine for machine in self.machines if machine.name == node)
