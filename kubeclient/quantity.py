@@ -52,7 +52,12 @@ def value(text: str | int | float) -> int:
 
 def milli(text: str | int | float) -> int:
     """Thousandths, rounded up (milli-cores)."""
-    number = parse(text) * 1000
+    return _milli(str(text))
+
+
+@lru_cache(maxsize=1024)
+def _milli(text: str) -> int:
+    number = _parsed(text) * 1000
     return -(-number.numerator // number.denominator)
 
 

@@ -56,7 +56,9 @@ def write(folder: Path, payload: Payload, group: int | None = None) -> bool:
     fresh.mkdir(mode=0o755)
     fresh.chmod(0o755)
     for path, file in payload.items():
-        _write_file(fresh / path, file, group)
+        if "/" in path:
+            (fresh / path).parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        _write_file(f"{fresh}/{path}", file, group)
     if group is not None:
         _hand_over(fresh, group)
     _replace_link(current, stamp)
@@ -75,8 +77,7 @@ def _current(folder: Path) -> str | None:
     return target if ours and (folder / target).is_dir() and not (folder / target).is_symlink() else None
 
 
-def _write_file(path: Path, file: File, group: int | None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+def _write_file(path: str, file: File, group: int | None) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as out:
         out.write(file.data)
@@ -98,15 +99,20 @@ def _hand_over(fresh: Path, group: int) -> None:
 def _links(folder: Path, payload: Payload) -> None:
     """One symlink per first path component; those of files that are gone go too."""
     wanted = {PurePosixPath(path).parts[0] for path in payload}
-    for name in wanted:
-        if not (folder / name).is_symlink():
-            _replace_link(folder / name, f"{DATA}/{name}")
-    for entry in folder.iterdir():
-        if entry.is_symlink() and entry.name not in wanted and entry.name != DATA:
-            entry.unlink()
+    with os.scandir(folder) as entries:
+        present = {entry.name for entry in entries if entry.is_symlink()}
+    for name in wanted - present:
+        _replace_link(folder / name, f"{DATA}/{name}")
+    for name in present - wanted - {DATA}:
+        os.unlink(folder / name)
 
 
 def _replace_link(link: Path, target: str) -> None:
+    try:
+        os.symlink(target, link)
+        return
+    except FileExistsError:
+        pass
     temporary = link.with_name(f"..tmp_{secrets.token_hex(4)}")
     temporary.symlink_to(target)
     temporary.rename(link)

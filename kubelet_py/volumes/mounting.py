@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from kubelet_py.errors import VolumeError
@@ -64,7 +65,8 @@ def mount_tmpfs(
     folder: Path, *, size: int | None = None, mode: int = 0o755, execute: bool = True
 ) -> None:
     """Mount a tmpfs unless one is there; `size` in bytes."""
-    if os.path.ismount(folder):  # quicker than reading all mounts, and enough for another file system
+    # Quicker than reading all mounts, and enough for another file system.
+    if os.lstat(folder).st_dev != os.lstat(folder.parent).st_dev:
         return
     options = f"mode={mode:o}" + (f",size={size}" if size else "")
     flags = MS_NOSUID | MS_NODEV | (0 if execute else MS_NOEXEC)
@@ -116,10 +118,16 @@ def bind(source: str, target: Path) -> None:
     _mount(source, target, None, MS_BIND, None, f"Could not bind onto {target}")
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    """Opened once: each time anew costs as much as a small mount."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _mount(
     source: str | None, target: Path, kind: str | None, flags: int, data: str | None, what: str
 ) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
     texts = [None if text is None else os.fsencode(text) for text in (source, kind, data)]
     if libc.mount(texts[0], os.fsencode(target), texts[1], ctypes.c_ulong(flags), texts[2]) != 0:
         code = ctypes.get_errno()
@@ -135,7 +143,7 @@ def below(folder: Path) -> list[Path]:
 
 def unmount(folder: Path) -> None:
     """Detach what is mounted at the path; nothing where nothing is."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
     if libc.umount2(os.fsencode(folder), MNT_DETACH | UMOUNT_NOFOLLOW) != 0:
         code = ctypes.get_errno()
         if code not in (errno.EINVAL, errno.ENOENT):
