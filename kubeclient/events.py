@@ -2,10 +2,10 @@
 
 They are sent by a thread of their own and never hold up the work they tell about: while there is much to
 tell, there is much to do, so they wait until nothing was told for QUIET seconds, but no event longer than
-LONGEST. A pod's start comes with four or five, which would take the API server's time just before the status
-that everybody waits for. An event that repeats
-within ten minutes raises `count` on the first one instead of making another; an object that floods is held
-to a burst of 25 and then one per five minutes. Source: client-go's tools/record (correlator).
+LONGEST. A pod's start comes with four or five, half of the requests of a hundred pods that start at once,
+which would take the API server's time just before the statuses that everybody waits for. An event that
+repeats within ten minutes raises `count` on the first one instead of making another; an object that floods is
+held to a burst of 25 and then one per five minutes. Source: client-go's tools/record (correlator).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SAME_FOR = 600.0
 BURST = 25
 REFILL = 1 / 300
 WAITING = 1000
-QUIET, LONGEST = 0.1, 1.0
+QUIET, LONGEST = 0.1, 3.0
 REMEMBERED = 4096
 
 

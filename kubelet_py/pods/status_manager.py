@@ -1,8 +1,9 @@
 """Sends pod statuses to the API: when they change, at once, the newest only.
 
 A pod that is being made changes twice within milliseconds (Pending, then Running); the first of the two is
-held back for a moment (`soon`), so that a quick start costs one write. Everything else goes out at once, by
-a few threads; while one patch of a pod is on its way, newer statuses wait and only the last of them is sent.
+held back for a moment (`soon`), so that a quick start costs one write. The moment is longer the more pods are
+being made, since each of them takes longer then. Everything else goes out at once, by a few threads; while
+one patch of a pod is on its way, newer statuses wait and only the last of them is sent.
 
 The control plane writes too: the pods of a node that it does not hear of are not Ready. What the API has
 otherwise than we said it is sent again when it is seen; an event older than our last patch does not count.
@@ -28,7 +29,7 @@ from kubelet_py.pods.status import contradicted, difference
 log = logging.getLogger(__name__)
 
 SENDERS = 4
-HOLD_BACK = 0.15
+HOLD_BACK, FOR_EACH_OTHER, LONGEST = 0.15, 0.04, 3.0
 RETRY = 1.0
 BOUNDS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 20, 30, 45, 60)
 
@@ -39,6 +40,7 @@ class _Entry:
     wanted: Object
     sent: Object
     due: float = 0.0
+    held: float | None = None  # the moment since which it may wait for a better one
     since: float | None = None  # the moment of the oldest change that the API has not
     version: int = 0  # the pod's, as our last patch made it
     seen: tuple[int, Object] = (0, {})  # the newest version and status that the API showed
@@ -99,7 +101,10 @@ class StatusManager:
                 return
             now = self._clock()
             entry.since = now if entry.since is None else entry.since
-            entry.due = now + HOLD_BACK if soon else 0.0
+            if not soon:
+                entry.due, entry.held = 0.0, None
+            elif not entry.queued:
+                entry.held = now
             if not entry.queued and not entry.busy:
                 entry.queued = True
                 self._ready.append(uid)
@@ -154,7 +159,7 @@ class StatusManager:
                 if picked is None:
                     return
                 uid, entry = picked
-                entry.queued, entry.busy = False, True
+                entry.queued, entry.busy, entry.held = False, True, None
                 pod, wanted = entry.pod, entry.wanted
                 patch = difference(entry.sent, wanted)
                 since, entry.since = entry.since, None
@@ -186,10 +191,13 @@ class StatusManager:
                 entry = self._entries.get(uid)
                 if entry is None:
                     continue
-                if entry.due <= now:
+                due = entry.due
+                if entry.held is not None:
+                    due = max(due, entry.held + hold_back(len(self._ready)))
+                if due <= now:
                     return uid, entry
                 self._ready.append(uid)
-                soonest = entry.due if soonest is None else min(soonest, entry.due)
+                soonest = due if soonest is None else min(soonest, due)
             self._lock.wait(None if soonest is None else max(0.001, soonest - now))
         return None
 
@@ -208,6 +216,11 @@ class StatusManager:
             log.info("Failed to send pod status pod=%s error=%s", full_name(pod), error)
             return error.code not in (0, 429, 500, 502, 503, 504)
         return True
+
+
+def hold_back(others: int) -> float:
+    """Seconds for which the status of a pod that is being made may wait while so many others wait, too."""
+    return min(LONGEST, HOLD_BACK + FOR_EACH_OTHER * others)
 
 
 class NullStatusManager(StatusManager):

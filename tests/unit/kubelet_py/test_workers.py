@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import pytest
 from pods_in_words import pod
 
 from kubeclient.errors import ServerUnavailable
-from kubelet_py.pods.status_manager import StatusManager
+from kubelet_py.pods.status_manager import StatusManager, hold_back
 from kubelet_py.pods.workers import PodWorkers
 
 LONG = 5.0
@@ -113,6 +114,41 @@ def test_the_newest_status_is_sent_once_with_the_uid_as_precondition() -> None:
     statuses.set(pod(), {"phase": "Running"})
     assert statuses.flush("u", LONG)
     assert api.bodies == [{"metadata": {"uid": "u"}, "status": {"phase": "Running"}}]
+    statuses.stop()
+
+
+@pytest.mark.parametrize(("others", "seconds"), [(0, 0.15), (10, 0.55), (1000, 3.0)])
+def test_a_status_of_a_pod_being_made_waits_longer_beside_many(others: int, seconds: float) -> None:
+    assert hold_back(others) == pytest.approx(seconds)
+
+
+def test_a_status_that_may_wait_does_not_put_off_the_one_before() -> None:
+    now = [0.0]
+    api, arrived = Api(), threading.Event()
+    statuses = StatusManager(api, sent=lambda *_: arrived.set(), clock=lambda: now[0])  # type: ignore[arg-type]
+    statuses.set(pod(), {"phase": "Pending"}, soon=True)
+    now[0] = hold_back(0) / 2
+    statuses.set(pod(), {"phase": "Pending", "hostIP": "192.0.2.1"}, soon=True)
+    now[0] = hold_back(0)
+    statuses.start()
+    assert arrived.wait(LONG)
+    assert api.bodies[0]["status"] == {"phase": "Pending", "hostIP": "192.0.2.1"}
+    statuses.stop()
+
+
+def test_others_that_wait_have_a_status_wait_longer() -> None:
+    now = [0.0]
+    api, arrived = Api(), threading.Event()
+    statuses = StatusManager(api, sent=lambda *_: arrived.set(), clock=lambda: now[0])  # type: ignore[arg-type]
+    for uid in ("a", "b"):
+        statuses.set(
+            {**pod(), "metadata": {**pod()["metadata"], "uid": uid}}, {"phase": "Pending"}, soon=True
+        )
+    now[0] = hold_back(0)
+    statuses.set(pod(), {"phase": "Running"})
+    statuses.start()
+    assert arrived.wait(LONG)
+    assert [body["metadata"]["uid"] for body in api.bodies] == ["u"]
     statuses.stop()
 
 
