@@ -206,6 +206,7 @@ def run(tests: list[str]) -> Results:
         "-p",
         "no:cacheprovider",
         "--timeout=20",
+        "--force-reruns=0",  # a test that fails is what is wanted
         "--junitxml=/tmp/report",
     ]
     subprocess.run(
