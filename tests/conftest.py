@@ -14,13 +14,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import host_state
 
+# pytest-timeout's clock runs once for both tries: after it has rung, a second one might hang for ever.
+SECOND_TRY = {"reruns": 1, "rerun_except": [r"Timeout \(>"]}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of the real kernel need root, and are tried a second time: machines are noisy, and one missed
     deadline of five thousand tests hides what the others say. The summary lists each as RERUN: it is
     a test to be mended.
     """
-    added = pytest.mark.flaky(reruns=1) if os.geteuid() == 0 else pytest.mark.skip(reason="needs root")
+    added = pytest.mark.flaky(**SECOND_TRY) if os.geteuid() == 0 else pytest.mark.skip(reason="needs root")
     for item in items:
         if item.get_closest_marker("privileged") or item.get_closest_marker("e2e"):
             item.add_marker(added)
