@@ -169,14 +169,17 @@ class _Decision:
 
 
 def next_attempt(pod: Mapping[str, Any], last: ContainerView | None, name: str) -> int:
-    """The restart count of the next start; goes on from the API's count when the runtime forgot (reboot)."""
+    """The restart count of the next start; goes on from the API's count when the runtime forgot (reboot).
+
+    A status without containerID was written since, and counts the start to come already (status.py).
+    """
     if last is not None:
         return last.attempt + 1
     status = pod.get("status") or {}
     for key in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"):
         for entry in status.get(key) or ():
-            if entry.get("name") == name and entry.get("containerID"):
-                return int(entry.get("restartCount", 0)) + 1
+            if entry.get("name") == name:
+                return int(entry.get("restartCount", 0)) + bool(entry.get("containerID"))
     return 0
 
 

@@ -203,12 +203,17 @@ def _without_attempt(
         entry |= {"image": old.get("image", entry["image"]), "imageID": old.get("imageID", "")}
         return
     entry["state"] = {"waiting": _waiting(reason or _default_waiting(pod, key, situation))}
-    if old is not None and "running" in state:
-        entry["restartCount"] = int(old.get("restartCount", 0))
-        if situation.finished or restart_policy(pod) == "Never":
-            entry["state"] = {"terminated": dict(LOST)}
-        else:
-            entry["lastState"] = {"terminated": dict(LOST)}
+    if old is None:
+        return
+    entry["restartCount"] = int(old.get("restartCount", 0))
+    entry["lastState"] = dict(old.get("lastState") or {})
+    comes_back = not situation.finished and restart_policy(pod) != "Never"
+    if "running" in state and not comes_back:
+        entry["state"] = {"terminated": dict(LOST)}
+    elif "running" in state:
+        entry["lastState"] = {"terminated": dict(LOST)}
+    if old.get("containerID") and comes_back and not pod["metadata"].get("deletionTimestamp"):
+        entry["restartCount"] += 1  # once: the new entry has no containerID
 
 
 def _default_waiting(pod: Object, key: str, situation: Situation) -> Waiting:

@@ -96,6 +96,10 @@ def _reaches(cluster: LabCluster, pod_name: str, url: str) -> str:
     return done.out.strip()
 
 
+def _restarts(cluster: LabCluster, name: str) -> int:
+    return int(cluster.get("pod", name)["status"]["containerStatuses"][0]["restartCount"])
+
+
 def _container(cluster: LabCluster, name: str) -> str:
     status = cluster.get("pod", name)["status"]
     return str(status["containerStatuses"][0].get("containerID", "")) if status["phase"] == "Running" else ""
@@ -216,7 +220,7 @@ def test_a_paused_node_stands_still_and_goes_on(cluster: LabCluster) -> None:
 
 
 def test_after_a_power_cut_a_node_boots_with_its_disk_and_its_pods_run_again(cluster: LabCluster) -> None:
-    before = _container(cluster, "web-node2")
+    before, restarts = _container(cluster, "web-node2"), _restarts(cluster, "web-node2")
     boot = cluster.get("node", "node2")["status"]["nodeInfo"]["bootID"]
     cluster.execute("node2", "sh", "-c", "echo kept > /root/kept; echo lost > /run/lost")
     cluster.node("node2", "kill")
@@ -228,6 +232,7 @@ def test_after_a_power_cut_a_node_boots_with_its_disk_and_its_pods_run_again(clu
     assert cluster.execute("node2", "sh", "-c", "cat /root/kept; ls /run").out.split()[0] == "kept"
     assert "lost" not in cluster.execute("node2", "ls", "/run").out.split()
     cluster.until("the pod runs anew", lambda: _container(cluster, "web-node2") not in ("", before))
+    assert _restarts(cluster, "web-node2") == restarts + 1
     cluster.until(
         "its new boot is told", lambda: cluster.get("node", "node2")["status"]["nodeInfo"]["bootID"] != boot
     )

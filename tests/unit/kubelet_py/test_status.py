@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pods_in_words import IP, NOW, down, pod, up, view
 
+from kubelet_py.pods.actions import next_attempt
 from kubelet_py.pods.model import ContainerView, Health, PodView, Waiting
 from kubelet_py.pods.status import Situation, difference, generate
 
@@ -120,6 +121,28 @@ def test_a_container_that_vanished_is_said_to_have() -> None:
     [entry] = status(body, PodView("u"))["containerStatuses"]
     assert entry["state"]["terminated"]["reason"] == "ContainerStatusUnknown"
     assert entry["state"]["terminated"]["exitCode"] == 137
+
+
+@pytest.mark.parametrize(
+    ("state", "last"),
+    [
+        ({"running": {}}, "ContainerStatusUnknown"),
+        ({"waiting": {"reason": "CrashLoopBackOff"}}, "Error"),  # it waited for its next start
+    ],
+)
+def test_a_reboot_counts_as_one_restart(state: dict[str, Any], last: str) -> None:
+    """However often the status is written before the container is there again."""
+    before = {"terminated": {"reason": "Error", "exitCode": 1}}
+    old = {"name": "c", "state": state, "lastState": before, "restartCount": 4, "containerID": "x://1"}
+    body = pod() | {"status": {"containerStatuses": [old]}}
+    for _ in range(3):
+        assert next_attempt(body, None, "c") == 5
+        [entry] = status(body, PodView("u"))["containerStatuses"]
+        assert entry["restartCount"] == 5 and "waiting" in entry["state"]
+        assert entry["lastState"]["terminated"]["reason"] == last
+        body = pod() | {"status": {"containerStatuses": [entry]}}
+    [entry] = status(body, view(up(attempt=5)))["containerStatuses"]
+    assert entry["restartCount"] == 5 and entry["lastState"]["terminated"]["reason"] == last
 
 
 def test_transition_times_stay_while_the_status_stays() -> None:
