@@ -167,8 +167,16 @@ def _unmount_volumes(paths: NodePaths) -> None:
 
 
 def _remove_tree(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+    """Remove the folder; one that is a mount point is somebody's disk: it is emptied, and stays."""
+    if not folder.is_mount():
+        if folder.exists():
+            shutil.rmtree(folder)
+        return
+    for entry in list(folder.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _remove_log_links(paths: NodePaths) -> None:
