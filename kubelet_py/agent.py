@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from cni import wireguard
 from kubeclient.events import EventRecorder
 from kubeclient.informer import Informer
 from kubeclient.ranges import read_ranges
@@ -26,7 +27,7 @@ from kubelet_py.backend import AgentBackend
 from kubelet_py.config import Options, parse_arguments
 from kubelet_py.errors import CertificateError, ConfigError, NodeError
 from kubelet_py.instruments import Instrument
-from kubelet_py.node import allocatable
+from kubelet_py.node import allocatable, encryption, tunnel
 from kubelet_py.node import status as node_status
 from kubelet_py.node.addresses import NoAddress, choose_node_addresses
 from kubelet_py.node.announcement import Announcement
@@ -133,12 +134,13 @@ class Agent:
 
     def _build(self) -> None:
         client, paths, config = self._client, self._paths, self._config
-        self._cni = network = NodeNetwork(paths, self._options.cni_bin_dirs)
+        self._tunnel = self._open_tunnel()
+        overhead = wireguard.OVERHEAD if self._tunnel is not None else 0
+        self._cni = network = NodeNetwork(paths, self._options.cni_bin_dirs, overhead)
         self._network = NetworkKeeper(network, config, self._on_network, self._attached)
         name, mode = self._options.node_name, self._options.pod_routes
-        self._peers = PeerWays(
-            [PeerRoutes(me=name, address=address, mode=mode) for address in self._node.ips], config.pod_cidr
-        )
+        ways = [PeerRoutes(me=name, address=ip, mode=mode, key=self._public_key) for ip in self._node.ips]
+        self._peers = PeerWays(ways, config.pod_cidr, self._tunnel)
         self._images = ImageStore(paths.images)
         self._workers = PodWorkers(lambda uid: self._syncer.sync(uid))
         self._manager = PodManager(client, self._workers.wake, self._node_uid)
@@ -350,6 +352,7 @@ class Agent:
             on_node=self._on_node,
             tell=self._node_events.tell,
             admit=self._announcement.check,
+            annotations=encryption.announcement(self._public_key(), self._options.wireguard_port),
         )
         self._services.start()
         self._node_informer.start()
@@ -489,6 +492,19 @@ class Agent:
         if self._node_informer is not None and self._node_informer.synced():
             self._peers.update(self._node_informer.list(), self._node_object())
             self._network.know(self._peers.neighbours)
+
+    def _open_tunnel(self) -> tunnel.Tunnel | None:
+        """Our end of it, which other nodes hear of by our Node. Raises ConfigError."""
+        if self._options.pod_routes != "wireguard":
+            tunnel.remove()
+            return None
+        first = self._node.ips[0]
+        made = tunnel.Tunnel(tunnel.key_file(self._paths), address=first, port=self._options.wireguard_port)
+        made.start()
+        return made
+
+    def _public_key(self) -> str:
+        return self._tunnel.public_key if self._tunnel is not None else ""
 
     def _attached(self) -> list[tuple[str, str]]:
         return [(sandbox.id, "eth0") for sandbox in self._runtime.list_sandboxes()]

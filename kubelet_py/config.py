@@ -347,6 +347,7 @@ class Options:
     bootstrap_kubeconfig: Path | None = None
     cert_dir: Path | None = None
     pod_routes: str = "auto"
+    wireguard_port: int = peers.DEFAULT_PORT
 
 
 def parse_labels(text: str) -> dict[str, str]:
@@ -387,9 +388,13 @@ def parse_arguments(argv: Sequence[str]) -> Options:
     parser.add_argument(
         "--pod-routes",
         type=peers.mode,
-        metavar="{auto,direct,vxlan}",
+        metavar=peers.CHOICES,
         default="auto",
-        help="how to reach pods of other nodes (auto: by VXLAN where a router lies between)",
+        help="how to reach pods of other nodes (auto: by VXLAN where a router lies between; wireguard: "
+        "encrypted)",
+    )
+    parser.add_argument(
+        "--wireguard-port", type=peers.port, default=peers.DEFAULT_PORT, help="UDP port of the tunnel (51820)"
     )
     parser.add_argument("--cni-bin-dir", type=Path, action="append", default=[], help="may be repeated")
     parser.add_argument("--cluster-cidr", help="range of all pods' addresses, or one per IP version")
@@ -457,6 +462,7 @@ def parse_arguments(argv: Sequence[str]) -> Options:
         node_ip_reason=arguments.node_ip_reason,
         cni_bin_dirs=tuple(arguments.cni_bin_dir),
         pod_routes=arguments.pod_routes,
+        wireguard_port=arguments.wireguard_port,
         kubeconfig=arguments.kubeconfig and arguments.kubeconfig.absolute(),
         bootstrap_kubeconfig=arguments.bootstrap_kubeconfig and arguments.bootstrap_kubeconfig.absolute(),
         cert_dir=arguments.cert_dir and arguments.cert_dir.absolute(),

@@ -40,12 +40,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="show what the kernel holds for a pod, a Service or a process",
         description="Show processes, namespaces, cgroup values, veth, addresses and routes of a pod, and "
         "how long each step of its start took; the plan by which its containers were started; the netfilter "
-        "rules and counters of a Service; or the pod that a process belongs to.",
+        "rules and counters of a Service; the way to another node's pods; or the pod that a process belongs "
+        "to.",
         epilog="Examples: kubelet-py inspect pod hello-abc -n default; kubelet-py inspect service hello; "
         "kubelet-py inspect pid 4711",
     )
-    parser.add_argument("kind", choices=("pod", "plan", "service", "pid"), help="what to show")
-    parser.add_argument("name", metavar="NAME", help="name of the pod (plan: too) or Service, or a number")
+    parser.add_argument("kind", choices=("pod", "plan", "service", "node", "pid"), help="what to show")
+    parser.add_argument("name", metavar="NAME", help="name of pod (plan: too), Service or node; a pid")
     parser.add_argument("--namespace", "-n", default="default", help="namespace (default: default)")
     parser.add_argument("--root", type=Path, default=Path("/"), help="prefix of all paths (default /)")
     parser.add_argument("--output", "-o", choices=("text", "json"), default="text", help="form of the answer")
@@ -58,6 +59,10 @@ def run(args: argparse.Namespace) -> int:
         report = inspect_pid(paths, args.name)
     elif args.kind == "plan":
         report = inspect_plan(paths, _get(paths, "pods", args.name, args.namespace))
+    elif args.kind == "node":
+        from kubelet_py.cli.inspect_node import inspect_node
+
+        report = inspect_node(_get(paths, "nodes", args.name, ""))
     elif args.kind == "pod":
         pod = _get(paths, "pods", args.name, args.namespace)
         report = inspect_pod(paths, pod) | {"start": inspect_start(_client(paths), pod)}
@@ -78,10 +83,11 @@ def _client(paths: NodePaths) -> RestClient:
 
 def _get(paths: NodePaths, plural: str, name: str, namespace: str) -> dict[str, Any]:
     from kubeclient.errors import ApiError
-    from kubeclient.resources import PODS, SERVICES
+    from kubeclient.resources import NODES, PODS, SERVICES
 
+    resource = {"pods": PODS, "services": SERVICES, "nodes": NODES}[plural]
     try:
-        return _client(paths).get({"pods": PODS, "services": SERVICES}[plural], name, namespace)
+        return _client(paths).get(resource, name, namespace)
     except ApiError as error:
         raise CommandError(str(error)) from error
 

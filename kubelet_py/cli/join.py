@@ -65,9 +65,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="how Services get into the kernel (default iptables; auto: nftables where it can be)",
     )  # fmt: skip
     join.add_argument(
-        "--pod-routes", type=peers.mode, metavar="{auto,direct,vxlan}",
-        help="how to reach pods of other nodes (default auto: by VXLAN where a router lies between)",
+        "--pod-routes", type=peers.mode, metavar=peers.CHOICES,
+        help="how to reach pods of other nodes (default auto: by VXLAN where a router lies between; "
+        "wireguard: encrypted, to nodes that have it, too)",
     )  # fmt: skip
+    join.add_argument("--wireguard-port", type=peers.port, help="UDP port of the tunnel (default 51820)")
     join.add_argument("--kubelet-config", help="a KubeletConfiguration file")
     join.add_argument(
         "--cni-bin-dir", action="append", dest="cni_bin_dirs",

@@ -9,6 +9,7 @@ from pathlib import Path
 from cni.errors import CniError
 from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.lab.layout import DEFAULT_ROOT, LabPaths
+from kubelet_py.node import peers
 from runtime.errors import RuntimeFailure
 
 EPILOG = """\
@@ -74,7 +75,8 @@ def _up(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     up.add_argument("--cluster-domain", help="domain of the cluster's names (default cluster.local)")
     up.add_argument("--load-balancer-addresses", help="what Services of type LoadBalancer get, as for `up`")
     up.add_argument("--proxy-mode", choices=("iptables", "nftables", "auto"), help="as for `join`")
-    up.add_argument("--pod-routes", choices=("auto", "direct", "vxlan"), help="as for `join`")
+    up.add_argument("--pod-routes", choices=peers.MODES, help="as for `join`")
+    up.add_argument("--wireguard-port", type=peers.port, help="as for `join`")
     up.add_argument("--kubelet-config", help="a KubeletConfiguration file for every node")
     _to(up, "up")
 

@@ -52,6 +52,7 @@ class NodeSettings:
     kubelet_config: str = ""
     cluster_dns: bool = True
     pod_routes: str = "auto"
+    wireguard_port: int = 51820
     load_balancer_addresses: str = ""
     cluster_domain: str = "cluster.local"
     cni_bin_dirs: tuple[str, ...] = ()

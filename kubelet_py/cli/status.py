@@ -60,6 +60,11 @@ def run_status(args: argparse.Namespace) -> int:
         return 0
     report = {"root": str(paths.root), "unit": _unit(paths), "processes": processes, **_cluster(paths)}
     announced = announcement.read(paths)
+    settings = node_settings.load(paths)
+    if settings is not None and settings.pod_routes == "wireguard":
+        from kubelet_py.cli.inspect_node import tunnel_line
+
+        report["encryption"] = tunnel_line()
     report["announced"] = asdict(announced) if announced is not None else None
     if args.output == "json":
         print(json.dumps(report, indent=2))
@@ -160,6 +165,8 @@ def _print(report: dict[str, Any], expected: tuple[str, ...]) -> None:
         print(f"{'address':<13} {said['address']} on {said['interface']}: {said['reason']}")
         if said["refused"]:
             print(f"{'':<13} refused: {said['refused']}")
+    if "encryption" in report:
+        print(f"{'encryption':<13} {report['encryption']}")
     for kind, state in report["conditions"].items():
         print(f"  {kind:<21} {state['status']:<6} {state['message']}")
     if report["pods"]:

@@ -97,9 +97,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pod-routes",
         type=peers.mode,
-        metavar="{auto,direct,vxlan}",
-        help="how to reach pods of other nodes (default auto: by VXLAN where a router lies between)",
+        metavar=peers.CHOICES,
+        help="how to reach pods of other nodes (default auto: by VXLAN where a router lies between; "
+        "wireguard: encrypted, to nodes that have it, too)",
     )
+    parser.add_argument("--wireguard-port", type=peers.port, help="UDP port of the tunnel (default 51820)")
     parser.add_argument("--kubelet-config", help="a KubeletConfiguration file")
     parser.add_argument(
         "--cni-bin-dir",
@@ -275,6 +277,7 @@ def children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
         "--port", str(s.kubelet_port), "--cluster-cidr", s.cluster_cidr, "--service-cidr", s.service_cidr,
         *(["--config", s.kubelet_config] if s.kubelet_config else []),
         *_kubelet_dns(s), "--pod-routes", s.pod_routes,
+        "--wireguard-port", str(s.wireguard_port),
         *(part for folder in s.cni_bin_dirs for part in ("--cni-bin-dir", folder)),
     ]  # fmt: skip
     if s.server:
@@ -328,6 +331,8 @@ def check_host(paths: NodePaths, settings: NodeSettings) -> None:
         if shutil.which(tool) is None:
             raise CommandError(f"Could not find {tool} (install it: apt-get install {package})")
     require_overlay()
+    if settings.pod_routes == "wireguard":
+        require_wireguard()
     paths.state.mkdir(parents=True, exist_ok=True)
     disk = os.statvfs(paths.state)
     if disk.f_bavail * disk.f_frsize < LEAST_FREE_BYTES:
@@ -351,6 +356,18 @@ def require_overlay(
     problem = load("overlay")
     if not known("overlay"):
         raise CommandError(f"Could not load overlayfs: {problem or 'not in /proc/filesystems'}")
+
+
+def require_wireguard(problem: Callable[[], str] | None = None) -> None:
+    """Raise CommandError where the kernel cannot encrypt; trying loads its module."""
+    from kubelet_py.cli.doctor.observe_kernel import try_link
+
+    found = problem() if problem is not None else try_link("wireguard")
+    if found:
+        raise CommandError(
+            f"Could not use --pod-routes wireguard: this kernel has no WireGuard ({found}; try modprobe "
+            "wireguard, or choose auto, direct or vxlan and let the nodes meet on a network that you trust)"
+        )
 
 
 def _check_port(address: str, port: int, what: str, option: str) -> None:

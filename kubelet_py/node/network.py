@@ -31,13 +31,16 @@ log = logging.getLogger(__name__)
 
 CONFLIST = "10-kubelet-py.conflist"
 NETWORK = "kubelet-py"
+USUAL_MTU = 1500
 
 
 class NodeNetwork:
-    """`bin_dirs` are searched for plugins before our own folder (--cni-bin-dir)."""
+    """`bin_dirs` are searched for plugins before our own folder (--cni-bin-dir); by `overhead` bytes pods'
+    packets grow on their way to other nodes: their MTU is so much less than the uplink's."""
 
-    def __init__(self, paths: NodePaths, bin_dirs: Sequence[Path] = ()) -> None:
+    def __init__(self, paths: NodePaths, bin_dirs: Sequence[Path] = (), overhead: int = 0) -> None:
         self._paths = paths
+        self._overhead = overhead
         self._own = paths.state / "cni-bin"
         self._warm = WarmPlugins(self._own)
         self._state = paths.state / "network.json"
@@ -117,7 +120,7 @@ class NodeNetwork:
             subnets=[str(network) for network in read_ranges(pod_cidr)],
             cluster_cidrs=[str(network) for network in read_ranges(cluster_cidr)],
             data_dir=self._paths.cni_state / "networks",
-            mtu=uplink_mtu(),
+            mtu=(uplink_mtu() or USUAL_MTU) - self._overhead if self._overhead else uplink_mtu(),
             neighbours=neighbours,
         )
         if conflist.write(folder / CONFLIST, body):

@@ -7,6 +7,9 @@ to such a node's own address has to go through the overlay as well, if it is to 
 packets come from the node's address, and pass that table by. What the node itself sends to such pods is
 from its own address (the routes' `src`), not from the overlay's.
 
+Tunnel (tunnel.py keeps the device, --pod-routes wireguard): `POD_CIDR dev kpywg0` and, in table 75, `NODE dev
+kpywg0`: the device knows by the destination which node it is for.
+
 A dual-stack node has one PeerRoutes for each IP version, with a device and rules of its own; IPv6 goes over
 the nodes' IPv6 addresses. All routes carry our protocol number and metric 256, so that those of nodes that
 are gone are found by it. The device exists only while some node needs it; its MTU is the uplink's less the
@@ -39,8 +42,10 @@ from cni.vxlan import (
     read_neighbour,
     set_neighbour,
 )
+from kubelet_py.node.encryption import tunnel_peers
 from kubelet_py.node.peers import Peer, overlay_address, overlay_mac, peers, range_of
-from kubelet_py.node.routes import OVERLAYS, PROTOCOL
+from kubelet_py.node.routes import OVERLAYS, PROTOCOL, TUNNEL
+from kubelet_py.node.tunnel import Tunnel
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +75,7 @@ class PeerRoutes:
         me: str,
         address: str,
         mode: str = "auto",
+        key: Callable[[], str] = lambda: "",
         open_netlink: Callable[[], Netlink] = Netlink,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -79,6 +85,7 @@ class PeerRoutes:
         self._family = socket.AF_INET6 if self.version == 6 else socket.AF_INET
         self._overlay = OVERLAYS[self.version]
         self._mode = mode
+        self._key = key  # the public key of our end of the tunnel, "" without one
         self._open = open_netlink
         self._clock = clock
         self._lock = threading.Lock()
@@ -92,6 +99,10 @@ class PeerRoutes:
         """The nodes' addresses: packets of pods reach them, and answers come back, without translation."""
         return tuple(_host(peer.address) for peer in self._peers)
 
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        return self._peers
+
     def update(self, nodes: Iterable[Object], pod_cidr: str) -> None:
         """Learn of the nodes as they are now; the kernel is asked only when a peer has changed."""
         if not pod_cidr:
@@ -100,7 +111,7 @@ class PeerRoutes:
             try:
                 with self._open() as netlink:
                     connected = self._connected(netlink)
-                    found, problems = peers(nodes, self._me, pod_cidr, connected, self._mode)
+                    found, problems = peers(nodes, self._me, pod_cidr, connected, self._mode, self._key())
                     if problems != self._said:
                         for problem in problems:
                             log.warning("Left out node reason=%s", problem)
@@ -108,8 +119,7 @@ class PeerRoutes:
                     if (found, pod_cidr) == (self._peers, self._pod_cidr):
                         return
                     for peer in sorted(set(found) - set(self._peers)):
-                        way = "vxlan" if peer.overlay else "direct"
-                        shown = (peer.name, peer.pod_cidr, way, peer.reason)
+                        shown = (peer.name, peer.pod_cidr, peer.way, peer.reason)
                         log.info("Chose way node=%s pods=%s way=%s reason=%s", *shown)
                     self._peers, self._pod_cidr = found, pod_cidr
                     self._apply(netlink)
@@ -117,11 +127,11 @@ class PeerRoutes:
                 log.error("Failed to set routes to other nodes err=%s retry_s=%.0f", error, LOOK_SECONDS)
                 self._due = self._clock() + LOOK_SECONDS
 
-    def look(self) -> None:
+    def look(self, *, at_once: bool = False) -> None:
         """Every half minute: make good what somebody else has changed."""
         with self._lock:
             now = self._clock()
-            if not self._pod_cidr or now < self._due:
+            if not self._pod_cidr or (now < self._due and not at_once):
                 return
             self._due = now + LOOK_SECONDS
             try:
@@ -149,7 +159,19 @@ class PeerRoutes:
             device, acts = None, 1
         if device is not None:
             acts += self._neighbours(netlink, device.index, overlay)
-        return acts + self._routes(netlink, device) + self._rules(netlink, bool(overlay))
+        tunnel = netlink.require(TUNNEL) if any(peer.key for peer in self._peers) else None
+        if tunnel is not None:
+            acts += self._own_address(netlink, tunnel.index)
+        return acts + self._routes(netlink, device, tunnel) + self._rules(netlink)
+
+    def _own_address(self, netlink: Netlink, index: int) -> int:
+        """One of the node's range: what is masqueraded into the tunnel must come from there, or the other end
+        drops it. Of IPv6 the bridge's is the next best, and taken."""
+        own = f"{overlay_address(self._pod_cidr)}/32"
+        if self.version == 6 or own in {entry.address for entry in netlink.addresses(index)}:
+            return 0
+        netlink.batch([new_address(index, own)])
+        return 1
 
     def _device(self, netlink: Netlink, device: Link | None) -> tuple[Link, int]:
         entries = netlink.addresses()
@@ -192,18 +214,19 @@ class PeerRoutes:
             netlink.batch([set_neighbour(index, entry)])
         return len(present ^ wanted)
 
-    def _routes(self, netlink: Netlink, device: Link | None) -> int:
+    def _routes(self, netlink: Netlink, device: Link | None, tunnel: Link | None) -> int:
         index = device.index if device is not None else 0
+        inside = tunnel.index if tunnel is not None else 0
         wanted: set[_Route] = set()
         for peer in self._peers:
-            if peer.overlay:
-                way = (peer.overlay_address, index)
+            if peer.overlay or peer.key:
+                way = ("", inside) if peer.key else (peer.overlay_address, index)
                 wanted.add(_Route(peer.pod_cidr, *way, source=self._address))
                 wanted.add(_Route(_host(peer.address), *way, table=TABLE))
             else:
                 wanted.add(_Route(peer.pod_cidr, peer.address, 0))
         entries = [entry for entry in netlink.routes(table=None, family=self._family) if _ours(entry)]
-        present = {self._seen(entry, index): entry for entry in entries}
+        present = {self._seen(entry, {index, inside}): entry for entry in entries}
         kept = {(route.dst, route.table) for route in wanted}  # what stands there is replaced, not removed
         for route, entry in present.items():
             if (route.dst, route.table) not in kept:
@@ -217,7 +240,7 @@ class PeerRoutes:
                 protocol=PROTOCOL,
                 table=route.table,
                 source=route.source,
-                onlink=bool(route.device),
+                onlink=bool(route.gateway and route.device),
                 replace=True,
             )
             try:
@@ -226,8 +249,9 @@ class PeerRoutes:
                 log.error("Failed to set route dst=%s via=%s err=%s", route.dst, route.gateway, error)
         return len(set(present) ^ wanted)
 
-    def _rules(self, netlink: Netlink, overlay: bool) -> int:
-        wanted = {Rule(self._pod_cidr, TABLE, PREFERENCE, PROTOCOL)} if overlay else set()
+    def _rules(self, netlink: Netlink) -> int:
+        hidden = any(peer.way != "direct" for peer in self._peers)
+        wanted = {Rule(self._pod_cidr, TABLE, PREFERENCE, PROTOCOL)} if hidden else set()
         found = (read_rule(payload) for payload in netlink.dump(RTM_GETRULE, ask_rules(self._family)))
         present = {rule for rule in found if rule.protocol == PROTOCOL}
         netlink.batch(
@@ -239,9 +263,9 @@ class PeerRoutes:
         return len(present ^ wanted)
 
     @staticmethod
-    def _seen(entry: RouteEntry, overlay: int) -> _Route:
+    def _seen(entry: RouteEntry, ours: set[int]) -> _Route:
         """A direct route's device is the kernel's choice, and says nothing."""
-        device = entry.device if entry.device == overlay else 0
+        device = entry.device if entry.device in ours else 0
         return _Route(entry.dst, entry.gateway, device, entry.table, entry.source)
 
     @staticmethod
@@ -265,8 +289,11 @@ class PeerWays:
     `pod_cidr` is what the node's configuration says where its Node object has no podCIDR.
     """
 
-    def __init__(self, routes: Sequence[PeerRoutes], pod_cidr: str = "") -> None:
+    def __init__(
+        self, routes: Sequence[PeerRoutes], pod_cidr: str = "", tunnel: Tunnel | None = None
+    ) -> None:
         self._routes = routes
+        self._tunnel = tunnel
         self._configured = {"spec": {"podCIDRs": pod_cidr.split(",")}}
         self.waiting = True  # the node's own range has not been known yet
 
@@ -280,10 +307,13 @@ class PeerWays:
             pod_cidr = range_of(own, version) or range_of(self._configured, version)
             self.waiting = self.waiting and not pod_cidr
             routes.update(nodes, pod_cidr)
+        if self._tunnel is not None and not self.waiting:
+            self._tunnel.update(tunnel_peers([routes.peers for routes in self._routes]))
 
     def look(self) -> None:
+        anew = self._tunnel is not None and self._tunnel.look()  # first: the routes need the device
         for routes in self._routes:
-            routes.look()
+            routes.look(at_once=anew)
 
 
 def _host(address: str) -> str:

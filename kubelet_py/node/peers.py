@@ -3,7 +3,8 @@
 On one layer-2 segment a route through the other node's address is enough, and costs nothing. Otherwise (a
 router lies between, which knows nothing of pods) packets travel inside VXLAN. Everything either way needs
 is in the Node objects: the overlay's addresses and MACs follow from a node's podCIDR, so that nothing is
-learnt, and nothing has to be announced.
+learnt, and nothing has to be announced. With --pod-routes wireguard nodes that announce a key are reached
+inside the encrypted tunnel, whether a router lies between or not (encryption.py).
 """
 
 from __future__ import annotations
@@ -16,33 +17,49 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cni.wireguard import decode_key
+
 log = logging.getLogger(__name__)
 
 Object = Mapping[str, Any]
-MODES = ("auto", "direct", "vxlan")
+MODES = ("auto", "direct", "vxlan", "wireguard")
+CHOICES = "{" + ",".join(MODES) + "}"
+KEY, PORT = "kubelet-py/wireguard-public-key", "kubelet-py/wireguard-port"
+DEFAULT_PORT = 51820
 
 
 def mode(text: str) -> str:
     """The value of --pod-routes. Raises argparse.ArgumentTypeError."""
-    if text == "wireguard":
-        raise argparse.ArgumentTypeError(
-            "packets between nodes cannot be encrypted: kubelet-py has no WireGuard (choose auto, direct or "
-            "vxlan, and let the nodes meet on a network that you trust, or that is encrypted below them)"
-        )
     if text not in MODES:
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(MODES)}")
     return text
 
 
+def port(text: str) -> int:
+    """The value of --wireguard-port. Raises argparse.ArgumentTypeError."""
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port number (1-65535)")
+    return int(text)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Peer:
-    """Another node; `reason` says in words why its pods are reached directly or through the overlay."""
+    """Another node; `reason` says in words why its pods are reached directly, through the overlay or, where
+    it has a `key`, through the tunnel, whose other end is at `port`."""
 
     name: str
     pod_cidr: str
     address: str
     overlay: bool
     reason: str
+    key: str = ""
+    port: int = 0
+
+    @property
+    def way(self) -> str:
+        if self.key:
+            return "wireguard"
+        return "vxlan" if self.overlay else "direct"
 
     @property
     def overlay_address(self) -> str:
@@ -74,17 +91,24 @@ def overlay_mac(pod_cidr: str) -> str:
 
 
 def peers(
-    nodes: Iterable[Object], me: str, pod_cidr: str, connected: Sequence[str], mode: str = "auto"
+    nodes: Iterable[Object],
+    me: str,
+    pod_cidr: str,
+    connected: Sequence[str],
+    mode: str = "auto",
+    own_key: str = "",
 ) -> tuple[tuple[Peer, ...], tuple[str, ...]]:
     """The peers, and what is wrong with nodes that cannot be one (a sentence each).
 
-    `connected` are the prefixes that the node's uplink reaches without a router.
+    `connected` are the prefixes that the node's uplink reaches without a router; `own_key` is the key of this
+    node's end of the tunnel, "" where it has none.
     """
     ours = ipaddress.ip_network(pod_cidr)
     segments = [ipaddress.ip_network(text, strict=False) for text in connected]
     found: list[Peer] = []
     problems: list[str] = []
     taken: list[tuple[str, Any]] = [(me, ours)]
+    keys = {own_key: me}
     for node in sorted(nodes, key=lambda node: str(node["metadata"]["name"])):
         name = node["metadata"]["name"]
         cidr = range_of(node, ours.version)
@@ -99,11 +123,37 @@ def peers(
         if address is None:
             problems.append(f"Node {name} announces no InternalIP of IPv{ours.version}")
             continue
+        try:
+            announced = end_of_tunnel(node) if own_key else None
+        except ValueError as error:
+            problems.append(f"Node {name} announces a key that is none: {error}")
+            continue
+        if announced is not None and announced[0] in keys:
+            problems.append(f"Node {name} announces the key of node {keys[announced[0]]}")
+            continue
         taken.append((name, network))
+        if announced is not None:
+            keys[announced[0]] = name
+            found.append(Peer(name, cidr, address, False, "both nodes have a key", *announced))
+            continue
         near = next((s for s in segments if ipaddress.ip_address(address) in s), None)
-        overlay, reason = _way(mode, address, near)
+        overlay, reason = _way("auto" if mode == "wireguard" else mode, address, near)
+        if own_key:
+            reason += "; it announces no key, so its packets are not encrypted"
         found.append(Peer(name, cidr, address, overlay, reason))
     return tuple(found), tuple(problems)
+
+
+def end_of_tunnel(node: Object) -> tuple[str, int] | None:
+    """The key and port that a Node announces, None where it does not encrypt. Raises ValueError."""
+    notes = (node.get("metadata") or {}).get("annotations") or {}
+    key, written = notes.get(KEY, ""), notes.get(PORT, str(DEFAULT_PORT))
+    if not key:
+        return None
+    decode_key(key)
+    if not written.isdigit() or not 0 < int(written) < 65536:
+        raise ValueError(f"{written[:20]!r} is no port")
+    return key, int(written)
 
 
 def range_of(node: Object, version: int) -> str:

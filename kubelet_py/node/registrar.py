@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,7 +33,7 @@ RETRY_FIRST, RETRY_LONGEST = 0.05, 5.0
 class Registrar:
     """`report(now, before)` builds the status to send; `on_node` sees every Node object that came back;
     `tell` gets (Normal, reason, message) for each condition that changed; `admit` raises AddressTaken where
-    the node must not register."""
+    the node must not register. `annotations` are kept as they are given; None is for one that must not be."""
 
     def __init__(
         self,
@@ -46,11 +46,13 @@ class Registrar:
         on_node: Callable[[Object], None],
         tell: Callable[[str, str, str], None] = lambda *_: None,
         admit: Callable[[], None] = lambda: None,
+        annotations: Mapping[str, str | None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._name = name
         self._labels = labels
+        self._annotations = annotations or {}
         self._config = config
         self._report = report
         self._on_node = on_node
@@ -84,7 +86,9 @@ class Registrar:
         """The API shows the Node like this. If it is not as we reported it, look there and correct it: this
         may also be how it was before our last report, which a watch tells late."""
         known = self._node
-        if known is not None and not node_status.same_report(node.get("status") or {}, known["status"]):
+        if known is None:
+            return
+        if self._strays(node) or not node_status.same_report(node.get("status") or {}, known["status"]):
             self._overwritten = True
             self._wake.set()
 
@@ -122,6 +126,7 @@ class Registrar:
             if self._node is None:
                 return
             self._refused = ""
+            self._node = self._annotated(self._node)
         now = self._clock()
         before = self._node.get("status") or {}
         wanted = self._report(now, self._node)
@@ -172,6 +177,9 @@ class Registrar:
             "metadata": {"name": self._name, "labels": self._labels},
             "spec": {},
         }
+        notes = {key: value for key, value in self._annotations.items() if value is not None}
+        if notes:
+            skeleton["metadata"]["annotations"] = notes
         if self._config.register_with_taints:
             skeleton["spec"]["taints"] = [dict(taint) for taint in self._config.register_with_taints]
         body = {**skeleton, "status": self._report(self._clock(), skeleton)}
@@ -184,8 +192,20 @@ class Registrar:
             present = node["metadata"].get("labels") or {}
             if any(present.get(key) != value for key, value in self._labels.items()):
                 node = self._client.patch(NODES, self._name, {"metadata": {"labels": self._labels}})
+            node = self._annotated(node)
             log.info("Found node registered node=%s", self._name)
         return node
+
+    def _strays(self, node: Object) -> dict[str, str | None]:
+        """The annotations that are not as they should be, with what they should be."""
+        present = node["metadata"].get("annotations") or {}
+        return {key: value for key, value in self._annotations.items() if present.get(key) != value}
+
+    def _annotated(self, node: Object) -> Object:
+        strays = self._strays(node)
+        if not strays:
+            return node
+        return self._client.patch(NODES, self._name, {"metadata": {"annotations": strays}})
 
     def _keep_lease(self) -> None:
         lease: Object | None = None

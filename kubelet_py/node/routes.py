@@ -42,6 +42,7 @@ PROTOCOL = 75
 LAST_RESORT = 4096
 TO_BRIDGE = 512
 OVERLAYS = {4: "kpyvx0", 6: "kpyvx6"}  # the VXLAN devices to nodes behind a router (peer_routes.py)
+TUNNEL = "kpywg0"  # the WireGuard device to nodes that have a key (tunnel.py)
 _LOOPBACK = 1  # lo's index in every network namespace
 
 _FORWARD = "net/ipv4/ip_forward"
@@ -189,8 +190,8 @@ def restore(state: Path, *, bridge: str) -> None:
     """Everything back, for `down`: our routes, the bridge (if it is one), the kernel's switches."""
     with Netlink() as netlink:
         remove(netlink)
-        for overlay in OVERLAYS.values():
-            netlink.delete_link(overlay)
+        for device in (*OVERLAYS.values(), TUNNEL):
+            netlink.delete_link(device)
         link = netlink.link(bridge)
         if link is not None and link.kind == "bridge":
             netlink.delete_link(bridge)

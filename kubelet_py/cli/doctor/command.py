@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 def examine(paths: NodePaths) -> list[Finding]:
     """All findings in the order in which a start would need them."""
     return [
-        *kernel.judge(observe_kernel.kernel()),
+        *kernel.judge(observe_kernel.kernel(paths)),
         *cgroups.judge(observe_kernel.cgroups()),
         *netfilter.judge(observe_network.netfilter(paths)),
         *network.judge(observe_network.network(paths)),

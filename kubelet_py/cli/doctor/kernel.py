@@ -28,7 +28,8 @@ LINKS = {
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
     """`overlay` is "known", "module" or ""; `links` maps a kind of interface to why it cannot be made ("": it
-    can), and `wireguard` is the same for that one; `pressure` is the set of PSI files that can be read."""
+    can), and `wireguard` is the same for that one; `encrypts` says that the node
+    was told to use it; `pressure` is the set of PSI files that can be read."""
 
     uid: int
     capabilities: frozenset[str]
@@ -40,6 +41,7 @@ class KernelFacts:
     links: Mapping[str, str]
     wireguard: str
     pressure: frozenset[str]
+    encrypts: bool = False
 
 
 def judge(facts: KernelFacts) -> list[Finding]:
@@ -52,18 +54,21 @@ def judge(facts: KernelFacts) -> list[Finding]:
         overlay(facts.overlay),
         seccomp(facts.seccomp),
         *(link(kind, facts.links.get(kind, "not looked at")) for kind in LINKS),
-        encryption(facts.wireguard),
+        encryption(facts.wireguard, facts.encrypts),
         pressure(facts.pressure),
     ]
 
 
-def encryption(wireguard: str) -> Finding:
-    """Neither the kernel's having it nor its lack changes anything: whoever needs it should know."""
-    purpose = "packets between nodes, hidden from the network they cross"
-    kernel = "in this kernel, but kubelet-py does not use it"
-    if wireguard:
-        kernel = f"none in this kernel ({wireguard})"
-    return Finding("wireguard", OK, f"{kernel}: packets between nodes travel in the clear", purpose)
+def encryption(wireguard: str, wanted: bool) -> Finding:
+    """Whoever needs it should know; a node that was not told to use it lacks nothing."""
+    purpose = "packets between nodes, hidden from the network they cross (--pod-routes wireguard)"
+    if not wireguard:
+        return Finding("wireguard", OK, "can be made", purpose)
+    if wanted:
+        mend = "modprobe wireguard, or up --pod-routes auto: the node does not start without"
+        return Finding("wireguard", MISSING, wireguard, purpose, mend)
+    found = f"none in this kernel ({wireguard}): packets between nodes travel in the clear"
+    return Finding("wireguard", OK, found, purpose)
 
 
 def rights(uid: int) -> Finding:

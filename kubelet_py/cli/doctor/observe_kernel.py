@@ -12,9 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from kubelet_py.cli import settings
 from kubelet_py.cli.doctor.cgroups import CgroupFacts
 from kubelet_py.cli.doctor.kernel import LINKS, NAMESPACES, KernelFacts
 from kubelet_py.node import modules
+from kubelet_py.paths import NodePaths
 
 _TRIES = {
     "veth": ("kpy-try0", "type", "veth", "peer", "name", "kpy-try1"),
@@ -26,7 +28,8 @@ PATIENCE = 20.0
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def kernel() -> KernelFacts:
+def kernel(paths: NodePaths) -> KernelFacts:
+    known = settings.load(paths)
     return KernelFacts(
         uid=os.geteuid(),
         capabilities=_capabilities(),
@@ -35,8 +38,9 @@ def kernel() -> KernelFacts:
         namespaces=frozenset(name for name in NAMESPACES if _namespace(name)),
         overlay=_overlay(),
         seccomp=Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
-        links={kind: _try_link(kind) for kind in LINKS},
-        wireguard=_try_link("wireguard"),
+        links={kind: try_link(kind) for kind in LINKS},
+        wireguard=try_link("wireguard"),
+        encrypts=known is not None and known.pod_routes == "wireguard",
         pressure=frozenset(name for name in ("cpu", "io", "memory") if _readable(f"/proc/pressure/{name}")),
     )
 
@@ -68,7 +72,7 @@ def _readable(path: str) -> bool:
         return False
 
 
-def _try_link(kind: str) -> str:
+def try_link(kind: str) -> str:
     """Why this kind of interface cannot be made; "" where it can."""
     if os.geteuid() != 0:
         return "not tried without root"

@@ -22,7 +22,7 @@ from kubelet_py.cli.lab.errors import LabError
 from kubelet_py.cli.lab.layout import CONTROL, NODE_CONFIG, SWITCH, LabPaths
 from kubelet_py.cli.lab.machines import Machines
 from kubelet_py.cli.lab.state import MOST_NODES, Lab, Machine
-from kubelet_py.cli.up import require_overlay, require_root
+from kubelet_py.cli.up import require_overlay, require_root, require_wireguard
 
 if TYPE_CHECKING:
     from kubeclient.rest import RestClient
@@ -31,13 +31,15 @@ T = TypeVar("T")
 TOKEN_SECONDS = 600.0  # that a token is good for beyond --timeout
 LOOK_SECONDS = 0.1
 AT_ONCE = 8
-JOIN_OPTIONS = ("proxy_mode", "pod_routes")
+JOIN_OPTIONS = ("proxy_mode", "pod_routes", "wireguard_port")
 CONTROL_OPTIONS = ("node_cidr_mask_size", "load_balancer_addresses", "cluster_domain")
 
 
 def run(args: argparse.Namespace, paths: LabPaths) -> int:
     require_root("lab up")
     require_overlay()
+    if args.pod_routes == "wireguard":
+        require_wireguard()
     started = time.monotonic()
     state.check_folder(paths)
     with state.locked(paths):

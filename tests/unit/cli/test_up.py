@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kubelet_py.cli.errors import CommandError
-from kubelet_py.cli.up import require_overlay
+from kubelet_py.cli.up import require_overlay, require_wireguard
 
 
 class Modules:
@@ -37,3 +37,9 @@ def test_a_kernel_without_overlayfs_is_refused_with_the_reason() -> None:
     modules = Modules(loaded=False, loadable=False)
     with pytest.raises(CommandError, match="Module overlay not found"):
         require_overlay(modules.known, modules.load)
+
+
+def test_a_kernel_that_cannot_encrypt_is_told_of_before_anything_is_made() -> None:
+    with pytest.raises(CommandError, match=r"this kernel has no WireGuard \(Error: Unknown"):
+        require_wireguard(lambda: "Error: Unknown device type.")
+    require_wireguard(lambda: "")

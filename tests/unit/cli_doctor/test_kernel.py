@@ -90,7 +90,13 @@ def test_layouts_of_cgroups(worst: Worst, change: dict[str, Any], name: str, sta
 
 
 def test_nobody_believes_that_packets_between_nodes_are_encrypted() -> None:
-    assert "kubelet-py does not use it: packets between nodes travel in the clear" in encryption("").found
-    lacking = encryption("Error: Unknown device type.")
+    assert encryption("", False).found == "can be made"
+    lacking = encryption("Error: Unknown device type.", False)
     assert lacking.found.startswith("none in this kernel (Error: Unknown device type.): packets between")
     assert lacking.state == OK, "it keeps nothing from working"
+
+
+def test_a_node_that_is_to_encrypt_lacks_the_kernel_s_part() -> None:
+    lacking = encryption("Error: Unknown device type.", True)
+    assert (lacking.state, lacking.found) == ("missing", "Error: Unknown device type.")
+    assert encryption("", True).state == OK

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import argparse
+import base64
 from typing import Any
 
 import pytest
 
-from kubelet_py.node.peers import Peer, mode, overlay_mac, peers, range_of
+from kubelet_py.node.peers import KEY, PORT, Peer, mode, overlay_mac, peers, port, range_of
 
 
 def node(name: str, cidr: str | None, *addresses: str) -> dict[str, Any]:
@@ -75,13 +76,63 @@ def test_the_overlay_follows_from_the_range() -> None:
     assert overlay_mac("fd00:1::/64").startswith("02:4b:")
 
 
+def test_a_way_that_is_not_offered_is_refused() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="'ipip' is none of auto"):
+        mode("ipip")
+    assert mode("vxlan") == "vxlan" and mode("wireguard") == "wireguard"
+
+
+@pytest.mark.parametrize("text", ["0", "65536", "-1", "x", ""])
+def test_a_port_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="no port number"):
+        port(text)
+    assert port("51821") == 51821
+
+
+OWN, THEIRS = (base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2))
+
+
+def keyed(one: dict[str, Any], key: str = THEIRS, port: str = "51999") -> dict[str, Any]:
+    return {**one, "metadata": {**one["metadata"], "annotations": {KEY: key, PORT: port}}}
+
+
+def test_nodes_that_both_have_a_key_meet_in_the_tunnel_and_others_as_before() -> None:
+    others = [keyed(FAR), NEAR]
+    both, problems = peers([ME, *others], "me", "10.244.0.0/24", ["192.0.2.10/24"], "wireguard", OWN)
+    far, near = both
+    assert (far.way, far.key, far.port, far.overlay) == ("wireguard", THEIRS, 51999, False)
+    assert near.way == "direct" and near.reason.endswith("announces no key, so its packets are not encrypted")
+    assert problems == ()
+    behind, _ = peers([FAR], "me", "10.244.0.0/24", ["192.0.2.10/24"], "wireguard", OWN)
+    assert behind[0].way == "vxlan"
+
+
+def test_a_node_that_does_not_encrypt_does_not_look_at_keys() -> None:
+    (far,), _ = found(keyed(FAR))
+    assert (far.way, far.key) == ("vxlan", "")
+
+
 @pytest.mark.parametrize(
-    ("text", "said"), [("wireguard", "has no WireGuard"), ("ipip", "'ipip' is none of auto")]
+    ("other", "problem"),
+    [
+        (keyed(FAR, "no base64"), "is not base64"),
+        (keyed(FAR, base64.b64encode(bytes(31)).decode()), "is not a key of 32 bytes"),
+        (keyed(FAR, base64.b64encode(bytes(32)).decode()), "is not a key of 32 bytes"),
+        (keyed(FAR, OWN), "announces the key of node me"),
+        (keyed(FAR, THEIRS, "0"), "'0' is no port"),
+        (keyed(FAR, THEIRS, "x"), "'x' is no port"),
+    ],
 )
-def test_a_way_that_is_not_offered_is_refused(text: str, said: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=said):
-        mode(text)
-    assert mode("vxlan") == "vxlan"
+def test_a_node_with_a_key_that_cannot_be_is_left_out(other: dict[str, Any], problem: str) -> None:
+    """Not reached in the clear: it means to encrypt."""
+    left, problems = peers([other, NEAR], "me", "10.244.0.0/24", ["192.0.2.10/24"], "wireguard", OWN)
+    assert [peer.name for peer in left] == ["near"]
+    assert len(problems) == 1 and problem in problems[0] and problems[0].startswith("Node far ")
+
+
+def test_of_two_with_one_key_the_first_by_name_has_it() -> None:
+    left, problems = peers([keyed(NEAR), keyed(FAR)], "me", "10.244.0.0/24", [], "wireguard", OWN)
+    assert [peer.name for peer in left] == ["far"] and "announces the key of node far" in problems[0]
 
 
 def test_a_dual_stack_node_is_a_peer_in_each_version() -> None:

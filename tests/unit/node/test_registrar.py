@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from kubeclient.errors import NotFound
-from kubeclient.resources import LEASES, Resource
+from kubeclient.errors import AlreadyExists, NotFound
+from kubeclient.resources import LEASES, NODES, Resource
 from kubelet_py.config import Config
 from kubelet_py.errors import AddressTaken
 from kubelet_py.node.registrar import RENEW_SHARE, Registrar
@@ -259,3 +259,59 @@ def test_a_nodes_addresses_are_replaced_as_a_whole() -> None:
     assert sent.wait(LONG)
     registrar.stop()
     assert bodies[0]["status"]["addresses"] == [*addresses, {"$patch": "replace"}]
+
+
+class Notes(Counting):
+    """A Node that is there, whose annotations are what was patched."""
+
+    def __init__(self, notes: dict[str, str]) -> None:
+        super().__init__()
+        self.notes = notes
+        self.asked: list[Any] = []
+
+    def get(self, resource: Resource, name: str, *place: str) -> dict[str, Any]:
+        if resource == LEASES:
+            return super().get(resource, name, *place)
+        metadata = {"name": name, "uid": "u1", "annotations": dict(self.notes)}
+        return {"metadata": metadata, "spec": {}, "status": {}}
+
+    def create(self, resource: Resource, body: dict[str, Any], *place: str) -> dict[str, Any]:
+        if resource == LEASES:
+            return super().create(resource, body, *place)
+        raise AlreadyExists({"reason": "AlreadyExists", "code": 409})
+
+    def patch(self, resource: Resource, name: str, body: dict[str, Any], **how: str) -> dict[str, Any]:
+        with self.changed:
+            self.changed.notify_all()
+            if "metadata" not in body:
+                return {**self.get(resource, name), **body}
+            self.asked.append(body["metadata"]["annotations"])
+            for key, value in body["metadata"]["annotations"].items():
+                self.notes.pop(key, None) if value is None else self.notes.update({key: value})
+        return self.get(resource, name)
+
+
+def test_annotations_are_kept_as_they_are_given_and_others_left_alone() -> None:
+    api = Notes({"other": "theirs", "gone": "x", "key": "old"})
+    registrar = Registrar(
+        api,  # type: ignore[arg-type]
+        name="n1",
+        labels={},
+        config=Config(),
+        report=lambda now, node: {"capacity": {}},
+        on_node=lambda node: None,
+        annotations={"key": "new", "gone": None},
+    )
+    registrar.start()
+    wanted = {"other": "theirs", "key": "new"}
+    with api.changed:
+        assert api.changed.wait_for(lambda: api.notes == wanted, LONG)
+    assert api.asked == [{"key": "new", "gone": None}]
+    deadline = time.monotonic() + LONG
+    while registrar.node() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    api.notes["key"] = "forged"
+    registrar.seen(api.get(NODES, "n1"))
+    with api.changed:
+        assert api.changed.wait_for(lambda: api.notes == wanted, LONG)
+    registrar.stop()
