@@ -33,9 +33,12 @@ _KINDS = {
     b"5": "dir",
     b"6": "fifo",
 }
+_NODES = frozenset(("char", "block"))
 _SPARSE = ord("S")
-# name, mode, uid, gid, size, mtime, checksum, type, target, magic, major, minor, prefix
-_USTAR = struct.Struct("100s8s8s8s12s12s8sc100s6s2x32x32x8s8s155s12x")
+# name; mode, uid and gid; size, mtime, type, target, magic. What few entries have is read where they have it.
+_USTAR = struct.Struct("100s24s12s12s8xc100s6s")
+_DEVICE = struct.Struct("329x8s8s")
+_PREFIX = slice(345, 500)
 _Bytes = bytes | memoryview
 
 
@@ -149,12 +152,11 @@ class TarReader:
             self._take(self._padding)
             header = self._take(BLOCK, may_end=True)
         self._padding = 0
-        if not header or not header.strip(b"\0"):
+        if not header or not (header[0] or header.strip(b"\0")):
             return None
-        stated = header[148:156]
         # The sum of all bytes, the field itself counted as spaces. Adler-32's low half is that sum modulo
         # 65521, found fifty times faster; what little it lets pass, the digest does not.
-        if zlib.adler32(header, 0) & 0xFFFF != (_number(stated) + sum(stated) - 256) % 65521:
+        if zlib.adler32(header, 0) & 0xFFFF != _low_sum(header[148:156]):
             raise UnpackError(
                 "Could not read archive: a header's checksum is wrong (damaged, or not a tar file)"
             )
@@ -213,31 +215,38 @@ class TarReader:
 
 def _entry(header: bytes, changes: Mapping[str, Any]) -> Entry:
     """What a header says; `changes` are the fields that extended headers have set."""
-    (name, mode, uid, gid, size, mtime, _, kind, target, magic, major, minor, prefix) = _USTAR.unpack(header)
+    name, owner, size, mtime, kind, target, magic = _USTAR.unpack_from(header)
     name = name.partition(b"\0")[0]
-    if magic == b"ustar\0" and prefix[0]:
-        name = prefix.partition(b"\0")[0] + b"/" + name
+    if header[345] and magic == b"ustar\0":
+        name = header[_PREFIX].partition(b"\0")[0] + b"/" + name
     known = _KINDS.get(kind)
     if known is None:
         raise UnpackError(f"Could not read archive: {_show(name)} has the unknown type {kind!r}")
-    device = known in ("char", "block") and magic.startswith(b"ustar")
+    major = minor = 0
+    if known in _NODES and magic.startswith(b"ustar"):
+        major, minor = map(_number, _DEVICE.unpack_from(header))
+    mode, uid, gid = _owner(owner)
+    target = target.partition(b"\0")[0]
     entry = Entry(
-        name,
-        known,
-        _number(mode) & 0o7777,
-        _number(uid),
-        _number(gid),
-        _number(size),
-        _number(mtime) * 10**9,
-        target.partition(b"\0")[0],
-        _number(major) if device else 0,
-        _number(minor) if device else 0,
+        name, known, mode, uid, gid, _number(size), _number(mtime) * 10**9, target, major, minor
     )
     if changes:
         entry = entry._replace(**changes)
     if known == "file" and entry.name.endswith(b"/"):
         return entry._replace(kind="dir")  # how archives older than POSIX mark folders
     return entry
+
+
+@lru_cache(maxsize=1024)
+def _owner(fields: bytes) -> tuple[int, int, int]:
+    """Mode, uid and gid; remembered, since few of them are in a layer."""
+    return _number(fields[:8]) & 0o7777, _number(fields[8:16]), _number(fields[16:])
+
+
+@lru_cache(maxsize=4096)
+def _low_sum(stated: bytes) -> int:
+    """What Adler-32 finds in a header whose checksum is as stated, the field itself included."""
+    return (_number(stated) + sum(stated) - 256) % 65521
 
 
 @lru_cache(maxsize=4096)

@@ -18,7 +18,6 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -44,6 +43,7 @@ _CACHED_PARENTS = 64
 _DEVICES = frozenset(((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)))
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_NAMES = frozenset((b"", b".", b".."))
+_NODES = frozenset(("char", "block"))
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -97,7 +97,7 @@ class _Extractor:
         self._root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._masked = _masked_modes(folder)
         self._parents: dict[bytes, int] = {}
-        self._folder_times: list[tuple[Sequence[bytes], int]] = []
+        self._folder_times: list[tuple[bytes, int]] = []
         self.lost = False  # whether something was replaced that this very layer brought
 
     def __enter__(self) -> _Extractor:
@@ -109,69 +109,73 @@ class _Extractor:
 
     def apply(self, entry: Entry, reader: TarReader) -> None:
         """Create one entry; raises UnpackError or OSError."""
-        parts = self._split(entry.name, entry)
-        if not parts:
+        path = self._path(entry.name, entry)
+        if not path:
             if entry.kind == "dir":
                 self._dress(self._root, entry)
             return
-        parent, name = self._parent(parts[:-1]), parts[-1]
+        above, _, name = path.rpartition(b"/")
+        parent, kind = self._parent(above), entry.kind
         if name.startswith(_WHITEOUT):
-            self._whiteout(parts, parent, name)
-        elif entry.kind == "dir":
-            self._folder(parts, parent, name, entry)
-        elif entry.kind in ("char", "block") and not self._makes_device(parts, entry):
+            self._whiteout(path, parent, name)
+        elif kind == "dir":
+            self._folder(path, parent, entry)
+        elif kind in _NODES and not self._makes_device(path, entry):
             log.debug("Skipped device of a layer path=%s", _text(entry.name))
         else:
+            create = self._file if kind == "file" else self._other
             try:
-                self._create(parent, parts, entry, reader)
+                create(parent, path, name, entry, reader)
             except FileExistsError:
-                if entry.kind == "link" and self._split(entry.target, entry) == parts:
+                if kind == "link" and self._path(entry.target, entry) == path:
                     raise UnpackError(f"Could not unpack {_text(entry.name)}: hard link to itself") from None
                 self._remove(parent, name)
                 # Removing may have closed the cached parents.
-                self._create(self._parent(parts[:-1]), parts, entry, reader)
+                create(self._parent(above), path, name, entry, reader)
 
     def finish(self) -> None:
         """Set the folders' times, which creating their content has changed."""
-        for parts, mtime in reversed(self._folder_times):
+        for path, mtime in reversed(self._folder_times):
+            above, _, name = path.rpartition(b"/")
             try:
-                above = self._parent(parts[:-1], make=False)
-                os.utime(parts[-1], ns=(mtime, mtime), dir_fd=above, follow_symlinks=False)
+                parent = self._parent(above, make=False)
+                os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # a later entry put something else in its place
             except OSError as error:
                 if error.errno != errno.ELOOP:
                     raise
 
-    def _split(self, name: bytes, entry: Entry) -> list[bytes]:
+    def _path(self, name: bytes, entry: Entry) -> bytes:
+        """The name from the root on, with nothing in it but names: b"" is the root itself."""
         if len(name) > self._limits.path:
             raise UnpackError(f"Could not unpack {_text(name[:80])}…: its path has {len(name)} bytes")
         parts = name.split(b"/")
         if _NO_NAMES.isdisjoint(parts) and b"\0" not in name:
-            return parts
+            return name
         if b".." in parts or b"\0" in name:
             raise UnpackError(f"Could not unpack {_text(entry.name)}: {_text(name)} leads out of the layer")
-        return [part for part in parts if part not in _NO_NAMES]
+        return b"/".join([part for part in parts if part not in _NO_NAMES])
 
     # -- parents -------------------------------------------------------------------------------------
 
-    def _parent(self, parts: Sequence[bytes], *, make: bool = True) -> int:
-        if not parts:
-            return self._root
-        path = b"/".join(parts)
+    def _parent(self, path: bytes, *, make: bool = True) -> int:
         cached = self._parents.get(path)
         if cached is not None:
             return cached
+        if not path:
+            return self._root
         try:
             found = open_in_root(self._root, path)
         except FileNotFoundError:
             if not make:
                 raise
             # Archives may leave out folders; Docker, too, makes them root's and 0755.
-            above = self._parent(parts[:-1])
+            before, _, name = path.rpartition(b"/")
+            above = self._parent(before)
             try:
-                os.mkdir(parts[-1], 0o755, dir_fd=above)
-                os.chmod(f"/proc/self/fd/{above}/{os.fsdecode(parts[-1])}", 0o755)
+                os.mkdir(name, 0o755, dir_fd=above)
+                os.chmod(b"/proc/self/fd/%d/%s" % (above, name), 0o755)
             except FileExistsError:
                 raise UnpackError(f"Could not unpack into {_text(path)}: a dangling symbolic link") from None
             found = open_in_root(self._root, path)
@@ -188,22 +192,22 @@ class _Extractor:
 
     # -- kinds ---------------------------------------------------------------------------------------
 
-    def _create(self, parent: int, parts: Sequence[bytes], entry: Entry, reader: TarReader) -> None:
-        name = parts[-1]
-        if entry.kind == "file":
-            descriptor = os.open(name, _NEW_FILE, entry.mode & 0o777, dir_fd=parent)
-            try:
-                if entry.sparse is not None:
-                    self._spread(descriptor, entry.sparse, reader)
-                else:
-                    for chunk in reader.content(stored=b"/".join(parts)):
-                        _write(descriptor, chunk)
-                if entry.mode & self._masked or entry.uid or entry.gid or entry.xattrs:
-                    self._dress(descriptor, entry)
-                os.utime(descriptor, ns=_times(entry))
-            finally:
-                os.close(descriptor)
-        elif entry.kind == "symlink":
+    def _file(self, parent: int, path: bytes, name: bytes, entry: Entry, reader: TarReader) -> None:
+        descriptor = os.open(name, _NEW_FILE, entry.mode & 0o777, dir_fd=parent)
+        try:
+            if entry.sparse is not None:
+                self._spread(descriptor, entry.sparse, reader)
+            else:
+                for chunk in reader.content(stored=path):
+                    _write(descriptor, chunk)
+            if entry.mode & self._masked or entry.uid or entry.gid or entry.xattrs:
+                self._dress(descriptor, entry)
+            os.utime(descriptor, ns=_times(entry))
+        finally:
+            os.close(descriptor)
+
+    def _other(self, parent: int, path: bytes, name: bytes, entry: Entry, reader: TarReader) -> None:
+        if entry.kind == "symlink":
             os.symlink(entry.target, name, dir_fd=parent)
             self._dress_by_name(parent, name, entry)
         elif entry.kind == "link":
@@ -229,14 +233,15 @@ class _Extractor:
         os.ftruncate(descriptor, where.size)
 
     def _link(self, parent: int, name: bytes, entry: Entry) -> None:
-        target = self._split(entry.target, entry)
+        target = self._path(entry.target, entry)
         if not target:
             raise UnpackError(f"Could not unpack {_text(entry.name)}: a hard link to the root")
         # An own descriptor: resolving the target may push `parent` out of the cache.
         here = os.dup(parent)
         try:
-            above = self._parent(target[:-1])
-            os.link(target[-1], name, src_dir_fd=above, dst_dir_fd=here, follow_symlinks=False)
+            folder, _, last = target.rpartition(b"/")
+            above = self._parent(folder)
+            os.link(last, name, src_dir_fd=above, dst_dir_fd=here, follow_symlinks=False)
         except FileNotFoundError:
             raise UnpackError(
                 f"Could not unpack {_text(entry.name)}: hard link to {_text(entry.target)}, not in the layer"
@@ -244,7 +249,8 @@ class _Extractor:
         finally:
             os.close(here)
 
-    def _folder(self, parts: Sequence[bytes], parent: int, name: bytes, entry: Entry) -> None:
+    def _folder(self, path: bytes, parent: int, entry: Entry) -> None:
+        above, _, name = path.rpartition(b"/")
         opaque = False
         try:
             os.mkdir(name, 0o700, dir_fd=parent)
@@ -253,7 +259,7 @@ class _Extractor:
             if not stat.S_ISDIR(present.st_mode):
                 opaque = _is_whiteout(present)
                 self._remove(parent, name)
-                parent = self._parent(parts[:-1])
+                parent = self._parent(above)
                 os.mkdir(name, 0o700, dir_fd=parent)
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         try:
@@ -262,9 +268,9 @@ class _Extractor:
                 os.setxattr(descriptor, _OPAQUE, b"y")
         finally:
             os.close(descriptor)
-        self._folder_times.append((parts, _times(entry)[0]))
+        self._folder_times.append((path, _times(entry)[0]))
 
-    def _whiteout(self, parts: Sequence[bytes], parent: int, name: bytes) -> None:
+    def _whiteout(self, path: bytes, parent: int, name: bytes) -> None:
         if name == _OPAQUE_MARK:
             os.setxattr(f"/proc/self/fd/{parent}", _OPAQUE, b"y")
             return
@@ -272,7 +278,7 @@ class _Extractor:
             return  # bookkeeping of aufs, meaningless elsewhere
         hidden = name.removeprefix(_WHITEOUT)
         if hidden in (b"", b".", b".."):
-            raise UnpackError(f"Could not unpack {_text(b'/'.join(parts))}: a whiteout of {_text(hidden)}")
+            raise UnpackError(f"Could not unpack {_text(path)}: a whiteout of {_text(hidden)}")
         try:
             os.mknod(hidden, stat.S_IFCHR | 0o000, os.makedev(0, 0), dir_fd=parent)
         except FileExistsError:
@@ -285,11 +291,11 @@ class _Extractor:
                 finally:
                     os.close(descriptor)
 
-    def _makes_device(self, parts: Sequence[bytes], entry: Entry) -> bool:
+    def _makes_device(self, path: bytes, entry: Entry) -> bool:
         """Whether the device is one to make, or one to leave out; UnpackError for others."""
         if entry.kind == "char" and (entry.major, entry.minor) in _DEVICES:
             return True
-        if parts[0] == b"dev":
+        if path.startswith(b"dev/") or path == b"dev":
             # Old distributions' images carry /dev; a container gets a fresh tmpfs there and never sees it.
             return False
         raise UnpackError(
