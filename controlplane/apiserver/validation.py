@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from controlplane.apiserver import (
+    validation_batch,
     validation_certificates,
     validation_config,
     validation_network,
@@ -161,8 +162,8 @@ _CREATE: dict[tuple[str, str], CreateRule] = {
     ("apps", "replicasets"): validation_workloads.replica_set,
     ("apps", "statefulsets"): validation_workloads.stateful_set,
     ("apps", "daemonsets"): validation_workloads.daemon_set,
-    ("batch", "jobs"): validation_workloads.job,
-    ("batch", "cronjobs"): validation_workloads.cron_job,
+    ("batch", "jobs"): validation_batch.job,
+    ("batch", "cronjobs"): validation_batch.cron_job,
     ("", "services"): validation_network.service,
     ("", "endpoints"): validation_network.endpoints,
     ("discovery.k8s.io", "endpointslices"): validation_network.endpoint_slice,
@@ -192,7 +193,7 @@ _UPDATE: dict[tuple[str, str], UpdateRule] = {
     ("apps", "replicasets"): validation_workloads.selector_update,
     ("apps", "daemonsets"): validation_workloads.selector_update,
     ("apps", "statefulsets"): validation_workloads.stateful_set_update,
-    ("batch", "jobs"): validation_workloads.job_update,
+    ("batch", "jobs"): validation_batch.job_update,
     ("", "services"): validation_network.service_update,
     ("discovery.k8s.io", "endpointslices"): validation_network.endpoint_slice_update,
     ("", "configmaps"): validation_config.config_map_update,

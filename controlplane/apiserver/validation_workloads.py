@@ -190,48 +190,18 @@ def daemon_set(causes: Causes, obj: Object) -> None:
         _check_match(causes, selector, template)
     check_template(causes, "spec.template", template)
     _check_always(causes, template.get("spec") or {})
-    causes.one_of(
-        "spec.updateStrategy.type",
-        (spec.get("updateStrategy") or {}).get("type"),
-        ("RollingUpdate", "OnDelete"),
-    )
-
-
-def job(causes: Causes, obj: Object) -> None:
-    _check_job(causes, "spec", obj.get("spec") or {})
-
-
-def _check_job(causes: Causes, path: str, spec: Object) -> None:
-    for name in (
-        "parallelism",
-        "completions",
-        "activeDeadlineSeconds",
-        "backoffLimit",
-        "ttlSecondsAfterFinished",
-    ):
-        causes.non_negative(f"{path}.{name}", spec.get(name))
-    template = spec.get("template") or {}
-    check_template(causes, f"{path}.template", template)
-    policy = (template.get("spec") or {}).get("restartPolicy")
-    where = f"{path}.template.spec.restartPolicy"
-    if policy not in ("OnFailure", "Never"):
-        causes.not_supported(where, policy or "", ("OnFailure", "Never"))
-
-
-def cron_job(causes: Causes, obj: Object) -> None:
-    spec = obj.get("spec") or {}
-    schedule = spec.get("schedule") or ""
-    if not schedule:
-        causes.required("spec.schedule")
-    elif not schedule.startswith("@") and len(schedule.split()) != 5:
-        count = len(schedule.split())
-        causes.invalid(
-            "spec.schedule", schedule, f"expected exactly 5 fields, found {count}: {schedule.split()}"
-        )
-    causes.one_of("spec.concurrencyPolicy", spec.get("concurrencyPolicy"), ("Allow", "Forbid", "Replace"))
-    _check_job(causes, "spec.jobTemplate.spec", (spec.get("jobTemplate") or {}).get("spec") or {})
-    if len((obj.get("metadata") or {}).get("name") or "") > 52:
-        causes.invalid("metadata.name", obj["metadata"]["name"], "must be no more than 52 characters")
+    strategy = spec.get("updateStrategy") or {}
+    causes.one_of("spec.updateStrategy.type", strategy.get("type"), ("RollingUpdate", "OnDelete"))
+    if strategy.get("type") == "RollingUpdate":
+        rolling = strategy.get("rollingUpdate") or {}
+        names = ("maxUnavailable", "maxSurge")
+        unavailable, surge = (rolling.get(name) not in (None, 0, "0%") for name in names)
+        path = "spec.updateStrategy.rollingUpdate"
+        if unavailable and surge:
+            detail = "may not be set when maxUnavailable is non-zero"
+            causes.invalid(f"{path}.maxSurge", rolling["maxSurge"], detail)
+        if not unavailable and not surge:
+            causes.required(f"{path}.maxUnavailable", "cannot be 0 when maxSurge is 0")
 
 
 def go_selector(selector: Object) -> GoLiteral:
@@ -265,12 +235,3 @@ def stateful_set_update(causes: Causes, new: Object, old: Object) -> None:
             "'updateStrategy', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"
         )
         causes.forbidden("spec", detail)
-
-
-def job_update(causes: Causes, new: Object, old: Object) -> None:
-    after, before = new.get("spec") or {}, old.get("spec") or {}
-    for name in ("selector", "completionMode", "podFailurePolicy", "template"):
-        if after.get(name) != before.get(name):
-            causes.invalid(f"spec.{name}", after.get(name), IMMUTABLE)
-    if after.get("completions") != before.get("completions") and after.get("completionMode") != "Indexed":
-        causes.invalid("spec.completions", after.get("completions"), IMMUTABLE)

@@ -15,15 +15,19 @@ from collections.abc import Mapping
 from controlplane.controllers.base import Controller, SharedInformers
 from controlplane.controllers.bootstrap_tokens import BootstrapTokens
 from controlplane.controllers.cluster_dns import ClusterDns
+from controlplane.controllers.cronjob import CronJobs
 from controlplane.controllers.csr_approving import CsrApproving
 from controlplane.controllers.csr_signing import CsrCleaner, CsrSigning
+from controlplane.controllers.daemonset import DaemonSets
 from controlplane.controllers.deployment import Deployments
 from controlplane.controllers.disruption import Disruption
 from controlplane.controllers.endpoints import EndpointsController
 from controlplane.controllers.endpointslice import EndpointSlices
 from controlplane.controllers.endpointslice_mirroring import EndpointSliceMirroring
 from controlplane.controllers.ephemeral_volumes import EphemeralVolumes
+from controlplane.controllers.finished_jobs import FinishedJobs
 from controlplane.controllers.garbage_collector import GarbageCollector
+from controlplane.controllers.job import Jobs
 from controlplane.controllers.load_balancer import LoadBalancers
 from controlplane.controllers.namespace import NamespaceController
 from controlplane.controllers.node_ipam import NodeIpam
@@ -69,6 +73,10 @@ class ControllerManager:
             Deployments(*shared, EventRecorder(client, "deployment-controller")),
             ReplicaSets(*shared, EventRecorder(client, "replicaset-controller")),
             StatefulSets(*shared, EventRecorder(client, "statefulset-controller")),
+            DaemonSets(*shared, EventRecorder(client, "daemonset-controller")),
+            Jobs(*shared, EventRecorder(client, "job-controller")),
+            CronJobs(*shared, EventRecorder(client, "cronjob-controller")),
+            FinishedJobs(*shared, EventRecorder(client, "ttl-after-finished-controller")),
             EndpointSlices(*shared, EventRecorder(client, "endpoint-slice-controller")),
             EndpointSliceMirroring(*shared, EventRecorder(client, "endpoint-slice-mirroring-controller")),
             EndpointsController(*shared, EventRecorder(client, "endpoint-controller")),

@@ -23,11 +23,11 @@ from controlplane.controllers.base import (
     key_of,
     split_key,
 )
+from controlplane.controllers.pod_ownership import claim, owner_reference, selector_of
 from kubeclient.errors import ApiError, Conflict, NotFound
 from kubeclient.events import EventRecorder
-from kubeclient.resources import PODS, REPLICA_SETS
+from kubeclient.resources import PODS, REPLICA_SETS, Resource
 from kubeclient.rest import RestClient
-from kubeclient.selectors import LabelSelector
 
 log = logging.getLogger("controllers")
 
@@ -126,18 +126,9 @@ def deletion_order(pod: Object, now: float) -> tuple[Any, ...]:
     )
 
 
-def pod_from_template(template: Object, owner: Object, api_version: str, kind: str) -> Object:
+def pod_from_template(template: Object, owner: Object, resource: Resource) -> Object:
     """A pod of the template, named after and controlled by its owner."""
     metadata = template.get("metadata") or {}
-    name = owner["metadata"]["name"]
-    reference = {
-        "apiVersion": api_version,
-        "kind": kind,
-        "name": name,
-        "uid": owner["metadata"]["uid"],
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
     kept = {
         key: copy.deepcopy(metadata[key])
         for key in ("labels", "annotations", "finalizers")
@@ -146,7 +137,11 @@ def pod_from_template(template: Object, owner: Object, api_version: str, kind: s
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"generateName": f"{name}-", "ownerReferences": [reference], **kept},
+        "metadata": {
+            "generateName": f"{owner['metadata']['name']}-",
+            "ownerReferences": [owner_reference(owner, resource)],
+            **kept,
+        },
         "spec": copy.deepcopy(template["spec"]),
     }
 
@@ -184,7 +179,7 @@ class ReplicaSets(Controller):
         """An orphan may be adopted by a set whose selector matches it."""
         for candidate in self._sets.list():
             same = candidate["metadata"]["namespace"] == pod["metadata"]["namespace"]
-            if same and _selector(candidate).matches(pod["metadata"].get("labels") or {}):
+            if same and selector_of(candidate).matches(pod["metadata"].get("labels") or {}):
                 self.queue.add(key_of(candidate))
 
     def sync(self, key: str) -> None:
@@ -192,54 +187,12 @@ class ReplicaSets(Controller):
         replica_set = self._sets.get(name, namespace)
         if replica_set is None:
             return
-        pods = self._claim(replica_set)
+        pods = claim(self.client, replica_set, REPLICA_SETS, self._pods.list())
         active = [pod for pod in pods if is_active(pod)]
         failure: str | None = None
         if self._expectations.fulfilled(key) and not replica_set["metadata"].get("deletionTimestamp"):
             failure = self._manage(replica_set, key, active)
         self._update_status(replica_set, key, active, failure)
-
-    def _claim(self, replica_set: Object) -> list[Object]:
-        """Pods controlled by the set; matching orphans are adopted, pods that match no more released."""
-        selector, metadata = _selector(replica_set), replica_set["metadata"]
-        claimed = []
-        for pod in self._pods.list():
-            if pod["metadata"].get("namespace") != metadata["namespace"]:
-                continue
-            reference = controller_of(pod)
-            matches = selector.matches(pod["metadata"].get("labels") or {})
-            if reference is not None and reference["uid"] == metadata["uid"]:
-                if matches:
-                    claimed.append(pod)
-                elif not metadata.get("deletionTimestamp"):
-                    self._release(pod, metadata["uid"])
-            elif reference is None and matches and is_active(pod) and not metadata.get("deletionTimestamp"):
-                self._adopt(replica_set, pod)
-                claimed.append(pod)
-        return claimed
-
-    def _adopt(self, replica_set: Object, pod: Object) -> None:
-        owner = pod_from_template({"spec": {}}, replica_set, "apps/v1", "ReplicaSet")["metadata"][
-            "ownerReferences"
-        ]
-        self._patch_owners(pod, [*(pod["metadata"].get("ownerReferences") or []), *owner])
-
-    def _release(self, pod: Object, uid: str) -> None:
-        rest = [r for r in pod["metadata"].get("ownerReferences") or [] if r["uid"] != uid]
-        self._patch_owners(pod, rest)
-
-    def _patch_owners(self, pod: Object, references: list[Object]) -> None:
-        metadata = {"uid": pod["metadata"]["uid"], "ownerReferences": references}
-        try:
-            self.client.patch(
-                PODS,
-                pod["metadata"]["name"],
-                {"metadata": metadata},
-                pod["metadata"]["namespace"],
-                kind="merge",
-            )
-        except (NotFound, Conflict):
-            return
 
     def _manage(self, replica_set: Object, key: str, active: list[Object]) -> str | None:
         """Create or delete the difference; the message of a refused creation, if any."""
@@ -256,7 +209,7 @@ class ReplicaSets(Controller):
 
     def _create(self, replica_set: Object, key: str, count: int) -> str | None:
         self._expectations.expect(key, creations=count)
-        body = pod_from_template(replica_set["spec"]["template"], replica_set, "apps/v1", "ReplicaSet")
+        body = pod_from_template(replica_set["spec"]["template"], replica_set, REPLICA_SETS)
         made, batch = 0, 1
         while made < count:
             for _ in range(min(batch, count - made)):
@@ -324,7 +277,3 @@ class ReplicaSets(Controller):
             self.client.update(REPLICA_SETS, body, subresource="status")
         except NotFound:
             return
-
-
-def _selector(replica_set: Object) -> LabelSelector:
-    return LabelSelector.from_object(replica_set["spec"]["selector"])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from controlplane.controllers.base import Object
 from controlplane.controllers.replicaset import available_in, is_ready, pod_from_template
+from kubeclient.resources import STATEFUL_SETS
 
 POD_NAME, POD_INDEX = "statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index"
 REVISION = "controller-revision-hash"
@@ -133,7 +134,7 @@ def _phase(pod: Object) -> str:
 
 def make_pod(stateful_set: Object, template: Object, ordinal: int, revision: str) -> Object:
     """The pod of that identity: named, labelled, with a host name and its own claims."""
-    made = pod_from_template(template, stateful_set, "apps/v1", "StatefulSet")
+    made = pod_from_template(template, stateful_set, STATEFUL_SETS)
     name = f"{stateful_set['metadata']['name']}-{ordinal}"
     metadata, spec = made["metadata"], made["spec"]
     del metadata["generateName"]

@@ -8,8 +8,7 @@ pkg/controller/statefulset and pkg/controller/history.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from controlplane.controllers import stateful_pods
 from controlplane.controllers.base import (
@@ -20,11 +19,18 @@ from controlplane.controllers.base import (
     key_of,
     split_key,
 )
+from controlplane.controllers.pod_ownership import owner_reference
 from controlplane.controllers.replicaset import available_in
-from controlplane.controllers.rollout import template_hash
+from controlplane.controllers.revisions import Revisions
 from kubeclient.errors import AlreadyExists, ApiError, Conflict, NotFound
 from kubeclient.events import EventRecorder
-from kubeclient.resources import CONTROLLER_REVISIONS, PERSISTENT_VOLUME_CLAIMS, PODS, STATEFUL_SETS
+from kubeclient.resources import (
+    CONTROLLER_REVISIONS,
+    PERSISTENT_VOLUME_CLAIMS,
+    PODS,
+    STATEFUL_SETS,
+    Resource,
+)
 from kubeclient.rest import RestClient
 from kubeclient.selectors import LabelSelector
 
@@ -47,7 +53,8 @@ class StatefulSets(Controller):
         self._sets = informers.of(STATEFUL_SETS, self.enqueue)
         self._pods = informers.of(PODS, self._on_pod)
         self._claims = informers.of(PERSISTENT_VOLUME_CLAIMS)
-        self._revisions = informers.of(CONTROLLER_REVISIONS)
+        revisions = informers.of(CONTROLLER_REVISIONS)
+        self._history = Revisions(client, revisions, STATEFUL_SETS, HASH)
 
     def _on_pod(self, kind: str, new: Object, old: Object | None) -> None:
         reference = controller_of(new)
@@ -64,8 +71,8 @@ class StatefulSets(Controller):
         if found is None or found["metadata"].get("deletionTimestamp"):
             return
         pods = self._claim(found)
-        revisions = self._owned_revisions(found)
-        update = self._ensure_revision(found, revisions)
+        revisions = self._history.owned(found)
+        update = self._history.ensure(found, revisions)
         current = (found.get("status") or {}).get("currentRevision") or update["metadata"]["name"]
         templates = {r["metadata"]["name"]: r["data"]["spec"]["template"] for r in [*revisions, update]}
         if current not in templates:
@@ -80,7 +87,8 @@ class StatefulSets(Controller):
             self._create(found, key, ordinal, chosen, templates[chosen])
         for pod in todo.delete:
             self._delete(found, pod)
-        self._truncate(found, revisions, {current, updated, *map(stateful_pods.revision_of, pods.values())})
+        live = {current, updated, *map(stateful_pods.revision_of, pods.values())}
+        self._history.truncate(found, revisions, live)
         quiet = int(found["spec"].get("minReadySeconds", 0))
         waits = [wait for pod in pods.values() if (wait := available_in(pod, quiet, now))]
         if waits:
@@ -108,8 +116,8 @@ class StatefulSets(Controller):
         return pods
 
     def _adopt(self, found: Object, pod: Object) -> None:
-        made = stateful_pods.make_pod(found, {"spec": {}}, 0, "")
-        owners = [*(pod["metadata"].get("ownerReferences") or []), *made["metadata"]["ownerReferences"]]
+        owner = owner_reference(found, STATEFUL_SETS)
+        owners = [*(pod["metadata"].get("ownerReferences") or []), owner]
         metadata = {"uid": pod["metadata"]["uid"], "ownerReferences": owners}
         self._patch(PODS, pod, {"metadata": metadata})
 
@@ -177,65 +185,6 @@ class StatefulSets(Controller):
                     metadata = {"uid": claim["metadata"]["uid"], "ownerReferences": owners}
                     self._patch(PERSISTENT_VOLUME_CLAIMS, claim, {"metadata": metadata})
 
-    # revisions
-
-    def _owned_revisions(self, found: Object) -> list[Object]:
-        """The set's revisions, oldest first."""
-        owned = [
-            revision
-            for revision in self._revisions.list()
-            if revision["metadata"]["namespace"] == found["metadata"]["namespace"]
-            and (controller_of(revision) or {}).get("uid") == found["metadata"]["uid"]
-        ]
-        return sorted(owned, key=lambda r: int(r["revision"]))
-
-    def _ensure_revision(self, found: Object, revisions: Sequence[Object]) -> Object:
-        """The revision of the present template, with the highest number: made, or brought forward."""
-        template = found["spec"]["template"]
-        highest = int(revisions[-1]["revision"]) if revisions else 0
-        for known in revisions:
-            if _template(known) == template:
-                if int(known["revision"]) == highest:
-                    return known
-                number = {"revision": highest + 1}
-                name, namespace = known["metadata"]["name"], known["metadata"]["namespace"]
-                return self.client.patch(CONTROLLER_REVISIONS, name, number, namespace, kind="merge")
-        return self._make_revision(found, template, highest + 1)
-
-    def _make_revision(self, found: Object, template: Object, number: int) -> Object:
-        text = template_hash(template, int((found.get("status") or {}).get("collisionCount", 0)))
-        owner = stateful_pods.make_pod(found, {"spec": {}}, 0, "")["metadata"]["ownerReferences"]
-        metadata = found["metadata"]
-        labels = {**((template.get("metadata") or {}).get("labels") or {}), HASH: text}
-        name = f"{metadata['name']}-{text}"
-        body = {
-            "metadata": {"name": name, "labels": labels, "ownerReferences": owner},
-            "data": {"spec": {"template": {**template, "$patch": "replace"}}},
-            "revision": number,
-        }
-        try:
-            return self.client.create(CONTROLLER_REVISIONS, body, metadata["namespace"])
-        except AlreadyExists:
-            present = self.client.get(CONTROLLER_REVISIONS, name, metadata["namespace"])
-            if (
-                _template(present) == template
-                and (controller_of(present) or {}).get("uid") == metadata["uid"]
-            ):
-                return present
-            counted = {"collisionCount": int((found.get("status") or {}).get("collisionCount", 0)) + 1}
-            self._patch(STATEFUL_SETS, found, {"status": counted}, subresource="status")
-            raise
-
-    def _truncate(self, found: Object, revisions: Sequence[Object], live: set[str]) -> None:
-        """Keep only so many old revisions as the set asks for."""
-        old = [r for r in revisions if r["metadata"]["name"] not in live]
-        for revision in old[: max(0, len(old) - int(found["spec"].get("revisionHistoryLimit", 10)))]:
-            metadata = revision["metadata"]
-            try:
-                self.client.delete(CONTROLLER_REVISIONS, metadata["name"], metadata["namespace"])
-            except NotFound:
-                continue
-
     # writing
 
     def _write_status(self, found: Object, status: Object) -> None:
@@ -247,15 +196,9 @@ class StatefulSets(Controller):
         except NotFound:
             return
 
-    def _patch(self, resource: Any, obj: Object, body: Object, subresource: str | None = None) -> None:
+    def _patch(self, resource: Resource, obj: Object, body: Object) -> None:
         metadata = obj["metadata"]
-        name, namespace = metadata["name"], metadata["namespace"]
         try:
-            self.client.patch(resource, name, body, namespace, subresource=subresource, kind="merge")
+            self.client.patch(resource, metadata["name"], body, metadata["namespace"], kind="merge")
         except (NotFound, Conflict):
             return
-
-
-def _template(revision: Object) -> Object:
-    template: Object = revision["data"]["spec"]["template"]
-    return {key: value for key, value in template.items() if key != "$patch"}

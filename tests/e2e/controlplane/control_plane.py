@@ -8,6 +8,7 @@ whole, with nothing of the runtime in the way.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import signal
 import socket
@@ -24,7 +25,7 @@ import requests
 import yaml
 
 from controlplane import authority
-from kubeclient.errors import ApiError
+from kubeclient.errors import ApiError, ServerUnavailable
 from kubeclient.informer import Informer
 from kubeclient.kubeconfig import load
 from kubeclient.resources import DEPLOYMENTS, LEASES, NAMESPACES, NODES, PODS, REPLICA_SETS
@@ -112,6 +113,9 @@ class FakeNode:
         self.silent = False
         self.hold_endings = False
         self.ready: Callable[[Object], bool] = lambda pod: True
+        self.exit_code: Callable[[Object], int | None] = lambda pod: None
+        self._ended: set[str] = set()
+        self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._register()
         self._pods = Informer(client, PODS, field_selector=f"spec.nodeName={name}", on_event=self._on_pod)
@@ -147,7 +151,9 @@ class FakeNode:
         self._renew()
         while not self._stopped.wait(self.beat):
             if not self.silent:
-                self._renew()
+                # A control plane that is away is asked again at the next beat, as a kubelet does.
+                with contextlib.suppress(ServerUnavailable):
+                    self._renew()
 
     def _renew(self) -> None:
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -155,20 +161,52 @@ class FakeNode:
         self.client.update(LEASES, lease | {"metadata": {"name": self.name, "namespace": "kube-node-lease"}})
 
     def _on_pod(self, kind: str, pod: Object, old: Object | None) -> None:
+        # The watch's thread and the test's: one after the other, and what has ended does not run again.
+        with self._lock:
+            self._step(kind, pod)
+
+    def _step(self, kind: str, pod: Object) -> None:
         metadata, status = pod["metadata"], pod.get("status") or {}
         try:
             if kind == "DELETED" or self.silent:
                 return
             if metadata.get("deletionTimestamp"):
                 if not self.hold_endings:
+                    if metadata.get("finalizers") and metadata["uid"] not in self._ended:
+                        self._end(pod, 143)
                     self.client.delete(PODS, metadata["name"], metadata["namespace"], grace_period_seconds=0)
+            elif metadata["uid"] in self._ended:
+                return
             elif status.get("phase") != "Running" and self.ready(pod):
                 condition = {"type": "Ready", "status": "True", "lastTransitionTime": _now()}
                 body = {"status": {"phase": "Running", "podIP": "10.244.0.9", "conditions": [condition]}}
                 self.client.patch(PODS, metadata["name"], body, metadata["namespace"], subresource="status")
+            elif status.get("phase") == "Running" and (code := self.exit_code(pod)) is not None:
+                self._end(pod, code)
         except ApiError as error:
             if error.code not in (404, 409):
                 raise
+
+    def look_again(self) -> None:
+        """Take the next step of each pod, also those whose `exit_code` is another now."""
+        for pod in self._pods.list():
+            self._on_pod("MODIFIED", pod, None)
+
+    def _end(self, pod: Object, code: int) -> None:
+        self._ended.add(pod["metadata"]["uid"])
+        ended = {"exitCode": code, "finishedAt": _now(), "reason": "Error" if code else "Completed"}
+        name = pod["spec"]["containers"][0]["name"]
+        entry = {"name": name, "image": "i", "imageID": "i", "ready": False, "restartCount": 0}
+        condition = {"type": "Ready", "status": "False", "lastTransitionTime": _now()}
+        status = {
+            "phase": "Failed" if code else "Succeeded",
+            "conditions": [condition],
+            "containerStatuses": [{**entry, "state": {"terminated": ended}}],
+        }
+        metadata = pod["metadata"]
+        self.client.patch(
+            PODS, metadata["name"], {"status": status}, metadata["namespace"], subresource="status"
+        )
 
 
 class Cluster:

@@ -14,6 +14,7 @@ from controlplane.controllers.replicaset import (
     pod_from_template,
     seconds,
 )
+from kubeclient.resources import REPLICA_SETS
 
 NOW = seconds("2026-01-01T01:00:00Z")
 
@@ -89,7 +90,7 @@ def test_expectations_hold_until_seen_or_five_minutes_old() -> None:
 def test_a_pod_of_the_template_shares_nothing_with_it() -> None:
     template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c"}]}}
     owner = {"metadata": {"name": "web-x", "uid": "u"}}
-    made = pod_from_template(template, owner, "apps/v1", "ReplicaSet")
+    made = pod_from_template(template, owner, REPLICA_SETS)
     made["spec"]["containers"][0]["name"] = made["metadata"]["labels"]["a"] = "changed"
     assert template["spec"]["containers"][0]["name"] == "c"
     assert template["metadata"]["labels"] == {"a": "b"}

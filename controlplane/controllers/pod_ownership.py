@@ -1,0 +1,70 @@
+"""Which pods an object controls; orphans that its selector matches are adopted, others are let go.
+
+Source: upstream's controller_ref_manager.go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from controlplane.controllers.base import Object, controller_of
+from kubeclient.errors import Conflict, NotFound
+from kubeclient.resources import PODS, Resource
+from kubeclient.rest import RestClient
+from kubeclient.selectors import LabelSelector
+
+
+def owner_reference(owner: Object, resource: Resource) -> Object:
+    """What makes `owner` the controller of an object."""
+    return {
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def selector_of(owner: Object) -> LabelSelector:
+    return LabelSelector.from_object(owner["spec"]["selector"])
+
+
+def claim(client: RestClient, owner: Object, resource: Resource, pods: Iterable[Object]) -> list[Object]:
+    """The owner's pods of `pods`; an owner that is being deleted neither adopts nor lets go."""
+    selector, metadata = selector_of(owner), owner["metadata"]
+    stays = not metadata.get("deletionTimestamp")
+    claimed = []
+    for pod in pods:
+        if pod["metadata"].get("namespace") != metadata["namespace"]:
+            continue
+        reference = controller_of(pod)
+        matches = selector.matches(pod["metadata"].get("labels") or {})
+        if reference is not None and reference["uid"] == metadata["uid"]:
+            if matches:
+                claimed.append(pod)
+            elif stays:
+                _write(client, pod, _others(pod, metadata["uid"]))
+        elif reference is None and matches and stays and _adoptable(pod):
+            _write(client, pod, [*_others(pod, metadata["uid"]), owner_reference(owner, resource)])
+            claimed.append(pod)
+    return claimed
+
+
+def _adoptable(pod: Object) -> bool:
+    """Neither ended nor on its way out: what is over is nobody's."""
+    phase = (pod.get("status") or {}).get("phase")
+    return phase not in ("Succeeded", "Failed") and not pod["metadata"].get("deletionTimestamp")
+
+
+def _others(pod: Object, uid: str) -> list[Object]:
+    return [r for r in pod["metadata"].get("ownerReferences") or [] if r["uid"] != uid]
+
+
+def _write(client: RestClient, pod: Object, references: list[Object]) -> None:
+    metadata = {"uid": pod["metadata"]["uid"], "ownerReferences": references}
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    try:
+        client.patch(PODS, name, {"metadata": metadata}, namespace, kind="merge")
+    except (NotFound, Conflict):
+        return
