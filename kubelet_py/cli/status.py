@@ -60,6 +60,7 @@ def run_status(args: argparse.Namespace) -> int:
         return 0
     report = {"root": str(paths.root), "unit": _unit(paths), "processes": processes, **_cluster(paths)}
     announced = announcement.read(paths)
+    report["running"] = _running_pods(paths)
     settings = node_settings.load(paths)
     if settings is not None and settings.pod_routes == "wireguard":
         from kubelet_py.cli.inspect_node import tunnel_line
@@ -145,6 +146,25 @@ def _cluster(paths: NodePaths) -> dict[str, Any]:
     }
 
 
+def _running_pods(paths: NodePaths) -> list[str]:
+    """namespace/name of the pods that run on this machine, as its own files and processes say.
+
+    The API server tells what it last heard; where it is not reached, this is the node's own knowledge.
+    """
+    from runtime.recovery import folders
+    from runtime.state import read_json, sandbox_state_from
+
+    found = []
+    for folder in folders(paths.sandboxes):
+        record, known = read_json(f"{folder}/sandbox.json"), read_json(f"{folder}/state.json")
+        if record is None or known is None:
+            continue  # it is being made, or goes just now
+        pause = sandbox_state_from(known).pause
+        if pause is not None and pause.alive():
+            found.append(f"{record['config']['namespace']}/{record['config']['name']}")
+    return sorted(found)
+
+
 def _print(report: dict[str, Any], expected: tuple[str, ...]) -> None:
     processes = report["processes"]
     if report["unit"]:
@@ -174,3 +194,5 @@ def _print(report: dict[str, Any], expected: tuple[str, ...]) -> None:
         print(f"{'pods':<13} {', '.join(counts)}")
     if "error" in report:
         print(f"{'API server':<13} {report['error']}")
+        here = report["running"]
+        print(f"{'running here':<13} {', '.join(here) or 'no pod'}")

@@ -10,6 +10,7 @@ same place, read-only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import uuid
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubelet_py.cli.lab.errors import LabError
 from runtime.kernel import Kernel
 from runtime.mounting import MS_BIND, MS_PRIVATE, MS_RDONLY, MS_REC
 
@@ -107,8 +109,26 @@ def _over(kernel: Kernel, tree: Tree, name: str) -> None:
     work.mkdir(exist_ok=True)
     try:
         kernel.mount("overlay", target, "overlay", 0, f"lowerdir={source},upperdir={upper},workdir={work}")
-    except OSError:  # a file system that overlayfs takes no layers from (some network folders)
-        _show(kernel, source, target)
+    except OSError as error:
+        _require_layers(kernel, tree, error)
+        _show(kernel, source, target)  # it is the host's folder that gives no layer (some network folders)
+
+
+def _require_layers(kernel: Kernel, tree: Tree, failed: OSError) -> None:
+    """Raise LabError where the lab's own folder is what overlayfs cannot write layers to."""
+    lower, upper, work, target = (tree.work / ".trial" / name for name in ("lower", "upper", "work", "all"))
+    for folder in (lower, upper, work, target):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        kernel.mount(
+            "overlay", str(target), "overlay", 0, f"lowerdir={lower},upperdir={upper},workdir={work}"
+        )
+    except OSError:
+        raise LabError(
+            f"Could not write layers to {tree.disk}: {errno.errorcode.get(failed.errno or 0, failed)} "
+            f"(it may be an overlay itself; give the lab a folder elsewhere: kubelet-py lab --root DIR up)"
+        ) from failed
+    kernel.umount(str(target), MNT_DETACH)
 
 
 def _show(kernel: Kernel, source: str, target: str, more: int = 0) -> None:

@@ -45,7 +45,8 @@ def remove(paths: LabPaths) -> None:
             shutil.rmtree(paths.machines)
         for file in (paths.kubelet_config, paths.state.with_suffix(".new"), paths.state, paths.lock):
             file.unlink(missing_ok=True)
-        if paths.root.exists() and not any(paths.root.iterdir()):
+        # A folder that is a mount point is somebody's disk, and stays.
+        if paths.root.exists() and not paths.root.is_mount() and not any(paths.root.iterdir()):
             paths.root.rmdir()
     except OSError as error:
         raise LabError(f"Could not remove {error.filename}: {error.strerror} (remove it by hand)") from error

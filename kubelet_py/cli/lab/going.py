@@ -44,11 +44,8 @@ def lab_command(paths: LabPaths, *arguments: str) -> list[str]:
 def _image(arguments: list[str], lab: Lab, paths: LabPaths) -> int:
     """In this host's namespaces, where files and registries can be reached, on each node's disk in turn."""
     require_root("lab image")
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(
-            "Do the same on every node's disk: kubelet-py lab image ACTION …, as in `kubelet-py image --help`"
-        )
-        return 0 if arguments else 2
+    if not arguments:
+        raise LabError(f"say what to do with which image: {paths.command} image --help")
     for machine in lab.nodes:
         root = str(paths.disk(machine.name))
         command = [sys.executable, "-m", "kubelet_py", "image", *arguments, "--root", root]
@@ -63,7 +60,7 @@ def _kubectl(arguments: list[str], paths: LabPaths) -> None:
     if kubectl is None:
         raise LabError(f"Could not find kubectl (install it; its kubeconfig is {paths.kubeconfig})")
     if not os.access(paths.kubeconfig, os.R_OK):
-        raise LabError(f"Could not read {paths.kubeconfig} (try `sudo kubelet-py lab kubectl …`)")
+        raise LabError(f"Could not read {paths.kubeconfig} (try `sudo {paths.command} kubectl …`)")
     os.execve(kubectl, [kubectl, *arguments], os.environ | {"KUBECONFIG": str(paths.kubeconfig)})
 
 
@@ -71,7 +68,7 @@ def _exec(name: str, line: list[str], paths: LabPaths) -> None:
     require_root("lab exec")
     command = line[1:] if line[:1] == ["--"] else line
     if not command:
-        raise LabError(f"say what to run: kubelet-py lab exec {name} -- COMMAND")
+        raise LabError(f"say what to run: {paths.command} exec {name} -- COMMAND")
     argv = Machines(paths, Branch.of_host(paths.cgroup)).enter(name, command)
     own = str(Path(sys.executable).parent)
     environment = dict(os.environ)

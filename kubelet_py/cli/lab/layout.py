@@ -20,6 +20,11 @@ class LabPaths:
     root: Path
 
     @property
+    def command(self) -> str:
+        """How a person begins a command about this lab."""
+        return "kubelet-py lab" if self.root == DEFAULT_ROOT else f"kubelet-py lab --root {self.root}"
+
+    @property
     def state(self) -> Path:
         """What was made, by name (state.py)."""
         return self.root / "lab.json"

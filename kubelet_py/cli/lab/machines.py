@@ -86,7 +86,7 @@ class Machines:
         switch = self.identity(SWITCH)
         if switch is None:
             raise LabError(
-                "the lab's switch is gone (take the lab away, and make it anew: kubelet-py lab down)"
+                f"the lab's switch is gone (take it away, and make it anew: {self._paths.command} down)"
             )
         name = machine.name
         tree = disk.Tree(
@@ -210,7 +210,7 @@ class Machines:
         """Move this process to the machine's cgroups; the command line for `command` in its namespaces."""
         identity = self.identity(name)
         if identity is None:
-            raise LabError(f"{name} is off (start it: kubelet-py lab node {name} start)")
+            raise LabError(f"{name} is off (start it: {self._paths.command} node {name} start)")
         self._branch.enter_running(name)
         kinds = ["--mount", "--net", "--uts", "--ipc", "--cgroup", "--pid"]
         return ["nsenter", "--target", str(identity.pid), *kinds, "--", *command]

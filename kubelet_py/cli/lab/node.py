@@ -15,7 +15,7 @@ from kubelet_py.cli.lab.errors import LabError
 from kubelet_py.cli.lab.layout import CONTROL, HOST, LabPaths
 from kubelet_py.cli.lab.machines import Machines
 from kubelet_py.cli.lab.state import Cable, Lab, Machine
-from kubelet_py.cli.lab.up import wait_ready_anew
+from kubelet_py.cli.lab.up import wait_answering, wait_ready_anew
 from kubelet_py.cli.up import require_root
 from runtime.linux import LinuxKernel
 
@@ -53,13 +53,13 @@ class Verbs:
     def _require_on(self, machine: Machine) -> None:
         if self._machines.state(machine.name) == "off":
             name = machine.name
-            raise LabError(f"{name} is off (start it: kubelet-py lab node {name} start)")
+            raise LabError(f"{name} is off (start it: {self._paths.command} node {name} start)")
 
     def _stop(self, machine: Machine) -> str:
         self._require_on(machine)
         name = machine.name
         if self._machines.state(name) == "paused":
-            raise LabError(f"{name} is paused (let it go on: kubelet-py lab node {name} start)")
+            raise LabError(f"{name} is paused (let it go on: {self._paths.command} node {name} start)")
         if name != CONTROL:
             command = [sys.executable, "-m", "kubelet_py", "node", "shutdown"]
             done = subprocess.run(
@@ -89,21 +89,28 @@ class Verbs:
         before = self._machines.state(name)
         if before == "on":
             raise LabError(f"{name} is on already")
+        since = time.time()
         if before == "paused":
             self._machines.freeze(name, False)
-            return "goes on"
-        since = time.time()
+        else:
+            self._switch_on(machine)
+        said = "goes on" if before == "paused" else "is on"
+        if not self._args.wait:
+            return said
         if name == CONTROL:
+            wait_answering(self._paths, self._machines, self._args.timeout)
+            return f"{said}, and answers"
+        wait_ready_anew(self._paths, self._machines, name, since, self._args.timeout)
+        return f"{said}, and Ready"
+
+    def _switch_on(self, machine: Machine) -> None:
+        if machine.name == CONTROL:
             service = services.control(self._lab)
         else:
-            service = services.node(name, None, warm.import_programs(*warm.PROGRAMS))
+            service = services.node(machine.name, None, warm.import_programs(*warm.PROGRAMS))
         self._machines.finish([self._machines.boot(self._lab, machine, service)])
         if machine.cable.delay:
             cables.apply(self._paths, self._machines, LinuxKernel(), self._lab, machine)
-        if self._args.wait and name != CONTROL:
-            wait_ready_anew(self._paths, self._machines, name, since, self._args.timeout)
-            return "is on, and Ready"
-        return "is on"
 
     def _change(self, machine: Machine, cable: Cable) -> None:
         lab = self._lab.with_cable(machine.name, cable)
@@ -138,5 +145,5 @@ class Verbs:
     def _value(self, example: str) -> str:
         if self._args.value is None:
             action = self._args.action
-            raise LabError(f"say how much: kubelet-py lab node {self._args.name} {action} {example}")
+            raise LabError(f"say how much: {self._paths.command} node {self._args.name} {action} {example}")
         return str(self._args.value)

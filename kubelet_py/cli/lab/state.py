@@ -122,7 +122,7 @@ def load(paths: LabPaths) -> Lab | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise LabError(f"Could not read {paths.state}: {error} (kubelet-py lab down removes it)") from error
+        raise LabError(f"Could not read {paths.state}: {error} ({paths.command} down removes it)") from error
     machines = tuple(
         Machine(m["name"], m["number"], Cable(**m["cable"] | {"apart": tuple(m["cable"]["apart"])}))
         for m in data.pop("machines")
@@ -136,7 +136,7 @@ def require(paths: LabPaths) -> Lab:
     """Raises LabError where there is no lab."""
     lab = load(paths)
     if lab is None:
-        raise LabError(f"there is no lab in {paths.root} (make one: kubelet-py lab up --nodes 3)")
+        raise LabError(f"there is no lab in {paths.root} (make one: {paths.command} up --nodes 3)")
     return lab
 
 

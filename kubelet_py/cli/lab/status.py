@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, paths: LabPaths) -> int:
     else:
         print(table(found))
         if not switch:
-            print("The switch is gone (take the lab away: kubelet-py lab down)")
+            print(f"The switch is gone (take the lab away: {paths.command} down)")
         if problem:
             print(f"API server: {problem}")
     nodes = [row for row in found if row.name != CONTROL]

@@ -47,8 +47,8 @@ def run(args: argparse.Namespace, paths: LabPaths) -> int:
         try:
             machines = Machines(paths, Branch.of_host(paths.cgroup))
             if before is not None and machines.identity(SWITCH) is None:
-                raise LabError(f"the lab in {paths.root} was killed (take it away: kubelet-py lab down)")
-            lab = _wanted(args, before)
+                raise LabError(f"the lab in {paths.root} was killed (take it away: {paths.command} down)")
+            lab = _wanted(args, before, paths)
             if before is None and args.kubelet_config:
                 _keep_kubelet_config(paths, args.kubelet_config)
             client, programs = _start_cluster(paths, lab, machines, before is None, started, args.timeout)
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace, paths: LabPaths) -> int:
         _bring_up(client, machines, new, boot, started, args.timeout)
         _end_token(client, token)
         client.close()
-    print("Use it:  kubelet-py lab kubectl get nodes -o wide")
+    print(f"Use it:  {paths.command} kubectl get nodes -o wide")
     print(f"    or:  export KUBECONFIG={paths.kubeconfig}", flush=True)
     return 0
 
@@ -101,15 +101,15 @@ def _say(started: float, text: str) -> None:
     print(f"{text} after {time.monotonic() - started:.2f} s", flush=True)
 
 
-def _wanted(args: argparse.Namespace, before: Lab | None) -> Lab:
+def _wanted(args: argparse.Namespace, before: Lab | None, paths: LabPaths) -> Lab:
     if not 1 <= args.nodes <= MOST_NODES:
         raise LabError(f"--nodes {args.nodes}: a lab has between 1 and {MOST_NODES} nodes")
     if before is not None:
         there = len(before.nodes)
         if args.nodes <= there:
             raise LabError(
-                f"a lab of {there} nodes runs already (see it: kubelet-py lab status; end it: kubelet-py lab "
-                f"down; more nodes: kubelet-py lab up --nodes {there + 1})"
+                f"a lab of {there} nodes runs already (see it: {paths.command} status; "
+                f"end it: {paths.command} down; more nodes: {paths.command} up --nodes {there + 1})"
             )
         return before.grown(args.nodes)
     lab = Lab(
@@ -163,7 +163,7 @@ def _client_of_running(paths: LabPaths, machines: Machines, started: float, time
         if time.monotonic() - started > timeout or machines.identity(CONTROL) is None:
             words = machines.last_words(CONTROL)
             raise LabError(
-                f"the control plane does not answer: {problem} ({words}; logs: kubelet-py lab logs control)"
+                f"the control plane does not answer: {problem} ({words}; logs: {paths.command} logs control)"
             )
         time.sleep(0.02)
 
@@ -235,6 +235,11 @@ def _invite(token: BootstrapToken, paths: LabPaths, lab: Lab) -> services.Invita
     return services.Invitation((*arguments, *lab.options))
 
 
+def wait_answering(paths: LabPaths, machines: Machines, timeout: float) -> None:
+    """Wait for the API server. Raises LabError."""
+    _client_of_running(paths, machines, time.monotonic(), timeout).close()
+
+
 def wait_ready_anew(paths: LabPaths, machines: Machines, name: str, since: float, timeout: float) -> None:
     """Wait for a report of Ready that is newer than `since` (epoch seconds). Raises LabError."""
     from kubelet_py.cli.readiness import node_is_ready, why_not_ready
@@ -244,7 +249,7 @@ def wait_ready_anew(paths: LabPaths, machines: Machines, name: str, since: float
     while not node_is_ready(client, name, since):
         if time.monotonic() > deadline:
             raise LabError(
-                f"{why_not_ready(client, name)} after {timeout:g} s (logs: kubelet-py lab logs {name})"
+                f"{why_not_ready(client, name)} after {timeout:g} s (logs: {paths.command} logs {name})"
             )
         time.sleep(LOOK_SECONDS)
     client.close()

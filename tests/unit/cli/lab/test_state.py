@@ -39,13 +39,13 @@ def test_a_saved_lab_is_read_back_the_same(tmp_path: Path) -> None:
 
 def test_no_file_is_no_lab_and_says_how_to_make_one(tmp_path: Path) -> None:
     assert state.load(LabPaths(tmp_path)) is None
-    with pytest.raises(LabError, match="kubelet-py lab up"):
+    with pytest.raises(LabError, match="there is no lab in"):
         state.require(LabPaths(tmp_path))
 
 
 def test_a_broken_file_says_how_to_go_on(tmp_path: Path) -> None:
     LabPaths(tmp_path).state.write_text("{")
-    with pytest.raises(LabError, match="kubelet-py lab down"):
+    with pytest.raises(LabError, match=f"kubelet-py lab --root {tmp_path} down"):
         state.load(LabPaths(tmp_path))
 
 

@@ -1,0 +1,39 @@
+"""What `kubelet-py status` finds out by itself, where the API server does not answer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kubelet_py.cli.main import main
+from kubelet_py.paths import NodePaths
+from runtime.state import Identity, SandboxState, boot_id, plain, stat_of, write_json
+
+
+def sandbox(paths: NodePaths, name: str, start: int) -> None:
+    """A pod whose pause container is this process, if `start` is when this process began."""
+    folder = paths.sandboxes / name
+    folder.mkdir(parents=True)
+    write_json(f"{folder}/sandbox.json", {"config": {"namespace": "shop", "name": name}})
+    pause = Identity(os.getpid(), start, boot_id())
+    write_json(f"{folder}/state.json", plain(SandboxState(pause=pause)))
+
+
+def test_pods_that_run_here_are_named_without_the_api_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = NodePaths(tmp_path)
+    found = stat_of(os.getpid())
+    assert found is not None
+    sandbox(paths, "web", found[1])
+    sandbox(paths, "ended", found[1] - 1)
+    (paths.sandboxes / "being-made").mkdir()
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert "running here  shop/web\n" in capsys.readouterr().out
+
+
+def test_no_pod_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert "running here  no pod\n" in capsys.readouterr().out
