@@ -34,7 +34,8 @@ def test_next_agent_adopts_and_learns_what_happened_in_between(node: Node) -> No
     made = node.create(sandbox, ["true"])
     pid = node.service.container(ticker).pid
     node.service.close()
-    time.sleep(0.5)
+    ended = node.folder / "containers" / brief / "state.json"
+    wait_for(lambda: json.loads(ended.read_text())["state"] == "EXITED")  # its shim told nobody else
     node.service = node.fresh()
     node.service.start()
     assert node.service.list_sandboxes()[0].state == "READY"
@@ -142,8 +143,9 @@ def test_forkserver_ends_with_its_agent(node: Node) -> None:
 
 
 def test_killed_forkserver_is_replaced(node: Node) -> None:
-    os.kill(node.service._forkserver._pid, signal.SIGKILL)
-    time.sleep(0.1)
+    forkserver = node.service._forkserver._pid
+    os.kill(forkserver, signal.SIGKILL)
+    wait_for(lambda: gone(forkserver))
     assert node.ended(node.run(node.sandbox(), ["true"])).exit_code == 0
 
 
@@ -168,8 +170,9 @@ def test_shim_killed_while_no_agent_looked_is_noticed_at_start(node: Node) -> No
     container = node.run(sandbox, TICKER)
     pid = node.service.container(container).pid
     node.service.close()
-    os.kill(shim_of(node, sandbox.id), signal.SIGKILL)
-    time.sleep(0.1)
+    shim = shim_of(node, sandbox.id)
+    os.kill(shim, signal.SIGKILL)
+    wait_for(lambda: gone(shim))
     assert os.path.exists(f"/proc/{pid}")
     node.service = node.fresh()
     node.service.start()
