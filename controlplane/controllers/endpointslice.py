@@ -7,10 +7,10 @@ older copy would publish a pod twice. Source: upstream's staging endpointslice r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
-from controlplane.controllers.base import Object, SharedInformers, split_key
+from controlplane.controllers.base import Object, SharedInformers, key_of, split_key
 from controlplane.controllers.replicaset import is_ready
 from controlplane.controllers.service_pods import (
     HEADLESS,
@@ -21,6 +21,7 @@ from controlplane.controllers.service_pods import (
     headless,
     hostname,
     ports_of,
+    selects,
     target_reference,
 )
 from kubeclient.errors import Conflict, NotFound
@@ -86,6 +87,13 @@ def desired(
             if entry is not None:
                 groups.setdefault((family, ports), {})[pod["metadata"]["uid"]] = entry
     return groups
+
+
+def placed(service: Object, pods: Sequence[Object], nodes: Container[str]) -> list[Object]:
+    """Pods whose Node object is there: without it nobody answers for their readiness."""
+    if service["spec"].get("publishNotReadyAddresses"):
+        return [*pods]
+    return [pod for pod in pods if not (name := pod["spec"].get("nodeName")) or name in nodes]
 
 
 def plan(
@@ -177,11 +185,23 @@ class EndpointSlices(ServiceFollower):
 
     def __init__(self, client: RestClient, informers: SharedInformers, recorder: EventRecorder) -> None:
         super().__init__(client, informers, recorder)
-        self._nodes = informers.of(NODES)
+        self._nodes = informers.of(NODES, self._on_node)
         # Service key → slice name → revision we wrote; gone slices by uid until the cache forgets them.
         self._written: dict[str, dict[str, int]] = {}
         self._deleted: set[str] = set()
         self._slices = informers.of(ENDPOINT_SLICES, self._on_slice)
+
+    def _on_node(self, kind: str, new: Object, old: Object | None) -> None:
+        if kind == "MODIFIED":
+            return
+        pods = [pod for pod in self._pods.list() if pod["spec"].get("nodeName") == new["metadata"]["name"]]
+        for service in self._services.list():
+            namespace = service["metadata"]["namespace"]
+            if any(
+                pod["metadata"]["namespace"] == namespace and selects(service, pod["metadata"].get("labels"))
+                for pod in pods
+            ):
+                self.queue.add(key_of(service))
 
     def _on_slice(self, kind: str, new: Object, old: Object | None) -> None:
         metadata = new["metadata"]
@@ -214,7 +234,7 @@ class EndpointSlices(ServiceFollower):
             for node in self._nodes.list()
         }
         families = service["spec"].get("ipFamilies") or ["IPv4"]
-        groups = desired(service, self._selected(service), zones)
+        groups = desired(service, placed(service, self._selected(service), zones), zones)
         self._carry_out(key, service, plan(groups, slices, families, slice_labels(service)))
 
     def _own_slices(self, key: str, service: Object) -> list[Object] | None:

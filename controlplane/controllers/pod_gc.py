@@ -2,13 +2,17 @@
 
 A pod is deleted for good by its node's agent, when its processes have ended. Where the Node object is gone
 there is no agent; a pod that ends before it was bound has none either; and of a machine that is off a person
-says so with the taint node.kubernetes.io/out-of-service. Source: upstream's pkg/controller/podgc.
+says so with the taint node.kubernetes.io/out-of-service. A Node may be deleted by mistake and registered
+anew by its agent, so its pods wait for it for upstream's quarantine, and the API itself is asked at the end.
+Source: upstream's pkg/controller/podgc.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 from controlplane.controllers.base import Controller, Object, SharedInformers, key_of
 from controlplane.controllers.disruption_target import FINISHED, announce
@@ -22,6 +26,7 @@ from kubeclient.rest import RestClient
 log = logging.getLogger("controllers")
 
 LOOK_SECONDS = 20.0
+QUARANTINE_SECONDS = 40.0
 REASON = "DeletionByPodGC"
 
 
@@ -55,6 +60,31 @@ def too_many(pods: Sequence[Object], most: int) -> list[Object]:
     return sorted(finished, key=order)[: max(0, len(finished) - most)] if most > 0 else []
 
 
+class MissingNodes:
+    """Since when nodes are missed that pods are bound to."""
+
+    def __init__(self, clock: Callable[[], float], seconds: float = QUARANTINE_SECONDS) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._since: dict[str, float] = {}
+
+    def look(self, names: Iterable[str]) -> None:
+        """These are missing now; what is not among them is there, or nobody needs it."""
+        now = self._clock()
+        self._since = {name: self._since.get(name, now) for name in names}
+
+    def overdue(self) -> list[str]:
+        """Missed long enough to be given up."""
+        now = self._clock()
+        return [name for name, since in self._since.items() if now - since >= self._seconds]
+
+    def wait(self) -> float:
+        """Seconds until the next one is given up; infinite while none waits."""
+        now = self._clock()
+        left = [self._seconds - (now - since) for since in self._since.values()]
+        return min((seconds for seconds in left if seconds > 0), default=math.inf)
+
+
 class PodGc(Controller):
     """One key for the whole: every pass looks at all pods."""
 
@@ -67,9 +97,11 @@ class PodGc(Controller):
         recorder: EventRecorder,
         *,
         kept_finished: int = KEPT_FINISHED,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(client, informers, recorder)
         self._kept_finished = kept_finished
+        self._missing = MissingNodes(clock)
         self._nodes = informers.of(NODES, self._on_node)
         self._pods = informers.of(PODS, self._on_pod)
 
@@ -87,28 +119,29 @@ class PodGc(Controller):
 
     def sync(self, key: str) -> None:
         pods = self._pods.list()
-        there: dict[str, bool] = {}  # nodes that our copy lacks: does the API have them?
+        bound = {pod["spec"].get("nodeName") for pod in pods} - {None, ""}
+        self._missing.look(name for name in sorted(bound) if self._nodes.get(name) is None)
+        gone = {name for name in self._missing.overdue() if not self._exists(name)}
         for pod in pods:
-            bound, node = pod["spec"].get("nodeName"), self._node_of(pod)
+            name, node = pod["spec"].get("nodeName"), self._node_of(pod)
             why = reason_to_go(pod, node)
-            if why and (node is not None or not bound or not self._exists(bound, there)):
+            if why and (node is not None or not name or name in gone):
                 self._delete(pod, why)
         for pod in too_many(pods, self._kept_finished):
             self._delete(pod, "")
-        self.queue.add_after(key, LOOK_SECONDS)
+        self.queue.add_after(key, min(LOOK_SECONDS, self._missing.wait()))
 
     def _node_of(self, pod: Object) -> Object | None:
         bound = pod["spec"].get("nodeName")
         return self._nodes.get(bound) if bound else None
 
-    def _exists(self, name: str, asked: dict[str, bool]) -> bool:
-        if name not in asked:
-            try:
-                self.client.get(NODES, name)
-                asked[name] = True
-            except NotFound:
-                asked[name] = False
-        return asked[name]
+    def _exists(self, name: str) -> bool:
+        """As the API says: our copy may be behind."""
+        try:
+            self.client.get(NODES, name)
+        except NotFound:
+            return False
+        return True
 
     def _delete(self, pod: Object, why: str) -> None:
         metadata = pod["metadata"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from control_plane import Cluster, FakeNode, image, template
@@ -67,7 +68,8 @@ def test_recreate_starts_nothing_new_before_the_last_old_pod_is_gone(
         "old pods ending",
         lambda: all(p["metadata"].get("deletionTimestamp") for p in cluster.pods(namespace)),
     )
-    time.sleep(0.3)
+    cluster.change(namespace, "web", {"revisionHistoryLimit": 5})  # whoever has seen this has seen them end
+    cluster.until("seen", lambda: _observed(cluster.client.get(DEPLOYMENTS, "web", namespace)))
     assert {p["spec"]["containers"][0]["image"] for p in cluster.pods(namespace)} == {"one"}
     for node in holding:
         node.release_endings()
@@ -212,10 +214,10 @@ def test_pods_leave_a_tainted_node_when_their_toleration_is_over(cluster: Cluste
         cluster.until("the second left", lambda: _gone(cluster, PODS, "stays-a-second", namespace))
         assert 0.9 < time.monotonic() - tainted < 6
         assert [p["metadata"]["name"] for p in cluster.pods(namespace)] == ["stays"]
+        cluster.client.delete(PODS, "stays", namespace, grace_period_seconds=0)
     finally:
         node.stop()
         cluster.client.delete(NODES, "tainted")
-    cluster.until("pods of a node that is gone deleted", lambda: cluster.pods(namespace) == [])
 
 
 def test_every_node_gets_a_range_of_its_own_by_one_patch(cluster: Cluster) -> None:
@@ -232,6 +234,10 @@ def test_every_node_gets_a_range_of_its_own_by_one_patch(cluster: Cluster) -> No
         for node in nodes:
             node.stop()
             cluster.client.delete(NODES, node.name)
+
+
+def _observed(found: dict[str, Any]) -> bool:
+    return bool(found["status"].get("observedGeneration") == found["metadata"]["generation"])
 
 
 def _ranges(cluster: Cluster) -> list[str] | None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from controlplane.controllers.endpoints import subsets, truncated
-from controlplane.controllers.endpointslice import desired, plan, slice_labels
+from controlplane.controllers.endpointslice import desired, placed, plan, slice_labels
 from controlplane.controllers.service_pods import ports_of, selects
 
 
@@ -184,3 +184,9 @@ def test_endpoints_hold_a_thousand_addresses_ready_ones_first() -> None:
     found, cut = truncated(subsets(service(), pods))
     assert cut
     assert (len(found[0]["addresses"]), len(found[0]["notReadyAddresses"])) == (990, 10)
+
+
+def test_a_pod_whose_node_object_is_gone_is_published_only_where_readiness_does_not_count() -> None:
+    pods = [pod("p1", nodeName="there"), pod("p2", nodeName="gone")]
+    assert placed(service(), pods, {"there": ""}) == pods[:1]
+    assert placed(service(publishNotReadyAddresses=True), pods, {"there": ""}) == pods
