@@ -56,7 +56,7 @@ OTHER_COMMANDS = {
     ),
 }
 LOAD_BALANCERS = "what Services of type LoadBalancer get: nodes, or ranges with commas (default: they wait)"
-WIREGUARD = "UDP port of the nodes' encrypted packets, with --pod-routes wireguard"
+WIREGUARD = "UDP port of the tunnel, with --pod-routes wireguard (default 51820)"
 NO_PREFIX = "\0"  # begins no argument, so none is taken for an option
 
 
