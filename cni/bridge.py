@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import sys
 
-from cni import spoofcheck, veth
+from cni import parsed, spoofcheck, veth
 from cni.errors import (
     FirewallError,
     InvalidConfig,
@@ -274,7 +273,7 @@ def _inner_messages(config: BridgeConfig, found: Result, index: int, owner: str)
     messages += [veth.route_message(route, index, found.ips) for route in found.routes]
     if config.default_gateway:
         for ip in found.ips:
-            default = "0.0.0.0/0" if ipaddress.ip_interface(ip.address).version == 4 else "::/0"
+            default = "0.0.0.0/0" if parsed.interface(ip.address).version == 4 else "::/0"
             if ip.gateway and all(route.dst != default for route in found.routes):
                 messages.append(new_route(default, index=index, gw=ip.gateway))
     return messages
@@ -297,12 +296,12 @@ def _check_host(config: BridgeConfig, previous: Result, host: Netlink, near: Lin
 
 
 def _with_prefix(ip: IP) -> str:
-    return f"{ip.gateway}/{ipaddress.ip_interface(ip.address).network.prefixlen}"
+    return f"{ip.gateway}/{parsed.interface(ip.address).network.prefixlen}"
 
 
 def _conflicts(present: str, wanted: str) -> bool:
     """Another address of the same family, other than the kernel's own link-local one."""
-    one, other = ipaddress.ip_interface(present), ipaddress.ip_interface(wanted)
+    one, other = parsed.interface(present), parsed.interface(wanted)
     if one.version != other.version or one.ip.is_link_local:
         return False
     # Several IPv6 subnets on one bridge are usual; with IPv4, and within one subnet, it is a mistake.

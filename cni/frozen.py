@@ -29,6 +29,7 @@ def frozen(cls: type[T]) -> type[T]:
         written.pop(name, None)
     space = _METHODS | written | {"__slots__": fields, "__match_args__": fields, "_defaults": defaults}
     made: Any = type(cls.__name__, cls.__bases__, space)
+    made._setters = tuple([vars(made)[name].__set__ for name in fields])
     return made  # type: ignore[no-any-return]
 
 
@@ -43,13 +44,16 @@ def _values(value: Any) -> dict[str, Any]:
 
 def _init(self: Any, *given: Any, **named: Any) -> None:
     fields = self.__slots__
+    if not named and len(given) == len(fields):
+        for put, value in zip(self._setters, given, strict=True):
+            put(self, value)
+        return
     values = {**self._defaults, **dict(zip(fields, given, strict=False)), **named}
     twice = given and named and not named.keys().isdisjoint(fields[: len(given)])
     if len(given) > len(fields) or len(values) != len(fields) or twice:
         raise TypeError(f"Could not make {type(self).__name__} of {given} and {named}: it has {fields}")
-    put = object.__setattr__
-    for name in fields:
-        put(self, name, values[name])
+    for put, name in zip(self._setters, fields, strict=True):
+        put(self, values[name])
 
 
 def _tuple(self: Any) -> tuple[Any, ...]:

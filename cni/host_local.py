@@ -1,27 +1,20 @@
-"""Addresses from local ranges, one file per address, in upstream host-local's own layout.
+"""The plugin host-local: which address of its local ranges a container gets.
 
-    <dataDir>/<network>/<address>             "<container ID>\\r\\n<ifname>"
-    <dataDir>/<network>/last_reserved_ip.<n>  where the next search of range set n begins
-    <dataDir>/<network>/lock                  flock: plugins of several processes take turns
-
-So our plugin and Debian's can be exchanged while pods run. A reservation is a file created with O_EXCL
-and synced, as is the folder that names it, before the address is handed out: neither SIGKILL nor a power cut
-gives one address to two containers. An empty file was left by a writer that was killed between creating and
-filling it: its ADD never answered, so the next one takes it away. Search goes round-robin from the last
-address, which keeps a freed one unused for as long as possible.
+Search goes round-robin from the last address, which keeps a freed one unused for as long as possible. How
+reservations are kept is `address_store`'s affair.
 Source: containernetworking/plugins, plugins/ipam/host-local (layout and configuration keys).
 """
 
 from __future__ import annotations
 
 import _thread
-import contextlib
-import fcntl
 import ipaddress
 import os
 import sys
 from collections.abc import Mapping
+from itertools import islice
 
+from cni.address_store import Store
 from cni.beside import beside
 from cni.errors import AddressesExhausted, InvalidConfig, IoFailure, NotAvailable, PluginFailure
 from cni.frozen import frozen
@@ -31,7 +24,7 @@ DEFAULT_DATA_DIR = "/var/lib/cni/networks"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -100,134 +93,26 @@ def local_ranges(ipam: Mapping[str, Any]) -> list[Range]:
     return [r for entry in parse_ranges(ipam) for r in entry]
 
 
-class Store:
-    """The folder of one network. Use its methods inside `with store.locked():`; `sync` is fsync(2)."""
-
-    def __init__(self, folder: str, sync: Callable[[int], None] = os.fsync) -> None:
-        self._folder = folder
-        self._sync = sync
-        self._thread_lock = _thread.allocate_lock()
-        self._owners: dict[str, tuple[str, str]] = {}
-        self._stamp = -1
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Exclusive among threads and processes."""
-        with self._thread_lock:
-            try:
-                os.makedirs(self._folder, exist_ok=True)
-                lock = os.open(f"{self._folder}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            except OSError as error:
-                raise IoFailure(f"Could not open the address store {self._folder}", str(error)) from error
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                self._refresh()
-                yield
-                self._stamp = os.stat(self._folder).st_mtime_ns
-            finally:
-                os.close(lock)
-
-    def _refresh(self) -> None:
-        # Reading every file costs milliseconds with a few hundred pods; our own changes are known.
-        if os.stat(self._folder).st_mtime_ns == self._stamp:
-            return
-        self._owners.clear()
-        for name in os.listdir(self._folder):
-            if name == "lock" or name.startswith("last_reserved_ip"):
-                continue
-            with open(f"{self._folder}/{name}", errors="replace", newline="") as file:
-                text = file.read()
-            if not text:
-                os.unlink(f"{self._folder}/{name}")
-                continue
-            # Old stores hold the container ID only, newer ones a second line with the interface.
-            container, _, ifname = text.strip().partition("\n")
-            self._owners[name] = (container.strip(), ifname.strip())
-        self._stamp = -1
-
-    def owner(self, address: Address) -> tuple[str, str] | None:
-        return self._owners.get(str(address))
-
-    def owned(self, container_id: str, ifname: str) -> list[Address]:
-        found = [n for n, (c, i) in self._owners.items() if c == container_id and i in (ifname, "")]
-        return [ipaddress.ip_address(name) for name in found]
-
-    def reserve(self, address: Address, container_id: str, ifname: str, range_set: int) -> bool:
-        """Take the address for this interface; False when it is taken. `keep` puts it on disk."""
-        name = str(address)
-        path = f"{self._folder}/{name}"
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise IoFailure(f"Could not reserve {address}", str(error)) from error
-        try:
-            os.write(handle, f"{container_id}\r\n{ifname}".encode())
-            self._remember(address, range_set)
-        except OSError as error:
-            os.unlink(path)
-            raise IoFailure(f"Could not reserve {address}", str(error)) from error
-        finally:
-            os.close(handle)
-        self._owners[name] = (container_id, ifname)
-        return True
-
-    def keep(self, addresses: Sequence[str]) -> None:
-        """Wait until the reservations are on disk; the lock need not be held. Raises IoFailure."""
-        # A file's own sync says nothing of its name: that is the folder's (fsync(2)).
-        try:
-            for path in (*(f"{self._folder}/{address}" for address in addresses), self._folder):
-                handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    self._sync(handle)
-                finally:
-                    os.close(handle)
-        except OSError as error:
-            raise IoFailure(f"Could not reserve {', '.join(addresses)}", str(error)) from error
-
-    def _remember(self, address: Address, range_set: int) -> None:
-        # Overwritten in place: truncating first makes ext4 flush the file on close, 1 ms each time.
-        path = f"{self._folder}/last_reserved_ip.{range_set}"
-        handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
-        try:
-            text = str(address).encode()
-            os.write(handle, text)
-            if os.fstat(handle).st_size != len(text):
-                os.ftruncate(handle, len(text))
-        finally:
-            os.close(handle)
-
-    def release(self, container_id: str, ifname: str) -> None:
-        for address in self.owned(container_id, ifname):
-            self._unlink(str(address))
-
-    def release_all_but(self, valid: set[tuple[str, str]]) -> None:
-        containers = {container for container, _ in valid}
-        for name, (container, ifname) in list(self._owners.items()):
-            if (container, ifname) in valid or (not ifname and container in containers):
-                continue
-            self._unlink(name)
-
-    def _unlink(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{self._folder}/{name}")
-        self._owners.pop(name, None)
-
-    def last(self, range_set: int) -> Address | None:
-        try:
-            with open(f"{self._folder}/last_reserved_ip.{range_set}") as file:
-                return ipaddress.ip_address(file.read().strip())
-        except (OSError, ValueError):
-            return None
+@frozen
+class _Section:
+    source: Mapping[str, Any]
+    sets: tuple[RangeSet, ...]
+    routes: tuple[Route, ...]
 
 
 class HostLocal:
-    """The plugin; one instance keeps the stores it has seen (their folders may be shared)."""
+    """The plugin; one instance keeps the stores it has seen (their folders may be shared).
 
-    def __init__(self, sync: Callable[[int], None] = os.fsync) -> None:
+    `spares` is how many addresses of a range set are reserved ahead, for a process that lives long enough to
+    hand them out; never more than a sixteenth of the set.
+    """
+
+    def __init__(self, sync: Callable[[int], None] = os.fsync, *, spares: int = 0) -> None:
         self._sync = sync
+        self._spares = spares
+        self._refilling = _thread.allocate_lock()
         self._stores: dict[str, Store] = {}
+        self._read: _Section | None = None
 
     def add(self, request: Request) -> Result:
         """One address per range set. Raises AddressesExhausted; reserves all or nothing.
@@ -236,32 +121,64 @@ class HostLocal:
         once, and gives the addresses back by DEL when it hears of a failure there.
         """
         ipam = _ipam(request)
-        sets = parse_ranges(ipam)
+        section = self._section(ipam)
+        sets, routes, dns = section.sets, section.routes, _dns(ipam)
         wanted = _requested(request)
-        routes, dns = _routes(ipam), _dns(ipam)
         store = self._store(request)
         with store.locked():
             held = store.owned(request.container_id, request.ifname)
             if held:
                 owner = f"{request.container_id} {request.ifname}"
                 raise PluginFailure(f"Could not allocate for {owner}: it already has {held[0]}")
+            fresh: list[str] = []
             try:
-                ips = tuple(_allocate(store, request, i, entry, wanted) for i, entry in enumerate(sets))
+                ips = tuple(
+                    _allocate(store, request, i, entry, wanted, fresh) for i, entry in enumerate(sets)
+                )
                 if wanted:
                     raise InvalidConfig(f"Could not allocate requested address {wanted[0]}: in no range")
             except BaseException:
                 store.release(request.container_id, request.ifname)
                 raise
-        taken = [ip.address.partition("/")[0] for ip in ips]
+            low = bool(fresh) or 2 * store.spares_left() <= sum(self._ahead(entry) for entry in sets)
         if request.unfinished is not None:
-            request.unfinished.append(beside(lambda: store.keep(taken)))
+            if fresh:
+                request.unfinished.append(beside(lambda: store.keep(fresh)))
+            if self._spares and low:
+                # When the rest is done: two threads would only take turns.
+                request.unfinished.append(lambda: beside(lambda: self.refill(store, sets)))
             return Result(ips=ips, routes=routes, dns=dns)
         try:
-            store.keep(taken)
+            store.keep(fresh)
         except BaseException:
             self.delete(request)
             raise
         return Result(ips=ips, routes=routes, dns=dns)
+
+    def refill(self, store: Store, sets: tuple[RangeSet, ...]) -> None:
+        """Set the next addresses aside. Raises IoFailure; there are no spares then, and every ADD syncs for
+        itself and so tells its caller of the disk's trouble."""
+        if not self._refilling.acquire(blocking=False):
+            return
+        try:
+            with store.locked():
+                chosen: list[Address] = []
+                for index, entry in enumerate(sets):
+                    following = _candidates(entry, store.last(index), store)
+                    chosen += [address for _, address in islice(following, self._ahead(entry))]
+                fresh = store.set_aside(chosen)
+            store.keep(fresh)
+            with store.locked():
+                store.kept(fresh)
+        except (OSError, IoFailure):
+            with store.locked():
+                store.drop_spares()
+            raise
+        finally:
+            self._refilling.release()
+
+    def _ahead(self, entry: RangeSet) -> int:
+        return min(self._spares, sum(int(r.last) - int(r.first) + 1 for r in entry) // 16)
 
     def delete(self, request: Request) -> None:
         store = self._store(request)
@@ -288,9 +205,17 @@ class HostLocal:
         """Raises NotAvailable when a range set has no free address left."""
         store = self._store(request)
         with store.locked():
-            for entry in parse_ranges(_ipam(request)):
+            for entry in self._section(_ipam(request)).sets:
                 if next(_candidates(entry, None, store), None) is None:
                     raise NotAvailable(f"Could not find a free address in {entry[0].subnet}")
+
+    def _section(self, ipam: Mapping[str, Any]) -> _Section:
+        """Read once for the same object, not for one that looks the same: an invoker keeps its configuration
+        until the file changes."""
+        read = self._read
+        if read is None or read.source is not ipam:
+            read = self._read = _Section(ipam, parse_ranges(ipam), _routes(ipam))
+        return read
 
     def _store(self, request: Request) -> Store:
         folder = f"{_ipam(request).get('dataDir') or DEFAULT_DATA_DIR}/{request.network}"
@@ -299,7 +224,19 @@ class HostLocal:
         return self._stores[folder]
 
 
-def _allocate(store: Store, request: Request, index: int, entry: RangeSet, wanted: list[Address]) -> IP:
+def _allocate(
+    store: Store, request: Request, index: int, entry: RangeSet, wanted: list[Address], fresh: list[str]
+) -> IP:
+    """An address of the set; one whose reservation is not on disk yet is added to `fresh`."""
+
+    def taken(address: Address) -> bool:
+        kept = store.take_spare(address, request.container_id, request.ifname, index)
+        if kept is None and not store.reserve(address, request.container_id, request.ifname, index):
+            return False
+        if not kept:
+            fresh.append(str(address))
+        return True
+
     mine = [a for a in wanted if any(a in r.subnet for r in entry)]
     for address in mine:
         wanted.remove(address)
@@ -307,11 +244,11 @@ def _allocate(store: Store, request: Request, index: int, entry: RangeSet, wante
         home = next((r for r in entry if mine[0] in r), None)
         if home is None or mine[0] == home.gateway:
             raise InvalidConfig(f"Could not allocate requested address {mine[0]}: outside the range")
-        if not store.reserve(mine[0], request.container_id, request.ifname, index):
+        if not taken(mine[0]):
             raise PluginFailure(f"Could not allocate requested address {mine[0]}: EEXIST (it is in use)")
         return IP(f"{mine[0]}/{home.prefix}", gateway=str(home.gateway))
     for home, address in _candidates(entry, store.last(index), store):
-        if store.reserve(address, request.container_id, request.ifname, index):
+        if taken(address):
             return IP(f"{address}/{home.prefix}", gateway=str(home.gateway))
     names = ", ".join(f"{r.first}-{r.last}" for r in entry)
     raise AddressesExhausted(f"Could not allocate an address in {request.network}: no free one in {names}")
@@ -332,7 +269,7 @@ def _candidates(entry: RangeSet, last: Address | None, store: Store) -> Iterator
         for r, size in zip(entry, sizes, strict=True):
             if position < size:
                 address = r.first + position
-                if address != r.gateway and store.owner(address) is None:
+                if address != r.gateway and store.free(address):
                     yield r, address
                 break
             position -= size

@@ -41,11 +41,12 @@ class Invoker:
         cache_dir: Path,
         own_bin_dir: Path,
         timeout: float = 60.0,
+        spare_addresses: int = 0,
     ) -> None:
         self._folder = ConfigFolder(config_dir)
         self._path = tuple(str(folder) for folder in bin_dirs)
         self._cache = cache_dir / "results"
-        self._plugins = Plugins(own_bin_dir, timeout=timeout)
+        self._plugins = Plugins(own_bin_dir, timeout=timeout, spare_addresses=spare_addresses)
         self._turns = _Turns()
 
     def add(
@@ -248,14 +249,11 @@ class Invoker:
     def _request(
         self, command: str, entry: Attachment, plugin: Mapping[str, Any], netns: str, previous: Result | None
     ) -> Request:
-        version = entry.network.version
         config = _section(entry.network, plugin)
         declared = plugin.get("capabilities") or {}
         runtime = {key: value for key, value in entry.capabilities.items() if declared.get(key) and value}
         if runtime:
             config["runtimeConfig"] = {**(config.get("runtimeConfig") or {}), **runtime}
-        if previous is not None:
-            config["prevResult"] = previous.to_json(version)
         return Request(
             command=command,
             config=config,
@@ -264,6 +262,7 @@ class Invoker:
             ifname=entry.ifname,
             args=entry.args,
             path=self._path,
+            previous=previous,
         )
 
 

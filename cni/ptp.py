@@ -10,11 +10,10 @@ Configuration keys are upstream's (ipMasq, mtu, dns, ipam) with `nonMasqueradeCI
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from _socket import AF_INET, AF_INET6
 
-from cni import veth
+from cni import parsed, veth
 from cni.errors import InvalidConfig, PluginFailure
 from cni.frozen import replace
 from cni.netlink import Netlink
@@ -101,7 +100,7 @@ def _parse(config: Mapping[str, Any]) -> NetworkConfig:
 def _host_messages(index: int, ips: Sequence[IP]) -> list[Message]:
     messages: list[Message] = []
     for ip in ips:
-        length = ipaddress.ip_interface(ip.address).max_prefixlen
+        length = parsed.interface(ip.address).max_prefixlen
         messages.append(new_address(index, f"{ip.gateway}/{length}", prefix_route=False))
         # Replaced: the route of the address's former owner goes only when the kernel removes its link.
         messages.append(new_route(_alone(ip.address), index=index, replace=True))
@@ -112,18 +111,18 @@ def _inner_messages(found: Result, index: int, owner: str) -> list[Message]:
     # The alias is how DEL knows the link for the container's own.
     messages = [set_link(_LO, up=True), set_link(index, up=True, alias=owner)]
     for ip in found.ips:
-        source, gateway = str(ipaddress.ip_interface(ip.address).ip), _alone(ip.gateway)
-        subnet = str(ipaddress.ip_interface(ip.address).network)
+        source, gateway = str(parsed.interface(ip.address).ip), _alone(ip.gateway)
+        subnet = str(parsed.interface(ip.address).network)
         messages.append(new_address(index, ip.address, prefix_route=False))
         messages.append(new_route(gateway, index=index, source=source))
-        if ipaddress.ip_interface(ip.address).network.num_addresses > 1:
+        if parsed.interface(ip.address).network.num_addresses > 1:
             messages.append(new_route(subnet, index=index, gw=ip.gateway, source=source))
     return messages + [veth.route_message(route, index, found.ips) for route in found.routes]
 
 
 def _alone(address: str) -> str:
     """The prefix that holds this address and no other."""
-    ip = ipaddress.ip_interface(address).ip
+    ip = parsed.interface(address).ip
     return f"{ip}/{ip.max_prefixlen}"
 
 
@@ -133,7 +132,7 @@ def _check_host(previous: Result, host: Netlink, near: Link | None) -> None:
         raise PluginFailure(f"Could not find the host's interface {' or '.join(known)} up")
     families = {4: AF_INET, 6: AF_INET6}
     for ip in previous.ips:
-        family = families[ipaddress.ip_interface(ip.address).version]
+        family = families[parsed.interface(ip.address).version]
         there = {r.dst for r in host.routes(family=family) if r.device == near.index}
         if _alone(ip.address) not in there:
             raise PluginFailure(f"Could not find the host's route to {_alone(ip.address)} by {near.name}")

@@ -47,11 +47,15 @@ class Plugins:
 
     `own_bin_dir` is the folder of our wrapper scripts (`write_executables`): a name whose first hit along
     the search path lies there is run in-process; the effect is the same, the process is spared.
+    `spare_addresses` is for a process that lives long (see address_store).
     """
 
-    def __init__(self, own_bin_dir: Path | str | None, *, timeout: float = 60.0) -> None:
+    def __init__(
+        self, own_bin_dir: Path | str | None, *, timeout: float = 60.0, spare_addresses: int = 0
+    ) -> None:
         self._own = str(own_bin_dir) if own_bin_dir is not None else None
         self._timeout = timeout
+        self._spare_addresses = spare_addresses
         self._loaded: dict[str, Plugin] = {}
 
     def find(self, kind: str, path: Sequence[str]) -> str:
@@ -76,7 +80,7 @@ class Plugins:
     def own(self, kind: str) -> Plugin:
         """Our plugin of that name, made once."""
         if kind not in self._loaded:
-            self._loaded[kind] = _load(kind, self)
+            self._loaded[kind] = _load(kind, self, self._spare_addresses)
         return self._loaded[kind]
 
     def run(self, kind: str, request: Request) -> Result | None:
@@ -105,12 +109,15 @@ class Plugins:
             "CNI_ARGS": format_args(request.args),
             "CNI_PATH": ":".join(request.path),
         }
+        config = request.config
+        if request.previous is not None:
+            config = {**config, "prevResult": request.previous.to_json(request.version)}
         import subprocess  # not above: most programs execute no other
 
         try:
             done = subprocess.run(
                 [program],
-                input=dumps(request.config).encode(),
+                input=dumps(config).encode(),
                 env={key: value for key, value in environment.items() if value},
                 capture_output=True,
                 timeout=self._timeout,
@@ -237,7 +244,7 @@ def write_executables(folder: Path, python: str) -> None:
         fresh.replace(target)
 
 
-def _load(kind: str, plugins: Plugins) -> Plugin:
+def _load(kind: str, plugins: Plugins, spare_addresses: int) -> Plugin:
     # Imported one by one: an executable should not read the modules of the others.
     if kind == "bridge":
         from cni.bridge import Bridge
@@ -254,7 +261,7 @@ def _load(kind: str, plugins: Plugins) -> Plugin:
     if kind == "host-local":
         from cni.host_local import HostLocal
 
-        return HostLocal()
+        return HostLocal(spares=spare_addresses)
     if kind == "loopback":
         from cni.loopback import Loopback
 

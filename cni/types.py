@@ -131,7 +131,8 @@ class Request:
     `netns` is empty when the runtime no longer has the namespace (allowed on DEL and GC).
     `args` are CNI_ARGS' pairs, `path` the folders of CNI_PATH in order. A caller in this process that goes on
     while the plugin still has something to finish gives a list for `unfinished`, and calls what it then holds
-    before it relies on the result.
+    before it relies on the result. It also gives the previous plugin's result as `previous`, the value
+    itself; from a process that comes as the configuration's prevResult.
     """
 
     command: str
@@ -142,6 +143,7 @@ class Request:
     args: Mapping[str, str] = _NOTHING
     path: tuple[str, ...] = ()
     unfinished: list[Callable[[], object]] | None = None
+    previous: Result | None = None
 
     @property
     def network(self) -> str:
@@ -153,6 +155,8 @@ class Request:
 
     @property
     def prev_result(self) -> Result | None:
+        if self.previous is not None:
+            return self.previous
         body = self.config.get("prevResult")
         return Result.from_json(body) if body else None
 

@@ -12,10 +12,11 @@ Aliases say whose a link is: the far end bears the container's ID, the near end 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
+import os
 from _socket import AF_INET, AF_INET6
 from errno import EEXIST
 
+from cni import parsed
 from cni.errors import CniError, InvalidConfig, NetlinkError, PluginFailure
 from cni.frozen import frozen, replace
 from cni.netlink import Netlink
@@ -47,18 +48,18 @@ def names(request: Request, ips: Sequence[IP]) -> Ends:
     A MAC that was asked for (runtimeConfig.mac, args.cni.mac, MAC= in CNI_ARGS) is the far end's.
     """
     wanted = _requested_mac(request)
-    four = next((ip.address for ip in ips if ipaddress.ip_interface(ip.address).version == 4), None)
+    four = next((ip.address for ip in ips if parsed.interface(ip.address).version == 4), None)
     if four is None:
         digest = _digest(f"{request.container_id}{request.ifname}".encode())
         return Ends(f"veth{digest.hex()}", (b"\x0e\x58" + digest).hex(":"), request.ifname, wanted)
-    packed = ipaddress.ip_interface(four).ip.packed
+    packed = parsed.interface(four).ip.packed
     near_mac = (b"\x0e\x58" + packed).hex(":")
     return Ends(f"veth{packed.hex()}", near_mac, request.ifname, wanted or mac_for(four))
 
 
 def mac_for(address: str) -> str:
     """0a:58 + the IPv4 address; for IPv6 + four bytes of the address's hash. Locally administered."""
-    ip = ipaddress.ip_interface(address).ip
+    ip = parsed.interface(address).ip
     tail = ip.packed if ip.version == 4 else _digest(ip.packed)
     return (b"\x0a\x58" + tail).hex(":")
 
@@ -149,11 +150,11 @@ def with_gateways(result: Result) -> Result:
 
 
 def first(address: str) -> str:
-    return str(ipaddress.ip_interface(address).network.network_address + 1)
+    return str(parsed.interface(address).network.network_address + 1)
 
 
 def subnets(ips: Sequence[IP]) -> list[str]:
-    return [str(ipaddress.ip_interface(ip.address).network) for ip in ips]
+    return [str(parsed.interface(ip.address).network) for ip in ips]
 
 
 def chosen_dns(config: Mapping[str, Any], found: Result) -> DNS:
@@ -163,12 +164,15 @@ def chosen_dns(config: Mapping[str, Any], found: Result) -> DNS:
 
 
 def enable_forwarding(proc: str, ips: Sequence[IP]) -> None:
-    for version in sorted({ipaddress.ip_interface(ip.address).version for ip in ips}):
+    for version in sorted({parsed.interface(ip.address).version for ip in ips}):
         name = "ipv4/ip_forward" if version == 4 else "ipv6/conf/all/forwarding"
         switch = f"{proc}/sys/net/{name}"
         # Writing even the same value makes the kernel walk all devices, so look first.
-        with open(switch) as now:
-            on = now.read().strip() == "1"
+        now = os.open(switch, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            on = os.read(now, 16).strip() == b"1"
+        finally:
+            os.close(now)
         if not on:
             with open(switch, "w") as new:
                 new.write("1")
@@ -181,6 +185,7 @@ def require_free(request: Request, netns: int, inside: Netlink) -> None:
     """Refuse the host's own namespace and an interface name that is taken (SPEC section 4, ADD)."""
     if is_own(netns):
         raise InvalidConfig(f"Could not wire {request.netns}: it is the host's own namespace")
+    # Asked first: a pair that fails is removed by its name, which may be that of the interface there.
     if inside.link(request.ifname) is not None:
         raise NetlinkError(f"add interface {request.ifname} to the container", EEXIST)
 
@@ -209,9 +214,9 @@ def removed_on_failure(host: Netlink, near: str) -> Iterator[None]:
 
 def route_message(route: Route, index: int, ips: Sequence[IP]) -> Message:
     """A route of the result inside the container; without `gw` by the gateway of its family's address."""
-    version = ipaddress.ip_network(route.dst).version
+    version = parsed.network(route.dst).version
     gateways = [ip.gateway for ip in ips if ip.gateway]
-    same = [gw for gw in gateways if ipaddress.ip_address(gw).version == version]
+    same = [gw for gw in gateways if parsed.address(gw).version == version]
     extra = route.extra
     return new_route(
         route.dst,
@@ -259,7 +264,7 @@ def check_inside(request: Request, previous: Result, inside: Netlink, *, up: boo
         if ip.address not in present:
             raise PluginFailure(f"Could not find address {ip.address} on {request.ifname}")
     for family, version in ((AF_INET, 4), (AF_INET6, 6)):
-        wanted = [r for r in previous.routes if ipaddress.ip_network(r.dst).version == version]
+        wanted = [r for r in previous.routes if parsed.network(r.dst).version == version]
         there = {(r.dst, r.table) for r in inside.routes(None, family)} if wanted else set()
         for route in wanted:
             if (route.dst, route.extra.get("table", 254)) not in there:

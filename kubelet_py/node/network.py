@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 CONFLIST = "10-kubelet-py.conflist"
 NETWORK = "kubelet-py"
 USUAL_MTU = 1500
+SPARE_ADDRESSES = 8  # pods that start together before one waits for the disk
 
 
 class NodeNetwork:
@@ -49,6 +50,7 @@ class NodeNetwork:
             bin_dirs=[*bin_dirs, self._own],
             cache_dir=paths.cni_state,
             own_bin_dir=self._own,
+            spare_addresses=SPARE_ADDRESSES,
         )
 
     def start(

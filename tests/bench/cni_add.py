@@ -29,6 +29,7 @@ from cni import conflist, skeleton  # noqa: E402
 from cni.invoke import Invoker  # noqa: E402
 from cni.netlink import Netlink  # noqa: E402
 from cni.warm import WarmPlugins  # noqa: E402
+from kubelet_py.node.network import SPARE_ADDRESSES  # noqa: E402
 
 DEBIAN = Path("/usr/lib/cni")
 GOALS = "goals: in-process p50 ≤ 4 ms; programs ≤ 3 × Debian's; deleting 250 pods ≤ 0.5 s"
@@ -52,8 +53,9 @@ class InProcess:
         skeleton.write_executables(own, sys.executable)
         conflist.write(folder / "net.d/10.conflist", network(folder, "in-process", number))
         self.invoker = Invoker(
-            config_dir=folder / "net.d", bin_dirs=[own], cache_dir=folder / "cache", own_bin_dir=own
-        )
+            config_dir=folder / "net.d", bin_dirs=[own], cache_dir=folder / "cache", own_bin_dir=own,
+            spare_addresses=SPARE_ADDRESSES,
+        )  # fmt: skip
         self.invoker.prepare()
 
     def add(self, name: str, netns: str) -> None:

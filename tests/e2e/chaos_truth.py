@@ -6,6 +6,7 @@ has it, the kernel has not) or something left (the kernel or the disk has what t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -147,9 +148,14 @@ def _cgroups(paths: NodePaths, pods: dict[str, Object], live: dict[str, Object])
 
 
 def leases(paths: NodePaths) -> dict[str, str]:
-    """Address → the sandbox that it is kept for, by host-local's files."""
-    files = (paths.cni_state / "networks").glob("*/*.*.*.*")
-    return {file.name: file.read_text().split()[0] for file in files if file.name[0].isdigit()}
+    """Address → the sandbox that it is kept for, by host-local's files; without what is set aside ("-…")."""
+    found: dict[str, str] = {}
+    for file in (paths.cni_state / "networks").glob("*/*.*.*.*"):
+        with contextlib.suppress(FileNotFoundError):  # the agent sets others aside meanwhile
+            owner = file.read_text().partition("\n")[0]
+            if file.name[0].isdigit() and owner and not owner.startswith("-"):
+                found[file.name] = owner
+    return found
 
 
 def _addresses(paths: NodePaths, pods: dict[str, Object], live: dict[str, Object]) -> Iterator[str]:

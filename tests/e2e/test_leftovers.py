@@ -63,10 +63,11 @@ def test_what_an_agent_killed_in_the_middle_of_a_removal_left_is_cleared_away_by
     node.apply(pod("borrowed", container={"ports": [{"containerPort": 8080, "hostPort": 23998}]}))
     node.wait_running("borrowed")
     (attachment,) = (paths.cni_state / "results").glob("*-eth0")
-    (lease,) = (file for file in (paths.cni_state / "networks").glob("*/10.*"))
+    (address,) = leases(paths)
+    (lease,) = (paths.cni_state / "networks").glob(f"*/{address}")
     kept = {file: file.read_text() for file in (attachment, lease)}
     node.kubectl("delete", "pod", "borrowed")
-    assert not attachment.exists() and not lease.exists()
+    assert not attachment.exists() and leases(paths) == {}
 
     os.kill(node.pid("agent"), signal.SIGKILL)
     for file, text in kept.items():

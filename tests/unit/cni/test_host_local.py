@@ -209,3 +209,91 @@ def test_a_torn_memory_of_the_last_address_is_no_obstacle(tmp_path: Path) -> Non
     plugin.add(request(tmp_path))
     (tmp_path / "n/last_reserved_ip.0").write_bytes(b"10.9.\0\0")
     assert HostLocal().add(request(tmp_path, container="d")).ips[0].address == "10.9.0.3/29"
+
+
+def aside(folder: Path, sync: Callable[[int], None]) -> tuple[HostLocal, Callable[[str], str]]:
+    """A plugin with three spares in 10.9.0.0/26, and what gives a container an address and then refills."""
+    plugin = HostLocal(sync, spares=4)  # but no more than a sixteenth
+
+    def add(container: str) -> str:
+        unfinished: list[Callable[[], object]] = []
+        asked = request(folder, container=container, subnet="10.9.0.0/26")
+        address = plugin.add(replace(asked, unfinished=unfinished)).ips[0].address
+        for finish in unfinished:
+            wait = finish()
+            if callable(wait):
+                wait()
+        return address.partition("/")[0]
+
+    return plugin, add
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        n: (folder / "n" / n).read_bytes().decode() for n in os.listdir(folder / "n") if n.startswith("10.")
+    }
+
+
+def test_addresses_set_aside_are_on_disk_before_they_are_handed_out_without_a_sync(tmp_path: Path) -> None:
+    synced: list[str] = []
+    _, add = aside(tmp_path, lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
+    assert add("c0") == "10.9.0.2"
+    files = [str(tmp_path / f"n/10.9.0.{n}") for n in range(2, 6)]
+    assert synced == [files[0], str(tmp_path / "n"), *files[1:], str(tmp_path / "n")]
+    synced.clear()
+    assert add("c1") == "10.9.0.3"
+    assert synced == []
+    assert contents(tmp_path)["10.9.0.3"] == "c1\r\neth0"
+    assert [add(f"c{n}") for n in range(2, 9)] == [f"10.9.0.{n}" for n in range(4, 11)]
+    assert {owner for owner in contents(tmp_path).values() if owner[0] == "c"} == {
+        f"c{n}\r\neth0" for n in range(9)
+    }
+
+
+def test_what_was_set_aside_is_nobody_elses(tmp_path: Path) -> None:
+    plugin, add = aside(tmp_path, os.fsync)
+    add("c0")
+    # As after a power cut: 3 to 5 may have been handed out.
+    other = HostLocal()
+    assert other.add(request(tmp_path, container="d", subnet="10.9.0.0/26")).ips[0].address == "10.9.0.6/26"
+    base = request(tmp_path, "GC", subnet="10.9.0.0/26")
+    valid = [{"containerID": name, "ifname": "eth0"} for name in ("c0", "d")]
+    collect = Request("GC", {**base.config, "cni.dev/valid-attachments": valid})
+    plugin.gc(collect)
+    assert len(contents(tmp_path)) == 5  # its own GC keeps them
+    other.gc(collect)
+    assert sorted(contents(tmp_path)) == ["10.9.0.2", "10.9.0.6"]
+    # Those are gone for their maker, too, who goes on behind the other's.
+    assert other.add(request(tmp_path, container="e", subnet="10.9.0.0/26")).ips[0].address == "10.9.0.7/26"
+    assert add("c1") == "10.9.0.8"
+    assert sorted(contents(tmp_path)) == sorted(["10.9.0.2", *(f"10.9.0.{n}" for n in range(6, 12))])
+
+
+def test_a_small_range_is_not_used_up_by_what_is_set_aside(tmp_path: Path) -> None:
+    plugin, add = aside(tmp_path, os.fsync)
+    taken = [add(f"c{n}") for n in range(61)]
+    assert sorted(taken) == sorted(f"10.9.0.{n}" for n in range(2, 63))
+    with pytest.raises(NotAvailable):
+        plugin.status(request(tmp_path, "STATUS", subnet="10.9.0.0/26"))
+    plugin.delete(request(tmp_path, "DEL", "c30", subnet="10.9.0.0/26"))
+    assert add("again") == taken[30]
+
+
+def test_a_disk_that_fails_while_setting_aside_leaves_nothing_set_aside(tmp_path: Path) -> None:
+    broken = False
+
+    def sync(_handle: int) -> None:
+        if broken:
+            raise OSError(5, "Input/output error")
+
+    plugin, add = aside(tmp_path, sync)
+    add("c0")
+    assert len(contents(tmp_path)) == 4
+    broken = True
+    add("c1")
+    with pytest.raises(CniError, match="Could not reserve"):
+        add("c2")
+    assert sorted(contents(tmp_path)) == ["10.9.0.2", "10.9.0.3", "10.9.0.4"]
+    broken = False
+    plugin.delete(request(tmp_path, "DEL", "c2", subnet="10.9.0.0/26"))
+    assert add("c3") == "10.9.0.5"
