@@ -43,7 +43,7 @@ from kubelet_py.node.peer_routes import PeerRoutes, PeerWays
 from kubelet_py.node.qos import QosCgroups
 from kubelet_py.node.registrar import Registrar
 from kubelet_py.paths import NodePaths
-from kubelet_py.pods import security
+from kubelet_py.pods import app_armor, security
 from kubelet_py.pods.admission import Gate
 from kubelet_py.pods.allocations import Allocations
 from kubelet_py.pods.containers import ContainerStarter
@@ -254,7 +254,7 @@ class Agent:
             forbids=partial(
                 security.refusal,
                 unsafe_sysctls=config.allowed_unsafe_sysctls,
-                apparmor=security.app_armor_enabled(),
+                apparmor=app_armor.enabled(),
             ),
             restore=allocations.restore,
         )

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from controlplane.apiserver import node_restriction, signing_requests
+from controlplane.apiserver.app_armor import give_fields
 from controlplane.apiserver.defaults_pod import qos_class
 from controlplane.apiserver.errors import forbidden, namespace_terminating, not_found
 from controlplane.apiserver.limit_ranger import complaints, give_defaults
@@ -64,6 +65,7 @@ class Admission:
         if user.node_name:
             node_restriction.restrict_create(info, name, obj, user)
         if key == _POD:
+            give_fields(obj, warnings)
             self._limit_ranges(info, namespace, obj)
             if not is_mirror(obj):
                 give_service_account(self._cache, info, namespace, obj, automount=self._automount)

@@ -10,6 +10,7 @@ import json
 import re
 from typing import Any
 
+from controlplane.apiserver.app_armor import check_app_armor
 from controlplane.apiserver.validation_fields import (
     IMMUTABLE,
     Causes,
@@ -42,6 +43,7 @@ _STATEFUL_CHANGEABLE = (
 def pod(causes: Causes, obj: Object) -> None:
     spec = obj.get("spec") or {}
     check_pod_spec(causes, "spec", spec)
+    check_app_armor(causes, "", (obj.get("metadata") or {}).get("annotations") or {}, spec)
     if spec.get("ephemeralContainers"):
         causes.forbidden("spec.ephemeralContainers", "cannot be set on create")
 
@@ -53,7 +55,9 @@ def pod_template(causes: Causes, obj: Object) -> None:
 def check_template(causes: Causes, path: str, template: Object) -> None:
     metadata = template.get("metadata") or {}
     check_labels(causes, f"{path}.metadata.labels", metadata.get("labels") or {})
-    check_pod_spec(causes, f"{path}.spec", template.get("spec") or {}, template=True)
+    spec = template.get("spec") or {}
+    check_pod_spec(causes, f"{path}.spec", spec, template=True)
+    check_app_armor(causes, path, metadata.get("annotations") or {}, spec)
 
 
 def _replicated(causes: Causes, obj: Object, word: str) -> None:

@@ -86,6 +86,7 @@ def down(paths: NodePaths, *, say: Callable[[str], None]) -> None:
     network = _network(paths, settings)
     _detach_pods(network)
     _remove_pods(paths)
+    _remove_profile()
     say("Removed the pods")
     _remove_network(network, settings)
     say("Removed links, routes and rules")
@@ -122,6 +123,15 @@ def _remove_pods(paths: NodePaths) -> None:
     for path in {paths.cgroup_root, driver.names.group(paths.cgroup_root)}:
         if driver.exists(path):
             driver.remove(path, recursive=True)
+
+
+def _remove_profile() -> None:
+    from kubelet_py.pods import app_armor
+
+    try:
+        app_armor.Profiles(enabled=app_armor.enabled()).remove_default()
+    except OSError as error:
+        raise CommandError(f"Could not remove the AppArmor profile {app_armor.DEFAULT}: {error}") from error
 
 
 def _network(paths: NodePaths, settings: NodeSettings | None) -> NodeNetwork:

@@ -63,7 +63,7 @@ class Facts:
     seccomp_default: bool = True
     localhost_seccomp: Mapping[str, Any] | None = None
     devices: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
-    app_armor: bool = False  # whether the host's kernel has it
+    app_armor: str = ""  # the profile, which the kernel has
     selinux: bool = False
 
 
@@ -90,9 +90,8 @@ def oci_spec(pod: Object, container: Object, facts: Facts) -> dict[str, Any]:
         "noNewPrivileges": security.no_new_privileges(context),
         "oomScoreAdj": facts.oom_score_adj,
     }
-    profile = security.app_armor_profile(context, facts.app_armor)
     label = security.selinux_label(context, facts.selinux)
-    process |= {"apparmorProfile": profile} if profile else {}
+    process |= {"apparmorProfile": facts.app_armor} if facts.app_armor else {}
     process |= {"selinuxLabel": label} if label else {}
     linux: dict[str, Any] = {
         "resources": {**facts.resources, "devices": list(ALL_DEVICES if privileged else DEVICES)},

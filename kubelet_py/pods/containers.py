@@ -21,7 +21,7 @@ from kubelet_py.errors import (
     VolumeError,
 )
 from kubelet_py.paths import NodePaths
-from kubelet_py.pods import environment, files, resources, security, timeline
+from kubelet_py.pods import app_armor, environment, files, resources, security, timeline
 from kubelet_py.pods.actions import Start, spec_hash
 from kubelet_py.pods.container_spec import Facts, Mount, oci_spec
 from kubelet_py.pods.context import NodeFacts, ObjectSource
@@ -87,7 +87,8 @@ class ContainerStarter:
         self._services = services
         self._node = node
         self._event = event
-        self._app_armor, self._selinux = security.app_armor_enabled(), security.selinux_enabled()
+        self._app_armor = app_armor.Profiles(enabled=app_armor.enabled())
+        self._selinux = security.selinux_enabled()
         self._users: dict[tuple[str, str], users.User] = {}
         self._lock = threading.Lock()
 
@@ -111,7 +112,7 @@ class ContainerStarter:
             config = self.describe(pod, container, start.attempt, image, view.ips, volumes)
             if container.get("targetContainerName"):
                 config = self._beside(config, container["targetContainerName"], view)
-        except ContainerConfigError as error:
+        except (ContainerConfigError, CreateContainerError) as error:
             self._event(pod, name, "Warning", "Failed", f"Error: {error}")
             raise
         identifier = self._create_and_start(pod, name, sandbox_id, config)
@@ -170,7 +171,7 @@ class ContainerStarter:
         ips: tuple[str, ...],
         volumes: Volumes,
     ) -> ContainerConfig:
-        """The runtime's ContainerConfig. Raises ContainerConfigError."""
+        """The runtime's ContainerConfig. Raises ContainerConfigError, CreateContainerError."""
         metadata, name, node = pod["metadata"], container["name"], self._node
         values = self._environment(pod, container, ips)
         context = security.effective(pod, container)
@@ -193,7 +194,7 @@ class ContainerStarter:
                 shm=self._shm(pod),
                 seccomp_default=self._config.seccomp_default,
                 localhost_seccomp=self._localhost_profile(context),
-                app_armor=self._app_armor,
+                app_armor=self._app_armor.provide(context),
                 selinux=self._selinux,
             ),
         )

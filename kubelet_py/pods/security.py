@@ -12,7 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from kubeclient.app_armor import annotated
 from kubelet_py.errors import ContainerConfigError, SandboxError
+from kubelet_py.pods import app_armor
 from kubelet_py.pods.model import Object, Waiting, every_container
 from runtime import capabilities
 from runtime.seccomp import profile as seccomp_profile
@@ -55,6 +57,10 @@ def effective(pod: Object, container: Object) -> dict[str, Any]:
         "appArmorProfile",
     )
     own = {key: value for key, value in (container.get("securityContext") or {}).items() if value is not None}
+    # A static pod may have only the annotation; the API server makes a field of it.
+    by_annotation = annotated(pod["metadata"].get("annotations") or {}, container["name"])
+    if by_annotation:
+        own.setdefault("appArmorProfile", by_annotation)
     return {key: general[key] for key in inherited if general.get(key) is not None} | own
 
 
@@ -175,28 +181,11 @@ def refusal(pod: Object, *, unsafe_sysctls: Sequence[str], apparmor: bool) -> Wa
     problem = sysctl_problem(pod, unsafe_sysctls)
     if problem:
         return Waiting("SysctlForbidden", problem)
-    if not apparmor and any(_app_armor(context) for context in _contexts(pod)):
-        return Waiting("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host")
+    for container in every_container(pod):
+        problem = app_armor.problem(effective(pod, container), apparmor)
+        if problem:
+            return Waiting("AppArmor", problem)
     return None
-
-
-def _contexts(pod: Object) -> list[Mapping[str, Any]]:
-    return [effective(pod, container) for container in every_container(pod)]
-
-
-def _app_armor(context: Mapping[str, Any]) -> bool:
-    return (context.get("appArmorProfile") or {}).get("type") not in (None, "Unconfined")
-
-
-def app_armor_profile(context: Mapping[str, Any], enabled: bool) -> str:
-    """process.apparmorProfile, "" for none; ContainerConfigError for one that this node does not have."""
-    profile = context.get("appArmorProfile") or {}
-    if not enabled or context.get("privileged") or not _app_armor(context):
-        return ""
-    if profile["type"] == "RuntimeDefault":
-        text = "this node has no default AppArmor profile: name one of its own (Localhost)"
-        raise ContainerConfigError(text)
-    return str(profile["localhostProfile"])
 
 
 def selinux_label(context: Mapping[str, Any], enabled: bool) -> str:
@@ -209,11 +198,6 @@ def selinux_label(context: Mapping[str, Any], enabled: bool) -> str:
 
 def no_new_privileges(context: Mapping[str, Any]) -> bool:
     return context.get("allowPrivilegeEscalation") is False
-
-
-def app_armor_enabled(file: Path = Path("/sys/module/apparmor/parameters/enabled")) -> bool:
-    """Whether the host's kernel enforces AppArmor profiles."""
-    return file.exists() and file.read_text().strip() == "Y"
 
 
 def selinux_enabled(file: Path = Path("/sys/fs/selinux/enforce")) -> bool:

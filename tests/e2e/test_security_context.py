@@ -113,9 +113,9 @@ def test_a_sysctl_that_the_node_does_not_allow_ends_the_pod(node: Node) -> None:
 
 
 def test_app_armor_is_refused_where_the_host_has_none(node: Node) -> None:
-    from kubelet_py.pods import security
+    from kubelet_py.pods import app_armor
 
-    if security.app_armor_enabled():
+    if app_armor.enabled():
         pytest.skip("this host has AppArmor")
     context = {"appArmorProfile": {"type": "RuntimeDefault"}}
     node.apply(pod("armoured", securityContext=context))

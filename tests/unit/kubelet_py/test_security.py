@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kubelet_py import config
-from kubelet_py.errors import ConfigError, ContainerConfigError
+from kubelet_py.errors import ConfigError
 from kubelet_py.pods import security
 from kubelet_py.pods.model import UserView, Waiting, user_from, user_text
 
@@ -66,25 +66,6 @@ def test_app_armor_that_the_host_does_not_have(body: Object, enabled: bool, refu
 
 
 @pytest.mark.parametrize(
-    ("context", "enabled", "wanted"),
-    [
-        (LOCAL, True, "mine"),
-        (LOCAL, False, ""),
-        (LOCAL | {"privileged": True}, True, ""),
-        (UNCONFINED, True, ""),
-        ({}, True, ""),
-    ],
-)
-def test_the_profile_of_a_container(context: Object, enabled: bool, wanted: str) -> None:
-    assert security.app_armor_profile(context, enabled) == wanted
-
-
-def test_a_default_profile_that_is_not_there_is_said() -> None:
-    with pytest.raises(ContainerConfigError, match="no default AppArmor profile"):
-        security.app_armor_profile(DEFAULT, True)
-
-
-@pytest.mark.parametrize(
     ("options", "enabled", "wanted"),
     [
         ({"level": "s0:c1,c2"}, True, "system_u:system_r:container_t:s0:c1,c2"),
@@ -98,12 +79,10 @@ def test_the_label_of_a_container(options: Object, enabled: bool, wanted: str) -
 
 
 def test_what_the_host_has_is_read_from_it(tmp_path: Path) -> None:
-    file = tmp_path / "enabled"
-    assert not security.app_armor_enabled(file) and not security.selinux_enabled(file)
-    file.write_text("N\n")
-    assert not security.app_armor_enabled(file)
-    file.write_text("Y\n")
-    assert security.app_armor_enabled(file) and security.selinux_enabled(file)
+    file = tmp_path / "enforce"
+    assert not security.selinux_enabled(file)
+    file.write_text("0\n")
+    assert security.selinux_enabled(file)
 
 
 NAMESPACED = ["kernel.msgmax", "kernel.msg*", "net.*", "net.core.somaxconn", "fs.mqueue.*"]
