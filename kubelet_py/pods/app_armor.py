@@ -22,7 +22,8 @@ from kubelet_py.errors import CreateContainerError
 log = logging.getLogger(__name__)
 
 ENABLED = Path("/sys/module/apparmor/parameters/enabled")
-LOADED = Path("/sys/kernel/security/apparmor/profiles")
+SECURITYFS = Path("/sys/kernel/security")
+LOADED = SECURITYFS / "apparmor/profiles"
 DEFAULT = "kubelet-py-default"
 PARSER_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 PARSER_SECONDS = 120.0
@@ -81,10 +82,10 @@ def problem(context: Mapping[str, Any], host_has_it: bool) -> str:
 class Profiles:
     """The kernel's profiles. The default one is loaded anew by each agent, as its text may be another."""
 
-    def __init__(self, *, enabled: bool, loaded: Path = LOADED, parser: str | None = None) -> None:
+    def __init__(self, *, enabled: bool, loaded: Path = LOADED, search: str = PARSER_PATH) -> None:
         self._enabled = enabled
         self._loaded = loaded
-        self._parser = parser or shutil.which("apparmor_parser", path=PARSER_PATH)
+        self._parser = shutil.which("apparmor_parser", path=search)
         self._is_ours = False
         self._lock = threading.Lock()
 
@@ -98,12 +99,19 @@ class Profiles:
             return self._localhost(str(profile["localhostProfile"]))
         if context.get("privileged"):
             return ""
-        if self._parser is None or not self._loaded.exists():
-            if kind is None:
-                return ""
+        if self.lacking and kind is None:
+            return ""
+        if self.lacking or self._parser is None:
             raise _failure("apparmor is not supported")
         self._provide_default(self._parser)
         return DEFAULT
+
+    @property
+    def lacking(self) -> str:
+        """What is missing for a default profile, or ""."""
+        if not self._loaded.exists():
+            return str(SECURITYFS)
+        return "" if self._parser else "apparmor_parser"
 
     def _localhost(self, name: str) -> str:
         # Without securityfs nobody can say; the kernel refuses a name that it does not know.

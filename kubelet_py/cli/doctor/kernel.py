@@ -28,8 +28,9 @@ LINKS = {
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
     """`overlay` is "known", "module" or ""; `links` maps a kind of interface to why it cannot be made ("": it
-    can), and `wireguard` is the same for that one; `encrypts` says that the node
-    was told to use it; `pressure` is the set of PSI files that can be read."""
+    can), and `wireguard` is the same for that one; `encrypts` says that the node was told to use it;
+    `pressure` is the set of PSI files that can be read; `apparmor` is "off", "loads" (profiles), or what is
+    missing for that."""
 
     uid: int
     capabilities: frozenset[str]
@@ -38,6 +39,7 @@ class KernelFacts:
     namespaces: frozenset[str]
     overlay: str
     seccomp: bool
+    apparmor: str
     links: Mapping[str, str]
     wireguard: str
     pressure: frozenset[str]
@@ -53,6 +55,7 @@ def judge(facts: KernelFacts) -> list[Finding]:
         namespaces(facts.namespaces),
         overlay(facts.overlay),
         seccomp(facts.seccomp),
+        apparmor(facts.apparmor),
         *(link(kind, facts.links.get(kind, "not looked at")) for kind in LINKS),
         encryption(facts.wireguard, facts.encrypts),
         pressure(facts.pressure),
@@ -132,6 +135,17 @@ def seccomp(found: bool) -> Finding:
         return Finding("seccomp", OK, "filters", purpose)
     mend = "use a kernel with CONFIG_SECCOMP_FILTER"
     return Finding("seccomp", MISSING, "no /proc/sys/kernel/seccomp", purpose, mend)
+
+
+def apparmor(found: str) -> Finding:
+    """A kernel without it is no fault: most distributions that lack it have SELinux."""
+    purpose = "the default AppArmor profile of containers"
+    if found == "off":
+        return Finding("apparmor", OK, "off in this kernel: pods that ask for a profile are refused", purpose)
+    if found == "loads":
+        return Finding("apparmor", OK, "profiles can be loaded", purpose)
+    mend = "apt-get install apparmor" if found == "apparmor_parser" else f"mount -t securityfs none {found}"
+    return Finding("apparmor", DEGRADED, f"without {found}: containers run unconfined", purpose, mend)
 
 
 def link(kind: str, problem: str) -> Finding:

@@ -38,11 +38,20 @@ def kernel(paths: NodePaths) -> KernelFacts:
         namespaces=frozenset(name for name in NAMESPACES if _namespace(name)),
         overlay=_overlay(),
         seccomp=Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
+        apparmor=_apparmor(),
         links={kind: try_link(kind) for kind in LINKS},
         wireguard=try_link("wireguard"),
         encrypts=known is not None and known.pod_routes == "wireguard",
         pressure=frozenset(name for name in ("cpu", "io", "memory") if _readable(f"/proc/pressure/{name}")),
     )
+
+
+def _apparmor() -> str:
+    from kubelet_py.pods import app_armor
+
+    if not app_armor.enabled():
+        return "off"
+    return app_armor.Profiles(enabled=True).lacking or "loads"
 
 
 def _capabilities() -> frozenset[str]:

@@ -23,6 +23,7 @@ GOOD = KernelFacts(
     namespaces=frozenset(NAMESPACES),
     overlay="known",
     seccomp=True,
+    apparmor="loads",
     links={"veth": "", "bridge": "", "vxlan": ""},
     wireguard="",
     pressure=frozenset({"cpu", "io", "memory"}),
@@ -48,6 +49,8 @@ def test_a_good_machine_is_fit(worst: Worst) -> None:
         ({"namespaces": frozenset(NAMESPACES) - {"net"}}, "namespaces", "missing", "without net"),
         ({"overlay": ""}, "overlayfs", "missing", "neither in"),
         ({"seccomp": False}, "seccomp", "missing", "no /proc/sys/kernel/seccomp"),
+        ({"apparmor": "apparmor_parser"}, "apparmor", "degraded", "without apparmor_parser: containers run"),
+        ({"apparmor": "/sys/kernel/security"}, "apparmor", "degraded", "without /sys/kernel/security"),
         ({"links": {**GOOD.links, "veth": "Unknown device type"}}, "veth", "missing", "Unknown device type"),
         ({"links": {**GOOD.links, "bridge": "Not supported"}}, "bridge", "missing", "Not supported"),
         ({"links": {**GOOD.links, "vxlan": "Not supported"}}, "vxlan", "degraded", "Not supported"),
@@ -64,6 +67,10 @@ def test_what_the_kernel_lacks(
 @pytest.mark.parametrize("release", ["5.14.0", "5.14-rc1", "6.18.44-fc-v595", "7.0"])
 def test_versions_that_will_do(release: str) -> None:
     assert kernel.version(release).state == "ok"
+
+
+def test_a_kernel_without_apparmor_is_no_fault() -> None:
+    assert kernel.apparmor("off").state == "ok"
 
 
 def test_a_module_that_up_loads_is_no_fault() -> None:

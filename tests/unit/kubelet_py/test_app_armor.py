@@ -39,7 +39,7 @@ class Host:
         self.parser.chmod(0o755)
 
     def profiles(self, enabled: bool = True) -> Profiles:
-        return Profiles(enabled=enabled, loaded=self.loaded, parser=str(self.parser))
+        return Profiles(enabled=enabled, loaded=self.loaded, search=str(self.parser.parent))
 
     def asked(self) -> list[str]:
         return self.calls.read_text().splitlines() if self.calls.exists() else []
@@ -99,8 +99,10 @@ def test_a_parser_that_fails_is_heard(host: Host) -> None:
         host.profiles().provide({})
 
 
-def test_without_securityfs_only_who_asks_for_the_default_is_refused(host: Host) -> None:
-    host.loaded.unlink()
+@pytest.mark.parametrize("missing", ["apparmor_parser", "/sys/kernel/security"])
+def test_only_who_asks_for_a_default_that_cannot_be_is_refused(host: Host, missing: str) -> None:
+    (host.parser if missing == "apparmor_parser" else host.loaded).unlink()
+    assert host.profiles().lacking == missing
     assert host.profiles().provide({}) == ""
     assert host.profiles().provide(LOCAL) == "mine"
     with pytest.raises(CreateContainerError, match="apparmor is not supported"):
