@@ -27,6 +27,7 @@ def test_a_worker_that_leaves_is_as_before(hosts: Hosts) -> None:
     units = worker.run("systemctl list-units --all --plain --no-legend 'kubelet*'").out
     files = worker.run("ls -d /etc/kubelet-py /var/lib/kubelet-py /run/kubelet-py", check=False).out
     assert (units, files, _ours(worker)) == ("", "", "")
+    assert "kubelet-py" not in worker.run("cat /sys/kernel/security/apparmor/profiles").out
 
 
 def _ours(worker: VirtualMachine) -> str:
