@@ -7,6 +7,7 @@ is over; or after five minutes in any case (upstream's scheduling queue).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +66,14 @@ class SchedulingQueue:
             entry.refused = refused
             entry.not_before = now + min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (entry.attempts - 1))
 
-    def changed(self) -> None:
-        """Something changed that may help: refused pods become ready once their back-off is over."""
+    def changed(self, helped: Callable[[Object], bool] = lambda pod: True) -> None:
+        """Something changed that may help: refused pods become ready once their back-off is over.
+
+        `helped` says of a pod whether such a change can help it at all.
+        """
         for entry in self._entries.values():
-            entry.refused = False
+            if entry.refused and helped(entry.pod):
+                entry.refused = False
 
     def next(self, now: float) -> Object | None:
         """The ready pod of the highest priority, the oldest of these; it stays in the queue."""

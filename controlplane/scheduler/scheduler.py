@@ -18,13 +18,15 @@ from typing import Any
 from controlplane.claims import claim_names
 from controlplane.scheduler.claim_binding import ClaimBinding
 from controlplane.scheduler.filters import NodeView, Requests, explain, node_view, pod_requests, why_not
+from controlplane.scheduler.pod_affinity import Neighbours, Placed, rules_of
 from controlplane.scheduler.queue import SchedulingQueue
 from controlplane.scheduler.scores import best
+from controlplane.scheduler.topology_spread import Spread
 from controlplane.scheduler.volumes import Choice, Storage, before_nodes, on_node
 from kubeclient.errors import ApiError, Conflict, NotFound
 from kubeclient.events import EventRecorder
 from kubeclient.informer import Informer
-from kubeclient.resources import NODES, PODS
+from kubeclient.resources import NAMESPACES, NODES, PODS
 from kubeclient.rest import RestClient
 
 log = logging.getLogger("scheduler")
@@ -42,11 +44,12 @@ class Scheduler:
         self._clock = clock
         self._changed = threading.Condition()
         self._queue = SchedulingQueue()
-        self._taken: dict[str, tuple[str, Requests, str]] = {}  # pod uid → node, requests, owner uid
+        self._taken: dict[str, Placed] = {}  # by pod uid
         self._nodes: dict[str, Object] = {}
         self._stopping = False
         self._pods_informer = Informer(client, PODS, on_event=self._on_pod)
         self._nodes_informer = Informer(client, NODES, on_event=self._on_node)
+        self._namespaces_informer = Informer(client, NAMESPACES)
         self._events = EventRecorder(client, NAME, "")
         self._claims = ClaimBinding(client, self._on_storage)
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -54,6 +57,7 @@ class Scheduler:
     def start(self) -> None:
         self._nodes_informer.start()
         self._pods_informer.start()
+        self._namespaces_informer.start()
         self._claims.start()
         self._thread.start()
 
@@ -63,6 +67,7 @@ class Scheduler:
             self._changed.notify()
         self._pods_informer.stop()
         self._nodes_informer.stop()
+        self._namespaces_informer.stop()
         self._claims.stop()
         self._thread.join(timeout=1.0)
 
@@ -76,7 +81,10 @@ class Scheduler:
                     self._queue.changed()
             elif spec.get("nodeName"):
                 self._queue.drop(uid)
-                self._taken[uid] = (spec["nodeName"], pod_requests(new), owner(new))
+                before = self._taken.get(uid)
+                self._taken[uid] = placed = placed_on(new, spec["nodeName"], pod_requests(new))
+                if before is None or (before.labels, before.ending) != (placed.labels, placed.ending):
+                    self._queue.changed(minds_others)
             elif uid not in self._taken and self._ours(new):
                 self._queue.put(new, self._clock())
             self._changed.notify()
@@ -103,7 +111,12 @@ class Scheduler:
                 self._changed.notify()
 
     def _run(self) -> None:
-        informers = (self._nodes_informer, self._pods_informer, self._claims)
+        informers = (
+            self._nodes_informer,
+            self._pods_informer,
+            self._namespaces_informer,
+            self._claims,
+        )
         synced = all(informer.wait_synced(30.0) for informer in informers)
         log.info("Started scheduling synced=%s", synced)
         while True:
@@ -118,7 +131,7 @@ class Scheduler:
                 chosen, choices, message = self._choose(pod, requests)
                 if chosen is not None:
                     self._claims.promise(choices)
-                    self._taken[pod["metadata"]["uid"]] = (chosen.name, requests, owner(pod))
+                    self._taken[pod["metadata"]["uid"]] = placed_on(pod, chosen.name, requests)
                     self._queue.drop(pod["metadata"]["uid"])
                 else:
                     self._queue.refuse(pod["metadata"]["uid"], self._clock())
@@ -139,21 +152,35 @@ class Scheduler:
         by_node: dict[str, list[Requests]] = {}
         siblings: Counter[str] = Counter()
         mine = owner(pod)
-        for node, taken, other in self._taken.values():
-            by_node.setdefault(node, []).append(taken)
-            siblings[node] += bool(mine) and other == mine
+        placed = [*self._taken.values()]
+        for other in placed:
+            by_node.setdefault(other.node, []).append(other.requests)
+            siblings[other.node] += bool(mine) and other.owner == mine
         views = [node_view(node, by_node.get(name, [])) for name, node in self._nodes.items()]
+        spread = Spread(pod, placed, views)
+        nodes = {view.name: view.node["metadata"].get("labels") or {} for view in views}
+        neighbours = Neighbours(pod, placed, nodes, self._namespaces())
         refusals, choices = [], {}
         for view in views:
             reasons = why_not(pod, requests, view)
             if not reasons:
                 reasons, choices[view.name] = on_node(pod, view.node, storage)
+            if not reasons:
+                reasons = spread.why_not(view.name) or neighbours.why_not(view.name)
             refusals.append((view, reasons))
         fitting = [view for view, reasons in refusals if not reasons]
         if not fitting:
             return None, [], explain(len(views), [reasons for _, reasons in refusals])
-        found = best(pod, requests, fitting, siblings)
+        names = [view.name for view in fitting]
+        own = pod["spec"].get("topologySpreadConstraints")
+        crowding = spread.crowding(names) if own else [float(siblings[name]) for name in names]
+        found = best(pod, requests, fitting, crowding, neighbours.points(names))
         return found, choices[found.name], ""
+
+    def _namespaces(self) -> dict[str, dict[str, str]]:
+        """Labels by namespace."""
+        found = self._namespaces_informer.list()
+        return {each["metadata"]["name"]: each["metadata"].get("labels") or {} for each in found}
 
     def _bind_claims(self, pod: Object, node: str, choices: Sequence[Choice]) -> None:
         problem = self._claims.bind(choices, node)
@@ -241,6 +268,27 @@ class Scheduler:
             return
         except ApiError as error:
             log.warning("Failed to say why a pod is pending pod=%s error=%s", metadata["name"], error)
+
+
+def placed_on(pod: Object, node: str, requests: Requests) -> Placed:
+    """What others have to know of a pod on that node."""
+    metadata = pod["metadata"]
+    return Placed(
+        node,
+        requests,
+        owner(pod),
+        metadata["namespace"],
+        metadata.get("labels") or {},
+        rules_of(pod),
+        bool(metadata.get("deletionTimestamp")),
+    )
+
+
+def minds_others(pod: Object) -> bool:
+    """Whether it matters to the pod which other pods there are."""
+    affinity = pod["spec"].get("affinity") or {}
+    own = affinity.get("podAffinity") or affinity.get("podAntiAffinity")
+    return bool(own or pod["spec"].get("topologySpreadConstraints"))
 
 
 def owner(pod: Object) -> str:

@@ -1,13 +1,14 @@
 """Which of the nodes that fit is best. Pure: points from 0 to 100 per rule, weighted and added.
 
-Rules and weights follow upstream's defaults where they apply without preferences between pods:
-LeastAllocated and BalancedAllocation (1 each), TaintToleration (3), preferred node affinity (2), and
-spreading pods of one owner over nodes (2, in place of PodTopologySpread's default constraints).
+Rules and weights follow upstream's defaults:
+LeastAllocated and BalancedAllocation (1 each), TaintToleration (3), preferred node affinity (2), preferences
+between pods (2), and spreading: by the pod's own soft constraints, or pods of one owner over nodes (2, in
+place of PodTopologySpread's default constraints).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from controlplane.scheduler.filters import NodeView, Requests, matches_term, tolerated
@@ -66,19 +67,36 @@ def _normalised(values: Sequence[float], *, reverse: bool = False) -> list[float
     return [HIGHEST * (1 - v / top) if reverse else HIGHEST * v / top for v in values]
 
 
-def best(pod: Object, requests: Requests, views: Sequence[NodeView], siblings: Mapping[str, int]) -> NodeView:
-    """The highest-scoring node; `siblings` counts pods of the same owner by node name. Ties go by name."""
+def _stretched(values: Sequence[float]) -> list[float]:
+    """Scaled so that the worst has 0 and the best 100, as values below 0 need it."""
+    low, high = min(values), max(values)
+    return [HIGHEST * (v - low) / (high - low) if high > low else 0.0 for v in values]
+
+
+def best(
+    pod: Object,
+    requests: Requests,
+    views: Sequence[NodeView],
+    crowding: Sequence[float],
+    liked: Sequence[float],
+) -> NodeView:
+    """The highest-scoring node. Ties go by name.
+
+    `crowding` says of each node how many are there that the pod should be spread from, `liked` how much it
+    wants to be near what is there.
+    """
     if len(views) == 1:
         return views[0]
     taints = _normalised([taint_toleration(pod, view) for view in views], reverse=True)
     affinity = _normalised([preferred_affinity(pod, view) for view in views])
-    spread = _normalised([siblings.get(view.name, 0) for view in views], reverse=True)
+    spread, company = _normalised(crowding, reverse=True), _stretched(liked)
     totals = [
         least_allocated(requests, view)
         + balanced_allocation(requests, view)
         + 3 * taints[i]
         + 2 * affinity[i]
         + 2 * spread[i]
+        + 2 * company[i]
         for i, view in enumerate(views)
     ]
     order = sorted(range(len(views)), key=lambda i: (-totals[i], views[i].name))

@@ -27,7 +27,8 @@ def node(
 
 
 def chosen(body: dict[str, Any], *views: NodeView, siblings: dict[str, int] | None = None) -> str:
-    return best(body, pod_requests(body), views, siblings or {}).name
+    crowding = [float((siblings or {}).get(view.name, 0)) for view in views]
+    return best(body, pod_requests(body), views, crowding, [0.0] * len(views)).name
 
 
 BIG = pod("2", "4Gi")
