@@ -2,7 +2,8 @@
 
 A plan's operations are run against a recorder, so a program is the same list of operations, compiled
 (recorder.py). A plan that cannot be foreseen (terminals, user namespaces, hooks, a program that is not where
-it should be) gets none, and is executed when the time comes.
+it should be) gets none, and is executed when the time comes. What is started like another one before is not
+compiled again (stencil.py).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from runtime.machine import RESULT
 from runtime.operations import Rootfs, container_plan, sandbox_plan
 from runtime.plan import Context, Plan, Refused
 from runtime.prepared import NAME
-from runtime.program import Assembly, Given, Program, draw_address, entry_offset, save
+from runtime.program import Assembly, Entry, Given, Program, draw_address, entry_offset, save
 from runtime.recorder import Recorder
+from runtime.records import Record
 from runtime.spec import parse
 
 TYPE_CHECKING = False
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.cgroups import CgroupDriver
+    from runtime.spec import Spec
+    from runtime.stencil import Own, Stencil
 
 GIVEN = tuple(Given(Given.FIRST + stream) for stream in range(3))
 
@@ -33,8 +37,12 @@ GIVEN = tuple(Given(Given.FIRST + stream) for stream in range(3))
 class Ahead:
     """For the agent. The cgroups are those that shims will look for, whatever driver makes the pods'."""
 
-    def __init__(self) -> None:
-        self._tools: tuple[Kernel, CgroupDriver] | None = None
+    def __init__(self, tools: tuple[Kernel, CgroupDriver] | None = None) -> None:
+        """`tools`: where they are not those of this host."""
+        from runtime.stencil import Stencils
+
+        self._tools = tools
+        self._stencils = Stencils()
 
     def _get_tools(self) -> tuple[Kernel, CgroupDriver]:
         if self._tools is None:
@@ -43,11 +51,20 @@ class Ahead:
 
     def pause(self, folder: str, record: Mapping[str, Any]) -> bool:
         """For a sandbox by its record; whether there is a program now."""
+        from runtime.stencil import Own, names_of, pause_shape
+
+        oci = record["oci"]
+        shape = pause_shape(oci)
+        known = self._stencils.find(shape)
+        made: Recording | Stencil | None = known
         try:
             kernel, driver = self._get_tools()
-            cgroup = driver.create(record["cgroup"])
-            plan = sandbox_plan(parse(record["oci"]), cgroup=cgroup.join())
-            return prepare(kernel, plan, (), f"{folder}/{NAME}")
+            join = driver.create(record["cgroup"]).join()
+            places, hostname = (join.unified, *join.tasks), oci.get("hostname", "")
+            own = Own(names_of(record["id"]), record["cgroup"], places, hostname=hostname)
+            if known is None or not known.fits(own):
+                made = self._compiled(shape, kernel, sandbox_plan(parse(oci), cgroup=join), (), own)
+            return made is not None and made.write(f"{folder}/{NAME}", own, join.late)
         except (RuntimeFailure, OSError, ValueError, KeyError):
             return False  # the start comes upon the same, and tells
 
@@ -58,25 +75,111 @@ class Ahead:
         oci: Mapping[str, Any],
         join: Mapping[str, str],
         pause: int,
+        uid: str = "",
     ) -> bool:
-        """For a container by its record and its OCI configuration, in the namespaces `join` of `pause`."""
+        """For a container by its record and its OCI configuration, in the namespaces `join` of `pause`; `uid`
+        is its pod's."""
+        from runtime.stencil import Own, container_shape, names_of
+
         config = record["config"]
         if config["tty"] or "runtime" in record:
             return False
+        layers, names = tuple(config["layers"]), names_of(record["id"], uid)
         try:
             kernel, driver = self._get_tools()
-            spec = parse(oci)
-            cgroup = driver.create(record["cgroup"], spec.linux.resources)
-            layers = tuple(config["layers"])
-            rootfs = Rootfs(layers, f"{folder}/upper", f"{folder}/work")
-            plan = container_plan(spec, rootfs=rootfs, join=join, cgroup=cgroup.join())
-            owner = spec.process.user.uid if spec.process else 0
-            files = cgroup.oom_files()
+            shape = container_shape(oci, layers, tuple(join), names)
+            known = self._stencils.find(shape)
+            spec = None if known else parse(oci)
+            resources = known.resources if known else spec.linux.resources if spec else {}
+            cgroup = driver.create(record["cgroup"], resources)
+            files, entered, process = cgroup.oom_files(), cgroup.join(), oci["process"]
+            places = (entered.unified, *entered.tasks, *join.values())
+            own = Own(names, record["cgroup"], places, (*process["args"],), (*(process.get("env") or ()),))
+            made: Recording | Stencil | None = known
+            if known is None or not known.fits(own):
+                spec = spec or parse(oci)
+                rootfs = Rootfs(layers, f"{folder}/upper", f"{folder}/work")
+                plan = container_plan(spec, rootfs=rootfs, join=join, cgroup=entered)
+                made = self._compiled(shape, kernel, plan, layers, own, spec)
             watched = files.events, files.control
-            path = f"{folder}/{NAME}"
-            return prepare(kernel, plan, layers, path, owner=owner, pause=pause, oom=watched)
+            return made is not None and made.write(f"{folder}/{NAME}", own, entered.late, pause, watched)
         except (RuntimeFailure, OSError, ValueError, KeyError):
             return False
+
+    def _compiled(
+        self,
+        shape: bytes | None,
+        kernel: Kernel,
+        plan: Plan,
+        layers: tuple[str, ...],
+        own: Own,
+        spec: Spec | None = None,
+    ) -> Recording | Stencil | None:
+        """Kept for the next of this shape, if it can be told from its texts."""
+        from runtime.stencil import Stencil
+
+        owner = spec.process.user.uid if spec and spec.process else 0
+        recording = record_plan(kernel, plan, layers, owner)
+        if recording is None or shape is None or not own.names:
+            return recording
+        try:
+            stencil = Stencil(recording, own, spec.linux.resources if spec else {})
+        except ValueError:
+            return recording
+        self._stencils.keep(shape, stencil)
+        return stencil
+
+
+class Recording(Record):
+    """A plan written down. `numbers` of system calls; the others as Program has them."""
+
+    entries: list[Entry]
+    numbers: Mapping[str, int]
+    page: int
+    child: int
+    tolerated: tuple[tuple[int, str], ...]
+    notes: tuple[str, ...]
+    owner: int
+
+    def write(
+        self,
+        path: str,
+        own: object,
+        late: tuple[tuple[str, str], ...],
+        pause: int = 0,
+        oom: tuple[str, str] = ("", ""),
+    ) -> bool:
+        """The program as a file, for a place in memory of its own. `own` is in it already. Raises OSError."""
+        address = draw_address()
+        assembly = Assembly(self.entries, self.numbers, address)
+        image = assembly.image()
+        place = Region(address, -(-len(image) // self.page) * self.page, self.page)
+        given = tuple(assembly.given)
+        values = self.child, self.tolerated, late, self.notes, self.owner, pause, oom
+        save(Program(place, given, *values), image, path)
+        return True
+
+
+def record_plan(kernel: Kernel, plan: Plan, layers: tuple[str, ...], owner: int = 0) -> Recording | None:
+    """The plan's operations, asked ahead of time; None when they cannot be foreseen."""
+    if plan.apart:
+        return None
+    recorder = Recorder(kernel, layers)
+    context = Context((GIVEN[0], GIVEN[1], GIVEN[2]), False)
+    try:
+        for context.number, operation in enumerate(plan.operations):
+            operation.run(recorder, context)
+    except (Unforeseen, OSError, Refused):
+        return None
+    first = recorder.child + 1
+    tolerated = tuple(
+        (entry_offset(first + index) + 8 * RESULT, f"Could not {plan.operations[number].describe()}")
+        for index, (step, number) in enumerate(context.steps)
+        if step.tolerate
+    )
+    machine = recorder.machine
+    child = entry_offset(recorder.child) + 8 * RESULT
+    return Recording(recorder.entries, machine.numbers, machine.page, child, tolerated, plan.notes, owner)
 
 
 def prepare(
@@ -91,35 +194,5 @@ def prepare(
 ) -> bool:
     """Writes the plan's program to `path`, if it can be foreseen. `layers`: what the root is made of, the TOP
     first. Raises OSError when it cannot be written."""
-    if plan.apart:
-        return False
-    recorder = Recorder(kernel, layers)
-    context = Context((GIVEN[0], GIVEN[1], GIVEN[2]), False)
-    try:
-        for context.number, operation in enumerate(plan.operations):
-            operation.run(recorder, context)
-    except (Unforeseen, OSError, Refused):
-        return False
-    address = draw_address()
-    assembly = Assembly(recorder.entries, recorder.machine.numbers, address)
-    image = assembly.image()
-    first = recorder.child + 1
-    tolerated = tuple(
-        (entry_offset(first + index) + 8 * RESULT, f"Could not {plan.operations[number].describe()}")
-        for index, (step, number) in enumerate(context.steps)
-        if step.tolerate
-    )
-    page = recorder.machine.page
-    program = Program(
-        Region(address, -(-len(image) // page) * page, page),
-        tuple(assembly.given),
-        entry_offset(recorder.child) + 8 * RESULT,
-        tolerated,
-        plan.late,
-        plan.notes,
-        owner,
-        pause,
-        oom,
-    )
-    save(program, image, path)
-    return True
+    recording = record_plan(kernel, plan, layers, owner)
+    return recording is not None and recording.write(path, None, plan.late, pause, oom)

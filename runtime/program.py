@@ -168,7 +168,7 @@ class Assembly:
         return struct.pack(f"={len(self._words)}Q", *self._words) + self._data.at(self._base)
 
 
-def save(program: Program, image: bytes, path: str) -> None:
+def save(program: Program, image: bytes | bytearray, path: str) -> None:
     """Whole or not at all. Raises OSError."""
     place = program.place
     values = (

@@ -232,7 +232,7 @@ class RuntimeService:
             write_container(folder, record, oci)
             if sandbox.pid:
                 join = namespaces_of(pause_config(sandbox.config), sandbox.pid)
-                self._ahead.container(str(folder), record, oci, join, sandbox.pid)
+                self._ahead.container(str(folder), record, oci, join, sandbox.pid, sandbox.config.uid)
         except OSError as error:
             if folder.exists():
                 self._cleaner.add(recovery.give_up(folder))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import time
+from pathlib import Path
 
 import pytest
 
 from runtime.errors import NotFoundError, StartError
+from runtime.program import load
 from tests.privileged.runtime_service.harness import Node, wait_for
 
 pytestmark = pytest.mark.privileged
@@ -34,6 +36,32 @@ def test_container_runs_to_completion_and_its_output_is_logged(node: Node) -> No
 def test_success_is_completed(node: Node) -> None:
     ended = node.ended(node.run(node.sandbox(), ["true"]))
     assert (ended.exit_code, ended.reason) == (0, "Completed")
+
+
+def test_containers_cut_from_one_stencil_have_each_its_own(node: Node, tmp_path: Path) -> None:
+    """Same image, same rights: the second one's start is a copy of the first one's, with other texts."""
+    seen, addresses = [], []
+    uids = "5f1d3a52-7c1f-4c2e-9a55-0123456789ab", "99999999-7c1f-4c2e-9a55-ba9876543210"
+    for number, uid in enumerate(uids):
+        (tmp_path / uid).mkdir()
+        (tmp_path / uid / "file").write_text(f"volume {number}\n")
+        volume = {"destination": "/tmp", "source": str(tmp_path / uid), "options": ["bind"]}
+        sandbox = node.sandbox(uid=uid, hostname=f"pod-{number}")
+        script = f"echo $OWN; hostname; cat /tmp/file; echo script {number}; ls /kept; >/kept"
+        env = ["PATH=/bin", f"OWN={number}"]
+        container = node.create(sandbox, ["sh", "-c", script], env=env, mounts=[volume])
+        with open(tmp_path / "containers" / container / "program", "rb") as file:
+            program = load(file.fileno())
+        assert program is not None
+        addresses.append(program.place.address)
+        node.service.start_container(container)
+        node.ended(container)
+        seen.append(node.log(container).decode().splitlines())
+    assert addresses[0] == addresses[1]
+    assert [sorted(lines) for lines in seen] == [
+        sorted([str(n), f"pod-{n}", f"volume {n}", f"script {n}", "ls: /kept: No such file or directory"])
+        for n in (0, 1)
+    ]
 
 
 def test_unknown_program_is_a_start_error_with_upstreams_words(node: Node) -> None:
