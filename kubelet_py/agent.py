@@ -24,7 +24,7 @@ from kubeclient.ranges import read_ranges
 from kubeclient.resources import NODES, PODS, SERVICES
 from kubeclient.rest import RestClient
 from kubelet_py.backend import AgentBackend
-from kubelet_py.config import Options, parse_arguments
+from kubelet_py.config import Options, longest_restart_wait, parse_arguments
 from kubelet_py.errors import CertificateError, ConfigError, NodeError
 from kubelet_py.instruments import Instrument
 from kubelet_py.node import allocatable, encryption, tunnel
@@ -284,6 +284,7 @@ class Agent:
             client=client,
             timelines=self._timelines,
             mirror=self._manager.mirror,
+            longest_wait=longest_restart_wait(config),
         )
         self._syncer = PodSyncer(parts, self._manager.record, self._forget)
         self._static = ManifestSources(

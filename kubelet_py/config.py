@@ -22,6 +22,7 @@ from typing import Any
 from kubeclient.ranges import read_ranges
 from kubelet_py.errors import ConfigError
 from kubelet_py.node import peers
+from kubelet_py.pods import backoff
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
@@ -49,8 +50,9 @@ EVICTION_HARD = {
 # The settings that belong to a namespace: an unsafe one harms the pod's node, but it is not the node's own.
 NAMESPACED_SYSCTLS = ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.", "net.")
 SYSCTL_PATTERN = re.compile(r"(?:[a-z0-9][-_a-z0-9]*[./])*(?:[a-z0-9][-_a-z0-9]*\*?|\*)")
-# What can be switched here; each is off unless featureGates says true.
-FEATURE_GATES = ("MemoryQoS",)
+# What can be switched here; each is off unless featureGates says true. crashLoopBackOff needs no gate (as in
+# upstream's 1.35); the one of 1.32 may be given all the same.
+FEATURE_GATES = ("MemoryQoS", "KubeletCrashLoopBackOffMax")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Config:
     node_lease_duration_seconds: int = 40
     seccomp_default: bool = True
     allowed_unsafe_sysctls: tuple[str, ...] = ()
+    crash_loop_back_off: Mapping[str, Any] = field(default_factory=dict)
     cpu_cfs_quota: bool = True
     cpu_cfs_quota_period: float = 0.1
     pods_per_core: int = 0
@@ -162,6 +165,7 @@ KEYS = {
     "nodeLeaseDurationSeconds": "node_lease_duration_seconds",
     "seccompDefault": "seccomp_default",
     "allowedUnsafeSysctls": "allowed_unsafe_sysctls",
+    "crashLoopBackOff": "crash_loop_back_off",
     "cpuCFSQuota": "cpu_cfs_quota",
     "cpuCFSQuotaPeriod": "cpu_cfs_quota_period",
     "kubeReserved": "kube_reserved",
@@ -258,6 +262,7 @@ def checked(config: Config) -> Config:
         text = "serverTLSBootstrap and tlsCertFile exclude each other"
         raise ConfigError(f"Could not use configuration: {text}")
     _check_static_pod_url(config)
+    longest_restart_wait(config)
     if not 0 <= config.healthz_port <= 65535:
         raise ConfigError("Could not use configuration: healthzPort must be a port, or 0 for none")
     if not 0 < config.memory_throttling_factor <= 1:
@@ -282,6 +287,27 @@ def checked(config: Config) -> Config:
         except ValueError as error:
             raise ConfigError(f"Could not use configuration: {what}: {error}") from error
     return config
+
+
+def longest_restart_wait(config: Config) -> float:
+    """Seconds between two restarts of a container that fails again and again, at most (KEP-4603)."""
+    unknown = sorted(set(config.crash_loop_back_off) - {"maxContainerRestartPeriod"})
+    if unknown:
+        text = f"unknown keys {', '.join(unknown)}"
+        raise ConfigError(f"Could not use configuration: crashLoopBackOff: {text}")
+    period = config.crash_loop_back_off.get("maxContainerRestartPeriod")
+    if period is None:
+        return backoff.MAXIMUM
+    if config.feature_gates.get("KubeletCrashLoopBackOffMax") is False:
+        text = "featureGates: KubeletCrashLoopBackOffMax is off, so crashLoopBackOff must not be set"
+        raise ConfigError(f"Could not use configuration: {text}")
+    wait = parse_duration(str(period))
+    if not 1.0 <= wait <= backoff.MAXIMUM:
+        text = f"it must be from 1s to {backoff.MAXIMUM:.0f}s"
+        raise ConfigError(
+            f"Could not use configuration: crashLoopBackOff.maxContainerRestartPeriod {period!r}: {text}"
+        )
+    return wait
 
 
 def _check_static_pod_url(config: Config) -> None:

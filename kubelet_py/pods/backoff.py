@@ -1,5 +1,8 @@
 """Exponential back-off: 10 s doubling to 300 s, forgotten after ten quiet minutes.
 
+A node may have a shorter longest wait for containers (crashLoopBackOff.maxContainerRestartPeriod); the first
+wait is then no longer either (KEP-4603).
+
 Upstream's rules (client-go flowcontrol.Backoff as the kubelet uses it): the first restart is immediate;
 each restart doubles the next wait; a container that ran longer than twice the maximum starts over. The
 wait counts from the moment the container finished, not from when we looked.
@@ -32,11 +35,13 @@ def waits_until(entry: BackoffEntry | None, since: float, now: float) -> float |
     return due if now < due else None
 
 
-def after_try(entry: BackoffEntry | None, since: float, now: float) -> BackoffEntry:
-    """The entry to keep once a try has been made at `now`."""
+def after_try(
+    entry: BackoffEntry | None, since: float, now: float, longest: float = MAXIMUM
+) -> BackoffEntry:
+    """The entry to keep once a try has been made at `now`; no wait is longer than `longest` seconds."""
     if entry is None or since - entry.updated > 2 * MAXIMUM:
-        return BackoffEntry(INITIAL, now)
-    return BackoffEntry(min(entry.seconds * 2, MAXIMUM), now)
+        return BackoffEntry(min(INITIAL, longest), now)
+    return BackoffEntry(min(entry.seconds * 2, longest), now)
 
 
 def describe(entry: BackoffEntry | None) -> str:

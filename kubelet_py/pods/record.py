@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from kubeclient.rest import RestClient
 from kubelet_py.pods.admission import Gate, Requests
-from kubelet_py.pods.backoff import BackoffEntry
+from kubelet_py.pods.backoff import MAXIMUM, BackoffEntry
 from kubelet_py.pods.containers import ContainerStarter, Event
 from kubelet_py.pods.context import NodeFacts, ObjectSource, TokenSource
 from kubelet_py.pods.image_puller import ImagePuller
@@ -124,3 +124,4 @@ class Parts:
     client: RestClient | None
     timelines: Timelines
     mirror: Callable[[Object], Object | None]  # a static pod's image in the API
+    longest_wait: float = MAXIMUM  # seconds between two restarts of a container

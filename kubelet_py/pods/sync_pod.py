@@ -293,12 +293,12 @@ class PodSyncer:
             return RETRY_SECONDS
         return None
 
-    @staticmethod
-    def _count_try(record: PodRecord, start: Start, now: float) -> None:
+    def _count_try(self, record: PodRecord, start: Start, now: float) -> None:
         """The first start is free; every later one doubles the wait before the next."""
         if start.since is not None:
             entry = record.backoffs.get(start.name)
-            record.backoffs[start.name] = backoff.after_try(entry, start.since, now)
+            longest = self._p.longest_wait
+            record.backoffs[start.name] = backoff.after_try(entry, start.since, now, longest)
 
     def _post_start(
         self, record: PodRecord, container: Object, identifier: str, hook: Object, view: PodView

@@ -26,6 +26,7 @@ CONFIG = {
     "kubeReserved": {"memory": "1Gi", "cpu": "100m"},
     "systemReserved": {"memory": "1Gi", "cpu": "100m", "ephemeral-storage": "1Gi"},
     "evictionHard": {"memory.available": "64Mi"},
+    "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
 }
 HOLD = "trap 'exit 0' TERM; sleep 3600 & wait"
 
@@ -177,3 +178,16 @@ def test_a_pod_over_its_local_storage_is_evicted(
     found = wait_failed(node, name, "Evicted")
     assert found["message"] == message
     assert wait_for_event(node, name, "Warning Evicted").strip() == f"Warning Evicted {message}".strip()
+
+
+def test_a_shorter_longest_wait_between_restarts(node: Node) -> None:
+    """Four restarts would take 70 s with upstream's 10 s that double."""
+    node.apply(pod("looping", "exit 1"))
+
+    def restarts() -> int:
+        entries = status(node, "looping").get("containerStatuses") or [{}]
+        return int(entries[0].get("restartCount", 0))
+
+    node.until("five restarts", lambda: restarts() >= 5, 60)
+    wait_for_event(node, "looping", "Warning BackOff Back-off restarting failed container")
+    node.kubectl("delete", "pod", "looping")

@@ -26,6 +26,36 @@ def test_back_off_doubles_from_ten_seconds_to_five_minutes_and_forgets() -> None
     assert backoff.describe(entry) == "5m0s"
 
 
+@pytest.mark.parametrize(("period", "waits"), [("25s", [10, 20, 25, 25]), ("2s", [2, 2, 2, 2])])
+def test_a_node_may_have_a_shorter_longest_wait(period: str, waits: list[float]) -> None:
+    settings = config.from_document({"crashLoopBackOff": {"maxContainerRestartPeriod": period}})
+    longest, entry, found = config.longest_restart_wait(settings), None, []
+    for now in range(4):
+        entry = backoff.after_try(entry, now, now, longest)
+        found.append(entry.seconds)
+    assert found == waits
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        ({"crashLoopBackOff": {"maxContainerRestartPeriod": "0s"}}, "must be from 1s to 300s"),
+        ({"crashLoopBackOff": {"maxContainerRestartPeriod": "301s"}}, "must be from 1s to 300s"),
+        ({"crashLoopBackOff": {"maxRestart": "10s"}}, "unknown keys maxRestart"),
+        (
+            {
+                "crashLoopBackOff": {"maxContainerRestartPeriod": "9s"},
+                "featureGates": {"KubeletCrashLoopBackOffMax": False},
+            },
+            "KubeletCrashLoopBackOffMax is off",
+        ),
+    ],
+)
+def test_a_longest_wait_that_means_nothing(document: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        config.from_document(document)
+
+
 def limited(limits: dict[str, str] | None, requests: dict[str, str] | None = None) -> dict[str, Any]:
     body = pod()
     body["spec"]["containers"][0]["resources"] = {"limits": limits, "requests": requests or limits}
