@@ -2,12 +2,14 @@
 
 `wake(uid)` means: look at this pod again. A pod that is being worked on is looked at once more afterwards, no
 matter how often it was woken meanwhile, so a worker always ends with the newest state. Threads are made when
-all others are busy and end after idling; a pod that takes long never holds up another's.
+all others are busy and end after idling. Only so many pods are worked on at the same time as there is room
+for (crowd.py); one that waits for something never holds up another for more than a moment.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import logging
 import threading
 import time
@@ -15,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 
 from kubelet_py.instruments import Histogram, Instrument, Number
+from kubelet_py.pods.crowd import Crowd
 
 log = logging.getLogger(__name__)
 
@@ -28,20 +31,22 @@ Sync = Callable[[str], float | None]
 
 
 class PodWorkers:
-    def __init__(self, sync: Sync, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, sync: Sync, *, crowd: Crowd | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._sync = sync
         self._clock = clock
+        self._running = crowd or Crowd()
         lock = threading.RLock()
         self._condition = threading.Condition(lock)
         self._timer_wake = threading.Condition(lock)
         self._queue: deque[str] = deque()
         self._queued: dict[str, float] = {}  # uid → when it was put there
-        self._running: set[str] = set()
         self._again: set[str] = set()
         self._timers: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}
         self._idle = 0
-        self._count = 0
+        self._numbers = itertools.count(1)
         self._stopping = False
         self._timer = threading.Thread(target=self._run_timers, name="pod-timers", daemon=True)
         self._adds = Number("workqueue_adds_total", "Total number of adds handled by workqueue", "name")
@@ -80,21 +85,39 @@ class PodWorkers:
         with self._condition:
             if self._stopping:
                 return
-            if uid in self._running:
-                self._again.add(uid)
-                return
-            if uid in self._queued:
-                return
-            self._adds.add(QUEUE)
-            self._queued[uid] = self._clock()
-            self._queue.append(uid)
-            self._depth.set(len(self._queue), QUEUE)
-            if self._idle >= len(self._queue):
-                self._condition.notify()
-                return
-            self._count += 1
-            number = self._count
-        threading.Thread(target=self._run, name=f"pod-worker-{number}", daemon=True).start()
+            missing = self._put(uid)
+        self._make_threads(missing)
+
+    def _put(self, uid: str, *, here: bool = False) -> int:
+        """Under the lock: queue the pod; answers how many threads are missing. `here`: the caller is one, and
+        about to look at the queue."""
+        if uid in self._running:
+            self._again.add(uid)
+            return 0
+        if uid in self._queued:
+            return 0
+        self._adds.add(QUEUE)
+        self._queued[uid] = self._clock()
+        self._queue.append(uid)
+        self._depth.set(len(self._queue), QUEUE)
+        return 0 if here else self._admit()
+
+    def _admit(self) -> int:
+        """Under the lock: have as many threads look at the queue as there is room for; answers how many of
+        them have to be made."""
+        wanted = min(len(self._queue), max(0, self._running.room(self._clock())))
+        if wanted < len(self._queue):
+            self._timer_wake.notify()  # who only waits makes room for others
+        self._condition.notify(min(wanted, self._idle))
+        missing = max(0, wanted - self._idle)
+        self._idle += missing
+        return missing
+
+    def _make_threads(self, count: int) -> None:
+        """They are counted as idle already."""
+        for _ in range(count):
+            number = next(self._numbers)
+            threading.Thread(target=self._run, name=f"pod-worker-{number}", daemon=True).start()
 
     def wake_after(self, uid: str, seconds: float) -> None:
         """Have it looked at after `seconds`; of several such wishes the earliest counts."""
@@ -107,28 +130,37 @@ class PodWorkers:
             self._timer_wake.notify()
 
     def _run(self) -> None:
-        while True:
-            with self._condition:
-                self._idle += 1
-                found = self._condition.wait_for(lambda: self._queue or self._stopping, IDLE_SECONDS)
-                self._idle -= 1
-                if not found or self._stopping:
-                    return
-                uid = self._queue.popleft()
-                self._depth.set(len(self._queue), QUEUE)
-                self._waits.observe(self._clock() - self._queued.pop(uid), QUEUE)
-                self._running.add(uid)
-                self._again.discard(uid)
-                self._due.pop(uid, None)
+        cpu = time.pthread_getcpuclockid(threading.get_ident())
+        while (uid := self._next(cpu)) is not None:
             after = self._work(uid)
             with self._condition:
-                self._running.discard(uid)
+                self._running.leave(uid)
+                self._idle += 1
                 again = uid in self._again
                 self._again.discard(uid)
-            if again or after == 0:
-                self.wake(uid)
-            elif after is not None:
+                if (again or after == 0) and not self._stopping:
+                    self._put(uid, here=True)
+            if not again and after:
                 self.wake_after(uid, after)
+
+    def _next(self, cpu: int) -> str | None:
+        """The pod to work on; None when the thread, whose CPU clock is `cpu`, is to end."""
+        with self._condition:
+            self._condition.wait_for(self._may_go_on, IDLE_SECONDS)
+            self._idle -= 1
+            if self._stopping or not self._may_go_on():
+                return None
+            uid = self._queue.popleft()
+            now = self._clock()
+            self._depth.set(len(self._queue), QUEUE)
+            self._waits.observe(now - self._queued.pop(uid), QUEUE)
+            self._running.enter(uid, now, cpu)
+            self._again.discard(uid)
+            self._due.pop(uid, None)
+            return uid
+
+    def _may_go_on(self) -> bool:
+        return self._stopping or (bool(self._queue) and self._running.room(self._clock()) > 0)
 
     def _work(self, uid: str) -> float | None:
         try:
@@ -152,7 +184,12 @@ class PodWorkers:
                     if self._due.get(uid) == when:
                         del self._due[uid]
                         due.append(uid)
-                if not due:
-                    self._timer_wake.wait(self._timers[0][0] - now if self._timers else None)
+                missing = self._admit() if self._queue else 0
+                if not due and not missing:
+                    moments = [when for when, _ in self._timers[:1]]
+                    more = self._running.more_room_at() if self._queue else None
+                    moments += [] if more is None else [more]
+                    self._timer_wake.wait(max(0.0, min(moments) - now) if moments else None)
+            self._make_threads(missing)
             for uid in due:
                 self.wake(uid)

@@ -9,6 +9,7 @@ import pytest
 from pods_in_words import pod
 
 from kubeclient.errors import ServerUnavailable
+from kubelet_py.pods.crowd import Crowd
 from kubelet_py.pods.status_manager import StatusManager, hold_back
 from kubelet_py.pods.workers import PodWorkers
 
@@ -57,6 +58,49 @@ def test_a_slow_pod_holds_up_no_other_and_a_mistake_ends_no_worker(caplog: Any) 
     workers.start()
     workers.wake("slow")
     workers.wake("broken")
+    workers.wake("quick")
+    assert other.wait(LONG)
+    stuck.set()
+    workers.stop()
+
+
+def test_as_many_pods_are_worked_on_as_there_is_room_for_and_the_others_follow() -> None:
+    go, all_in, done = threading.Event(), threading.Barrier(4), threading.Semaphore(0)
+    lock, inside, most = threading.Lock(), [0], [0]
+
+    def sync(uid: str) -> float | None:
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        if not go.is_set():
+            all_in.wait(LONG)
+            go.wait(LONG)
+        with lock:
+            inside[0] -= 1
+        done.release()
+        return None
+
+    workers = PodWorkers(sync, crowd=Crowd(width=3, patience=10 * LONG))
+    workers.start()
+    for number in range(20):
+        workers.wake(f"pod-{number}")
+    all_in.wait(LONG)
+    go.set()
+    assert all(done.acquire(timeout=LONG) for _ in range(20)) and most[0] == 3
+    workers.stop()
+
+
+def test_any_number_of_pods_that_wait_hold_up_no_other() -> None:
+    stuck, other = threading.Event(), threading.Event()
+
+    def sync(uid: str) -> float | None:
+        stuck.wait(LONG) if uid != "quick" else other.set()
+        return None
+
+    workers = PodWorkers(sync, crowd=Crowd(width=2, patience=0.001))
+    workers.start()
+    for number in range(50):
+        workers.wake(f"pod-{number}")
     workers.wake("quick")
     assert other.wait(LONG)
     stuck.set()
