@@ -1,10 +1,11 @@
 """How many pods are worked on at the same time: a few, and more for those that only wait.
 
 Threads of one interpreter take turns. A hundred that want a turn spend much of the process's time on waking
-up in vain and handing over, and each opens a connection of its own to the API server; a few keep the machine as
-busy. But nobody may wait behind pods that wait for something themselves (a plugin, a hook, a server that does
-not answer): a thread that has used next to no CPU time for a moment makes room for two, so that a queue of
-any length has begun after a few moments. One that is merely slow, because the machine is busy, does not.
+up in vain and handing over, and each opens a connection of its own to the API server; a few keep the
+machine as busy. But nobody may wait behind pods that wait for something themselves (a plugin, a hook, a
+server that does not answer): a thread that has used next to no CPU time for a moment makes room for two, so
+that a queue of any length has begun after a few moments. One that is merely slow, because the machine is
+busy, does not.
 """
 
 from __future__ import annotations
