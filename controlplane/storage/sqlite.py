@@ -5,18 +5,25 @@ pages are the kernel's from then on, so they survive SIGKILL of this process, an
 consistent over a power cut, which may lose only the last moments. `durable=True` (synchronous=FULL) waits
 for fsync on each commit and survives the power cut as well, as etcd does.
 
+Now and then the log has to be folded into the file, which waits for the disk in either mode. SQLite would do
+that inside the commit that finds the log long enough; where commits are not to wait it is a step of its own
+(`tidy`), and how long the log is is reckoned from what was written.
+
 The tables hold the present state and, per collection, the revision of its newest write; history for
 watches is kept in memory only (see `cache`).
 """
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
 from controlplane.errors import StoreError
 from controlplane.storage.store import Change, Snapshot, collection_of
+
+log = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS objects (key TEXT PRIMARY KEY, revision INTEGER NOT NULL, value BLOB NOT NULL)
@@ -25,6 +32,9 @@ CREATE TABLE IF NOT EXISTS touched (collection TEXT PRIMARY KEY, revision INTEGE
 CREATE TABLE IF NOT EXISTS format (version INTEGER NOT NULL);
 """
 _FORMAT = 1
+_PAGE = 4096
+_LONG_LOG = 1000  # pages, SQLite's own measure
+_PAGES_BESIDE = 2  # a commit's: the leaf of the object and that of its collection
 
 
 class SqliteStore:
@@ -35,10 +45,12 @@ class SqliteStore:
     """
 
     def __init__(self, folder: Path, *, durable: bool = False) -> None:
+        self.waits_for_disk = durable
+        self._logged = 0  # pages since the log was last folded into the file, about
         self._path = folder / "state.db"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Opened in the main thread, written in the committer's: one at a time, which SQLite allows.
+            # Used by the main thread and the committer's: one at a time, which SQLite allows.
             self._connection = sqlite3.connect(
                 self._path, timeout=0.5, isolation_level=None, check_same_thread=False
             )
@@ -51,6 +63,8 @@ class SqliteStore:
         execute("PRAGMA locking_mode=EXCLUSIVE")
         execute("PRAGMA journal_mode=WAL")
         execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        if not durable:
+            execute("PRAGMA wal_autocheckpoint=0")
         execute("PRAGMA cache_size=-1024")  # KiB; all reads after the start come from memory
         execute("PRAGMA journal_size_limit=8388608")
         self._connection.executescript(_SCHEMA)
@@ -106,6 +120,18 @@ class SqliteStore:
                 raise
         except sqlite3.Error as error:
             raise StoreError(f"Could not write {self._path}: {error} ({_advice(error)})") from error
+        self._logged += sum(_PAGES_BESIDE + len(change.value or b"") // _PAGE for change in changes)
+
+    def untidy(self) -> bool:
+        return not self.waits_for_disk and self._logged >= _LONG_LOG
+
+    def tidy(self) -> None:
+        """Fold the log into the file, so that the next commits begin it anew."""
+        self._logged = 0
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            log.warning("Could not fold the log into file=%s error=%s", self._path, error)
 
     def close(self) -> None:
         """Fold the log into the file and unlock it."""

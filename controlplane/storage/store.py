@@ -39,7 +39,13 @@ class Snapshot:
 
 
 class Store(Protocol):
-    """A database. `load` is called once, before the first `commit`; `commit` from one thread only."""
+    """A database. `load` is called once, before the first `commit`; one call at a time, from any thread.
+
+    `waits_for_disk`: a `commit` takes as long as a disk or a network does, so it has to be made in a thread.
+    """
+
+    @property
+    def waits_for_disk(self) -> bool: ...
 
     def load(self) -> Snapshot:
         """Read everything. Raises StoreError."""
@@ -49,6 +55,12 @@ class Store(Protocol):
 
         Raises StoreError, and then nothing was written.
         """
+
+    def untidy(self) -> bool:
+        """Whether `tidy` should be called soon: work that may take long is kept out of `commit`."""
+
+    def tidy(self) -> None:
+        """Do that work, with no `commit` beside it. A failure is logged: it loses nothing."""
 
     def close(self) -> None:
         """Give the database back."""

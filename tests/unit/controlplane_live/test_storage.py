@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,13 @@ from controlplane.storage.store import Change, Snapshot, make_key, split_key
 class ListStore:
     """A database in memory that can be told to refuse."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, waits_for_disk: bool = True) -> None:
+        self.waits_for_disk = waits_for_disk
         self.batches: list[list[Change]] = []
+        self.threads: list[str] = []
         self.full = False
+        self.owing = False
+        self.may_tidy = threading.Event()
 
     def load(self) -> Snapshot:
         return Snapshot(0, [], {})
@@ -33,6 +38,15 @@ class ListStore:
         if self.full:
             raise StoreError("Could not write state.db: disk is full (free some disk space)")
         self.batches.append(list(changes))
+        self.threads.append(threading.current_thread().name)
+
+    def untidy(self) -> bool:
+        return self.owing
+
+    def tidy(self) -> None:
+        assert threading.current_thread().name == "committer"
+        assert self.may_tidy.wait(30)
+        self.owing = False
 
     def close(self) -> None:
         pass
@@ -174,6 +188,75 @@ def test_writes_that_wait_share_one_commit() -> None:
     run(test, store)
     assert sum(map(len, store.batches)) == 200
     assert len(store.batches) < 100
+
+
+def test_a_store_that_waits_for_nothing_commits_and_publishes_at_once() -> None:
+    store = ListStore(waits_for_disk=False)
+
+    async def test(cache: Cache) -> None:
+        seen: list[int] = []
+        cache.listen(KIND, lambda event: seen.append(event.revision))
+        future = put(cache, "a")
+        assert future.done() and seen == [1] and cache.revision == 1
+        assert cache.get(KIND, "default", "a") is cache.latest(KIND, "default", "a") is await future
+        assert store.threads == [threading.current_thread().name]
+
+    run(test, store)
+
+
+def test_a_commit_that_is_refused_at_once_leaves_the_version_before() -> None:
+    store = ListStore(waits_for_disk=False)
+
+    async def test(cache: Cache) -> None:
+        before = await put(cache, "a", "1")
+        store.full = True
+        with pytest.raises(StoreError, match="disk is full"):
+            await put(cache, "a", "2")
+        assert cache.latest(KIND, "default", "a") is cache.get(KIND, "default", "a") is before
+        store.full = False
+        assert (await put(cache, "a", "3")).parse()["data"]["v"] == "3"
+
+    run(test, store)
+
+
+def test_writes_wait_in_order_while_the_store_is_tidied_and_reads_do_not() -> None:
+    store = ListStore(waits_for_disk=False)
+
+    async def test(cache: Cache) -> None:
+        seen: list[int] = []
+        cache.listen(KIND, lambda event: seen.append(event.revision))
+        store.owing = True
+        first = await put(cache, "a", "1")
+        second, third = put(cache, "a", "2"), put(cache, "b")
+        assert not second.done() and cache.get(KIND, "default", "a") is first
+        store.may_tidy.set()
+        await asyncio.gather(second, third)
+        assert store.threads[1:] == ["committer"] * (len(store.batches) - 1)
+        while not put(cache, "c").done():  # the loop has yet to hear that all is tidy
+            await asyncio.sleep(0)
+        assert seen == list(range(1, len(seen) + 1)) and store.threads[-1] != "committer"
+
+    run(test, store)
+
+
+def test_sqlite_folds_its_log_into_the_file_when_asked_and_not_in_a_commit(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    store.load()
+    before = (tmp_path / "state.db").stat().st_size
+    revision = 0
+    while not store.untidy():
+        revision += 1
+        store.commit([Change(make_key(KIND, "default", f"c{revision}"), revision, bytes(4096))])
+    assert (tmp_path / "state.db").stat().st_size == before
+    log = (tmp_path / "state.db-wal").stat().st_size
+    store.tidy()
+    assert not store.untidy()
+    assert (tmp_path / "state.db").stat().st_size >= revision * 4096
+    for number in range(100):
+        store.commit([Change(make_key(KIND, "default", "again"), revision + number, b"{}")])
+    assert (tmp_path / "state.db-wal").stat().st_size == log  # begun anew
+    store.close()
+    assert len(SqliteStore(tmp_path).load().rows) == revision + 1
 
 
 def test_sqlite_gives_back_objects_revision_and_what_was_touched(tmp_path: Path) -> None:
