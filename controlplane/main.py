@@ -22,6 +22,7 @@ from typing import Protocol
 from controlplane import node_deadlines
 from controlplane.apiserver.app import ApiServer, ServerOptions
 from controlplane.errors import ControlPlaneError
+from controlplane.event_loop import new_event_loop
 from controlplane.flag_values import duration, port_range
 from controlplane.storage.sqlite import SqliteStore
 from kubeclient.ranges import part_sizes, read_ranges
@@ -224,7 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(arguments)
     sys.setswitchinterval(_SWITCH_INTERVAL)
     try:
-        asyncio.run(serve(options))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(serve(options))
     except ControlPlaneError as error:
         print(error, file=sys.stderr)
         return 1

@@ -17,6 +17,7 @@ import yaml
 
 from controlplane import authority
 from controlplane.apiserver.app import ApiServer, ServerOptions
+from controlplane.event_loop import new_event_loop
 from controlplane.storage.sqlite import SqliteStore
 
 Object = dict[str, Any]
@@ -99,7 +100,7 @@ class Live:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     folder = tmp_path_factory.mktemp("cluster")
     authority.ensure(authority.Cluster(folder, "127.0.0.1", "n1", 6443))
-    loop = asyncio.new_event_loop()
+    loop = new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
