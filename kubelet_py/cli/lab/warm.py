@@ -27,6 +27,12 @@ from runtime import clibrary
 
 M_ARENA_MAX = -8
 PROGRAMS = {"kubelet_py.agent": "kubelet_py.agent", "proxy": "proxy.__main__"}  # after -m: the module
+# What these programs import once they run; imported after the fork it would be every node's own memory.
+LATER = (
+    "kubelet_py.server.app", "proxy.dns.server", "proxy.slice_version",
+    "cni.bandwidth", "cni.bridge", "cni.conntrack", "cni.host_local", "cni.iptables", "cni.masquerade",
+    "cni.portmap", "encodings.unicode_escape", "runtime.systemd.manager", "shlex",
+)  # fmt: skip
 
 
 class ForkedProcess:
@@ -79,6 +85,8 @@ class WarmSpawner:
 def import_programs(*names: str) -> dict[str, Callable[[list[str]], int]]:
     """The main functions by the names after `python -m`."""
     found = {name: importlib.import_module(PROGRAMS[name]).main for name in names}
+    for module in LATER:
+        importlib.import_module(module)
     gc.collect()
     gc.freeze()  # a collection would write to every page that the children share
     return found

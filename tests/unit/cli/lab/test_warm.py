@@ -59,3 +59,18 @@ def test_a_forked_program_begins_as_an_executed_one_does(tmp_path: Path) -> None
     assert facts["open"] == 4  # stdin, stdout, stderr, and the folder that lists them
     assert (tmp_path / "a.log").read_text() == "arguments --port 1\n"
     assert (tmp_path / "c.log").read_text() == "executed\n"
+
+
+IMPORTED = """
+import gc, json, sys
+from kubelet_py.cli.lab import warm
+found = warm.import_programs(*warm.PROGRAMS)
+before = set(sys.modules)
+import kubelet_py.server.app, proxy.dns.server  # what the programs import when they serve
+print(json.dumps([sorted(found), sorted(set(sys.modules) - before), gc.get_freeze_count() > 10_000]))
+"""
+
+
+def test_what_the_programs_import_late_is_imported_before_they_are_forked() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [["kubelet_py.agent", "proxy"], [], True]
