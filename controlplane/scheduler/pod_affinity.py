@@ -64,7 +64,7 @@ NO_RULES = Rules()
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A pod on its node, as far as others have to know of it."""
+    """A pod on its node, as far as others have to know of it; `started` in epoch seconds."""
 
     node: str
     requests: Requests
@@ -73,6 +73,10 @@ class Placed:
     labels: Labels
     rules: Rules
     ending: bool = False
+    priority: int = 0
+    started: float = 0.0
+    name: str = ""
+    uid: str = ""
 
 
 def rules_of(pod: Object) -> Rules:

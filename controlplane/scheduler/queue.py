@@ -47,6 +47,9 @@ class SchedulingQueue:
             entry.refused, entry.not_before = False, 0.0
         entry.pod = pod
 
+    def knows(self, uid: str) -> bool:
+        return uid in self._entries
+
     def drop(self, uid: str) -> None:
         """Forget the pod: it is bound or gone."""
         self._entries.pop(uid, None)

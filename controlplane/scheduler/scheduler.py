@@ -8,21 +8,22 @@ assumption.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from controlplane.claims import claim_names
 from controlplane.scheduler.claim_binding import ClaimBinding
-from controlplane.scheduler.filters import NodeView, Requests, explain, node_view, pod_requests, why_not
-from controlplane.scheduler.pod_affinity import Neighbours, Placed, rules_of
+from controlplane.scheduler.filters import Requests, pod_requests
+from controlplane.scheduler.pod_affinity import Placed, rules_of
+from controlplane.scheduler.preemption import priority_of
+from controlplane.scheduler.preemptor import Preemptor
 from controlplane.scheduler.queue import SchedulingQueue
-from controlplane.scheduler.scores import best
-from controlplane.scheduler.topology_spread import Spread
-from controlplane.scheduler.volumes import Choice, Storage, before_nodes, on_node
+from controlplane.scheduler.snapshot import Snapshot, Verdict, decide
+from controlplane.scheduler.volumes import Choice, Storage
 from kubeclient.errors import ApiError, Conflict, NotFound
 from kubeclient.events import EventRecorder
 from kubeclient.informer import Informer
@@ -45,12 +46,14 @@ class Scheduler:
         self._changed = threading.Condition()
         self._queue = SchedulingQueue()
         self._taken: dict[str, Placed] = {}  # by pod uid
+        self._promised: dict[str, Placed] = {}  # by uid of a pod that others were ended for
         self._nodes: dict[str, Object] = {}
         self._stopping = False
         self._pods_informer = Informer(client, PODS, on_event=self._on_pod)
         self._nodes_informer = Informer(client, NODES, on_event=self._on_node)
         self._namespaces_informer = Informer(client, NAMESPACES)
         self._events = EventRecorder(client, NAME, "")
+        self._preemptor = Preemptor(client, self._events)
         self._claims = ClaimBinding(client, self._on_storage)
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
@@ -75,6 +78,8 @@ class Scheduler:
         uid, spec = new["metadata"]["uid"], new["spec"]
         finished = kind == "DELETED" or (new.get("status") or {}).get("phase") in FINISHED
         with self._changed:
+            if finished or spec.get("nodeName"):
+                self._promised.pop(uid, None)
             if finished:
                 self._queue.drop(uid)
                 if self._taken.pop(uid, None) is not None:
@@ -127,55 +132,41 @@ class Scheduler:
                     pod = self._queue.next(self._clock())
                 if self._stopping or pod is None:
                     return
-                requests = pod_requests(pod)
-                chosen, choices, message = self._choose(pod, requests)
-                if chosen is not None:
-                    self._claims.promise(choices)
-                    self._taken[pod["metadata"]["uid"]] = placed_on(pod, chosen.name, requests)
-                    self._queue.drop(pod["metadata"]["uid"])
+                requests, uid = pod_requests(pod), pod["metadata"]["uid"]
+                snapshot = self._look(pod)
+                verdict = decide(pod, requests, owner(pod), snapshot)
+                if verdict.chosen is not None:
+                    self._claims.promise(verdict.choices)
+                    self._taken[uid] = placed_on(pod, verdict.chosen.name, requests)
+                    self._promised.pop(uid, None)
+                    self._queue.drop(uid)
                 else:
-                    self._queue.refuse(pod["metadata"]["uid"], self._clock())
-            if chosen is not None and choices:
-                arguments = (pod, chosen.name, choices)
+                    self._queue.refuse(uid, self._clock())
+            if verdict.chosen is not None and verdict.choices:
+                arguments = (pod, verdict.chosen.name, verdict.choices)
                 threading.Thread(target=self._bind_claims, args=arguments, daemon=True).start()
-            elif chosen is not None:
-                self._bind(pod, chosen.name)
+            elif verdict.chosen is not None:
+                self._bind(pod, verdict.chosen.name)
             else:
-                self._refuse(pod, message)
+                self._refuse(pod, verdict.message)
+                self._make_room(pod, requests, snapshot, verdict)
 
-    def _choose(self, pod: Object, requests: Requests) -> tuple[NodeView | None, list[Choice], str]:
-        """The best node that fits and what to bind first, or None and upstream's explanation."""
+    def _look(self, pod: Object) -> Snapshot:
+        """The cluster as the pod sees it; room that was promised to pods no lower than it is taken."""
         storage = self._claims.storage() if claim_names(pod) else Storage()
-        problem = before_nodes(pod, storage)
-        if problem:
-            return None, [], f"0/{len(self._nodes)} nodes are available: {problem}."
-        by_node: dict[str, list[Requests]] = {}
-        siblings: Counter[str] = Counter()
-        mine = owner(pod)
-        placed = [*self._taken.values()]
-        for other in placed:
-            by_node.setdefault(other.node, []).append(other.requests)
-            siblings[other.node] += bool(mine) and other.owner == mine
-        views = [node_view(node, by_node.get(name, [])) for name, node in self._nodes.items()]
-        spread = Spread(pod, placed, views)
-        nodes = {view.name: view.node["metadata"].get("labels") or {} for view in views}
-        neighbours = Neighbours(pod, placed, nodes, self._namespaces())
-        refusals, choices = [], {}
-        for view in views:
-            reasons = why_not(pod, requests, view)
-            if not reasons:
-                reasons, choices[view.name] = on_node(pod, view.node, storage)
-            if not reasons:
-                reasons = spread.why_not(view.name) or neighbours.why_not(view.name)
-            refusals.append((view, reasons))
-        fitting = [view for view, reasons in refusals if not reasons]
-        if not fitting:
-            return None, [], explain(len(views), [reasons for _, reasons in refusals])
-        names = [view.name for view in fitting]
-        own = pod["spec"].get("topologySpreadConstraints")
-        crowding = spread.crowding(names) if own else [float(siblings[name]) for name in names]
-        found = best(pod, requests, fitting, crowding, neighbours.points(names))
-        return found, choices[found.name], ""
+        uid, priority = pod["metadata"]["uid"], priority_of(pod)
+        promised = [p for p in self._promised.values() if p.uid != uid and p.priority >= priority]
+        placed = [*self._taken.values(), *promised]
+        return Snapshot(dict(self._nodes), placed, self._namespaces(), storage)
+
+    def _make_room(self, pod: Object, requests: Requests, snapshot: Snapshot, verdict: Verdict) -> None:
+        node = self._preemptor.make_room(pod, requests, snapshot, verdict)
+        if not node:
+            return
+        with self._changed:
+            # Unless it is gone or bound meanwhile: those are not in the queue.
+            if self._queue.knows(pod["metadata"]["uid"]):
+                self._promised[pod["metadata"]["uid"]] = placed_on(pod, node, requests)
 
     def _namespaces(self) -> dict[str, dict[str, str]]:
         """Labels by namespace."""
@@ -281,7 +272,17 @@ def placed_on(pod: Object, node: str, requests: Requests) -> Placed:
         metadata.get("labels") or {},
         rules_of(pod),
         bool(metadata.get("deletionTimestamp")),
+        priority_of(pod),
+        _started(pod),
+        metadata["name"],
+        metadata["uid"],
     )
+
+
+def _started(pod: Object) -> float:
+    """Epoch seconds; a pod that has not started yet is the youngest."""
+    stamp = (pod.get("status") or {}).get("startTime")
+    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp() if stamp else math.inf
 
 
 def minds_others(pod: Object) -> bool:

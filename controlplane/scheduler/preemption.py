@@ -1,0 +1,115 @@
+"""Which pods of lower priority have to go so that a pod fits. Pure.
+
+On each node where the pod would fit without them all, as many as possible are spared, those of higher
+priority first. The node where the least is lost is chosen: fewest broken PodDisruptionBudgets, then the
+lowest priorities, the fewest pods, the youngest. Source: upstream's plugins/defaultpreemption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from controlplane.scheduler.pod_affinity import Placed
+from kubeclient.selectors import LabelSelector
+
+Object = dict[str, Any]
+Fits = Callable[[str, Sequence[Placed]], bool]
+"""Whether the pod fits on that node if these pods are all there are."""
+
+HOPELESS = (
+    "node(s) didn't match the requested node name",
+    "node(s) were unschedulable",
+    "node(s) had untolerated taint",
+    "node(s) didn't match Pod's node affinity/selector",
+    "node(s) didn't match pod affinity rules",
+    "node(s) didn't match pod topology spread constraints (missing required label)",
+    "node(s) had volume node affinity conflict",
+    "node(s) didn't find available persistent volumes to bind",
+)
+"""How reasons begin that no pod's end would change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sacrifice:
+    """A node, and the pods that go; `broken` of them against a PodDisruptionBudget."""
+
+    node: str
+    victims: tuple[Placed, ...]
+    broken: int
+
+    def cost(self) -> tuple[int, int, int, int, float, str]:
+        """The smallest is the best choice."""
+        priorities = [victim.priority for victim in self.victims]
+        highest = max(priorities)
+        first = min(victim.started for victim in self.victims if victim.priority == highest)
+        return self.broken, highest, sum(priorities), len(priorities), -first, self.node
+
+
+def may_preempt(pod: Object, placed: Sequence[Placed]) -> bool:
+    """Whether others may be ended for the pod: not while some already end for it."""
+    if pod["spec"].get("preemptionPolicy") == "Never":
+        return False
+    node = (pod.get("status") or {}).get("nominatedNodeName")
+    return not any(p.node == node and p.ending and p.priority < priority_of(pod) for p in placed)
+
+
+def priority_of(pod: Object) -> int:
+    return int(pod["spec"].get("priority") or 0)
+
+
+def choose(
+    priority: int,
+    refused: Mapping[str, Sequence[str]],
+    placed: Sequence[Placed],
+    budgets: Sequence[Object],
+    fits: Fits,
+) -> Sacrifice | None:
+    """The best sacrifice on one of the nodes, given why each refused the pod; None where none makes room."""
+    hopeful = [
+        node for node, texts in refused.items() if not any(text.startswith(HOPELESS) for text in texts)
+    ]
+    found = (_on_node(priority, node, placed, budgets, fits) for node in hopeful)
+    return min((each for each in found if each is not None), key=Sacrifice.cost, default=None)
+
+
+def _on_node(
+    priority: int, node: str, placed: Sequence[Placed], budgets: Sequence[Object], fits: Fits
+) -> Sacrifice | None:
+    lower = [pod for pod in placed if pod.node == node and pod.priority < priority]
+    kept = [pod for pod in placed if pod.node != node or pod.priority >= priority]
+    if not lower or not fits(node, kept):
+        return None
+    breaking, free = _by_budget(lower, budgets)
+    victims: list[Placed] = []
+    broken = 0
+    for pod in [*breaking, *free]:
+        if fits(node, [*kept, pod]):
+            kept.append(pod)
+        else:
+            victims.append(pod)
+            broken += pod in breaking
+    return Sacrifice(node, tuple(victims), broken) if victims else None
+
+
+def _by_budget(pods: Sequence[Placed], budgets: Sequence[Object]) -> tuple[list[Placed], list[Placed]]:
+    """(pods whose end would break a budget, the others), each by priority, then age."""
+    left = {
+        budget["metadata"]["uid"]: int((budget.get("status") or {}).get("disruptionsAllowed", 0))
+        for budget in budgets
+    }
+    breaking: list[Placed] = []
+    free: list[Placed] = []
+    for pod in sorted(pods, key=lambda p: (-p.priority, p.started)):
+        uids = [budget["metadata"]["uid"] for budget in budgets if _protects(budget, pod)]
+        (breaking if any(left[uid] < 1 for uid in uids) else free).append(pod)
+        for uid in uids:
+            left[uid] -= 1
+    return breaking, free
+
+
+def _protects(budget: Object, pod: Placed) -> bool:
+    selector = budget["spec"].get("selector")
+    same = budget["metadata"]["namespace"] == pod.namespace
+    return same and selector is not None and LabelSelector.from_object(selector).matches(pod.labels)

@@ -1,0 +1,75 @@
+"""Ends the pods that preemption.py chooses, and promises their room to the pod they go for.
+
+The pod waits until they are gone: its status names the node meanwhile (nominatedNodeName), and pods of lower
+priority do not get that room. Source: upstream's framework/preemption.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from controlplane.controllers.disruption_target import announce
+from controlplane.scheduler import preemption
+from controlplane.scheduler.filters import Requests
+from controlplane.scheduler.pod_affinity import Placed
+from controlplane.scheduler.preemption import Sacrifice
+from controlplane.scheduler.snapshot import Snapshot, Verdict, fits
+from kubeclient.errors import ApiError, Conflict, NotFound
+from kubeclient.events import EventRecorder
+from kubeclient.resources import POD_DISRUPTION_BUDGETS, PODS
+from kubeclient.rest import RestClient
+
+log = logging.getLogger("scheduler")
+
+Object = dict[str, Any]
+REASON, WHY = "PreemptionByScheduler", "default-scheduler: preempting to accommodate a higher priority pod"
+
+
+class Preemptor:
+    def __init__(self, client: RestClient, events: EventRecorder) -> None:
+        self._client = client
+        self._events = events
+
+    def make_room(self, pod: Object, requests: Requests, snapshot: Snapshot, verdict: Verdict) -> str:
+        """End what has to go for the refused pod; the node it may count on, or "" for none."""
+        priority = preemption.priority_of(pod)
+        lower = any(other.priority < priority for other in snapshot.placed)
+        if not lower or not verdict.refused or not preemption.may_preempt(pod, snapshot.placed):
+            return ""
+        try:
+            budgets = self._client.list(POD_DISRUPTION_BUDGETS)["items"]
+            found = preemption.choose(
+                priority,
+                verdict.refused,
+                snapshot.placed,
+                budgets,
+                lambda node, placed: fits(pod, requests, snapshot, node, placed),
+            )
+            if found is None:
+                return ""
+            self._carry_out(pod, found)
+        except ApiError as error:
+            # The pod is refused for now and comes back; what ended meanwhile is seen then.
+            log.warning("Failed to preempt for pod=%s error=%s", pod["metadata"]["name"], error)
+            return ""
+        return found.node
+
+    def _carry_out(self, pod: Object, found: Sacrifice) -> None:
+        metadata = pod["metadata"]
+        body = {"metadata": {"uid": metadata["uid"]}, "status": {"nominatedNodeName": found.node}}
+        self._client.patch(PODS, metadata["name"], body, metadata["namespace"], subresource="status")
+        for victim in found.victims:
+            if not victim.ending:
+                self._end(victim, metadata["uid"])
+
+    def _end(self, victim: Placed, uid: str) -> None:
+        reference = {"name": victim.name, "namespace": victim.namespace, "uid": victim.uid}
+        body = {"apiVersion": "v1", "kind": "Pod", "metadata": reference}
+        log.info("Preempted pod=%s/%s node=%s", victim.namespace, victim.name, victim.node)
+        try:
+            announce(self._client, body, REASON, WHY)
+            self._client.delete(PODS, victim.name, victim.namespace, uid=victim.uid)
+        except (NotFound, Conflict):
+            return
+        self._events.event(body, "Normal", "Preempted", f"Preempted by pod {uid} on node {victim.node}")

@@ -1,0 +1,88 @@
+"""The cluster as one decision sees it, and the decision. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from controlplane.claims import claim_names
+from controlplane.scheduler.filters import NodeView, Requests, explain, node_view, why_not
+from controlplane.scheduler.pod_affinity import Labels, Namespaces, Neighbours, Placed
+from controlplane.scheduler.scores import best
+from controlplane.scheduler.topology_spread import Spread
+from controlplane.scheduler.volumes import Choice, Storage, before_nodes, on_node
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Nodes by name, the pods on them, and what claims need (empty for a pod without claims)."""
+
+    nodes: Mapping[str, Object]
+    placed: Sequence[Placed]
+    namespaces: Namespaces
+    storage: Storage
+
+    def labels(self) -> dict[str, Labels]:
+        return {name: node["metadata"].get("labels") or {} for name, node in self.nodes.items()}
+
+    def views(self, placed: Sequence[Placed]) -> list[NodeView]:
+        by_node: dict[str, list[Requests]] = {}
+        for pod in placed:
+            by_node.setdefault(pod.node, []).append(pod.requests)
+        return [node_view(node, by_node.get(name, ())) for name, node in self.nodes.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The node and what to bind first; or, without a node, upstream's explanation and each node's reasons."""
+
+    chosen: NodeView | None
+    choices: Sequence[Choice] = ()
+    message: str = ""
+    refused: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def decide(pod: Object, requests: Requests, owner: str, snapshot: Snapshot) -> Verdict:
+    """The best node that fits."""
+    if claim_names(pod) and (problem := before_nodes(pod, snapshot.storage)):
+        return Verdict(None, message=f"0/{len(snapshot.nodes)} nodes are available: {problem}.")
+    views = snapshot.views(snapshot.placed)
+    spread = Spread(pod, snapshot.placed, views)
+    neighbours = Neighbours(pod, snapshot.placed, snapshot.labels(), snapshot.namespaces)
+    refused: dict[str, list[str]] = {}
+    choices: dict[str, list[Choice]] = {}
+    fitting = []
+    for view in views:
+        reasons = why_not(pod, requests, view)
+        if not reasons:
+            reasons, choices[view.name] = on_node(pod, view.node, snapshot.storage)
+        reasons = reasons or spread.why_not(view.name) or neighbours.why_not(view.name)
+        if reasons:
+            refused[view.name] = reasons
+        else:
+            fitting.append(view)
+    if not fitting:
+        return Verdict(None, message=explain(len(views), [*refused.values()]), refused=refused)
+    names = [view.name for view in fitting]
+    crowding = spread.crowding(names)
+    if not pod["spec"].get("topologySpreadConstraints"):
+        siblings = Counter(other.node for other in snapshot.placed if owner and other.owner == owner)
+        crowding = [float(siblings[name]) for name in names]
+    found = best(pod, requests, fitting, crowding, neighbours.points(names))
+    return Verdict(found, choices[found.name])
+
+
+def fits(
+    pod: Object, requests: Requests, snapshot: Snapshot, node: str, placed: Sequence[Placed]
+) -> bool:
+    """Whether the pod fits on that node if these pods are all there are."""
+    views = snapshot.views(placed)
+    view = next(view for view in views if view.name == node)
+    reasons = why_not(pod, requests, view) or on_node(pod, view.node, snapshot.storage)[0]
+    if reasons or Spread(pod, placed, views).why_not(node):
+        return False
+    return not Neighbours(pod, placed, snapshot.labels(), snapshot.namespaces).why_not(node)

@@ -1,0 +1,113 @@
+"""Who has to go so that a pod of higher priority fits, and who is spared."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from controlplane.scheduler.filters import Requests, pod_requests
+from controlplane.scheduler.pod_affinity import NO_RULES, Placed
+from controlplane.scheduler.preemption import Sacrifice, choose, may_preempt
+from controlplane.scheduler.snapshot import Snapshot, decide, fits
+from controlplane.scheduler.volumes import Storage
+
+Object = dict[str, Any]
+
+
+def node(name: str, cpu: str = "4", taint: str | None = None) -> Object:
+    taints = [{"key": taint, "effect": "NoSchedule"}] if taint else []
+    allocatable = {"cpu": cpu, "memory": "8Gi", "pods": "110"}
+    return {"metadata": {"name": name}, "spec": {"taints": taints}, "status": {"allocatable": allocatable}}
+
+
+def there(
+    name: str, place: str, priority: int, cpu: int = 1000, *, started: float = 0.0, **labels: str
+) -> Placed:
+    requests = Requests({"cpu": cpu}, frozenset())
+    return Placed(place, requests, "", "n", labels, NO_RULES, False, priority, started, name, name)
+
+
+def wants(cpu: str, priority: int = 100, **spec: Any) -> Object:
+    containers = [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]
+    body = {"containers": containers, "priority": priority, **spec}
+    return {"metadata": {"name": "p", "namespace": "n", "uid": "p"}, "spec": body}
+
+
+def budget(allowed: int, **labels: str) -> Object:
+    metadata = {"name": "b", "namespace": "n", "uid": "b"}
+    return {
+        "metadata": metadata,
+        "spec": {"selector": {"matchLabels": labels}},
+        "status": {"disruptionsAllowed": allowed},
+    }
+
+
+def sacrifice(
+    pod: Object, nodes: Sequence[Object], placed: Sequence[Placed], budgets: Sequence[Object] = ()
+) -> Sacrifice | None:
+    snapshot = Snapshot({each["metadata"]["name"]: each for each in nodes}, placed, {}, Storage())
+    requests = pod_requests(pod)
+    verdict = decide(pod, requests, "", snapshot)
+    assert verdict.chosen is None
+    priority = int(pod["spec"]["priority"])
+    return choose(
+        priority, verdict.refused, placed, budgets, lambda n, p: fits(pod, requests, snapshot, n, p)
+    )
+
+
+def names(found: Sacrifice | None) -> tuple[str, list[str]] | None:
+    return None if found is None else (found.node, sorted(victim.name for victim in found.victims))
+
+
+def test_as_many_as_possible_are_spared_those_of_higher_priority_first() -> None:
+    placed = [there("a", "n1", 10), there("b", "n1", 20), there("c", "n1", 30), there("d", "n1", 5)]
+    assert names(sacrifice(wants("1"), [node("n1")], placed)) == ("n1", ["d"])
+    assert names(sacrifice(wants("2"), [node("n1")], placed)) == ("n1", ["a", "d"])
+
+
+def test_equals_and_betters_stay() -> None:
+    placed = [there("a", "n1", 100, 2000), there("b", "n1", 200, 2000)]
+    assert sacrifice(wants("1"), [node("n1")], placed) is None
+
+
+def test_a_node_where_nobody_s_end_helps_is_not_touched() -> None:
+    placed = [there("a", "n1", 0, 4000), there("b", "n2", 0, 4000)]
+    nodes = [node("n1", taint="mine"), node("n2")]
+    assert names(sacrifice(wants("1"), nodes, placed)) == ("n2", ["b"])
+    assert sacrifice(wants("8"), [node("n1")], placed) is None
+
+
+def test_the_node_where_least_is_lost() -> None:
+    nodes = [node("n1"), node("n2"), node("n3")]
+    placed = [there("a", "n1", 50, 4000), there("b", "n2", 10, 4000), there("c", "n3", 40, 4000)]
+    assert names(sacrifice(wants("1"), nodes, placed)) == ("n2", ["b"])
+    two = [there("a", "n1", 10, 2000), there("b", "n1", 10, 2000), there("c", "n2", 10, 4000)]
+    assert names(sacrifice(wants("4"), nodes[:2], two)) == ("n2", ["c"])
+    young = [there("a", "n1", 10, 4000, started=1.0), there("b", "n2", 10, 4000, started=2.0)]
+    assert names(sacrifice(wants("1"), nodes[:2], young)) == ("n2", ["b"]), "the younger goes"
+
+
+def test_budgets_are_broken_last() -> None:
+    placed = [there("a", "n1", 10, 4000, app="web"), there("b", "n2", 50, 4000)]
+    nodes = [node("n1"), node("n2")]
+    assert names(sacrifice(wants("1"), nodes, placed, [budget(0, app="web")])) == ("n2", ["b"])
+    assert names(sacrifice(wants("1"), nodes, placed, [budget(1, app="web")])) == ("n1", ["a"])
+    only = sacrifice(wants("1"), nodes[:1], placed[:1], [budget(0, app="web")])
+    assert only is not None
+    assert only.broken == 1, "a budget does not protect from higher priority"
+
+
+def test_one_budget_lets_only_so_many_go() -> None:
+    placed = [there(name, "n1", 10, 2000, app="web") for name in ("a", "b")]
+    found = sacrifice(wants("4"), [node("n1")], placed, [budget(1, app="web")])
+    assert found is not None
+    assert (len(found.victims), found.broken) == (2, 1)
+
+
+def test_who_may_not() -> None:
+    assert not may_preempt(wants("1", preemptionPolicy="Never"), [])
+    waiting = wants("1") | {"status": {"nominatedNodeName": "n1"}}
+    ending = there("a", "n1", 10)
+    assert may_preempt(waiting, [ending])
+    assert not may_preempt(waiting, [dataclasses.replace(ending, ending=True)]), "others end for it already"
