@@ -5,6 +5,9 @@ from a process with a large heap would own a copy of every page it touches. So t
 process by exec'ing a fresh interpreter with few imports; each shim shares nearly all its pages with it.
 It ends when the agent's socket closes; the shims, sessions of their own, go on and are adopted by init.
 
+One fork is always made before it is asked for: it waits for an order (`be_spare`), so that a pod does not
+wait for a fork. The next one is made when it has got its order.
+
 The protocol is in runtime/orders.py. The answer comes from the shim, on the first client; if the fork fails
 the descriptors are closed, which the agent sees as the end of it.
 """
@@ -24,7 +27,7 @@ from runtime.errors import RuntimeFailure
 from runtime.launch import launch
 from runtime.linux import LinuxKernel
 from runtime.machine import this_machine
-from runtime.orders import Cast, Order, receive, serve
+from runtime.orders import Cast, Order, read, receive, serve, take
 from runtime.pages import Pages
 from runtime.rehearsal import Sitting, rehearse
 from runtime.seccomp.filter import compiled
@@ -42,21 +45,74 @@ def main(descriptor: int) -> None:
     kernel, driver, pages = settle(descriptor)
     with socket.socket(fileno=descriptor) as agent:
         sitting = prepare_sitting(kernel, pages)
-        line, cast = agent, Cast(driver, pages, launch)
         if sitting is not None:
-            line, cast = sitting.line, sitting.cast
-        while True:
-            order = receive(line)
-            if order is not None:
-                if fork() == 0:
-                    become_shim(order, (line, agent), kernel, cast)
-                order.close()
-            elif sitting is not None:
-                finish_sitting(sitting)
-                sitting = None
-                line, cast = agent, Cast(driver, pages, launch)
-            else:
+            serve_orders(sitting.line, (sitting.line, agent), kernel, sitting.cast)
+            finish_sitting(sitting)
+        serve_orders(agent, (agent,), kernel, Cast(driver, pages, launch))
+
+
+def serve_orders(
+    line: socket.socket, lines: tuple[socket.socket, ...], kernel: LinuxKernel, cast: Cast
+) -> None:
+    """Until the other end of `line` is closed. `lines`: what a shim must not keep."""
+    while True:
+        spare = make_spare(lines, kernel, cast)
+        message, numbers = take(line)
+        try:
+            if not message:
                 return
+            if not hand_over(spare, message, numbers) and fork() == 0:
+                become_shim(read(message, numbers), lines, kernel, cast)
+        finally:
+            if spare is not None:
+                spare.close()
+            for number in numbers:
+                os.close(number)
+
+
+def make_spare(
+    lines: tuple[socket.socket, ...], kernel: LinuxKernel, cast: Cast
+) -> socket.socket | None:
+    """A line to a fork that waits for an order, so that none has to wait for a fork; None when the kernel
+    refuses. It ends with the line."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    child = fork()
+    if child == 0:
+        ours.close()
+        be_spare(theirs, lines, kernel, cast)
+    theirs.close()
+    if child < 0:
+        ours.close()
+        return None
+    return ours
+
+
+def hand_over(spare: socket.socket | None, message: bytes, numbers: list[int]) -> bool:
+    """Whether there was a spare, alive."""
+    if spare is None:
+        return False
+    try:
+        socket.send_fds(spare, [message], numbers)
+    except OSError:
+        return False
+    return True
+
+
+def be_spare(
+    line: socket.socket, lines: tuple[socket.socket, ...], kernel: LinuxKernel, cast: Cast
+) -> None:
+    """The child's side. Does not return."""
+    try:
+        for inherited in lines:
+            inherited.close()
+        order = receive(line)
+        if order is None:
+            os._exit(0)
+        become_shim(order, (line,), kernel, cast)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        os._exit(1)
 
 
 def settle(descriptor: int) -> tuple[LinuxKernel, CgroupDriver, Pages]:
@@ -112,7 +168,7 @@ def fork() -> int:
 
 def become_shim(
     order: Order,
-    lines: tuple[socket.socket, socket.socket],
+    lines: tuple[socket.socket, ...],
     kernel: LinuxKernel,
     cast: Cast,
 ) -> None:

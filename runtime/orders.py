@@ -7,7 +7,6 @@ rehearsal takes the same way.
 
 from __future__ import annotations
 
-import os
 import socket
 
 from runtime import json_text
@@ -34,11 +33,6 @@ class Order(Record):
     listener: int
     first: int
 
-    def close(self) -> None:
-        """Give up the descriptors: they are the shim's now, or nobody's."""
-        os.close(self.listener)
-        os.close(self.first)
-
 
 class Cast(Record):
     """What a shim works with; in a rehearsal others stand in."""
@@ -48,15 +42,24 @@ class Cast(Record):
     launch: Launch
 
 
-def receive(agent: socket.socket) -> Order | None:
-    """The next order; None when the agent is gone. Raises ValueError for what is none."""
+def take(line: socket.socket) -> tuple[bytes, list[int]]:
+    """The next message, unread, and its descriptors; b"" when the other side is gone."""
     space = socket.CMSG_SPACE(DESCRIPTORS * INT_BYTES)
-    message, ancillary, _, _ = agent.recvmsg(LARGEST_REQUEST, space, socket.MSG_CMSG_CLOEXEC)
-    if not message:
-        return None
-    numbers = memoryview(ancillary[0][2]).cast("i")
+    message, ancillary, _, _ = line.recvmsg(LARGEST_REQUEST, space, socket.MSG_CMSG_CLOEXEC)
+    return message, list(memoryview(ancillary[0][2]).cast("i")) if ancillary else []
+
+
+def receive(line: socket.socket) -> Order | None:
+    """The next order; None when the other side is gone. Raises ValueError for what is none."""
+    message, numbers = take(line)
+    return read(message, numbers) if message else None
+
+
+def read(message: bytes, numbers: list[int]) -> Order:
+    """What a message says. Raises ValueError."""
     request = json_text.loads(message.decode())
-    return Order(request["directory"], request["containers"], numbers[0], numbers[1])
+    listener, first = numbers
+    return Order(request["directory"], request["containers"], listener, first)
 
 
 def serve(order: Order, kernel: LinuxKernel, cast: Cast) -> Shim:

@@ -133,20 +133,50 @@ def test_agent_killed_at_any_moment_leaves_only_what_the_next_one_knows(node: No
         assert container.state != "RUNNING" or not gone(container.pid)
 
 
+def spares(node: Node) -> list[int]:
+    """Forks of the forkserver that wait for a pod."""
+    forkserver = node.service._forkserver._pid
+    children = Path(f"/proc/{forkserver}/task/{forkserver}/children").read_text().split()
+    running = shims(node.folder)
+    return [int(pid) for pid in children if int(pid) not in running]
+
+
+def only(found: list[int]) -> list[int]:
+    """One; while a spare is becoming a shim there are two."""
+    return found if len(found) == 1 else []
+
+
 def test_forkserver_ends_with_its_agent(node: Node) -> None:
     forkserver = node.service._forkserver._pid
     assert b"runtime.forkserver" in Path(f"/proc/{forkserver}/cmdline").read_bytes()
+    node.sandbox()
+    (spare,) = wait_for(lambda: only(spares(node)))
     node.service.close()
     assert gone(forkserver)
+    wait_for(lambda: gone(spare))
     node.service = node.fresh()
     node.service.start()
 
 
 def test_killed_forkserver_is_replaced(node: Node) -> None:
     forkserver = node.service._forkserver._pid
+    node.sandbox()
+    (spare,) = wait_for(lambda: only(spares(node)))
     os.kill(forkserver, signal.SIGKILL)
     wait_for(lambda: gone(forkserver))
     assert node.ended(node.run(node.sandbox(), ["true"])).exit_code == 0
+    wait_for(lambda: gone(spare))
+
+
+def test_killed_spare_costs_no_pod(node: Node) -> None:
+    """A fork that waits for a pod is ready before it is needed, and done without when it has been killed."""
+    node.sandbox()  # until then the forkserver rehearses
+    for kill in (False, True, False):
+        (spare,) = wait_for(lambda: only(spares(node)))
+        if kill:
+            os.kill(spare, signal.SIGKILL)
+            wait_for(lambda spare=spare: gone(spare))
+        assert (shim_of(node, node.sandbox().id) == spare) is not kill
 
 
 def test_killed_shim_ends_its_pod_and_the_agent_hears_of_it(node: Node) -> None:
