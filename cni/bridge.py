@@ -1,9 +1,10 @@
 """A veth pair per pod, its near end in a Linux bridge, its far end the pod's eth0.
 
 Configuration keys are upstream's (bridge, isGateway, isDefaultGateway, forceAddress, ipMasq, hairpinMode,
-promiscMode, portIsolation, macspoofchk, disableContainerInterface, mtu, dns, ipam); `nonMasqueradeCIDRs`, a
-list of prefixes that ipMasq leaves alone, is ours. A key of upstream's that would change the wiring and is
-not implemented is refused with code 2, never ignored.
+promiscMode, portIsolation, macspoofchk, disableContainerInterface, vlan, vlanTrunk, preserveDefaultVlan, mtu,
+dns, ipam); `nonMasqueradeCIDRs`, a list of prefixes that ipMasq leaves alone, is ours. A key of upstream's
+that would change the wiring and is not implemented, or not by this kernel, is refused with code 2, never
+ignored.
 """
 
 from __future__ import annotations
@@ -44,8 +45,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
+    from cni.vlans import PortVlans
+
 _LO = 1
-_REFUSED = ("vlan", "vlanTrunk", "enabledad")
+_REFUSED = ("enabledad",)
 
 
 @frozen
@@ -60,6 +63,7 @@ class BridgeConfig:
     isolated: bool
     mac_checked: bool
     interface_down: bool
+    vlans: PortVlans | None
 
     @staticmethod
     def parse(config: Mapping[str, Any]) -> BridgeConfig:
@@ -79,6 +83,7 @@ class BridgeConfig:
             isolated=bool(config.get("portIsolation")),
             mac_checked=bool(config.get("macspoofchk")),
             interface_down=bool(config.get("disableContainerInterface")),
+            vlans=_vlans(config),
         )
         if section.hairpin and section.promiscuous:
             # Every frame would come back to its sender.
@@ -101,7 +106,7 @@ class Bridge(VethPlugin):
     def _wire(self, config: BridgeConfig, wiring: Wiring, found: Result) -> Result:
         request, host, inside = wiring.request, wiring.host, wiring.inside
         gateways = [_with_prefix(ip) for ip in found.ips if ip.gateway] if config.gateway else []
-        bridge = self._ready_bridge(host, config, gateways)
+        bridge, *others = self._ready_bridge(host, config, gateways)
         if config.gateway:
             veth.enable_forwarding(self._proc, found.ips)
         ends = veth.names(request, found.ips)
@@ -110,6 +115,8 @@ class Bridge(VethPlugin):
         port = set_port(ends.near, hairpin=config.hairpin, isolated=config.isolated, alias=alias)
         with veth.removed_on_failure(host, ends.near):
             veth.create(host, ends.near, [pair, port])
+            if config.vlans is not None:
+                config.vlans.set_port(host, host.require(ends.near).index)
             far = inside.require(request.ifname)
             with _held(ends.near, far.mac) if config.mac_checked else contextlib.nullcontext():
                 inside.batch(_inner_messages(config, found, far.index, request.container_id))
@@ -120,18 +127,31 @@ class Bridge(VethPlugin):
                 Interface(bridge.name, bridge.mac, mtu=bridge.mtu),
                 Interface(ends.near, ends.near_mac, mtu=far.mtu),
                 Interface(request.ifname, far.mac, sandbox=request.netns, mtu=far.mtu),
+                *(Interface(link.name, link.mac, mtu=link.mtu) for link in others),
             ),
             ips=tuple(replace(ip, interface=2) for ip in found.ips),
             dns=veth.chosen_dns(request.config, found),
         )
 
-    def _ready_bridge(self, host: Netlink, config: BridgeConfig, gateways: Sequence[str]) -> Link:
+    def _ready_bridge(self, host: Netlink, config: BridgeConfig, gateways: Sequence[str]) -> list[Link]:
+        """The bridge; behind it the interface that bears its VLAN's gateway addresses, if there is one."""
+        tagged = config.vlans
+        inside = bool(gateways and tagged is not None and tagged.access)
         bridge = ensure_bridge(
-            host, config.bridge, gateways, mtu=config.network.mtu, force=config.force_address
+            host,
+            config.bridge,
+            () if inside else gateways,
+            mtu=config.network.mtu,
+            force=config.force_address,
+            tagged=tagged,
         )
         if config.promiscuous and not bridge.promisc:
             host.batch([set_link(bridge.index, promisc=True)])
-        return bridge
+        if tagged is None or not inside:
+            return [bridge]
+        link = tagged.gateway(host, bridge, gateways[0])
+        _set_addresses(host, link, gateways, force=config.force_address)
+        return [bridge, link]
 
     def delete(self, request: Request) -> None:
         """Remove the pod's interface, if its namespace is still there, and free its addresses."""
@@ -188,13 +208,15 @@ class Bridge(VethPlugin):
         ranges = local_ranges(section.network.ipam)
         gateways = [f"{r.gateway}/{r.prefix}" for r in ranges] if section.gateway else []
         with Netlink() as host:
-            bridge = self._ready_bridge(host, section, gateways)
+            bridge = self._ready_bridge(host, section, gateways)[0]
             for link in host.links():
                 if link.alias.startswith(veth.network_mark(section.network.name)) and not link.master:
                     # Somebody deleted the bridge; the pods' ends stayed, as ports of nothing.
                     messages = [set_link(link.index, master=bridge.index)]
                     messages.append(set_port(link.name, hairpin=section.hairpin, isolated=section.isolated))
                     host.batch(messages)
+                    if section.vlans is not None:
+                        section.vlans.set_port(host, link.index)
         if section.gateway:
             veth.enable_forwarding(self._proc, [IP(gateway) for gateway in gateways])
         self._verify_masquerade(section.network)
@@ -204,6 +226,8 @@ class Bridge(VethPlugin):
         section = BridgeConfig.parse(config)
         with Netlink() as host:
             link = host.link(section.bridge)
+            if section.vlans is not None:
+                section.vlans.remove_gateway(host, section.bridge)
             if link is not None and link.kind == "bridge":
                 host.delete_link(section.bridge)
         if section.mac_checked:
@@ -231,25 +255,43 @@ def _release_gone() -> None:
 
 
 def ensure_bridge(
-    netlink: Netlink, name: str, addresses: Sequence[str] = (), *, mtu: int = 0, force: bool = False
+    netlink: Netlink,
+    name: str,
+    addresses: Sequence[str] = (),
+    *,
+    mtu: int = 0,
+    force: bool = False,
+    tagged: PortVlans | None = None,
 ) -> Link:
     """The bridge, up, with these addresses (with prefix length); made when it is not there.
 
     Its MAC is fixed from the first address: without that a bridge takes the lowest MAC among its ports
     and changes it as pods come and go, under the neighbour caches of all others. Raises InvalidConfig when
-    a link of another kind has the name or another address of the family is set (unless `force`).
+    a link of another kind has the name or another address of the family is set (unless `force`);
+    UnsupportedField when the kernel's bridges know no VLANs.
     """
-    link = netlink.link(name)
+    link, made = netlink.link(name), False
     if link is None:
         mac = veth.mac_for(addresses[0]) if addresses else ""
         try:
             netlink.batch([new_bridge(name, mac=mac, mtu=mtu)])
+            made = True
         except NetlinkError as error:
             if error.errno != errno.EEXIST:  # another pod's ADD may have been first
                 raise
         link = netlink.require(name)
     if link.kind != "bridge":
         raise InvalidConfig(f"Could not use {name} as the bridge: it is a {link.kind or 'device'}")
+    if tagged is not None:
+        with veth.removed_on_failure(netlink, name) if made else contextlib.nullcontext():
+            tagged.filter(netlink, link)
+    _set_addresses(netlink, link, addresses, force=force)
+    return link
+
+
+def _set_addresses(netlink: Netlink, link: Link, addresses: Sequence[str], *, force: bool) -> None:
+    """The addresses on the link, which is up then; others of their families are removed with `force` only."""
+    name = link.name
     present = [a.address for a in netlink.addresses(link.index)]
     messages = [] if link.up else [set_link(link.index, up=True)]
     for address in addresses:
@@ -262,7 +304,6 @@ def ensure_bridge(
         messages.append(new_address(link.index, address, replace=True))
     if messages:
         netlink.batch(messages)
-    return link
 
 
 def _inner_messages(config: BridgeConfig, found: Result, index: int, owner: str) -> list[Message]:
@@ -293,6 +334,18 @@ def _check_host(config: BridgeConfig, previous: Result, host: Netlink, near: Lin
         raise PluginFailure(f"Could not find hairpin mode on {near.name}")
     if config.isolated and not near.isolated:
         raise PluginFailure(f"Could not find port isolation on {near.name}")
+    lacking = config.vlans.problem(host, near.index) if config.vlans is not None else ""
+    if lacking:
+        raise PluginFailure(f"Could not find {lacking} on {near.name}")
+
+
+def _vlans(config: Mapping[str, Any]) -> PortVlans | None:
+    """None, and nothing imported, for a network without VLANs. Raises InvalidConfig."""
+    if not config.get("vlan") and config.get("vlanTrunk") is None:
+        return None
+    from cni.vlans import PortVlans
+
+    return PortVlans.parse(config)
 
 
 def _with_prefix(ip: IP) -> str:

@@ -32,6 +32,7 @@ IFLA_LINKINFO, IFLA_IFALIAS, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 20, 28, 29
 IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES, RTEXT_FILTER_SKIP_STATS = 31, 32, 8
 INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA = 1, 2, 4, 5
 VETH_INFO_PEER = 1
+IFLA_INFO_BR_FILTERING = 7
 BRPORT_MODE, BRPORT_ISOLATED = 4, 33
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
@@ -62,6 +63,7 @@ class Link:
     alias: str
     isolated: bool = False
     promisc: bool = False
+    filtering: bool = False  # a bridge's VLAN filtering
 
 
 @frozen
@@ -353,6 +355,8 @@ def read_link(payload: bytes) -> Link:
     found = attributes(payload, 16)
     info = attributes(found.get(IFLA_LINKINFO, b""))
     port = attributes(info.get(INFO_SLAVE_DATA, b""))
+    kind = info.get(INFO_KIND, b"").rstrip(b"\0").decode()
+    own = attributes(info.get(INFO_DATA, b"")) if kind == "bridge" else {}
     return Link(
         index=index,
         name=found.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(),
@@ -360,12 +364,13 @@ def read_link(payload: bytes) -> Link:
         mtu=_number(found.get(IFLA_MTU)),
         up=bool(flags & IFF_UP),
         master=_number(found.get(IFLA_MASTER)),
-        kind=info.get(INFO_KIND, b"").rstrip(b"\0").decode(),
+        kind=kind,
         peer=_number(found.get(IFLA_LINK)),
         hairpin=port.get(BRPORT_MODE, b"\0")[0] == 1,
         alias=found.get(IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace"),
         isolated=port.get(BRPORT_ISOLATED, b"\0")[0] == 1,
         promisc=bool(flags & IFF_PROMISC),
+        filtering=own.get(IFLA_INFO_BR_FILTERING, b"\0")[0] == 1,
     )
 
 

@@ -79,18 +79,24 @@ class Namespace:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def socket(self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
-        made = in_namespace(self.fd, lambda: socket.socket(family, kind))
+    def socket(
+        self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET, protocol: int = 0
+    ) -> socket.socket:
+        made = in_namespace(self.fd, lambda: socket.socket(family, kind, protocol))
         made.settimeout(3)
         return made
 
-    def ask(self, address: str, port: int, *, udp: bool = False) -> str:
+    def ask(self, address: str, port: int, *, udp: bool = False, protocol: int = 0) -> str:
         """Connect from inside and return what the server says: "<its name> <our address as it sees it>"."""
         kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
-        return ask(address, port, self.socket(kind, family_of(address)))
+        return ask(address, port, self.socket(kind, family_of(address), protocol))
 
-    def tally(self, address: str, port: int, times: int, *, udp: bool = False) -> Counter[str]:
-        return Counter(self.ask(address, port, udp=udp).split()[0] for _ in range(times))
+    def tally(
+        self, address: str, port: int, times: int, *, udp: bool = False, protocol: int = 0
+    ) -> Counter[str]:
+        return Counter(
+            self.ask(address, port, udp=udp, protocol=protocol).split()[0] for _ in range(times)
+        )
 
 
 def ask(address: str, port: int, channel: socket.socket | None = None) -> str:
@@ -107,14 +113,33 @@ def family_of(address: str) -> int:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
+def lacks_sctp() -> str:
+    """Why there are no SCTP sockets, "" where there are; trying loads the kernel's module."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+    except OSError as error:
+        return f"this kernel has no SCTP sockets: {error.strerror}"
+    return ""
+
+
 class Server:
-    """Answers every TCP connection or UDP packet with its name and the sender's address."""
+    """Answers every TCP (or, by its protocol number, SCTP) connection or UDP packet with its name and the
+    sender's address."""
 
     def __init__(
-        self, name: str, place: Namespace | None, port: int, *, udp: bool = False, address: str = "0.0.0.0"
+        self,
+        name: str,
+        place: Namespace | None,
+        port: int,
+        *,
+        udp: bool = False,
+        address: str = "0.0.0.0",
+        protocol: int = 0,
     ) -> None:
         kind, family = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM, family_of(address)
-        self._socket = place.socket(kind, family) if place else socket.socket(family, kind)
+        self._socket = (
+            place.socket(kind, family, protocol) if place else socket.socket(family, kind, protocol)
+        )
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

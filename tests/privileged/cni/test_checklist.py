@@ -494,7 +494,7 @@ def test_codes(node: None, own_bin: Path, attach: Attach, tmp_path: Path) -> Non
     with Namespace() as pod:
         table: list[tuple[int, Any, dict[str, str]]] = [
             (1, {**good, "cniVersion": "7.7.7"}, names(pod)),
-            (2, {**good, "vlan": 5}, names(pod)),
+            (2, {**good, "enabledad": True}, names(pod)),
             (3, good, {**names(pod), "NETNS": "/proc/0/ns/net"}),
             (4, good, {**names(pod), "IFNAME": ""}),
             (5, no_folder, names(pod)),

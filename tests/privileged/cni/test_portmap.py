@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from cni_lab import Attach, nat_rules
-from network_lab import Namespace, Server, uplink
+from network_lab import Namespace, Server, lacks_sctp, uplink
 
 from cni.conntrack import forget_udp
 from cni.netlink import Netlink
@@ -203,3 +203,28 @@ def test_conditions_keep_a_client_out(client: Namespace, attach: Attach, tmp_pat
         for server in servers:
             server.close()
         invoker.delete("a", pod.path)
+
+
+def test_sctp_connections_by_a_host_port(client: Namespace, attach: Attach, tmp_path: Path) -> None:
+    """By sockets, where the kernel has any; in both versions, from outside and by the pod itself."""
+    problem = lacks_sctp()
+    if problem:
+        pytest.skip(problem)
+    sctp = socket.IPPROTO_SCTP
+    invoker = attach(*chain(tmp_path))
+    wanted = ports((8001, 80, "sctp", NODE), (8001, 80, "sctp", NODE6), (8002, 80, "sctp", ""))
+    with Namespace() as pod:
+        invoker.add("a", pod.path, capabilities=wanted)
+        servers = [Server("a", pod, 80, address=address, protocol=sctp) for address in ("0.0.0.0", "::")]
+        try:
+            assert client.ask(NODE, 8001, protocol=sctp) == "a 192.0.2.2"
+            assert client.ask(NODE6, 8001, protocol=sctp) == "a 2001:db8::2"
+            for address in (OTHER, OTHER6):
+                assert client.ask(address, 8002, protocol=sctp).startswith("a ")
+            assert pod.ask(NODE, 8002, protocol=sctp).startswith("a 10.4.0.1")
+            invoker.check("a", pod.path)
+        finally:
+            for server in servers:
+                server.close()
+        invoker.delete("a", pod.path)
+        assert "CNI-DN-" not in nat_rules() + nat_rules("ip6tables")

@@ -1,4 +1,5 @@
-"""SCTP through a Service, by packets made by hand: a kernel without an SCTP stack translates them, too."""
+"""SCTP through a Service: by packets made by hand, which a kernel without an SCTP stack translates, too; and
+by sockets, where there are any."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import socket
 import struct
 
 import pytest
-from network_lab import Namespace
+from network_lab import Namespace, Server, ask, lacks_sctp
 from services_lab import VIP, Lab
 
 from cni.netns import in_namespace
@@ -91,3 +92,58 @@ def test_a_service_without_endpoints_refuses_sctp(lab: Lab) -> None:
         data, _ = complaints.recvfrom(2000)
         kind, code = data[(data[0] & 15) * 4 :][:2]
         assert (kind, code) == (3, 3)  # port unreachable
+
+
+@pytest.fixture
+def sockets() -> None:
+    problem = lacks_sctp()
+    if problem:
+        pytest.skip(problem)
+
+
+def serve(lab: Lab, *pods: int) -> None:
+    lab.servers += [Server(f"pod{n}", lab.pods[n], 8905, protocol=socket.IPPROTO_SCTP) for n in pods]
+
+
+def test_connections_reach_every_endpoint_by_cluster_ip_and_node_port(sockets: None, lab: Lab) -> None:
+    """Each asks, is answered and ends; the sender is kept or hidden as with TCP."""
+    sctp = socket.IPPROTO_SCTP
+    define(lab, 1, 2)
+    serve(lab, 1, 2)
+    inside = lab.pods[0].tally(VIP, 2905, 20, protocol=sctp)
+    outside = lab.client.tally("192.0.2.1", 30905, 20, protocol=sctp)
+    assert set(inside) == set(outside) == {"pod1", "pod2"}
+    assert lab.pods[0].ask(VIP, 2905, protocol=sctp).endswith(f" {lab.ips[0]}")
+    assert lab.client.ask("192.0.2.1", 30905, protocol=sctp).endswith(" 10.244.1.1")
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, sctp) as own:
+        assert ask(VIP, 2905, own).startswith("pod"), "from the node itself"
+
+
+def test_an_endpoint_that_goes_takes_no_new_connections(sockets: None, lab: Lab) -> None:
+    sctp = socket.IPPROTO_SCTP
+    define(lab, 1, 2)
+    serve(lab, 1, 2)
+    define(lab, 2)
+    assert set(lab.pods[0].tally(VIP, 2905, 10, protocol=sctp)) == {"pod2"}
+    assert set(lab.client.tally("192.0.2.1", 30905, 10, protocol=sctp)) == {"pod2"}
+
+
+def test_a_connection_outlives_changes_of_its_service(sockets: None, lab: Lab) -> None:
+    define(lab, 1)
+    server = lab.pods[1].socket(protocol=socket.IPPROTO_SCTP)
+    client = lab.client.socket(protocol=socket.IPPROTO_SCTP)
+    with server, client:
+        server.settimeout(30)
+        client.settimeout(30)
+        server.bind(("0.0.0.0", 8905))
+        server.listen()
+        client.connect(("192.0.2.1", 30905))
+        accepted, _ = server.accept()
+        with accepted:
+            accepted.settimeout(30)
+            for endpoints in ((1, 2), (2,), (1,)):
+                define(lab, *endpoints)
+                client.send(b"there")
+                assert accepted.recv(100) == b"there"
+                accepted.send(b"back")
+                assert client.recv(100) == b"back"

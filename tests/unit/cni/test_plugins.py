@@ -63,8 +63,8 @@ def test_without_a_command_a_person_reads_what_it_is(capsys: pytest.CaptureFixtu
 
 
 def test_upstream_options_that_are_not_there_are_refused() -> None:
-    with pytest.raises(UnsupportedField, match="vlan"):
-        BridgeConfig.parse({"name": "n", "vlan": 100})
+    with pytest.raises(UnsupportedField, match="enabledad"):
+        BridgeConfig.parse({"name": "n", "enabledad": True})
     with pytest.raises(InvalidConfig):
         BridgeConfig.parse({"name": "n", "mtu": "big"})
 
