@@ -79,7 +79,7 @@ class Ahead:
     ) -> bool:
         """For a container by its record and its OCI configuration, in the namespaces `join` of `pause`; `uid`
         is its pod's."""
-        from runtime.stencil import Own, container_shape, names_of
+        from runtime.stencil import Own, container_shape, names_of, own_sources
 
         config = record["config"]
         if config["tty"] or "runtime" in record:
@@ -93,7 +93,7 @@ class Ahead:
             resources = known.resources if known else spec.linux.resources if spec else {}
             cgroup = driver.create(record["cgroup"], resources)
             files, entered, process = cgroup.oom_files(), cgroup.join(), oci["process"]
-            places = (entered.unified, *entered.tasks, *join.values())
+            places = (entered.unified, *entered.tasks, *join.values(), *own_sources(oci, names))
             own = Own(names, record["cgroup"], places, (*process["args"],), (*(process.get("env") or ()),))
             made: Recording | Stencil | None = known
             if known is None or not known.fits(own):

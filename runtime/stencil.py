@@ -41,7 +41,7 @@ UNMISTAKABLE = 32  # characters of a random name that is nowhere by chance
 class Own(Record):
     """What is a container's own in its program. `names`: random ones, wherever they are in a text (its id,
     its pod's uid); `cgroup`: its path, of which the names are only a part; `places`: texts of their own
-    (paths of cgroups and namespaces), in an order that all of a shape have."""
+    (paths of cgroups, namespaces and volumes), in an order that all of a shape have."""
 
     names: tuple[str, ...]
     cgroup: str
@@ -134,6 +134,8 @@ def _hole(own: Own, call: str, index: int, argument: object) -> tuple[int, objec
         if any(name in argument for name in own.names):
             if own.cgroup in argument:
                 raise ValueError("a path of the container's cgroup is part of something else")
+            if any(place in argument for place in own.places):
+                raise ValueError("a place of the container's is part of something else")
             return TEXT, argument
     return None
 
@@ -172,6 +174,17 @@ def pause_shape(oci: Mapping[str, Any]) -> bytes | None:
     return None if "\0" in name else _dumped(({**oci, "hostname": ""}, len(name.encode())), ())
 
 
+def own_sources(oci: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
+    """The sources of binds that no other container has: below its pod's folder. A pod's volumes have names of
+    their own, too, like kube-api-access-x7k2p. Raises as a document that is not what it should be."""
+    sources = [mount["source"] for mount in oci.get("mounts") or () if _is_bind(mount)]
+    return tuple(source for source in sources if any(name in source for name in names))
+
+
+def _is_bind(mount: Mapping[str, Any]) -> bool:
+    return bool({"bind", "rbind"} & set(mount.get("options") or ()))
+
+
 def container_shape(
     oci: Mapping[str, Any], layers: Sequence[str], join: Sequence[str], names: tuple[str, ...]
 ) -> bytes | None:
@@ -179,7 +192,8 @@ def container_shape(
     to be foreseen, or the document is not what it should be. `join`: types of namespaces."""
     process: Any = oci.get("process")
     try:
-        sources = _sources(oci.get("mounts") or ())
+        mounts = oci.get("mounts") or ()
+        sources, own = _sources(mounts), own_sources(oci, names)
         args, env = process["args"], process.get("env") or []
         if not (isinstance(args, list | tuple) and isinstance(env, list | tuple) and args):
             return None
@@ -188,6 +202,11 @@ def container_shape(
         # The program is looked for by these; see container_plan.
         paths = [entry for entry in env if entry.startswith("PATH=")][:1]
         rest = {**oci, "process": {**process, "args": list(args[:1]), "env": paths}}
+        if own:
+            rest["mounts"] = [
+                {**mount, "source": ""} if _is_bind(mount) and mount["source"] in own else mount
+                for mount in mounts
+            ]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return _dumped((rest, tuple(layers), tuple(join), sources), names)
@@ -212,7 +231,7 @@ def _sources(mounts: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, int], ...]
     volume's contents that decide what has to be made there. Raises OSError."""
     found, bound = [], []
     for mount in mounts:
-        if {"bind", "rbind"} & set(mount.get("options") or ()):
+        if _is_bind(mount):
             status = os.stat(mount["source"])
             found.append((status.st_mode, status.st_rdev))
             bound.append(posixpath.normpath(mount["destination"]) + "/")

@@ -69,7 +69,7 @@ class Node:
         (self.layer / "bin/sh").write_text("")
         (self.layer / "bin/sh").chmod(0o755)
         for uid in UIDS:
-            (folder / uid).mkdir()
+            (folder / uid / "volumes" / f"token-{uid[:3]}").mkdir(parents=True)
             (folder / uid / "hosts").write_text("")
         self.driver = Driver(folder / "cgroups")
         self.ahead = self.fresh()
@@ -81,9 +81,11 @@ class Node:
     def oci(self, uid: str, **process: Any) -> dict[str, Any]:
         oci = deepcopy(container(**process))
         oci["mounts"] = [m for m in oci["mounts"] if m["type"] not in ("cgroup", "bind")]
-        hosts = str(self.folder / uid / "hosts")
-        bind = {"destination": "/etc/hosts", "type": "bind", "source": hosts, "options": ["rbind"]}
-        oci["mounts"].append(bind)
+        token = f"volumes/token-{uid[:3]}"
+        for source, destination in (("hosts", "/etc/hosts"), (token, "/run/token"), (token, "/run/again")):
+            path = str(self.folder / uid / source)
+            bind = {"destination": destination, "type": "bind", "source": path, "options": ["rbind"]}
+            oci["mounts"].append(bind)
         oci["linux"]["namespaces"] = [{"type": "mount"}, {"type": "pid"}]
         oci["linux"]["maskedPaths"], oci["linux"]["readonlyPaths"] = [], []
         oci["process"]["cwd"] = "/"
@@ -167,7 +169,7 @@ def test_what_is_cut_is_what_would_have_been_compiled(node: Node) -> None:
 def test_nothing_of_the_one_gets_to_the_other(node: Node) -> None:
     node.make(0, args=["sh", "-c", "first"], env=["PATH=/bin", "SECRET=first"])
     _, image = node.make(1)
-    for text in ("first", FIRST, UIDS[0], "pod-one", f"/proc/{PIDS[0]}/"):
+    for text in ("first", FIRST, UIDS[0], f"token-{UIDS[0][:3]}", "pod-one", f"/proc/{PIDS[0]}/"):
         assert text.encode() not in image
     assert SECOND.encode() in image and f"/proc/{PIDS[1]}/ns/net".encode() in image
 
@@ -192,6 +194,9 @@ def test_what_makes_another_plan_makes_another_shape(node: Node, change: dict[st
     assert container_shape(node.oci(UIDS[0]), ["/m"], [], names) != same
     assert container_shape(node.oci(UIDS[0]), ["/l"], ["ipc"], names) != same
     assert container_shape(node.oci(UIDS[0], **change), ["/l"], [], names) != same
+    elsewhere = node.oci(UIDS[0])
+    elsewhere["mounts"][-1]["source"] = "/etc"
+    assert container_shape(elsewhere, ["/l"], [], names) != same, "which is no one's own"
     (node.folder / UIDS[0] / "hosts").chmod(0o600)
     assert container_shape(node.oci(UIDS[0]), ["/l"], [], names) != same
 
@@ -256,7 +261,8 @@ def stencil(*entries: Entry, own: Own) -> Stencil:
 def test_what_cannot_be_taken_out_is_not_kept() -> None:
     own = Own((FIRST,), f"pods/one/{FIRST}", ("/cg/x",))
     stencil(Entry("openat", (AT_FDCWD, f"/c/{FIRST}/upper", 0)), own=own)
-    for argument in (f"lowerdir=/cg/pods/one/{FIRST}", (f"/c/{FIRST}",), b"\0" + FIRST.encode(), "at /cg/x"):
+    parts = f"lowerdir=/cg/pods/one/{FIRST}", "at /cg/x", f"/cg/x/of/{FIRST}"
+    for argument in (*parts, (f"/c/{FIRST}",), b"\0" + FIRST.encode()):
         with pytest.raises(ValueError, match="container's"):
             stencil(Entry("openat", (AT_FDCWD, argument, 0)), own=own)
 
