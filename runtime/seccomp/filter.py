@@ -21,7 +21,7 @@ from runtime.errors import SeccompError
 from runtime.machine import MACHINES, this_machine
 from runtime.records import Record
 from runtime.seccomp.profile import ARCHITECTURES
-from runtime.seccomp.syscalls import numbers
+from runtime.seccomp.syscalls import I386, numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class Instruction(Record):
 
 # What happens on a system call: the first rule whose conditions all hold decides, else the default.
 Verdict = tuple[tuple[tuple[Condition, ...], int], ...]
+Alternatives = list[tuple[Condition, ...]]
 
 _cache: dict[tuple[str, bytes], tuple[bytes, int]] = {}
 
@@ -151,19 +152,28 @@ def program(profile: Mapping[str, Any], machine: str) -> list[Instruction]:
         if name not in KNOWN_ARCHITECTURES:
             raise SeccompError(f"Could not use seccomp architecture {name!r}: there is none of that name")
     default = _action(profile.get("defaultAction", ""), profile.get("defaultErrnoRet"))
-    verdicts = _verdicts(profile, machine)
-    tree = _tree(_ranges(verdicts, default), default)
+    tree = _calls(profile, machine, default)
     if machine == "x86_64" and "SCMP_ARCH_X32" not in wanted:
         # x32 shares the architecture value and marks its numbers.
         tree = [Instruction(JGE, X32_BIT, 0, 1), Instruction(RETURN, KILL_PROCESS), *tree]
     native = ARCHITECTURES[machine] in wanted
-    return [
-        Instruction(LOAD, 4),
+    code = [
         Instruction(JEQ, MACHINES[machine].audit_arch, 1 if native else 0, 0),
         Instruction(RETURN, KILL_PROCESS),
         Instruction(LOAD, 0),
         *tree,
     ]
+    if machine == "x86_64" and "SCMP_ARCH_X86" in wanted:
+        from runtime.seccomp import i386
+
+        other = [Instruction(LOAD, 0), *_calls(profile, I386, default)]
+        code = [Instruction(JEQ, i386.AUDIT_ARCH, 0, 1), Instruction(JUMP, len(code)), *code, *other]
+    return [Instruction(LOAD, 4), *code]
+
+
+def _calls(profile: Mapping[str, Any], machine: str, default: int) -> list[Instruction]:
+    """The tree over the numbers of one architecture."""
+    return _tree(_ranges(_verdicts(profile, machine), default), default)
 
 
 def _action(name: str, data: object) -> int:
@@ -186,16 +196,36 @@ def _verdicts(profile: Mapping[str, Any], machine: str) -> dict[int, Verdict]:
         alternatives = _alternatives(rule.get("args") or ())
         if not rule.get("names"):
             raise SeccompError("Could not use a seccomp rule: it names no system call")
+        if machine == I386:
+            alternatives = [tuple(map(_halved, conditions)) for conditions in alternatives]
         for name in rule["names"]:
-            if name not in known:
-                continue
-            number = known[name]
-            earlier = verdicts.get(number, ())
-            verdicts[number] = earlier + tuple((conditions, action) for conditions in alternatives)
+            for number, meant in _numbers(name, known, alternatives, machine):
+                earlier = verdicts.get(number, ())
+                verdicts[number] = earlier + tuple((conditions, action) for conditions in meant)
     return {number: _simplified(verdict) for number, verdict in verdicts.items()}
 
 
-def _alternatives(args: Sequence[Mapping[str, Any]]) -> list[tuple[Condition, ...]]:
+def _numbers(
+    name: str, known: Mapping[str, int], alternatives: Alternatives, machine: str
+) -> list[tuple[int, Alternatives]]:
+    """The calls that a name speaks of, and on what conditions."""
+    found = [(known[name], alternatives)] if name in known else []
+    if machine == I386:
+        from runtime.seccomp.i386 import THROUGH
+
+        if name in THROUGH:
+            door, operation = THROUGH[name]
+            found.append((known[door], [(Condition(0, "EQ", operation),)]))
+    return found
+
+
+def _halved(condition: Condition) -> Condition:
+    """For arguments of 32 bits."""
+    low = 0xFFFFFFFF
+    return Condition(condition.index, condition.operator, condition.value & low, condition.second & low)
+
+
+def _alternatives(args: Sequence[Mapping[str, Any]]) -> Alternatives:
     """Conditions on different arguments hold together; several on one argument are alternatives (runc)."""
     conditions = [_condition(argument) for argument in args]
     if len({condition.index for condition in conditions}) < len(conditions):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CHECK = 2**61 - 1  # prime; a module with a better checksum would have to be imported
 KEPT = 64  # files, then all are dropped: who has more profiles than that does not repeat them
-COMPILER = ("filter.py", "syscalls.py", "profile.py")
+COMPILER = ("filter.py", "syscalls.py", "i386.py", "profile.py")
 
 
 def compiled(profile: Mapping[str, Any]) -> tuple[bytes, int]:

@@ -98,11 +98,17 @@ def _parse(text: str) -> dict[str, int]:
 
 
 _TEXTS = {"x86_64": _X86_64, "aarch64": _AARCH64}
+I386 = "i386"
 _parsed: dict[str, dict[str, int]] = {}
 
 
 def numbers(machine: str) -> dict[str, int]:
-    """Name → number for `x86_64` or `aarch64`. Parsed on first use."""
+    """Name → number for `x86_64`, `aarch64`, or the `i386` of 32-bit programs. Parsed on first use."""
     if machine not in _parsed:
-        _parsed[machine] = _parse(_TEXTS[machine])
+        if machine == I386:
+            from runtime.seccomp import i386  # few profiles speak of it
+
+            _parsed[machine] = _parse(i386.CALLS)
+        else:
+            _parsed[machine] = _parse(_TEXTS[machine])
     return _parsed[machine]

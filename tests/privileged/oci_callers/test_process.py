@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import struct
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,14 @@ from bundle import Bundle
 pytestmark = pytest.mark.privileged
 
 BATCH, IDLE = 3, 5
+
+# A whole 32-bit program: mkdir(""), and exit with what the kernel said (2: ENOENT).
+MKDIR_32 = (
+    bytes.fromhex("7f454c46010101000000000000000000")
+    + struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, 0x08048054, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    + struct.pack("<8I", 1, 0, 0x08048000, 0x08048000, 116, 116, 5, 4096)
+    + bytes.fromhex("b827000000bb7280040831c9cd80f7d889c3b801000000cd80")
+).ljust(116, b"\0")
 
 
 def process(bundle: Bundle, **changes: Any) -> None:
@@ -27,6 +38,24 @@ def scheduled(bundle: Bundle) -> tuple[int, int]:
     """Policy and nice value of the container's process: fields 41 and 19 of its stat."""
     fields = Path(f"/proc/{bundle.pid()}/stat").read_text().rpartition(")")[2].split()
     return int(fields[38]), int(fields[16])
+
+
+def test_a_32_bit_program_is_filtered_by_its_own_numbers(bundle: Bundle) -> None:
+    """Killed, unless the profile names its architecture: then its rules hold for i386's calls."""
+    program = bundle.root / "bin/mkdir32"
+    program.write_bytes(MKDIR_32)
+    program.chmod(0o755)
+    try:
+        assert subprocess.run([program]).returncode == 2
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+        pytest.skip("a kernel that runs 32-bit programs is missing")
+    rule = {"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 7}
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
+    for architectures, code in ((["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"], 7), (["SCMP_ARCH_X86_64"], 159)):
+        linux(bundle, seccomp={**profile, "architectures": architectures})
+        assert bundle.run("mkdir32; echo code=$?").stdout.split() == [f"code={code}"]
 
 
 def test_the_scheduler_is_set(bundle: Bundle) -> None:

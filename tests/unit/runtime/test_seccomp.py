@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from runtime.capabilities import DEFAULT, NAMES
 from runtime.errors import SeccompError
 from runtime.seccomp import filter as seccomp
 from runtime.seccomp.profile import BY_CAPABILITY, runtime_default
-from runtime.seccomp.syscalls import numbers
+from runtime.seccomp.syscalls import I386, numbers
 
 EPERM, ENOSYS, ALLOW, KILL = 0x50001, 0x50026, 0x7FFF0000, 0x80000000
 ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -126,6 +128,75 @@ def test_other_entries_into_the_kernel_are_killed() -> None:
     program, _ = seccomp.compiled(runtime_default(DEFAULT, "x86_64"), "x86_64")
     assert run(program, 0x40000003, 1) == KILL
     assert run(program, ARCH["x86_64"], 0x40000001) == KILL
+
+
+BOTH = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_a_profile_for_32_bit_programs_is_compiled_faithfully(default: bool) -> None:
+    """i386's numbers are others, its arguments of 32 bits; the rest of the program is as before."""
+    profile = runtime_default(DEFAULT, "x86_64") if default else {"syscalls": [], "defaultAction": ""}
+    condition = {"index": 1, "value": 2**32 + 5, "op": "SCMP_CMP_LE"}
+    rule = {"names": ["mmap2", "read"], "action": "SCMP_ACT_ALLOW", "args": [condition]}
+    profile = {**profile, "defaultAction": "SCMP_ACT_ERRNO", "syscalls": [*profile["syscalls"], rule]}
+    program, _ = seccomp.compiled({**profile, "architectures": BOTH}, "x86_64")
+    narrow = {
+        **profile,
+        "syscalls": [*profile["syscalls"][:-1], {**rule, "args": [{**condition, "value": 5}]}],
+    }
+    behind = ("socketcall", "ipc")
+    for name, number in numbers(I386).items():
+        for second in (0, 5, 6, 2**32 - 1):
+            arguments = (0x10000000, second, 0, 0, 0, 0)
+            if name not in behind:
+                assert run(program, 0x40000003, number, arguments) == naive(narrow, name, arguments), name
+    for name, number in numbers("x86_64").items():
+        assert run(program, ARCH["x86_64"], number) == naive(profile, name, (0,) * 6), name
+    assert run(program, ARCH["aarch64"], 0) == KILL
+
+
+def test_32_bit_programs_are_killed_unless_the_profile_names_them_and_64_bit_ones_likewise() -> None:
+    profile = {"defaultAction": "SCMP_ACT_ALLOW"}
+    for wanted, i386, native in (
+        (["SCMP_ARCH_X86_64"], KILL, ALLOW),
+        (["SCMP_ARCH_X86"], ALLOW, KILL),
+        (BOTH, ALLOW, ALLOW),
+        ([], KILL, ALLOW),
+    ):
+        program, _ = seccomp.compiled({**profile, "architectures": wanted}, "x86_64")
+        assert (run(program, 0x40000003, 1), run(program, ARCH["x86_64"], 1)) == (i386, native), wanted
+
+
+def test_a_rule_for_a_socket_call_speaks_of_socketcall_too() -> None:
+    """Its conditions are on arguments behind a pointer there, and are left out, as libseccomp does."""
+    vsock = {"index": 0, "value": 40, "op": "SCMP_CMP_EQ"}
+    rules = [
+        {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "args": [vsock]},
+        {"names": ["shmat", "semop"], "action": "SCMP_ACT_KILL_PROCESS"},
+    ]
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": BOTH, "syscalls": rules}
+    program, _ = seccomp.compiled(profile, "x86_64")
+    table = numbers(I386)
+
+    def answer(name: str, first: int) -> int:
+        return run(program, 0x40000003, table[name], (first, 0, 0, 0, 0, 0))
+
+    assert [answer("socketcall", operation) for operation in (1, 2, 3)] == [EPERM, ALLOW, ALLOW]
+    assert [answer("ipc", operation) for operation in (1, 2, 21)] == [KILL, ALLOW, KILL]
+    assert [answer("socket", family) for family in (40, 2)] == [EPERM, ALLOW]
+    assert answer("shmat", 0) == KILL
+
+
+def test_the_numbers_of_32_bit_calls_are_the_headers() -> None:
+    header = Path("/usr/include/x86_64-linux-gnu/asm/unistd_32.h")
+    if not header.exists():
+        pytest.skip("the kernel's headers for 32-bit programs are missing (linux-libc-dev)")
+    told = {name: int(n) for name, n in re.findall(r"#define __NR_(\w+) (\d+)", header.read_text())}
+    table = numbers(I386)
+    both = told.keys() & table.keys()  # the header may be of an older kernel, or of a newer one
+    assert len(both) > 400
+    assert {name: table[name] for name in both} == {name: told[name] for name in both}
 
 
 @pytest.mark.parametrize("capability", sorted(BY_CAPABILITY))
