@@ -329,7 +329,7 @@ class LinuxKernel:
 
     def start_time(self, pid: int) -> int:
         """Clock ticks between boot and the process's start: field 22 of /proc/<pid>/stat."""
-        with open(f"/proc/{pid}/stat", "rb") as file:
+        with open(f"/proc/{pid}/stat", "rb", 0) as file:
             return int(file.read().rpartition(b")")[2].split()[19])
 
     def memfd(self, name: str, data: bytes) -> int:
@@ -495,9 +495,9 @@ class LinuxKernel:
 
 
 def _held_capabilities(status: str | int = "/proc/self/status") -> tuple[int, int]:
-    with open(status, encoding="ascii", errors="replace") as file:
-        fields = dict(line.split(":", 1) for line in file if line.startswith("Cap"))
-    return int(fields["CapPrm"], 16), int(fields["CapBnd"], 16)
+    with open(status, "rb", 0) as file:
+        fields = dict(line.split(b":", 1) for line in file.read().splitlines() if line.startswith(b"Cap"))
+    return int(fields[b"CapPrm"], 16), int(fields[b"CapBnd"], 16)
 
 
 def _reap(pidfd: int) -> None:

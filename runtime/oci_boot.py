@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from _frozen_importlib_external import ExtensionFileLoader
 from marshal import loads
 from posix import stat
 
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     Packed = tuple[str, str, int, int, str, bytes]
 
 
-def boot(eager: tuple[Module, ...], lazy: tuple[Packed, ...]) -> None:
-    """Imports the eager modules, in order; the lazy ones are loaded from here when they are asked for."""
+def boot(eager: tuple[Module, ...], lazy: tuple[Packed, ...], extensions: dict[str, str]) -> None:
+    """Imports the eager modules, in order; the lazy ones are loaded from here when they are asked for, and
+    extension modules from the files named."""
     for _, path, time, size, _, _ in (*eager, *lazy):
         try:
             found = stat(path)
@@ -32,7 +34,6 @@ def boot(eager: tuple[Module, ...], lazy: tuple[Packed, ...]) -> None:
             return
         if found.st_mtime_ns != time or found.st_size != size:
             return
-    gc.disable()
     modules = sys.modules
     kind = type(sys)
     for name, path, _, _, folder, _ in eager:
@@ -41,28 +42,35 @@ def boot(eager: tuple[Module, ...], lazy: tuple[Packed, ...]) -> None:
         module.__package__ = name if folder else name.rpartition(".")[0]
         if folder:
             module.__path__ = [folder]
-    sys.meta_path.insert(0, Later({module[0]: module for module in lazy}))
+    sys.meta_path.insert(0, Later({module[0]: module for module in lazy}, extensions))
     for name, _, _, _, _, code in eager:
         exec(code, modules[name].__dict__)
         parent, _, tail = name.rpartition(".")
         if parent:
             setattr(modules[parent], tail, modules[name])
     gc.freeze()
-    gc.enable()
 
 
 class Later:
     """Finds and loads the modules that only some commands need."""
 
-    def __init__(self, modules: dict[str, Packed]) -> None:
+    def __init__(self, modules: dict[str, Packed], extensions: dict[str, str]) -> None:
         self._modules = modules
+        self._extensions = extensions
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> Any:
         """As importlib wants it."""
+        kind: Any = type(sys.__spec__)
+        if name in self._extensions:
+            path = self._extensions[name]
+            try:
+                stat(path)
+            except OSError:
+                return None
+            return kind(name, ExtensionFileLoader(name, path), origin=path)
         if name not in self._modules:
             return None
         _, path, _, _, folder, _ = self._modules[name]
-        kind: Any = type(sys.__spec__)
         spec = kind(name, self, origin=path, is_package=bool(folder))
         spec.has_location = True
         if folder:

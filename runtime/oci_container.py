@@ -49,8 +49,8 @@ def read_config(bundle: str, path: str = "") -> dict[str, Any]:
     """A bundle's config.json (or another file) with root.path made absolute. Raises SpecError, StateError."""
     path = path or os.path.join(bundle, "config.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            config = json_text.loads(file.read())
+        with open(path, "rb") as file:
+            config = json_text.loads(file.read().decode())
     except OSError as error:
         raise StateError(f"Could not read {path}: {errno_name(error.errno or 0)}") from error
     except ValueError as error:
@@ -452,12 +452,14 @@ def _attended(spec: Spec) -> bool:
 
 def _inner_pid(pid: int) -> int:
     """The process's number in its own PID namespace."""
-    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-        return next(int(line.split()[-1]) for line in file if line.startswith("NSpid:"))
+    with open(f"/proc/{pid}/status", "rb") as file:
+        return next(int(line.split()[-1]) for line in file if line.startswith(b"NSpid:"))
 
 
 def _check_descriptors(count: int) -> None:
     """What is to be kept must have been handed to us; one of our own would be a leak."""
+    if not count:
+        return
     import fcntl
 
     for fd in range(3, 3 + count):
@@ -497,8 +499,8 @@ def _deliver_console(process: Process, console_socket: str) -> None:
 
 def write_pid_file(path: str, pid: int) -> None:
     """Whole or not at all: callers watch for the file."""
-    with open(f"{path}.new", "w", encoding="ascii") as file:
-        file.write(str(pid))
+    with open(f"{path}.new", "wb") as file:
+        file.write(b"%d" % pid)
     os.rename(f"{path}.new", path)
 
 

@@ -3,8 +3,10 @@
 What pip makes of an entry point starts the interpreter with `site` and imports module by module, which takes
 three times as long as what the command then does. This executable starts it isolated (-I: neither the
 environment nor the working directory changes what is imported; -S: without site) and takes the code from one
-file beside the bytecode of the package; see oci_boot.py. It finds the package by the path it has now: write
-it again when that moves. Without that file, or with a stale one, it is slower and otherwise the same.
+file beside the bytecode of the package; see oci_boot.py. Where its first line has room, that has the code
+(-c) that runs the rest: Python would look at a file as an archive first, and read it twice. It finds the
+package by the path it has now: write it again when that moves. Without that file, or with a stale one, it is
+slower and otherwise the same.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import importlib.util
 import marshal
 import os
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from runtime.errors import RuntimeFailure
@@ -26,8 +29,11 @@ if TYPE_CHECKING:
 MAIN = "runtime.oci_cli"
 LONGEST_FIRST_LINE = 127  # BINPRM_BUF_SIZE of kernels before 5.1, less its end
 
-LAUNCHER = """#!{python} -IS
-import sys
+# The first line's end, where there is room for it.
+DIRECT = "cimport sys;del sys.argv[0];exec(open(sys.argv[0],'rb').read())"
+LAUNCHER = """#!{python} -IS{direct}
+import gc, sys
+gc.disable()
 from marshal import loads
 from _frozen_importlib_external import MAGIC_NUMBER
 sys.path.append({site!r})
@@ -37,10 +43,11 @@ try:
 except OSError:
     magic = b""
 if magic == MAGIC_NUMBER:
-    code, eager, lazy = loads(data)
+    code, *modules = loads(data)
     names = {{"__name__": "runtime.oci_boot"}}
     exec(code, names)
-    names["boot"](eager, lazy)
+    names["boot"](*modules)
+gc.enable()
 from runtime.oci_cli import program
 program()
 """
@@ -61,11 +68,12 @@ def write(launcher: Path, archive: Path | None = None) -> None:
     python = os.path.realpath(sys.executable)
     if len(python) + len("#! -IS") > LONGEST_FIRST_LINE or " " in python:
         raise RuntimeFailure(f"Could not write {launcher}: {python} cannot stand in a first line")
+    direct = DIRECT if len(python) + len("#! -IS") + len(DIRECT) <= LONGEST_FIRST_LINE else ""
     package = Path(__file__).parent
     archive = archive or package / "__pycache__" / f"kubelet-py-oci.{sys.implementation.cache_tag}"
     archive.parent.mkdir(exist_ok=True)
     _replace(archive, archive_bytes(), 0o644)
-    text = LAUNCHER.format(python=python, site=str(package.parent), archive=str(archive))
+    text = LAUNCHER.format(python=python, direct=direct, site=str(package.parent), archive=str(archive))
     _replace(launcher, text.encode(), 0o755)
 
 
@@ -89,7 +97,8 @@ def archive_bytes() -> bytes:
     # Eager code as it is, so that what the modules have in common is there once; lazy code still packed.
     apart = tuple((*entry, marshal.dumps(_code(entry[0]))) for entry in _entries(lazy))
     together = tuple((*entry, _code(entry[0])) for entry in _entries(eager))
-    return importlib.util.MAGIC_NUMBER + marshal.dumps((_code("runtime.oci_boot"), together, apart))
+    parts = (_code("runtime.oci_boot"), together, apart, _extensions((*eager, *beside)))
+    return importlib.util.MAGIC_NUMBER + marshal.dumps(parts)
 
 
 def _order(name: str, above: tuple[str, ...], ordered: list[str], beside: set[str]) -> None:
@@ -134,11 +143,23 @@ def _imports(name: str, *, everywhere: bool) -> Iterator[str]:
 
 def _source(name: str) -> str:
     """A module's source file; "" for what is built in, frozen or an extension."""
+    origin = _origin(name)
+    return origin if origin.endswith(".py") else ""
+
+
+def _origin(name: str) -> str:
     try:
         spec = importlib.util.find_spec(name)
     except (ModuleNotFoundError, ValueError):
         return ""
-    return spec.origin if spec and spec.origin and spec.origin.endswith(".py") else ""
+    return (spec.origin or "") if spec else ""
+
+
+def _extensions(names: Iterable[str]) -> dict[str, str]:
+    """The files of the extension modules that these import: finding them means to list folders."""
+    wanted = {needed for name in names for needed in _imports(name, everywhere=True)}
+    found = {name: _origin(name) for name in sorted(wanted) if not name.startswith("runtime")}
+    return {name: path for name, path in found.items() if path.endswith(tuple(EXTENSION_SUFFIXES))}
 
 
 def _entries(names: Iterable[str]) -> Iterator[tuple[str, str, int, int, str]]:
@@ -151,7 +172,17 @@ def _entries(names: Iterable[str]) -> Iterator[tuple[str, str, int, int, str]]:
 
 
 class _Bare(ast.NodeTransformer):
-    """Functions without annotations, which nobody reads here. Those of classes stay: records need them."""
+    """Without what nobody reads here: annotations of functions (those of classes stay, records need them),
+    what protocols ask for, and imports from __future__, which are flags of the compiler."""
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        return None if node.module == "__future__" else node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        if any(isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases):
+            node.body = [ast.Pass()]
+        self.generic_visit(node)
+        return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         self.generic_visit(node)
@@ -167,7 +198,8 @@ def _code(name: str) -> CodeType:
     path = _source(name)
     tree = ast.fix_missing_locations(_Bare().visit(ast.parse(Path(path).read_bytes())))
     # Without docstrings, too.
-    return compile(tree, path, "exec", dont_inherit=True, optimize=2)
+    code: CodeType = compile(tree, path, "exec", annotations.compiler_flag, dont_inherit=True, optimize=2)
+    return code
 
 
 if __name__ == "__main__":

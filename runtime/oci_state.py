@@ -77,15 +77,16 @@ class Store:
     def save(self, container: Container) -> None:
         """Writes the state, whole or not at all."""
         path = f"{self.folder(container.id)}/state.json"
-        with open(f"{path}.new", "w", encoding="utf-8") as file:
-            file.write(json_text.dumps({name: getattr(container, name) for name in container._fields}))
+        state = json_text.dumps({name: getattr(container, name) for name in container._fields})
+        with open(f"{path}.new", "wb") as file:
+            file.write(state.encode())
         os.rename(f"{path}.new", path)
 
     def load(self, identity: str) -> Container:
         """Raises StateError if there is no such container."""
         try:
-            with open(f"{self.folder(identity)}/state.json", encoding="utf-8") as file:
-                return Container(**json_text.loads(file.read()))
+            with open(f"{self.folder(identity)}/state.json", "rb") as file:
+                return Container(**json_text.loads(file.read().decode()))
         except FileNotFoundError:
             raise StateError(f"Could not find container {identity}: it does not exist") from None
 

@@ -85,8 +85,8 @@ class CgroupDriver(Protocol):
 
 def detect(mountinfo: str = "/proc/self/mountinfo") -> CgroupDriver:
     """The driver for the cgroup trees mounted here. Raises CgroupError when there is no v2 tree at all."""
-    with open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
-        unified, controllers = _trees(file.read())
+    with open(mountinfo, "rb") as file:
+        unified, controllers = _trees(file.read().decode("utf-8", "surrogateescape"))
     if not unified:
         raise CgroupError("Could not find a cgroup v2 tree (mount cgroup2 on /sys/fs/cgroup or below it)")
     if {"memory", "cpu", "pids"} & set(controllers):
@@ -116,7 +116,11 @@ def _trees(mountinfo: str) -> tuple[str, dict[str, str]]:
     unified, controllers = "", {}
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
-        folder = left.split()[4].encode().decode("unicode_escape")
+        if not right.startswith("cgroup"):
+            continue
+        folder = left.split()[4]
+        if "\\" in folder:  # blanks and such; the decoder is a module of its own
+            folder = folder.encode().decode("unicode_escape")
         kind, _, options = right.split(" ", 2)
         if kind == "cgroup2" and not unified:
             unified = folder

@@ -53,8 +53,8 @@ class CgroupLimits(Record):
 def read(path: str) -> str:
     """A file's text without the final newline; "" if it is not there."""
     try:
-        with open(path, encoding="ascii") as file:
-            return file.read().strip()
+        with open(path, "rb", 0) as file:  # a text file's decoder is a module that a command has no time for
+            return file.read().decode("ascii").strip()
     except FileNotFoundError:
         return ""
 

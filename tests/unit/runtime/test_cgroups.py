@@ -172,6 +172,14 @@ def test_a_v2_host_is_recognised(tmp_path: Path) -> None:
     assert isinstance(cgroups.detect(str(info)), v2.UnifiedDriver)
 
 
+def test_a_tree_below_a_path_with_a_blank_is_found_among_mounts_with_any_name(tmp_path: Path) -> None:
+    info = tmp_path / "mountinfo"
+    info.write_bytes(
+        b"29 25 0:26 / /mnt/caf\xe9 rw - ext4 /dev/x rw\n30 25 0:27 / /sys/c\\040g rw - cgroup2 cgroup2 rw\n"
+    )
+    assert cgroups.detect(str(info)).unified == "/sys/c g"
+
+
 def test_a_host_without_v2_is_an_error(tmp_path: Path) -> None:
     info = tmp_path / "mountinfo"
     info.write_text(HYBRID_INFO.rpartition("30 25")[0])

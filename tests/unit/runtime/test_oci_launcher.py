@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import oci_launcher
+from runtime import oci_boot, oci_launcher
 
 
 @pytest.fixture
@@ -37,6 +37,32 @@ def test_it_reads_no_module_of_ours_by_itself(launcher: Path) -> None:
     assert run(launcher, "--version").stdout.startswith("kubelet-py-oci version")
 
 
+def test_started_by_its_first_line_it_is_not_taken_for_an_archive(launcher: Path, tmp_path: Path) -> None:
+    first = launcher.read_text().splitlines()[0]
+    assert len(first) <= oci_launcher.LONGEST_FIRST_LINE
+    if oci_launcher.DIRECT not in first:
+        pytest.skip("the path of this Python leaves no room in a first line")
+    for name, options in (("direct", oci_launcher.DIRECT), ("plain", "")):
+        script = tmp_path / name
+        script.write_text(f"#!{sys.executable} -IS{options}\nimport sys\nprint(sys.argv[1:], __name__)\n")
+        script.chmod(0o755)
+    assert run(tmp_path / "direct", "a b", "-x").stdout == run(tmp_path / "plain", "a b", "-x").stdout
+    assert run(launcher, "--version").stdout == run(sys.executable, "-IS", launcher, "--version").stdout
+
+
+def test_extension_modules_are_loaded_without_a_search(launcher: Path) -> None:
+    """A finder that lists folders is asked for none of them; where a file has gone, it is."""
+    done = run(sys.executable, "-ISvv", launcher, "--version")
+    tried = [line for line in done.stderr.splitlines() if line.startswith("# trying")]
+    wanted = ("_ctypes", "_struct", "_json")
+    external = [n for n in wanted if n not in sys.builtin_module_names]
+    assert not [line for line in tried for name in external if f"/{name}." in line], tried
+
+
+def test_a_missing_extension_file_is_searched_for() -> None:
+    assert oci_boot.Later({}, {"_struct": "/nowhere/_struct.so"}).find_spec("_struct") is None
+
+
 def test_all_commands_find_what_they_import_late(launcher: Path, tmp_path: Path) -> None:
     assert "ociVersionMax" in run(launcher, "features").stdout
     assert run(launcher, "spec", "--bundle", tmp_path).returncode == 0
@@ -51,10 +77,10 @@ def test_without_its_code_it_imports_as_any_program(launcher: Path, tmp_path: Pa
         code.unlink()
     elif spoilt == "stale":
         magic, rest = code.read_bytes()[:4], marshal.loads(code.read_bytes()[4:])
-        boot, eager, lazy = rest
+        boot, eager, *parts = rest
         name, path, time, *others = eager[5]
         changed = (*eager[:5], (name, path, time + 1, *others), *eager[6:])
-        code.write_bytes(magic + marshal.dumps((boot, changed, lazy)))
+        code.write_bytes(magic + marshal.dumps((boot, changed, *parts)))
     else:
         code.write_bytes(b"\0\0\r\n" + code.read_bytes()[4:])
     assert "runtime.oci_cli" in imported(launcher)
