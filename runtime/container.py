@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from runtime.foreign import Foreign
     from runtime.launch import Launch, Process
     from runtime.linux import LinuxKernel
+    from runtime.plan import Attend, Operation, Plan
     from runtime.shim import Shim
     from runtime.stdio import Connection
 
@@ -81,9 +82,36 @@ def run_errand(
         uid = host_id(spec.linux.uid_mappings, spec.process.user.uid if spec.process else 0)
         give(stdio if errand.stdin else stdio[1:], uid)
     cgroup = tools.cgroups.create(errand.cgroup, spec.linux.resources)
-    plan = container_plan(spec, rootfs=rootfs, join=dict(errand.join), cgroup=cgroup.join())
-    process = tools.launch(tools.kernel, plan, stdio, terminal=errand.tty, sibling=sibling)
+    joined = dict(errand.join)
+
+    def plan(wait_on: Operation | None = None) -> Plan:
+        return container_plan(spec, rootfs=rootfs, join=joined, cgroup=cgroup.join(), wait_on=wait_on)
+
+    def start(planned: Plan, attend: Attend | None = None) -> Process:
+        return tools.launch(tools.kernel, planned, stdio, terminal=errand.tty, attend=attend, sibling=sibling)
+
+    if spec.linux.seccomp and spec.linux.seccomp.get("listenerPath"):
+        from runtime.attended import launch_attended
+
+        fifo = f"{errand.directory}/start.fifo"
+        described = described_for_agent(errand.directory, config, "creating", 0)
+        process = launch_attended(fifo, spec.linux.seccomp, described, plan, start)
+    else:
+        process = start(plan())
     return oom.watch(process, lambda: tools.cgroups.open(errand.cgroup))
+
+
+def described_for_agent(directory: str, config: Mapping[str, Any], status: str, pid: int) -> dict[str, Any]:
+    """A container's state as a seccomp agent is told it (runtime.md, "State"). `pid` 0: the process that the
+    listener is of."""
+    return {
+        "ociVersion": config.get("ociVersion", "1.2.0"),
+        "id": directory.rpartition("/")[2],
+        "status": status,
+        "pid": pid,
+        "bundle": directory,
+        "annotations": dict(config.get("annotations") or {}),
+    }
 
 
 class Container:

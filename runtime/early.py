@@ -25,6 +25,26 @@ CLONE_FILES = 0x400
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
 
 
+def make_fifo(path: str) -> int:
+    """An O_PATH descriptor of a new FIFO, for WaitForStart."""
+    os.mkfifo(path, 0o622)
+    os.chmod(path, 0o622)  # whatever our umask: mapped roots open it, too
+    return os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+
+def let_go(path: str) -> None:
+    """Reads from a FIFO that a process waits in."""
+    import select  # only here and for hooks: `run` does without
+
+    fifo = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        # The process's own open ends when ours is there; the byte it writes says that it went on.
+        select.select([fifo], [], [], 10)
+        os.read(fifo, 1)
+    finally:
+        os.close(fifo)
+
+
 class BearChild(Operation):
     """Makes the child now, and sees to the operations that follow."""
 

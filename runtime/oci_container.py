@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from runtime.plan import Attend
+
 STANDARD = (0, 1, 2)
 
 
@@ -151,9 +153,7 @@ class Runtime:
             )  # fmt: skip
             stdio = NO_STDIO if terminal else STANDARD
             wanted = _attended(spec) or any(spec.hooks.get(kind) for kind in CREATING_HOOKS)
-            process = launch(
-                self._kernel, plan, stdio, terminal=terminal, attend=attend if wanted else None
-            )
+            process = launch(self._kernel, plan, stdio, terminal=terminal, attend=attend if wanted else None)
         finally:
             if waits:
                 os.close(fifo)
@@ -215,7 +215,9 @@ class Runtime:
         try:
             if hooks.get("startContainer"):
                 self._run_inside(container)
-            _let_go(self.store.fifo(identity))
+            from runtime.early import let_go
+
+            let_go(self.store.fifo(identity))
             os.unlink(self.store.fifo(identity))
             self._hooks("poststart", container, hooks.get("poststart", ()))
         except HookError as error:
@@ -254,34 +256,28 @@ class Runtime:
     ) -> Process:  # fmt: skip
         """An exec's process; with a seccomp listener it waits until that has been handed over."""
 
-        def attend(what: str, pid: int, number: int) -> None:
-            self._hand_over(spec, self.store.describe(container), pid, number)
-
-        waits = _attended(spec)
-        name = f"{self.store.folder(container.id)}/exec-{os.getpid()}.fifo"
-        fifo = _make_fifo(name) if waits else -1
-        try:
-            plan = exec_plan(
+        def plan(wait_on: Operation | None = None) -> Plan:
+            return exec_plan(
                 spec,
                 process,
                 init_pid=container.pid,
                 cgroup=join,
                 init_start_time=container.start_time,
                 preserve_fds=options.preserve_fds,
-                wait_on=_wait(fifo) if waits else None,
+                wait_on=wait_on,
                 compile=self._programs.compiled,
             )
+
+        def start(planned: Plan, attend: Attend | None = None) -> Process:
             stdio = NO_STDIO if process.terminal else STANDARD
-            started = launch(
-                self._kernel, plan, stdio, terminal=process.terminal, attend=attend if waits else None
-            )
-            if waits:
-                _let_go(name)
-            return started
-        finally:
-            if waits:
-                os.close(fifo)
-                os.unlink(name)
+            return launch(self._kernel, planned, stdio, terminal=process.terminal, attend=attend)
+
+        if not _attended(spec):
+            return start(plan())
+        from runtime.attended import launch_attended
+
+        name = f"{self.store.folder(container.id)}/exec-{os.getpid()}.fifo"
+        return launch_attended(name, spec.linux.seccomp or {}, self.store.describe(container), plan, start)
 
     def _starter(self, plan: Plan) -> Callable[[tuple[int, int, int]], int]:
         def start(stdio: tuple[int, int, int]) -> int:
@@ -420,23 +416,9 @@ def _add_problems(error: HookError, problems: list[str]) -> None:
 
 
 def _make_fifo(path: str) -> int:
-    """An O_PATH descriptor of a new FIFO."""
-    os.mkfifo(path, 0o622)
-    os.chmod(path, 0o622)  # whatever our umask: mapped roots open it, too
-    return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    from runtime.early import make_fifo
 
-
-def _let_go(path: str) -> None:
-    """Reads from a FIFO that a process waits in."""
-    import select  # only here and for hooks: `run` does without
-
-    fifo = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        # The process's own open ends when ours is there; the byte it writes says that it went on.
-        select.select([fifo], [], [], 10)
-        os.read(fifo, 1)
-    finally:
-        os.close(fifo)
+    return make_fifo(path)
 
 
 def _wait(fifo: int) -> Operation:

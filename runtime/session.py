@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from runtime.container import Container
     from runtime.launch import Process
+    from runtime.plan import Attend, Operation, Plan
     from runtime.stdio import Connection
 
 
@@ -216,14 +217,29 @@ def launch_exec(container: Container, request: Mapping[str, Any], cgroup_path: s
         return container.foreign().exec(process, cgroup_path, stdio.child, tty=tty)
     process_spec, spec = parse_process(process), parse(config)
     stdio.give_to(host_id(spec.linux.uid_mappings, process_spec.user.uid))
-    plan = exec_plan(
-        spec,
-        process_spec,
-        init_pid=container.pid,
-        init_start_time=container.start_time,
-        cgroup=container.cgroups.create_bare(cgroup_path).join(),
-    )
-    return container.launch(container.kernel, plan, stdio.child, terminal=tty)
+    cgroup = container.cgroups.create_bare(cgroup_path).join()
+
+    def plan(wait_on: Operation | None = None) -> Plan:
+        return exec_plan(
+            spec,
+            process_spec,
+            init_pid=container.pid,
+            init_start_time=container.start_time,
+            cgroup=cgroup,
+            wait_on=wait_on,
+        )
+
+    def start(planned: Plan, attend: Attend | None = None) -> Process:
+        return container.launch(container.kernel, planned, stdio.child, terminal=tty, attend=attend)
+
+    if not (spec.linux.seccomp and spec.linux.seccomp.get("listenerPath")):
+        return start(plan())
+    from runtime.attended import launch_attended
+    from runtime.container import described_for_agent
+
+    described = described_for_agent(container.directory, config, "running", container.pid)
+    fifo = f"{container.directory}/exec-{os.getpid()}.fifo"
+    return launch_attended(fifo, spec.linux.seccomp, described, plan, start)
 
 
 class Attach:

@@ -35,6 +35,7 @@ def inspect_plan(paths: NodePaths, pod: dict[str, Any]) -> dict[str, list[str]]:
 
 def operations(paths: NodePaths, container: str, driver: CgroupDriver) -> list[str]:
     """The plan of a container by its id, a line for each operation. Raises CommandError."""
+    from runtime.early import WaitForStart
     from runtime.errors import RuntimeFailure
     from runtime.namespaces import namespaces_of
     from runtime.operations import Rootfs, container_plan
@@ -52,8 +53,11 @@ def operations(paths: NodePaths, container: str, driver: CgroupDriver) -> list[s
     if record.get("runtime"):
         return _foreign(record["runtime"], str(folder), container)
     try:
+        spec = parse(oci)
+        waits = spec.linux.seccomp and spec.linux.seccomp.get("listenerPath")
         plan = container_plan(
-            parse(oci),
+            spec,
+            wait_on=WaitForStart(-1) if waits else None,
             rootfs=Rootfs(tuple(record["config"]["layers"]), str(folder / "upper"), str(folder / "work")),
             join=namespaces_of(pod["oci"], pause),
             cgroup=_join(driver, record["cgroup"]),

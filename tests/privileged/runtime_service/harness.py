@@ -44,10 +44,11 @@ DEFAULT_MOUNTS = [
 
 
 def oci(argv: list[str], **process: Any) -> dict[str, Any]:
-    """A document; keywords are members of `process`, but for `mounts` (further ones), `resources` and
-    `propagation` of the root."""
+    """A document; keywords are members of `process`, but for `mounts` (further ones), `resources`,
+    `propagation` of the root and `seccomp`."""
     resources, mounts = process.pop("resources", {}), process.pop("mounts", [])
     propagation = process.pop("propagation", "rprivate")
+    seccomp = {"seccomp": process.pop("seccomp")} if "seccomp" in process else {}
     return {
         "ociVersion": "1.2.0",
         "process": {
@@ -59,7 +60,7 @@ def oci(argv: list[str], **process: Any) -> dict[str, Any]:
         },
         "root": {"path": "rootfs"},
         "mounts": [*DEFAULT_MOUNTS, *mounts],
-        "linux": {"resources": resources, "rootfsPropagation": propagation},
+        "linux": {"resources": resources, "rootfsPropagation": propagation, **seccomp},
     }
 
 
