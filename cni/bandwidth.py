@@ -24,7 +24,7 @@ from cni.netlink import Netlink
 from cni.netns import opened
 from cni.rtnetlink import Link, set_link
 from cni.shaping import Rate
-from cni.types import Interface, Request, Result
+from cni.types import Interface, Request, Result, folded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _REFUSED = ("shapedSubnets", "unshapedSubnets")
+_KEYS = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
 _MAX_BURST = 0xFFFFFFFF * 8  # the kernel counts it in 32 bits of bytes
 
 
@@ -46,7 +47,7 @@ class Limits:
     def parse(config: Mapping[str, Any]) -> Limits:
         """Read the plugin's section. Raises UnsupportedField, InvalidConfig."""
         runtime = (config.get("runtimeConfig") or {}).get("bandwidth")
-        given = config if runtime is None else runtime
+        given = folded(config if runtime is None else runtime, (*_REFUSED, *_KEYS))
         for key in _REFUSED:
             if given.get(key):
                 raise UnsupportedField(f"Could not accept {key!r} of the bandwidth plugin: not implemented")

@@ -24,7 +24,7 @@ from cni.conntrack import forget_udp
 from cni.errors import InvalidConfig, PluginFailure, UnsupportedField
 from cni.frozen import frozen
 from cni.iptables import Iptables, available, line
-from cni.types import Request, Result
+from cni.types import Request, Result, folded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 DNAT, SETMARK, MASQ = "CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ"
 _PORTS_PER_RULE = 15  # the multiport match takes no more
+_MAPPING_KEYS = ("hostPort", "containerPort", "protocol", "hostIP")
 _MARK_BIT = 13  # the mark 0x2000
 _NONE: Mapping[int, tuple[str, ...]] = {}
 _LOCAL = ["-m", "addrtype", "--dst-type", "LOCAL"]
@@ -90,10 +91,9 @@ class PortmapConfig:
             if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
                 raise InvalidConfig(f"Could not accept conditions {words!r}: a list of iptables words")
         runtime = config.get("runtimeConfig") or {}
+        wanted = [folded(m, _MAPPING_KEYS) for m in runtime.get("portMappings") or ()]
         return PortmapConfig(
-            mappings=tuple(
-                PortMapping.parse(m) for m in runtime.get("portMappings") or () if m.get("hostPort")
-            ),
+            mappings=tuple(PortMapping.parse(m) for m in wanted if m.get("hostPort")),
             snat=config.get("snat") is not False,
             masquerade_all=bool(config.get("masqAll")),
             mark_chain=str(config.get("externalSetMarkChain") or SETMARK),

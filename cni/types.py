@@ -217,6 +217,14 @@ def parse_args(text: str) -> dict[str, str]:
     return pairs
 
 
+def folded(body: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The values of `names` in upper or lower case, as Go reads JSON and so every plugin of upstream's:
+    containerd says "HostPort" for hostPort. The exact name has precedence."""
+    by_lower = {key.lower(): value for key, value in body.items()}
+    found = {name: body.get(name, by_lower.get(name.lower())) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def format_args(pairs: Mapping[str, str]) -> str:
     return ";".join(f"{key}={value}" for key, value in pairs.items())
 

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,14 @@ DISABLED = [
 class Containerd:
     """A containerd with folders and socket of its own."""
 
-    def __init__(self, folder: Path, binary: str) -> None:
+    def __init__(self, folder: Path, binary: str, disabled: Sequence[str] = DISABLED, more: str = "") -> None:
         self.folder, self.binary = folder, binary
         self.namespace = f"kubelet-py-ctr-{os.getpid()}"
         config = folder / "config.toml"
         config.write_text(
             f'version = 2\nroot = "{folder}/root"\nstate = "{folder}/state"\n'
-            f"disabled_plugins = {json.dumps(DISABLED)}\n"
-            f'[grpc]\n  address = "{folder}/c.sock"\n[ttrpc]\n  address = "{folder}/t.sock"\n'
+            f"disabled_plugins = {json.dumps(list(disabled))}\n"
+            f'[grpc]\n  address = "{folder}/c.sock"\n[ttrpc]\n  address = "{folder}/t.sock"\n{more}'
         )
         self._log = open(folder / "log", "w")
         self._process = subprocess.Popen(
@@ -70,21 +70,41 @@ class Containerd:
         self._log.close()
 
 
-def _archive(layer: bytes) -> bytes:
+def archive(layer: bytes, name: str = IMAGE, command: Sequence[str] = ("sh",)) -> bytes:
     """A docker archive of one layer, as `ctr image import` takes it."""
     config = json.dumps({
         "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()], "os": "linux",
-        "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
+        "config": {"Env": ["PATH=/bin"], "Cmd": list(command)},
         "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
     }).encode()  # fmt: skip
-    manifest = json.dumps([{"Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]).encode()
+    manifest = json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, data in (("config.json", config), ("layer.tar", layer), ("manifest.json", manifest)):
-            entry = tarfile.TarInfo(name)
+        for path, data in (("config.json", config), ("layer.tar", layer), ("manifest.json", manifest)):
+            entry = tarfile.TarInfo(path)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
     return file.getvalue()
+
+
+def ready(made: Containerd, image: bytes) -> None:
+    """Wait for it, and give it an image."""
+    for _ in range(600):
+        if made("version").returncode == 0:
+            break
+        time.sleep(0.05)
+    file = made.folder / "image.tar"
+    file.write_bytes(image)
+    done = made("image", "import", "--snapshotter", "native", str(file))
+    assert done.returncode == 0, done.stderr + (made.folder / "log").read_text()
+
+
+def close(made: Containerd) -> None:
+    made.close()
+    shutil.rmtree("/run/containerd", ignore_errors=True)
+    for root, _, _ in os.walk("/sys/fs/cgroup", topdown=False):
+        if root.endswith("/" + made.namespace):
+            os.rmdir(root)
 
 
 @pytest.fixture(scope="module")
@@ -96,21 +116,11 @@ def ctr(tmp_path_factory: pytest.TempPathFactory, oci_binary: str, layer: bytes)
     folder = tmp_path_factory.mktemp("ctr")
     made = Containerd(folder, oci_binary)
     try:
-        for _ in range(200):
-            if made("version").returncode == 0:
-                break
-            time.sleep(0.05)
-        (folder / "image.tar").write_bytes(_archive(layer))
-        done = made("image", "import", "--snapshotter", "native", str(folder / "image.tar"))
-        assert done.returncode == 0, done.stderr + (folder / "log").read_text()
+        ready(made, archive(layer))
         made.run("--rm", IMAGE, "first", "true")  # makes the namespace's cgroup, which stays for the next
         yield made
     finally:
-        made.close()
-        shutil.rmtree("/run/containerd", ignore_errors=True)
-        for root, _, _ in os.walk("/sys/fs/cgroup", topdown=False):
-            if root.endswith("/" + made.namespace):
-                os.rmdir(root)
+        close(made)
 
 
 def test_run_gives_output_and_exit_code(ctr: Containerd) -> None:

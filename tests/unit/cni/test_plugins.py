@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from cni import iptables, portmap, rtnetlink, skeleton
+from cni import bandwidth, iptables, portmap, rtnetlink, skeleton
 from cni.bridge import BridgeConfig
 from cni.errors import InvalidConfig, UnsupportedField
+from cni.shaping import Rate
+from cni.types import folded
 from cni.veth import mac_for
 
 
@@ -120,6 +122,18 @@ def test_conditions_a_foreign_mark_chain_and_masquerading_all_are_in_the_rules()
     assert " --destination-ports 80 ! -s 192.0.2.0/24 -j CNI-DN-" in jump
     assert mark.endswith("--dport 80 -j KUBE-MARK-MASQ")
     assert "192.0.2.0" not in "".join(portmap.rules_for("n", "c", "fd00::5/64", config))
+
+
+def test_keys_of_the_runtime_are_read_as_containerd_writes_them() -> None:
+    port = {"HostPort": 80, "ContainerPort": 8080, "Protocol": "udp", "HostIP": "192.0.2.1"}
+    none = {"HostPort": 0, "ContainerPort": 81, "Protocol": "tcp", "HostIP": ""}
+    ports = portmap.PortmapConfig.parse({"runtimeConfig": {"portMappings": [port, none]}}).mappings
+    assert ports == (portmap.PortMapping(80, 8080, "udp", "192.0.2.1"),)
+    width = {"IngressRate": 8000, "IngressBurst": 80, "EgressRate": 0, "EgressBurst": 0}
+    limits = bandwidth.Limits.parse({"runtimeConfig": {"bandwidth": width}})
+    assert limits == bandwidth.Limits(Rate(8000, 80), None)
+    # The name itself has precedence.
+    assert folded({"A": 1, "a": 2, "B": 3}, ("a", "b", "c")) == {"a": 2, "b": 3}
 
 
 @pytest.mark.parametrize("config", [{"backend": "nftables"}, {"markMasqBit": 14}])
