@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,6 +18,7 @@ import orjson
 from kubeclient.errors import ServerUnavailable, from_response, from_status
 from kubeclient.kubeconfig import ClientConfig
 from kubeclient.resources import Resource
+from kubeclient.response import Response
 from kubeclient.transport import Connection, Transport
 
 Object = dict[str, Any]
@@ -193,8 +194,7 @@ class RestClient:
                 code = response.status
                 if code != 200:
                     body = response.read()
-                    received = {name.lower(): value for name, value in response.getheaders()}
-                    raise from_response(code, received, body)
+                    raise from_response(code, response.received, body)
             except (HTTPException, OSError) as error:
                 connection.close()
                 raise ServerUnavailable.unreachable(f"Could not watch {r.plural}: {error}") from error
@@ -229,7 +229,7 @@ class Watch:
     event, and ServerUnavailable when the connection broke.
     """
 
-    def __init__(self, connection: Connection, response: HTTPResponse) -> None:
+    def __init__(self, connection: Connection, response: Response) -> None:
         self._connection = connection
         self._response = response
         self._closed = False
