@@ -62,3 +62,9 @@ def part_sizes(
             )
         found[version] = asked or max(USUAL_SIZES[version], network.prefixlen)
     return found
+
+
+def everywhere(wanted: str, own: str) -> str:
+    """Where to listen: 0.0.0.0 on a machine that others reach at an IPv6 address (`own`) is ::, both versions
+    at once. A server in Go takes 0.0.0.0 so, and configurations are written for those."""
+    return "::" if wanted == "0.0.0.0" and ":" in own else wanted

@@ -180,6 +180,7 @@ class Agent:
             config=config,
             paths=paths,
             node_name=self._options.node_name,
+            node_ip=self._node.ips[0],
             client=client,
             serving=self._credentials.serving,
             backend=self._backend,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kubeclient.ranges import everywhere
 from kubeclient.rest import RestClient
 from kubelet_py.config import Config
 from kubelet_py.node.reviews import NodeReviews
@@ -34,12 +35,13 @@ class Port:
         config: Config,
         paths: NodePaths,
         node_name: str,
+        node_ip: str,
         client: RestClient | None,
         serving: ServingCertificate,
         backend: Callable[[Sequence[Instrument]], AgentBackend],
         checks: HealthChecks,
     ) -> None:
-        self._config, self._paths = config, paths
+        self._config, self._paths, self._node_ip = config, paths, node_ip
         self._client, self._serving = client, serving
         self._backend, self._checks = backend, checks
         self._settings = access_settings.read(config.authentication, config.authorization)
@@ -70,7 +72,7 @@ class Port:
         self._server = KubeletServer(
             self._backend(counts.instruments),
             counts=counts,
-            address=self._config.address,
+            address=everywhere(self._config.address, self._node_ip),
             port=self._config.port,
             cert_file=str(certificate),
             key_file=str(key),

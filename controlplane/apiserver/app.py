@@ -223,8 +223,10 @@ async def _expected(http: web.Request) -> None:
 def _listen(address: str, port: int) -> socket.socket:
     """The listening socket. Raises ServeError."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    # All addresses means IPv4's as well: the node's own processes come by 127.0.0.1.
+    both = address == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((address, port), family=family, backlog=1024)
+        return socket.create_server((address, port), family=family, backlog=1024, dualstack_ipv6=both)
     except OSError as error:
         code = errno.errorcode.get(error.errno or 0, "unknown")
         advice = "check --bind-address"

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from kubeclient.ranges import Network, part_sizes, read_ranges
+from kubeclient.ranges import Network, everywhere, part_sizes, read_ranges
 from kubelet_py.paths import NodePaths
 
 CLUSTER_CIDR = "10.244.0.0/16"
@@ -91,7 +91,7 @@ class NodeSettings:
         except ValueError as error:
             raise SettingsError(str(error)) from error
         self._check_apart(pods, services, addresses)
-        if addresses[0].version == 6 and bound.version == 4 and not self.server:
+        if addresses[0].version == 6 and bound.version == 4 and not (bound.is_unspecified or self.server):
             raise SettingsError(
                 f"Others reach the API server at {addresses[0]}, but it would listen on IPv4 only "
                 "(--bind-address ::)"
@@ -119,6 +119,12 @@ class NodeSettings:
     @property
     def node_ips(self) -> tuple[str, ...]:
         return tuple(self.node_ip.split(","))
+
+    @property
+    def api_address(self) -> str:
+        """Where the API server listens. "All addresses" means those of both IP versions where others come by
+        IPv6, as a server in Go takes 0.0.0.0."""
+        return everywhere(self.bind_address, self.node_ips[0])
 
     @property
     def dns_address(self) -> str:

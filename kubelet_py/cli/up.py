@@ -262,7 +262,7 @@ def children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
     control_plane = [
         *python, "controlplane.main",
         "--config-dir", str(paths.config), "--data-dir", str(paths.store),
-        "--bind-address", s.bind_address, "--secure-port", str(s.secure_port),
+        "--bind-address", s.api_address, "--secure-port", str(s.secure_port),
         "--service-cluster-ip-range", s.service_cidr, "--cluster-cidr", s.cluster_cidr,
         "--advertise-address", s.node_ips[0], "--node-cidr-mask-size", str(s.node_cidr_mask_size),
         "--node-cidr-mask-size-ipv4", str(s.node_cidr_mask_size_ipv4),
@@ -337,7 +337,7 @@ def check_host(paths: NodePaths, settings: NodeSettings) -> None:
     disk = os.statvfs(paths.state)
     if disk.f_bavail * disk.f_frsize < LEAST_FREE_BYTES:
         raise CommandError(f"Less than 128 MiB are free on the disk of {paths.state} (make room, or --root)")
-    own = (settings.bind_address, settings.secure_port, "the API server", "--secure-port")
+    own = (settings.api_address, settings.secure_port, "the API server", "--secure-port")
     ports = (
         *(() if settings.server else (own,)),
         ("0.0.0.0", settings.kubelet_port, "the kubelet", "--kubelet-port"),

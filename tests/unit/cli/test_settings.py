@@ -29,7 +29,10 @@ def test_settings_survive_saving_and_loading(tmp_path: Path) -> None:
         ({"cluster_cidr": "10.1.0.0/16,fd00:96::/64", "service_cidr": "fd00:96::/112"}, "overlap"),
         ({"cluster_cidr": "10.1.0.0/16,2001:db8::/64", "node_ip": "192.0.2.5,2001:db8::5"}, "lies in"),
         ({"cluster_cidr": "10.1.0.0/16,fd00::/64", "node_cidr_mask_size": 24}, "which of two ranges"),
-        ({"cluster_cidr": "fd00:1::/64", "node_ip": "2001:db8::5,192.0.2.5"}, "--bind-address ::"),
+        (
+            {"cluster_cidr": "fd00:1::/64", "node_ip": "2001:db8::5,192.0.2.5", "bind_address": "192.0.2.5"},
+            "--bind-address ::",
+        ),
         ({"node_ip": "10.244.3.4"}, "lies in --cluster-cidr"),
         ({"secure_port": 70000}, "--secure-port 70000 is not a port number"),
         ({"proxy_healthz_port": 0}, "--proxy-healthz-port 0 is not a port number"),
@@ -43,6 +46,13 @@ def test_settings_survive_saving_and_loading(tmp_path: Path) -> None:
 def test_impossible_settings_are_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         replace(GOOD, **change).check()  # type: ignore[arg-type]
+
+
+def test_all_addresses_are_those_of_both_versions_where_the_node_has_ipv6_first() -> None:
+    six = replace(GOOD, cluster_cidr="fd00:1::/64", node_ip="2001:db8::5,192.0.2.5")
+    six.check()
+    assert (six.api_address, GOOD.api_address) == ("::", "0.0.0.0")
+    assert replace(six, bind_address="2001:db8::5").api_address == "2001:db8::5"
 
 
 def test_good_settings_pass() -> None:
