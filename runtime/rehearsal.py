@@ -293,10 +293,11 @@ def live(server: socket.socket, folder: str, *, half: bool, ahead: bool) -> None
     listener.close()
     theirs.close()
     reader = FrameReader()
+    connection.sendall(pack(REQUEST, json_text.dumps({"id": 1, "op": "hello"}).encode()))
     holder = answer(connection, reader)["sandbox"]["pause"]["pid"]
+    answer(connection, reader)
     if ahead:
         prepare_stand_in(f"{folder}/{CONTAINER}", (f"{folder}/oom", f"{folder}/control"), holder)
-    ask(connection, reader, op="hello")
     ask(connection, reader, op="start", container=CONTAINER)
     session = socket.socket(socket.AF_UNIX)
     session.connect(f"{directory}/shim.sock")
@@ -323,11 +324,14 @@ def ask(connection: socket.socket, reader: FrameReader, **request: Any) -> None:
 
 
 def answer(connection: socket.socket, reader: FrameReader) -> dict[str, Any]:
-    while data := connection.recv(65536):
+    data = b""  # there may be another one in what was read for the last
+    while True:
         for channel, payload in reader.feed(data):
             if channel == RESPONSE:
                 values: dict[str, Any] = json_text.loads(payload.decode())
                 if "error" in values:
                     raise RuntimeFailure(payload.decode())
                 return values
-    raise RuntimeFailure("the shim has gone")
+        data = connection.recv(65536)
+        if not data:
+            raise RuntimeFailure("the shim has gone")

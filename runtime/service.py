@@ -139,8 +139,7 @@ class RuntimeService:
         }
         try:
             state.write_json(f"{folder}/sandbox.json", record)
-            self._ahead.pause(str(folder), record)
-            answer = self._fork_shim(identifier, folder)
+            answer = self._fork_shim(identifier, folder, record)
         except (OSError, ShimError) as error:
             self._abandon(identifier, folder)
             pod = f"{config.namespace}/{config.name}"
@@ -154,13 +153,15 @@ class RuntimeService:
             self._sandboxes[identifier] = sandbox
         return sandbox
 
-    def _fork_shim(self, identifier: str, folder: Path) -> dict[str, Any]:
+    def _fork_shim(self, identifier: str, folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Its answer. The shim gets ready while we prepare pause's start, and begins when it is greeted."""
         with shim_link.listen(str(folder)) as listener:
             connection = self._forkserver.fork_shim(str(folder), str(self._containers_dir), listener)
         link = self._watch_shim(identifier, connection)
         started = link.expect(0)
-        link.send("hello", {})
         self._loop.watch(link.fileno(), lambda mask: self._read_shim(identifier, link))
+        self._ahead.pause(str(folder), record)
+        link.send("hello", {})
         return link.wait("start sandbox", started, START_SECONDS)
 
     def _watch_shim(self, identifier: str, connection: socket.socket) -> ShimLink:

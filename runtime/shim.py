@@ -75,8 +75,6 @@ class Shim:
         self.starter = Starter(kernel)
         self._record = state.read_json(f"{directory}/sandbox.json") or {}
         self._program = f"{directory}/{prepared.NAME}"
-        if not prepared.exists(self._program):
-            self._begin_pause()
         self.loop = Loop(rest=self._rest)
         self.boot = state.boot_id()
         self._pages = pages
@@ -106,7 +104,9 @@ class Shim:
         self.loop.watch(listener.fileno(), self._accept)
 
     def run(self, first: socket.socket) -> None:
-        """Start pause, tell the first client, and serve until `end`."""
+        """Start pause, tell the first client, and serve until `end`. Before, the client has prepared what it
+        can, and says something; one that has died meanwhile leaves the rest to us."""
+        first.recv(1, socket.MSG_PEEK)
         connection = self._welcome(first)
         try:
             self._have_pause()
@@ -162,7 +162,7 @@ class Shim:
     # the sandbox
 
     def _begin_pause(self) -> None:
-        """Have a worker start it, while we get ready."""
+        """Have a worker start it."""
         linux = self._record.get("oci", {}).get("linux", {})
         if any(entry["type"] == "user" for entry in linux.get("namespaces", ())):
             # It takes a process between us and what is started, which cannot make it our child and live on.
@@ -192,7 +192,7 @@ class Shim:
             os.close(descriptor)
         if started is not None:
             self.starter.adopt(started)
-        elif not self.starter.waits:
+        else:
             self._begin_pause()
         return started
 

@@ -76,11 +76,6 @@ class Starter:
         finally:
             theirs.close()
 
-    @property
-    def waits(self) -> bool:
-        """Whether something has begun, or could not."""
-        return self._waiting is not None or self._refused is not None
-
     def adopt(self, process: Process) -> None:
         """A child of ours that no worker has started."""
         self._children.add(process.pid)
