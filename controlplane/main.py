@@ -169,6 +169,7 @@ class Followers:
             threading.Thread(target=follower.stop, daemon=True).start()
 
     def _start(self) -> None:
+        from controlplane.controllers.base import SharedInformers
         from controlplane.controllers.manager import ControllerManager
         from controlplane.issuing import Issuer
         from controlplane.scheduler.scheduler import Scheduler
@@ -176,8 +177,13 @@ class Followers:
         from kubeclient.rest import RestClient
 
         folder, pki = self._options.config_dir, self._options.server.pki
+        client = RestClient(load(folder / "controller-manager.conf"))
+        informers = SharedInformers(client)
+        # The scheduler first: somebody waits for its pods.
+        scheduler = Scheduler(RestClient(load(folder / "scheduler.conf")), informers)
         manager = ControllerManager(
-            RestClient(load(folder / "controller-manager.conf")),
+            client,
+            informers,
             root_ca=(pki / "ca.crt").read_text(),
             issuer=Issuer(pki / "ca.crt", pki / "ca.key", self._options.signing_seconds),
             cluster_cidr=self._options.cluster_cidr,
@@ -187,7 +193,6 @@ class Followers:
             node_deadlines=self._options.nodes,
             kept_finished_pods=self._options.kept_finished_pods,
         )
-        scheduler = Scheduler(RestClient(load(folder / "scheduler.conf")))
         followers: tuple[Follower, ...] = (manager, scheduler)
         for follower in followers:
             follower.start()

@@ -157,7 +157,7 @@ class Connection:
 class Transport:
     """Connections to one server: a pool of idle ones for requests, fresh ones for watches. Thread-safe."""
 
-    def __init__(self, config: ClientConfig, *, timeout: float, idle: int = 8) -> None:
+    def __init__(self, config: ClientConfig, *, timeout: float, idle: int = 32) -> None:
         parts = urlsplit(config.server)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"Could not use server {config.server!r}: it is not an http(s) URL")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import datetime
+from functools import lru_cache
 
 
 def rfc3339(epoch: float) -> str:
     """`2026-11-20T23:58:10Z` of seconds since 1970."""
-    moment = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
+    return _whole(int(epoch))
+
+
+@lru_cache(maxsize=64)  # most are the present second
+def _whole(epoch: int) -> str:
+    moment = datetime.datetime.fromtimestamp(epoch, datetime.UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

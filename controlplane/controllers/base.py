@@ -26,7 +26,9 @@ Handler = Callable[[str, Object, Object | None], None]
 
 
 class SharedInformers:
-    """One informer per kind, any number of handlers; handlers run on that kind's watch thread."""
+    """One informer per kind, any number of handlers, the scheduler's among them; handlers run on that kind's
+    watch thread, in the order in which they came.
+    """
 
     def __init__(self, client: RestClient) -> None:
         self._client = client
@@ -46,7 +48,11 @@ class SharedInformers:
 
             def dispatch(kind: str, new: Object, old: Object | None) -> None:
                 for each in handlers:
-                    each(kind, new, old)
+                    try:
+                        each(kind, new, old)
+                    except Exception:
+                        # A defect in one controller must not leave the others deaf.
+                        log.exception("Failed to handle event type=%s key=%s", kind, key_of(new))
 
             self._informers[key] = Informer(
                 self._client, resource, namespace or None, field_selector=fields or None, on_event=dispatch

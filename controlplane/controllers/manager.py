@@ -51,12 +51,13 @@ log = logging.getLogger("controllers")
 
 class ControllerManager:
     """All controllers; `root_ca` is the PEM text that pods get to check the API server with, `issuer` signs
-    certificate requests.
+    certificate requests. The informers are started and stopped here, whoever else listens to them.
     """
 
     def __init__(
         self,
         client: RestClient,
+        informers: SharedInformers,
         *,
         root_ca: str,
         issuer: Issuer,
@@ -67,7 +68,7 @@ class ControllerManager:
         node_deadlines: Deadlines | None = None,
         kept_finished_pods: int = KEPT_FINISHED,
     ) -> None:
-        self._informers = SharedInformers(client)
+        self._informers = informers
         shared = (client, self._informers)
         self._controllers: list[Controller] = [
             Deployments(*shared, EventRecorder(client, "deployment-controller")),
@@ -84,9 +85,7 @@ class ControllerManager:
             GarbageCollector(*shared, EventRecorder(client, "garbage-collector-controller")),
             NodeLifecycle(*shared, EventRecorder(client, "node-controller"), deadlines=node_deadlines),
             TaintEviction(*shared, EventRecorder(client, "taint-eviction-controller")),
-            PodGc(
-                *shared, EventRecorder(client, "pod-garbage-collector"), kept_finished=kept_finished_pods
-            ),
+            PodGc(*shared, EventRecorder(client, "pod-garbage-collector"), kept_finished=kept_finished_pods),
             NodeIpam(
                 *shared,
                 EventRecorder(client, "cidrAllocator"),

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from controlplane import claims
+from controlplane.controllers.base import SharedInformers
 from controlplane.controllers.volume_binder import reference_to
 from controlplane.scheduler.volumes import Choice, Storage
 from kubeclient.errors import ApiError
-from kubeclient.informer import Informer
 from kubeclient.resources import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, STORAGE_CLASSES
 from kubeclient.rest import RestClient
 
@@ -33,22 +33,14 @@ class ClaimBinding:
     `changed` is called when something changed that may help a pod.
     """
 
-    def __init__(self, client: RestClient, changed: Callable[[], None]) -> None:
+    def __init__(self, client: RestClient, informers: SharedInformers, changed: Callable[[], None]) -> None:
         self._client = client
         self._changed = changed
         self._promised: dict[str, str] = {}
         self._moved = threading.Condition()
-        self._claims = Informer(client, PERSISTENT_VOLUME_CLAIMS, on_event=self._on_event)
-        self._volumes = Informer(client, PERSISTENT_VOLUMES, on_event=self._on_volume)
-        self._classes = Informer(client, STORAGE_CLASSES, on_event=self._on_event)
-
-    def start(self) -> None:
-        for informer in (self._claims, self._volumes, self._classes):
-            informer.start()
-
-    def stop(self) -> None:
-        for informer in (self._claims, self._volumes, self._classes):
-            informer.stop()
+        self._claims = informers.of(PERSISTENT_VOLUME_CLAIMS, self._on_event)
+        self._volumes = informers.of(PERSISTENT_VOLUMES, self._on_volume)
+        self._classes = informers.of(STORAGE_CLASSES, self._on_event)
 
     def wait_synced(self, seconds: float) -> bool:
         return all(i.wait_synced(seconds) for i in (self._claims, self._volumes, self._classes))

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from controlplane.claims import claim_names
+from controlplane.controllers.base import SharedInformers
 from controlplane.scheduler.claim_binding import ClaimBinding
 from controlplane.scheduler.filters import Requests, pod_requests
 from controlplane.scheduler.pod_affinity import Placed, rules_of
@@ -26,7 +27,6 @@ from controlplane.scheduler.snapshot import Snapshot, Verdict, decide
 from controlplane.scheduler.volumes import Choice, Storage
 from kubeclient.errors import ApiError, Conflict, NotFound
 from kubeclient.events import EventRecorder
-from kubeclient.informer import Informer
 from kubeclient.resources import NAMESPACES, NODES, PODS
 from kubeclient.rest import RestClient
 
@@ -38,9 +38,19 @@ FINISHED = ("Succeeded", "Failed")
 
 
 class Scheduler:
-    """One thread that schedules, and two informers that feed it; `start` returns at once."""
+    """One thread that schedules; `start` returns at once.
 
-    def __init__(self, client: RestClient, *, clock: Callable[[], float] = time.monotonic) -> None:
+    It writes with a client of its own, and reads from the informers that the controllers have, whoever starts
+    those: a second watch of all pods would have each change sent, decoded and kept twice.
+    """
+
+    def __init__(
+        self,
+        client: RestClient,
+        informers: SharedInformers,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
         self._clock = clock
         self._changed = threading.Condition()
@@ -49,29 +59,21 @@ class Scheduler:
         self._promised: dict[str, Placed] = {}  # by uid of a pod that others were ended for
         self._nodes: dict[str, Object] = {}
         self._stopping = False
-        self._pods_informer = Informer(client, PODS, on_event=self._on_pod)
-        self._nodes_informer = Informer(client, NODES, on_event=self._on_node)
-        self._namespaces_informer = Informer(client, NAMESPACES)
+        self._pods_informer = informers.of(PODS, self._on_pod)
+        self._nodes_informer = informers.of(NODES, self._on_node)
+        self._namespaces_informer = informers.of(NAMESPACES)
         self._events = EventRecorder(client, NAME, "")
         self._preemptor = Preemptor(client, self._events)
-        self._claims = ClaimBinding(client, self._on_storage)
+        self._claims = ClaimBinding(client, informers, self._on_storage)
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
     def start(self) -> None:
-        self._nodes_informer.start()
-        self._pods_informer.start()
-        self._namespaces_informer.start()
-        self._claims.start()
         self._thread.start()
 
     def stop(self) -> None:
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._pods_informer.stop()
-        self._nodes_informer.stop()
-        self._namespaces_informer.stop()
-        self._claims.stop()
         self._thread.join(timeout=1.0)
 
     def _on_pod(self, kind: str, new: Object, old: Object | None) -> None:
