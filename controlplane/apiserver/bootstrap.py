@@ -6,6 +6,7 @@ writes them itself, at every start, because its address may have changed.
 
 from __future__ import annotations
 
+import copy
 import ipaddress
 import logging
 from collections.abc import Iterator
@@ -89,7 +90,8 @@ async def _ensure(registry: Registry, obj: Object, *, overwrite: bool = False) -
         await registry.create(info, namespace, obj, write)
     elif overwrite:
         try:
-            await registry.update(info, namespace, name, obj, write)
+            # A write fills in what it is given, and this one may have to be made once more.
+            await registry.update(info, namespace, name, copy.deepcopy(obj), write)
         except StatusError as error:
             if error.code != 422:
                 raise

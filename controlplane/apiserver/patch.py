@@ -183,6 +183,7 @@ def merge_patch(doc: Any, patch: Any) -> Any:
 
 # ---- strategic merge
 
+_SCALARS = (str, bool, int, float)
 
 def strategic_merge(schema: Schema, definition: str, doc: Object, patch: Object) -> Object:
     """`doc` (an object of `definition`) with `patch` applied. StatusError 400 for malformed directives."""
@@ -197,6 +198,11 @@ class _Strategic:
         """Merges a map; None means that the patch deletes it. Without a definition (free maps) maps merge
         plainly.
         """
+        if not _has_directive(patch):
+            merged = dict(original)
+            for key, value in patch.items():
+                self._merge_key(definition, merged, key, value, None)
+            return merged
         directive = patch.get(_DIRECTIVE)
         body = {key: value for key, value in patch.items() if key != _DIRECTIVE}
         if directive == "replace":
@@ -214,19 +220,22 @@ class _Strategic:
             result = {key: value for key, value in result.items() if key in kept}
         for key, value in body.items():
             if not key.startswith((_ORDER, _DELETE_PRIMITIVES)):
-                self._merge_key(definition, result, key, value, body)
+                self._merge_key(definition, result, key, value, body.get(_ORDER + key))
         for key, value in body.items():
             self._apply_list_directive(definition, result, key, value, body)
         return result
 
     def _merge_key(
-        self, definition: Definition | None, result: Object, key: str, value: Any, body: Object
+        self, definition: Definition | None, result: Object, key: str, value: Any, order: Any
     ) -> None:
         if value is None:
             result.pop(key, None)
             return
+        if type(value) in _SCALARS:
+            result[key] = value
+            return
         declared = definition.fields.get(key) if definition else None
-        merged = self._value(declared, result.get(key), value, body.get(_ORDER + key))
+        merged = self._value(declared, result.get(key), value, order)
         if merged is None:
             result.pop(key, None)
         else:
@@ -339,7 +348,9 @@ def _clean(value: Any) -> Any:
     """A value taken over as new: directives, nulls and deletions in it have nothing to act on."""
     if isinstance(value, dict):
         return {
-            key: _clean(item) for key, item in value.items() if item is not None and not _is_directive(key)
+            key: item if type(item) in _SCALARS else _clean(item)
+            for key, item in value.items()
+            if item is not None and not (key.startswith("$") and _is_directive(key))
         }
     if isinstance(value, list):
         return [

@@ -59,6 +59,7 @@ _SPECIAL: dict[str, Kind] = {
 }
 
 _TOP_LEVEL_KEY = re.compile(rb'"(io\.k8s[^"]*)": ?\{')
+_PLAIN: Mapping[str, type] = {"string": str, "boolean": bool}
 _INTEGER_BOUNDS = {"int32": 2**31, "int64": 2**63}
 
 
@@ -127,8 +128,9 @@ class Definition:
 class SchemaResult:
     """What checking a body gave.
 
-    `obj` is a copy without nulls and unknown fields; `unknown` lists the dropped paths in document order;
-    `causes` holds wrong types, each message being the whole sentence that upstream puts into its 400.
+    `obj` is the body without nulls and unknown fields, a copy if it had any; `unknown` lists the dropped
+    paths in document order; `causes` holds wrong types, each message being the whole sentence that upstream
+    puts into its 400.
     """
 
     obj: Object
@@ -210,10 +212,50 @@ class Schema:
         return found.merge_key if found and "merge" in found.strategies and found.merge_key else None
 
     def check(self, definition: str, obj: Object) -> SchemaResult:
-        """Compares a decoded body with its type; never raises for what a client sent."""
+        """Compares a decoded body with its type; never raises for what a client sent.
+
+        What fits to the letter, as most bodies do, is handed back as it is, not copied.
+        """
+        if self._fits(self.definition(definition), obj):
+            return SchemaResult(obj, [], [])
         walk = _Walk(self)
         pruned = walk.struct(self.definition(definition), obj, "", "")
         return SchemaResult(pruned, walk.unknown, walk.causes)
+
+    def _fits(self, definition: Definition, value: Object) -> bool:
+        """Whether a walk would neither drop nor change anything: it says no more, but in half the time."""
+        if definition.free_form:
+            return True
+        fields = definition.fields
+        for key, inner in value.items():
+            declared = fields.get(key)
+            if declared is None:
+                return False
+            plain = _PLAIN.get(declared.type.kind)
+            if plain is not type(inner) and (plain or not self._fits_type(declared.type, inner)):
+                return False
+        return True
+
+    def _fits_type(self, type_: Type, value: Any) -> bool:
+        kind = type_.kind
+        if kind in _PLAIN:
+            return _PLAIN[kind] is type(value)
+        if kind == "struct":
+            return type(value) is dict and self._fits(self.definition(type_.ref), value)
+        if type_.element is not None:
+            element = type_.element
+            if kind == "list":
+                return type(value) is list and all(self._fits_type(element, each) for each in value)
+            return type(value) is dict and all(self._fits_type(element, each) for each in value.values())
+        if kind == "any":
+            return value is not None
+        if kind == "integer":
+            bound = _INTEGER_BOUNDS.get(type_.format, 2**63)
+            return type(value) is int and -bound <= value < bound
+        if kind == "number":
+            return type(value) in (int, float)
+        found = special(kind, value)
+        return found is not None and not found[1] and type(found[0]) is type(value) and found[0] == value
 
 
 @lru_cache(maxsize=1)
@@ -341,9 +383,6 @@ def _compile_type(raw: Object) -> Type:
     if base in ("number", "boolean"):
         return Type(base)
     return Type("any")
-
-
-_PLAIN: Mapping[str, type] = {"string": str, "boolean": bool}
 
 
 class _Walk:

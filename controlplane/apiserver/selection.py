@@ -109,7 +109,7 @@ class Selection:
             if name == "metadata.namespace":
                 return entry.namespace
             if entry.fields is None:
-                entry.fields = _read_fields(self.info, entry.parse())
+                entry.fields = _read_fields(self.info, entry.look())
             return entry.fields.get(name.replace("regarding.", "involvedObject."), "")
 
         return get

@@ -52,9 +52,12 @@ _FORGOTTEN = "the loop has failed every write that waited"
 
 
 class Entry:
-    """One version of one object: its JSON bytes and the few parsed fields that selectors need."""
+    """One version of one object: its JSON bytes and the few parsed fields that selectors need.
 
-    __slots__ = ("_labels", "fields", "name", "namespace", "raw", "revision")
+    `fresh` is the object itself for as long as a write of it is being published.
+    """
+
+    __slots__ = ("_labels", "fields", "fresh", "name", "namespace", "raw", "revision")
 
     def __init__(self, namespace: str, name: str, revision: int, raw: bytes, labels: Any = None) -> None:
         self.namespace = namespace
@@ -62,12 +65,17 @@ class Entry:
         self.revision = revision
         self.raw = raw
         self._labels: Mapping[str, str] | None = labels
+        self.fresh: Object | None = None
         self.fields: Mapping[str, str] | None = None  # filled by whoever knows the kind's selectable fields
 
     def parse(self) -> Object:
         """The object, newly decoded: the caller may change it."""
         parsed: Object = orjson.loads(self.raw)
         return parsed
+
+    def look(self) -> Object:
+        """The object for reading only, decoded if it has to be."""
+        return self.parse() if self.fresh is None else self.fresh
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -253,7 +261,7 @@ class Cache:
         labels = obj["metadata"].get("labels") or {}
         entry = Entry(namespace, name, revision, orjson.dumps(obj), labels)
         event = Event("ADDED" if previous is None else "MODIFIED", entry, previous)
-        return self._submit(collection, event, entry)
+        return self._submit(collection, event, entry, obj)
 
     def remove(self, collection: str, previous: Entry, last: Object) -> asyncio.Future[Entry]:
         """Delete; `last` is the state that watchers are shown. Raises as `put`."""
@@ -263,7 +271,7 @@ class Cache:
         revision = self._next()
         last["metadata"]["resourceVersion"] = str(revision)
         entry = Entry(namespace, name, revision, orjson.dumps(last), last["metadata"].get("labels") or {})
-        return self._submit(collection, Event("DELETED", entry, previous), None)
+        return self._submit(collection, Event("DELETED", entry, previous), None, last)
 
     def listen(self, collection: str, listener: Listener) -> Callable[[], None]:
         """Call `listener` for each event from now on; the answer ends that."""
@@ -286,13 +294,17 @@ class Cache:
         self._assigned += 1
         return self._assigned
 
-    def _submit(self, collection: str, event: Event, pending: Entry | None) -> asyncio.Future[Entry]:
+    def _submit(
+        self, collection: str, event: Event, pending: Entry | None, obj: Object
+    ) -> asyncio.Future[Entry]:
         entry = event.entry
         key = make_key(collection, entry.namespace, entry.name)
         change = Change(key, entry.revision, None if pending is None else entry.raw)
         future: asyncio.Future[Entry] = self._loop.create_future()
         if self._direct and not self._tidying and not self._waiting:
+            entry.fresh = obj
             self._commit_now(change, collection, event, future)
+            entry.fresh = None
             return future
         self._pending[key] = (entry.revision, pending)
         self._waiting[entry.revision] = (event, collection, future)

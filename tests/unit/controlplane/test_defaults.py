@@ -19,7 +19,7 @@ SCHEMA = Schema.load()
 def filled(obj: dict[str, Any]) -> dict[str, Any]:
     info = by_kind(obj["apiVersion"], obj["kind"])
     assert info is not None
-    result = SCHEMA.check(info.definition, obj)
+    result = SCHEMA.check(info.definition, json.loads(json.dumps(obj)))
     assert not result.causes
     assert not result.unknown
     defaults.apply(info, result.obj)

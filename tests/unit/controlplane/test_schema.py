@@ -123,6 +123,51 @@ def test_quantities_come_back_in_canonical_form() -> None:
     assert obj["spec"]["containers"][0]["resources"]["limits"] == {"cpu": "500m", "memory": "1Gi"}
 
 
+FITTING = container(
+    resources={"limits": {"cpu": "500m"}},
+    livenessProbe={"httpGet": {"port": "web"}, "periodSeconds": 1},
+    env=[{"name": "A"}],
+    tty=False,
+) | {"metadata": {"labels": {"a": "b"}, "creationTimestamp": "2026-11-27T00:00:00Z"}}
+
+
+def test_a_body_that_fits_is_not_copied() -> None:
+    assert check(FITTING) == ([], [], FITTING)
+    assert check(FITTING)[2]["spec"] is FITTING["spec"]
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        (("spec", "containers", 0, "tty"), None),
+        (("spec", "containers", 0, "tty"), "false"),
+        (("spec", "containers", 0, "name"), True),
+        (("spec", "containers", 0, "colour"), "red"),
+        (("spec", "containers", 0, "env", 0, "name"), 1),
+        (("spec", "containers", 0, "env"), None),
+        (("spec", "containers", 0, "env"), [None]),
+        (("spec", "containers", 0, "resources", "limits", "cpu"), "0.5"),
+        (("spec", "containers", 0, "livenessProbe", "periodSeconds"), True),
+        (("spec", "containers", 0, "livenessProbe", "periodSeconds"), 2**31),
+        (("spec", "containers", 0, "livenessProbe", "periodSeconds"), 1.5),
+        (("spec", "containers", 0, "livenessProbe", "httpGet", "port"), False),
+        (("metadata", "labels", "a"), None),
+        (("metadata", "labels"), []),
+        (("metadata", "creationTimestamp"), None),
+        (("metadata", "creationTimestamp"), "yesterday"),
+        (("spec",), "none"),
+    ],
+)
+def test_one_value_that_does_not_fit_is_never_let_through(path: tuple[Any, ...], value: Any) -> None:
+    body: Any = json.loads(json.dumps(FITTING))
+    inner = body
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    unknown, causes, obj = check(body)
+    assert unknown or causes or obj != body
+
+
 @pytest.mark.parametrize("value", ["25%", 3])
 def test_int_or_string_takes_both(value: Any) -> None:
     obj = {"spec": {"strategy": {"rollingUpdate": {"maxSurge": value}}}}
