@@ -162,8 +162,15 @@ class FakeNode:
 
     def _on_pod(self, kind: str, pod: Object, old: Object | None) -> None:
         # The watch's thread and the test's: one after the other, and what has ended does not run again.
+        # Nor is anything lost that a control plane did not hear because it was killed: it is told again.
         with self._lock:
-            self._step(kind, pod)
+            while not self._stopped.is_set():
+                try:
+                    self._step(kind, pod)
+                except ServerUnavailable:
+                    self._stopped.wait(0.1)
+                else:
+                    return
 
     def _step(self, kind: str, pod: Object) -> None:
         metadata, status = pod["metadata"], pod.get("status") or {}
@@ -193,7 +200,6 @@ class FakeNode:
             self._on_pod("MODIFIED", pod, None)
 
     def _end(self, pod: Object, code: int) -> None:
-        self._ended.add(pod["metadata"]["uid"])
         ended = {"exitCode": code, "finishedAt": _now(), "reason": "Error" if code else "Completed"}
         name = pod["spec"]["containers"][0]["name"]
         entry = {"name": name, "image": "i", "imageID": "i", "ready": False, "restartCount": 0}
@@ -207,6 +213,7 @@ class FakeNode:
         self.client.patch(
             PODS, metadata["name"], {"status": status}, metadata["namespace"], subresource="status"
         )
+        self._ended.add(metadata["uid"])
 
 
 class Cluster:
