@@ -3,7 +3,9 @@
 `wake(uid)` means: look at this pod again. A pod that is being worked on is looked at once more afterwards, no
 matter how often it was woken meanwhile, so a worker always ends with the newest state. Threads are made when
 all others are busy and end after idling. Only so many pods are worked on at the same time as there is room
-for (crowd.py); one that waits for something never holds up another for more than a moment.
+for (crowd.py); one that waits for something never holds up another for more than a moment. Pods that were
+looked at before take turns with new ones: a deletion, an exit or a probe's answer does not wait until a
+hundred pods have been started, nor these for those.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 10.0
 RETRY_SECONDS = 2.0
+REMEMBERED = 4096
 QUEUE = "pods"  # the name that /metrics has for it
 QUEUE_BOUNDS = tuple(float(f"1e{power}") for power in range(-8, 2))
 
@@ -40,7 +43,10 @@ class PodWorkers:
         lock = threading.RLock()
         self._condition = threading.Condition(lock)
         self._timer_wake = threading.Condition(lock)
-        self._queue: deque[str] = deque()
+        self._new: deque[str] = deque()
+        self._known: deque[str] = deque()  # those that were looked at before
+        self._turn_of_known = False
+        self._looked_at: dict[str, None] = {}
         self._queued: dict[str, float] = {}  # uid → when it was put there
         self._again: set[str] = set()
         self._timers: list[tuple[float, str]] = []
@@ -98,15 +104,28 @@ class PodWorkers:
             return 0
         self._adds.add(QUEUE)
         self._queued[uid] = self._clock()
-        self._queue.append(uid)
-        self._depth.set(len(self._queue), QUEUE)
+        (self._known if uid in self._looked_at else self._new).append(uid)
+        self._depth.set(self._length(), QUEUE)
         return 0 if here else self._admit()
+
+    def _length(self) -> int:
+        return len(self._new) + len(self._known)
+
+    def _take(self) -> str:
+        self._turn_of_known = not self._turn_of_known
+        first, second = (self._known, self._new) if self._turn_of_known else (self._new, self._known)
+        uid = (first or second).popleft()
+        self._looked_at.pop(uid, None)
+        self._looked_at[uid] = None
+        if len(self._looked_at) > REMEMBERED:
+            del self._looked_at[next(iter(self._looked_at))]
+        return uid
 
     def _admit(self) -> int:
         """Under the lock: have as many threads look at the queue as there is room for; answers how many of
         them have to be made."""
-        wanted = min(len(self._queue), max(0, self._running.room(self._clock())))
-        if wanted < len(self._queue):
+        wanted = min(self._length(), max(0, self._running.room(self._clock())))
+        if wanted < self._length():
             self._timer_wake.notify()  # who only waits makes room for others
         self._condition.notify(min(wanted, self._idle))
         missing = max(0, wanted - self._idle)
@@ -150,9 +169,9 @@ class PodWorkers:
             self._idle -= 1
             if self._stopping or not self._may_go_on():
                 return None
-            uid = self._queue.popleft()
+            uid = self._take()
             now = self._clock()
-            self._depth.set(len(self._queue), QUEUE)
+            self._depth.set(self._length(), QUEUE)
             self._waits.observe(now - self._queued.pop(uid), QUEUE)
             self._running.enter(uid, now, cpu)
             self._again.discard(uid)
@@ -160,7 +179,7 @@ class PodWorkers:
             return uid
 
     def _may_go_on(self) -> bool:
-        return self._stopping or (bool(self._queue) and self._running.room(self._clock()) > 0)
+        return self._stopping or (self._length() > 0 and self._running.room(self._clock()) > 0)
 
     def _work(self, uid: str) -> float | None:
         try:
@@ -184,10 +203,10 @@ class PodWorkers:
                     if self._due.get(uid) == when:
                         del self._due[uid]
                         due.append(uid)
-                missing = self._admit() if self._queue else 0
+                missing = self._admit() if self._length() else 0
                 if not due and not missing:
                     moments = [when for when, _ in self._timers[:1]]
-                    more = self._running.more_room_at() if self._queue else None
+                    more = self._running.more_room_at() if self._length() else None
                     moments += [] if more is None else [more]
                     self._timer_wake.wait(max(0.0, min(moments) - now) if moments else None)
             self._make_threads(missing)

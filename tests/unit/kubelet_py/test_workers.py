@@ -90,6 +90,38 @@ def test_as_many_pods_are_worked_on_as_there_is_room_for_and_the_others_follow()
     workers.stop()
 
 
+def test_pods_that_were_looked_at_before_take_turns_with_new_ones() -> None:
+    first, blocked, go, done = (threading.Event() for _ in range(4))
+    looks: list[str] = []
+
+    def sync(uid: str) -> float | None:
+        looks.append(uid)
+        if uid == "blocker":
+            blocked.set()
+            go.wait(LONG)
+        first.set()
+        if len(looks) == 9:
+            done.set()
+        return None
+
+    workers = PodWorkers(sync, crowd=Crowd(width=1, patience=10 * LONG))
+    workers.start()
+    workers.wake("old-1")
+    assert first.wait(LONG)
+    workers.wake("old-2")
+    workers.wake("blocker")
+    assert blocked.wait(LONG)
+    for uid in ("new-1", "new-2", "new-3", "new-4", "old-1", "old-2"):
+        workers.wake(uid)
+    go.set()
+    assert done.wait(LONG)
+    assert looks[:3] == ["old-1", "old-2", "blocker"]
+    places = [looks.index(uid, 3) for uid in ("old-1", "old-2")]
+    assert places[1] - places[0] == 2 and places[1] <= 6, looks
+    assert [uid for uid in looks[3:] if "new" in uid] == ["new-1", "new-2", "new-3", "new-4"]
+    workers.stop()
+
+
 def test_any_number_of_pods_that_wait_hold_up_no_other() -> None:
     stuck, other = threading.Event(), threading.Event()
 
