@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -134,11 +135,21 @@ def test_agent_killed_at_any_moment_leaves_only_what_the_next_one_knows(node: No
 
 
 def spares(node: Node) -> list[int]:
-    """Forks of the forkserver that wait for a pod."""
+    """Forks of the forkserver that wait for a pod, and have let go of its line to the agent (fd 3)."""
     forkserver = node.service._forkserver._pid
+    line = os.readlink(f"/proc/{forkserver}/fd/3")
     children = Path(f"/proc/{forkserver}/task/{forkserver}/children").read_text().split()
     running = shims(node.folder)
-    return [int(pid) for pid in children if int(pid) not in running]
+    return [int(pid) for pid in children if int(pid) not in running and line not in opened(int(pid))]
+
+
+def opened(pid: int) -> set[str]:
+    """What its descriptors lead to; nothing when it has ended."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            found.add(os.readlink(entry))
+    return found
 
 
 def only(found: list[int]) -> list[int]:
