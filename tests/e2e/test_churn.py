@@ -23,9 +23,19 @@ def disk(node: Node) -> set[str]:
     found = set()
     for folder in folders:
         for path in (node.root / folder).rglob("*"):
-            if path.name not in ("lock", "last_reserved_ip.0"):
+            if path.name not in ("lock", "last_reserved_ip.0") and not set_aside(path):
                 found.add(str(path.relative_to(node.root)))
     return found
+
+
+def set_aside(path: Path) -> bool:
+    """Whether it stands for an address that the agent keeps ready for a next pod (cni/address_store.py)."""
+    if path.parent.parent.name != "networks" or not path.name[0].isdigit():
+        return False
+    try:
+        return path.read_text()[:1] in ("-", "")
+    except FileNotFoundError:
+        return True  # by now it is not
 
 
 def open_files(pid: int) -> int:
