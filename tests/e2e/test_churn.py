@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -53,6 +54,25 @@ def steady_state(seconds: float = 2.0) -> host_state.HostState:
     return state
 
 
+def without_spare(state: host_state.HostState) -> host_state.HostState:
+    """The state without the fork that waits to be the next pod's shim: each pod takes one, and another comes.
+
+    A shim that was left behind looks the same; so of two none is taken out.
+    """
+    forks = {fact for fact in state.processes if "runtime.forkserver" in fact and _is_fork(fact)}
+    return dataclasses.replace(state, processes=state.processes - forks) if len(forks) == 1 else state
+
+
+def _is_fork(fact: str) -> bool:
+    """Whether the process has its parent's command line; the forkserver's parent is the agent."""
+    try:
+        pid = fact.partition(" ")[0]
+        parent = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]
+        return Path(f"/proc/{pid}/cmdline").read_bytes() == Path(f"/proc/{parent}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def threads(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/task"))
 
@@ -61,7 +81,7 @@ def test_two_hundred_pods_created_and_deleted_in_a_row_leave_nothing(node: Node)
     node.apply(pod("first"))
     node.wait_running("first")
     node.kubectl("delete", "pod", "first")
-    before, files = steady_state(), disk(node)
+    before, files = without_spare(steady_state()), disk(node)
     agent = node.pid("agent")
     fds, tasks = open_files(agent), threads(agent)
     for batch in range(BATCHES):
@@ -70,8 +90,7 @@ def test_two_hundred_pods_created_and_deleted_in_a_row_leave_nothing(node: Node)
         node.kubectl("wait", "--for=condition=Ready", *(f"pod/{name}" for name in names), "--timeout=60s")
         node.kubectl("delete", "pods", "--all", "--timeout=60s")
     assert node.kubectl("get", "pods", "-o", "name").out == ""
-    difference = host_state.settled_difference(before, 15)
-    assert difference == [], "\n".join(difference)
+    node.until("nothing is left", lambda: not before.difference(without_spare(host_state.read())))
     node.until("files gone", lambda: disk(node) <= files)
     node.until("descriptors closed", lambda: open_files(agent) <= fds + 5)
     node.until("threads ended", lambda: threads(agent) <= tasks + 5, seconds=60)
