@@ -35,7 +35,7 @@ KUBELET_PY = (sys.executable, "-m", "kubelet_py")
 class PatientLab(LabCluster):
     """Everything takes about 16 times longer in an emulated machine."""
 
-    def cli(self, *argv: str, check: bool = True, timeout: float = 800, **options: Any) -> Done:
+    def cli(self, *argv: str, check: bool = True, timeout: float = 900, **options: Any) -> Done:
         return super().cli(*argv, check=check, timeout=timeout, **options)
 
     def kubectl(self, *argv: str, check: bool = True, timeout: float = 200, **options: Any) -> Done:
@@ -45,7 +45,8 @@ class PatientLab(LabCluster):
         return super().until(what, condition, seconds)
 
     def get_page(self, url: str) -> str:
-        ask = ("wget", "-q", "-T", "20", "-O", "-", url)
+        # Not wget's own -T: Debian's static busybox crashes by it.
+        ask = ("timeout", "20", "wget", "-q", "-O", "-", url)
         return self.kubectl("exec", "asker", "--", *ask, check=False).out.strip()
 
     def wg(self, node: str, *what: str) -> list[str]:
@@ -63,7 +64,7 @@ def cluster(untouched: host_state.HostState) -> Iterator[PatientLab]:
     made = PatientLab(root)
     serve = f"echo {SECRET} > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"
     try:
-        done = made.cli("up", "--nodes", "2", "--pod-routes", "wireguard", "--timeout", "600", check=False)
+        done = made.cli("up", "--nodes", "2", "--pod-routes", "wireguard", "--timeout", "780", check=False)
         assert done.code == 0, f"{done.out}{done.err}{made.last_words()}"
         made.give_busybox()
         made.apply(pod("asker", nodeName="node1"), pod("web", serve, labels={"app": "web"}, nodeName="node2"))
