@@ -81,7 +81,7 @@ def cluster(untouched: host_state.HostState) -> Iterator[PatientLab]:
 @contextmanager
 def switch_frames(cluster: PatientLab) -> Iterator[list[bytes]]:
     """What the switch's ports saw meanwhile; complete behind the `with`."""
-    process = json.loads(LabPaths(cluster.lab_root).record(SWITCH).read_text())["pid"]
+    process, *_ = json.loads(LabPaths(cluster.lab_root).record(SWITCH).read_text())
     netns = os.open(f"/proc/{process}/ns/net", os.O_RDONLY)
     tap = in_namespace(netns, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
     tap.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 64 << 20)
