@@ -42,8 +42,6 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
         HEAD + b"transfer-encoding: Chunked\r\nContent-Length: 2\r\n\r\n1\r\na\r\n0\r\nX: y\r\n\r\n",
         HEAD + b"\r\nto the end",
         HEAD + b"Connection: Close\r\nContent-Length: 1\r\n\r\nx",
-        HEAD + b"Content-Length: -1\r\n\r\nx",
-        HEAD + b"Content-Length: one\r\n\r\nx",
         HEAD + b"Content-Length:0\r\nEmpty:\r\n\r\n",
         b"HTTP/1.1 204 No Content\r\n\r\n",
         b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n",
@@ -81,8 +79,42 @@ def test_lines_of_one_name_are_one_with_commas() -> None:
         HEAD + b"A: b\r\n" * 101 + b"\r\n",
         HEAD + b"A: " + b"b" * 65536 + b"\r\n\r\n",
         b"HTTP/1.1 200 " + b"O" * 65536 + b"\r\n\r\n",
+        HEAD + b"Content-Length: -1\r\n\r\nx",
+        HEAD + b"Content-Length: one\r\n\r\nx",
+        HEAD + b"Content-Length:\r\n\r\nx",
+        HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        HEAD + b"Content-Length: 1, 2\r\n\r\nab",
+        HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nx",  # int() refuses with ValueError
+        HEAD + b"Content-Length: 1073741825\r\n\r\nx",
+        HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: identity\r\nContent-Length: 1\r\n\r\nx",
     ],
 )
 def test_what_is_no_head_is_refused(raw: bytes) -> None:
     with pytest.raises(HTTPException):
         read(Response, raw, "GET")
+
+
+@pytest.mark.parametrize("interim", ["100 Continue", "102 Processing", "103 Early Hints", "199 Odd"])
+def test_interim_answers_are_passed_over(interim: str) -> None:
+    raw = f"HTTP/1.1 {interim}\r\nLink: x\r\n\r\n".encode() * 2 + HEAD + b"Content-Length: 2\r\n\r\nok"
+    assert read(Response, raw, "GET")[0] == 200 and read(Response, raw, "GET")[7] == b"ok"
+
+
+def test_another_protocol_is_no_interim_answer_and_its_connection_is_not_used_again() -> None:
+    status, *_, will_close, _, _, _, body = read(Response, b"HTTP/1.1 101 Switching\r\n\r\nxyz", "GET")
+    assert (status, will_close, body) == (101, True, b"")
+
+
+def test_one_length_told_twice_is_one() -> None:
+    for told in (b"Content-Length: 2\r\nContent-Length: 2", b"Content-Length: 2, 2"):
+        *_, will_close, _, length, _, body = read(Response, HEAD + told + b"\r\n\r\nokMORE", "GET")
+        assert (will_close, length, body) == (False, 2, b"ok")
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_an_answer_without_a_body_has_no_chunks(status: str) -> None:
+    raw = f"HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    *_, will_close, chunked, length, _, body = read(Response, raw, "GET")
+    assert (will_close, chunked, length, body) == (False, False, 0, b"")
