@@ -110,8 +110,11 @@ class PeerRoutes:
         with self._lock:
             try:
                 with self._open() as netlink:
-                    connected = self._connected(netlink)
-                    found, problems = peers(nodes, self._me, pod_cidr, connected, self._mode, self._key())
+                    entries = netlink.addresses()
+                    connected, own = self._connected(entries), [_alone(entry) for entry in entries]
+                    found, problems = peers(
+                        nodes, self._me, pod_cidr, connected, self._mode, self._key(), own
+                    )
                     if problems != self._said:
                         for problem in problems:
                             log.warning("Left out node reason=%s", problem)
@@ -141,10 +144,9 @@ class PeerRoutes:
             except (NetlinkError, OSError) as error:
                 log.error("Failed to repair routes to other nodes err=%s", error)
 
-    def _connected(self, netlink: Netlink) -> list[str]:
+    def _connected(self, entries: Sequence[Address]) -> list[str]:
         """Prefixes of the interface that has the node's address."""
-        entries = netlink.addresses()
-        uplink = next((e.index for e in entries if e.address.partition("/")[0] == self._address), None)
+        uplink = next((e.index for e in entries if _alone(e) == self._address), None)
         return [entry.address for entry in entries if entry.index == uplink]
 
     def _apply(self, netlink: Netlink) -> int:
@@ -175,7 +177,7 @@ class PeerRoutes:
 
     def _device(self, netlink: Netlink, device: Link | None) -> tuple[Link, int]:
         entries = netlink.addresses()
-        uplink = netlink.link(next(e.index for e in entries if e.address.partition("/")[0] == self._address))
+        uplink = netlink.link(next(e.index for e in entries if _alone(e) == self._address))
         assert uplink is not None
         name, mac, mtu = self._overlay, overlay_mac(self._pod_cidr), uplink.mtu - OVERHEAD[self.version]
         fits = device is not None and (device.mac, device.mtu, device.up) == (mac, mtu, True)
@@ -314,6 +316,10 @@ class PeerWays:
         anew = self._tunnel is not None and self._tunnel.look()  # first: the routes need the device
         for routes in self._routes:
             routes.look(at_once=anew)
+
+
+def _alone(entry: Address) -> str:
+    return entry.address.partition("/")[0]
 
 
 def _host(address: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cni.wireguard import decode_key
+from cni.wireguard import decode_key, encode_key
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ def peers(
     connected: Sequence[str],
     mode: str = "auto",
     own_key: str = "",
+    own_addresses: Iterable[str] = (),
 ) -> tuple[tuple[Peer, ...], tuple[str, ...]]:
     """The peers, and what is wrong with nodes that cannot be one (a sentence each).
 
@@ -105,14 +106,18 @@ def peers(
     """
     ours = ipaddress.ip_network(pod_cidr)
     segments = [ipaddress.ip_network(text, strict=False) for text in connected]
+    here = set(own_addresses)
     found: list[Peer] = []
     problems: list[str] = []
     taken: list[tuple[str, Any]] = [(me, ours)]
-    keys = {own_key: me}
-    for node in sorted(nodes, key=lambda node: str(node["metadata"]["name"])):
+    others = sorted(
+        (n for n in nodes if n["metadata"]["name"] != me), key=lambda n: str(n["metadata"]["name"])
+    )
+    disputed = _disputes(others, me, own_key) if own_key else {}
+    for node in others:
         name = node["metadata"]["name"]
         cidr = range_of(node, ours.version)
-        if name == me or not cidr:
+        if not cidr:
             continue
         network = ipaddress.ip_network(cidr)
         clash = next((other for other, known in taken if known.overlaps(network)), None)
@@ -123,17 +128,19 @@ def peers(
         if address is None:
             problems.append(f"Node {name} announces no InternalIP of IPv{ours.version}")
             continue
+        if address in here or ipaddress.ip_address(address) in ours:
+            problems.append(f"Node {name} announces {address}, which is this node's own")
+            continue
         try:
             announced = end_of_tunnel(node) if own_key else None
         except ValueError as error:
             problems.append(f"Node {name} announces a key that is none: {error}")
             continue
-        if announced is not None and announced[0] in keys:
-            problems.append(f"Node {name} announces the key of node {keys[announced[0]]}")
+        if name in disputed:
+            problems.append(disputed[name])
             continue
         taken.append((name, network))
         if announced is not None:
-            keys[announced[0]] = name
             found.append(Peer(name, cidr, address, False, "both nodes have a key", *announced))
             continue
         near = next((s for s in segments if ipaddress.ip_address(address) in s), None)
@@ -144,13 +151,49 @@ def peers(
     return tuple(found), tuple(problems)
 
 
+def _disputes(others: Iterable[Object], me: str, own_key: str) -> dict[str, str]:
+    """What is wrong with nodes that announce the key of an older one, or the address of one where either has
+    a key; by name. A key, and an address in the tunnel, lead to one node: the kernel gives a prefix to the
+    last peer that asks for it, and who joins later must not take another's packets. Both IP versions are
+    looked at, so that a node is left out of both.
+    """
+    keys = {own_key: me}
+    holders: dict[str, tuple[str, bool]] = {}
+    wrong: dict[str, str] = {}
+    for node in sorted(others, key=_age):
+        name = node["metadata"]["name"]
+        try:
+            announced = end_of_tunnel(node)
+        except ValueError:  # it is no peer, whatever else it announces
+            continue
+        addresses = [found for version in (4, 6) if (found := _internal_ip(node, version))]
+        held = [a for a in addresses if a in holders and (announced or holders[a][1])]
+        if announced is not None and announced[0] in keys:
+            wrong[name] = f"Node {name} announces the key of node {keys[announced[0]]}"
+        elif held:
+            wrong[name] = f"Node {name} announces {held[0]}, the address of node {holders[held[0]][0]}"
+        else:
+            keys.update({announced[0]: name} if announced else {})
+            for address in addresses:
+                holders.setdefault(address, (name, announced is not None))
+    return wrong
+
+
+def _age(node: Object) -> tuple[str, str]:
+    """The oldest first, by the API server's own RFC 3339 stamp of seconds."""
+    return str(node["metadata"].get("creationTimestamp") or ""), str(node["metadata"]["name"])
+
+
 def end_of_tunnel(node: Object) -> tuple[str, int] | None:
-    """The key and port that a Node announces, None where it does not encrypt. Raises ValueError."""
+    """The key and port that a Node announces, None where it does not encrypt. Raises ValueError.
+
+    The key as the kernel tells it: base64 has several spellings of one, which must not be several peers.
+    """
     notes = (node.get("metadata") or {}).get("annotations") or {}
     key, written = notes.get(KEY, ""), notes.get(PORT, str(DEFAULT_PORT))
     if not key:
         return None
-    decode_key(key)
+    key = encode_key(decode_key(key))
     if not written.isdigit() or not 0 < int(written) < 65536:
         raise ValueError(f"{written[:20]!r} is no port")
     return key, int(written)

@@ -135,6 +135,78 @@ def test_of_two_with_one_key_the_first_by_name_has_it() -> None:
     assert [peer.name for peer in left] == ["far"] and "announces the key of node far" in problems[0]
 
 
+def other_spelling(key: str) -> str:
+    """Of the last character before "=" base64 reads four bits of six."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    spelled = key[:-2] + alphabet[alphabet.index(key[-2]) + 1] + "="
+    assert spelled != key and base64.b64decode(spelled) == base64.b64decode(key)
+    return spelled
+
+
+def test_another_spelling_of_a_key_is_the_same_key() -> None:
+    (far,), problems = peers(
+        [keyed(FAR, other_spelling(THEIRS))], "me", "10.244.0.0/24", [], "wireguard", OWN
+    )
+    assert (far.key, problems) == (THEIRS, ())
+    both = [
+        keyed(NEAR, other_spelling(THEIRS)),
+        keyed(FAR),
+        keyed(node("x", "10.1.0.0/24", "192.0.2.9"), OWN),
+    ]
+    left, problems = peers(both, "me", "10.244.0.0/24", [], "wireguard", OWN)
+    assert [peer.name for peer in left] == ["far"]
+    assert problems == ("Node near announces the key of node far", "Node x announces the key of node me")
+
+
+def since(one: dict[str, Any], year: int) -> dict[str, Any]:
+    return {**one, "metadata": {**one["metadata"], "creationTimestamp": f"{year}-01-01T00:00:00Z"}}
+
+
+def tunnelled(*nodes: dict[str, Any]) -> tuple[list[str], tuple[str, ...]]:
+    left, problems = peers([ME, *nodes], "me", "10.244.0.0/24", ["192.0.2.10/24"], "wireguard", OWN)
+    return [f"{peer.name} {peer.way}" for peer in left], problems
+
+
+THIRD = base64.b64encode(bytes([3]) * 32).decode()
+
+
+def test_the_older_node_has_the_key_that_two_announce() -> None:
+    far, near = since(keyed(FAR), 2026), since(keyed(NEAR), 2025)
+    assert tunnelled(far, near) == (["near wireguard"], ("Node far announces the key of node near",))
+
+
+def test_the_older_node_has_the_address_that_two_announce() -> None:
+    thief = node("a-thief", "10.244.7.0/24", "198.51.100.11")
+    told = ("Node a-thief announces 198.51.100.11, the address of node far",)
+    far = since(keyed(FAR), 2025)
+    assert tunnelled(far, since(keyed(thief, THIRD), 2026)) == (["far wireguard"], told)
+    # Without a key, too: the overlay's route to that address would take the place of the tunnel's.
+    assert tunnelled(far, since(thief, 2026)) == (["far wireguard"], told)
+    assert tunnelled(far, since(keyed(thief, THIRD), 2024))[0] == ["a-thief wireguard"]
+
+
+def test_who_loses_an_address_of_one_ip_version_is_left_out_in_the_other() -> None:
+    far = since(keyed(node("far", "fd00:1::/64", "198.51.100.11")), 2025)
+    six = since(keyed(node("six", "fd00:2::/64", "2001:db8::12", "198.51.100.11"), THIRD), 2026)
+    left, problems = peers([far, six], "me", "fd00::/64", [], "wireguard", OWN)
+    assert left == () and problems[1] == "Node six announces 198.51.100.11, the address of node far"
+
+
+def test_an_address_twice_is_no_matter_where_nobody_encrypts() -> None:
+    twin = node("twin", "10.244.7.0/24", "198.51.100.11")
+    assert [peer.name for peer in found(keyed(FAR), keyed(twin))[0]] == ["far", "twin"]
+    assert tunnelled(FAR, twin) == (["far vxlan", "twin vxlan"], ())
+
+
+@pytest.mark.parametrize("address", ["192.0.2.10", "203.0.113.5", "10.244.0.9"])
+@pytest.mark.parametrize("own_key", ["", OWN])
+def test_an_address_of_our_own_leads_to_nobody_else(address: str, own_key: str) -> None:
+    thief, own = keyed(node("thief", "10.244.7.0/24", address)), ["192.0.2.10", "203.0.113.5"]
+    left, problems = peers([thief, NEAR], "me", "10.244.0.0/24", ["192.0.2.10/24"], "auto", own_key, own)
+    assert [peer.name for peer in left] == ["near"]
+    assert problems == (f"Node thief announces {address}, which is this node's own",)
+
+
 def test_a_dual_stack_node_is_a_peer_in_each_version() -> None:
     both = node("near", None, "192.0.2.11", "2001:db8::11")
     both["spec"] = {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:1::/64"]}
