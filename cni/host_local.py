@@ -21,6 +21,7 @@ from cni.frozen import frozen
 from cni.types import DNS, IP, Request, Result, Route
 
 DEFAULT_DATA_DIR = "/var/lib/cni/networks"
+CLOSE_SECONDS = 10.0  # for a disk that is slow to set addresses aside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class HostLocal:
                 request.unfinished.append(beside(lambda: store.keep(fresh)))
             if self._spares and low:
                 # When the rest is done: two threads would only take turns.
-                request.unfinished.append(lambda: beside(lambda: self.refill(store, sets)))
+                request.unfinished.append(lambda: beside(lambda: self._refill_unseen(store, sets)))
             return Result(ips=ips, routes=routes, dns=dns)
         try:
             store.keep(fresh)
@@ -176,6 +177,28 @@ class HostLocal:
             raise
         finally:
             self._refilling.release()
+
+    def _refill_unseen(self, store: Store, sets: tuple[RangeSet, ...]) -> None:
+        """`refill` where nobody waits for it."""
+        try:
+            self.refill(store, sets)
+        except Exception:
+            import logging  # not above: no program sets addresses aside
+
+            logging.getLogger(__name__).exception("Failed to set addresses aside folder=%s", store.folder)
+
+    def close(self) -> None:
+        """Give back what was set aside; from now on nothing is. Raises OSError, IoFailure."""
+        self._spares = 0
+        waited = self._refilling.acquire(timeout=CLOSE_SECONDS)
+        try:
+            for store in list(self._stores.values()):
+                if store.spares_left():
+                    with store.locked():
+                        store.drop_spares()
+        finally:
+            if waited:
+                self._refilling.release()
 
     def _ahead(self, entry: RangeSet) -> int:
         return min(self._spares, sum(int(r.last) - int(r.first) + 1 for r in entry) // 16)

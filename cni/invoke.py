@@ -223,6 +223,11 @@ class Invoker:
         for plugin, kind, network in self._network_wide():
             kind.prepare({**plugin, "name": network.name})
 
+    def close(self) -> None:
+        """Give back what is kept for pods to come; those that come all the same are served as before. Raises
+        CniError, OSError."""
+        self._plugins.close()
+
     def tear_down(self) -> None:
         """Remove what our plugins made for the network as a whole: bridge, masquerade, host port chains."""
         for plugin, kind, network in self._network_wide():

@@ -83,6 +83,15 @@ class Plugins:
             self._loaded[kind] = _load(kind, self, self._spare_addresses)
         return self._loaded[kind]
 
+    def close(self) -> None:
+        """Give back what was kept for later. Raises CniError, OSError."""
+        if "host-local" in self._loaded:
+            from cni.host_local import HostLocal
+
+            plugin = self._loaded["host-local"]
+            assert isinstance(plugin, HostLocal)
+            plugin.close()
+
     def run(self, kind: str, request: Request) -> Result | None:
         """Run one command of one plugin; ADD answers a Result, the others None."""
         if self.in_process(kind, request.path):

@@ -336,6 +336,7 @@ class Agent:
         for part in (*parts, *others):
             if part is not None:
                 part.stop()
+        self._cni.close()
         self._runtime.close()
         log.info("Stopped agent node=%s", self._options.node_name)
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cni import conflist, skeleton
+from cni.errors import CniError
 from cni.invoke import Invoker
 from cni.netlink import Netlink
 from cni.warm import WarmPlugins
@@ -82,6 +83,13 @@ class NodeNetwork:
                 service_cidr=service_cidr,
             )
         return problems
+
+    def close(self) -> None:
+        """The agent ends, pods and network stay."""
+        try:
+            self.invoker.close()
+        except (CniError, OSError) as error:
+            log.warning("Failed to give back addresses set aside error=%s", error)
 
     def tear_down(self) -> None:
         """Remove all of it but the address reservations' folder; the pods must be gone. Raises CniError."""

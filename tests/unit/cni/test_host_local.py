@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from cni.errors import AddressesExhausted, CniError, InvalidConfig, NotAvailable, PluginFailure
 from cni.frozen import replace
 from cni.host_local import HostLocal, parse_ranges
+from cni.skeleton import Plugins
 from cni.types import Request
 
 
@@ -279,7 +281,9 @@ def test_a_small_range_is_not_used_up_by_what_is_set_aside(tmp_path: Path) -> No
     assert add("again") == taken[30]
 
 
-def test_a_disk_that_fails_while_setting_aside_leaves_nothing_set_aside(tmp_path: Path) -> None:
+def test_a_disk_that_fails_while_setting_aside_leaves_nothing_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     broken = False
 
     def sync(_handle: int) -> None:
@@ -291,9 +295,95 @@ def test_a_disk_that_fails_while_setting_aside_leaves_nothing_set_aside(tmp_path
     assert len(contents(tmp_path)) == 4
     broken = True
     add("c1")
-    with pytest.raises(CniError, match="Could not reserve"):
-        add("c2")
+    add("c2")
     assert sorted(contents(tmp_path)) == ["10.9.0.2", "10.9.0.3", "10.9.0.4"]
+    assert caplog.messages == [f"Failed to set addresses aside folder={tmp_path}/n"]
+    assert "Could not reserve" in caplog.text, "the reason is told"
+    with pytest.raises(CniError, match="Could not reserve"):
+        add("c3")
     broken = False
-    plugin.delete(request(tmp_path, "DEL", "c2", subnet="10.9.0.0/26"))
-    assert add("c3") == "10.9.0.5"
+    plugin.delete(request(tmp_path, "DEL", "c3", subnet="10.9.0.0/26"))
+    assert add("c4") == "10.9.0.6"
+
+
+def test_what_was_set_aside_is_given_back_at_the_end(tmp_path: Path) -> None:
+    plugin, add = aside(tmp_path, os.fsync)
+    add("c0")
+    assert len(contents(tmp_path)) == 4
+    plugin.close()
+    assert contents(tmp_path) == {"10.9.0.2": "c0\r\neth0"}
+    assert add("late") == "10.9.0.3"
+    assert sorted(contents(tmp_path)) == ["10.9.0.2", "10.9.0.3"], "nothing is set aside any more"
+
+
+def test_who_holds_the_plugins_gives_back_what_they_set_aside(tmp_path: Path) -> None:
+    plugins = Plugins(None, spare_addresses=2)
+    plugins.close()  # nothing was used yet
+    unfinished: list[Callable[[], object]] = []
+    asked = replace(request(tmp_path, subnet="10.9.0.0/26"), unfinished=unfinished)
+    plugins.own("host-local").add(asked)
+    for finish in unfinished:
+        wait = finish()
+        if callable(wait):
+            wait()
+    assert len(contents(tmp_path)) == 3
+    plugins.close()
+    assert list(contents(tmp_path)) == ["10.9.0.2"]
+
+
+def ended() -> tuple[int, str]:
+    """Pid and start time of a process that is no more."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        stat = Path(f"/proc/{process.pid}/stat").read_text()
+        process.kill()
+    return process.pid, stat.rpartition(") ")[2].split()[19]
+
+
+def test_what_a_killed_process_set_aside_is_free_again(tmp_path: Path) -> None:
+    _, add = aside(tmp_path, os.fsync)
+    add("c0")
+    (mark,) = {owner for owner in contents(tmp_path).values() if owner[0] == "-"}
+    own = mark[1:].split(".")
+    assert own[0] == str(os.getpid())
+    pid, start = ended()
+    marks = {"7": f"-{pid}.{start}.00", "8": f"-{own[0]}.{int(own[1]) + 1}.00", "9": "-0123abcd"}
+    for number, written in marks.items():
+        (tmp_path / f"n/10.9.0.{number}").write_text(written)
+    other = HostLocal().add(request(tmp_path, container="d", subnet="10.9.0.0/26"))
+    assert other.ips[0].address == "10.9.0.6/26"
+    left = contents(tmp_path)
+    assert not {"10.9.0.7", "10.9.0.8"} & left.keys(), "dead, and another of the same pid"
+    assert left["10.9.0.9"] == "-0123abcd", "of whom it is not known who made it"
+    assert [left[f"10.9.0.{n}"] for n in (3, 4, 5)] == [mark] * 3, "of a living one"
+
+
+def unseen(folder: Path, change: Callable[[], None]) -> None:
+    """A change that the folder's time does not tell of."""
+    before = os.stat(folder)
+    change()
+    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_an_address_set_aside_that_another_has_taken_is_not_handed_out(tmp_path: Path) -> None:
+    _, add = aside(tmp_path, os.fsync)
+    add("c0")
+    taken = tmp_path / "n/10.9.0.3"
+
+    def take() -> None:
+        taken.unlink()
+        taken.write_text("d\r\neth0", newline="")
+
+    unseen(tmp_path / "n", take)
+    assert add("c1") == "10.9.0.4"
+    assert taken.read_bytes() == b"d\r\neth0"
+
+
+def test_an_address_set_aside_that_is_gone_is_taken_in_the_usual_way(tmp_path: Path) -> None:
+    synced: list[str] = []
+    _, add = aside(tmp_path, lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
+    add("c0")
+    synced.clear()
+    unseen(tmp_path / "n", (tmp_path / "n/10.9.0.3").unlink)
+    assert add("c1") == "10.9.0.3"
+    assert contents(tmp_path)["10.9.0.3"] == "c1\r\neth0"
+    assert synced[0] == str(tmp_path / "n/10.9.0.3")
