@@ -54,10 +54,10 @@ class Ahead:
         from runtime.stencil import Own, names_of, pause_shape
 
         oci = record["oci"]
-        shape = pause_shape(oci)
-        known = self._stencils.find(shape)
-        made: Recording | Stencil | None = known
         try:
+            shape = pause_shape(oci)
+            known = self._stencils.find(shape)
+            made: Recording | Stencil | None = known
             kernel, driver = self._get_tools()
             join = driver.create(record["cgroup"]).join()
             places, hostname = (join.unified, *join.tasks), oci.get("hostname", "")
@@ -116,11 +116,11 @@ class Ahead:
         spec: Spec | None = None,
     ) -> Recording | Stencil | None:
         """Kept for the next of this shape, if it can be told from its texts."""
-        from runtime.stencil import Stencil
+        from runtime.stencil import Stencil, can_be_told
 
         owner = spec.process.user.uid if spec and spec.process else 0
         recording = record_plan(kernel, plan, layers, owner)
-        if recording is None or shape is None or not own.names:
+        if recording is None or shape is None or not own.names or not can_be_told(shape, own):
             return recording
         try:
             stencil = Stencil(recording, own, spec.linux.resources if spec else {})

@@ -62,7 +62,8 @@ def serve_orders(
             if not message:
                 return
             if not hand_over(spare, message, numbers) and fork() == 0:
-                become_shim(read(message, numbers), lines, kernel, cast)
+                rest = () if spare is None else (spare,)
+                become_shim(read(message, numbers), (*lines, *rest), kernel, cast)
         finally:
             if spare is not None:
                 spare.close()

@@ -160,7 +160,11 @@ class RuntimeService:
         link = self._watch_shim(identifier, connection)
         started = link.expect(0)
         self._loop.watch(link.fileno(), lambda mask: self._read_shim(identifier, link))
-        self._ahead.pause(str(folder), record)
+        try:
+            self._ahead.pause(str(folder), record)
+        except Exception:
+            # A defect in there must not leave a shim that waits for ever: it starts pause without a program.
+            log.exception("Failed to prepare pause sandbox=%s", identifier)
         link.send("hello", {})
         return link.wait("start sandbox", started, START_SECONDS)
 

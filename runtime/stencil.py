@@ -36,6 +36,7 @@ MOST = 32  # tens of kB each
 SECONDS = 60.0  # what was foreseen may have changed: that costs time with each start until it is seen anew
 TEXT, PLACE, ARGS, ENV, HOSTNAME = range(5)
 UNMISTAKABLE = 32  # characters of a random name that is nowhere by chance
+NO_TEXT = 0xF8  # a byte that UTF-8 has not, nor the next ones
 
 
 class Own(Record):
@@ -218,12 +219,20 @@ def _dumped(values: Any, names: tuple[str, ...]) -> bytes | None:
         shape = marshal.dumps(values, 0)
     except ValueError:
         return None
+    return _without_names(shape, names)
+
+
+def _without_names(memory: bytes, names: tuple[str, ...]) -> bytes:
+    """With bytes in place of the names that are in no text."""
     for number, name in enumerate(names):
-        stands_for_it = bytes([number]) * len(name)
-        if stands_for_it in shape:
-            return None
-        shape = shape.replace(name.encode(), stands_for_it)
-    return shape
+        memory = memory.replace(name.encode(), bytes([NO_TEXT + number]) * len(name))
+    return memory
+
+
+def can_be_told(shape: bytes, own: Own) -> bool:
+    """Whether a container's own places are nowhere in what it shares with others, where they would be meant
+    for all: a hostPath /proc/4711/ns/net, when its pod's pause is 4711."""
+    return not any(_without_names(os.fsencode(place), own.names) in shape for place in own.places if place)
 
 
 def _sources(mounts: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, int], ...] | None:

@@ -93,7 +93,12 @@ class Profiles:
         """process.apparmorProfile, loaded; "" for none. Raises CreateContainerError (containerd words)."""
         profile = context.get("appArmorProfile") or {}
         kind = profile.get("type")
-        if not self._enabled or kind == "Unconfined":
+        if kind == "Unconfined":
+            return ""
+        if not self._enabled:
+            if kind is not None:
+                # Pods are refused before (`problem`); a container that joined later is not run unconfined.
+                raise _failure("apparmor is not supported")
             return ""
         if kind == "Localhost":
             return self._localhost(str(profile["localhostProfile"]))

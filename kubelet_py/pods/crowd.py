@@ -5,7 +5,7 @@ up in vain and handing over, and each opens a connection of its own to the API s
 machine as busy. But nobody may wait behind pods that wait for something themselves (a plugin, a hook, a
 server that does not answer): a thread that has used next to no CPU time for a moment makes room for two, so
 that a queue of any length has begun after a few moments. One that is merely slow, because the machine is
-busy, does not.
+busy, does not, unless it takes LONG: a million files that change their group on a slow disk.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ WIDTH = 4
 FOR_EACH_WAITING = 2
 PATIENCE = 0.5  # seconds
 NEXT_TO_NOTHING = 0.002  # seconds of CPU time
+LONG = 5.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
+    """What the clocks said at `at`; `entered` when the work began."""
+
     at: float
     clock: int
     spent: float
+    entered: float
 
 
 class Crowd:
@@ -47,7 +51,7 @@ class Crowd:
 
     def enter(self, who: str, now: float, clock: int) -> None:
         """`clock` is the CPU clock of the thread that works."""
-        self._working[who] = _Look(now, clock, self._spent(clock))
+        self._working[who] = _Look(now, clock, self._spent(clock), now)
 
     def leave(self, who: str) -> None:
         self._working.pop(who, None)
@@ -61,10 +65,10 @@ class Crowd:
                 break
             del self._working[who]
             spent = self._spent(look.clock)
-            if spent - look.spent < NEXT_TO_NOTHING:
+            if spent - look.spent < NEXT_TO_NOTHING or now - look.entered >= LONG:
                 self._waiting.add(who)
             else:
-                self._working[who] = _Look(now, look.clock, spent)
+                self._working[who] = _Look(now, look.clock, spent, look.entered)
         at_work = len(self._working) + len(self._waiting)
         return self._width + FOR_EACH_WAITING * len(self._waiting) - at_work
 

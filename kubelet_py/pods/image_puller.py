@@ -138,10 +138,12 @@ class ImagePuller:
             return ImageError(f"{message}: {held[2]}", "ImagePullBackOff")
         tell("Normal", "Pulling", f'Pulling image "{name}"')
         key, pull = _key(pod, container), _Pull()
-        with self._lock:
-            self._pulls[key] = pull
         arguments = (key, pull, pod, tell, secrets, again)
-        threading.Thread(target=self._work, args=arguments, name="image-pull", daemon=True).start()
+        thread = threading.Thread(target=self._work, args=arguments, name="image-pull", daemon=True)
+        with self._lock:
+            # Noted once the thread runs: one that could not be started is tried again.
+            thread.start()
+            self._pulls[key] = pull
         return ImagePulling(f'pulling image "{name}"')
 
     def _work(

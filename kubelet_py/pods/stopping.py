@@ -62,14 +62,16 @@ class Stopper:
             if known is not None:
                 if due >= known.due - TOLERANCE:
                     return
+                self._begin(self._stop, container.id, grace)
                 known.due = due
             else:
-                self._stops[container.id] = known = _Stop(due)
-                self._begin(self._run, pod, spec, container, ip, grace, known)
+                # Noted once the thread runs: one that could not be started is tried again.
+                stop = _Stop(due)
+                self._begin(self._run, pod, spec, container, ip, grace, stop)
+                self._stops[container.id] = stop
                 self._event(pod, container.name, "Normal", "Killing", message)
                 return
         log.info("Hastened stop container=%s id=%s seconds=%g", container.name, container.id[:12], grace)
-        self._begin(self._stop, container.id, grace)
 
     @staticmethod
     def _begin(work: Callable[..., None], *arguments: object) -> None:

@@ -33,11 +33,22 @@ Sync = Callable[[str], float | None]
 """Work on one pod; answers the seconds after which to look again, or None to wait for news."""
 
 
+def spawn(work: Callable[[], None], name: str) -> None:
+    """Run it on a thread of its own. Raises RuntimeError where the machine has no room for another."""
+    threading.Thread(target=work, name=name, daemon=True).start()
+
+
 class PodWorkers:
     def __init__(
-        self, sync: Sync, *, crowd: Crowd | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        sync: Sync,
+        *,
+        crowd: Crowd | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        spawn: Callable[[Callable[[], None], str], None] = spawn,
     ) -> None:
         self._sync = sync
+        self._spawn = spawn
         self._clock = clock
         self._running = crowd or Crowd()
         lock = threading.RLock()
@@ -52,6 +63,7 @@ class PodWorkers:
         self._timers: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}
         self._idle = 0
+        self._no_more_until = 0.0  # when the machine had no room for another thread
         self._numbers = itertools.count(1)
         self._stopping = False
         self._timer = threading.Thread(target=self._run_timers, name="pod-timers", daemon=True)
@@ -128,15 +140,24 @@ class PodWorkers:
         if wanted < self._length():
             self._timer_wake.notify()  # who only waits makes room for others
         self._condition.notify(min(wanted, self._idle))
-        missing = max(0, wanted - self._idle)
+        missing = max(0, wanted - self._idle) if self._clock() >= self._no_more_until else 0
         self._idle += missing
         return missing
 
     def _make_threads(self, count: int) -> None:
-        """They are counted as idle already."""
-        for _ in range(count):
+        """They are counted as idle already. Where the machine has no room for another thread, the pods wait
+        for those that there are; the timer tries again."""
+        for made in range(count):
             number = next(self._numbers)
-            threading.Thread(target=self._run, name=f"pod-worker-{number}", daemon=True).start()
+            try:
+                self._spawn(self._run, f"pod-worker-{number}")
+            except RuntimeError as error:
+                log.warning("Could not start a thread for pods: %s", error)
+                with self._condition:
+                    self._idle -= count - made
+                    self._no_more_until = self._clock() + RETRY_SECONDS
+                    self._timer_wake.notify()
+                return
 
     def wake_after(self, uid: str, seconds: float) -> None:
         """Have it looked at after `seconds`; of several such wishes the earliest counts."""
@@ -208,6 +229,8 @@ class PodWorkers:
                     moments = [when for when, _ in self._timers[:1]]
                     more = self._running.more_room_at() if self._length() else None
                     moments += [] if more is None else [more]
+                    if self._length() and now < self._no_more_until:
+                        moments.append(self._no_more_until)
                     self._timer_wake.wait(max(0.0, min(moments) - now) if moments else None)
             self._make_threads(missing)
             for uid in due:

@@ -55,7 +55,7 @@ def host(tmp_path: Path) -> Host:
     [
         (LOCAL, True, "mine"),
         (LOCAL | PRIVILEGED, True, "mine"),
-        (LOCAL, False, ""),
+        (UNCONFINED, False, ""),
         (UNCONFINED, True, ""),
         (RUNTIME, True, DEFAULT),
         (RUNTIME | PRIVILEGED, True, ""),
@@ -67,6 +67,15 @@ def host(tmp_path: Path) -> Host:
 def test_the_profile_of_a_container(host: Host, context: Object, enabled: bool, wanted: str) -> None:
     assert host.profiles(enabled).provide(context) == wanted
     assert host.asked() == (["--replace --skip-cache"] if wanted == DEFAULT else [])
+
+
+@pytest.mark.parametrize("context", [LOCAL, RUNTIME])
+def test_a_container_that_asks_is_not_run_unconfined_where_the_host_has_none(
+    host: Host, context: Object
+) -> None:
+    """An ephemeral container's pod was admitted before the container asked."""
+    with pytest.raises(CreateContainerError, match="apparmor is not supported"):
+        host.profiles(False).provide(context)
 
 
 def test_the_default_one_is_loaded_once_by_each_agent(host: Host) -> None:

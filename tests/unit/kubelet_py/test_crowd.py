@@ -47,3 +47,15 @@ def test_one_that_waited_takes_its_room_along() -> None:
     crowd.leave("waits")
     crowd.leave("waits")
     assert crowd.room(1.0) == 1
+
+
+def test_whoever_takes_long_makes_room_though_it_works() -> None:
+    """Files that change their group on a slow disk: some CPU time all along, and no end in sight."""
+    now = [0.0]
+    crowd = Crowd(width=1, patience=1.0, spent=lambda clock: now[0] / 10)
+    crowd.enter("slow", 0.0, 0)
+    for second in (1.0, 2.0, 3.0, 4.0):
+        now[0] = second
+        assert crowd.room(second) == 0
+    now[0] = 5.0
+    assert crowd.room(5.0) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from pods_in_words import pod
 from kubeclient.errors import ServerUnavailable
 from kubelet_py.pods.crowd import Crowd
 from kubelet_py.pods.status_manager import StatusManager, hold_back
-from kubelet_py.pods.workers import PodWorkers
+from kubelet_py.pods.workers import PodWorkers, spawn
 
 LONG = 5.0
 
@@ -275,3 +276,23 @@ def test_what_was_overwritten_while_a_patch_was_on_its_way_is_looked_at_afterwar
     assert statuses.flush("u", LONG)
     assert [body["status"]["conditions"] for body in api.bodies] == [[unready], [ready], [ready]]
     statuses.stop()
+
+
+def test_a_machine_without_room_for_a_thread_loses_no_pod() -> None:
+    done, refused = threading.Event(), threading.Event()
+    now = [0.0]
+
+    def refuse_once(work: Callable[[], None], name: str) -> None:
+        if not refused.is_set():
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        spawn(work, name)
+
+    workers = PodWorkers(lambda uid: done.set(), clock=lambda: now[0], spawn=refuse_once)
+    workers.start()
+    workers.wake("a")
+    assert refused.is_set() and not done.is_set()
+    now[0] = 10.0
+    workers.wake("b")
+    assert done.wait(LONG)
+    workers.stop()

@@ -17,7 +17,17 @@ from runtime.fake import FakeKernel
 from runtime.kernel import AT_FDCWD
 from runtime.machine import ENTRY_WORDS
 from runtime.program import Entry, Program, load
-from runtime.stencil import SECONDS, Own, Stencil, Stencils, container_shape, names_of, pause_shape
+from runtime.stencil import (
+    NO_TEXT,
+    SECONDS,
+    Own,
+    Stencil,
+    Stencils,
+    can_be_told,
+    container_shape,
+    names_of,
+    pause_shape,
+)
 from runtime.table import HEAD_WORDS
 from tests.unit.runtime.example_spec import container
 
@@ -217,8 +227,23 @@ def test_a_mount_on_a_volume_depends_on_what_is_in_it(node: Node) -> None:
     for source in ("/no/such/folder", "/\0"):
         oci["mounts"] = [{"destination": "/x", "source": source, "options": ["bind"]}]
         assert container_shape(oci, [], [], ()) is None
-    oci["mounts"] = [{"destination": "\0" * len(FIRST), "type": "tmpfs"}]
-    assert container_shape(oci, [], [], (FIRST,)) is None
+
+
+def test_no_text_stands_for_a_name(node: Node) -> None:
+    """Whatever is in a name's place in the key is in no text, so the order of two is kept."""
+    oci, shapes = node.oci(UIDS[0]), set()
+    for text in ("\0" * 64, "\1" + FIRST, FIRST + "\1", "\0" + FIRST, FIRST + "\0"):
+        oci["mounts"] = [{"destination": text, "type": "tmpfs"}]
+        shapes.add(container_shape(oci, [], [], (FIRST, SECOND)))
+    assert len(shapes) == 5
+
+
+def test_a_place_that_others_mean_too_keeps_a_program_from_being_cut() -> None:
+    """Two pods bind the network namespace of the first one's pause."""
+    own = Own((FIRST,), "c", ("/proc/11/ns/net", f"/sys/{FIRST}", ""))
+    assert can_be_told(b"/proc/1/ns/net", own)
+    assert not can_be_told(b"u\x0f/proc/11/ns/netu", own)
+    assert not can_be_told(b"/sys/" + bytes([NO_TEXT]) * len(FIRST), own)
 
 
 def test_pauses_differ_by_all_but_their_names(node: Node) -> None:
