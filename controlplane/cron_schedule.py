@@ -129,7 +129,7 @@ def zone_of(name: str | None) -> tzinfo:
 
 
 def _open(text: str) -> bool:
-    return any(part.partition("/")[0] in ("*", "?") for part in text.split(","))
+    return any(part in ("*", "?", "*/1", "?/1") for part in text.split(","))
 
 
 def _field(text: str, least: int, most: int, names: Mapping[str, int] | None = None) -> frozenset[int]:

@@ -17,6 +17,8 @@ FIRST_DELAY = 0.005
 LONGEST_DELAY = 60.0
 
 
+LONGEST_WAIT = 3600.0  # seconds
+
 class WorkQueue:
     """FIFO of hashable keys for any number of producers and workers."""
 
@@ -100,7 +102,8 @@ class WorkQueue:
                     if deadline <= now:
                         return None
                     waits.append(deadline - now)
-                self._changed.wait(min(waits) if waits else None)
+                # Locks know no such times as 300 years, which a deadline may be away.
+                self._changed.wait(min(*waits, LONGEST_WAIT) if waits else None)
 
     def done(self, key: Hashable) -> None:
         """The worker is finished with the key; it is queued again if it was added meanwhile."""

@@ -6,8 +6,8 @@ import copy
 from typing import Any
 
 from controlplane import cron_schedule
-from controlplane.apiserver.validation_fields import IMMUTABLE, Causes, dns_label
-from controlplane.apiserver.validation_workloads import check_template
+from controlplane.apiserver.validation_fields import IMMUTABLE, Causes, check_selector, dns_label
+from controlplane.apiserver.validation_workloads import check_match, check_template, go_selector
 
 Object = dict[str, Any]
 
@@ -18,8 +18,9 @@ _ACTIONS = ("Count", "FailIndex", "FailJob", "Ignore")
 
 
 def job(causes: Causes, obj: Object) -> None:
-    spec = obj.get("spec") or {}
+    spec, metadata = obj.get("spec") or {}, obj.get("metadata") or {}
     _check_job(causes, "spec", spec)
+    _check_selector(causes, spec, metadata.get("uid") or "")
     name = (obj.get("metadata") or {}).get("name") or ""
     if spec.get("completionMode") == "Indexed" and name and isinstance(spec.get("completions"), int):
         longest = f"{name}-{max(0, spec['completions'] - 1)}"
@@ -27,6 +28,21 @@ def job(causes: Causes, obj: Object) -> None:
             causes.invalid(
                 "metadata.name", name, f"will not able to create pod with invalid DNS label: {detail}"
             )
+
+
+def _check_selector(causes: Causes, spec: Object, uid: str) -> None:
+    """A Job that did not find its own pods would make ever more."""
+    selector = spec.get("selector")
+    if selector is None:
+        causes.required("spec.selector")
+        return
+    if not spec.get("manualSelector"):
+        generated = {f"{prefix}controller-uid": uid for prefix in ("", "batch.kubernetes.io/")}
+        chosen = selector.get("matchLabels") or {}
+        if selector.get("matchExpressions") or not chosen or not chosen.items() <= generated.items():
+            causes.invalid("spec.selector", go_selector(selector), "`selector` not auto-generated")
+    check_selector(causes, "spec.selector", selector)
+    check_match(causes, selector, spec.get("template") or {})
 
 
 def _check_job(causes: Causes, path: str, spec: Object) -> None:
@@ -143,13 +159,17 @@ def _indexes(text: str, completions: int) -> bool:
     before = -1
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not _plain(first) or (dash and not _plain(last)):
             return False
         start, end = int(first), int(last if dash else first)
         if not before < start <= end < completions:
             return False
         before = end
     return True
+
+
+def _plain(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def cron_job(causes: Causes, obj: Object) -> None:

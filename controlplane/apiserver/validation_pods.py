@@ -18,6 +18,7 @@ from controlplane.apiserver.validation_fields import (
     label_value,
     qualified_name,
 )
+from controlplane.apiserver.validation_placement import check_pod_affinity, check_spread
 from controlplane.apiserver.validation_security import check_pod_security
 from controlplane.apiserver.validation_volumes import check_volumes
 
@@ -44,6 +45,8 @@ def check_pod_spec(causes: Causes, path: str, spec: Object, *, template: bool = 
     _check_node_affinity(
         causes, f"{path}.affinity.nodeAffinity", (spec.get("affinity") or {}).get("nodeAffinity")
     )
+    check_pod_affinity(causes, f"{path}.affinity", spec.get("affinity") or {})
+    check_spread(causes, f"{path}.topologySpreadConstraints", spec.get("topologySpreadConstraints") or [])
     for index, alias in enumerate(spec.get("hostAliases") or ()):
         where = f"{path}.hostAliases[{index}]"
         if not is_ip(alias.get("ip") or ""):

@@ -74,12 +74,12 @@ def _replicated(causes: Causes, obj: Object, word: str) -> None:
         check_selector(causes, "spec.selector", selector)
         if not selector.get("matchLabels") and not selector.get("matchExpressions"):
             causes.invalid("spec.selector", selector, f"empty selector is invalid for {word}")
-        _check_match(causes, selector, template)
+        check_match(causes, selector, template)
     check_template(causes, "spec.template", template)
     _check_always(causes, template.get("spec") or {})
 
 
-def _check_match(causes: Causes, selector: Object, template: Object) -> None:
+def check_match(causes: Causes, selector: Object, template: Object) -> None:
     labels = (template.get("metadata") or {}).get("labels") or {}
     empty = not selector.get("matchLabels") and not selector.get("matchExpressions")
     if not empty and not selector_matches(selector, labels):
@@ -191,7 +191,7 @@ def daemon_set(causes: Causes, obj: Object) -> None:
         causes.required("spec.selector")
     else:
         check_selector(causes, "spec.selector", selector)
-        _check_match(causes, selector, template)
+        check_match(causes, selector, template)
     check_template(causes, "spec.template", template)
     _check_always(causes, template.get("spec") or {})
     strategy = spec.get("updateStrategy") or {}

@@ -23,6 +23,7 @@ from kubeclient.resources import CRON_JOBS
 
 SCHEDULED = "batch.kubernetes.io/cronjob-scheduled-timestamp"
 MANY = 100
+LONGEST_DEADLINE = 10 * 365 * 86400
 LOOKS = (timedelta(hours=1), timedelta(days=1), timedelta(days=32), cron_schedule.LOOK_AHEAD)
 
 
@@ -42,7 +43,7 @@ def due(cron_job: Object, now: datetime) -> Due:
     zone = cron_schedule.zone_of(spec.get("timeZone"))
     since = _moment(status.get("lastScheduleTime") or cron_job["metadata"]["creationTimestamp"])
     if (limit := spec.get("startingDeadlineSeconds")) is not None:
-        since = max(since, now - timedelta(seconds=int(limit)))
+        since = max(since, now - timedelta(seconds=min(int(limit), LONGEST_DEADLINE)))
     if schedule.fields is None:
         return _every(schedule.every, since, now)
     latest = _latest(schedule, since, now, zone)

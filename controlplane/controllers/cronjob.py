@@ -70,8 +70,8 @@ class CronJobs(Controller):
                 text = f"Active job went missing: {active[uid]['name']}"
                 self.recorder.event(found, "Normal", "MissingJob", text)
                 del active[uid]
-        successes = [job["status"]["completionTime"] for job in jobs if job_end.condition(job, "Complete")]
-        if successes:
+        complete = [job["status"] for job in jobs if job_end.condition(job, "Complete")]
+        if successes := [each["completionTime"] for each in complete if each.get("completionTime")]:
             status["lastSuccessfulTime"] = max([*successes, status.get("lastSuccessfulTime", "")])
         status.pop("active", None)
         return {**status, "active": [*active.values()]} if active else status
@@ -107,6 +107,9 @@ class CronJobs(Controller):
 
     def _start(self, found: Object, at: datetime, jobs: Sequence[Object], status: Object) -> Object:
         policy, active = found["spec"].get("concurrencyPolicy"), list(status.get("active") or ())
+        started = {**status, "lastScheduleTime": f"{at:%Y-%m-%dT%H:%M:%SZ}"}
+        if any(entry["name"] == cron_runs.job_name(found, at) for entry in active):
+            return started  # by us, before our own copy shows that we have said so
         if active and policy == "Forbid":
             text = "Not starting job because prior execution is running and concurrency policy is Forbid"
             self.recorder.event(found, "Normal", "JobAlreadyActive", text)
@@ -134,7 +137,7 @@ class CronJobs(Controller):
             raise
         if not job_end.over(job) and all(entry["uid"] != job["metadata"]["uid"] for entry in active):
             active.append(cron_runs.reference(job))
-        return {**status, "active": active, "lastScheduleTime": f"{at:%Y-%m-%dT%H:%M:%SZ}"}
+        return {**started, "active": active}
 
     def _delete(self, found: Object, job: Object) -> None:
         metadata = job["metadata"]

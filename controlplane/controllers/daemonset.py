@@ -8,7 +8,7 @@ Source: upstream's pkg/controller/daemon.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from controlplane.controllers import daemon_pods
 from controlplane.controllers.base import (
@@ -99,9 +99,12 @@ class DaemonSets(Controller):
         nodes = {node["metadata"]["name"]: node for node in self._nodes.list()}
         pods = claim(self.client, found, DAEMON_SETS, self._pods.list())
         now = self._clock()
+        problem = None
         if self._expectations.fulfilled(key):
-            self._act(found, key, nodes, pods, revision, now)
+            problem = self._act(found, key, nodes, pods, revision, now)
         self._write_status(found, daemon_pods.status(found, nodes, pods, revision, now))
+        if problem is not None:
+            raise problem  # now that the status says what there is
         live = {newest["metadata"]["name"]}
         live |= {f"{name}-{daemon_pods.revision_of(pod)}" for pod in pods}
         self._history.truncate(found, revisions, live)
@@ -117,7 +120,8 @@ class DaemonSets(Controller):
         pods: list[Object],
         revision: str,
         now: float,
-    ) -> None:
+    ) -> ApiError | None:
+        """Make and delete what is due; what the API refused to make."""
         todo = daemon_pods.plan(found, nodes, pods, revision, now)
         ended = [pod for pod in todo.ended if self._may_go(found, key, pod, now)]
         if not todo.create and not todo.delete and not ended:
@@ -127,8 +131,7 @@ class DaemonSets(Controller):
         self._expectations.expect(key, creations=len(todo.create), deletions=uids)
         for pod in doomed:
             self._delete(found, key, pod)
-        for count, node in enumerate(todo.create):
-            self._create(found, key, daemon_pods.make_pod(found, node, revision), len(todo.create) - count)
+        return self._create(found, key, [daemon_pods.make_pod(found, node, revision) for node in todo.create])
 
     # pods
 
@@ -148,18 +151,21 @@ class DaemonSets(Controller):
         self.recorder.event(found, kind, f"{phase}DaemonPod", text)
         return True
 
-    def _create(self, found: Object, key: str, body: Object, left: int) -> None:
-        """Make a pod; of a refusal none of the `left` ones that were promised will be seen."""
-        try:
-            pod = self.client.create(PODS, body, found["metadata"]["namespace"])
-        except ApiError as error:
-            self._expectations.created(key, left)
-            if any(cause.get("reason") == "NamespaceTerminating" for cause in error.causes):
-                return
-            self.recorder.event(found, "Warning", "FailedCreate", f"Error creating: {error}")
-            raise
-        text = f"Created pod: {pod['metadata']['name']}"
-        self.recorder.event(found, "Normal", "SuccessfulCreate", text)
+    def _create(self, found: Object, key: str, bodies: Sequence[Object]) -> ApiError | None:
+        """What the API refused; after a refusal none is tried."""
+        for made, body in enumerate(bodies):
+            try:
+                pod = self.client.create(PODS, body, found["metadata"]["namespace"])
+            except ApiError as error:
+                # What was not asked for any more will never be seen.
+                self._expectations.created(key, len(bodies) - made)
+                if any(cause.get("reason") == "NamespaceTerminating" for cause in error.causes):
+                    return None
+                self.recorder.event(found, "Warning", "FailedCreate", f"Error creating: {error}")
+                return error
+            text = f"Created pod: {pod['metadata']['name']}"
+            self.recorder.event(found, "Normal", "SuccessfulCreate", text)
+        return None
 
     def _delete(self, found: Object, key: str, pod: Object) -> None:
         metadata = pod["metadata"]

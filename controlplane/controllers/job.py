@@ -21,7 +21,7 @@ from controlplane.controllers.base import (
     split_key,
 )
 from controlplane.controllers.job_pods import FINALIZER, Tally
-from controlplane.controllers.pod_ownership import claim
+from controlplane.controllers.pod_ownership import claim, selector_of
 from controlplane.controllers.replicaset import Expectations
 from kubeclient.errors import ApiError, Conflict, NotFound
 from kubeclient.events import EventRecorder
@@ -60,8 +60,8 @@ class Jobs(Controller):
     def _on_pod(self, kind: str, new: Object, old: Object | None) -> None:
         reference, namespace = controller_of(new), new["metadata"]["namespace"]
         if reference is None:
-            name = (new["metadata"].get("labels") or {}).get(JOB_NAME)
-            if name and kind != "DELETED":
+            name = (new["metadata"].get("labels") or {}).get(JOB_NAME, "")
+            if kind != "DELETED" and (name or job_pods.has_finalizer(new)):
                 self.queue.add(f"{namespace}/{name}")
             return
         if reference["kind"] != "Job":
@@ -82,61 +82,71 @@ class Jobs(Controller):
         if int(job["metadata"]["resourceVersion"]) < self._written.get(job["metadata"]["uid"], 0):
             self.queue.add_after(key, BEHIND_SECONDS)
             return
-        pods = claim(self.client, job, JOBS, self._pods.list())
+        pods = claim(self.client, job, JOBS, self._pods.list(), finalizer=FINALIZER)
         if job_end.over(job) or job["metadata"].get("deletionTimestamp"):
             self._release(job_pods.to_release(job, pods, over=True))
             return
         now = self._clock()
         counted = job_pods.tally(job, pods)
         end = job_end.decide(job, pods, counted, now)
-        change = 0
+        change, problem = 0, None
         if end is None and self._expectations.fulfilled(key):
-            change = self._manage(job, key, counted, pods, now)
+            change, problem = self._manage(job, key, counted, pods, now)
         written = self._write_status(job, _status(job, counted, end, change, now))
         if end is not None:
             for pod in counted.active:
                 self._delete(job, key, pod)
-        self._release(job_pods.to_release(written, pods, job_end.over(written)))
         self._tell(job, written)
+        self._release(job_pods.to_release(written, pods, job_end.over(written)))
+        if problem is not None:
+            raise problem  # now that what there is was counted
         if end is None and (at := job_end.deadline(written)) is not None:
             self.queue.add_after(key, max(0.0, at - now))
 
     # pods
 
-    def _manage(self, job: Object, key: str, counted: Tally, pods: Sequence[Object], now: float) -> int:
-        """Make or delete what is missing or too much; by how many the active pods have changed."""
+    def _manage(
+        self, job: Object, key: str, counted: Tally, pods: Sequence[Object], now: float
+    ) -> tuple[int, ApiError | None]:
+        """Make or delete what is missing or too much; by how many the active pods have changed, and what the
+        API refused."""
         doomed = job_pods.too_many(job, counted, now)
         if doomed:
             self._expectations.expect(key, deletions=[pod["metadata"]["uid"] for pod in doomed])
-            # What is not wanted any more has not failed: without the finalizer it is not counted.
-            self._release([pod for pod in doomed if job_pods.has_finalizer(pod)])
-            for pod in doomed:
-                self._delete(job, key, pod)
-            return -len(doomed)
+            try:
+                for pod in doomed:
+                    # What is not wanted any more has not failed: without the finalizer it is not counted.
+                    self._release([pod] if job_pods.has_finalizer(pod) else [])
+                    self._delete(job, key, pod)
+            except ApiError:
+                self._expectations.forget(key)  # the others' deletions will not be seen
+                raise
+            return -len(doomed), None
         missing = job_pods.wanted(job, counted) - len(counted.active)
         if job["spec"].get("podReplacementPolicy") == "Failed":
             missing -= counted.terminating
         if missing <= 0:
-            return 0
+            return 0, None
         bodies, wait = job_pods.next_pods(job, counted, pods, missing, now)
         if wait:
             self.queue.add_after(key, wait)
+        return self._create(job, key, bodies)
+
+    def _create(self, job: Object, key: str, bodies: Sequence[Object]) -> tuple[int, ApiError | None]:
+        """How many there are now, and what the API refused; after a refusal none is tried."""
         self._expectations.expect(key, creations=len(bodies))
         for made, body in enumerate(bodies):
-            self._create(job, key, body, len(bodies) - made)
-        return len(bodies)
-
-    def _create(self, job: Object, key: str, body: Object, left: int) -> None:
-        """Make a pod; of a refusal none of the `left` ones that were promised will be seen."""
-        try:
-            pod = self.client.create(PODS, body, job["metadata"]["namespace"])
-        except ApiError as error:
-            self._expectations.created(key, left)
-            if any(cause.get("reason") == "NamespaceTerminating" for cause in error.causes):
-                return
-            self.recorder.event(job, "Warning", "FailedCreate", f"Error creating: {error}")
-            raise
-        self.recorder.event(job, "Normal", "SuccessfulCreate", f"Created pod: {pod['metadata']['name']}")
+            try:
+                pod = self.client.create(PODS, body, job["metadata"]["namespace"])
+            except ApiError as error:
+                self._expectations.created(key, len(bodies) - made)
+                if any(cause.get("reason") == "NamespaceTerminating" for cause in error.causes):
+                    return made, None
+                self.recorder.event(job, "Warning", "FailedCreate", f"Error creating: {error}")
+                return made, error
+            name = pod["metadata"]["name"]
+            self.recorder.event(job, "Normal", "SuccessfulCreate", f"Created pod: {name}")
+        return len(bodies), None
 
     def _delete(self, job: Object, key: str, pod: Object) -> None:
         metadata = pod["metadata"]
@@ -177,13 +187,20 @@ class Jobs(Controller):
                 continue
             reference = controller_of(pod)
             if reference is None:
-                label = (pod["metadata"].get("labels") or {}).get(JOB_NAME)
-                lost = label == name and job is None
+                lost = not self._may_be_adopted(pod)
             else:
                 lost = (reference["kind"], reference["name"]) == ("Job", name) and reference["uid"] != uid
             if lost:
                 orphans.append(pod)
         self._release(orphans)
+
+    def _may_be_adopted(self, pod: Object) -> bool:
+        labels, namespace = pod["metadata"].get("labels") or {}, pod["metadata"]["namespace"]
+        return any(
+            selector_of(job).matches(labels)
+            for job in self._jobs.list()
+            if job["metadata"]["namespace"] == namespace and not job["metadata"].get("deletionTimestamp")
+        )
 
     # status
 

@@ -42,11 +42,11 @@ def decide(job: Object, pods: Sequence[Object], counted: Tally, now: float) -> E
         if found := condition(job, kind):
             return End(kind, found["reason"], found.get("message", ""))
     return (
-        _by_success_policy(job, counted)
-        or _by_failed_pod(job, pods)
+        _by_failed_pod(job, pods)
         or _by_limits(job, pods, counted)
         or _by_deadline(job, now)
         or _by_indexes(job, counted)
+        or _by_success_policy(job, counted)
         or _by_completions(job, counted)
     )
 

@@ -64,8 +64,10 @@ def tally(job: Object, pods: Sequence[Object]) -> Tally:
     failed += sum(uid not in tracked for uid in known_failed)
     new_succeeded = [uid for uid in known_succeeded if uid in tracked]
     new_failed = [uid for uid in known_failed if uid in tracked]
-    completed = job_indexes.read(status.get("completedIndexes"))
-    lost = job_indexes.read(status.get("failedIndexes"))
+    # Numbers that an elastic Job has no more do not count.
+    there = range(int(job["spec"].get("completions") or 0))
+    completed = {n for n in job_indexes.read(status.get("completedIndexes")) if n in there}
+    lost = {n for n in job_indexes.read(status.get("failedIndexes")) if n in there}
     for pod in pods:
         uid = pod["metadata"]["uid"]
         if not has_finalizer(pod) or uid in new_succeeded or uid in new_failed:
@@ -74,7 +76,7 @@ def tally(job: Object, pods: Sequence[Object]) -> Tally:
             index = job_indexes.of(pod)
             if not job_indexes.indexed(job):
                 new_succeeded.append(uid)
-            elif index is not None and index < int(job["spec"]["completions"]):
+            elif index is not None and index in there:
                 completed.add(index)
         elif failed_for_good(job, pod) and job_policies.counts(job, pod):
             new_failed.append(uid)
@@ -100,6 +102,8 @@ def failed_for_good(job: Object, pod: Object) -> bool:
     if phase(pod) == "Failed":
         return True
     waits = job["spec"].get("podReplacementPolicy") == "Failed" or "podFailurePolicy" in job["spec"]
+    # One that no node has is said to have ended by nobody.
+    waits = waits and bool(pod["spec"].get("nodeName"))
     return bool(pod["metadata"].get("deletionTimestamp")) and phase(pod) != "Succeeded" and not waits
 
 
@@ -205,15 +209,19 @@ def next_pods(
         if hold:
             waits.append(hold)
             continue
-        failed = [failures_of_index(pod) + 1 for pod in former if phase(pod) == "Failed"]
+        failed = [
+            failures_of_index(pod) + job_policies.counts(job, pod)
+            for pod in former
+            if failed_for_good(job, pod)
+        ]
         bodies.append(make_pod(job, index, max(failed, default=0)))
     return bodies, min(waits, default=0.0)
 
 
 def hold_back(pods: Sequence[Object], now: float) -> float:
     """Seconds until the next pod may be made: longer with each failure since the last success."""
-    success = max((ended_at(pod, now) for pod in pods if phase(pod) == "Succeeded"), default=0.0)
-    ends = [ended_at(pod, now) for pod in pods if phase(pod) == "Failed"]
+    success = max((ended_at(pod) for pod in pods if phase(pod) == "Succeeded"), default=0.0)
+    ends = [ended_at(pod) for pod in pods if phase(pod) == "Failed"]
     failures = sorted(end for end in ends if end > success)
     return max(0.0, failures[-1] + delay(len(failures)) - now) if failures else 0.0
 
@@ -223,15 +231,24 @@ def delay(failures: int) -> float:
     return min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures - 1, 10)) if failures > 0 else 0.0
 
 
-def ended_at(pod: Object, now: float) -> float:
-    """When the pod's last container ended (epoch seconds); `now` where nobody knows."""
-    status = pod.get("status") or {}
+def ended_at(pod: Object) -> float:
+    """When the pod's last container ended (epoch seconds), or what comes nearest to that: a pod that its node
+    refused has no containers."""
+    status, metadata = pod.get("status") or {}, pod["metadata"]
     ends = [
         seconds(entry["state"]["terminated"]["finishedAt"])
         for entry in status.get("containerStatuses") or []
         if ((entry.get("state") or {}).get("terminated") or {}).get("finishedAt")
     ]
-    return max(ends) if ends else now
+    if ends:
+        return max(ends)
+    unready = (
+        condition.get("lastTransitionTime")
+        for condition in status.get("conditions") or []
+        if condition["type"] == "Ready" and condition["status"] == "False"
+    )
+    stamp = next(unready, None) or metadata.get("deletionTimestamp") or metadata.get("creationTimestamp")
+    return seconds(stamp) if stamp else 0.0
 
 
 def make_pod(job: Object, index: int | None, failures: int = 0) -> Object:

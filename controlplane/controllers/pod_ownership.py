@@ -30,8 +30,13 @@ def selector_of(owner: Object) -> LabelSelector:
     return LabelSelector.from_object(owner["spec"]["selector"])
 
 
-def claim(client: RestClient, owner: Object, resource: Resource, pods: Iterable[Object]) -> list[Object]:
-    """The owner's pods of `pods`; an owner that is being deleted neither adopts nor lets go."""
+def claim(
+    client: RestClient, owner: Object, resource: Resource, pods: Iterable[Object], finalizer: str = ""
+) -> list[Object]:
+    """The owner's pods of `pods`; an owner that is being deleted neither adopts nor lets go.
+
+    Adopted pods get the finalizer, pods that are let go lose it.
+    """
     selector, metadata = selector_of(owner), owner["metadata"]
     stays = not metadata.get("deletionTimestamp")
     claimed = []
@@ -44,9 +49,10 @@ def claim(client: RestClient, owner: Object, resource: Resource, pods: Iterable[
             if matches:
                 claimed.append(pod)
             elif stays:
-                _write(client, pod, _others(pod, metadata["uid"]))
+                _write(client, pod, _others(pod, metadata["uid"]), finalizer, keep=False)
         elif reference is None and matches and stays and _adoptable(pod):
-            _write(client, pod, [*_others(pod, metadata["uid"]), owner_reference(owner, resource)])
+            references = [*_others(pod, metadata["uid"]), owner_reference(owner, resource)]
+            _write(client, pod, references, finalizer, keep=True)
             claimed.append(pod)
     return claimed
 
@@ -61,8 +67,13 @@ def _others(pod: Object, uid: str) -> list[Object]:
     return [r for r in pod["metadata"].get("ownerReferences") or [] if r["uid"] != uid]
 
 
-def _write(client: RestClient, pod: Object, references: list[Object]) -> None:
+def _write(client: RestClient, pod: Object, references: list[Object], finalizer: str, *, keep: bool) -> None:
     metadata = {"uid": pod["metadata"]["uid"], "ownerReferences": references}
+    if finalizer:
+        rest = [each for each in pod["metadata"].get("finalizers") or [] if each != finalizer]
+        # The version: a list is written whole, and somebody may have added to it.
+        metadata["resourceVersion"] = pod["metadata"]["resourceVersion"]
+        metadata["finalizers"] = [*rest, finalizer] if keep else rest
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
     try:
         client.patch(PODS, name, {"metadata": metadata}, namespace, kind="merge")

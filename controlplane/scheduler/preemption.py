@@ -44,15 +44,21 @@ class Sacrifice:
         priorities = [victim.priority for victim in self.victims]
         highest = max(priorities)
         first = min(victim.started for victim in self.victims if victim.priority == highest)
-        return self.broken, highest, sum(priorities), len(priorities), -first, self.node
+        # Above zero, so that several of negative priority do not count as less than one.
+        total = sum(priority + 2**31 for priority in priorities)
+        return self.broken, highest, total, len(priorities), -first, self.node
 
 
-def may_preempt(pod: Object, placed: Sequence[Placed]) -> bool:
-    """Whether others may be ended for the pod: not while some already end for it."""
-    if pod["spec"].get("preemptionPolicy") == "Never":
-        return False
+def waits_for_ends(pod: Object, placed: Sequence[Placed], refused: Mapping[str, Sequence[str]]) -> bool:
+    """Whether pods end for it already, on a node that would still have it then."""
     node = (pod.get("status") or {}).get("nominatedNodeName")
-    return not any(p.node == node and p.ending and p.priority < priority_of(pod) for p in placed)
+    if not node or hopeless(refused.get(node, ())):
+        return False
+    return any(p.node == node and p.ending and p.priority < priority_of(pod) for p in placed)
+
+
+def hopeless(reasons: Sequence[str]) -> bool:
+    return any(text.startswith(HOPELESS) for text in reasons)
 
 
 def priority_of(pod: Object) -> int:
@@ -67,9 +73,7 @@ def choose(
     fits: Fits,
 ) -> Sacrifice | None:
     """The best sacrifice on one of the nodes, given why each refused the pod; None where none makes room."""
-    hopeful = [
-        node for node, texts in refused.items() if not any(text.startswith(HOPELESS) for text in texts)
-    ]
+    hopeful = [node for node, reasons in refused.items() if not hopeless(reasons)]
     found = (_on_node(priority, node, placed, budgets, fits) for node in hopeful)
     return min((each for each in found if each is not None), key=Sacrifice.cost, default=None)
 
@@ -110,6 +114,6 @@ def _by_budget(pods: Sequence[Placed], budgets: Sequence[Object]) -> tuple[list[
 
 
 def _protects(budget: Object, pod: Placed) -> bool:
-    selector = budget["spec"].get("selector")
+    selector = (budget.get("spec") or {}).get("selector")
     same = budget["metadata"]["namespace"] == pod.namespace
     return same and selector is not None and LabelSelector.from_object(selector).matches(pod.labels)

@@ -13,7 +13,6 @@ from controlplane.controllers.disruption_target import announce
 from controlplane.scheduler import preemption
 from controlplane.scheduler.filters import Requests
 from controlplane.scheduler.pod_affinity import Placed
-from controlplane.scheduler.preemption import Sacrifice
 from controlplane.scheduler.snapshot import Snapshot, Verdict, fits
 from kubeclient.errors import ApiError, Conflict, NotFound
 from kubeclient.events import EventRecorder
@@ -31,12 +30,16 @@ class Preemptor:
         self._client = client
         self._events = events
 
-    def make_room(self, pod: Object, requests: Requests, snapshot: Snapshot, verdict: Verdict) -> str:
-        """End what has to go for the refused pod; the node it may count on, or "" for none."""
+    def make_room(
+        self, pod: Object, requests: Requests, snapshot: Snapshot, verdict: Verdict
+    ) -> str | None:
+        """End what has to go for the refused pod; its node then, "" for none, None for no change."""
         priority = preemption.priority_of(pod)
+        if preemption.waits_for_ends(pod, snapshot.placed, verdict.refused):
+            return None
         lower = any(other.priority < priority for other in snapshot.placed)
-        if not lower or not verdict.refused or not preemption.may_preempt(pod, snapshot.placed):
-            return ""
+        if not lower or not verdict.refused or pod["spec"].get("preemptionPolicy") == "Never":
+            return self._give_up(pod)
         try:
             budgets = self._client.list(POD_DISRUPTION_BUDGETS)["items"]
             found = preemption.choose(
@@ -47,21 +50,30 @@ class Preemptor:
                 lambda node, placed: fits(pod, requests, snapshot, node, placed),
             )
             if found is None:
-                return ""
-            self._carry_out(pod, found)
+                return self._give_up(pod)
+            self._nominate(pod, found.node)
+            for victim in found.victims:
+                if not victim.ending:
+                    self._end(victim, pod["metadata"]["uid"])
         except ApiError as error:
             # The pod is refused for now and comes back; what ended meanwhile is seen then.
             log.warning("Failed to preempt for pod=%s error=%s", pod["metadata"]["name"], error)
-            return ""
+            return None
         return found.node
 
-    def _carry_out(self, pod: Object, found: Sacrifice) -> None:
+    def _give_up(self, pod: Object) -> str:
+        """No node makes room: one that was promised is not any more."""
+        if (pod.get("status") or {}).get("nominatedNodeName"):
+            try:
+                self._nominate(pod, None)
+            except (NotFound, Conflict):
+                return ""
+        return ""
+
+    def _nominate(self, pod: Object, node: str | None) -> None:
         metadata = pod["metadata"]
-        body = {"metadata": {"uid": metadata["uid"]}, "status": {"nominatedNodeName": found.node}}
+        body = {"metadata": {"uid": metadata["uid"]}, "status": {"nominatedNodeName": node}}
         self._client.patch(PODS, metadata["name"], body, metadata["namespace"], subresource="status")
-        for victim in found.victims:
-            if not victim.ending:
-                self._end(victim, metadata["uid"])
 
     def _end(self, victim: Placed, uid: str) -> None:
         reference = {"name": victim.name, "namespace": victim.namespace, "uid": victim.uid}

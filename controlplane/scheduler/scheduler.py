@@ -80,8 +80,9 @@ class Scheduler:
         uid, spec = new["metadata"]["uid"], new["spec"]
         finished = kind == "DELETED" or (new.get("status") or {}).get("phase") in FINISHED
         with self._changed:
-            if finished or spec.get("nodeName"):
-                self._promised.pop(uid, None)
+            ours = self._ours(new)
+            if finished or spec.get("nodeName") or not ours:
+                self._break_promise(uid)
             if finished:
                 self._queue.drop(uid)
                 if self._taken.pop(uid, None) is not None:
@@ -92,9 +93,19 @@ class Scheduler:
                 self._taken[uid] = placed = placed_on(new, spec["nodeName"], pod_requests(new))
                 if before is None or (before.labels, before.ending) != (placed.labels, placed.ending):
                     self._queue.changed(minds_others)
-            elif uid not in self._taken and self._ours(new):
+            elif not ours:
+                self._queue.drop(uid)
+            elif uid not in self._taken:
                 self._queue.put(new, self._clock())
+                node = (new.get("status") or {}).get("nominatedNodeName")
+                if node and uid not in self._promised:  # by a scheduler before us
+                    self._promised[uid] = placed_on(new, node, pod_requests(new))
             self._changed.notify()
+
+    def _break_promise(self, uid: str) -> None:
+        """Under the lock: the room that was kept for the pod is anybody's."""
+        if self._promised.pop(uid, None) is not None:
+            self._queue.changed()
 
     @staticmethod
     def _ours(pod: Object) -> bool:
@@ -134,24 +145,34 @@ class Scheduler:
                     pod = self._queue.next(self._clock())
                 if self._stopping or pod is None:
                     return
-                requests, uid = pod_requests(pod), pod["metadata"]["uid"]
-                snapshot = self._look(pod)
-                verdict = decide(pod, requests, owner(pod), snapshot)
-                if verdict.chosen is not None:
-                    self._claims.promise(verdict.choices)
-                    self._taken[uid] = placed_on(pod, verdict.chosen.name, requests)
-                    self._promised.pop(uid, None)
-                    self._queue.drop(uid)
-                else:
-                    self._queue.refuse(uid, self._clock())
-            if verdict.chosen is not None and verdict.choices:
-                arguments = (pod, verdict.chosen.name, verdict.choices)
-                threading.Thread(target=self._bind_claims, args=arguments, daemon=True).start()
-            elif verdict.chosen is not None:
-                self._bind(pod, verdict.chosen.name)
-            else:
-                self._refuse(pod, verdict.message)
-                self._make_room(pod, requests, snapshot, verdict)
+                # Refused until it is decided: also if deciding fails.
+                self._queue.refuse(pod["metadata"]["uid"], self._clock())
+            try:
+                self._schedule(pod)
+            except Exception:
+                # A defect in one pod's handling must not end the scheduler for all others.
+                log.exception("Failed to schedule pod=%s", pod["metadata"]["name"])
+
+    def _schedule(self, pod: Object) -> None:
+        with self._changed:
+            requests, uid = pod_requests(pod), pod["metadata"]["uid"]
+            if not self._queue.knows(uid):
+                return  # bound by another or gone in this moment
+            snapshot = self._look(pod)
+            verdict = decide(pod, requests, owner(pod), snapshot)
+            if verdict.chosen is not None:
+                self._claims.promise(verdict.choices)
+                self._taken[uid] = placed_on(pod, verdict.chosen.name, requests)
+                self._promised.pop(uid, None)
+                self._queue.drop(uid)
+        if verdict.chosen is not None and verdict.choices:
+            arguments = (pod, verdict.chosen.name, verdict.choices)
+            threading.Thread(target=self._bind_claims, args=arguments, daemon=True).start()
+        elif verdict.chosen is not None:
+            self._bind(pod, verdict.chosen.name)
+        else:
+            self._refuse(pod, verdict.message)
+            self._make_room(pod, requests, snapshot, verdict)
 
     def _look(self, pod: Object) -> Snapshot:
         """The cluster as the pod sees it; room that was promised to pods no lower than it is taken."""
@@ -163,12 +184,15 @@ class Scheduler:
 
     def _make_room(self, pod: Object, requests: Requests, snapshot: Snapshot, verdict: Verdict) -> None:
         node = self._preemptor.make_room(pod, requests, snapshot, verdict)
-        if not node:
+        if node is None:
             return
+        uid = pod["metadata"]["uid"]
         with self._changed:
             # Unless it is gone or bound meanwhile: those are not in the queue.
-            if self._queue.knows(pod["metadata"]["uid"]):
-                self._promised[pod["metadata"]["uid"]] = placed_on(pod, node, requests)
+            if node and self._queue.knows(uid):
+                self._promised[uid] = placed_on(pod, node, requests)
+            elif not node:
+                self._break_promise(uid)
 
     def _namespaces(self) -> dict[str, dict[str, str]]:
         """Labels by namespace."""

@@ -10,7 +10,7 @@ from control_plane import Cluster, Kubectl
 
 from controlplane.controllers.job_pods import FINALIZER
 from kubeclient.errors import Invalid, NotFound
-from kubeclient.resources import CRON_JOBS, EVENTS, JOBS, PODS
+from kubeclient.resources import CRON_JOBS, EVENTS, JOBS, PODS, RESOURCE_QUOTAS
 
 pytestmark = pytest.mark.e2e
 
@@ -195,6 +195,34 @@ def test_pods_that_outlive_their_job_are_not_held(cluster: Cluster, namespace: s
     cluster.until("its finalizer is off", free)
     cluster.client.delete(PODS, cluster.pods(namespace)[0]["metadata"]["name"], namespace)
     cluster.until("it can be deleted", lambda: not cluster.pods(namespace))
+
+
+def test_a_pod_that_no_longer_matches_is_let_go_and_not_held(cluster: Cluster, namespace: str) -> None:
+    create(cluster, namespace)
+    cluster.until("one runs", lambda: len(active(cluster, namespace)) == 1)
+    name = active(cluster, namespace)[0]["metadata"]["name"]
+    labels = {"batch.kubernetes.io/controller-uid": "another", "controller-uid": "another"}
+    cluster.client.patch(PODS, name, {"metadata": {"labels": labels}}, namespace)
+
+    def let_go() -> bool:
+        metadata = cluster.client.get(PODS, name, namespace)["metadata"]
+        return not metadata.get("ownerReferences") and not metadata.get("finalizers")
+
+    cluster.until("it is nobody's", let_go)
+    cluster.until("another has its place", lambda: len(active(cluster, namespace)) == 2)
+
+
+def test_what_ended_is_counted_though_the_next_pod_is_refused(
+    cluster: Cluster, namespace: str, exits
+) -> None:
+    exits(lambda pod: 0)
+    quota = {"metadata": {"name": "few"}, "spec": {"hard": {"count/pods": "2"}}}
+    cluster.client.create(RESOURCE_QUOTAS, quota, namespace)
+    create(cluster, namespace, completions=3, parallelism=2)
+    cluster.until("two are counted", lambda: succeeded(cluster, namespace) == 2)
+    for pod in cluster.pods(namespace):
+        cluster.client.delete(PODS, pod["metadata"]["name"], namespace)
+    wait_for(cluster, namespace, "Complete")
 
 
 def test_a_control_plane_that_is_killed_counts_nothing_twice(

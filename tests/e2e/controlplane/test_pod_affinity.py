@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from control_plane import Cluster, FakeNode, deployment
 
+from kubeclient.errors import Invalid
 from kubeclient.resources import DEPLOYMENTS, NODES, PODS
 
 pytestmark = pytest.mark.e2e
@@ -71,6 +72,17 @@ def test_a_pod_waits_for_the_one_it_wants_to_be_near(cluster: Cluster, namespace
     web["spec"]["containers"] = [{"name": "c", "image": "one"}]
     cluster.client.create(PODS, web, namespace)
     cluster.until("both are there", lambda: nodes_of(cluster, namespace, "cache") == ["n2", "n2"])
+
+
+def test_what_cannot_be_read_is_refused_and_the_scheduler_goes_on(cluster: Cluster, namespace: str) -> None:
+    odd = near("podAffinity", "web")
+    odd["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]["labelSelector"] = {
+        "matchExpressions": [{"key": "app", "operator": "Likes"}]
+    }
+    with pytest.raises(Invalid, match="not a valid selector operator"):
+        create(cluster, namespace, "odd", 1, affinity=odd)
+    create(cluster, namespace, "plain", 1)
+    cluster.until("others have a node", lambda: "" not in (nodes_of(cluster, namespace, "plain") or [""]))
 
 
 def test_a_deployment_is_spread_evenly(cluster: Cluster, namespace: str) -> None:

@@ -46,7 +46,10 @@ def test_two_restricted_day_fields_are_alternatives_and_one_open_is_none() -> No
         "2026-01-09T00:00",
         "2026-01-10T00:00",
     ]
-    assert following("0 0 */10 * 5", "2026-01-01T00:00:00", 1) == ["2026-05-01T00:00"]
+    assert following("0 0 */1 * 5", "2026-01-01T00:00:00", 1) == ["2026-01-02T00:00"]
+    assert following("0 0 * * 5", "2026-01-03T00:00:00", 1) == ["2026-01-09T00:00"]
+    # A step restricts: day 1, 11, 21, 31, or a Friday.
+    assert following("0 0 */10 * 5", "2026-01-09T00:00:00", 1) == ["2026-01-11T00:00"]
 
 
 def test_a_zone_decides_and_a_time_that_its_clocks_leave_out_does_not_come() -> None:

@@ -258,6 +258,59 @@ def test_other_kinds(obj: dict[str, Any], wanted: str) -> None:
     assert create(obj) == [wanted]
 
 
+SPREAD = {"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}
+ODD = {"matchExpressions": [{"key": "a", "operator": "Foo"}]}
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+NEAR = f"spec.affinity.podAffinity.{REQUIRED}[0]"
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted"),
+    [
+        ({"affinity": {"podAffinity": {REQUIRED: [{"topologyKey": "zone"}]}}}, []),
+        (
+            {"affinity": {"podAffinity": {REQUIRED: [{"topologyKey": "zone", "labelSelector": ODD}]}}},
+            [
+                f'{NEAR}.labelSelector.matchExpressions[0].operator: Invalid value: "Foo": '
+                "not a valid selector operator"
+            ],
+        ),
+        (
+            {"affinity": {"podAffinity": {REQUIRED: [{"topologyKey": ""}]}}},
+            [f"{NEAR}.topologyKey: Required value: can not be empty"],
+        ),
+        (
+            {
+                "affinity": {
+                    "podAntiAffinity": {
+                        PREFERRED: [{"weight": 101, "podAffinityTerm": {"topologyKey": "zone"}}]
+                    }
+                }
+            },
+            [
+                f"spec.affinity.podAntiAffinity.{PREFERRED}[0].weight: Invalid value: 101: "
+                "must be in the range 1-100"
+            ],
+        ),
+        ({"topologySpreadConstraints": [SPREAD, SPREAD | {"whenUnsatisfiable": "ScheduleAnyway"}]}, []),
+        (
+            {"topologySpreadConstraints": [SPREAD | {"maxSkew": 0}]},
+            ["spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than zero"],
+        ),
+        (
+            {"topologySpreadConstraints": [SPREAD | {"whenUnsatisfiable": "Never"}]},
+            [
+                'spec.topologySpreadConstraints[0].whenUnsatisfiable: Unsupported value: "Never": '
+                'supported values: "DoNotSchedule", "ScheduleAnyway"'
+            ],
+        ),
+    ],
+)
+def test_placement(spec: dict[str, Any], wanted: list[str]) -> None:
+    assert create(pod(**spec)) == wanted
+
+
 def test_an_image_and_more_tolerations_may_change_in_a_pod() -> None:
     new = copy.deepcopy(container(image="busybox:2"))
     new["spec"]["containers"][0]["imagePullPolicy"] = "Always"

@@ -109,6 +109,12 @@ def test_good_ones_pass(obj: Object) -> None:
             '"0-2": error parsing succeededIndexes',
         ),
         (
+            job(selector={"matchLabels": {"a": "b"}}, manualSelector=True),
+            "spec.template.metadata.labels: Invalid value: map[string]string{}: "
+            "`selector` does not match template `labels`",
+        ),
+        (job(manualSelector=True), "spec.selector: Required value"),
+        (
             cron_job(schedule="* * * *"),
             'spec.schedule: Invalid value: "* * * *": expected exactly 5 fields, found 4: [* * * *]',
         ),
@@ -136,6 +142,15 @@ def test_good_ones_pass(obj: Object) -> None:
 )
 def test_refusals(obj: Object, wanted: str) -> None:
     assert create(obj) == [wanted]
+
+
+def test_a_selector_of_ones_own_has_to_be_asked_for() -> None:
+    own = job(selector={"matchLabels": {"a": "b"}})
+    own["spec"]["template"]["metadata"] = {"labels": {"a": "b"}}
+    assert [text.partition(": ")[0] for text in create(own)] == ["spec.selector"]
+    assert "not auto-generated" in create(own)[0]
+    own["spec"]["manualSelector"] = True
+    assert create(own) == []
 
 
 def test_a_template_stays_unless_the_job_has_not_started() -> None:

@@ -35,6 +35,7 @@ def pod(
     ended: str = "2026-01-01T00:59:55Z",
     restarts: int = 0,
     failures: int = 0,
+    node: str = "n1",
 ) -> Object:
     metadata: Object = {"name": name, "namespace": "n", "uid": name, "annotations": {}}
     metadata["creationTimestamp"] = "2026-01-01T00:00:00Z"
@@ -48,7 +49,8 @@ def pod(
     if phase in ("Succeeded", "Failed"):
         state = {"terminated": {"exitCode": 0 if phase == "Succeeded" else code, "finishedAt": ended}}
     containers = [{"name": "c", "state": state, "restartCount": restarts}]
-    return {"metadata": metadata, "spec": {}, "status": {"phase": phase, "containerStatuses": containers}}
+    status = {"phase": phase, "containerStatuses": containers}
+    return {"metadata": metadata, "spec": {"nodeName": node}, "status": status}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,14 @@ def test_an_ending_pod_has_failed_unless_only_ended_ones_are_replaced() -> None:
     assert tally(job(), [pod("a", ending=True)]).new_failed == ("a",)
     waits = tally(job(podReplacementPolicy="Failed"), [pod("a", ending=True)])
     assert (waits.new_failed, waits.terminating) == ((), 1)
+    nowhere = tally(job(podReplacementPolicy="Failed"), [pod("a", "Pending", ending=True, node="")])
+    assert nowhere.new_failed == ("a",), "no node will say that it has ended"
+
+
+def test_numbers_that_an_elastic_job_lost_do_not_count() -> None:
+    shrunk = indexed({"completedIndexes": "0,3,4", "failedIndexes": "5"}, completions=3)
+    seen = tally(shrunk, [pod("a", index=1)])
+    assert (seen.succeeded, seen.completed, seen.failed_indexes) == (1, {0}, frozenset())
 
 
 def test_indexes_count_once() -> None:
@@ -125,6 +135,9 @@ def test_the_next_pod_waits_longer_with_each_failure_in_a_row() -> None:
     assert wait(*two) == 15
     assert wait(*two, pod("c", "Succeeded", ended="2026-01-01T00:59:53Z")) == 5
     assert wait(pod("a", "Failed", ended="2026-01-01T00:00:00Z")) == 0
+    refused = pod("a", "Failed")
+    refused["status"] = {"phase": "Failed", "reason": "OutOfcpu"}
+    assert wait(refused) == 0, "its containers never were; it was made an hour ago"
     many = [pod(f"p{n}", "Failed", ended="2026-01-01T01:00:00Z") for n in range(40)]
     assert wait(*many) == 600
 
@@ -149,6 +162,12 @@ def test_each_index_has_its_own_limit() -> None:
     assert not seen.failed_indexes
     bodies, _ = next_pods(found, seen, pods, 2, NOW)
     assert [body["metadata"]["annotations"][FAILURES] for body in bodies] == ["1", "0"]
+    rules = {"rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}]}
+    forgiving = indexed(completions=1, backoffLimitPerIndex=1, podFailurePolicy=rules)
+    lost = pod("x", "Failed", index=0, ended="2026-01-01T00:00:00Z")
+    lost["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
+    bodies, _ = next_pods(forgiving, tally(forgiving, [lost]), [lost], 1, NOW)
+    assert bodies[0]["metadata"]["annotations"][FAILURES] == "0", "the node's fault"
     pods = [pod("b", "Failed", index=0, failures=1), pod("c", "Succeeded", index=1)]
     seen = tally(found, pods)
     assert seen.failed_indexes == {0}

@@ -8,7 +8,7 @@ from typing import Any
 
 from controlplane.scheduler.filters import Requests, pod_requests
 from controlplane.scheduler.pod_affinity import NO_RULES, Placed
-from controlplane.scheduler.preemption import Sacrifice, choose, may_preempt
+from controlplane.scheduler.preemption import Sacrifice, choose, waits_for_ends
 from controlplane.scheduler.snapshot import Snapshot, decide, fits
 from controlplane.scheduler.volumes import Storage
 
@@ -105,9 +105,17 @@ def test_one_budget_lets_only_so_many_go() -> None:
     assert (len(found.victims), found.broken) == (2, 1)
 
 
-def test_who_may_not() -> None:
-    assert not may_preempt(wants("1", preemptionPolicy="Never"), [])
+def test_who_waits_for_others_ends() -> None:
     waiting = wants("1") | {"status": {"nominatedNodeName": "n1"}}
-    ending = there("a", "n1", 10)
-    assert may_preempt(waiting, [ending])
-    assert not may_preempt(waiting, [dataclasses.replace(ending, ending=True)]), "others end for it already"
+    there_still = there("a", "n1", 10)
+    ending = dataclasses.replace(there_still, ending=True)
+    assert not waits_for_ends(waiting, [there_still], {})
+    assert waits_for_ends(waiting, [ending], {"n1": ["Insufficient cpu"]})
+    cordoned = {"n1": ["node(s) were unschedulable"]}
+    assert not waits_for_ends(waiting, [ending], cordoned), "not for it any more"
+    assert not waits_for_ends(wants("1"), [ending], {})
+
+
+def test_three_of_negative_priority_are_more_than_one() -> None:
+    placed = [there(name, "n1", -10, 1300) for name in ("a", "b", "c")] + [there("d", "n2", -10, 4000)]
+    assert names(sacrifice(wants("4"), [node("n1"), node("n2")], placed)) == ("n2", ["d"])

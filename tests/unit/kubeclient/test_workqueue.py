@@ -81,3 +81,10 @@ def test_shutting_down_wakes_a_waiting_worker() -> None:
     queue.shut_down()
     thread.join(2)
     assert got == [None]
+
+
+def test_a_delay_of_centuries_ends_nobody() -> None:
+    queue = WorkQueue(Clock())
+    queue.add_after("later", 9_999_999_999.0)
+    threading.Timer(0.05, queue.add, ("now",)).start()
+    assert queue.get() == "now"
