@@ -385,7 +385,11 @@ class Cache:
         self.revision = change.revision
         collection.remember(event)
         for listener in tuple(collection.listeners.values()):
-            listener(event)
+            try:
+                listener(event)
+            except Exception:
+                # The write has happened: one watcher's defect is neither the writer's nor the others'.
+                log.exception("Failed to tell a watcher collection=%s", name)
 
     def _refused(self, error: StoreError) -> None:
         waiting = list(self._waiting.values())

@@ -77,6 +77,8 @@ class SqliteStore:
                 "(use the version that wrote it, or `kubelet-py reset`)"
             )
         execute("UPDATE format SET version = version")  # take the lock now, not at the first write
+        if not durable:
+            self.tidy()  # whoever is killed again and again would never come to it
 
     def load(self) -> Snapshot:
         """Read everything. Raises StoreError when the file is damaged."""

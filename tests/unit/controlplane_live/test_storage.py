@@ -324,3 +324,18 @@ def test_every_answered_write_survives_sigkill(tmp_path: Path) -> None:
     store.close()
     assert answered >= 150
     assert kept >= {str(number) for number in range(answered)}
+
+
+def test_a_watcher_with_a_defect_is_nobody_else_s() -> None:
+    async def test(cache: Cache) -> None:
+        seen: list[int] = []
+
+        def broken(event: Event) -> None:
+            raise ValueError("a defect")
+
+        cache.listen(KIND, broken)
+        cache.listen(KIND, lambda event: seen.append(event.revision))
+        entry = await put(cache, "a")
+        assert seen == [entry.revision]
+
+    run(test, ListStore())
