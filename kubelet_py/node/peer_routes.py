@@ -8,7 +8,9 @@ packets come from the node's address, and pass that table by. What the node itse
 from its own address (the routes' `src`), not from the overlay's.
 
 Tunnel (tunnel.py keeps the device, --pod-routes wireguard): `POD_CIDR dev kpywg0` and, in table 75, `NODE dev
-kpywg0`: the device knows by the destination which node it is for.
+kpywg0`: the device knows by the destination which node it is for. A device that somebody takes away takes its
+routes along. Until it is back, `unreachable NODE metric 4096` in table 75 keeps pods' packets to such a node
+from leaving in the clear, as that of the cluster's range does for those to pods (routes.py).
 
 A dual-stack node has one PeerRoutes for each IP version, with a device and rules of its own; IPv6 goes over
 the nodes' IPv6 addresses. All routes carry our protocol number and metric 256, so that those of nodes that
@@ -44,7 +46,7 @@ from cni.vxlan import (
 )
 from kubelet_py.node.encryption import tunnel_peers
 from kubelet_py.node.peers import Peer, overlay_address, overlay_mac, peers, range_of
-from kubelet_py.node.routes import OVERLAYS, PROTOCOL, TUNNEL
+from kubelet_py.node.routes import LAST_RESORT, OVERLAYS, PROTOCOL, TUNNEL
 from kubelet_py.node.tunnel import Tunnel
 
 log = logging.getLogger(__name__)
@@ -152,19 +154,32 @@ class PeerRoutes:
     def _apply(self, netlink: Netlink) -> int:
         """Bring device, neighbours and routes to what the peers ask for; says how many acts that took."""
         overlay = [peer for peer in self._peers if peer.overlay]
+        acts = self._last_resorts(netlink) + self._rules(netlink)  # they hold without the tunnel's device
         device = netlink.link(self._overlay)
-        acts = 0
         if overlay:
-            device, acts = self._device(netlink, device)
+            device, made = self._device(netlink, device)
+            acts += made
         elif device is not None:
             netlink.delete_link(self._overlay)  # takes its routes and neighbours along
-            device, acts = None, 1
+            device, acts = None, acts + 1
         if device is not None:
             acts += self._neighbours(netlink, device.index, overlay)
         tunnel = netlink.require(TUNNEL) if any(peer.key for peer in self._peers) else None
         if tunnel is not None:
             acts += self._own_address(netlink, tunnel.index)
-        return acts + self._routes(netlink, device, tunnel) + self._rules(netlink)
+        return acts + self._routes(netlink, device, tunnel)
+
+    def _last_resorts(self, netlink: Netlink) -> int:
+        wanted = {_host(peer.address) for peer in self._peers if peer.key}
+        ours = (TABLE, "unreachable", LAST_RESORT, PROTOCOL)
+        found = netlink.routes(table=None, family=self._family)
+        present = {e.dst for e in found if (e.table, e.kind, e.metric, e.protocol) == ours}
+        table, kind, metric, protocol = ours
+        for dst in sorted(present - wanted):
+            netlink.delete_route(dst, kind=kind, metric=metric, table=table, protocol=protocol)
+        for dst in sorted(wanted - present):
+            netlink.add_route(dst, kind=kind, metric=metric, table=table, protocol=protocol)
+        return len(present ^ wanted)
 
     def _own_address(self, netlink: Netlink, index: int) -> int:
         """One of the node's range: what is masqueraded into the tunnel must come from there, or the other end

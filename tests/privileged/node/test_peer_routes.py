@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import errno
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -9,11 +11,13 @@ from typing import Any
 import pytest
 from peers_lab import PLANS, Lab, three_nodes
 
+from cni.bridge import ensure_bridge
 from cni.netlink import Netlink
 from cni.policy_rules import RTM_GETRULE, Rule, ask_rules, del_rule, read_rule
 from cni.vxlan import RTM_GETNEIGH, ask_neighbours, del_neighbour, read_neighbour
+from kubelet_py.node.encryption import announcement
 from kubelet_py.node.peer_routes import LOOK_SECONDS, METRIC, PREFERENCE, TABLE
-from kubelet_py.node.routes import PROTOCOL, remove
+from kubelet_py.node.routes import PROTOCOL, TUNNEL, remove
 
 pytestmark = pytest.mark.privileged
 
@@ -159,3 +163,39 @@ def test_pods_have_no_table_of_their_own_where_nobody_is_behind_a_router(lab: La
 def pod_rules(lab: Lab, netlink: Netlink) -> list[str]:
     found = [read_rule(payload) for payload in netlink.dump(RTM_GETRULE, ask_rules(lab.plan.family))]
     return [rule.source for rule in found if rule.protocol == PROTOCOL]
+
+
+def test_without_the_tunnels_device_nothing_goes_to_a_node_with_a_key_in_the_clear(lab: Lab) -> None:
+    """To routes any device is as good as a WireGuard device, which few kernels here have."""
+    own, theirs = (base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2))
+    keyed = lab.plan.node("b")
+    keyed["metadata"]["annotations"] = announcement(theirs, 51820)
+    routes = lab.routes("a", "wireguard", lambda: own)
+    with lab.spaces["a"].netlink() as netlink:
+        ensure_bridge(netlink, TUNNEL, [])
+        routes.update([keyed], lab.ranges["a"])
+        assert lab.ways("a") == {lab.ranges["b"]: ""}
+        assert leaves(lab) == "", "into the device"
+        netlink.delete_link(TUNNEL)
+        assert leaves(lab) == "EHOSTUNREACH"
+        lab.now += LOOK_SECONDS
+        routes.look()  # in vain: the device is the tunnel's to make again
+        assert leaves(lab) == "EHOSTUNREACH" and pod_rules(lab, netlink) == [lab.ranges["a"]]
+        ensure_bridge(netlink, TUNNEL, [])
+        lab.now += LOOK_SECONDS
+        routes.look()
+        assert leaves(lab) == "" and lab.ways("a") == {lab.ranges["b"]: ""}
+        routes.update([], lab.ranges["a"])
+        found = netlink.routes(table=None, family=lab.plan.family)
+        assert not [route for route in found if route.protocol == PROTOCOL]
+
+
+def leaves(lab: Lab) -> str:
+    """What keeps a packet of a's pod to node b from leaving, "" if nothing does."""
+    with lab.socket("a", socket.SOCK_DGRAM) as client:
+        client.bind((lab.pods["a"], 0))
+        try:
+            client.connect((lab.addresses["b"], 9))
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+    return ""
