@@ -215,7 +215,10 @@ def _numbers(
 
         if name in THROUGH:
             door, operation = THROUGH[name]
-            found.append((known[door], [(Condition(0, "EQ", operation),)]))
+            # ipc takes its upper half for a version, which a program may choose (ipc/syscall.c, ksys_ipc).
+            masked = Condition(0, "MASKED_EQ", 0xFFFF, operation)
+            asked = masked if door == "ipc" else Condition(0, "EQ", operation)
+            found.append((known[door], [(asked,)]))
     return found
 
 

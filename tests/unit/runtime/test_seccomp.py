@@ -184,6 +184,9 @@ def test_a_rule_for_a_socket_call_speaks_of_socketcall_too() -> None:
 
     assert [answer("socketcall", operation) for operation in (1, 2, 3)] == [EPERM, ALLOW, ALLOW]
     assert [answer("ipc", operation) for operation in (1, 2, 21)] == [KILL, ALLOW, KILL]
+    versions = (0x10001, 0xFFFF0015, 0x10002, 0x10000)
+    assert [answer("ipc", operation) for operation in versions] == [KILL, KILL, ALLOW, ALLOW]
+    assert answer("socketcall", 0x10001) == ALLOW, "the kernel knows no such operation"
     assert [answer("socket", family) for family in (40, 2)] == [EPERM, ALLOW]
     assert answer("shmat", 0) == KILL
 
