@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import struct
-import time
 from _thread import get_native_id
 
 from runtime import clibrary, signals
@@ -48,6 +47,7 @@ MAP_FAILED = 2**64 - 1
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE = 1, 2, 0x20, 0x4000
 MAP_POPULATE, MAP_FIXED_NOREPLACE = 0x8000, 0x100000
 POLLIN = 1
+KILLED = "the process was killed before it was ready"
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 TIOCGPTPEER, TIOCSPTLCK, TIOCSWINSZ = 0x5441, 0x40045431, 0x5414
@@ -440,9 +440,9 @@ class LinuxKernel:
                 os.write(meeting.go, b"1")
                 continue
             if said == LISTENING and meeting.listen is not None:
-                meeting.listen(pid, lambda index: self._result_of(talk, index))
+                meeting.listen(pid, lambda index: self._result_of(talk, index, pidfd))
             elif not said and meeting.more is not None and not talk.failed():
-                raise OSError(errno.ECANCELED, "the process was killed before it was ready")
+                raise OSError(errno.ECANCELED, KILLED)
             return
 
     def _kill(self, pidfd: int) -> None:
@@ -461,15 +461,27 @@ class LinuxKernel:
                 continue
             return bool(struct.unpack_from("=h", waited.raw, 6)[0])
 
-    def _result_of(self, talk: Talk, index: int) -> int:
-        """What the child's step `index` returned, 0 if the child ended before it. The table is shared, and
-        the child must not make a single system call more than the program's filter expects: so it is looked
-        at until it is there, for the few microseconds between two steps."""
+    def _result_of(self, talk: Talk, index: int, pidfd: int) -> int:
+        """What the child's step `index` returned, 0 if a step before it has ended the child. The table is
+        shared, and the child must not make a single system call more than the program's filter expects: so it
+        is looked at until it is there, for the few microseconds between two steps. Raises OSError for a child
+        that was killed."""
+        ended = False
         while True:
             result = talk.result(index)
             if result or talk.failed():
                 return result
-            time.sleep(0.0001)
+            if ended:
+                raise OSError(errno.ECANCELED, KILLED)
+            ended = self._ends(pidfd, 100_000)
+
+    def _ends(self, pidfd: int, nanoseconds: int) -> bool:
+        waited = clibrary.held(struct.pack("=ihh", pidfd, POLLIN, 0))
+        patience = clibrary.held(struct.pack("=qq", 0, nanoseconds))
+        try:
+            return self._call("ppoll", clibrary.address(waited), 1, clibrary.address(patience), None, 0) > 0
+        except InterruptedError:
+            return False
 
     def _clone(self, table: int, cgroup_fd: int, extra: int) -> tuple[int, int]:
         pidfd = clibrary.Number(-1)

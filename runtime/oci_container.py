@@ -217,7 +217,8 @@ class Runtime:
                 self._run_inside(container)
             from runtime.early import let_go
 
-            let_go(self.store.fifo(identity))
+            if not let_go(self.store.fifo(identity)):
+                raise StateError(f"Could not start container {identity}: its process does not go on")
             os.unlink(self.store.fifo(identity))
             self._hooks("poststart", container, hooks.get("poststart", ()))
         except HookError as error:

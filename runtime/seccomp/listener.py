@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 
 from runtime import clibrary
 from runtime.errors import SeccompError, errno_name
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 NEW_LISTENER = 8
+PATIENCE = 10.0  # seconds for an agent to take the connection, and the message
 
 
 class LoadListeningSeccomp(Operation):
@@ -46,7 +48,9 @@ class LoadListeningSeccomp(Operation):
         context.child(Step("seccomp", (1, self.flags | NEW_LISTENER, self.program)))
 
 
-def hand_over(listener: Listener, state: Mapping[str, Any], pid: int, number: int) -> None:
+def hand_over(
+    listener: Listener, state: Mapping[str, Any], pid: int, number: int, patience: float = PATIENCE
+) -> None:
     """Sends the listener, which is the descriptor `number` of process `pid`, to the agent's socket. `state`
     is the container's. Raises SeccompError."""
     message = {
@@ -60,6 +64,9 @@ def hand_over(listener: Listener, state: Mapping[str, Any], pid: int, number: in
         fd = _copy(pid, number)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+                # Not settimeout(): then connect() fails at once while the agent's queue is full.
+                limit = struct.pack("=qq", int(patience), int(patience % 1 * 1e6))
+                channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
                 channel.connect(listener.path)
                 socket.send_fds(channel, [json.dumps(message).encode()], [fd])
         finally:
