@@ -135,6 +135,18 @@ def test_a_static_pod_lives_through_its_agents_death_and_ends_with_its_file(node
     node.until(lambda: not any(node.paths.pods.iterdir()), "an empty pods folder")
 
 
+def test_an_agent_that_stops_gives_back_the_addresses_it_had_set_aside(node: Standalone) -> None:
+    def owners() -> list[str]:
+        files = node.paths.state.glob("cni/networks/*/10.*")
+        return [file.read_text().partition("\r")[0] for file in files]
+
+    manifest(node, "web", "trap 'exit 0' TERM; sleep 1000 & wait")
+    node.until(lambda: [owner for owner in owners() if owner.startswith("-")], "addresses set aside")
+    node.end(signal.SIGTERM)
+    left = owners()
+    assert len(left) == 1 and not left[0].startswith("-"), "the pod's"
+
+
 def test_a_crashing_static_pod_is_restarted_at_once_and_then_held_back(node: Standalone) -> None:
     manifest(node, "crash", "exit 3")
     log = node.paths.root / "agent.log"
