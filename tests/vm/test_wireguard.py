@@ -28,6 +28,7 @@ from kubelet_py.cli.lab.layout import SWITCH, LabPaths
 pytestmark = pytest.mark.e2e
 
 PORT = 51820
+SO_RCVBUFFORCE = 33  # which Python's socket does not name
 SECRET = "nobody-on-the-wire-reads-this"
 KUBELET_PY = (sys.executable, "-m", "kubelet_py")
 
@@ -84,7 +85,7 @@ def switch_frames(cluster: PatientLab) -> Iterator[list[bytes]]:
     process, *_ = json.loads(LabPaths(cluster.lab_root).record(SWITCH).read_text())
     netns = os.open(f"/proc/{process}/ns/net", os.O_RDONLY)
     tap = in_namespace(netns, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
-    tap.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 64 << 20)
+    tap.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
     found: list[bytes] = []
     try:
         yield found
