@@ -134,7 +134,8 @@ class Agent:
 
     def _build(self) -> None:
         client, paths, config = self._client, self._paths, self._config
-        self._tunnel = self._open_tunnel()
+        options, first = self._options, self._node.ips[0]
+        self._tunnel = tunnel.opened(options.pod_routes, paths, first, options.wireguard_port)
         overhead = wireguard.OVERHEAD if self._tunnel is not None else 0
         self._cni = network = NodeNetwork(paths, self._options.cni_bin_dirs, overhead)
         self._network = NetworkKeeper(network, config, self._on_network, self._attached)
@@ -495,16 +496,6 @@ class Agent:
         if self._node_informer is not None and self._node_informer.synced():
             self._peers.update(self._node_informer.list(), self._node_object())
             self._network.know(self._peers.neighbours)
-
-    def _open_tunnel(self) -> tunnel.Tunnel | None:
-        """Our end of it, which other nodes hear of by our Node. Raises ConfigError."""
-        if self._options.pod_routes != "wireguard":
-            tunnel.remove()
-            return None
-        first = self._node.ips[0]
-        made = tunnel.Tunnel(tunnel.key_file(self._paths), address=first, port=self._options.wireguard_port)
-        made.start()
-        return made
 
     def _public_key(self) -> str:
         return self._tunnel.public_key if self._tunnel is not None else ""

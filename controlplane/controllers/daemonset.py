@@ -8,11 +8,10 @@ Source: upstream's pkg/controller/daemon.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from controlplane.controllers import daemon_pods
 from controlplane.controllers.base import (
-    Controller,
     Object,
     SharedInformers,
     controller_of,
@@ -20,10 +19,11 @@ from controlplane.controllers.base import (
     split_key,
 )
 from controlplane.controllers.daemon_pods import HASH
+from controlplane.controllers.pod_keeper import PodKeeper
 from controlplane.controllers.pod_ownership import claim, selector_of
-from controlplane.controllers.replicaset import Expectations, available_in
+from controlplane.controllers.replicaset import available_in
 from controlplane.controllers.revisions import Revisions
-from kubeclient.errors import ApiError, Conflict, NotFound
+from kubeclient.errors import ApiError, NotFound
 from kubeclient.events import EventRecorder
 from kubeclient.resources import CONTROLLER_REVISIONS, DAEMON_SETS, NODES, PODS
 from kubeclient.rest import RestClient
@@ -32,8 +32,8 @@ FIRST_DELAY, LONGEST_DELAY = 1.0, 900.0
 """Seconds between the end of a node's pod and its successor; forgotten after twice the longest."""
 
 
-class DaemonSets(Controller):
-    name = "daemonset"
+class DaemonSets(PodKeeper):
+    name, kind = "daemonset", "DaemonSet"
 
     def __init__(
         self,
@@ -45,7 +45,6 @@ class DaemonSets(Controller):
     ) -> None:
         super().__init__(client, informers, recorder)
         self._clock = clock
-        self._expectations = Expectations()
         self._delays: dict[tuple[str, str], tuple[float, float]] = {}  # (uid, node) → delay, since
         self._sets = informers.of(DAEMON_SETS, self._on_set)
         self._pods = informers.of(PODS, self._on_pod)
@@ -73,14 +72,7 @@ class DaemonSets(Controller):
                 same = candidate["metadata"]["namespace"] == new["metadata"]["namespace"]
                 if same and selector_of(candidate).matches(new["metadata"].get("labels") or {}):
                     self.enqueue(kind, candidate)
-        if reference is None or reference["kind"] != "DaemonSet":
-            return
-        key = f"{new['metadata']['namespace']}/{reference['name']}"
-        if kind == "ADDED":
-            self._expectations.created(key)
-        if kind == "DELETED" or new["metadata"].get("deletionTimestamp"):
-            self._expectations.deleted(key, new["metadata"]["uid"])
-        self.queue.add(key)
+        self._seen(kind, new)
 
     def sync(self, key: str) -> None:
         namespace, name = split_key(key)
@@ -131,7 +123,8 @@ class DaemonSets(Controller):
         self._expectations.expect(key, creations=len(todo.create), deletions=uids)
         for pod in doomed:
             self._delete(found, key, pod)
-        return self._create(found, key, [daemon_pods.make_pod(found, node, revision) for node in todo.create])
+        bodies = [daemon_pods.make_pod(found, node, revision) for node in todo.create]
+        return self._create(found, key, bodies)[1]
 
     # pods
 
@@ -150,35 +143,6 @@ class DaemonSets(Controller):
         text = f"Found {phase.lower()} daemon pod {key_of(pod)} on node {place[1]}, will try to {end} it"
         self.recorder.event(found, kind, f"{phase}DaemonPod", text)
         return True
-
-    def _create(self, found: Object, key: str, bodies: Sequence[Object]) -> ApiError | None:
-        """What the API refused; after a refusal none is tried."""
-        for made, body in enumerate(bodies):
-            try:
-                pod = self.client.create(PODS, body, found["metadata"]["namespace"])
-            except ApiError as error:
-                # What was not asked for any more will never be seen.
-                self._expectations.created(key, len(bodies) - made)
-                if any(cause.get("reason") == "NamespaceTerminating" for cause in error.causes):
-                    return None
-                self.recorder.event(found, "Warning", "FailedCreate", f"Error creating: {error}")
-                return error
-            text = f"Created pod: {pod['metadata']['name']}"
-            self.recorder.event(found, "Normal", "SuccessfulCreate", text)
-        return None
-
-    def _delete(self, found: Object, key: str, pod: Object) -> None:
-        metadata = pod["metadata"]
-        try:
-            self.client.delete(PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"])
-        except (NotFound, Conflict):
-            self._expectations.deleted(key, metadata["uid"])
-            return
-        except ApiError as error:
-            self._expectations.forget(key)
-            self.recorder.event(found, "Warning", "FailedDelete", f"Error deleting: {error}")
-            raise
-        self.recorder.event(found, "Normal", "SuccessfulDelete", f"Deleted pod: {metadata['name']}")
 
     def _write_status(self, found: Object, status: Object) -> None:
         old = found.get("status") or {}

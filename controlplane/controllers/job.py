@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 
 from controlplane.controllers import job_end, job_indexes, job_pods
 from controlplane.controllers.base import (
-    Controller,
     Object,
     SharedInformers,
     controller_of,
@@ -21,9 +20,9 @@ from controlplane.controllers.base import (
     split_key,
 )
 from controlplane.controllers.job_pods import FINALIZER, Tally
+from controlplane.controllers.pod_keeper import PodKeeper
 from controlplane.controllers.pod_ownership import claim, selector_of
-from controlplane.controllers.replicaset import Expectations
-from kubeclient.errors import ApiError, Conflict, NotFound
+from kubeclient.errors import ApiError, NotFound
 from kubeclient.events import EventRecorder
 from kubeclient.resources import JOBS, PODS
 from kubeclient.rest import RestClient
@@ -33,8 +32,8 @@ JOB_NAME = "batch.kubernetes.io/job-name"
 BEHIND_SECONDS = 0.01
 
 
-class Jobs(Controller):
-    name = "job"
+class Jobs(PodKeeper):
+    name, kind = "job", "Job"
 
     def __init__(
         self,
@@ -46,7 +45,6 @@ class Jobs(Controller):
     ) -> None:
         super().__init__(client, informers, recorder)
         self._clock = clock
-        self._expectations = Expectations()
         self._written: dict[str, int] = {}  # Job uid → resourceVersion of our last write
         self._jobs = informers.of(JOBS, self._on_job)
         self._pods = informers.of(PODS, self._on_pod)
@@ -64,14 +62,7 @@ class Jobs(Controller):
             if kind != "DELETED" and (name or job_pods.has_finalizer(new)):
                 self.queue.add(f"{namespace}/{name}")
             return
-        if reference["kind"] != "Job":
-            return
-        key = f"{namespace}/{reference['name']}"
-        if kind == "ADDED":
-            self._expectations.created(key)
-        if kind == "DELETED" or new["metadata"].get("deletionTimestamp"):
-            self._expectations.deleted(key, new["metadata"]["uid"])
-        self.queue.add(key)
+        self._seen(kind, new)
 
     def sync(self, key: str) -> None:
         namespace, name = split_key(key)
@@ -130,36 +121,8 @@ class Jobs(Controller):
         bodies, wait = job_pods.next_pods(job, counted, pods, missing, now)
         if wait:
             self.queue.add_after(key, wait)
-        return self._create(job, key, bodies)
-
-    def _create(self, job: Object, key: str, bodies: Sequence[Object]) -> tuple[int, ApiError | None]:
-        """How many there are now, and what the API refused; after a refusal none is tried."""
         self._expectations.expect(key, creations=len(bodies))
-        for made, body in enumerate(bodies):
-            try:
-                pod = self.client.create(PODS, body, job["metadata"]["namespace"])
-            except ApiError as error:
-                self._expectations.created(key, len(bodies) - made)
-                if any(cause.get("reason") == "NamespaceTerminating" for cause in error.causes):
-                    return made, None
-                self.recorder.event(job, "Warning", "FailedCreate", f"Error creating: {error}")
-                return made, error
-            name = pod["metadata"]["name"]
-            self.recorder.event(job, "Normal", "SuccessfulCreate", f"Created pod: {name}")
-        return len(bodies), None
-
-    def _delete(self, job: Object, key: str, pod: Object) -> None:
-        metadata = pod["metadata"]
-        try:
-            self.client.delete(PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"])
-        except (NotFound, Conflict):
-            self._expectations.deleted(key, metadata["uid"])
-            return
-        except ApiError as error:
-            self._expectations.forget(key)
-            self.recorder.event(job, "Warning", "FailedDelete", f"Error deleting: {error}")
-            raise
-        self.recorder.event(job, "Normal", "SuccessfulDelete", f"Deleted pod: {metadata['name']}")
+        return self._create(job, key, bodies)
 
     def _release(self, pods: Sequence[Object]) -> None:
         """Take our finalizer off these pods."""

@@ -201,3 +201,13 @@ def remove(open_netlink: Callable[[], Netlink] = Netlink) -> None:
             netlink.delete_link(TUNNEL)
             log.info("Removed tunnel device=%s", TUNNEL)
 
+
+def opened(mode: str, paths: NodePaths, address: str, port: int) -> Tunnel | None:
+    """Our end of it, which other nodes hear of by our Node; None if the mode is another one, and what an
+    earlier one left is taken away. Raises ConfigError."""
+    if mode != "wireguard":
+        remove()
+        return None
+    made = Tunnel(key_file(paths), address=address, port=port)
+    made.start()
+    return made
