@@ -91,9 +91,18 @@ class Live:
     admin: Client
     kubelet: Client
     anonymous: Client
+    with_tokens: list[Client] = field(default_factory=list)
 
     def with_token(self, token: str) -> Client:
-        return Client(self.base, str(self.folder / "pki/ca.crt"), token=token)
+        client = Client(self.base, str(self.folder / "pki/ca.crt"), token=token)
+        self.with_tokens.append(client)
+        return client
+
+    def close(self) -> None:
+        """End all connections. uvloop's close() waits without end for one that is open, and a failed test's
+        traceback keeps its client."""
+        for client in (self.admin, self.kubelet, self.anonymous, *self.with_tokens):
+            client.session.close()
 
 
 @pytest.fixture(scope="package")
@@ -117,8 +126,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     try:
         yield live
     finally:
-        for client in (live.admin, live.kubelet, live.anonymous):
-            client.session.close()
+        live.close()
         asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
