@@ -111,6 +111,7 @@ def _job(obj: Object) -> None:
     spec.setdefault("suspend", False)
     spec.setdefault("manualSelector", False)
     spec.setdefault("podReplacementPolicy", "Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed")
+    _failure_policy(spec)
     template = spec.setdefault("template", {})
     defaults_pod.apply_template(template)
     metadata = obj.setdefault("metadata", {})
@@ -119,6 +120,12 @@ def _job(obj: Object) -> None:
     if metadata.get("uid") and "selector" not in spec and not spec["manualSelector"]:
         _job_selector(metadata, spec)
     obj.setdefault("status", {})
+
+
+def _failure_policy(spec: Object) -> None:
+    for rule in (spec.get("podFailurePolicy") or {}).get("rules") or ():
+        for pattern in rule.get("onPodConditions") or ():
+            pattern["status"] = pattern.get("status") or "True"
 
 
 def _job_selector(metadata: Object, spec: Object) -> None:
@@ -139,7 +146,8 @@ def _cron_job(obj: Object) -> None:
     spec.setdefault("failedJobsHistoryLimit", 1)
     job = spec.setdefault("jobTemplate", {})
     job.setdefault("metadata", {})
-    defaults_pod.apply_template(job.setdefault("spec", {}).setdefault("template", {}))
+    _failure_policy(job.setdefault("spec", {}))
+    defaults_pod.apply_template(job["spec"].setdefault("template", {}))
     obj.setdefault("status", {})
 
 

@@ -38,7 +38,8 @@ class Causes:
         self._add(errors.REQUIRED, path, "Required value", detail)
 
     def invalid(self, path: str, value: Any, detail: str) -> None:
-        self._add(errors.INVALID, path, f"Invalid value: {go_value(value)}", detail)
+        lead = "Invalid value" if value is OMITTED else f"Invalid value: {go_value(value)}"
+        self._add(errors.INVALID, path, lead, detail)
 
     def not_supported(self, path: str, value: Any, supported: Iterable[str]) -> None:
         listed = ", ".join(go_value(item) for item in supported)
@@ -98,6 +99,10 @@ class GoLiteral:
     """A value that must print as the Go literal it is in upstream's sentence, e.g. intstr.IntOrString{…}."""
 
     text: str
+
+
+OMITTED = object()
+"""A value that the sentence does not show: it would be long, or the fault is not in it."""
 
 
 def go_value(value: Any) -> str:

@@ -92,6 +92,19 @@ def test_a_job_completes_and_holds_no_pod(cluster: Cluster, namespace: str, exit
     cluster.until("its pods are gone with it", lambda: not cluster.pods(namespace))
 
 
+def test_a_job_of_another_controller_is_left_alone(cluster: Cluster, namespace: str, exits) -> None:
+    exits(lambda pod: 0)
+    foreign = {"metadata": {"name": "foreign"}, "spec": job_spec(managedBy="acme.io/other")}
+    found = cluster.client.create(JOBS, foreign, namespace)
+    create(cluster, namespace)
+    wait_for(cluster, namespace, "Complete")  # ours, made after it
+    assert not [p for p in cluster.pods(namespace) if p["metadata"]["name"].startswith("foreign")]
+    same = cluster.client.get(JOBS, "foreign", namespace)
+    assert same["metadata"]["resourceVersion"] == found["metadata"]["resourceVersion"]
+    with pytest.raises(Invalid, match=r"spec\.managedBy: .*field is immutable"):
+        cluster.client.patch(JOBS, "foreign", {"spec": {"managedBy": None}}, namespace, kind="merge")
+
+
 def test_too_many_failures_end_it(cluster: Cluster, namespace: str, exits) -> None:
     exits(lambda pod: 3)
     create(cluster, namespace, backoffLimit=0)

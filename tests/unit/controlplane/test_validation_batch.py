@@ -35,6 +35,16 @@ def rule(action: str = "FailJob", **requirement: Any) -> Object:
 
 CODES = {"operator": "In", "values": [42]}
 RULES = "spec.podFailurePolicy.rules[0]"
+PER_INDEX = {"backoffLimitPerIndex": 1, "maxFailedIndexes": 100_000}
+MANY = "when completions are above 100000 and used with backoff limit per index"
+
+
+def indexed(completions: int, **spec: Any) -> Object:
+    return job(completionMode="Indexed", completions=completions, **spec)
+
+
+def success(**fields: Any) -> Object:
+    return indexed(5, successPolicy={"rules": [fields]})
 
 
 @pytest.mark.parametrize(
@@ -49,6 +59,16 @@ RULES = "spec.podFailurePolicy.rules[0]"
             completions=5,
             successPolicy={"rules": [{"succeededIndexes": "0,2-4", "succeededCount": 2}]},
         ),
+        job(managedBy="kueue.x-k8s.io/multikueue"),
+        job(completionMode="Indexed", completions=100_000, parallelism=100_000, **PER_INDEX),
+        job(
+            completionMode="Indexed",
+            completions=10**9,
+            parallelism=10_000,
+            backoffLimitPerIndex=1,
+            maxFailedIndexes=10_000,
+        ),
+        job(podFailurePolicy=rule(onPodConditions=[{"type": "DisruptionTarget"}])),
         cron_job(timeZone="Europe/Berlin"),
         daemon_set(maxUnavailable=0, maxSurge="20%"),
     ],
@@ -62,8 +82,7 @@ def test_good_ones_pass(obj: Object) -> None:
     [
         (
             job("Always"),
-            'spec.template.spec.restartPolicy: Unsupported value: "Always": '
-            'supported values: "OnFailure", "Never"',
+            'spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never"',
         ),
         (
             job(completionMode="Indexed", parallelism=2),
@@ -106,7 +125,100 @@ def test_good_ones_pass(obj: Object) -> None:
                 successPolicy={"rules": [{"succeededIndexes": "0-2"}]},
             ),
             "spec.successPolicy.rules[0].succeededIndexes: Invalid value: "
-            '"0-2": error parsing succeededIndexes',
+            '"0-2": error parsing succeededIndexes: too large index: "2"',
+        ),
+        (
+            job(completionMode="Sometimes"),
+            'spec.completionMode: Unsupported value: "Sometimes": supported values: "NonIndexed", "Indexed"',
+        ),
+        (job(managedBy=""), "spec.managedBy: Required value"),
+        (
+            job(managedBy="kueue"),
+            'spec.managedBy: Invalid value: "kueue": must be a domain-prefixed path (such as "acme.io/foo")',
+        ),
+        (
+            job(managedBy="acme.io/a b"),
+            'spec.managedBy: Invalid value: "a b": Invalid path (regex used for validation is '
+            "'[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')",
+        ),
+        (job(managedBy=f"acme.io/{'x' * 56}"), "spec.managedBy: Too long: may not be more than 63 bytes"),
+        (
+            indexed(1, parallelism=100_001),
+            "spec.parallelism: Invalid value: 100001: "
+            "must be less than or equal to 100000 when completion mode is Indexed",
+        ),
+        (
+            indexed(2, backoffLimitPerIndex=1, maxFailedIndexes=3),
+            "spec.maxFailedIndexes: Invalid value: 3: must be less than or equal to completions",
+        ),
+        (
+            indexed(100_001, backoffLimitPerIndex=1),
+            "spec.maxFailedIndexes: Required value: must be specified when completions is above 100000",
+        ),
+        (
+            indexed(100_001, parallelism=10_001, backoffLimitPerIndex=1, maxFailedIndexes=1),
+            f"spec.parallelism: Invalid value: 10001: must be less than or equal to 10000 {MANY}",
+        ),
+        (
+            indexed(100_001, backoffLimitPerIndex=1, maxFailedIndexes=10_001),
+            f"spec.maxFailedIndexes: Invalid value: 10001: must be less than or equal to 10000 {MANY}",
+        ),
+        (
+            job(podFailurePolicy={"rules": rule(onExitCodes=CODES)["rules"] * 21}),
+            "spec.podFailurePolicy.rules: Too many: 21: must have at most 20 items",
+        ),
+        (
+            job(podFailurePolicy=rule("", onExitCodes=CODES)),
+            f'{RULES}.action: Required value: valid values: ["Count" "FailIndex" "FailJob" "Ignore"]',
+        ),
+        (
+            job(podFailurePolicy=rule()),
+            f"{RULES}: Invalid value: specifying one of OnExitCodes and OnPodConditions is required",
+        ),
+        (
+            job(podFailurePolicy=rule(onExitCodes={**CODES, "values": [*range(1, 257)]})),
+            f"{RULES}.onExitCodes.values: Too many: 256: must have at most 255 items",
+        ),
+        (
+            job(podFailurePolicy=rule(onExitCodes={**CODES, "values": [2, 1]})),
+            f"{RULES}.onExitCodes.values: Invalid value: []int32{{2, 1}}: must be ordered",
+        ),
+        (
+            job(podFailurePolicy=rule(onExitCodes={**CODES, "values": [1, 1]})),
+            f"{RULES}.onExitCodes.values[1]: Duplicate value: 1",
+        ),
+        (
+            job(podFailurePolicy=rule(onPodConditions=[{"type": "Ready"}] * 21)),
+            f"{RULES}.onPodConditions: Too many: 21: must have at most 20 items",
+        ),
+        (
+            job(podFailurePolicy=rule(onPodConditions=[{"type": "Ready", "status": "Maybe"}])),
+            f'{RULES}.onPodConditions[0].status: Unsupported value: "Maybe": '
+            'supported values: "False", "True", "Unknown"',
+        ),
+        (
+            indexed(5, successPolicy={"rules": [{"succeededCount": 1}] * 21}),
+            "spec.successPolicy.rules: Too many: 21: must have at most 20 items",
+        ),
+        (
+            success(succeededCount=6),
+            "spec.successPolicy.rules[0].succeededCount: Invalid value: 6: "
+            "must be less than or equal to 5 (the number of specified completions)",
+        ),
+        (
+            success(succeededCount=3, succeededIndexes="0,3"),
+            "spec.successPolicy.rules[0].succeededCount: Invalid value: 3: must be less than or equal to 2 "
+            "(the number of indexes in the specified succeededIndexes field)",
+        ),
+        (
+            success(succeededIndexes="0,3-1"),
+            'spec.successPolicy.rules[0].succeededIndexes: Invalid value: "0,3-1": '
+            "error parsing succeededIndexes: non-increasing order, previous: 3, current: 1",
+        ),
+        (
+            cron_job(jobTemplate={"spec": job(manualSelector=True)["spec"]}),
+            "spec.jobTemplate.spec.manualSelector: Unsupported value: true: "
+            'supported values: "nil", "false"',
         ),
         (
             job(selector={"matchLabels": {"a": "b"}}, manualSelector=True),
@@ -147,8 +259,13 @@ def test_refusals(obj: Object, wanted: str) -> None:
 def test_a_selector_of_ones_own_has_to_be_asked_for() -> None:
     own = job(selector={"matchLabels": {"a": "b"}})
     own["spec"]["template"]["metadata"] = {"labels": {"a": "b"}}
-    assert [text.partition(": ")[0] for text in create(own)] == ["spec.selector"]
-    assert "not auto-generated" in create(own)[0]
+    *missing, last = create(own)
+    assert last.startswith("spec.selector: ") and "not auto-generated" in last
+    assert missing == [
+        f"spec.template.metadata.labels[{prefix}{key}]: Required value: must be '{value}'"
+        for prefix in ("", "batch.kubernetes.io/")
+        for key, value in (("controller-uid", "u"), ("job-name", "x"))
+    ]
     own["spec"]["manualSelector"] = True
     assert create(own) == []
 
@@ -169,3 +286,20 @@ def test_completions_change_only_where_all_numbers_run_at_once() -> None:
 
     assert update(sized(3, 3), sized(2, 2)) == []
     assert any(text.startswith("spec.completions") for text in update(sized(3, 2), sized(2, 2)))
+
+
+def test_only_numbers_that_fit_into_a_pods_name() -> None:
+    long = indexed(1001)
+    long["metadata"]["name"] = "x" * 59
+    host = f"{'x' * 59}-1000"
+    assert create(long) == [
+        f'metadata.name: Invalid value: "{"x" * 59}": '
+        f"will not able to create pod with invalid DNS label: {host}"
+    ]
+
+
+def test_who_carries_a_job_out_stays() -> None:
+    other = job(managedBy="acme.io/other")
+    assert update(other, job(managedBy="acme.io/other")) == []
+    assert update(other, job()) == ['spec.managedBy: Invalid value: "acme.io/other": field is immutable']
+    assert update(job(), other) == ["spec.managedBy: Invalid value: null: field is immutable"]
