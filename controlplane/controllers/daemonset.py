@@ -18,6 +18,7 @@ from controlplane.controllers.base import (
     key_of,
     split_key,
 )
+from controlplane.controllers.daemon_backoff import DaemonBackOff
 from controlplane.controllers.daemon_pods import HASH
 from controlplane.controllers.pod_keeper import PodKeeper
 from controlplane.controllers.pod_ownership import claim, selector_of
@@ -27,9 +28,6 @@ from kubeclient.errors import ApiError, NotFound
 from kubeclient.events import EventRecorder
 from kubeclient.resources import CONTROLLER_REVISIONS, DAEMON_SETS, NODES, PODS
 from kubeclient.rest import RestClient
-
-FIRST_DELAY, LONGEST_DELAY = 1.0, 900.0
-"""Seconds between the end of a node's pod and its successor; forgotten after twice the longest."""
 
 
 class DaemonSets(PodKeeper):
@@ -45,7 +43,7 @@ class DaemonSets(PodKeeper):
     ) -> None:
         super().__init__(client, informers, recorder)
         self._clock = clock
-        self._delays: dict[tuple[str, str], tuple[float, float]] = {}  # (uid, node) → delay, since
+        self._backoff = DaemonBackOff()
         self._sets = informers.of(DAEMON_SETS, self._on_set)
         self._pods = informers.of(PODS, self._on_pod)
         self._nodes = informers.of(NODES, self._on_node)
@@ -54,14 +52,15 @@ class DaemonSets(PodKeeper):
     def _on_set(self, kind: str, new: Object, old: Object | None) -> None:
         if kind == "DELETED":
             self._expectations.forget(key_of(new))
-            uid = new["metadata"]["uid"]
-            self._delays = {key: value for key, value in self._delays.items() if key[0] != uid}
+            self._backoff.forget_set(new["metadata"]["uid"])
         self.enqueue(kind, new)
 
     def _on_node(self, kind: str, new: Object, old: Object | None) -> None:
         """Heartbeats change nothing here; labels, taints, and the node's coming and going do."""
         if kind == "MODIFIED" and old is not None and _what_counts(new) == _what_counts(old):
             return
+        if kind == "DELETED":
+            self._backoff.forget_node(new["metadata"]["name"])
         for daemon_set in self._sets.list():
             self.enqueue(kind, daemon_set)
 
@@ -130,17 +129,14 @@ class DaemonSets(PodKeeper):
 
     def _may_go(self, found: Object, key: str, pod: Object, now: float) -> bool:
         """Whether a pod that ended is deleted now; an event says so. Each end doubles the next one's wait."""
-        place = (found["metadata"]["uid"], daemon_pods.place_of(pod))
-        delay, since = self._delays.get(place, (0.0, 0.0))
-        if now - since > 2 * LONGEST_DELAY:
-            delay = 0.0
-        if since + delay > now:
-            self.queue.add_after(key, since + delay - now)
+        uid, node = found["metadata"]["uid"], daemon_pods.place_of(pod)
+        if (left := self._backoff.left(uid, node, now)) > 0:
+            self.queue.add_after(key, left)
             return False
-        self._delays[place] = (min(LONGEST_DELAY, delay * 2 or FIRST_DELAY), now)
+        self._backoff.ended(uid, node, now)
         phase = pod["status"]["phase"]
         kind, end = ("Warning", "kill") if phase == "Failed" else ("Normal", "delete")
-        text = f"Found {phase.lower()} daemon pod {key_of(pod)} on node {place[1]}, will try to {end} it"
+        text = f"Found {phase.lower()} daemon pod {key_of(pod)} on node {node}, will try to {end} it"
         self.recorder.event(found, kind, f"{phase}DaemonPod", text)
         return True
 
