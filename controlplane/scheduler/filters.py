@@ -29,6 +29,10 @@ class Requests:
     def __getitem__(self, resource: str) -> int:
         return self.amounts.get(resource, 0)
 
+    def less_than(self, other: Requests) -> bool:
+        """Whether these leave more of something than the others did."""
+        return any(self[resource] < given for resource, given in other.amounts.items())
+
 
 @dataclass(frozen=True, slots=True)
 class NodeView:

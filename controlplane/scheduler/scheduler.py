@@ -91,7 +91,9 @@ class Scheduler:
                 self._queue.drop(uid)
                 before = self._taken.get(uid)
                 self._taken[uid] = placed = placed_on(new, spec["nodeName"], pod_requests(new))
-                if before is None or (before.labels, before.ending) != (placed.labels, placed.ending):
+                if before is not None and placed.requests.less_than(before.requests):
+                    self._queue.changed()  # it was resized in place: there may be room now
+                elif before is None or (before.labels, before.ending) != (placed.labels, placed.ending):
                     self._queue.changed(minds_others)
             elif not ours:
                 self._queue.drop(uid)

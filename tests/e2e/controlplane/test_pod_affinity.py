@@ -91,3 +91,28 @@ def test_a_deployment_is_spread_evenly(cluster: Cluster, namespace: str) -> None
     constraints = [{**constraint, "labelSelector": selector}]
     create(cluster, namespace, "even", 4, topologySpreadConstraints=constraints)
     cluster.until("two each", lambda: nodes_of(cluster, namespace, "even") == ["n1", "n1", "n2", "n2"])
+
+
+def test_a_pod_that_shrinks_in_place_makes_room(cluster: Cluster, namespace: str) -> None:
+    def make(name: str, cpu: str) -> None:
+        container = {"name": "c", "image": "one", "resources": {"requests": {"cpu": cpu}}}
+        body = {"metadata": {"name": name}, "spec": {"containers": [container]}}
+        cluster.client.create(PODS, body, namespace)
+
+    def found(name: str) -> Object:
+        return cluster.client.get(PODS, name, namespace)
+
+    for name in ("wide-0", "wide-1"):
+        make(name, "4")
+        cluster.until("it runs", lambda name=name: found(name)["status"]["phase"] == "Running")
+    make("late", "3")
+
+    def refused() -> bool:
+        conditions = found("late")["status"].get("conditions") or ()
+        return any(c["type"] == "PodScheduled" and c["status"] == "False" for c in conditions)
+
+    cluster.until("there is no room for the third", refused)
+    smaller = {"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}}
+    cluster.client.patch(PODS, "wide-0", smaller, namespace, subresource="resize")
+    cluster.until("now there is", lambda: found("late")["spec"].get("nodeName"))
+    assert found("late")["spec"]["nodeName"] == found("wide-0")["spec"]["nodeName"]

@@ -104,3 +104,11 @@ def test_explanation_counts_reasons_over_nodes() -> None:
     text = filters.explain(3, [["Insufficient cpu"], ["Insufficient cpu"], ["node(s) were unschedulable"]])
     assert text == "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu."
     assert filters.explain(0, []) == "no nodes available to schedule pods"
+
+
+def test_less_of_anything_leaves_room() -> None:
+    before = filters.Requests({"cpu": 1000, "memory": 100}, frozenset())
+    assert filters.Requests({"cpu": 500, "memory": 200}, frozenset()).less_than(before)
+    assert filters.Requests({"cpu": 1000}, frozenset()).less_than(before)
+    assert not filters.Requests({"cpu": 1000, "memory": 100}, frozenset()).less_than(before)
+    assert not filters.Requests({"cpu": 2000, "memory": 100, "pods": 1}, frozenset()).less_than(before)
