@@ -243,8 +243,14 @@ def _sources(mounts: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, int], ...]
         if _is_bind(mount):
             status = os.stat(mount["source"])
             found.append((status.st_mode, status.st_rdev))
-            bound.append(posixpath.normpath(mount["destination"]) + "/")
-    places = [posixpath.normpath(mount["destination"]) for mount in mounts]
+            bound.append(_place(mount) + "/")
+    places = [_place(mount) for mount in mounts]
     if any(place.startswith(outer) for outer in bound for place in places):
         return None
     return tuple(found)
+
+
+def _place(mount: Mapping[str, Any]) -> str:
+    """Where it is mounted, from the root: a relative destination is meant so, too (see spec.py)."""
+    destination: str = mount["destination"]
+    return posixpath.normpath("/" + destination.lstrip("/"))
