@@ -54,7 +54,11 @@ class SqliteStore:
             self._connection = sqlite3.connect(
                 self._path, timeout=0.5, isolation_level=None, check_same_thread=False
             )
-            self._open(durable)
+            try:
+                self._open(durable)
+            except BaseException:
+                self._connection.close()
+                raise
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"Could not open {self._path}: {error} ({_advice(error)})") from error
 

@@ -256,7 +256,9 @@ def test_sqlite_folds_its_log_into_the_file_when_asked_and_not_in_a_commit(tmp_p
         store.commit([Change(make_key(KIND, "default", "again"), revision + number, b"{}")])
     assert (tmp_path / "state.db-wal").stat().st_size == log  # begun anew
     store.close()
-    assert len(SqliteStore(tmp_path).load().rows) == revision + 1
+    again = SqliteStore(tmp_path)
+    assert len(again.load().rows) == revision + 1
+    again.close()
 
 
 def test_sqlite_gives_back_objects_revision_and_what_was_touched(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from runtime import streams
 from runtime.errors import RuntimeFailure
 from tests.unit.server import usage_sample
 
+_KEY_USES = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment")
+_KEY_USES += ("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
 POD = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -212,6 +214,8 @@ class Pki:
         issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test ca")])
         subject = issuer if ca else x509.Name([*names, x509.NameAttribute(NameOID.COMMON_NAME, user)])
         alternatives = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        signers = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+        use = dict.fromkeys(_KEY_USES, False) | {"digital_signature": True, "key_cert_sign": ca}
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -221,6 +225,9 @@ class Pki:
             .not_valid_before(now - datetime.timedelta(hours=1))
             .not_valid_after(now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(x509.KeyUsage(**use), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(signers, critical=False)  # Python 3.13 demands it
             .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
             .sign(signer, hashes.SHA256())
         )
