@@ -2,6 +2,10 @@
 
 What issue 4 asks of pods' starts, as a watch sees it. Every pod has the service-account token volume. When a
 server answers is seen by connecting to it again and again from the node.
+
+The goals speak of an idle node, so between the rows the bench waits until the node's processes have settled:
+events come up to three seconds after what they tell of, and taking away what is left of a removed pod goes on
+behind its deletion. How long a burst takes right behind a removal of 30 is the last row.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from tests.bench.__main__ import (  # noqa: E402
     percentile,
     ready,
     running,
+    settle,
     table,
 )
 
@@ -52,14 +57,15 @@ def remove(client: RestClient, watch: PodWatch, names: set[str]) -> None:
     watch.until(names, gone)
 
 
-def all_ready(client: RestClient, watch: PodWatch, count: int) -> Row:
+def all_ready(client: RestClient, watch: PodWatch, count: int, behind: str = "") -> Row:
     names = {f"all-{number}" for number in range(count)}
     begun = time.perf_counter()
     for name in sorted(names):
         client.create(PODS, pod(name, OBEDIENT), "default")
     span = max(watch.until(names, ready).values()) - begun
     remove(client, watch, names)
-    return Row(f"{count} pods at once, all Ready", f"{span:.2f} s", GOALS[count], UPSTREAM[count])
+    what = f"{count} pods at once{behind}, all Ready"
+    return Row(what, f"{span:.2f} s", "–" if behind else GOALS[count], UPSTREAM[count])
 
 
 def first_answer(address: str) -> float:
@@ -125,13 +131,18 @@ def main() -> int:
     if os.geteuid() != 0:
         parser.error("this needs root: sudo ./hack/isolate .venv/bin/python -m tests.bench.pod_starts")
     with node_of_its_own() as node:
-        time.sleep(2)
+        settle(node)
         client = RestClient(kubeconfig.load(node.kubeconfig), user_agent="bench")
         watch = PodWatch(client)
         first, _ = one_by_one(client, watch, args.pods)
         rows = [Row(first.what, first.measured, "≤ 40 / ≤ 120 ms", first.upstream)]
-        rows += [readiness(client, watch, args.probed, delay) for delay in (0.0, 0.7)]
-        rows += [all_ready(client, watch, count) for count in (30, 100)]
+        for delay in (0.0, 0.7):
+            settle(node)
+            rows.append(readiness(client, watch, args.probed, delay))
+        for count in (100, 30):
+            settle(node)
+            rows.append(all_ready(client, watch, count))
+        rows.append(all_ready(client, watch, 100, " right behind the removal of 30"))
     print(table(rows))
     return 0
 
