@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import orjson
 from aiohttp import HttpVersion11, web
 
 from controlplane.apiserver import bootstrap
@@ -26,18 +27,18 @@ from controlplane.apiserver.admission import Admission
 from controlplane.apiserver.allocators import ServiceAllocator
 from controlplane.apiserver.authentication import Authenticator
 from controlplane.apiserver.authorization import Attributes, Authorizer, of_request
-from controlplane.apiserver.calls import MAX_BODY, Call, refusal
+from controlplane.apiserver.calls import MAX_BODY, Call, presented, refusal
 from controlplane.apiserver.endpoints import VERSION, EndpointHandler
-from controlplane.apiserver.errors import StatusError, access_denied, internal, unauthorized, unknown_resource
+from controlplane.apiserver.errors import StatusError, access_denied, bad_request, internal, unknown_resource
 from controlplane.apiserver.handlers import ObjectHandler
 from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.reviews import ReviewHandler
-from controlplane.apiserver.routing import parse
+from controlplane.apiserver.routing import Request, parse
 from controlplane.apiserver.schema import Schema
 from controlplane.apiserver.subresources import SubresourceHandler
 from controlplane.apiserver.tokens import TokenSigner
 from controlplane.apiserver.usage_api import UsageHandler
-from controlplane.apiserver.users import ANONYMOUS, User
+from controlplane.apiserver.users import User
 from controlplane.errors import AuthorityError, ServeError
 from controlplane.storage.cache import Cache
 from controlplane.storage.store import Store
@@ -138,6 +139,9 @@ class ApiServer:
 
     async def _handle(self, http: web.Request) -> web.StreamResponse:
         request = parse(http.method, http.raw_path)
+        return await presented(http, request, await self._answer(http, request))
+
+    async def _answer(self, http: web.Request, request: Request) -> web.StreamResponse:
         try:
             if "Expect" in http.headers:
                 await _expected(http)
@@ -145,8 +149,6 @@ class ApiServer:
             call = Call(http, request, user)
             asked = of_request(request)
             if not self._authorizer.allowed(user, asked):
-                if user is ANONYMOUS:
-                    raise unauthorized()
                 raise access_denied(
                     user.name,
                     request.verb,
@@ -164,6 +166,8 @@ class ApiServer:
             log.error("Could not answer method=%s path=%s error=%s", request.method, request.path, error)
             return refusal(internal(str(error)))
         except Exception as error:  # a bug of ours must not look like a broken connection
+            if _too_deep(error):
+                return refusal(bad_request("the body of the request exceeded max depth"))
             log.exception("Could not answer method=%s path=%s", request.method, request.path)
             return refusal(internal(f"{type(error).__name__}: {error}"))
 
@@ -208,6 +212,13 @@ def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) 
     """What aiohttp's Application would make, without its router and middlewares for each request."""
     loop = asyncio.get_running_loop()
     return web.Request(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY)
+
+
+def _too_deep(error: Exception) -> bool:
+    """Was it a body nested more deeply than Python calls functions, or orjson writes (254 levels)?"""
+    return isinstance(error, RecursionError) or (
+        isinstance(error, orjson.JSONEncodeError) and "Recursion limit" in str(error)
+    )
 
 
 async def _expected(http: web.Request) -> None:

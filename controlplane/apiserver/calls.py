@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from aiohttp import web
 
 from controlplane.apiserver.errors import (
+    INVALID,
     NOT_SUPPORTED,
+    TOO_LONG,
     Cause,
     StatusError,
     invalid,
     request_entity_too_large,
 )
-from controlplane.apiserver.negotiation import JSON, Wanted, decode, media_type, to_yaml
+from controlplane.apiserver.negotiation import JSON, YAML, Wanted, decode, media_type, to_yaml
 from controlplane.apiserver.registry import Write
-from controlplane.apiserver.routing import Request
+from controlplane.apiserver.routing import TRUE, Request
 from controlplane.apiserver.schema import duplicates
 from controlplane.apiserver.users import User
 
@@ -25,6 +29,9 @@ Object = dict[str, Any]
 
 MAX_BODY = 3 * 1024 * 1024
 _MAX_MANAGER = 128
+_MUCH_YAML = 16 * 1024  # reading or writing more of it takes longer than anybody else should wait
+# People at a terminal or a browser, who get their JSON in lines.
+_READ_BY_PEOPLE = ("curl", "Wget", "Mozilla/5.0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +59,18 @@ class Call:
 
     async def object(self, kind: str) -> Object:
         """The body as an object. Raises StatusError (400, 413, 415)."""
-        return decode(await self.body(), self.content_type, kind)
+        return await self.decoded(self.content_type, kind)
+
+    async def decoded(self, content_type: str, kind: str) -> Object:
+        """The body read as `content_type`. Raises StatusError (400, 413, 415)."""
+        body = await self.body()
+        if len(body) > _MUCH_YAML and media_type(content_type) == YAML:
+            return await asyncio.to_thread(decode, body, content_type, kind)
+        return decode(body, content_type, kind)
 
     async def optional_object(self, kind: str) -> Object | None:
         """None for an empty body, as DELETE may have."""
-        body = await self.body()
-        return decode(body, self.content_type, kind) if body.strip() else None
+        return await self.object(kind) if (await self.body()).strip() else None
 
     async def write(self) -> Write:
         """How this write was asked for. Raises StatusError (422)."""
@@ -79,6 +92,7 @@ class Call:
         """
         given = self.request.query.get("fieldManager", "")
         if given or "apply-patch" in self.content_type:
+            _check_manager(given)
             return given
         agent = self.http.headers.get("User-Agent", "").partition("/")[0]
         return agent[:_MAX_MANAGER] or "unknown"
@@ -97,15 +111,55 @@ class Call:
         media = media_type(self.content_type)
         return media in ("", JSON) or media.endswith("+json")
 
+    @property
+    def pretty(self) -> bool:
+        """`?pretty=`, else: would a person read the answer as it comes?"""
+        return _pretty(self.request.query, self.http.headers.get("User-Agent", ""))
+
+
+def _pretty(query: Mapping[str, str], agent: str) -> bool:
+    given = query.get("pretty", "")
+    return given in TRUE if given else agent.startswith(_READ_BY_PEOPLE)
+
+
+def _check_manager(name: str) -> None:
+    """Raises StatusError (422)."""
+    cause = None
+    if len(name.encode()) > _MAX_MANAGER:
+        text = f"Too long: may not be more than {_MAX_MANAGER} bytes"
+        cause = Cause(TOO_LONG, "fieldManager", text)
+    elif not name.isprintable():
+        quoted = orjson.dumps(name).decode()
+        cause = Cause(
+            INVALID, "fieldManager", f"Invalid value: {quoted}: should only contain printable characters"
+        )
+    if cause is not None:
+        raise invalid("CreateOptions", "meta.k8s.io", "", [cause])
+
+
+class Answer(web.Response):
+    """Its body is JSON until `presented` has seen it, whatever its content type says."""
+
+
+async def presented(http: web.Request, request: Request, response: web.StreamResponse) -> web.StreamResponse:
+    """An answer as it goes out: in YAML for who asked for it, in lines for who reads it himself."""
+    if not isinstance(response, Answer) or not isinstance(response.body, bytes):
+        return response
+    body = response.body
+    if response.content_type == YAML:
+        much = len(body) > _MUCH_YAML
+        response.body = await asyncio.to_thread(to_yaml, body) if much else to_yaml(body)
+    elif _pretty(request.query, http.headers.get("User-Agent", "")):
+        response.body = orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2)
+    return response
+
 
 def answer(
     body: bytes, status: int = 200, *, wanted: Wanted | None = None, warnings: Sequence[str] = ()
 ) -> web.Response:
-    """A JSON (or YAML) answer with its warnings, which kubectl prints."""
-    content_type = JSON
-    if wanted is not None and wanted.yaml:
-        body, content_type = to_yaml(body), "application/yaml"
-    response = web.Response(body=body, status=status, content_type=content_type)
+    """A JSON answer (`presented` turns it into YAML) with its warnings, which kubectl prints."""
+    content_type = YAML if wanted is not None and wanted.yaml else JSON
+    response = Answer(body=body, status=status, content_type=content_type)
     response.headers["Cache-Control"] = "no-cache, private"
     for text in warnings:
         quoted = text.replace("\\", "\\\\").replace('"', '\\"')
@@ -121,5 +175,3 @@ def refusal(error: StatusError) -> web.Response:
     if error.code == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="kubernetes"'
     return response
-
-

@@ -223,9 +223,7 @@ def unsupported_media_type(accepted: Sequence[str] = ()) -> StatusError:
 
 
 def not_acceptable(accepted: Sequence[str] = ()) -> StatusError:
-    listed = ", ".join(
-        accepted or ("application/json", "application/yaml", "application/vnd.kubernetes.protobuf")
-    )
+    listed = ", ".join(accepted or ("application/json", "application/yaml"))
     return StatusError(406, "NotAcceptable", f"only the following media types are accepted: {listed}")
 
 

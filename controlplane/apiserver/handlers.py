@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from controlplane.apiserver import deletion, listing, rendering
+from controlplane.apiserver import deletion, list_options, listing, rendering
 from controlplane.apiserver.calls import Call, answer
 from controlplane.apiserver.errors import (
     StatusError,
@@ -18,7 +18,7 @@ from controlplane.apiserver.errors import (
     method_not_allowed,
     unsupported_media_type,
 )
-from controlplane.apiserver.negotiation import OBJECT, YAML, Wanted, decode, media_type, wanted
+from controlplane.apiserver.negotiation import OBJECT, YAML, Wanted, media_type, wanted
 from controlplane.apiserver.patch import json_patch, merge_patch, strategic_merge
 from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.resources import ResourceInfo
@@ -57,6 +57,8 @@ class ObjectHandler:
             raise method_not_allowed()
         if request.name and verb in ("create", "list", "deletecollection") and not request.subresource:
             raise method_not_allowed()
+        if not request.name and verb == "patch":
+            raise method_not_allowed()
         if info.namespaced and not request.namespace and verb in ("create", "deletecollection"):
             raise method_not_allowed()
         method: Callable[[Call, ResourceInfo], Any] = getattr(self, f"_{verb}")
@@ -71,6 +73,8 @@ class ObjectHandler:
     async def _get(self, call: Call, info: ResourceInfo) -> web.Response:
         request = call.request
         form = wanted(call.accept)
+        if request.query.get("resourceVersion"):
+            listing.reached(self._registry, request.query["resourceVersion"])
         entry = self._registry.get(info, request.namespace, request.name)
         return self.single(call, self._registry.render(info, entry), 200, form)
 
@@ -80,7 +84,7 @@ class ObjectHandler:
         page = listing.page(self._registry, call.request, self._selection(call, info))
         chunks = listing.body(self._registry, view, page, self._clock())
         first = next(chunks)
-        if form.yaml or len(first) < _STREAMED // 2:
+        if form.yaml or call.pretty or len(first) < _STREAMED // 2:
             return answer(first + b"".join(chunks), wanted=form)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(call.http)
@@ -92,6 +96,8 @@ class ObjectHandler:
 
     async def _watch(self, call: Call, info: ResourceInfo) -> web.StreamResponse:
         selection = self._selection(call, info)
+        list_options.check(call.request)
+        listing.parse_revision(call.request.query.get("resourceVersion") or "0")
         view = rendering.view(call.request, wanted(call.accept))
         watcher = Watcher(self._registry, view, selection, call.request, self._clock)
         response = web.StreamResponse(
@@ -135,7 +141,7 @@ class ObjectHandler:
         form = wanted(call.accept)
         write = await call.write()
         if media_type(call.content_type) == _APPLY:
-            config = decode(await call.body(), YAML, info.kind)
+            config = await call.decoded(YAML, info.kind)
             written = await self._registry.apply(
                 info,
                 request.namespace,
@@ -217,5 +223,3 @@ class ObjectHandler:
             pinned = f"metadata.name={call.request.name}"
             fields = f"{fields},{pinned}" if fields else pinned
         return Selection(info, call.request.namespace, query.get("labelSelector", ""), fields)
-
-

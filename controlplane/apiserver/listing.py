@@ -15,15 +15,11 @@ from typing import Any
 
 import orjson
 
-from controlplane.apiserver import rendering
+from controlplane.apiserver import list_options, rendering
 from controlplane.apiserver.errors import (
-    FORBIDDEN,
-    Cause,
-    StatusError,
     bad_request,
     continue_expired,
     expired,
-    invalid,
     too_large_resource_version,
 )
 from controlplane.apiserver.registry import Registry
@@ -60,6 +56,7 @@ def parse_revision(text: str) -> int:
 def page(registry: Registry, request: Request, selection: Selection) -> Page:
     """What a LIST answers. Raises StatusError (400, 410, 422, 504)."""
     assert request.info is not None
+    list_options.check(request)
     limit = parse_limit(request.query.get("limit", ""))
     collection = registry.collection(request.info)
     revision, after = _position(registry, request)
@@ -93,30 +90,24 @@ def _position(registry: Registry, request: Request) -> tuple[int | None, Place |
     """(revision to read at or None for the newest, last place of the page before)."""
     token = request.query.get("continue", "")
     text = request.query.get("resourceVersion", "")
-    match = request.query.get("resourceVersionMatch", "")
     if token:
         if text and text != "0":
             raise bad_request("specifying resource version is not allowed when using continue")
         return _read_token(token)
-    if match and match not in ("Exact", "NotOlderThan"):
-        raise _bad_match(f'supported values: "Exact", "NotOlderThan", not "{match}"')
-    if match and not text:
-        raise _bad_match("resourceVersionMatch is forbidden unless resourceVersion is provided")
     if not text:
         return None, None
-    revision = parse_revision(text)
-    if revision > registry.cache.revision:
-        raise too_large_resource_version(revision, registry.cache.revision)
-    if match == "Exact":
-        if revision == 0:
-            raise _bad_match('resourceVersionMatch "exact" is forbidden for resourceVersion "0"')
+    revision = reached(registry, text)
+    if request.query.get("resourceVersionMatch") == list_options.EXACT:
         return revision, None
     return None, None
 
 
-def _bad_match(text: str) -> StatusError:
-    cause = Cause(FORBIDDEN, "resourceVersionMatch", f"Forbidden: {text}")
-    return invalid("ListOptions", "meta.k8s.io", "", [cause])
+def reached(registry: Registry, text: str) -> int:
+    """A revision that a client has seen. Raises StatusError (400; 504 for one that is not written yet)."""
+    revision = parse_revision(text)
+    if revision > registry.cache.revision:
+        raise too_large_resource_version(revision, registry.cache.revision)
+    return revision
 
 
 def _too_old(revision: int | None, registry: Registry) -> str:

@@ -40,6 +40,10 @@ class Wanted:
 
 OBJECT = Wanted()
 
+# What a YAML body may come to once its aliases are written out: some lines can stand for gigabytes.
+_EXPANDED = 6 * 1024 * 1024
+_DEEPEST = 250  # orjson's own limit is a little more
+
 
 def wanted(accept: str, *, tabular: bool = True) -> Wanted:
     """The first media range of an Accept header that we can serve. Raises StatusError (406)."""
@@ -92,9 +96,40 @@ def _load_yaml(body: bytes) -> Any:
     import yaml
 
     try:
-        return orjson.loads(orjson.dumps(yaml.load(body, Loader=_yaml_loader())))
+        loader = _yaml_loader()(body)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _weigh(node, {}, 0)
+            found = loader.construct_document(node)
+        finally:
+            loader.dispose()
+        return orjson.loads(orjson.dumps(found))
     except (yaml.YAMLError, orjson.JSONEncodeError) as error:
         raise ValueError(str(error).replace("\n", " ")) from error
+
+
+def _weigh(node: Any, known: dict[int, int], depth: int) -> int:
+    """How long the node is with its aliases written out. Raises ValueError for more than any body may have.
+
+    An alias is the very node that it stands for, so each is weighed once, however often it is counted.
+    """
+    if depth > _DEEPEST:
+        raise ValueError("exceeded max depth")
+    weight = known.get(id(node))
+    if weight is None:
+        weight = 1
+        if isinstance(node.value, str):
+            weight += len(node.value)
+        else:
+            for part in node.value:
+                for child in part if isinstance(part, tuple) else (part,):
+                    weight += _weigh(child, known, depth + 1)
+                if weight > _EXPANDED:
+                    raise ValueError("yaml: document contains excessive aliasing")
+        known[id(node)] = weight
+    return weight
 
 
 def _yaml_loader() -> Any:
@@ -116,7 +151,8 @@ def to_yaml(body: bytes) -> bytes:
     """An answer's JSON as YAML."""
     import yaml
 
-    text: str = yaml.safe_dump(orjson.loads(body), sort_keys=False, allow_unicode=True)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(orjson.loads(body), Dumper=dumper, sort_keys=False, allow_unicode=True)
     return text.encode()
 
 

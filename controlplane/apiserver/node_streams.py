@@ -171,7 +171,7 @@ class StreamHandler:
             for item in container.get("ports") or ()
             if not port or port in (item.get("name"), str(item["containerPort"]))
         ]
-        number = ports[0] if ports else int(port) if port.isdigit() else 80
+        number = ports[0] if ports else int(port) if port.isascii() and port.isdigit() else 80
         address = pod.get("status", {}).get("podIP")
         if not address:
             raise bad_request(f"address not allowed: pod {name} has no IP")
@@ -270,7 +270,7 @@ def _check_log_options(name: str, query: Any) -> None:
         value = query.get(option)
         if value is None:
             continue
-        if not value.lstrip("-").isdigit():
+        if not (value.isascii() and value.lstrip("-").isdigit()):
             raise bad_request(f'{option}: Invalid value: "{value}": must be an integer')
         if int(value) < least:
             text = f"must be greater than {'or equal to ' if not least else ''}0"
@@ -280,5 +280,3 @@ def _check_log_options(name: str, query: Any) -> None:
         causes.append(Cause("FieldValueForbidden", "", text))
     if causes:
         raise invalid("PodLogOptions", "", name, causes)
-
-

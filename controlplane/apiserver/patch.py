@@ -18,6 +18,8 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import orjson
+
 from controlplane.apiserver.errors import StatusError, bad_request, unprocessable_patch
 from controlplane.apiserver.schema import Definition, Field, Schema, Type
 
@@ -28,14 +30,19 @@ _RETAIN = "$retainKeys"
 _DELETE_PRIMITIVES = "$deleteFromPrimitiveList/"
 _ORDER = "$setElementOrder/"
 _MAX_OPERATIONS = 10000
+# Some dozen copies of a thing into itself would be more than any memory holds.
+_MAX_COPIED = 3 * 1024 * 1024
+_TOO_MUCH = (
+    "Request entity too large: Unable to complete the copy, the accumulated size increase of copy is {},"
+    f" exceeding the limit {_MAX_COPIED}"
+)
 
 
 # ---- RFC 6902
 
 
 def json_patch(doc: Any, ops: Any) -> Any:
-    """Applies the operations in order. StatusError 422 when one cannot be applied, 400 when it is malformed.
-    """
+    """Applies the operations in order. StatusError: 422 if one cannot be applied, 400 if malformed."""
     if not isinstance(ops, list):
         raise bad_request(
             "error decoding patch: json: cannot unmarshal object into Go value of type jsonpatch.Patch"
@@ -45,12 +52,25 @@ def json_patch(doc: Any, ops: Any) -> Any:
             f"The allowed maximum operations in a JSON patch is {_MAX_OPERATIONS}, got {len(ops)}"
         )
     result = copy.deepcopy(doc)
+    copied = 0
     for op in ops:
         if not isinstance(op, dict) or op.get("op") not in _OPERATIONS:
             kind = op.get("op") if isinstance(op, dict) else op
             raise bad_request(f"Unexpected kind: {kind}")
+        if op["op"] == "copy":
+            copied += _length(_walk(result, _pointer(op.get("from")), str(op.get("from"))))
+            if copied > _MAX_COPIED:
+                raise StatusError(413, "RequestEntityTooLarge", _TOO_MUCH.format(copied), {})
         result = _OPERATIONS[op["op"]](result, op)
     return result
+
+
+def _length(value: Any) -> int:
+    """Of a value as JSON. What orjson finds too deep can never be stored."""
+    try:
+        return len(orjson.dumps(value))
+    except orjson.JSONEncodeError as error:
+        raise bad_request(f"error applying patch: {error}") from error
 
 
 def _pointer(text: Any) -> list[str]:
@@ -81,7 +101,7 @@ def _child(node: Any, part: str, path: str) -> Any:
 
 
 def _index(part: str, last: int, path: str) -> int:
-    if not part.lstrip("-").isdigit() or not 0 <= int(part) <= last:
+    if not part.isdecimal() or not 0 <= int(part) <= last:
         raise _no_path(path)
     return int(part)
 
@@ -184,6 +204,7 @@ def merge_patch(doc: Any, patch: Any) -> Any:
 # ---- strategic merge
 
 _SCALARS = (str, bool, int, float)
+
 
 def strategic_merge(schema: Schema, definition: str, doc: Object, patch: Object) -> Object:
     """`doc` (an object of `definition`) with `patch` applied. StatusError 400 for malformed directives."""

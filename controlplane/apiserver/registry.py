@@ -129,7 +129,7 @@ class Registry:
         metadata = obj["metadata"]
         if not applied:
             metadata.pop("managedFields", None)
-        if metadata.pop("resourceVersion", None):
+        if metadata.pop("resourceVersion", None) not in (None, "", "0"):
             raise bad_request("resourceVersion should not be set on objects to be created")
         for name in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"):
             metadata.pop(name, None)
@@ -196,7 +196,7 @@ class Registry:
             raise invalid(info.kind, info.group, name, [Cause(REQUIRED, "metadata", "Required value")])
         new = self._decode(info, namespace, wanted, write, old)
         if new["metadata"].get("name") != name:
-            given = new["metadata"].get("name")
+            given = new["metadata"].get("name") or ""
             raise bad_request(f"the name of the object ({given}) does not match the name on the URL ({name})")
         return await self._replace(info, entry, old, new, write, subresource)
 

@@ -16,7 +16,7 @@ from controlplane.apiserver.resources import ResourceInfo, group_versions, looku
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _COLLECTION_VERBS = {"GET": "list", "HEAD": "list", "POST": "create", "DELETE": "deletecollection"}
 _OF_A_NAMESPACE = ("status", "finalize")  # anything else below a namespace's name is a kind of object
-_TRUE = ("true", "1", "t", "T", "TRUE", "True")
+TRUE = ("true", "1", "t", "T", "TRUE", "True")
 
 _GROUP_VERSIONS = frozenset(group_versions())
 
@@ -45,7 +45,7 @@ class Request:
     def flag(self, name: str) -> bool:
         """A boolean parameter; `?watch` alone means true, as in Go's conversion."""
         value = self.query.get(name)
-        return value is not None and (value == "" or value in _TRUE)
+        return value is not None and (value == "" or value in TRUE)
 
 
 def parse(method: str, target: str) -> Request:

@@ -80,7 +80,7 @@ class Selection:
         self._name: str | None = None
         for name, operator, value in _requirements(self._fields):
             if name not in allowed:
-                raise bad_request(f"field label not supported: {name}")
+                raise bad_request(_unknown(info, name))
             if name == "metadata.name" and operator in ("=", "=="):
                 self._name = value
 
@@ -113,6 +113,12 @@ class Selection:
             return entry.fields.get(name.replace("regarding.", "involvedObject."), "")
 
         return get
+
+
+def _unknown(info: ResourceInfo, name: str) -> str:
+    if (info.group, info.plural) in _FIELDS:
+        return f"field label not supported: {name}"
+    return f'"{name}" is not a known field selector: only "metadata.name", "metadata.namespace"'
 
 
 def _requirements(selector: FieldSelector | None) -> list[tuple[str, str, str]]:

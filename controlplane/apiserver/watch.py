@@ -190,6 +190,6 @@ def _as_of(previous: Entry, revision: int) -> Entry:
 
 def _timeout(request: Request) -> float:
     text = request.query.get("timeoutSeconds", "")
-    if text.isdigit() and int(text) > 0:
+    if text.isascii() and text.isdigit() and int(text) > 0:
         return float(text)
     return random.uniform(1800, 3600)  # spread, so that clients do not all come back at once

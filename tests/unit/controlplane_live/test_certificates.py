@@ -236,6 +236,6 @@ def test_strangers_read_cluster_info_and_nothing_beside_it(live: Live) -> None:
         f"{maps}/kube-root-ca.crt",
         "/api/v1/namespaces/kube-system/configmaps/kubeadm-config",
     ):
-        assert live.anonymous("GET", path)[0] == 401
-    assert live.anonymous("PUT", f"{maps}/cluster-info", found)[0] == 401
-    assert live.anonymous("GET", "/api")[0] == 401
+        assert live.anonymous("GET", path)[0] == 403
+    assert live.anonymous("PUT", f"{maps}/cluster-info", found)[0] == 403
+    assert live.anonymous("GET", "/api")[0] == 403

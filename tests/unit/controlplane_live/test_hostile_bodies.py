@@ -1,0 +1,147 @@
+"""Bodies and parameters made to hurt: each gets its refusal, quickly, and the server goes on."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from .conftest import MERGE, STRATEGIC, Client, Live
+
+MAPS = "/api/v1/namespaces/default/configmaps"
+YAML = "application/yaml"
+JSON_PATCH = "application/json-patch+json"
+APPLY = "application/apply-patch+yaml"
+# Nine lines that stand for 9⁹ words.
+BOMB = "a: &a [lol]\n"
+BOMB += "".join(f"{b}: &{b} [{','.join(9 * ['*' + a])}]\n" for a, b in pairwise("abcdefghij"))
+
+
+def nested(depth: int) -> str:
+    return '{"a":' * depth + "1" + "}" * depth
+
+
+@pytest.fixture(scope="module")
+def victim(live: Live) -> str:
+    live.admin.must("POST", MAPS, {"metadata": {"name": "victim"}, "data": {"a": "x" * 1000}})
+    return f"{MAPS}/victim"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (BOMB, "excessive aliasing"),
+        ("a: &a [*a]", "exceeded max depth"),
+        ("a: &a {<<: *a}", "exceeded max depth"),
+        ("[" * 3000, "depth"),
+    ],
+)
+def test_yaml_that_stands_for_more_than_it_is_long(api: Client, victim: str, body: str, said: str) -> None:
+    for method, path, kind in (("POST", MAPS, YAML), ("PATCH", f"{victim}?fieldManager=me", APPLY)):
+        code, status = api(method, path, body.encode(), Content_Type=kind)
+        assert (code, status["reason"]) == (400, "BadRequest")
+        assert said in status["message"]
+
+
+def test_an_alias_as_people_use_it(api: Client) -> None:
+    body = b"metadata:\n  name: aliased\n  labels: &l {a: b}\n  annotations:\n    <<: *l\n    c: d\n"
+    made = api.must("POST", MAPS, body, Content_Type=YAML)
+    assert made["metadata"]["annotations"] == {"a": "b", "c": "d"}
+
+
+@pytest.mark.parametrize("depth", [200, 300, 900, 1500])
+def test_what_is_nested_deeply(api: Client, victim: str, depth: int) -> None:
+    deep = nested(depth)
+    for kind, body in (
+        (MERGE, f'{{"metadata":{{"annotations":{deep}}}}}'),
+        (STRATEGIC, f'{{"metadata":{{"annotations":{deep}}}}}'),
+        (JSON_PATCH, f'[{{"op":"add","path":"/metadata/annotations","value":{deep}}}]'),
+        (JSON_PATCH, f'[{{"op":"test","path":"/metadata","value":{deep}}}]'),
+    ):
+        code, status = api("PATCH", victim, body.encode(), Content_Type=kind)
+        assert code in (400, 422), status
+    revision = f'{{"metadata":{{"name":"deep-{depth}"}},"revision":1,"data":{deep}}}'.encode()
+    code, status = api("POST", "/apis/apps/v1/namespaces/default/controllerrevisions", revision)
+    assert code == (201 if depth == 200 else 400), status
+    # An account that a client sends is not taken over, but has to be read.
+    for body in (deep, f'{{"metadata":{{"name":"d","managedFields":[{{"fieldsV1":{deep}}}]}}}}'):
+        code, status = api("POST", f"{MAPS}?dryRun=All", body.encode())
+        assert code in (201, 400, 422), status
+
+
+def test_copies_that_double_each_time_are_stopped(api: Client, victim: str) -> None:
+    ops = [{"op": "copy", "from": "/data", "path": f"/data/c{number}"} for number in range(60)]
+    code, status = api("PATCH", victim, ops, Content_Type=JSON_PATCH)
+    assert (code, status["reason"]) == (413, "RequestEntityTooLarge")
+    assert "the accumulated size increase of copy is" in status["message"]
+    into_itself = [{"op": "copy", "from": "", "path": "/data/a"} for _ in range(400)]
+    code, status = api("PATCH", victim, into_itself, Content_Type=JSON_PATCH)
+    assert code in (400, 413), status
+
+
+def test_numbers_that_are_none(api: Client, victim: str) -> None:
+    op = [{"op": "remove", "path": "/metadata/finalizers/²"}]
+    api.must("PATCH", victim, {"metadata": {"finalizers": ["a.example/b"]}}, Content_Type=MERGE)
+    assert api("PATCH", victim, op, Content_Type=JSON_PATCH)[0] == 422
+    assert api.send("GET", f"{MAPS}?watch=1&timeoutSeconds={quote('²')}&resourceVersion=x").status_code == 400
+
+
+def test_a_manager_has_a_name_that_can_be_printed(api: Client) -> None:
+    for name, said in (("x" * 129, "Too long: may not be more than 128 bytes"), ("a%0ab", "printable")):
+        code, status = api("POST", f"{MAPS}?fieldManager={name}", {"metadata": {"name": "managed"}})
+        assert (code, status["details"]["causes"][0]["field"]) == (422, "fieldManager")
+        assert said in status["message"]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("resourceVersion=1&resourceVersionMatch=Nearly", "resourceVersionMatch"),
+        ("resourceVersion=0&resourceVersionMatch=Exact", "resourceVersionMatch"),
+        ("continue=x&resourceVersion=1&resourceVersionMatch=Exact", "resourceVersionMatch"),
+        ("sendInitialEvents=true", "sendInitialEvents"),
+        ("watch=1&sendInitialEvents=true", "resourceVersionMatch"),
+        ("watch=1&resourceVersionMatch=NotOlderThan", "resourceVersionMatch"),
+        ("watch=1&sendInitialEvents=true&resourceVersionMatch=Exact", "resourceVersionMatch"),
+    ],
+)
+def test_parameters_that_do_not_go_together(api: Client, query: str, field: str) -> None:
+    code, status = api("GET", f"{MAPS}?{query}")
+    assert (code, status["reason"], status["details"]["kind"]) == (422, "Invalid", "ListOptions")
+    assert {cause["field"] for cause in status["details"]["causes"]} == {field}
+
+
+def test_a_watch_from_nonsense_is_refused_before_it_begins(api: Client) -> None:
+    code, status = api("GET", f"{MAPS}?watch=1&resourceVersion=abc")
+    assert (code, status["reason"]) == (400, "BadRequest")
+
+
+def test_one_object_at_a_revision_that_is_not_written_yet(api: Client, victim: str) -> None:
+    code, status = api("GET", f"{victim}?resourceVersion=99999999")
+    assert (code, status["reason"]) == (504, "Timeout")
+
+
+def test_answers_that_people_read_come_in_lines(api: Client, victim: str) -> None:
+    def lines(query: str = "", **headers: str) -> int:
+        text = api.send("GET", f"{victim}{query}", **headers).text
+        assert json.loads(text)["kind"] in ("ConfigMap", "Status")
+        return text.strip().count("\n")
+
+    assert lines("?pretty=true") > 5 and lines(User_Agent="curl/8.0") > 5
+    assert lines() == 0 and lines("?pretty=false", User_Agent="curl/8.0") == 0
+    assert lines("-gone?pretty=1") > 5, "a refusal too"
+    listed = api.send("GET", f"{MAPS}?pretty=1").text
+    assert listed.startswith('{\n  "kind": "ConfigMapList",')
+
+
+def test_a_long_answer_in_yaml(api: Client) -> None:
+    import yaml
+
+    made: dict[str, Any] = {"metadata": {"name": "long"}, "data": {f"k{n}": "v" * 20 for n in range(2000)}}
+    api.must("POST", MAPS, made)
+    answered = api.send("GET", f"{MAPS}/long", Accept=YAML)
+    assert answered.headers["Content-Type"].startswith(YAML)
+    assert yaml.safe_load(answered.text)["data"] == made["data"]
