@@ -204,7 +204,7 @@ class Agent:
             hosts_dir=paths.config / "registries",
             node_file=paths.state / "config.json",
         )
-        puller = ImagePuller(self._images, self._workers.wake, fetch=fetch)
+        self._puller = puller = ImagePuller(self._images, self._workers.wake, fetch=fetch)
         self._housekeeping = Housekeeping(
             config,
             paths,
@@ -390,6 +390,7 @@ class Agent:
             self._prober,
             replace(self._config, cgroup_driver=self._cgroup_manager),
             self._timelines,
+            self._puller.counts,
             lambda: [*self._instruments(), *more],
             self._credentials.expiries,
             self._heard.wait,
@@ -399,7 +400,7 @@ class Agent:
         """What every part counts, for /metrics."""
         counting = (
             self._pleg, self._workers, self._syncer, self._statuses, self._volumes, self._qos, self._gate,
-            self._guard.eviction, self._timelines,
+            self._guard.eviction, self._timelines, self._puller.counts, self._housekeeping,
         )  # fmt: skip
         more = self._credentials.instruments()
         return [*(each for part in counting for each in part.instruments), *more]

@@ -24,6 +24,7 @@ from kubelet_py.pods.model import ContainerView, Object, epoch, every_container,
 from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.pod_manager import PodManager
 from kubelet_py.pods.prober import Prober
+from kubelet_py.pods.pull_counts import PullCounts
 from kubelet_py.pods.record import PodRecord
 from kubelet_py.pods.timed_runtime import TimedRuntime
 from kubelet_py.pods.timeline import Timelines
@@ -48,6 +49,7 @@ class AgentBackend:
         prober: Prober,
         config: Config,
         timelines: Timelines,
+        pulls: PullCounts,
         instruments: Callable[[], Sequence[Instrument]],
         expiries: Callable[[], Mapping[str, float]],
         heard: Callable[[float], bool],
@@ -61,6 +63,7 @@ class AgentBackend:
         self._prober = prober
         self._config = config
         self._timelines = timelines
+        self._pulls = pulls
         self._instruments = instruments
         self._expiries = expiries
 
@@ -116,7 +119,7 @@ class AgentBackend:
         return self._timelines.starts()
 
     def operations(self) -> dict[str, Distribution]:
-        return {**self._timelines.operations(), **self._runtime.operations()}
+        return {**self._timelines.operations(), **self._runtime.operations(), **self._pulls.operations()}
 
     def settings(self) -> Object:
         return to_document(self._config)

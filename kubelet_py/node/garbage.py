@@ -22,6 +22,7 @@ from pathlib import Path
 
 from kubelet_py.config import Config
 from kubelet_py.errors import ConfigError
+from kubelet_py.instruments import Instrument, Number
 from runtime.images.errors import ImageError
 from runtime.images.store import ImageStore
 from runtime.values import Container
@@ -29,6 +30,7 @@ from runtime.values import Container
 log = logging.getLogger(__name__)
 
 PERIOD = 300.0
+SPACE, AGE = "space", "age"
 Tell = Callable[[str, str, str], None]
 """(Normal or Warning, reason, message): an event about the node."""
 
@@ -124,6 +126,13 @@ class ImageGarbage:
         self._began = self._looked = clock()
         self._thread: threading.Thread | None = None
         self._failed_before = False
+        self._removed = Number(
+            "kubelet_image_garbage_collected_total",
+            "Total number of images garbage collected by the kubelet, "
+            "whether through disk usage or image age.",
+            "reason",
+        )
+        self.instruments: tuple[Instrument, ...] = (self._removed,)
         self._observe(self._began)
 
     def look(self) -> None:
@@ -150,7 +159,7 @@ class ImageGarbage:
         for image in removable(self._uses, in_use, now, self._policy.minimum_age):
             if self._disk().available >= target:
                 break
-            if self._remove(image, "disk"):
+            if self._remove(image, SPACE):
                 removed.append(image)
         self._judge(target - self._disk().available, excess)
         return removed
@@ -160,7 +169,7 @@ class ImageGarbage:
         now = self._clock()
         in_use = self._observe(now)
         unused = removable(self._uses, in_use, now, self._policy.minimum_age)
-        return [image for image in unused if self._remove(image, "eviction")]
+        return [image for image in unused if self._remove(image, SPACE)]
 
     def _work(self) -> None:
         try:
@@ -198,7 +207,7 @@ class ImageGarbage:
             image for image in removable(self._uses, in_use, now, self._policy.minimum_age)
             if now - self._uses[image].idle_since > oldest
         ]
-        return [image for image in old if self._remove(image, "age")]
+        return [image for image in old if self._remove(image, AGE)]
 
     def _remove(self, image: str, reason: str) -> bool:
         # A pod may have started to use it since: the runtime is asked once more.
@@ -209,6 +218,7 @@ class ImageGarbage:
             log.info("Kept image id=%s error=%s", image, error)
             return False
         self._uses.pop(image, None)
+        self._removed.add(reason)
         log.info("Removed unused image id=%s reason=%s", image, reason)
         return True
 

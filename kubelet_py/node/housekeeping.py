@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from kubelet_py.config import Config
+from kubelet_py.instruments import Instrument
 from kubelet_py.node.garbage import ImageGarbage, Policy, Tell, disk_of
 from kubelet_py.node.log_rotation import LogRotation, parse_limits
 from kubelet_py.paths import NodePaths
@@ -36,6 +37,7 @@ class Housekeeping:
             disk=lambda: disk_of(paths.images),
             mounted=mounted,
         )
+        self.instruments: tuple[Instrument, ...] = self._images.instruments
         size, files = parse_limits(config)
         self._logs = LogRotation(
             runtime.list_containers,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from kubelet_py.errors import ImageError, ImagePulling
 from kubelet_py.pods import backoff
 from kubelet_py.pods.model import Object
+from kubelet_py.pods.pull_counts import PullCounts
 from runtime.images import reference
 from runtime.images.errors import ImageError as StoreError
 from runtime.images.errors import InvalidReference, PullError, RegistryUnavailable
@@ -73,6 +74,7 @@ class ImagePuller:
         self._lock = threading.Lock()
         self._turns: dict[str, _Turn] = {}
         self._backoffs: dict[tuple[str, str], tuple[backoff.BackoffEntry, float, str]] = {}
+        self.counts = PullCounts()
 
     def ensure(self, pod: Object, container: Object, tell: Tell, secrets: Secrets) -> Image:
         """The image of `container`. Never waits."""
@@ -205,7 +207,7 @@ class ImagePuller:
                 present = None if again else self._store.lookup(name)
                 if present is not None:
                     return present, False
-                return self._fetch(self._store, pod, name, secrets), True
+                return self.counts.pulled(lambda: self._fetch(self._store, pod, name, secrets)), True
         finally:
             with self._lock:
                 turn.users -= 1

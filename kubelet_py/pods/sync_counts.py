@@ -39,8 +39,12 @@ class SyncCounts:
             "container_type",
             "code",
         )
+        self._sizes = Histogram(
+            "kubelet_containers_per_pod_count", "The number of containers per pod.", bounds=(1, 2, 4, 8, 16)
+        )
         self.instruments: tuple[Instrument, ...] = (
-            self._worker, self._first, self._pods, self._pod_errors, self._containers, self._container_errors
+            self._worker, self._first, self._pods, self._pod_errors, self._containers, self._container_errors,
+            self._sizes,
         )  # fmt: skip
 
     @contextmanager
@@ -49,6 +53,7 @@ class SyncCounts:
         operation = _operation(record)
         if record.synced is None:
             self._first.observe(max(0.0, now - record.seen_at))
+            self._sizes.observe(len(record.pod["spec"]["containers"]))
         record.synced = record.pod
         with self._worker.timed(operation):
             yield

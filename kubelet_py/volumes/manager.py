@@ -7,6 +7,7 @@ old one made. What comes from the API as a secret lies on a tmpfs.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -162,22 +163,45 @@ class VolumeManager:
     def give_up(self, uid: str) -> None:
         """Unmount and remove the volumes of a pod that is over, and nothing else of it: what they hold, in
         memory or on the disk, is free for others long before somebody deletes the pod."""
-        for folder in (self._pods / uid / "volumes", self._pods / uid / SUBPATHS):
-            if folder.is_dir():
-                for mount in mounting.below(folder):
-                    mounting.unmount(mount)
-                shutil.rmtree(folder)
+        home = Path(os.path.realpath(self._pods / uid))
+        self._remove(home / SUBPATHS)  # binds of what is in the volumes
+        volumes = home / "volumes"
+        if not volumes.is_dir():
+            return
+        mounts = mounting.below(volumes)
+        for folder in volumes.glob("*/*"):
+            self._unmount(folder, [mount for mount in mounts if mount == folder or folder in mount.parents])
+        shutil.rmtree(volumes)
+
+    def _unmount(self, folder: Path, mounts: Sequence[Path]) -> None:
+        """Take one volume away, and count how long that took. Nothing is asked of what is mounted there: it
+        may be a server that is gone."""
+        began, status = time.monotonic(), "fail-unknown"
+        try:
+            for mount in mounts:
+                mounting.unmount(mount)
+            shutil.rmtree(folder)
+            status = "success"
+        finally:
+            name = folder.parent.name.replace("~", "/")
+            self._durations.observe(time.monotonic() - began, name, "volume_unmount", status, "false")
 
     def tear_down(self, uid: str) -> None:
         """Unmount and remove everything of the pod. Never follows a symlink, never crosses a mount."""
         folder = self._pods / uid
         if not folder.is_dir():
             return
-        # Ours (tmpfs, subPaths, images, shares), and what a container mounted inside a shared volume.
-        for mount in mounting.below(folder):
-            mounting.unmount(mount)
-        shutil.rmtree(folder)
+        self.give_up(uid)
+        self._remove(folder)
         log.info("Removed volumes pod_uid=%s", uid)
+
+    @staticmethod
+    def _remove(folder: Path) -> None:
+        # Ours (tmpfs, subPaths, images, shares), and what a container mounted inside a shared volume.
+        if folder.is_dir():
+            for mount in mounting.below(folder):
+                mounting.unmount(mount)
+            shutil.rmtree(folder)
 
     def _folder(self, uid: str, kind: str, name: str) -> Path:
         return self._pods / uid / "volumes" / plugin(kind).replace("/", "~") / name

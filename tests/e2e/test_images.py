@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -85,6 +86,18 @@ def test_a_pod_pulls_its_image_and_runs_the_images_own_command(
     assert status["imageID"].startswith(f"{registry.where}/team/app@sha256:")
     assert node.get("pod", "pulls")["spec"]["containers"][0]["imagePullPolicy"] == "IfNotPresent"
     node.kubectl("delete", "pod", "pulls")
+    name = node.kubectl("get", "nodes", "-o", "name").out.strip()
+    series = (
+        r'kubelet_runtime_operations_total\{operation_type="pull_image"\} [1-9]',
+        r'kubelet_image_pull_duration_seconds_count\{image_size_in_bytes="[^"]+"\} [1-9]',
+        r'storage_operation_duration_seconds_count\{[^}]*projected"[^}]*"volume_unmount"[^}]*\} [1-9]',
+    )
+
+    def counted() -> bool:
+        text = node.kubectl("get", "--raw", f"/api/v1/{name.replace('node/', 'nodes/')}/proxy/metrics").out
+        return all(re.search(each, text) for each in series)
+
+    node.until("the pull and the end of its volume are counted", counted)
 
 
 def test_a_moved_tag_is_pulled_again_only_by_policy_always(

@@ -21,7 +21,7 @@ class Pleg:
 def backend(manager: PodManager, heard: Callable[[float], bool]) -> AgentBackend:
     nothing = cast(Any, None)
     return AgentBackend(
-        manager, cast(Any, Pleg()), nothing, nothing, nothing, nothing, nothing, list, dict, heard
+        manager, cast(Any, Pleg()), nothing, nothing, nothing, nothing, nothing, nothing, list, dict, heard
     )
 
 

@@ -12,6 +12,7 @@ from pods_in_words import pod
 from kubelet_py.instruments import Histogram, Number
 from kubelet_py.node.api_counts import ApiCounts
 from kubelet_py.pods.pleg import Pleg
+from kubelet_py.pods.pull_counts import PullCounts, size_name
 from kubelet_py.pods.record import PodRecord
 from kubelet_py.pods.sync_counts import SyncCounts, container_type
 from kubelet_py.pods.workers import PodWorkers
@@ -67,6 +68,32 @@ def test_a_relist_is_timed_and_leaves_its_moment() -> None:
     assert counted(pleg, "kubelet_pleg_last_seen_seconds") > 1_700_000_000
 
 
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [(0, "N/A"), (1, "0-10MB"), (10 << 20, "0-10MB"), ((10 << 20) + 1, "10MB-100MB"), (3 << 30, "1GB-5GB"),
+     (101 << 30, "GT100GB")],
+)  # fmt: skip
+def test_images_are_told_apart_by_size(size: int, name: str) -> None:
+    assert size_name(size) == name
+
+
+def test_pulls_are_timed_and_failed_ones_counted_apart() -> None:
+    now = iter([0.0, 4.0, 4.0, 10.0, 11.0])
+    counts = PullCounts(lambda: next(now))
+    image = SimpleNamespace(size=20 << 20)
+    assert counts.pulled(lambda: image) is image
+
+    def fails() -> SimpleNamespace:
+        raise OSError
+
+    with pytest.raises(OSError):
+        counts.pulled(fails)
+    calls = counts.operations()["pull_image"]
+    assert (calls.count, calls.failures, calls.total) == (2, 1, 5.0)
+    assert counted(counts, "kubelet_image_pull_duration_seconds", image_size_in_bytes="10MB-100MB") == 1
+    assert counted(counts, "kubelet_image_pull_duration_seconds") == 1
+
+
 def test_a_look_is_counted_by_what_it_is_for() -> None:
     counts = SyncCounts()
     record = PodRecord(pod(), seen_at=100.0)
@@ -78,6 +105,7 @@ def test_a_look_is_counted_by_what_it_is_for() -> None:
             pass
     kinds = ("create", "sync", "update", "kill")
     name = "kubelet_pod_worker_duration_seconds"
+    assert counted(counts, "kubelet_containers_per_pod_count") == 1
     assert [counted(counts, name, operation_type=kind) for kind in kinds] == [1, 1, 1, 1]
     assert counted(counts, "kubelet_pod_worker_start_duration_seconds") == 1
 

@@ -99,6 +99,7 @@ def test_a_full_disk_loses_unused_images_until_the_low_threshold_and_no_more() -
     garbage.collect()  # c is used now: later than d and e
     assert lab.names == ["a", "b", "c", "e"]
     assert garbage.collect() == []
+    assert garbage.instruments[0].rows() == [({"reason": "space"}, 1)]
     assert lab.events == []
 
 

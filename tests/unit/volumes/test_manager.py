@@ -1,0 +1,68 @@
+"""What the manager counts when volumes come and go, and that nothing is left; no mounts here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubelet_py.errors import VolumeError
+from kubelet_py.volumes.manager import VolumeManager
+from kubelet_py.volumes.plugin import Context
+
+Object = dict[str, Any]
+MAP = {"metadata": {"name": "m", "namespace": "default"}, "data": {"a": "1"}}
+
+
+def context(*volumes: Object) -> Context:
+    body = {
+        "metadata": {"name": "p", "namespace": "default", "uid": "uid"},
+        "spec": {"containers": [{"name": "c"}], "volumes": [*volumes]},
+    }
+    return Context(body, lambda kind, name: MAP if name == "m" else None, lambda *_: "")
+
+
+def counts(manager: VolumeManager) -> dict[tuple[str, str, str], int]:
+    (durations,) = manager.instruments
+    return {
+        (row["volume_plugin"], row["operation_name"], row["status"]): found.count  # type: ignore[union-attr]
+        for row, found in durations.rows()
+    }
+
+
+def test_each_volume_is_counted_as_it_comes_and_as_it_goes(tmp_path: Path) -> None:
+    manager = VolumeManager(tmp_path)
+    volumes = ({"name": "d", "emptyDir": {}}, {"name": "e", "emptyDir": {}})
+    found = manager.set_up(context(*volumes, {"name": "m", "configMap": {"name": "m"}}))
+    (found["d"].path / "file").write_text("x")
+    manager.give_up("uid")
+    assert not (tmp_path / "uid/volumes").exists() and (tmp_path / "uid").is_dir()
+    empty, maps = "kubernetes.io/empty-dir", "kubernetes.io/configmap"
+    wanted = {
+        (empty, "volume_mount", "success"): 2,
+        (maps, "volume_mount", "success"): 1,
+        (empty, "volume_unmount", "success"): 2,
+        (maps, "volume_unmount", "success"): 1,
+    }
+    assert counts(manager) == wanted
+    manager.tear_down("uid")
+    assert not (tmp_path / "uid").exists()
+    manager.tear_down("uid")
+    assert counts(manager) == wanted, "what is gone does not go again"
+
+
+def test_a_failed_one_is_counted_as_such(tmp_path: Path) -> None:
+    manager = VolumeManager(tmp_path)
+    with pytest.raises(VolumeError):
+        manager.set_up(context({"name": "m", "configMap": {"name": "missing"}}))
+    assert counts(manager) == {("kubernetes.io/configmap", "volume_mount", "fail-unknown"): 1}
+
+
+def test_volumes_go_where_the_folder_of_pods_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "pods").symlink_to(tmp_path / "real")
+    manager = VolumeManager(tmp_path / "pods")
+    manager.set_up(context({"name": "d", "emptyDir": {}}))
+    manager.tear_down("uid")
+    assert [*(tmp_path / "real").iterdir()] == []
