@@ -26,11 +26,12 @@ from controlplane.apiserver import bootstrap
 from controlplane.apiserver.admission import Admission
 from controlplane.apiserver.allocators import ServiceAllocator
 from controlplane.apiserver.authentication import Authenticator
-from controlplane.apiserver.authorization import Attributes, Authorizer, of_request
+from controlplane.apiserver.authorization import Authorizer, of_request
 from controlplane.apiserver.calls import MAX_BODY, Call, presented, refusal
 from controlplane.apiserver.endpoints import VERSION, EndpointHandler
 from controlplane.apiserver.errors import StatusError, access_denied, bad_request, internal, unknown_resource
 from controlplane.apiserver.handlers import ObjectHandler
+from controlplane.apiserver.impersonation import impersonated
 from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.reviews import ReviewHandler
 from controlplane.apiserver.routing import Request, parse
@@ -191,21 +192,7 @@ class ApiServer:
         transport = http.transport
         peer = transport.get_extra_info("peercert") if transport is not None else None
         user = self._authenticator.authenticate(peer, http.headers.get("Authorization", ""))
-        name = http.headers.get("Impersonate-User")
-        return user if name is None else self._impersonate(http, user, name)
-
-    def _impersonate(self, http: web.Request, user: User, name: str) -> User:
-        """kubectl --as and --as-group, for whoever may impersonate (authentication's request filters)."""
-        groups = http.headers.getall("Impersonate-Group", [])
-        for resource, wanted in [("users", name), *(("groups", group) for group in groups)]:
-            if not self._authorizer.allowed(user, Attributes("impersonate", "", resource, name=wanted)):
-                text = f'{resource} "{wanted}" is forbidden: User "{user.name}" cannot impersonate'
-                text += f' resource "{resource}" in API group "" at the cluster scope'
-                raise StatusError(403, "Forbidden", text, {"name": wanted, "kind": resource})
-        if name.startswith("system:serviceaccount:") and not groups:
-            namespace = name.split(":")[2]
-            groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}"]
-        return User(name, tuple(dict.fromkeys([*groups, "system:authenticated"])))
+        return impersonated(http.headers, user, self._authorizer.allowed)
 
 
 def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.Request:

@@ -35,6 +35,7 @@ Object = dict[str, Any]
 
 BEFORE = "before-first-apply"
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_ANNOTATION = ("f:metadata", "f:annotations", f"f:{_LAST_APPLIED}")
 _NOT_OWNED = ("apiVersion", "kind")
 _NOT_OWNED_METADATA = (
     "name",
@@ -132,12 +133,19 @@ def record_update(
     now: str,
     subresource: str = "",
 ) -> None:
-    """Accounts for an ordinary write, in place in `new`; does nothing for objects that were never applied."""
+    """Accounts for an ordinary write, in place in `new`; does nothing for objects that were never applied.
+
+    A client may write the account itself, to hand its fields over to another manager (kubectl does so when
+    it goes over from the client's side to the server's), or end it by a list of one empty entry.
+    """
     entries = (old.get("metadata") or {}).get("managedFields")
     given = new.setdefault("metadata", {})
-    if not entries or given.get("managedFields") in ([], [{}]):
+    written = None if subresource else given.get("managedFields")
+    if not entries or written == [{}]:
         given.pop("managedFields", None)
         return
+    if written and written != entries and all(_readable_entry(entry) for entry in written):
+        entries = written
     owners = [_read(entry) for entry in entries]
     before, after = _owned(schema, definition, old), _owned(schema, definition, new)
     changed = frozenset(path for path, value in after.items() if path not in before or before[path] != value)
@@ -160,6 +168,16 @@ def _owned(schema: Schema, definition: str, obj: Object) -> dict[Path, Any]:
     return leaves(schema, definition, slim)
 
 
+def _readable_entry(entry: Object) -> bool:
+    """One that is not is none: then the account that there was goes on."""
+    return (
+        bool(entry.get("manager"))
+        and entry.get("operation") in ("Apply", "Update")
+        and entry.get("fieldsType") == "FieldsV1"
+        and isinstance(entry.get("fieldsV1"), dict)
+    )
+
+
 def _read(entry: Object) -> Owner:
     return Owner(
         entry.get("manager") or "",
@@ -178,23 +196,30 @@ def _owners(schema: Schema, definition: str, live: Object | None, manager: str, 
     if entries:
         return [_read(entry) for entry in entries]
     fields = frozenset(_owned(schema, definition, live))
+    api_version = live.get("apiVersion") or ""
+    applied: FieldSet = frozenset()
     if manager == "kubectl":
-        # What kubectl itself applied from the client's side is its own already.
-        fields -= _client_side(schema, definition, live)
-    owner = Owner(BEFORE, "Update", live.get("apiVersion") or "", "", now, fields)
-    return [owner] if fields else []
+        # What kubectl itself applied from the client's side is its own already, and goes when it gives it up.
+        # It looks after the annotation as a manager of its own, "kubectl-last-applied".
+        applied = fields & _client_side(schema, definition, live)
+        fields -= applied
+        applied -= {_ANNOTATION}
+    owners = (
+        Owner(BEFORE, "Update", api_version, "", now, fields),
+        Owner(manager, "Apply", api_version, "", now, applied),
+    )
+    return [owner for owner in owners if owner.fields]
 
 
 def _client_side(schema: Schema, definition: str, live: Object) -> FieldSet:
     text = (live["metadata"].get("annotations") or {}).get(_LAST_APPLIED)
     if not text:
         return frozenset()
-    annotation = ("f:metadata", "f:annotations", f"f:{_LAST_APPLIED}")
     try:
         config = orjson.loads(text)
     except ValueError:
-        return frozenset({annotation})
-    return frozenset(_owned(schema, definition, schema.check(definition, config).obj)) | {annotation}
+        return frozenset({_ANNOTATION})
+    return frozenset(_owned(schema, definition, schema.check(definition, config).obj)) | {_ANNOTATION}
 
 
 def _settle(

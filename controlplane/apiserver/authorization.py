@@ -207,13 +207,10 @@ _BUILT_IN: dict[str, tuple[Rule, ...]] = {
     AUTHENTICATED: (
         Rule(
             ("get", "head"),
-            paths=("/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", "/"),
+            paths=("/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", "/", *_ALWAYS_OPEN),
         ),
-        Rule(
-            ("create",),
-            ("authentication.k8s.io", "authorization.k8s.io"),
-            ("selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews"),
-        ),
+        Rule(("create",), ("authorization.k8s.io",), ("selfsubjectaccessreviews", "selfsubjectrulesreviews")),
+        Rule(("create",), ("authentication.k8s.io",), ("selfsubjectreviews",)),
     ),
     "system:nodes": (
         Rule(("get", "list", "watch", "create", "update", "patch", "delete"), ("",), ("nodes",)),

@@ -6,7 +6,7 @@ siblings); whatever changes the object goes through the registry like any other 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import web
 
-from controlplane.apiserver import deletion
+from controlplane.apiserver import deletion, rendering
 from controlplane.apiserver.calls import Call, answer
 from controlplane.apiserver.errors import (
     REQUIRED,
@@ -150,7 +150,7 @@ class SubresourceHandler:
         request = call.request
         if request.verb == "get":
             obj = self._registry.get(info, request.namespace, request.name).parse()
-            return answer(orjson.dumps(get_scale(info, obj)), wanted=wanted(call.accept, tabular=False))
+            return self._shown(call, get_scale(info, obj))
         write = await call.write()
         if request.verb == "update":
             given = await call.object("Scale")
@@ -162,8 +162,13 @@ class SubresourceHandler:
             return put_scale(info, obj, wanted_scale(get_scale(info, obj)))
 
         written = await self._registry.patch(info, request.namespace, request.name, scale, write)
-        body = orjson.dumps(get_scale(info, orjson.loads(written.body)))
-        return answer(body, warnings=write.warnings)
+        return self._shown(call, get_scale(info, orjson.loads(written.body)), write.warnings)
+
+    def _shown(self, call: Call, scale: Object, warnings: Sequence[str] = ()) -> web.Response:
+        form = wanted(call.accept)
+        view = replace(rendering.view(call.request, form), info=_SCALE)
+        body = rendering.one(self._registry, view, orjson.dumps(scale), self._clock())
+        return answer(body, wanted=form, warnings=warnings)
 
     async def _token(self, call: Call, info: ResourceInfo) -> web.Response:
         """TokenRequest: a token for this service account, perhaps bound to a pod."""
@@ -262,7 +267,7 @@ def _info(group: str, version: str, plural: str) -> ResourceInfo:
 
 _PODS = _info("", "v1", "pods")
 _SECRETS = _info("", "v1", "secrets")
-# Only its definition is used, to merge patches of a Scale.
+# Its definition merges patches of a Scale, its name finds the columns of one.
 _SCALE = ResourceInfo(
     group="autoscaling",
     version="v1",

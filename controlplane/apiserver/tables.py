@@ -98,6 +98,7 @@ _PRINTERS: dict[tuple[str, str], tuple[tuple[Column, ...], Cells]] = {
     ("apps", "controllerrevisions"): (tables_workloads.REVISION, tables_workloads.revision),
     ("batch", "jobs"): (tables_workloads.JOB, tables_workloads.job),
     ("batch", "cronjobs"): (tables_workloads.CRON_JOB, tables_workloads.cron_job),
+    ("autoscaling", "scales"): (tables_workloads.SCALE, tables_workloads.scale),
     ("autoscaling", "horizontalpodautoscalers"): (tables_workloads.AUTOSCALER, tables_workloads.autoscaler),
     ("discovery.k8s.io", "endpointslices"): (tables_cluster.SLICE, tables_cluster.endpoint_slice),
     ("networking.k8s.io", "ingresses"): (tables_cluster.INGRESS, tables_cluster.ingress),

@@ -33,6 +33,7 @@ JOB = columns("Name|Status|Completions|Duration|Age|Containers*|Images*|Selector
 CRON_JOB = columns(
     "Name|Schedule|Timezone|Suspend|Active:integer|Last Schedule|Age|Containers*|Images*|Selector*"
 )
+SCALE = columns("Name|Desired:integer|Available:integer|Age")
 REVISION = columns("Name|Controller|Revision|Age")
 AUTOSCALER = columns("Name|Reference|Targets|MinPods|MaxPods|Replicas|Age")
 
@@ -150,6 +151,11 @@ def cron_job(obj: Object, now: float) -> list[Any]:
         images,
         selector(inner.get("selector")),
     ]
+
+
+def scale(obj: Object, now: float) -> list[Any]:
+    replicas = [(obj.get(part) or {}).get("replicas") or 0 for part in ("spec", "status")]
+    return [name(obj), *replicas, age(obj, now)]
 
 
 def revision(obj: Object, now: float) -> list[Any]:

@@ -236,7 +236,10 @@ class Deployments(Controller):
             return
         metadata = deployment["metadata"]
         body = {"metadata": {"annotations": {REVISION: str(revision)}}}
-        patched = self.client.patch(DEPLOYMENTS, metadata["name"], body, metadata["namespace"], kind="merge")
+        # By way of the status, as upstream: a change from the other side would count as a new generation.
+        patched = self.client.patch(
+            DEPLOYMENTS, metadata["name"], body, metadata["namespace"], kind="merge", subresource="status"
+        )
         deployment["metadata"] = patched["metadata"]
 
     def _step(self, deployment: Object, new: Object, old: list[Object]) -> None:

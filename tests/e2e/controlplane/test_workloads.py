@@ -53,6 +53,9 @@ def test_a_rolling_update_replaces_every_pod(cluster: Cluster, namespace: str) -
     cluster.wait_complete(namespace, "web")
     cluster.change(namespace, "web", image("two"))
     cluster.wait_complete(namespace, "web")
+    metadata = cluster.client.get(DEPLOYMENTS, "web", namespace)["metadata"]
+    assert metadata["annotations"]["deployment.kubernetes.io/revision"] == "2"
+    assert metadata["generation"] == 2, "only what people change counts"
     cluster.until("old pods gone", lambda: len(cluster.pods(namespace)) == 4)
     assert {p["spec"]["containers"][0]["image"] for p in cluster.pods(namespace)} == {"two"}
     assert sizes(cluster, namespace) == [0, 4]

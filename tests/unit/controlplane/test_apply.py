@@ -113,6 +113,30 @@ def test_kubectl_takes_over_what_it_applied_from_the_client_side() -> None:
         "kubectl.kubernetes.io/last-applied-configuration": json.dumps(config_map(a="1"))
     }
     assert by(live, config_map(a="2"), "kubectl")["data"] == {"a": "2"}
+    left = by(live, config_map(b="2"), "kubectl")
+    assert left["data"] == {"b": "2"}, "what it no longer gives goes, as what it applied here would"
+    assert left["metadata"]["annotations"] == live["metadata"]["annotations"]
+    assert by(live, config_map(b="2"), "other")["data"] == {"a": "1", "b": "2"}
+
+
+def test_a_client_hands_its_fields_over_by_writing_the_account() -> None:
+    live = by(None, config_map(a="1"), "A")
+    new = copy.deepcopy(live)
+    new["metadata"]["managedFields"][0]["manager"] = "B"
+    record_update(SCHEMA, CONFIG_MAP, live, new, manager="edit", now=LATER)
+    assert owners(new) == {"B": {"f:data": {"f:a": {}}}}
+    assert by(new, config_map(a="2"), "B")["data"] == {"a": "2"}
+    for entries in ([], [{"manager": "B"}], None):
+        new["metadata"]["managedFields"] = entries
+        record_update(SCHEMA, CONFIG_MAP, live, new, manager="edit", now=LATER)
+        assert owners(new) == owners(live), "what is no account ends none"
+    by_status = copy.deepcopy(live)
+    by_status["metadata"]["managedFields"][0]["manager"] = "B"
+    record_update(SCHEMA, CONFIG_MAP, live, by_status, manager="edit", now=LATER, subresource="status")
+    assert owners(by_status) == owners(live)
+    new["metadata"]["managedFields"] = [{}]
+    record_update(SCHEMA, CONFIG_MAP, live, new, manager="edit", now=LATER)
+    assert "managedFields" not in new["metadata"]
 
 
 def test_an_update_takes_fields_and_an_apply_gets_them_back_by_force() -> None:

@@ -135,6 +135,43 @@ def test_impersonation_is_for_those_who_may(live: Live, namespace: str) -> None:
     assert code == 403 and "cannot impersonate" in status["message"]
 
 
+def test_all_parts_of_another_identity_are_shown_and_each_has_its_right(live: Live, namespace: str) -> None:
+    path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+    parts = {
+        "Impersonate_User": "alice",
+        "Impersonate_Group": "staff",
+        "Impersonate_Uid": "7",
+        "Impersonate_Extra_Scopes": "view",
+    }
+    found = live.admin.must("POST", path, {}, **parts)["status"]["userInfo"]
+    groups = ["staff", "system:authenticated"]
+    assert found == {"username": "alice", "uid": "7", "groups": groups, "extra": {"scopes": ["view"]}}
+    for alone in ("Impersonate_Group", "Impersonate_Uid", "Impersonate_Extra_Scopes"):
+        code, status = live.admin("POST", path, {}, **{alone: "x"})
+        assert code == 400 and "without impersonating a user" in status["message"]
+
+    client = live.with_token(token(live.admin, namespace))
+    roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
+    bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+    rule = {"verbs": ["impersonate"], "apiGroups": [""], "resources": ["users", "serviceaccounts"]}
+    name = f"impersonator-{namespace}"
+    live.admin.must("POST", roles, {"metadata": {"name": name}, "rules": [rule]})
+    subject = {"kind": "ServiceAccount", "name": "default", "namespace": namespace}
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    body = {"metadata": {"name": name}, "subjects": [subject], "roleRef": reference}
+    live.admin.must("POST", bindings, body)
+    assert client("POST", path, {}, Impersonate_User="alice")[0] == 201
+    for part, value, said in (
+        ("Impersonate_Group", "staff", 'groups "staff" is forbidden'),
+        ("Impersonate_Uid", "7", 'uids.authentication.k8s.io "7" is forbidden'),
+        ("Impersonate_Extra_Scopes", "view", 'cannot impersonate resource "userextras/scopes"'),
+    ):
+        code, status = client("POST", path, {}, Impersonate_User="alice", **{part: value})
+        assert code == 403 and said in status["message"]
+    account = client.must("POST", path, {}, Impersonate_User=f"system:serviceaccount:{namespace}:other")
+    assert f"system:serviceaccounts:{namespace}" in account["status"]["userInfo"]["groups"]
+
+
 def test_a_kubelet_gets_tokens_for_its_own_pods_only(live: Live, namespace: str) -> None:
     pods = f"/api/v1/namespaces/{namespace}/pods"
     path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default/token"

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from .conftest import MERGE, STRATEGIC, Client, pod
+from .conftest import MERGE, STRATEGIC, TABLE, Client, pod
 
 CONFIG = "/api/v1/namespaces/{}/configmaps"
 PODS = "/api/v1/namespaces/{}/pods"
@@ -87,6 +87,10 @@ def test_scale_changes_replicas_and_nothing_else(api: Client, namespace: str) ->
     assert scale["spec"] == {"replicas": 1} and scale["status"]["selector"] == "a=b"
     scale["spec"]["replicas"] = 3
     assert api.must("PUT", f"{path}/d/scale", scale)["spec"] == {"replicas": 3}
+    shown = api.must("GET", f"{path}/d/scale", Accept=TABLE)
+    names = [column["name"] for column in shown["columnDefinitions"]]
+    assert names == ["Name", "Desired", "Available", "Age"]
+    assert shown["rows"][0]["cells"][:3] == ["d", 3, 0]
     assert api.patch(f"{path}/d/scale", {"spec": {"replicas": 0}})["spec"] == {}
     code, _ = api("PATCH", f"{path}/d/scale", {"spec": {"replicas": -1}}, Content_Type=MERGE)
     assert code == 422
