@@ -2,9 +2,9 @@
 
 Configuration keys are upstream's (bridge, isGateway, isDefaultGateway, forceAddress, ipMasq, hairpinMode,
 promiscMode, portIsolation, macspoofchk, disableContainerInterface, vlan, vlanTrunk, preserveDefaultVlan, mtu,
-dns, ipam); `nonMasqueradeCIDRs`, a list of prefixes that ipMasq leaves alone, is ours. A key of upstream's
-that would change the wiring and is not implemented, or not by this kernel, is refused with code 2, never
-ignored.
+dns, ipam). Ours are `nonMasqueradeCIDRs`, a list of prefixes that ipMasq leaves alone, and `gsoIPv4MaxSize`
+(veth.parse_gso). A key of upstream's that would change the wiring and is not implemented, or not by this
+kernel, is refused with code 2, never ignored.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ class Bridge(VethPlugin):
         if config.gateway:
             veth.enable_forwarding(self._proc, found.ips)
         ends = veth.names(request, found.ips)
-        pair = wiring.pair(ends, mtu=config.network.mtu or bridge.mtu, master=bridge.index)
+        mtu = config.network.mtu or bridge.mtu
+        pair = wiring.pair(ends, mtu=mtu, gso=config.network.gso, master=bridge.index)
         alias = veth.near_alias(request)
         port = set_port(ends.near, hairpin=config.hairpin, isolated=config.isolated, alias=alias)
         with veth.removed_on_failure(host, ends.near):

@@ -102,12 +102,13 @@ def bridge_network(
     cluster_cidrs: Sequence[str],
     data_dir: Path,
     mtu: int = 0,
+    gso: int = 0,
     neighbours: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The conflist of one node of ours: bridge with an address from each subnet, host ports, limits.
 
     Pods keep their address towards the cluster's pods and the `neighbours`, other nodes' own addresses.
-    Debian's plugins accept it too (they pass over nonMasqueradeCIDRs).
+    Debian's plugins accept it too (they pass over nonMasqueradeCIDRs and gsoIPv4MaxSize).
     """
     section: dict[str, Any] = {
         "type": "bridge",
@@ -125,6 +126,8 @@ def bridge_network(
     }
     if mtu:
         section["mtu"] = mtu
+    if gso:
+        section["gsoIPv4MaxSize"] = gso
     ports = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
     limits = {"type": "bandwidth", "capabilities": {"bandwidth": True}}
     return {"cniVersion": "1.0.0", "name": name, "plugins": [section, ports, limits]}

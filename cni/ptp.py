@@ -5,7 +5,8 @@
                              route <gateway>/32 dev eth0, <subnet> by <gateway>, then IPAM's routes
 
 The container has only the host as its neighbour, so two pods of one subnet cannot forge each other's frames.
-Configuration keys are upstream's (ipMasq, mtu, dns, ipam) with `nonMasqueradeCIDRs` beside, as in bridge.
+Configuration keys are upstream's (ipMasq, mtu, dns, ipam) with `nonMasqueradeCIDRs` and `gsoIPv4MaxSize`
+beside, as in bridge.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Ptp(VethPlugin):
         request, host, inside = wiring.request, wiring.host, wiring.inside
         veth.enable_forwarding(self._proc, found.ips)
         ends = veth.names(request, found.ips)
-        pair = wiring.pair(ends, mtu=network.mtu)
+        pair = wiring.pair(ends, mtu=network.mtu, gso=network.gso)
         with veth.removed_on_failure(host, ends.near):
             veth.create(host, ends.near, [pair, set_port(ends.near, alias=veth.near_alias(request))])
             near, far = host.require(ends.near), inside.require(request.ifname)

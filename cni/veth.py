@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     Delegate = Callable[[str, Request], Result | None]
 
 
+GSO_USUAL, GSO_MOST = 65536, 524280
+"""Bytes: what each device starts with, and what a veth takes at the most (the kernel's GSO_MAX_SIZE)."""
+
+
 @frozen
 class Ends:
     """What the two ends of one pair are to be called; an empty MAC is the kernel's choice."""
@@ -100,6 +104,18 @@ def parse_mtu(config: Mapping[str, Any]) -> int:
     if not isinstance(mtu, int) or mtu < 0:
         raise InvalidConfig(f"Could not accept mtu {mtu!r}")
     return mtu
+
+
+def parse_gso(config: Mapping[str, Any]) -> int:
+    """The `gsoIPv4MaxSize` of a configuration, 0 for the kernel's own. Raises InvalidConfig.
+
+    So many bytes does the pod's TCP hand out at a time, for others to cut to the MTU (or, between pods, for
+    nobody): what a packet costs on its way is paid as often. Kernels before 6.3 pass over it.
+    """
+    size = config.get("gsoIPv4MaxSize") or 0
+    if not isinstance(size, int) or isinstance(size, bool) or (size and not GSO_USUAL <= size <= GSO_MOST):
+        raise InvalidConfig(f"Could not accept gsoIPv4MaxSize {size!r} ({GSO_USUAL} to {GSO_MOST})")
+    return size
 
 
 # --- addresses -----------------------------------------------------------------------------------

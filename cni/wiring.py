@@ -33,6 +33,7 @@ class NetworkConfig:
     masquerade: bool
     not_masqueraded: tuple[str, ...]
     mtu: int
+    gso: int
     ipam: Mapping[str, Any]
 
     @staticmethod
@@ -45,6 +46,7 @@ class NetworkConfig:
             masquerade=bool(config.get("ipMasq")),
             not_masqueraded=tuple(config.get("nonMasqueradeCIDRs") or ()),
             mtu=veth.parse_mtu(config),
+            gso=veth.parse_gso(config),
             ipam=config.get("ipam") or {},
         )
 
@@ -63,7 +65,7 @@ class Wiring:
     found: Result
     finish: Callable[[], None]
 
-    def pair(self, ends: veth.Ends, *, mtu: int = 0, master: int = 0) -> Message:
+    def pair(self, ends: veth.Ends, *, mtu: int = 0, gso: int = 0, master: int = 0) -> Message:
         return new_veth(
             ends.near,
             peer=ends.far,
@@ -72,6 +74,7 @@ class Wiring:
             mtu=mtu,
             mac=ends.near_mac,
             peer_mac=ends.far_mac,
+            gso=gso,
         )
 
 

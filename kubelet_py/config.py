@@ -21,7 +21,7 @@ from typing import Any
 
 from kubeclient.ranges import read_ranges
 from kubelet_py.errors import ConfigError
-from kubelet_py.node import peers
+from kubelet_py.node import peers, segments
 from kubelet_py.pods import backoff
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -374,6 +374,7 @@ class Options:
     cert_dir: Path | None = None
     pod_routes: str = "auto"
     wireguard_port: int = peers.DEFAULT_PORT
+    pod_gso_size: int = 0
 
 
 def parse_labels(text: str) -> dict[str, str]:
@@ -421,6 +422,13 @@ def parse_arguments(argv: Sequence[str]) -> Options:
     )
     parser.add_argument(
         "--wireguard-port", type=peers.port, default=peers.DEFAULT_PORT, help="UDP port of the tunnel (51820)"
+    )
+    parser.add_argument(
+        "--pod-gso-size",
+        type=segments.size,
+        metavar=segments.CHOICES,
+        default=0,
+        help="bytes of TCP that a pod hands out at a time (auto: as many as the uplink takes)",
     )
     parser.add_argument("--cni-bin-dir", type=Path, action="append", default=[], help="may be repeated")
     parser.add_argument("--cluster-cidr", help="range of all pods' addresses, or one per IP version")
@@ -489,6 +497,7 @@ def parse_arguments(argv: Sequence[str]) -> Options:
         cni_bin_dirs=tuple(arguments.cni_bin_dir),
         pod_routes=arguments.pod_routes,
         wireguard_port=arguments.wireguard_port,
+        pod_gso_size=arguments.pod_gso_size,
         kubeconfig=arguments.kubeconfig and arguments.kubeconfig.absolute(),
         bootstrap_kubeconfig=arguments.bootstrap_kubeconfig and arguments.bootstrap_kubeconfig.absolute(),
         cert_dir=arguments.cert_dir and arguments.cert_dir.absolute(),

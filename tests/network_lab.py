@@ -183,10 +183,11 @@ def uplink(
     client_ip: str = "192.0.2.2",
     node_ip6: str = "",
     client_ip6: str = "",
+    gso: int = 0,
 ) -> None:
     """A wire between the present namespace ("uplink0", with a default route) and the client's."""
     with Netlink() as near, client.netlink() as far:
-        near.batch([new_veth("uplink0", peer="eth0", peer_netns=client.fd)])
+        near.batch([new_veth("uplink0", peer="eth0", peer_netns=client.fd, gso=gso)])
         index, other = near.require("uplink0").index, far.require("eth0").index
         near.batch([new_address(index, f"{node_ip}/24"), new_route("0.0.0.0/0", index=index, gw=client_ip)])
         far.batch([set_link(1, up=True), set_link(other, up=True), new_address(other, f"{client_ip}/24")])
@@ -195,7 +196,7 @@ def uplink(
             far.batch([new_address(other, f"{client_ip6}/64")])
 
 
-def pod_network(folder: Path) -> Invoker:
+def pod_network(folder: Path, gso: int = 0) -> Invoker:
     """The bridge network 10.244.1.0/24 of cluster 10.244.0.0/16 by our plugins, its files in `folder`."""
     skeleton.write_executables(folder / "bin", sys.executable)
     body = conflist.bridge_network(
@@ -204,6 +205,7 @@ def pod_network(folder: Path) -> Invoker:
         subnets=["10.244.1.0/24"],
         cluster_cidrs=["10.244.0.0/16"],
         data_dir=folder / "d",
+        gso=gso,
     )
     conflist.write(folder / "net.d/10.conflist", body)
     return Invoker(

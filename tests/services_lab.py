@@ -29,8 +29,8 @@ VIP = "10.96.0.50"
 class Lab:
     """A node with three pods, a client on its uplink, and a proxier that is synced by hand."""
 
-    def __init__(self, folder: Path, mode: str) -> None:
-        self.invoker = pod_network(folder)
+    def __init__(self, folder: Path, mode: str, gso: int = 0) -> None:
+        self.invoker = pod_network(folder, gso)
         self.client = Namespace()
         uplink(self.client)
         self.problems = routes.prepare_kernel(folder / "sysctls.json")

@@ -73,6 +73,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "wireguard: encrypted, to nodes that have it, too)",
     )  # fmt: skip
     join.add_argument("--wireguard-port", type=peers.port, help="UDP port of the tunnel (default 51820)")
+    up.add_gso_option(join)
     join.add_argument("--kubelet-config", help="a KubeletConfiguration file")
     join.add_argument(
         "--cni-bin-dir", action="append", dest="cni_bin_dirs",

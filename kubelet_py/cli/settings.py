@@ -53,6 +53,7 @@ class NodeSettings:
     cluster_dns: bool = True
     pod_routes: str = "auto"
     wireguard_port: int = 51820
+    pod_gso_size: int = 0
     load_balancer_addresses: str = ""
     cluster_domain: str = "cluster.local"
     cni_bin_dirs: tuple[str, ...] = ()

@@ -33,7 +33,7 @@ from kubelet_py.cli.supervisor import (
     start_program,
 )
 from kubelet_py.cli.systemd import Systemd
-from kubelet_py.node import modules, peers
+from kubelet_py.node import modules, peers, segments
 from kubelet_py.paths import NodePaths
 
 SECOND_UP = "(see `kubelet-py status`, or stop it with `kubelet-py down`)"
@@ -102,12 +102,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "wireguard: encrypted, to nodes that have it, too)",
     )
     parser.add_argument("--wireguard-port", type=peers.port, help="UDP port of the tunnel (default 51820)")
+    add_gso_option(parser)
     parser.add_argument("--kubelet-config", help="a KubeletConfiguration file")
     parser.add_argument(
         "--cni-bin-dir",
         action="append",
         dest="cni_bin_dirs",
         help="folder searched for CNI plugins before our own; may be repeated",
+    )
+
+
+def add_gso_option(parser: argparse.ArgumentParser) -> None:
+    """For `join` too."""
+    parser.add_argument(
+        "--pod-gso-size",
+        type=segments.size,
+        metavar=segments.CHOICES,
+        help="bytes of TCP that a pod hands out at a time (default auto: as many as the uplink takes; "
+        "more is faster between pods, and costs CPU on the way out)",
     )
 
 
@@ -278,6 +290,7 @@ def children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
         *(["--config", s.kubelet_config] if s.kubelet_config else []),
         *_kubelet_dns(s), "--pod-routes", s.pod_routes,
         "--wireguard-port", str(s.wireguard_port),
+        *(["--pod-gso-size", str(s.pod_gso_size)] if s.pod_gso_size else []),
         *(part for folder in s.cni_bin_dirs for part in ("--cni-bin-dir", folder)),
     ]  # fmt: skip
     if s.server:

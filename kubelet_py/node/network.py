@@ -23,9 +23,10 @@ from cni import conflist, skeleton
 from cni.errors import CniError
 from cni.invoke import Invoker
 from cni.netlink import Netlink
+from cni.rtnetlink import Link
 from cni.warm import WarmPlugins
 from kubeclient.ranges import read_ranges
-from kubelet_py.node import routes
+from kubelet_py.node import routes, segments
 from kubelet_py.paths import NodePaths
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,15 @@ SPARE_ADDRESSES = 8  # pods that start together before one waits for the disk
 
 class NodeNetwork:
     """`bin_dirs` are searched for plugins before our own folder (--cni-bin-dir); by `overhead` bytes pods'
-    packets grow on their way to other nodes: their MTU is so much less than the uplink's."""
+    packets grow on their way to other nodes: their MTU is so much less than the uplink's. `gso`: the size
+    asked for by --pod-gso-size."""
 
-    def __init__(self, paths: NodePaths, bin_dirs: Sequence[Path] = (), overhead: int = 0) -> None:
+    def __init__(
+        self, paths: NodePaths, bin_dirs: Sequence[Path] = (), overhead: int = 0, gso: int = 0
+    ) -> None:
         self._paths = paths
         self._overhead = overhead
+        self._gso = gso
         self._own = paths.state / "cni-bin"
         self._warm = WarmPlugins(self._own)
         self._state = paths.state / "network.json"
@@ -124,24 +129,26 @@ class NodeNetwork:
             # Somebody chose another network; of several files the first by name wins, as everywhere.
             # Files behind ours (podman's 87-…) are other runtimes' and stay theirs.
             return
+        way_out = uplink()
+        mtu = way_out.mtu if way_out else 0
         body = conflist.bridge_network(
             name=NETWORK,
             bridge=self._paths.bridge,
             subnets=[str(network) for network in read_ranges(pod_cidr)],
             cluster_cidrs=[str(network) for network in read_ranges(cluster_cidr)],
             data_dir=self._paths.cni_state / "networks",
-            mtu=(uplink_mtu() or USUAL_MTU) - self._overhead if self._overhead else uplink_mtu(),
+            mtu=(mtu or USUAL_MTU) - self._overhead if self._overhead else mtu,
+            gso=segments.chosen(self._gso, way_out, wrapped=self._overhead > 0),
             neighbours=neighbours,
         )
         if conflist.write(folder / CONFLIST, body):
             log.info("Wrote network configuration file=%s subnet=%s", folder / CONFLIST, pod_cidr)
 
 
-def uplink_mtu() -> int:
-    """MTU of the default route's interface, 0 (the kernel's 1500) without one."""
+def uplink() -> Link | None:
+    """The default route's interface."""
     with Netlink() as netlink:
         known = [*netlink.routes(), *netlink.routes(family=socket.AF_INET6)]
         ways = [r for r in known if r.dst in ("0.0.0.0/0", "::/0") and r.device]
         defaults = sorted(ways, key=lambda r: (":" in r.dst, r.metric))
-        link = netlink.link(defaults[0].device) if defaults else None
-    return link.mtu if link else 0
+        return netlink.link(defaults[0].device) if defaults else None

@@ -1,13 +1,15 @@
 """Bytes per second between two namespaces: by wires alone, our bridge, and a ClusterIP by each backend.
 
     sudo ./hack/isolate .venv/bin/python -m tests.bench.throughput [--rounds 24] [--seconds 0.3] [--parts]
+        [--gso BYTES]
 
 One TCP connection each, the same sender and receiver (a process each, 128 kB at a time), by turns in one
 run. Two wires stand for "without us": one veth pair, and what two pods of one node have at the least, a pair
 each on a bridge that no netfilter sees. --parts adds the steps from there to us: br_netfilter, connection
 tracking, chains for translation. On a busy machine the second ratio is the better one: bytes per second of
 CPU that both processes used, in which the kernel's work for a packet is counted. The Service's one endpoint
-is the pod that the bridge's figure is measured with; the proxy's rules stand meanwhile.
+is the pod that the bridge's figure is measured with; the proxy's rules stand meanwhile. --gso wires our
+pods as `up --pod-gso-size BYTES` does.
 """
 
 from __future__ import annotations
@@ -149,14 +151,14 @@ class BareBridge:
             place.close()
 
 
-def measured(rounds: int, seconds: float, parts: bool) -> dict[str, list[tuple[float, float]]]:
+def measured(rounds: int, seconds: float, parts: bool, gso: int) -> dict[str, list[tuple[float, float]]]:
     """What `rate` answered for each way in each round."""
     near, far = bare_pair()
     bridges = {PAIRS: BareBridge()}
     if parts:
         bridges |= {name: BareBridge(rules) for name, rules in PARTS.items()}
     with tempfile.TemporaryDirectory(prefix="kpy-throughput-") as name, network_lab.node():
-        lab = services_lab.Lab(Path(name), "nftables")
+        lab = services_lab.Lab(Path(name), "nftables", gso)
         servers = [Receiver(far), Receiver(lab.pods[1])]
 
         def ours(mode: str, address: str, port: int) -> Callable[[], tuple[float, float]]:
@@ -197,8 +199,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=0.3)
     parser.add_argument("--parts", action="store_true", help="and what each step between costs")
+    parser.add_argument("--gso", type=int, default=0, metavar="BYTES", help="gsoIPv4MaxSize of our pods")
     options = parser.parse_args()
-    found = measured(options.rounds, options.seconds, options.parts)
+    found = measured(options.rounds, options.seconds, options.parts, options.gso)
     print(f"One TCP connection, {options.rounds} rounds of {options.seconds:g} s; {GOAL}")
     for way in found:
         print(f"{way:<26}{statistics.median(v for v, _ in found[way]) / 1e9:6.2f} GB/s", end="")

@@ -27,9 +27,10 @@ def ruleset() -> str:
 def test_node_network_comes_up_attaches_pods_and_goes_without_a_trace(tmp_path: Path) -> None:
     paths = NodePaths(tmp_path)
     with network_lab.node(), Namespace() as client, Namespace() as pod:
-        uplink(client)
+        uplink(client, gso=131072)
         with Netlink() as netlink:
             netlink.batch([set_link(netlink.require("uplink0").index, mtu=1400)])
+            gso = netlink.require("uplink0").gso  # 0 of a kernel before 6.3
             before = ([link.name for link in netlink.links()], netlink.routes(table=None))
         forward = Path("/proc/sys/net/ipv4/ip_forward").read_text()
         network = NodeNetwork(paths)
@@ -43,7 +44,8 @@ def test_node_network_comes_up_attaches_pods_and_goes_without_a_trace(tmp_path: 
         )
         assert result.ips[0].address == "10.244.3.2/24"
         with pod.netlink() as inside:
-            assert inside.require("eth0").mtu == 1400
+            far = inside.require("eth0")
+            assert (far.mtu, far.gso) == (1400, gso)
         server = Server("pod", pod, 80)
         assert ask("10.244.3.2", 80) == "pod 10.244.3.1"
         assert client.ask("192.0.2.1", 8080) == "pod 192.0.2.2"

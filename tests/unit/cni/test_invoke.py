@@ -120,8 +120,10 @@ def test_own_conflist_is_written_once(tmp_path: Path) -> None:
         cluster_cidrs=["10.0.0.0/8"],
         data_dir=tmp_path,
         mtu=1450,
+        gso=131072,
     )
     assert body["plugins"][0]["mtu"] == 1450
+    assert body["plugins"][0]["gsoIPv4MaxSize"] == 131072
     assert body["plugins"][0]["ipam"]["routes"] == [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
     assert write(tmp_path / "x/10.conflist", body)
     assert not write(tmp_path / "x/10.conflist", body)

@@ -69,6 +69,9 @@ def test_upstream_options_that_are_not_there_are_refused() -> None:
         BridgeConfig.parse({"name": "n", "enabledad": True})
     with pytest.raises(InvalidConfig):
         BridgeConfig.parse({"name": "n", "mtu": "big"})
+    for size in ("big", 65535, 524281, -1, True, 1e5):
+        with pytest.raises(InvalidConfig, match=r"gsoIPv4MaxSize .* \(65536 to 524280\)"):
+            BridgeConfig.parse({"name": "n", "gsoIPv4MaxSize": size})
 
 
 def test_mac_follows_the_address() -> None:
