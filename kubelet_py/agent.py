@@ -58,7 +58,7 @@ from kubelet_py.pods.oom_watcher import OomWatcher
 from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.pod_manager import PodManager
 from kubelet_py.pods.prober import Prober
-from kubelet_py.pods.record import Parts
+from kubelet_py.pods.record import Parts, census
 from kubelet_py.pods.resize import DEFERRED
 from kubelet_py.pods.resizer import Resizer
 from kubelet_py.pods.runtime_class import RuntimeClasses
@@ -430,7 +430,6 @@ class Agent:
             if record.resize.held is not None and record.resize.held.reason == DEFERRED:
                 self._workers.wake(record.uid)  # there may be room now
         self._oom.look(self._pod, self._events.tell)
-        running = sum(1 for r in records if (r.status or {}).get("phase") == "Running")
         self._network.look()
         if self._peers.waiting:
             self._follow_peers()
@@ -440,9 +439,7 @@ class Agent:
             return f"waiting for the network: {problem}"
         if self._client is not None and self._pods is not None and not self._pods.synced():
             return "waiting for the API server"
-        ending = sum(1 for r in records if r.ends)
-        pending = len(records) - running - ending
-        return f"running {running} pods, {pending} not running, {ending} ending"
+        return census(records)
 
     def _forget(self, uid: str) -> None:
         self._manager.forget(uid)

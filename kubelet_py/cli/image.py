@@ -26,11 +26,17 @@ from runtime.images.store import Image, ImageStore
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the `image` command and its actions to the command line."""
-    parser = subparsers.add_parser("image", help="list, import, pull and remove images of this node")
+    parser = subparsers.add_parser(
+        "image",
+        help="list, import, pull and remove images of this node",
+        description="The images of this node, by hand: with a running node or before its first start.",
+        epilog="Examples: kubelet-py image from-binary /bin/busybox --name busybox; kubelet-py image pull "
+        "nginx:1.27; kubelet-py image import saved.tar; kubelet-py image ls",
+    )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     action = _action(actions, "ls", _ls, "list images")
-    action.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    action.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print")
     action.add_argument("-q", "--quiet", action="store_true", help="print only ids")
     action.add_argument("--no-trunc", action="store_true", help="print whole ids")
 
@@ -39,7 +45,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     action.add_argument("--name", help="name for the image, when the archive holds one")
 
     action = _action(actions, "pull", _pull, "pull an image from its registry")
-    action.add_argument("name", metavar="NAME")
+    action.add_argument("name", metavar="NAME", help="busybox, nginx:1.27, ghcr.io/owner/name@sha256:…")
     _registry_flags(action)
 
     action = _action(actions, "push", _push, "push an image to its registry, or under another name")
@@ -65,9 +71,16 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     action = _action(actions, "rm", _rm, "remove images by name or id")
     action.add_argument("names", metavar="NAME", nargs="+")
 
-    action = _action(actions, "from-binary", _from_binary, "make an image from one static binary")
-    action.add_argument("path", metavar="PATH", type=Path)
-    action.add_argument("--name", required=True)
+    action = _action(
+        actions,
+        "from-binary",
+        _from_binary,
+        "make an image from one static binary",
+        "It needs no registry: Debian's busybox-static has a shell and some 300 commands in one. Pods use it "
+        "with imagePullPolicy IfNotPresent or Never.",
+    )
+    action.add_argument("path", metavar="PATH", type=Path, help="the program, such as /bin/busybox")
+    action.add_argument("--name", required=True, help="the image's name, such as busybox or tools:1.0")
     action.add_argument(
         "--link",
         action="append",
@@ -90,10 +103,11 @@ def _registry_flags(action: argparse.ArgumentParser) -> None:
 
 
 def _action(
-    actions: Any, name: str, run: Callable[[argparse.Namespace], int], text: str
+    actions: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, more: str = ""
 ) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
-    parser.add_argument("--root", type=Path, default=Path("/"), help="the node's root folder")
+    whole = f"{text[0].upper()}{text[1:]}. {more}"
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=whole)
+    parser.add_argument("--root", type=Path, default=Path("/"), help="prefix of all paths (default /)")
     parser.set_defaults(handler=run)
     return parser
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from kubeclient.rest import RestClient
@@ -100,6 +100,15 @@ class PodRecord:
     @property
     def ends(self) -> bool:
         return self.gone or bool(self.pod["metadata"].get("deletionTimestamp"))
+
+
+def census(records: Sequence[PodRecord]) -> str:
+    """PURE. How many pods there are, each counted once: one that ends is still in phase Running, too."""
+    staying = [record for record in records if not record.ends]
+    running = sum(1 for record in staying if (record.status or {}).get("phase") == "Running")
+    return (
+        f"running {running} pods, {len(staying) - running} not running, {len(records) - len(staying)} ending"
+    )
 
 
 @dataclass(frozen=True, slots=True)

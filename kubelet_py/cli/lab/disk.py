@@ -27,6 +27,8 @@ MNT_DETACH = 2
 OWN = ("proc", "sys", "dev", "run", "var", "tmp")
 LEFT_OUT = ("lost+found", "boot")
 VAR = ("lib", "log", "cache", "spool", "tmp", "opt")
+NODE = ("kubelet-py", "cni/net.d")  # below /etc: what is there is of a node of the host's own
+OPAQUE = "trusted.overlay.opaque"  # of a folder in an overlay's upper layer: shows nothing of the lower one
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +108,21 @@ def _over(kernel: Kernel, tree: Tree, name: str) -> None:
         status = os.stat(source)
         os.chown(upper, status.st_uid, status.st_gid)
         upper.chmod(status.st_mode & 0o7777)
+    if name == "etc":
+        _without_node(upper)
     work.mkdir(exist_ok=True)
     try:
         kernel.mount("overlay", target, "overlay", 0, f"lowerdir={source},upperdir={upper},workdir={work}")
     except OSError as error:
         _require_layers(kernel, tree, error)
         _show(kernel, source, target)  # it is the host's folder that gives no layer (some network folders)
+
+
+def _without_node(etc: Path) -> None:
+    """A machine that saw the certificates and settings of the host's node would take them for its own."""
+    for name in NODE:
+        (etc / name).mkdir(parents=True, exist_ok=True)
+        os.setxattr(etc / name, OPAQUE, b"y")
 
 
 def _require_layers(kernel: Kernel, tree: Tree, failed: OSError) -> None:

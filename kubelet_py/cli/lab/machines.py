@@ -166,12 +166,15 @@ class Machines:
             remember(self._paths.record(each.name), identity)
 
     def last_words(self, name: str) -> str:
-        """The last line of the machine's boot log."""
-        try:
-            lines = self._paths.boot_log(name).read_text(errors="replace").strip().splitlines()
-        except FileNotFoundError:
-            lines = []
-        return lines[-1] if lines else f"no message (see {self._paths.boot_log(name)})"
+        """The last line of the machine's boot log, else of its control plane's."""
+        for log in (self._paths.boot_log(name), self._paths.node(name).logs / "controlplane.log"):
+            try:
+                lines = log.read_text(errors="replace").strip().splitlines()
+            except FileNotFoundError:
+                continue
+            if lines:
+                return lines[-1]
+        return "no message"
 
     def cut_power(self, name: str) -> None:
         """SIGKILL for everything of the machine, and what only a running machine needs goes."""

@@ -143,8 +143,13 @@ def _options(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[str, ...
     return tuple(part for name, value in given for part in (f"--{name.replace('_', '-')}", str(value)))
 
 
-def _client_of_running(paths: LabPaths, machines: Machines, started: float, timeout: float) -> RestClient:
-    """The administrator's client, once the API server answers. Raises LabError."""
+def _client_of_running(
+    paths: LabPaths, machines: Machines, started: float, timeout: float, hint: str = ""
+) -> RestClient:
+    """The administrator's client, once the API server answers. Raises LabError.
+
+    `hint` is for a lab that stays; what a first `lab up` cannot finish is taken away, its logs too.
+    """
     from kubeclient import kubeconfig
     from kubeclient.errors import KubeClientError
     from kubeclient.rest import RestClient
@@ -162,9 +167,7 @@ def _client_of_running(paths: LabPaths, machines: Machines, started: float, time
             problem = str(error)
         if time.monotonic() - started > timeout or machines.identity(CONTROL) is None:
             words = machines.last_words(CONTROL)
-            raise LabError(
-                f"the control plane does not answer: {problem} ({words}; logs: {paths.command} logs control)"
-            )
+            raise LabError(f"the control plane does not answer: {problem} ({words}{hint})")
         time.sleep(0.02)
 
 
@@ -235,9 +238,13 @@ def _invite(token: BootstrapToken, paths: LabPaths, lab: Lab) -> services.Invita
     return services.Invitation((*arguments, *lab.options))
 
 
+def _logs(paths: LabPaths) -> str:
+    return f"; logs: {paths.command} logs {CONTROL}"
+
+
 def wait_answering(paths: LabPaths, machines: Machines, timeout: float) -> None:
     """Wait for the API server. Raises LabError."""
-    _client_of_running(paths, machines, time.monotonic(), timeout).close()
+    _client_of_running(paths, machines, time.monotonic(), timeout, _logs(paths)).close()
 
 
 def wait_ready_anew(paths: LabPaths, machines: Machines, name: str, since: float, timeout: float) -> None:
@@ -245,7 +252,7 @@ def wait_ready_anew(paths: LabPaths, machines: Machines, name: str, since: float
     from kubelet_py.cli.readiness import node_is_ready, why_not_ready
 
     deadline = time.monotonic() + timeout
-    client = _client_of_running(paths, machines, time.monotonic(), timeout)
+    client = _client_of_running(paths, machines, time.monotonic(), timeout, _logs(paths))
     while not node_is_ready(client, name, since):
         if time.monotonic() > deadline:
             raise LabError(

@@ -32,6 +32,20 @@ else:
     print((tree.disk / "etc/written").read_text())
 """
 
+NODE = """
+import subprocess, sys
+from pathlib import Path
+subprocess.run(["mount", "-t", "tmpfs", "etc-test", "/etc"], check=True)
+for name in ("kubelet-py/node.json", "cni/net.d/10-host.conflist", "cni/kept", "kept"):
+    Path("/etc", name).parent.mkdir(parents=True, exist_ok=True)
+    Path("/etc", name).write_text("the host's")
+""" + ENTER.replace(
+    '    Path(tree.root, "etc/written")',
+    """    etc = Path(tree.root, "etc")
+    print(sorted(str(path.relative_to(etc)) for path in etc.rglob("*") if path.is_file()))
+    Path(tree.root, "etc/written")""",
+)
+
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Path]:
@@ -44,13 +58,17 @@ def mounted(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-def enter(folder: Path) -> str:
-    command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", ENTER, str(folder)]
+def enter(folder: Path, program: str = ENTER) -> str:
+    command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", program, str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_machine_writes_to_its_own_disk(mounted: Path) -> None:
     assert enter(mounted) == "kept\n"
+
+
+def test_a_machine_does_not_see_the_certificates_and_the_network_of_the_hosts_own_node(mounted: Path) -> None:
+    assert enter(mounted, NODE) == "['cni/kept', 'kept']\nkept\n"
 
 
 def test_a_folder_on_an_overlay_is_refused_with_what_to_do(mounted: Path) -> None:

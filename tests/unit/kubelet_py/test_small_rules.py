@@ -11,6 +11,7 @@ from kubelet_py import config
 from kubelet_py.errors import ConfigError, ContainerConfigError
 from kubelet_py.pods import backoff, environment, files, resources
 from kubelet_py.pods.prober import ProbeState
+from kubelet_py.pods.record import PodRecord, census
 
 
 def test_back_off_doubles_from_ten_seconds_to_five_minutes_and_forgets() -> None:
@@ -308,3 +309,13 @@ def test_readiness_keeps_to_its_period_while_it_holds() -> None:
     assert state.wait() == 5, "not yet lost"
     state.record(False)
     assert state.wait() == pytest.approx(0.1)
+
+
+def test_a_running_pod_that_ends_is_counted_once() -> None:
+    def record(phase: str | None, ends: bool) -> PodRecord:
+        times = {"deletionTimestamp": "2026-01-01T00:00:00Z"} if ends else {}
+        status = None if phase is None else {"phase": phase}
+        return PodRecord({"metadata": {"uid": "u", **times}}, 0.0, status=status)
+
+    pods = (("Running", False), ("Running", True), ("Pending", True), (None, False))
+    assert census([record(*pod) for pod in pods]) == "running 1 pods, 1 not running, 2 ending"
