@@ -144,8 +144,15 @@ class Admission:
                 f"the integer value of priority ({given}) must not be provided in pod spec; priority"
                 f" admission controller computed {value} from the given PriorityClass name",
             )
+        asked = spec.setdefault("preemptionPolicy", policy)
+        if asked != policy:
+            raise forbidden(
+                info,
+                name,
+                f"the string value of PreemptionPolicy ({asked}) must not be provided in pod spec; priority"
+                f" admission controller computed {policy} from the given PriorityClass name",
+            )
         spec["priority"] = value
-        spec.setdefault("preemptionPolicy", policy)
 
     def _default_priority_class(self) -> Object | None:
         found: Object | None = None

@@ -232,11 +232,14 @@ def carry_over(new: Object, old: Object) -> None:
             del port["nodePort"]
         elif outside and previous and not port.get("nodePort") and previous not in given:
             port["nodePort"] = previous
+    checked = spec.get("type") == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
+    if not checked and spec.get("healthCheckNodePort") == before.get("healthCheckNodePort"):
+        spec.pop("healthCheckNodePort", None)
     if spec.get("type") == before.get("type"):
         return
     dropped = ["loadBalancerClass", "allocateLoadBalancerNodePorts"] if spec["type"] != "LoadBalancer" else []
     if not outside:
-        dropped += ["externalTrafficPolicy", "healthCheckNodePort"]
+        dropped.append("externalTrafficPolicy")
     if spec["type"] == "ExternalName":
         dropped += [*service_families.FIELDS, "internalTrafficPolicy"]
     for field in dropped:

@@ -22,6 +22,7 @@ from kubeclient import quantity
 
 Object = dict[str, Any]
 
+_RESIZE_POLICIES = ("NotRequired", "RestartContainer")
 _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 _MESSAGE_POLICIES = ("FallbackToLogsOnError", "File")
 _PROTOCOLS = ("SCTP", "TCP", "UDP")
@@ -99,6 +100,7 @@ def _check_container(
     causes.one_of(
         f"{path}.terminationMessagePolicy", container.get("terminationMessagePolicy"), _MESSAGE_POLICIES
     )
+    _check_resize_policy(causes, f"{path}.resizePolicy", container.get("resizePolicy") or [])
     check_resources(causes, f"{path}.resources", container.get("resources") or {})
     _check_probes(causes, path, container)
     context = container.get("securityContext") or {}
@@ -233,12 +235,26 @@ def check_resources(causes: Causes, path: str, resources: Object) -> None:
         for name, amount in amounts.items():
             where = f"{path}.{kind}[{name}]"
             _check_resource_name(causes, f"{path}.{kind}", name)
-            if quantity.parse(str(amount)) < 0:
+            number = quantity.parse(str(amount))
+            if number < 0:
                 causes.invalid(where, str(amount), NOT_NEGATIVE)
+            elif "/" in name and number % 1:
+                causes.invalid(where, str(amount), "must be an integer")
     for name, amount in requests.items():
         if name in limits and quantity.parse(str(amount)) > quantity.parse(str(limits[name])):
             detail = f"must be less than or equal to {name} limit of {limits[name]}"
             causes.invalid(f"{path}.requests", str(amount), detail)
+
+
+def _check_resize_policy(causes: Causes, path: str, policies: list[Object]) -> None:
+    seen: set[str] = set()
+    for index, policy in enumerate(policies):
+        where, name = f"{path}[{index}]", policy.get("resourceName") or ""
+        if name in seen:
+            causes.duplicate(where, name)
+        seen.add(name)
+        causes.one_of(f"{where}.resourceName", name, ("cpu", "memory"))
+        causes.one_of(f"{where}.restartPolicy", policy.get("restartPolicy"), _RESIZE_POLICIES)
 
 
 def _check_resource_name(causes: Causes, path: str, name: str) -> None:

@@ -7,6 +7,7 @@ business, not decided here.
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 from controlplane.apiserver import service_families
@@ -14,10 +15,10 @@ from controlplane.apiserver.validation_fields import (
     IMMUTABLE,
     Causes,
     check_labels,
-    check_selector,
     dns_label,
     dns_subdomain,
     port_name,
+    qualified_name,
 )
 from controlplane.apiserver.validation_pods import IP_DETAIL, is_ip
 
@@ -49,8 +50,11 @@ def service(causes: Causes, obj: Object) -> None:
     for index, address in enumerate(spec.get("externalIPs") or ()):
         if not is_ip(address):
             causes.invalid(f"spec.externalIPs[{index}]", address, IP_DETAIL)
+        else:
+            causes.each(f"spec.externalIPs[{index}]", address, _special(ipaddress.ip_address(address)))
     _check_addresses(causes, spec, kind)
     _check_policies(causes, spec, kind)
+    _check_load_balancer(causes, spec, kind)
 
 
 def _check_type(causes: Causes, spec: Object, headless: bool) -> None:
@@ -119,8 +123,54 @@ def _check_addresses(causes: Causes, spec: Object, kind: str) -> None:
             continue
         if not is_ip(address):
             causes.invalid(f"spec.clusterIPs[{index}]", address, IP_DETAIL)
-    if kind != "LoadBalancer" and spec.get("loadBalancerClass"):
-        causes.forbidden("spec.loadBalancerClass", "may only be used when `type` is 'LoadBalancer'")
+
+
+def _special(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[str]:
+    """Why this address cannot be anybody's (ValidateNonSpecialIP)."""
+    found = []
+    if address.is_unspecified:
+        found.append(f"may not be unspecified ({address})")
+    if address.is_loopback:
+        found.append("may not be in the loopback range (127.0.0.0/8, ::1/128)")
+    if address.is_link_local:
+        found.append("may not be in the link-local range (169.254.0.0/16, fe80::/10)")
+    if address.is_multicast:
+        found.append("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
+    return found
+
+
+def _check_load_balancer(causes: Causes, spec: Object, kind: str) -> None:
+    """What only a load balancer reads, and a class that is a name."""
+    only = "may only be used when `type` is 'LoadBalancer'"
+    ranges = spec.get("loadBalancerSourceRanges") or ()
+    if ranges and kind != "LoadBalancer":
+        causes.forbidden("spec.LoadBalancerSourceRanges", only)
+    for index, text in enumerate(ranges):
+        if not _is_range(text.strip()):
+            detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
+            causes.invalid(f"spec.LoadBalancerSourceRanges[{index}]", text, detail)
+    if kind != "LoadBalancer":
+        if spec.get("allocateLoadBalancerNodePorts") is not None:
+            causes.forbidden("spec.allocateLoadBalancerNodePorts", only)
+        if spec.get("loadBalancerClass"):
+            causes.forbidden("spec.loadBalancerClass", only)
+    elif spec.get("loadBalancerClass") is not None:
+        name = spec["loadBalancerClass"]
+        causes.each("spec.loadBalancerClass", name, qualified_name(name))
+    port = spec.get("healthCheckNodePort")
+    if port and (kind != "LoadBalancer" or spec.get("externalTrafficPolicy") != "Local"):
+        detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"
+        causes.invalid("spec.healthCheckNodePort", port, detail)
+    if spec.get("trafficDistribution") is not None:
+        causes.one_of("spec.trafficDistribution", spec["trafficDistribution"], ("PreferClose",))
+
+
+def _is_range(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return "/" in text
 
 
 def _check_policies(causes: Causes, spec: Object, kind: str) -> None:
@@ -212,8 +262,13 @@ def ingress(causes: Causes, obj: Object) -> None:
     spec = obj.get("spec") or {}
     if not spec.get("rules") and spec.get("defaultBackend") is None:
         causes.invalid("spec", spec.get("rules"), "either `defaultBackend` or `rules` must be specified")
+    if spec.get("defaultBackend") is not None:
+        _check_backend(causes, "spec.defaultBackend", spec["defaultBackend"])
     for index, rule in enumerate(spec.get("rules") or ()):
         http = rule.get("http")
+        host = (rule.get("host") or "").removeprefix("*.")
+        if host:
+            causes.each(f"spec.rules[{index}].host", rule["host"], dns_subdomain(host))
         if http is None:
             continue
         where = f"spec.rules[{index}].http.paths"
@@ -231,36 +286,19 @@ def _check_ingress_path(causes: Causes, path: str, item: Object) -> None:
         causes.not_supported(f"{path}.pathType", kind, _PATH_TYPES)
     elif kind != "ImplementationSpecific" and not value.startswith("/"):
         causes.invalid(f"{path}.path", value, "must be an absolute path")
-    target = (item.get("backend") or {}).get("service")
+    _check_backend(causes, f"{path}.backend", item.get("backend") or {})
+
+
+def _check_backend(causes: Causes, path: str, backend: Object) -> None:
+    target = backend.get("service")
     if target is None:
-        if (item.get("backend") or {}).get("resource") is None:
-            causes.required(f"{path}.backend", "must specify a service or resource backend")
+        if backend.get("resource") is None:
+            causes.required(path, "must specify a service or resource backend")
         return
     if not target.get("name"):
-        causes.required(f"{path}.backend.service.name")
+        causes.required(f"{path}.service.name")
     port = target.get("port") or {}
     if port.get("name"):
-        causes.each(f"{path}.backend.service.port.name", port["name"], port_name(port["name"]))
+        causes.each(f"{path}.service.port.name", port["name"], port_name(port["name"]))
     elif not port.get("number"):
-        causes.required(f"{path}.backend.service", "port name or number is required")
-
-
-def network_policy(causes: Causes, obj: Object) -> None:
-    spec = obj.get("spec") or {}
-    check_selector(causes, "spec.podSelector", spec.get("podSelector") or {})
-    for index, kind in enumerate(spec.get("policyTypes") or ()):
-        if kind not in ("Egress", "Ingress"):
-            causes.not_supported(f"spec.policyTypes[{index}]", kind, ("Egress", "Ingress"))
-    for direction, peers in (("ingress", "from"), ("egress", "to")):
-        for index, rule in enumerate(spec.get(direction) or ()):
-            where = f"spec.{direction}[{index}]"
-            for position, port in enumerate(rule.get("ports") or ()):
-                if port.get("port") is not None:
-                    causes.port_or_name(f"{where}.ports[{position}].port", port["port"])
-                causes.one_of(f"{where}.ports[{position}].protocol", port.get("protocol"), _PROTOCOLS)
-            for position, peer in enumerate(rule.get(peers) or ()):
-                if not peer:
-                    causes.required(f"{where}.{peers}[{position}]", "must specify a peer")
-                elif "ipBlock" in peer and len(peer) > 1:
-                    detail = "may not specify both ipBlock and another peer"
-                    causes.forbidden(f"{where}.{peers}[{position}]", detail)
+        causes.required(f"{path}.service", "port name or number is required")

@@ -28,6 +28,7 @@ RESTART_POLICIES = ("Always", "OnFailure", "Never")
 _DNS_POLICIES = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _NODE_OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
+_SYSTEMS = ("linux", "windows")
 _MAX_INT32 = 2**31 - 1
 
 
@@ -103,6 +104,17 @@ def _check_names(causes: Causes, path: str, spec: Object) -> None:
         value = spec.get(name)
         if value:
             causes.each(f"{path}.{name}", value, rule(value))
+    for index, gate in enumerate(spec.get("schedulingGates") or ()):
+        wanted = gate.get("name") or ""
+        causes.each(f"{path}.schedulingGates[{index}]", wanted, qualified_name(wanted))
+    for index, gate in enumerate(spec.get("readinessGates") or ()):
+        wanted = gate.get("conditionType") or ""
+        causes.each(f"{path}.readinessGates[{index}].conditionType", wanted, qualified_name(wanted))
+    system = spec.get("os")
+    if system is not None and not system.get("name"):
+        causes.required(f"{path}.os.name", "cannot be empty")
+    elif system is not None:
+        causes.one_of(f"{path}.os", system["name"], _SYSTEMS)
     for index, reference in enumerate(spec.get("imagePullSecrets") or ()):
         if not reference.get("name"):
             causes.required(f"{path}.imagePullSecrets[{index}].name")

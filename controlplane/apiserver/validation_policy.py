@@ -19,7 +19,7 @@ from controlplane.apiserver.validation_fields import (
     path_segment,
 )
 from controlplane.apiserver.validation_pods import check_tolerations
-from controlplane.apiserver.validation_workloads import check_int_or_percent
+from controlplane.apiserver.validation_workloads import check_int_or_percent, go_int_or_string
 
 Object = dict[str, Any]
 
@@ -91,7 +91,13 @@ def disruption_budget(causes: Causes, obj: Object) -> None:
     if spec.get("minAvailable") is not None and spec.get("maxUnavailable") is not None:
         causes.invalid("spec", spec, "minAvailable and maxUnavailable cannot be both set")
     for name in ("minAvailable", "maxUnavailable"):
-        check_int_or_percent(causes, f"spec.{name}", spec.get(name))
+        value = spec.get(name)
+        check_int_or_percent(causes, f"spec.{name}", value)
+        if isinstance(value, str) and value.rstrip("%").isdecimal() and int(value.rstrip("%")) > 100:
+            causes.invalid(f"spec.{name}", go_int_or_string(value), "must not be greater than 100%")
+    policy = spec.get("unhealthyPodEvictionPolicy")
+    if policy is not None:
+        causes.one_of("spec.unhealthyPodEvictionPolicy", policy, ("AlwaysAllow", "IfHealthyBudget"))
     check_selector(causes, "spec.selector", spec.get("selector") or {})
 
 

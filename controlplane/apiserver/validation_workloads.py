@@ -177,11 +177,16 @@ def stateful_set(causes: Causes, obj: Object) -> None:
     _replicated(causes, obj, "statefulset")
     spec = obj.get("spec") or {}
     causes.one_of("spec.podManagementPolicy", spec.get("podManagementPolicy"), ("OrderedReady", "Parallel"))
-    causes.one_of(
-        "spec.updateStrategy.type",
-        (spec.get("updateStrategy") or {}).get("type"),
-        ("RollingUpdate", "OnDelete"),
-    )
+    strategy = spec.get("updateStrategy") or {}
+    causes.one_of("spec.updateStrategy.type", strategy.get("type"), ("RollingUpdate", "OnDelete"))
+    rolling = strategy.get("rollingUpdate")
+    if rolling is not None and strategy.get("type") == "OnDelete":
+        detail = "only allowed for updateStrategy 'RollingUpdate'"
+        causes.invalid("spec.updateStrategy.rollingUpdate", rolling, detail)
+    causes.non_negative("spec.updateStrategy.rollingUpdate.partition", (rolling or {}).get("partition"))
+    causes.non_negative("spec.ordinals.start", (spec.get("ordinals") or {}).get("start"))
+    for name, policy in (spec.get("persistentVolumeClaimRetentionPolicy") or {}).items():
+        causes.one_of(f"spec.persistentVolumeClaimRetentionPolicy.{name}", policy, ("Delete", "Retain"))
 
 
 def daemon_set(causes: Causes, obj: Object) -> None:

@@ -66,3 +66,18 @@ def test_a_limit_range_fills_in_and_refuses(api: Client, namespace: str) -> None
     assert code == 403
     text = "[maximum memory usage per Container is 2Gi, but limit is 3Gi, "
     assert status["message"].startswith(f'pods "big" is forbidden: {text}')
+
+
+def test_a_pod_may_not_choose_how_it_preempts(api: Client, namespace: str) -> None:
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    assert api("POST", path, pod("same", preemptionPolicy="PreemptLowerPriority"))[0] == 201
+    code, status = api("POST", path, pod("other", preemptionPolicy="Never"))
+    assert code == 403 and "the string value of PreemptionPolicy (Never) must not" in status["message"]
+
+
+def test_a_service_that_needs_no_health_port_any_more_loses_it(api: Client, namespace: str) -> None:
+    path = f"/api/v1/namespaces/{namespace}/services"
+    spec = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31999}
+    api.must("POST", path, {"metadata": {"name": "s"}, "spec": {**spec, "ports": [{"port": 80}]}})
+    changed = api.patch(f"{path}/s", {"spec": {"externalTrafficPolicy": "Cluster"}})
+    assert "healthCheckNodePort" not in changed["spec"]
