@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from controlplane.apiserver import node_restriction, signing_requests
+from controlplane.apiserver import escalation, node_restriction, signing_requests
 from controlplane.apiserver.app_armor import give_fields
 from controlplane.apiserver.defaults_pod import qos_class
 from controlplane.apiserver.errors import forbidden, namespace_terminating, not_found
@@ -43,14 +43,17 @@ class Admission:
         *,
         automount: bool,
         may: signing_requests.May,
+        rights: escalation.Rights,
         tolerated: tuple[int, int] = (300, 300),
     ) -> None:
         """`automount`: give pods the volume with their service account's token, as upstream does.
-        `may`: may this user approve or sign for that signer? `tolerated`: seconds that pods stay on a node
+        `may`: may this user approve or sign for that signer? `rights`: what each user may do at all, so that
+        nobody grants more. `tolerated`: seconds that pods stay on a node
         that is not ready, and on one that is not reachable, unless they say otherwise.
         """
         self._cache = cache
         self._may = may
+        self._rights = rights
         self._automount = automount
         self._tolerated = dict(zip(_WAITED_OUT, tolerated, strict=True))
 
@@ -64,6 +67,7 @@ class Admission:
             self._namespace_lifecycle(info, namespace, name)
         if user.node_name:
             node_restriction.restrict_create(info, name, obj, user)
+        escalation.check(self._rights, info, namespace, obj, user)
         if key == _POD:
             give_fields(obj, warnings)
             self._limit_ranges(info, namespace, obj)
@@ -89,6 +93,7 @@ class Admission:
             ranges = [entry.parse() for entry in self._cache.newest("core/limitranges", namespace)]
             _refuse(info, new, complaints(new, ranges))
             check_quota(self._cache, info, namespace, new, old)
+        escalation.check(self._rights, info, namespace, new, user, old)
         if (info.group, info.plural) == signing_requests.KEY:
             signing_requests.admit_update(info, new, old, user, subresource, self._may)
         if user.node_name and (info.group, info.plural) == _NODE:

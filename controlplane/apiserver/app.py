@@ -81,6 +81,7 @@ class ApiServer:
             automount=options.automount_service_account_token,
             tolerated=(options.not_ready_seconds, options.unreachable_seconds),
             may=self._authorizer.may_use_signer,
+            rights=self._authorizer,
         )
         self.registry = Registry(self.cache, Schema.load(), admission, services, clock)
         self._authenticator = Authenticator(self.cache, tokens, clock)

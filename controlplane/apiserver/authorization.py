@@ -154,16 +154,19 @@ class Authorizer:
             for entry in self._cache.collection(f"{_RBAC}/{collection}").present():
                 binding = entry.parse()
                 users, groups = _subjects(binding.get("subjects") or (), entry.namespace)
-                rules = tuple(self._role_rules(binding.get("roleRef") or {}, entry.namespace))
+                rules = tuple(self.rules_of_role(binding.get("roleRef") or {}, entry.namespace) or ())
                 yield _Grant(users, groups, entry.namespace or None, rules)
 
-    def _role_rules(self, reference: Object, namespace: str) -> Iterator[Rule]:
+    def rules_of_role(self, reference: Object, namespace: str) -> list[Rule] | None:
+        """What a binding in `namespace` ("" for a cluster's) to this role grants; None: no such role."""
         if reference.get("kind") == "ClusterRole":
             entry = self._cache.get(f"{_RBAC}/clusterroles", "", reference.get("name", ""))
         else:
             entry = self._cache.get(f"{_RBAC}/roles", namespace, reference.get("name", ""))
-        for rule in (entry.parse().get("rules") or ()) if entry else ():
-            yield Rule(
+        if entry is None:
+            return None
+        return [
+            Rule(
                 tuple(rule.get("verbs") or ()),
                 tuple(rule.get("apiGroups") or ()),
                 tuple(rule.get("resources") or ()),
@@ -171,6 +174,8 @@ class Authorizer:
                 # Paths belong to no namespace, so only a cluster-wide binding grants them.
                 () if namespace else tuple(rule.get("nonResourceURLs") or ()),
             )
+            for rule in entry.parse().get("rules") or ()
+        ]
 
 
 def _subjects(subjects: Iterable[Object], namespace: str) -> tuple[frozenset[str], frozenset[str]]:

@@ -281,3 +281,56 @@ def test_a_pods_labels_do_not_change_through_its_status(live: Live, namespace: s
     change = {"metadata": {"labels": {"app": "web"}}, "status": {"phase": "Running"}}
     code, status = live.kubelet("PATCH", f"{pods}/here/status", change, Content_Type=MERGE)
     assert code == 403 and "cannot update labels through pod status" in status["message"]
+
+
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+API_GROUP = "rbac.authorization.k8s.io"
+
+
+def bind(name: str, role: str, account: str, namespace: str) -> dict[str, Any]:
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
+    reference = {"apiGroup": API_GROUP, "kind": "ClusterRole", "name": role}
+    return {"metadata": {"name": name}, "subjects": [subject], "roleRef": reference}
+
+
+def test_nobody_grants_what_they_do_not_have(live: Live, namespace: str) -> None:
+    here = f"{RBAC}/namespaces/{namespace}"
+    live.admin.must("POST", f"{here}/rolebindings", bind("tenant", "admin", "default", namespace))
+    tenant = live.with_token(token(live.admin, namespace))
+    lift = {"verbs": ["get", "delete"], "apiGroups": [""], "resources": ["resourcequotas"]}
+    own = {"verbs": ["get"], "apiGroups": [""], "resources": ["pods", "pods/log"]}
+    code, status = tenant("POST", f"{here}/roles", {"metadata": {"name": "lift"}, "rules": [lift, own]})
+    assert code == 403 and f'roles.{API_GROUP} "lift" is forbidden: user "system:serv' in status["message"]
+    assert status["message"].endswith(
+        'not currently held:\n{APIGroups:[""], Resources:["resourcequotas"], Verbs:["delete"]}'
+    )
+    tenant.must("POST", f"{here}/roles", {"metadata": {"name": "mine"}, "rules": [own]})
+    code, _ = tenant("PATCH", f"{here}/roles/mine", {"rules": [own, lift]}, Content_Type=MERGE)
+    assert code == 403
+    assert tenant("POST", f"{here}/rolebindings", bind("more", "cluster-admin", "x", namespace))[0] == 403
+    assert tenant("POST", f"{here}/rolebindings", bind("gone", "nobody", "x", namespace))[0] == 404
+    assert tenant("POST", f"{here}/rolebindings", bind("same", "view", "x", namespace))[0] == 201
+
+
+def test_who_may_escalate_or_bind_grants_more(live: Live, namespace: str) -> None:
+    here = f"{RBAC}/namespaces/{namespace}"
+    rules = [
+        {"verbs": ["create", "update", "escalate"], "apiGroups": [API_GROUP], "resources": ["roles"]},
+        {"verbs": ["create"], "apiGroups": [API_GROUP], "resources": ["rolebindings"]},
+        {
+            "verbs": ["bind"],
+            "apiGroups": [API_GROUP],
+            "resources": ["clusterroles"],
+            "resourceNames": ["edit"],
+        },
+    ]
+    live.admin.must("POST", f"{here}/roles", {"metadata": {"name": "granter"}, "rules": rules})
+    binding = bind("granter", "granter", "default", namespace)
+    binding["roleRef"]["kind"] = "Role"
+    live.admin.must("POST", f"{here}/rolebindings", binding)
+    granter = live.with_token(token(live.admin, namespace))
+    everything = [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]
+    granter.must("POST", f"{here}/roles", {"metadata": {"name": "all"}, "rules": everything})
+    granter.must("POST", f"{here}/rolebindings", bind("edit", "edit", "x", namespace))
+    code, status = granter("POST", f"{here}/rolebindings", bind("admin", "admin", "x", namespace))
+    assert code == 403 and "not currently held" in status["message"]
