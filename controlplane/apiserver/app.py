@@ -46,6 +46,8 @@ from controlplane.storage.store import Store
 
 log = logging.getLogger(__name__)
 
+_PREPARE_AFTER = 3.0  # seconds; a node that starts with the server is Ready by then
+
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -74,7 +76,7 @@ class ApiServer:
         self.cache = Cache(store, asyncio.get_running_loop())
         services = ServiceAllocator(options.service_cluster_ip_range, options.service_node_port_range)
         self._first_address = services.first_address
-        tokens = TokenSigner(options.pki / "sa.key", options.pki / "sa.pub", clock)
+        self._tokens = tokens = TokenSigner(options.pki / "sa.key", options.pki / "sa.pub", clock)
         self._authorizer = Authorizer(self.cache)
         admission = Admission(
             self.cache,
@@ -92,6 +94,7 @@ class ApiServer:
         self._serving = False
         self._endpoints = EndpointHandler({"ping": lambda: True, "serving": lambda: self._serving})
         self._runner: web.ServerRunner | None = None
+        self._preparing: asyncio.TimerHandle | None = None
         self.port = options.secure_port  # of interest when 0 was asked for: known after `start`
 
     async def start(self) -> None:
@@ -116,16 +119,26 @@ class ApiServer:
         await self._runner.setup()
         await web.SockSite(self._runner, listener, ssl_context=context, backlog=1024).start()
         self._serving = True
+        self._preparing = asyncio.get_running_loop().call_later(_PREPARE_AFTER, self._prepare)
         log.info("Served address=%s port=%d", options.bind_address, self.port)
 
     async def stop(self) -> None:
         """End the watches, finish what is being answered, close the store."""
         self._serving = False
+        if self._preparing is not None:
+            self._preparing.cancel()
         self._objects.end_watches()
         await self._usage.stop()
         if self._runner is not None:
             await self._runner.cleanup()
         self.cache.close()
+
+    def _prepare(self) -> None:
+        """What the first pod would wait for, now that nobody waits for the server itself."""
+        try:
+            self._tokens.prepare()
+        except AuthorityError as error:
+            log.error("Could not prepare signing tokens error=%s", error)  # each token will say so, too
 
     def _facts(self) -> bootstrap.ClusterFacts:
         options = self._options

@@ -2,8 +2,9 @@
 
 A token names a service account and may be bound to a pod; it is good as long as its time has not passed and
 both still exist with the same uid, so deleting the pod ends its token (apiserver pkg/serviceaccount/jwt.go,
-claims.go). ES256 over the key pair `sa.key`/`sa.pub`; the cryptography package is imported with the first
-token, not with the server.
+claims.go). ES256 over the key pair `sa.key`/`sa.pub`. The cryptography package is not imported with the
+server: that takes 46 ms of its start, which somebody waits for; but the first pod should not wait for it
+either, so the server calls `prepare` when it has been up for a moment.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ class TokenSigner:
         self._private: Any = None
         self._public: Any = None
         self._known: OrderedDict[bytes, Object] = OrderedDict()
+
+    def prepare(self) -> None:
+        """Import and read what signing needs. Raises AuthorityError."""
+        from cryptography.hazmat.primitives.asymmetric import ec, utils  # noqa: F401
+
+        self._load()
 
     def sign(
         self,

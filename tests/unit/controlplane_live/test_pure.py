@@ -19,6 +19,7 @@ from controlplane.apiserver.resources import by_kind
 from controlplane.apiserver.routing import parse
 from controlplane.apiserver.timestamps import rfc3339, seconds
 from controlplane.apiserver.tokens import BadTokenError, TokenSigner
+from controlplane.errors import AuthorityError
 
 NOW = 1_800_000_000.0
 
@@ -257,3 +258,14 @@ def test_tokens_end_are_for_an_audience_and_cannot_be_changed(tmp_path: Path) ->
     now[0] += 600
     with pytest.raises(BadTokenError, match="expired"):
         signer.claims(token, ["x"])
+
+
+def test_signing_that_cannot_be_prepared_is_told_and_prepared_later(tmp_path: Path) -> None:
+    pki = tmp_path / "pki"
+    signer = TokenSigner(pki / "sa.key", pki / "sa.pub", lambda: NOW)
+    with pytest.raises(AuthorityError, match=r"Could not read .*sa\.key"):
+        signer.prepare()
+    authority.ensure(cluster(tmp_path))
+    signer.prepare()
+    (pki / "sa.key").unlink()  # it has been read
+    assert signer.sign(namespace="a", name="b", uid="u", audiences=["x"], seconds=600)
