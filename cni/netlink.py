@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
+SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 
 
 class Netlink:
@@ -181,10 +181,29 @@ class Netlink:
 
     def addresses(self, index: int | None = None) -> list[Address]:
         """IPv4 and IPv6 addresses, of one link or of all."""
-        found = self.dump(RTM_GETADDR, struct.pack("=BBBBi", 0, 0, 0, 0, 0))
-        # A node has a link-local address for each pod; the index is looked at before the rest is read.
+        body = struct.pack("=BBBBi", 0, 0, 0, 0, index or 0)
+        try:
+            found = self.dump(RTM_GETADDR, body) if index is None else self._dump_strictly(RTM_GETADDR, body)
+        except NetlinkError as error:
+            if index is None or error.errno != errno.ENODEV:
+                raise
+            return []  # the link has gone, and its addresses with it
+        # A node has a link-local address for each pod, which older kernels list in any case.
         wanted = found if index is None else [p for p in found if struct.unpack_from("=i", p, 4)[0] == index]
         return [read_address(payload) for payload in wanted]
+
+    def _dump_strictly(self, kind: int, body: bytes) -> list[bytes]:
+        """As `dump`, but of what the request names, where the kernel can tell it (since 4.20)."""
+        try:
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+        except OSError as error:
+            if error.errno != errno.ENOPROTOOPT:
+                raise
+            return self.dump(kind, body)
+        try:
+            return self.dump(kind, body)
+        finally:
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 0)
 
     def routes(self, table: int | None = MAIN_TABLE, family: int = AF_INET) -> list[RouteEntry]:
         found = [read_route(p) for p in self.dump(RTM_GETROUTE, rtmsg(family))]

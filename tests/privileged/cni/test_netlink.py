@@ -10,7 +10,7 @@ from network_lab import Namespace
 from cni.errors import NetlinkError
 from cni.netlink import Netlink
 from cni.netns import visited
-from cni.rtnetlink import new_address, set_link
+from cni.rtnetlink import new_address, new_bridge, set_link
 
 pytestmark = pytest.mark.privileged
 
@@ -57,3 +57,16 @@ def test_a_socket_in_another_namespace_leaves_its_maker_where_it_was(node: None)
     assert own_namespace() == before
     with Netlink() as netlink:
         assert [a.address for a in netlink.addresses(LO) if a.address.startswith("10.8.")] == []
+
+
+def test_addresses_of_one_link_are_its_own_and_none_where_there_is_no_link(node: None) -> None:
+    with Netlink() as netlink:
+        netlink.batch([new_bridge("other0"), new_address(LO, "10.8.0.3/32")])
+        other = netlink.require("other0").index
+        netlink.batch([new_address(other, "10.8.0.4/24")])
+        own = [a.address for a in netlink.addresses(other)]
+        assert [address for address in own if not address.startswith("fe80:")] == ["10.8.0.4/24"]
+        assert {"10.8.0.3/32", "10.8.0.4/24"} <= {a.address for a in netlink.addresses()}
+        assert netlink.addresses(NOBODY) == []
+        assert "10.8.0.3/32" in [a.address for a in netlink.addresses(LO)]
+        assert {"lo", "other0"} <= {link.name for link in netlink.links()}  # other lists are whole again
