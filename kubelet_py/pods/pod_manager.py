@@ -34,6 +34,10 @@ from runtime.values import Sandbox
 log = logging.getLogger(__name__)
 
 REMEMBERED = 2000
+_ACTED_UPON = (
+    "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "labels", "annotations", "finalizers",
+    "ownerReferences",
+)  # fmt: skip
 SOURCES = (API_SOURCE, FILE_SOURCE, HTTP_SOURCE)
 # kubectl waits for a deletion by name: a mirror that is back within its round trip looks never deleted to it.
 MIRROR_PAUSE = 1.0
@@ -109,7 +113,8 @@ class PodManager:
             record.gone = record.gone or kind == "DELETED"
         if record.ends:
             record.nudge.set()
-        self._wake(uid)
+        if kind != "MODIFIED" or old is None or not _tells_nothing(new, old):
+            self._wake(uid)
 
     def _on_mirror(self, kind: str, mirror: Object) -> None:
         static = mirror["metadata"]["annotations"][ANNOTATION_CONFIG_MIRROR]
@@ -219,6 +224,18 @@ class PodManager:
             for folder in pods_dir.iterdir():
                 if folder.name not in self._records:
                     clear(folder.name)
+
+
+def _tells_nothing(new: Object, old: Object) -> bool:
+    """Whether a version of a pod differs from the one before in nothing that its worker acts upon: mostly it
+    is our own status that comes back. A phase in which a pod is over, and conditions that a readiness gate
+    waits for, may be others' words (upstream's config.go, podsDifferSemantically)."""
+    if new["spec"].get("readinessGates") or new["spec"] != old["spec"]:
+        return False
+    if any(new["metadata"].get(key) != old["metadata"].get(key) for key in _ACTED_UPON):
+        return False
+    phases = [(pod.get("status") or {}).get("phase") for pod in (new, old)]
+    return phases[0] == phases[1] or phases[0] in ("Pending", "Running")
 
 
 def _of_api(pod: Object) -> Object:
