@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NodePaths:
-    """The folders and files of the node below `root`; nothing here touches the disk."""
+    """The folders and files of the node below `root`; nothing here touches the disk.
+
+    Those that each pod's start asks for are joined once, for which it needs a place (so no slots): pathlib
+    takes some 10 µs to put two together.
+    """
 
     root: Path
 
@@ -46,11 +51,11 @@ class NodePaths:
     def cni_config(self) -> Path:
         return self.root / "etc/cni/net.d"
 
-    @property
+    @cached_property
     def state(self) -> Path:
         return self.root / "var/lib/kubelet-py"
 
-    @property
+    @cached_property
     def images(self) -> Path:
         return self.state / "images"
 
@@ -59,36 +64,36 @@ class NodePaths:
         """The control plane's database."""
         return self.state / "store"
 
-    @property
+    @cached_property
     def pods(self) -> Path:
         """`pods/<uid>/{volumes,etc-hosts,containers/<name>/…}`, as in /var/lib/kubelet/pods."""
         return self.state / "pods"
 
-    @property
+    @cached_property
     def containers(self) -> Path:
         """`containers/<id>/{upper,work,config.json}`: the writable layers and bundles."""
         return self.state / "containers"
 
-    @property
+    @cached_property
     def cni_state(self) -> Path:
         """host-local's reservations and the invoker's cached results."""
         return self.state / "cni"
 
-    @property
+    @cached_property
     def run(self) -> Path:
         """Sockets and process files; empty after a reboot."""
         return self.root / "run/kubelet-py"
 
-    @property
+    @cached_property
     def sandboxes(self) -> Path:
         """`sandboxes/<id>/`: one folder per shim, with its socket and its state."""
         return self.run / "sandboxes"
 
-    @property
+    @cached_property
     def pod_logs(self) -> Path:
         return self.root / "var/log/pods"
 
-    @property
+    @cached_property
     def container_logs(self) -> Path:
         return self.root / "var/log/containers"
 

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ class RuntimeService:
         record = {
             "id": identifier,
             "created_at": created_at,
-            "config": asdict(config),
+            "config": _plain(config),
             "cgroup": f"{config.cgroup_parent}/{identifier}".lstrip("/"),
             "oci": pause_config(config),
         }
@@ -226,11 +226,11 @@ class RuntimeService:
             "sandbox": sandbox_id,
             "created_at": time.time(),
             "cgroup": f"{sandbox.config.cgroup_parent}/{identifier}".lstrip("/"),
-            "config": asdict(slim),
+            "config": _plain(slim),
         }
         runtime = self._runtime(sandbox.config)
         if runtime is not None:
-            record["runtime"] = asdict(runtime)
+            record["runtime"] = _plain(runtime)
         folder = self._containers_dir / identifier
         try:
             oci = container_config(config.spec, sandbox.config)
@@ -536,6 +536,11 @@ class RuntimeService:
         return link.request(op, timeout, container=container.id, **values)
 
 
+def _plain(value: SandboxConfig | ContainerConfig | OciRuntime) -> dict[str, Any]:
+    """The fields by name. What is in them is shared, where `asdict` would copy every text of it."""
+    return {each.name: getattr(value, each.name) for each in fields(value)}
+
+
 def sandbox_from(identifier: str, created_at: float, config: SandboxConfig, found: SandboxState) -> Sandbox:
     """The public view of a sandbox."""
     ready = found.pause is not None and found.exited_at is None
@@ -568,9 +573,10 @@ def with_state(container: Container, found: ContainerState) -> Container:
 
 def write_container(folder: Path, record: Mapping[str, Any], oci: Mapping[str, Any]) -> None:
     """A container's folder. config.json comes last: without it the folder counts as half made."""
-    for path, mode in ((folder, 0o700), (folder / "upper", 0o755), (folder / "work", 0o700)):
-        path.mkdir()
-        path.chmod(mode)  # `upper` becomes the container's own /; the umask must not have a say
+    os.mkdir(folder, 0o700)
+    os.mkdir(f"{folder}/work", 0o700)
+    os.mkdir(f"{folder}/upper", 0o755)
+    os.chmod(f"{folder}/upper", 0o755)  # it becomes the container's own /; the umask must not have a say
     state.write_json(f"{folder}/oci.json", oci)
     state.write_json(f"{folder}/config.json", record)
 

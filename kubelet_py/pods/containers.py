@@ -296,12 +296,15 @@ class ContainerStarter:
     def _message_file(self, pod: Object, container: Object, attempt: int) -> Path:
         folder = self._paths.pods / uid_of(pod) / "containers" / container["name"]
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("*.message"):
+        for old in folder.glob("*.message") if attempt > 1 else ():
             if old.stem.isdigit() and int(old.stem) < attempt - 1:
                 old.unlink()
         file: Path = folder / f"{attempt}.message"
-        file.touch()
-        file.chmod(0o666)  # any user of the container may write its last words
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            os.fchmod(descriptor, 0o666)  # any user of the container may write its last words
+        finally:
+            os.close(descriptor)
         return file
 
     def _mounts(
@@ -347,7 +350,10 @@ class ContainerStarter:
         folder = self._paths.container_logs
         link = folder / f"{metadata['name']}_{metadata['namespace']}_{name}-{identifier}.log"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            os.symlink(log_path, link)
+            try:
+                os.symlink(log_path, link)
+            except FileNotFoundError:
+                folder.mkdir(parents=True, exist_ok=True)
+                os.symlink(log_path, link)
         except OSError as error:
             log.warning("Failed to link log link=%s error=%s", link, error.strerror)

@@ -176,8 +176,8 @@ def _once(items: Sequence[str]) -> list[str]:
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace a file of ours in place: containers that have it bound must see the new text."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace a file of ours in place: containers that have it bound must see the new text. Its folder is
+    the pod's, which is there."""
     path.write_text(text)
     path.chmod(mode)
 
