@@ -6,13 +6,19 @@ they have started something, though, is nearly the same in all of them. So the f
 for a picture (runtime/rehearsal.py): a file in memory (memfd) with the contents of all its writable pages at
 rest. Then it moves its own memory onto that file, mapped privately, contents unchanged. In the shims forked
 from it a written page is their own as ever; but where it looks as in the picture, madvise(MADV_DONTNEED)
-drops it, and for a private file mapping that means: the file's page is seen instead (madvise(2)). No byte of
-what the process sees changes, only who owns it.
+drops it, and for a private file mapping that means: the file's page is seen instead (madvise(2)).
 
-Between comparing (or copying) a page and telling the kernel, nobody may write to it. Python cannot promise
-that, so these loops are machine code; the process must have one thread, and the stack and the mapping that
-the kernel itself writes to (the thread's control block, with rseq) are left alone. On processors nobody wrote
-the code for, nothing is given back.
+The other pages, some 220, differ from the picture in 23 of their 512 words each: a reference count, the
+address of an object of this pod. When nothing happens for longer, only those words are kept, in the store,
+and the pages are dropped, too; before the wait returns the words are back. So Python never sees another byte;
+who reads the memory of a resting shim from outside (a debugger, py-spy) sees the picture. Getting those pages
+again costs a page fault each, a millisecond in all, which a container that writes a line every second shall
+not pay for every line.
+
+Between comparing (or copying) a page and the last word's return nobody may write to it or look at it. Python
+cannot promise that, so these loops, and the wait, are machine code; the process must have one thread and no
+signal handlers, and the stack and the mapping that the kernel itself writes to (the thread's control block,
+with rseq) are left alone. On processors nobody wrote the code for, nothing is given back.
 
 The bytes were assembled with GNU as from the listings beside them; tests/unit/runtime_service/test_pages.py
 reads them back.
@@ -21,6 +27,7 @@ reads them back.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import struct
@@ -31,10 +38,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# COPY(table, count), TAKE(table, count, fd), REST(table, count, pagemap, descriptor, timeout). An entry of
-# the table is five 64-bit words: address, length, address in the picture, offset in its file, address of
-# spare memory. COPY and TAKE return how many entries were left undone, REST what poll(2) did. REST looks
-# only at pages that are our own, as /proc/self/pagemap says, and closes that.
+# COPY(table, count), TAKE(table, count, fd), REST(table, count, pagemap, descriptor, timeout, store, full).
+# An entry of the table is five 64-bit words: address, length, address in the picture, offset in its file,
+# address of spare memory. COPY and TAKE return how many entries were left undone, REST what poll(2) did. REST
+# looks only at pages that are our own, as /proc/self/pagemap says, and closes that. In the store it keeps
+# runs of words that differ: address, number of words, the words. A page is left alone when its runs need more
+# than half a page, or when one would begin at `full` or later: two pages before the end, or 0 for no store.
 X86_COPY = (
     "53554889fb4889f5"  # push rbx, rbp; rbx = table; rbp = count
     "4885ed741b"  # next: none left? go to the end
@@ -56,29 +65,43 @@ X86_TAKE = (
     "4889e8415d415c5d5bc3"
 )
 X86_REST = (
-    "535541544156514150"  # push rbx, rbp, r12, r14, rcx, r8
-    "4881ec000200004889fb4889f54989d6"  # 512 bytes of stack; rbx = table; rbp = count; r14 = pagemap
-    "4885ed0f84930000004531e4"  # next: none left? go to the end; r12 = 0
-    "4c3b6308737e"  # page: past the end? next entry
-    "41f7c4ffff03007523"  # every 64 pages:
+    "53554154415541564157"  # push rbx, rbp, r12 to r15
+    "4c8b7c2438415151415048"  # r15 = full; push store, rcx, r8
+    "81ec000200004889fb4889f54989d6"  # 512 bytes of stack; rbx = table; rbp = count; r14 = pagemap
+    "4d89cd"  # r13 = where the store goes on
+    "4885ed0f84e90000004531e4"  # next: none left? go to the end; r12 = 0
+    "4c3b63080f83d0000000"  # page: past the end? next entry
+    "41f7c4ffff03007527"  # every 64 pages:
     "4c89f74889e6ba000200004c8b134d01e249c1ea09b8110000000f05"  # pread64(pagemap, stack, 512, …)
-    "3d000200007552"  # not all? next entry
-    "4489e0c1e80925f8010000488b040448c1e83d83f804752e"  # only what is there (63), and no page of a file (61)
-    "488b334c01e6488b7b104c01e7b900020000f348a77517"  # memory as in the picture: repe cmpsq? else skip
-    "488b3b4c01e7be00100000ba04000000b81c0000000f05"  # madvise(page, 4096, MADV_DONTNEED)
-    "4981c400100000e97cffffff"  # next page
-    "4883c32848ffcde964ffffff"  # next entry
+    "3d000200000f85a0000000"  # not all? next entry
+    "4489e0c1e80925f8010000488b040448c1e83d83f804757c"  # only what is there (63), and no page of a file (61)
+    "488b334c01e6488b7b104c01e74d89e8b900020000"  # rsi = memory; rdi = picture; r8 = r13; 512 words
+    "85c9f348a77438"  # run: equal to the end of the page? (repe cmpsq) drop it
+    "4d39f8735b"  # full? skip
+    "488d46f8498900498d50084983c010"  # its address; rdx = where its length belongs
+    "488b46f84989004983c008"  # word: keep it
+    "e30748ffc948a775ec"  # the page's last? else does the next one differ? word
+    "498d40f84829d048c1e803488902ebc1"  # its length; run
+    "4c89c04c29e8483d00080000771a"  # drop: more than 2,048 bytes for one page? skip
+    "4d89c5488b3b4c01e7be00100000ba04000000b81c0000000f05"  # r13 = r8; madvise(page, 4096, MADV_DONTNEED)
+    "4981c400100000e926ffffff"  # skip: next page
+    "4883c32848ffcde90effffff"  # next entry
     "4c89f7b8030000000f05"  # end: close(pagemap)
     "4881c4000200005a58480fbae820504889e7be01000000b8070000000f05"  # poll({descriptor, POLLIN}, 1, timeout)
-    "5a415e415c5d5bc3"
+    "4889c35a5e"  # rbx = what it did; rsi = store
+    "4c39ee730f48ad4889c748ad4889c1f348a5ebec"  # run: address, length, words back to memory: rep movsq
+    "4889d8415f415e415d415c5d5bc3"
 )
 CODE = {"x86_64": tuple(bytes.fromhex(code) for code in (X86_COPY, X86_TAKE, X86_REST))}
+MORE_ARGUMENTS = (0, 1, 5)  # of COPY, TAKE and REST, after table and count
 
 NAME = "kubelet-py-shim-pages"
 MAPPED = f"/memfd:{NAME} (deleted)"
 PAGE = 4096
 ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 ENTRY = struct.Struct("=5Q")
+STORE_BYTES = 512 * 1024
+LONGER_MS = 2000
 
 
 class Pages:
@@ -104,6 +127,7 @@ class Pages:
         self._file = -1
         self._total = self._picture = self._spare = 0
         self._code: mmap.mmap | None = None
+        self._store: mmap.mmap | None = None
         if machine in CODE:
             self._copy, self._take, self._rest = self._load(CODE[machine])
 
@@ -111,11 +135,9 @@ class Pages:
         """Machine code as callables; never writable and executable at once."""
         self._code = mmap.mmap(-1, PAGE, ANONYMOUS)
         address = start_of(self._code)
-        kind = ctypes.CFUNCTYPE(
-            ctypes.c_long, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_long, ctypes.c_long, ctypes.c_long
-        )
         functions: list[Any] = []
-        for code in codes:
+        for code, more in zip(codes, MORE_ARGUMENTS, strict=True):
+            kind = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_char_p, ctypes.c_size_t, *[ctypes.c_long] * more)
             functions.append(kind(address + self._code.tell()))
             self._code.write(code)
         self._protect(address, PAGE, mmap.PROT_READ | mmap.PROT_EXEC)
@@ -142,6 +164,7 @@ class Pages:
         os.posix_fallocate(self._file, 0, total)  # later there is nobody to tell that memory is short
         self._picture = self._map(total, mmap.MAP_SHARED, self._file)
         self._spare = self._map(total, ANONYMOUS, -1)
+        self._store = make_store()
         self._total = total
         offset, table = 0, b""
         for start, end in regions:
@@ -154,12 +177,12 @@ class Pages:
 
     def pose(self) -> None:
         """In a fork of the process that has prepared: our memory is what the picture shows."""
-        self._copy(self._table, len(self._links), 0, 0, 0)
+        self._copy(self._table, len(self._links))
 
     def take(self) -> None:
         """In the process that has prepared, after the pose: move our memory onto the picture's file, its
         contents unchanged. The process may have one thread. Raises OSError."""
-        left = self._take(self._table, len(self._links), self._file, 0, 0)
+        left = self._take(self._table, len(self._links), self._file)
         self._protect(self._picture, self._total, mmap.PROT_READ)
         self._munmap(self._spare, self._total)
         os.close(self._file)
@@ -168,23 +191,42 @@ class Pages:
             raise OSError(0, f"Could not map {left} of {len(self._links)} parts of memory onto a file")
 
     def rest(self, descriptor: int, timeout: int) -> None:
-        """Give back every page that is as in the picture, then wait until `descriptor` can be read, but at
-        most `timeout` milliseconds (-1: for ever).
+        """Give back every page that is as in the picture, and wait until `descriptor` can be read, but at
+        most `timeout` milliseconds (-1: for ever); after LONGER_MS give back those that differ, too.
 
         The waiting is part of it because the way back through Python writes to a hundred pages again. Returns
         at once when there is no picture, or malloc has unmapped a part since: what has taken its place is
         none of ours.
         """
-        if not self._taken:
+        if not self._taken or self._store is None:
             return
+        first = min(timeout, LONGER_MS) if timeout >= 0 else LONGER_MS
+        if self._wait(descriptor, first, 0, 0) == 0 and first != timeout:
+            store = start_of(self._store)
+            left = timeout - first if timeout >= 0 else -1
+            self._wait(descriptor, left, store, store + STORE_BYTES - 2 * PAGE)
+
+    def _wait(self, descriptor: int, timeout: int, store: int, full: int) -> int:
+        """0 when the time is over."""
         try:
             for link in self._links:
                 if os.readlink(link) != MAPPED:
-                    return
+                    return -1
             pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            return
-        self._rest(self._table, len(self._links), pagemap, descriptor, timeout)
+            return -1
+        return int(self._rest(self._table, len(self._links), pagemap, descriptor, timeout, store, full))
+
+
+def make_store() -> mmap.mmap:
+    """Nothing but addresses until the first rest. It must neither become nor join a huge page (2 MB)."""
+    store = mmap.mmap(-1, STORE_BYTES, ANONYMOUS)
+    try:
+        store.madvise(mmap.MADV_NOHUGEPAGE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # as a kernel says that has no huge pages
+            raise
+    return store
 
 
 def start_of(memory: mmap.mmap) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from runtime.pages import CODE
 from tests.privileged.runtime_service.harness import Node, read_all, wait_for
+from tests.privileged.runtime_service.resting_memory import SMALL_KB
 
 pytestmark = [
     pytest.mark.privileged,
@@ -18,6 +21,7 @@ pytestmark = [
 ]
 
 LARGEST_PRIVATE_KB = 1024
+LARGEST_QUIET_KB = 300
 TICKER = "trap 'exit 7' TERM; for i in 1 2 3 4; do echo $i; sleep 0.5; done; sleep 100 & wait"
 
 
@@ -38,6 +42,32 @@ def test_resting_shim_has_less_than_a_megabyte_of_its_own(node: Node) -> None:
     neighbour = node.sandbox()
     wait_for(lambda: private(shim_of(node, sandbox.id)) < LARGEST_PRIVATE_KB, 5)
     node.service.remove_pod_sandbox(neighbour.id)
+
+
+def test_shim_that_is_quiet_for_longer_keeps_only_what_differs(node: Node) -> None:
+    sandbox = node.sandbox()
+    argv = ["sh", "-c", "trap 'echo bye; exit 7' TERM; while :; do sleep 1; done"]
+    container = node.run(sandbox, argv)
+    neighbour = node.sandbox()
+    shim = shim_of(node, sandbox.id)
+    wait_for(lambda: private(shim) < LARGEST_QUIET_KB, 60)
+    command = ["echo", "still here"]
+    stream = node.service.exec(container, command, tty=False, stdin=False, stdout=True, stderr=True)
+    got, last = read_all(stream)
+    assert (got[1], json.loads(last)["exitCode"]) == (b"still here\n", 0)
+    wait_for(lambda: private(shim) < LARGEST_QUIET_KB, 60)
+    node.service.stop_container(container, 30)
+    assert node.ended(container).exit_code == 7
+    assert node.log(container) == b"bye\n"
+    node.service.remove_pod_sandbox(neighbour.id)
+
+
+def test_every_byte_is_the_same_after_a_rest() -> None:
+    command = [sys.executable, "-m", "tests.privileged.runtime_service.resting_memory"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    sizes = [int(word) for word in ended.stdout.split()]
+    assert (ended.returncode, ended.stderr, len(sizes)) == (0, "", 2)
+    assert max(sizes) <= SMALL_KB
 
 
 def test_shim_goes_on_unharmed_after_many_rests(node: Node) -> None:

@@ -1,17 +1,22 @@
 .intel_syntax noprefix
 .text
 rest:
-# rdi=table rsi=count rdx=pagemap fd rcx=descriptor r8=timeout ms
+# rdi=table rsi=count rdx=pagemap fd rcx=descriptor r8=timeout ms r9=store [rsp+8]=where it is full
  push rbx
  push rbp
  push r12
+ push r13
  push r14
+ push r15
+ mov r15, [rsp+56]
+ push r9
  push rcx
  push r8
  sub rsp, 512
  mov rbx, rdi
  mov rbp, rsi
  mov r14, rdx
+ mov r13, r9
 1: test rbp, rbp
  jz 5f
  xor r12d, r12d
@@ -40,9 +45,34 @@ rest:
  add rsi, r12
  mov rdi, [rbx+16]
  add rdi, r12
+ mov r8, r13
  mov ecx, 512
+7: test ecx, ecx
  repe cmpsq
- jne 3f
+ je 9f
+ cmp r8, r15
+ jae 3f
+ lea rax, [rsi-8]
+ mov [r8], rax
+ lea rdx, [r8+8]
+ add r8, 16
+8: mov rax, [rsi-8]
+ mov [r8], rax
+ add r8, 8
+ jrcxz 0f
+ dec rcx
+ cmpsq
+ jne 8b
+0: lea rax, [r8-8]
+ sub rax, rdx
+ shr rax, 3
+ mov [rdx], rax
+ jmp 7b
+9: mov rax, r8
+ sub rax, r13
+ cmp rax, 2048
+ ja 3f
+ mov r13, r8
  mov rdi, [rbx]
  add rdi, r12
  mov esi, 4096
@@ -66,8 +96,21 @@ rest:
  mov esi, 1
  mov eax, 7
  syscall
+ mov rbx, rax
  pop rdx
+ pop rsi
+1: cmp rsi, r13
+ jae 2f
+ lodsq
+ mov rdi, rax
+ lodsq
+ mov rcx, rax
+ rep movsq
+ jmp 1b
+2: mov rax, rbx
+ pop r15
  pop r14
+ pop r13
  pop r12
  pop rbp
  pop rbx
