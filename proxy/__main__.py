@@ -36,7 +36,7 @@ from proxy.modes import (
     remove_policies,
     versions,
 )
-from proxy.node_addresses import Moving, settled
+from proxy.node_addresses import Moving, defaulted, settled
 from proxy.policy.enforcer import Enforcer
 from proxy.policy.gate import Gate
 from proxy.policy.rules import NameServer
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--nodeport-addresses",
         help="ranges, with commas, of this node's addresses that node ports answer on; or the word primary: "
-        "those of the Node object alone (default: all but loopback)",
+        "those of the Node object alone (default: all but loopback; in nftables mode primary)",
     )
     parser.add_argument(
         "--allow-external-ips",
@@ -157,14 +157,14 @@ def _run(config: ProxyConfig) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    moving: Moving | None = None
+    families = versions(config)
+    choice = choose(config.mode, lambda: nftables_refusal(config, families), iptables_forward_policy)
+    config, moving = defaulted(config, choice.mode), None
     if config.primary_only:
         found_config = _with_addresses(config, stop)
         if found_config is None:
             return 0
         config, moving = found_config, Moving(found_config.node_port_addresses, stop)
-    families = versions(config)
-    choice = choose(config.mode, lambda: nftables_refusal(config, families), iptables_forward_policy)
     changed = threading.Event()
     found = [
         AddressFamily(Changes(config.hostname, backend.version, changed), backend, Conntrack(backend.version))

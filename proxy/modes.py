@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.backend import Backend
 from proxy.config import ProxyConfig
@@ -61,6 +61,8 @@ def choose(mode: str, refusal: Callable[[], str], forward_policy: Callable[[], s
 
 def nftables_refusal(config: ProxyConfig, versions: Sequence[int]) -> str:
     """Why the kernel would not take our table: tried whole, and undone in the same transaction."""
+    if config.primary_only:  # not known yet, and of the same kind as any address
+        config = replace(config, node_port_addresses=())
     try:
         with NfTables() as kernel:
             for version in versions:

@@ -1,5 +1,6 @@
 """`nodePortAddresses: [primary]`: node ports answer on those addresses only that the Node object has.
 
+The nftables mode does so by itself, as upstream's; all addresses are `0.0.0.0/0,::/0` there.
 They are read once, before the first rule, and stay for the life of the process. When the Node comes to have
 others the process ends, to be started afresh: as upstream's does.
 """
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from proxy.config import ProxyConfig
+from proxy.config import PRIMARY, ProxyConfig
 
 if TYPE_CHECKING:
     from kubeclient.rest import RestClient
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.2  # the agent that makes the Node may be starting at the same moment
+
+
+def defaulted(config: ProxyConfig, mode: str) -> ProxyConfig:
+    """PURE: the configuration with upstream's default of the chosen mode."""
+    if config.node_port_addresses or mode != "nftables":
+        return config
+    return replace(config, node_port_addresses=(PRIMARY,))
 
 
 def primary(node: Mapping[str, Any]) -> tuple[str, ...]:

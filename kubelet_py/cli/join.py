@@ -67,6 +67,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--proxy-mode", choices=("iptables", "nftables", "auto"),
         help="how Services get into the kernel (default iptables; auto: nftables where it can be)",
     )  # fmt: skip
+    up.add_nodeport_option(join)
     join.add_argument(
         "--pod-routes", type=peers.mode, metavar=peers.CHOICES,
         help="how to reach pods of other nodes (default auto: by VXLAN where a router lies between; "

@@ -55,6 +55,7 @@ class NodeSettings:
     wireguard_port: int = 51820
     pod_gso_size: int = 0
     load_balancer_addresses: str = ""
+    nodeport_addresses: str = ""
     cluster_domain: str = "cluster.local"
     cni_bin_dirs: tuple[str, ...] = ()
     server: str = ""
@@ -80,6 +81,9 @@ class NodeSettings:
             if self.load_balancer_addresses not in ("", "nodes"):
                 for part in self.load_balancer_addresses.split(","):
                     ipaddress.ip_network(part.strip())
+            if self.nodeport_addresses not in ("", "primary"):
+                for part in self.nodeport_addresses.split(","):
+                    ipaddress.ip_network(part)
         except ValueError as error:
             raise SettingsError(f"Could not read an address option: {error}") from error
         try:

@@ -69,6 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=("iptables", "nftables", "auto"),
         help="how Services get into the kernel (default iptables; auto: nftables where it can be)",
     )
+    add_nodeport_option(parser)
     parser.add_argument(
         "--cluster-cidr",
         help="range of the pods' addresses (default 10.244.0.0/16); dual stack: one of IPv4 and one of IPv6 "
@@ -109,6 +110,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         dest="cni_bin_dirs",
         help="folder searched for CNI plugins before our own; may be repeated",
+    )
+
+
+def add_nodeport_option(parser: argparse.ArgumentParser) -> None:
+    """For `join` too."""
+    parser.add_argument(
+        "--nodeport-addresses",
+        help="ranges, with commas, of the node's addresses that node ports answer on, or the word primary: "
+        "those of its Node object (default: all but loopback; in nftables mode primary)",
     )
 
 
@@ -303,6 +313,7 @@ def children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
         "--cluster-cidr", s.cluster_cidr, "--healthz-bind-address", f"127.0.0.1:{s.proxy_healthz_port}",
         "--metrics-bind-address", f"127.0.0.1:{s.proxy_healthz_port}", "--proxy-mode", s.proxy_mode,
         "--policy-file", str(policy_file(paths)), *_proxy_dns(s),
+        *(["--nodeport-addresses", s.nodeport_addresses] if s.nodeport_addresses else []),
     ]  # fmt: skip
     own = [] if s.server else [ChildSpec("controlplane", control_plane, paths.logs / "controlplane.log")]
     return [

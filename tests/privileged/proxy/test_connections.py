@@ -18,7 +18,7 @@ from pathlib import Path
 
 import network_lab
 import pytest
-from proxy_lab import Api, endpoints, service, start, write_kubeconfig
+from proxy_lab import Api, endpoints, node, service, start, write_kubeconfig
 
 pytestmark = pytest.mark.privileged
 
@@ -157,6 +157,7 @@ def test_no_connection_is_lost_by_syncs_restarts_and_sigkill(api: Api, tmp_path:
     servers = [Echo(address) for address in BACKENDS]
     flags = ("--proxy-mode", mode, "--metrics-bind-address", "")
     api.lists["services"] = [service()]
+    api.lists["nodes"] = [node("192.0.2.1", version="3")]
     api.lists["endpointslices"] = [endpoints(BACKENDS[0], version="2")]
     write_kubeconfig(api, tmp_path)
     process = start(api, tmp_path, *flags)
@@ -195,6 +196,7 @@ def test_no_connection_is_lost_by_syncs_restarts_and_sigkill(api: Api, tmp_path:
             api.close()
             api.__init__()  # type: ignore[misc]
             api.lists["services"] = [service(), extra]
+            api.lists["nodes"] = [node("192.0.2.1", version="3")]
             api.lists["endpointslices"] = [endpoints(*BACKENDS, version="20"), again]
             write_kubeconfig(api, tmp_path)
             process = start(api, tmp_path, *flags)

@@ -72,12 +72,18 @@ def test_node_ports_answer_on_the_configured_addresses_only(lab: Lab) -> None:
     lab.serve(1, 8080)
     with Netlink() as near, lab.client.netlink() as far:
         near.batch([new_address(near.require("uplink0").index, "198.51.100.1/24")])
-        far.add_route("198.51.100.0/24", dev="eth0", gw="192.0.2.1")
+        for there in ("198.51.100.0/24", "10.244.1.1/32"):
+            far.add_route(there, dev="eth0", gw="192.0.2.1")
     lab.restart(node_port_addresses=("198.51.100.0/24",))
     lab.service(1)
     assert lab.client.ask("198.51.100.1", 30080).startswith("pod1 ")
     with pytest.raises(ConnectionRefusedError):
         lab.client.ask("192.0.2.1", 30080)
+    lab.restart(node_port_addresses=("0.0.0.0/0", "::/0"))
+    lab.service(1)
+    for address in ("192.0.2.1", "198.51.100.1", "10.244.1.1"):
+        assert lab.client.ask(address, 30080).startswith("pod1 "), address
+    lab.restart(node_port_addresses=("198.51.100.0/24",))
     lab.service()
     # What the host itself serves on that port elsewhere stays reachable.
     lab.servers.append(Server("host", None, 30080))

@@ -128,6 +128,7 @@ def test_without_iptables_there_is_one_line_that_says_what_to_install(tmp_path: 
 def test_nftables_process_repairs_a_flush_and_counts_it(api: Api, tmp_path: Path) -> None:
     api.lists["services"] = [service()]
     api.lists["endpointslices"] = [endpoints("10.244.0.2", version="2")]
+    api.lists["nodes"] = [node("192.0.2.1", version="3")]
     write_kubeconfig(api, tmp_path)
     process = start(api, tmp_path, "--proxy-mode", "auto", "--metrics-bind-address", "127.0.0.1:10256")
     try:
@@ -161,16 +162,19 @@ def test_nftables_process_repairs_a_flush_and_counts_it(api: Api, tmp_path: Path
             process.communicate()
 
 
-@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+@pytest.mark.parametrize(
+    ("mode", "flags"), [("iptables", ("--nodeport-addresses", "primary")), ("nftables", ())]
+)
 def test_primary_waits_for_the_nodes_address_and_ends_when_it_changes(
-    api: Api, tmp_path: Path, mode: str
+    api: Api, tmp_path: Path, mode: str, flags: tuple[str, ...]
 ) -> None:
+    """The nftables mode does so by default, as upstream's."""
     body = service()
     body["spec"] |= {"type": "NodePort", "ports": [{"name": "", "port": 80, "nodePort": 30080}]}
     api.lists["services"] = [body]
     api.lists["endpointslices"] = [endpoints("10.244.0.2", version="2")]
     write_kubeconfig(api, tmp_path)
-    process = start(api, tmp_path, "--proxy-mode", mode, "--nodeport-addresses", "primary")
+    process = start(api, tmp_path, "--proxy-mode", mode, *flags)
     try:
         assert process.stderr is not None
         assert any("Waiting for the addresses of this node" in line for line in process.stderr)

@@ -79,3 +79,11 @@ def test_what_was_given_is_found_again_from_another_folder(
         "cni_bin_dirs": (str(tmp_path / "bin"), "/opt/cni"),
     }
     assert settings.given({"kubelet_config": ""}) == {"kubelet_config": ""}, "which takes it back"
+
+
+def test_addresses_of_node_ports_are_read_before_anything_starts() -> None:
+    for fine in ("", "primary", "192.0.2.0/24,2001:db8::/64", "0.0.0.0/0,::/0"):
+        NodeSettings("a", "192.0.2.1", nodeport_addresses=fine).check()
+    for wrong in ("secondary", "primary,192.0.2.0/24", "192.0.2.1/24"):
+        with pytest.raises(SettingsError, match="Could not read an address option"):
+            NodeSettings("a", "192.0.2.1", nodeport_addresses=wrong).check()

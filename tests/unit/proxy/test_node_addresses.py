@@ -9,7 +9,7 @@ import pytest
 from proxy.__main__ import _configuration, _parser
 from proxy.config import ProxyConfig, overlay
 from proxy.errors import ConfigError
-from proxy.node_addresses import Moving, primary
+from proxy.node_addresses import Moving, defaulted, primary
 
 HEAD = {"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration"}
 
@@ -44,6 +44,13 @@ def test_primary_comes_by_file_or_flag_and_stands_alone() -> None:
     for wrong in (["primary", "192.0.2.0/24"], ["primary", "primary"], ["secondary"]):
         with pytest.raises(ConfigError, match="nodePortAddresses"):
             overlay({**HEAD, "nodePortAddresses": wrong}, ProxyConfig()).check()
+
+
+def test_the_nftables_mode_takes_primary_by_itself() -> None:
+    plain, chosen = ProxyConfig(), ProxyConfig(node_port_addresses=("0.0.0.0/0",))
+    assert defaulted(plain, "nftables").primary_only
+    assert defaulted(plain, "iptables") == plain
+    assert defaulted(chosen, "nftables") == chosen
 
 
 def test_a_family_the_node_has_no_address_of_has_no_node_ports() -> None:
