@@ -7,12 +7,17 @@ keeps are looked for again every few seconds. Source: upstream's namespaced reso
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
 from controlplane.controllers.base import Controller, Object, SharedInformers, split_key
+from controlplane.controllers.namespace_conditions import Left, conditions
 from kubeclient.errors import NotFound, from_response
 from kubeclient.events import EventRecorder
 from kubeclient.resources import DEPLOYMENTS, NAMESPACES, PODS, REPLICA_SETS, SERVICES, Resource
@@ -29,8 +34,16 @@ FINALIZER = "kubernetes"
 class NamespaceController(Controller):
     name = "namespace"
 
-    def __init__(self, client: RestClient, informers: SharedInformers, recorder: EventRecorder) -> None:
+    def __init__(
+        self,
+        client: RestClient,
+        informers: SharedInformers,
+        recorder: EventRecorder,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         super().__init__(client, informers, recorder)
+        self._clock = clock
+        self._told: dict[str, float] = {}
         self._namespaces = informers.of(NAMESPACES, self.enqueue)
         for resource in WATCHED:
             informers.of(resource, self._on_content)
@@ -51,9 +64,11 @@ class NamespaceController(Controller):
             return
         left = self._delete_contents(name)
         if left:
-            log.info("Emptied namespace partly namespace=%s left=%d", name, left)
+            log.info("Emptied namespace partly namespace=%s left=%d", name, len(left))
+            self._tell(namespace, left)
             self.queue.add_after(key, RETRY_SECONDS)
             return
+        self._told.pop(name, None)
         rest = [f for f in namespace["spec"]["finalizers"] if f != FINALIZER]
         body = namespace | {"spec": namespace["spec"] | {"finalizers": rest}}
         try:
@@ -62,16 +77,36 @@ class NamespaceController(Controller):
             return
         log.info("Emptied namespace namespace=%s", name)
 
-    def _delete_contents(self, namespace: str) -> int:
-        """Ask every object of the namespace to go; returns how many are still there."""
-        left = 0
+    def _tell(self, namespace: Object, left: list[Left]) -> None:
+        """Say in the status what is left, for whoever wonders why the namespace stays.
+
+        Not for each pod that ends: every write wakes this controller again.
+        """
+        name, now = namespace["metadata"]["name"], self._clock()
+        if now - self._told.get(name, 0.0) < RETRY_SECONDS / 2:
+            return
+        self._told[name] = now
+        present = namespace["status"].get("conditions") or []
+        stamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        wanted = conditions(present, left, stamp)
+        if wanted == present:
+            return
+        body = {"status": {"conditions": wanted}}
+        with contextlib.suppress(NotFound):
+            self.client.patch(NAMESPACES, name, body, kind="merge", subresource="status")
+
+    def _delete_contents(self, namespace: str) -> list[Left]:
+        """Ask every object of the namespace to go; returns what is still there."""
+        left: list[Left] = []
         for resource in self._deletable_kinds():
             found = self.client.list(resource, namespace)["items"]
             for obj in found:
                 if not obj["metadata"].get("deletionTimestamp"):
                     self._delete(resource, obj["metadata"]["name"], namespace)
             if found:
-                left += len(self.client.list(resource, namespace)["items"])
+                kind = f"{resource.plural}.{resource.group}"
+                for obj in self.client.list(resource, namespace)["items"]:
+                    left.append(Left(kind, tuple(obj["metadata"].get("finalizers") or ())))
         return left
 
     def _delete(self, resource: Resource, name: str, namespace: str) -> None:

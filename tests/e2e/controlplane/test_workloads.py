@@ -188,12 +188,18 @@ def test_a_namespace_goes_as_soon_as_its_last_pod(
         "pods ending", lambda: all(p["metadata"].get("deletionTimestamp") for p in cluster.pods(namespace))
     )
     cluster.until("other kinds gone", lambda: _gone(cluster, CONFIG_MAPS, "c", namespace))
+    cluster.until("it says so", lambda: "pods. has 2 resource inst" in _remaining(cluster, namespace))
     assert not _gone(cluster, NAMESPACES, namespace)
     for node in holding:
         node.release_endings()
     released = time.monotonic()
     cluster.until("the namespace gone", lambda: _gone(cluster, NAMESPACES, namespace))
     assert time.monotonic() - released < 4.5  # the look that watches for nothing comes every 5 s
+
+
+def _remaining(cluster: Cluster, namespace: str) -> str:
+    conditions = cluster.client.get(NAMESPACES, namespace)["status"].get("conditions") or []
+    return "".join(one["message"] for one in conditions if one["type"] == "NamespaceContentRemaining")
 
 
 def test_pods_leave_a_tainted_node_when_their_toleration_is_over(cluster: Cluster, namespace: str) -> None:
