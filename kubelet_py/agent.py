@@ -27,7 +27,7 @@ from kubelet_py.backend import AgentBackend
 from kubelet_py.config import Options, longest_restart_wait, parse_arguments
 from kubelet_py.errors import CertificateError, ConfigError, NodeError
 from kubelet_py.instruments import Instrument
-from kubelet_py.node import allocatable, encryption, tunnel
+from kubelet_py.node import allocatable, cpu_topology, encryption, tunnel
 from kubelet_py.node import status as node_status
 from kubelet_py.node.addresses import NoAddress, choose_node_addresses
 from kubelet_py.node.announcement import Announcement
@@ -48,6 +48,7 @@ from kubelet_py.pods.admission import Gate
 from kubelet_py.pods.allocations import Allocations
 from kubelet_py.pods.containers import ContainerStarter
 from kubelet_py.pods.context import NodeFacts, ObjectSource, TokenSource
+from kubelet_py.pods.cpu_manager import CpuManager
 from kubelet_py.pods.events import PodEvents
 from kubelet_py.pods.image_puller import ImagePuller, fetch_with_credentials
 from kubelet_py.pods.image_volumes import mounted_images
@@ -230,6 +231,7 @@ class Agent:
             tell=self._node_events.tell,
             changed=self._refresh_node,
         )
+        self._cpus = CpuManager(config, paths.state, self._runtime.update_resources, cpu_topology.here())
         starter = ContainerStarter(
             paths=paths,
             config=config,
@@ -242,6 +244,7 @@ class Agent:
             node=self._node,
             event=self._events.tell,
             timelines=self._timelines,
+            cpus=self._cpus.cpus,
         )
         allocations = Allocations(paths.pods)
         self._gate = gate = Gate(
@@ -272,6 +275,7 @@ class Agent:
             objects=objects,
             tokens=tokens,
             gate=gate,
+            cpus=self._cpus,
             resizer=Resizer(
                 self._cgroups,
                 rules=self._node.rules,
@@ -279,6 +283,7 @@ class Agent:
                 allocatable=self._node.allocatable,
                 allocations=allocations,
                 update=self._runtime.update_resources,
+                pins=self._cpus.pins,
             ),
             node=self._node,
             node_object=self._node_object,
@@ -400,7 +405,7 @@ class Agent:
         """What every part counts, for /metrics."""
         counting = (
             self._pleg, self._workers, self._syncer, self._statuses, self._volumes, self._qos, self._gate,
-            self._guard.eviction, self._timelines, self._puller.counts, self._housekeeping,
+            self._guard.eviction, self._timelines, self._puller.counts, self._housekeeping, self._cpus,
         )  # fmt: skip
         more = self._credentials.instruments()
         return [*(each for part in counting for each in part.instruments), *more]
@@ -430,6 +435,7 @@ class Agent:
             if record.resize.held is not None and record.resize.held.reason == DEFERRED:
                 self._workers.wake(record.uid)  # there may be room now
         self._oom.look(self._pod, self._events.tell)
+        self._cpus.look([record.uid for record in records], self._pleg, whole=self._heard.is_set())
         self._network.look()
         if self._peers.waiting:
             self._follow_peers()

@@ -84,6 +84,8 @@ class Config:
     kube_reserved: Mapping[str, str] = field(default_factory=dict)
     system_reserved: Mapping[str, str] = field(default_factory=dict)
     reserved_system_cpus: str = ""
+    cpu_manager_policy: str = "none"
+    cpu_manager_reconcile_period: float = 10.0
     enforce_node_allocatable: tuple[str, ...] = ("pods",)
     kube_reserved_cgroup: str = ""
     system_reserved_cgroup: str = ""
@@ -131,6 +133,7 @@ DURATIONS = {
     "node_status_update_frequency",
     "node_status_report_frequency",
     "cpu_cfs_quota_period",
+    "cpu_manager_reconcile_period",
     "image_minimum_gc_age",
     "image_maximum_gc_age",
     "container_log_monitor_interval",
@@ -172,6 +175,8 @@ KEYS = {
     "systemReserved": "system_reserved",
     "podsPerCore": "pods_per_core",
     "reservedSystemCPUs": "reserved_system_cpus",
+    "cpuManagerPolicy": "cpu_manager_policy",
+    "cpuManagerReconcilePeriod": "cpu_manager_reconcile_period",
     "enforceNodeAllocatable": "enforce_node_allocatable",
     "kubeReservedCgroup": "kube_reserved_cgroup",
     "systemReservedCgroup": "system_reserved_cgroup",

@@ -36,6 +36,13 @@ def check(config: Config) -> None:
             if negative:
                 raise ConfigError(f"Could not use configuration: {key}.{name} {text!r} must not be negative")
     cpus_of(config.reserved_system_cpus)
+    policy = config.cpu_manager_policy
+    if policy not in ("none", "static"):
+        text = f"cpuManagerPolicy {policy!r}: it must be none or static"
+        raise ConfigError(f"Could not use configuration: {text}")
+    if policy == "static" and not reserved(None, config).get("cpu"):
+        text = "needs cpu reserved by reservedSystemCPUs, kubeReserved or systemReserved"
+        raise ConfigError(f"Could not use configuration: cpuManagerPolicy static {text}")
     enforced = config.enforce_node_allocatable
     for name in enforced:
         if name not in ENFORCEABLE:

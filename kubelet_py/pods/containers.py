@@ -75,7 +75,10 @@ class ContainerStarter:
         node: NodeFacts,
         event: Event,
         timelines: Timelines,
+        cpus: Callable[[str, str], str] = lambda uid, name: "",
     ) -> None:
+        """`cpus(pod uid, container name)`: the processors it may use, "" for any."""
+        self._cpus = cpus
         self._timelines = timelines
         self._paths = paths
         self._config = config
@@ -188,7 +191,7 @@ class ContainerStarter:
                 user=user,
                 image_config=image.config,
                 mounts=self._mounts(pod, container, values, message_file, volumes),
-                resources=resources.container_resources(container, node.rules),
+                resources=self._resources(pod, container),
                 oom_score_adj=resources.oom_score_adj(pod, container, node.memory_bytes),
                 hostname=files.nodename_of(pod, node.name, self._config.cluster_domain),
                 shm=self._shm(pod),
@@ -226,6 +229,12 @@ class ContainerStarter:
                 ANNOTATION_MESSAGE_POLICY: container.get("terminationMessagePolicy") or "File",
             },
         )
+
+    def _resources(self, pod: Object, container: Object) -> dict[str, Any]:
+        answer = resources.container_resources(container, self._node.rules)
+        if cpus := self._cpus(uid_of(pod), container["name"]):
+            answer["cpu"]["cpus"] = cpus
+        return answer
 
     def _shm(self, pod: Object) -> str:
         if pod["spec"].get("hostIPC"):

@@ -11,6 +11,7 @@ from kubelet_py.pods.admission import Gate, Requests
 from kubelet_py.pods.backoff import MAXIMUM, BackoffEntry
 from kubelet_py.pods.containers import ContainerStarter, Event
 from kubelet_py.pods.context import NodeFacts, ObjectSource, TokenSource
+from kubelet_py.pods.cpu_manager import CpuManager
 from kubelet_py.pods.image_puller import ImagePuller
 from kubelet_py.pods.model import Ending, Object, Waiting
 from kubelet_py.pods.pleg import Pleg
@@ -126,6 +127,7 @@ class Parts:
     objects: ObjectSource
     tokens: TokenSource
     gate: Gate
+    cpus: CpuManager
     resizer: Resizer
     node: NodeFacts
     node_object: Callable[[], Object]

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 from kubelet_py.pods import resize, resources
 from kubelet_py.pods.admission import Admitted, Gate
 from kubelet_py.pods.allocations import Allocations
+from kubelet_py.pods.cpu_manager import NO_RESIZE
 from kubelet_py.pods.model import ContainerView, Object, PodView, full_name, is_static
-from kubelet_py.pods.resize import DEFERRED, Held, Progress, Table
+from kubelet_py.pods.resize import DEFERRED, INFEASIBLE, Held, Progress, Table
 from kubelet_py.pods.resources import Rules
 from runtime.cgroups import CgroupDriver
 from runtime.cgroups.files import CgroupLimits
@@ -34,8 +35,8 @@ class Resized(Admitted, Protocol):
 
 
 class Resizer:
-    """`update(container id, linux.resources)`: the runtime's. Only
-    the pod's worker calls these."""
+    """`update(container id, linux.resources)`: the runtime's. `pins(pod)`: whether its processors may be
+    its own. Only the pod's worker calls these."""
 
     def __init__(
         self,
@@ -46,8 +47,9 @@ class Resizer:
         allocatable: Mapping[str, str],
         allocations: Allocations,
         update: Callable[[str, Mapping[str, Any]], None],
+        pins: Callable[[Object], bool] = lambda pod: False,
     ) -> None:
-        self._update = update
+        self._update, self._pins = update, pins
         self._cgroups, self._rules, self._gate = cgroups, rules, gate
         self._allocatable, self._allocations = allocatable, allocations
         self._protected = rules.throttling is not None
@@ -63,6 +65,8 @@ class Resizer:
             record.resize = replace(record.resize, held=None)
             return
         held = resize.infeasible(record.wanted, self._allocatable)
+        if held is None and self._pins(record.pod):
+            held = Held(INFEASIBLE, NO_RESIZE)
         if held is None:
             lacking = self._gate.resized(record, record.wanted)
             held = Held(DEFERRED, lacking.refusal.message) if lacking is not None else None

@@ -103,6 +103,8 @@ class PodSyncer:
         refused = self._p.gate.admit(record) if record.ending is None else None
         if refused is LATER:
             return False
+        if refused is None and record.ending is None:
+            refused = self._p.cpus.admit(record.pod)
         if record.ending is not None:
             record.failure = Waiting(record.ending.reason, record.ending.message)
         elif refused is not None:

@@ -107,7 +107,7 @@ class Terminator:
             except (VolumeError, OSError) as error:
                 log.warning("Failed to give up volumes pod=%s error=%s", full_name(record.pod), error)
                 return RETRY_SECONDS
-            self._p.gate.released(record)
+            self._release(record)
             record.cleaned = True
             view = self._p.pleg.view(record.uid)
         self._publish(record, view, {})
@@ -125,13 +125,18 @@ class Terminator:
             return RETRY_SECONDS
         self._p.prober.forget(record.uid)
         record.finished = True
-        self._p.gate.released(record)
+        self._release(record)
         if not record.gone:
             self._publish(record, view, {})
         self._p.sandboxes.stop(view)
         if not record.gone and not is_static(record.pod) and not self._delete_from_api(record):
             return RETRY_SECONDS
         return self._clean(record, view)
+
+    def _release(self, record: PodRecord) -> None:
+        """What the pod took of the node is others' now."""
+        self._p.gate.released(record)
+        self._p.cpus.release(record.uid)
 
     def _clean(self, record: PodRecord, view: PodView) -> float | None:
         self._p.sandboxes.remove(view, record.pod)

@@ -155,7 +155,7 @@ class Tree:
 class Node:
     """A node of two cores whose pod `u` has SMALL; its sandbox's cgroup is "home"."""
 
-    def __init__(self, folder: Path, body: Object, rules: Rules = PLAIN) -> None:
+    def __init__(self, folder: Path, body: Object, rules: Rules = PLAIN, *, pinned: bool = False) -> None:
         self.tree, self.record = Tree(), PodRecord(body, 0.0)
         self.tree.now = {"home": AS_SMALL, "home/c-0": AS_SMALL}
         allocatable = {"cpu": "2", "memory": "1Gi", "pods": "9"}
@@ -168,6 +168,7 @@ class Node:
         self.resizer = Resizer(
             tree, rules=rules, gate=self.gate, allocatable=allocatable, allocations=allocations,
             update=lambda identity, values: self.tree.open(f"home/{identity}").update(values),
+            pins=lambda pod: pinned,
         )  # fmt: skip
         assert self.gate.admit(self.record) is None
         self.resizer.agree(self.record)
@@ -214,6 +215,14 @@ def test_what_the_node_has_not_is_held_back_and_nothing_changes(tmp_path: Path) 
     assert node.act() == frozenset() and node.tree.writes == []
     node.want(SMALL)
     assert node.record.resize.held is None, "the wish was taken back"
+
+
+def test_processors_of_ones_own_are_not_changed(tmp_path: Path) -> None:
+    node = Node(tmp_path, having(SMALL), pinned=True)
+    assert node.record.resize.held is None
+    node.want(MORE)
+    text = "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy"
+    assert node.record.resize.held == Held("Infeasible", text)
 
 
 def test_a_restart_is_waited_for_until_the_new_container_has_what_it_is_to_have(tmp_path: Path) -> None:
