@@ -11,7 +11,7 @@ from pods_in_words import pod, up, view
 
 from kubelet_py.pods.prober import Prober
 
-LONG = 5.0
+LONG = 30.0
 
 
 class Runtime:
