@@ -32,6 +32,7 @@ from controlplane.apiserver.endpoints import VERSION, EndpointHandler
 from controlplane.apiserver.errors import StatusError, access_denied, bad_request, internal, unknown_resource
 from controlplane.apiserver.handlers import ObjectHandler
 from controlplane.apiserver.impersonation import impersonated
+from controlplane.apiserver.issuer_discovery import IssuerDiscovery
 from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.reviews import ReviewHandler
 from controlplane.apiserver.routing import Request, parse
@@ -92,7 +93,8 @@ class ApiServer:
         self._subresources = SubresourceHandler(self.registry, self._objects, tokens, options.pki, clock)
         self._usage = UsageHandler(self.registry, options.pki, clock)
         self._serving = False
-        self._endpoints = EndpointHandler({"ping": lambda: True, "serving": lambda: self._serving})
+        checks = {"ping": lambda: True, "serving": lambda: self._serving}
+        self._endpoints = EndpointHandler(checks, IssuerDiscovery(tokens, lambda: self._facts().server))
         self._runner: web.ServerRunner | None = None
         self._preparing: asyncio.TimerHandle | None = None
         self.port = options.secure_port  # of interest when 0 was asked for: known after `start`

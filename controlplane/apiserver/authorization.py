@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from controlplane.apiserver import issuer_discovery
 from controlplane.apiserver.node_access import NodeAccess, pinned
 from controlplane.apiserver.routing import Request
 from controlplane.apiserver.users import AUTHENTICATED, MASTERS, User
@@ -209,6 +210,7 @@ _REVIEWS = Rule(
 _EVENTS = Rule(("create", "patch", "update"), ("", "events.k8s.io"), ("events",))
 
 _BUILT_IN: dict[str, tuple[Rule, ...]] = {
+    "system:serviceaccounts": (Rule(("get", "head"), paths=issuer_discovery.PATHS),),
     AUTHENTICATED: (
         Rule(
             ("get", "head"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from controlplane.apiserver import issuer_discovery
 from controlplane.apiserver.resources import ResourceInfo, Subresource, group_versions, in_group
 
 Object = dict[str, Any]
@@ -75,7 +76,7 @@ def root_paths() -> list[str]:
     for group, version in group_versions():
         paths += [f"/apis/{group}", f"/apis/{group}/{version}"] if group else [f"/api/{version}"]
     extra = ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
-    return sorted({*paths, *extra})
+    return sorted({*paths, *extra, *issuer_discovery.PATHS})
 
 
 def _encode(document: Object) -> bytes:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from controlplane.apiserver.calls import Call, answer
 from controlplane.apiserver.errors import method_not_allowed, unknown_resource
+from controlplane.apiserver.issuer_discovery import PATHS, IssuerDiscovery
 
 MAJOR, MINOR, VERSION = "1", "32", "v1.32.0"
 _HEALTH = ("/healthz", "/livez", "/readyz")
@@ -20,8 +21,9 @@ _HEALTH = ("/healthz", "/livez", "/readyz")
 class EndpointHandler:
     """Answers paths that name no resource."""
 
-    def __init__(self, checks: dict[str, Callable[[], bool]]) -> None:
+    def __init__(self, checks: dict[str, Callable[[], bool]], issuer: IssuerDiscovery) -> None:
         self._checks = checks
+        self._issuer = issuer
 
     async def handle(self, call: Call) -> web.Response:
         """Raises StatusError (404, 405)."""
@@ -30,6 +32,8 @@ class EndpointHandler:
         path = call.request.path.rstrip("/") or "/"
         if path.startswith(_HEALTH):
             return self._health(call, path)
+        if path in PATHS:
+            return self._issuer.answer(path)
         if path == "/version":
             return answer(version())
         if path == "/":

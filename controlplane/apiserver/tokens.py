@@ -26,6 +26,7 @@ Object = dict[str, Any]
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 PRIVATE = "kubernetes.io"
+ALGORITHM = "ES256"
 _REMEMBERED = 1024
 _HALF = 32  # bytes of each of the two numbers of a P-256 signature
 
@@ -77,9 +78,17 @@ class TokenSigner:
             "nbf": now,
             "sub": f"system:serviceaccount:{namespace}:{name}",
         }
-        header = {"alg": "ES256", "kid": self._key_id(), "typ": "JWT"}
+        header = {"alg": ALGORITHM, "kid": self._key_id(), "typ": "JWT"}
         signed = b".".join(_encode(orjson.dumps(part)) for part in (header, claims))
         return (signed + b"." + _encode(self._signature(signed))).decode(), float(expires)
+
+    def public_jwk(self) -> dict[str, str]:
+        """The key that tokens are verified by, as a JSON Web Key (RFC 7517). Raises AuthorityError."""
+        self._load()
+        point = self._public.public_numbers()
+        x, y = (_encode(number.to_bytes(_HALF)).decode() for number in (point.x, point.y))
+        key = {"kty": "EC", "crv": "P-256", "x": x, "y": y}
+        return {"use": "sig", **key, "kid": self._key_id(), "alg": ALGORITHM}
 
     def claims(self, token: str, audiences: Sequence[str]) -> Object:
         """The claims of a good token. Raises BadTokenError; whether its account exists is not checked."""
@@ -113,7 +122,7 @@ class TokenSigner:
         try:
             header, claims = orjson.loads(_decode(parts[0])), orjson.loads(_decode(parts[1]))
             signature = _decode(parts[2])
-            if header.get("alg") != "ES256" or len(signature) != 2 * _HALF:
+            if header.get("alg") != ALGORITHM or len(signature) != 2 * _HALF:
                 raise BadTokenError("the token is signed in another way than ours")
             numbers = [int.from_bytes(half) for half in (signature[:_HALF], signature[_HALF:])]
             self._load()

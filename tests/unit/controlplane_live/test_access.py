@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from .conftest import MERGE, Client, Live, pod
 
@@ -334,3 +339,26 @@ def test_who_may_escalate_or_bind_grants_more(live: Live, namespace: str) -> Non
     granter.must("POST", f"{here}/rolebindings", bind("edit", "edit", "x", namespace))
     code, status = granter("POST", f"{here}/rolebindings", bind("admin", "admin", "x", namespace))
     assert code == 403 and "not currently held" in status["message"]
+
+
+def test_others_can_verify_a_token_by_what_the_issuer_tells(live: Live, namespace: str) -> None:
+    """As a service outside would: nothing but the two documents, the token and a library's ECDSA."""
+    given = token(live.admin, namespace)
+    account = live.with_token(given)
+    found = account.must("GET", "/.well-known/openid-configuration")
+    header, payload, signature = (unpadded(part) for part in given.split("."))
+    assert json.loads(payload)["iss"] == found["issuer"]
+    assert json.loads(header)["alg"] in found["id_token_signing_alg_values_supported"]
+    assert found["jwks_uri"].endswith("/openid/v1/jwks")
+    answered = account.send("GET", "/openid/v1/jwks")
+    assert answered.headers["Content-Type"] == "application/jwk-set+json"
+    key = {key["kid"]: key for key in answered.json()["keys"]}[json.loads(header)["kid"]]
+    x, y = (int.from_bytes(unpadded(key[name])) for name in ("x", "y"))
+    public = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+    halves = (int.from_bytes(half) for half in (signature[:32], signature[32:]))
+    public.verify(encode_dss_signature(*halves), given.rpartition(".")[0].encode(), ec.ECDSA(hashes.SHA256()))
+    assert live.anonymous("GET", "/openid/v1/jwks")[0] == 403
+
+
+def unpadded(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
