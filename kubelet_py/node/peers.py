@@ -114,6 +114,7 @@ def peers(
         (n for n in nodes if n["metadata"]["name"] != me), key=lambda n: str(n["metadata"]["name"])
     )
     disputed = _disputes(others, me, own_key) if own_key else {}
+    ranges = [(n["metadata"]["name"], text) for n in others if (text := range_of(n, ours.version))]
     for node in others:
         name = node["metadata"]["name"]
         cidr = range_of(node, ours.version)
@@ -124,12 +125,23 @@ def peers(
         if clash is not None:
             problems.append(f"Node {name} claims pods at {cidr}, which overlaps with node {clash}")
             continue
+        held = next((one for one in sorted(here) if _inside(one, cidr)), None)
+        if held is not None:
+            problems.append(f"Node {name} claims pods at {cidr}, where this node's own address {held} lies")
+            continue
         address = _internal_ip(node, ours.version)
         if address is None:
             problems.append(f"Node {name} announces no InternalIP of IPv{ours.version}")
             continue
         if address in here or ipaddress.ip_address(address) in ours:
             problems.append(f"Node {name} announces {address}, which is this node's own")
+            continue
+        # What is sent to such a node would go to a pod, or round in circles.
+        owner = next(((other, text) for other, text in ranges if _inside(address, text)), None)
+        if owner is not None:
+            problems.append(
+                f"Node {name} announces {address}, which is for pods of node {owner[0]} ({owner[1]})"
+            )
             continue
         try:
             announced = end_of_tunnel(node) if own_key else None
@@ -204,6 +216,10 @@ def range_of(node: Object, version: int) -> str:
     spec = node.get("spec") or {}
     ranges = spec.get("podCIDRs") or [spec.get("podCIDR") or ""]
     return next((text for text in ranges if text and (":" in text) == (version == 6)), "")
+
+
+def _inside(address: str, cidr: str) -> bool:
+    return ipaddress.ip_address(address) in ipaddress.ip_network(cidr)
 
 
 def _way(mode: str, address: str, near: Any) -> tuple[bool, str]:

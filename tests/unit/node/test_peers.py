@@ -64,6 +64,27 @@ def test_nodes_that_cannot_be_reached_are_named(other: dict[str, Any], problem: 
     assert len(problems) == 1 and problem in problems[0] and other["metadata"]["name"] in problems[0]
 
 
+def test_a_node_at_the_address_of_somebodys_pod_is_none() -> None:
+    """By name before and after the one whose pod it would be, and with itself as that one."""
+    for name in ("aaa", "zzz"):
+        left, problems = found(NEAR, node(name, "10.244.7.0/24", "10.244.1.9"))
+        assert [p.name for p in left] == ["near"]
+        told = f"Node {name} announces 10.244.1.9, which is for pods of node near (10.244.1.0/24)"
+        assert problems == (told,)
+    left, problems = found(NEAR, node("self", "10.244.7.0/24", "10.244.7.9"))
+    assert [p.name for p in left] == ["near"]
+    assert problems == ("Node self announces 10.244.7.9, which is for pods of node self (10.244.7.0/24)",)
+
+
+def test_a_range_with_this_nodes_own_address_is_nobodys() -> None:
+    thief = node("thief", "192.0.2.0/28", "198.51.100.9")
+    here = ["127.0.0.1", "192.0.2.10", "2001:db8::1"]
+    left, problems = peers([ME, thief, FAR], "me", "10.244.0.0/24", ["192.0.2.10/24"], own_addresses=here)
+    assert [p.name for p in left] == ["far"]
+    told = "Node thief claims pods at 192.0.2.0/28, where this node's own address 192.0.2.10 lies"
+    assert problems == (told,)
+
+
 def test_of_two_with_one_range_the_first_by_name_has_it() -> None:
     left, problems = found(NEAR, node("zzz", "10.244.1.0/24", "192.0.2.13"))
     assert [p.name for p in left] == ["near"] and "overlaps with node near" in problems[0]
