@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import queue
 import signal
 import socket
 import sys
@@ -155,8 +156,7 @@ def _run(config: ProxyConfig) -> int:
     gate = Gate(Path(config.policy_file) if config.policy_file else None)
     gate.close()
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    end_on_signals(stop)
     families = versions(config)
     choice = choose(config.mode, lambda: nftables_refusal(config, families), iptables_forward_policy)
     config, moving = defaulted(config, choice.mode), None
@@ -231,6 +231,23 @@ def _run(config: ProxyConfig) -> int:
         server.stop()
     log.info("Stopped proxy")
     return 1 if failed or (moving and moving.moved) else 0
+
+
+def end_on_signals(stop: threading.Event) -> None:
+    """Set `stop` when the process is told to end; to be called by the main thread.
+
+    Python runs a handler on that thread, between any two of its steps: also while it holds the lock inside
+    the very event, which set() would wait for then. So the handler only writes down that it was called.
+    """
+    told: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def obey() -> None:
+        told.get()
+        stop.set()
+
+    threading.Thread(target=obey, name="signals", daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _frame: told.put(number))
 
 
 def _with_addresses(config: ProxyConfig, stop: threading.Event) -> ProxyConfig | None:
