@@ -80,6 +80,10 @@ class Enforcer(threading.Thread):
                 log.error("Failed to enforce network policies err=%s retry_s=%.0f", error, RETRY)
                 self._stopping.wait(RETRY)
                 self._world.changed.set()
+            except Exception:
+                # A defect that one object meets must not end the thread, and with it all policies to come.
+                self._layout, self._memory = None, Memory()
+                log.exception("Failed to work out network policies retry=next-change-or-%.0f-s", LOOK)
 
     def stop(self) -> None:
         """End; the table stays, so that policies hold while we are restarted."""

@@ -6,6 +6,9 @@ import os
 import subprocess
 from collections.abc import Iterator
 
+import dns.message
+import dns.query
+import dns.rcode
 import pytest
 from e2e_node import NODE_IP, Node, make_uplink, pod, sh
 
@@ -56,6 +59,14 @@ def get(node: Node, host: str) -> str:
     return done.out.strip()
 
 
+def answers(node: Node, name: str, kind: str) -> tuple[str, list[str]]:
+    """Cluster DNS asked from the node at its IPv6 address: the code and the addresses, as they come."""
+    query = dns.message.make_query(f"{name}.default.svc.cluster.local", kind)
+    at = node.get("service", "kube-dns", "kube-system")["spec"]["clusterIP"]
+    said = dns.query.udp_with_fallback(query, at, timeout=10)[0]
+    return dns.rcode.to_text(said.rcode()), [str(item) for found in said.answer for item in found]
+
+
 def outside_get(node: Node, url: str) -> str:
     try:
         return node.outside_run("curl", "-s", "-g", "-m", "5", url, check=False).out.strip()
@@ -91,6 +102,13 @@ def test_names_and_addresses_of_both_versions_lead_to_the_pod(node: Node) -> Non
         "exec", "client", "--", "nslookup", "plain.default.svc.cluster.local", check=False
     ).out
     assert node.get("service", "plain")["spec"]["clusterIP"] in asked
+    # By each type the addresses of its version, in whatever order a client asks; and of a name that has
+    # none of a version that there is nothing, not that there is no such name (NXDOMAIN would end a search).
+    addresses = {name: node.get("service", name)["spec"]["clusterIPs"] for name in ("both", "plain")}
+    assert answers(node, "both", "AAAA") == ("NOERROR", [addresses["both"][0]])
+    assert answers(node, "both", "A") == ("NOERROR", [addresses["both"][1]])
+    assert answers(node, "plain", "AAAA") == ("NOERROR", addresses["plain"])
+    assert answers(node, "plain", "A") == ("NOERROR", [])
     for host in (f"[{NODE_IP6}]", NODE_IP):
         node.until(
             f"the node port at {host}",
