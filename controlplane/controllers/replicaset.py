@@ -189,13 +189,15 @@ class ReplicaSets(Controller):
             return
         pods = claim(self.client, replica_set, REPLICA_SETS, self._pods.list())
         active = [pod for pod in pods if is_active(pod)]
-        failure: str | None = None
+        failure: ApiError | None = None
         if self._expectations.fulfilled(key) and not replica_set["metadata"].get("deletionTimestamp"):
             failure = self._manage(replica_set, key, active)
-        self._update_status(replica_set, key, active, failure)
+        self._update_status(replica_set, key, active, f"Error creating: {failure}" if failure else None)
+        if failure is not None:
+            raise failure  # to be tried again, later each time
 
-    def _manage(self, replica_set: Object, key: str, active: list[Object]) -> str | None:
-        """Create or delete the difference; the message of a refused creation, if any."""
+    def _manage(self, replica_set: Object, key: str, active: list[Object]) -> ApiError | None:
+        """Create or delete the difference; the refusal of a creation, if any."""
         difference = int(replica_set["spec"].get("replicas", 1)) - len(active)
         if difference > 0:
             return self._create(replica_set, key, min(difference, BURST))
@@ -207,7 +209,7 @@ class ReplicaSets(Controller):
                 self._delete(replica_set, key, pod)
         return None
 
-    def _create(self, replica_set: Object, key: str, count: int) -> str | None:
+    def _create(self, replica_set: Object, key: str, count: int) -> ApiError | None:
         self._expectations.expect(key, creations=count)
         body = pod_from_template(replica_set["spec"]["template"], replica_set, REPLICA_SETS)
         made, batch = 0, 1
@@ -220,10 +222,8 @@ class ReplicaSets(Controller):
                     self._expectations.created(key, count - made)
                     if any(cause.get("reason") == "NamespaceTerminating" for cause in error.causes):
                         return None  # the whole namespace goes, this set with it
-                    message = f"Error creating: {error}"
-                    self.recorder.event(replica_set, "Warning", "FailedCreate", message)
-                    self.queue.add_rate_limited(key)
-                    return message
+                    self.recorder.event(replica_set, "Warning", "FailedCreate", f"Error creating: {error}")
+                    return error
                 made += 1
                 name = pod["metadata"]["name"]
                 self.recorder.event(replica_set, "Normal", "SuccessfulCreate", f"Created pod: {name}")
@@ -262,7 +262,10 @@ class ReplicaSets(Controller):
         if failure:
             stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate"}
-            previous = next((c for c in old.get("conditions") or [] if c.get("message") == failure), None)
+            # One that is there stays, whatever it says: the message names the pod that was refused, which has
+            # another name each time, and to write it down would wake this controller, which would try again.
+            same = (c for c in old.get("conditions") or [] if condition.items() <= c.items())
+            previous = next(same, None)
             new["conditions"] = [previous or condition | {"message": failure, "lastTransitionTime": stamp}]
         pending = [wait for wait in waits if wait]
         if pending:
