@@ -71,10 +71,19 @@ def run_reset(args: argparse.Namespace) -> int:
         answer = input(f"Remove all pods, images, objects and certificates below {paths.root}? [y/N] ")
         if answer.strip().lower() not in ("y", "yes"):
             raise CommandError("nothing was done")
+    settings = node_settings.load(paths)
     down(paths, say=print)
     remove_state(paths)
     print("Removed the node's state from the disk")
+    if settings is not None and settings.server:
+        print(node_that_stays(settings))
     return 0
+
+
+def node_that_stays(settings: NodeSettings) -> str:
+    """`reset` asks no API server, unlike `leave`: it is for a node in whatever state."""
+    name = settings.node_name
+    return f"The cluster at {settings.server} still has the Node {name} (there: kubectl delete node {name})"
 
 
 def down(paths: NodePaths, *, say: Callable[[str], None]) -> None:

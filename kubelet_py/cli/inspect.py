@@ -13,6 +13,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.kind == "pod":
         pod = _get(paths, "pods", args.name, args.namespace)
         report = inspect_pod(paths, pod) | {"start": inspect_start(_client(paths), pod)}
+        warn_of_elsewhere(paths, pod)
     else:
         report = inspect_service(_get(paths, "services", args.name, args.namespace))
     if args.output == "json":
@@ -73,6 +75,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(_text(report)))
     return 0
+
+
+def warn_of_elsewhere(paths: NodePaths, pod: dict[str, Any]) -> None:
+    settings, node = node_settings.load(paths), pod["spec"].get("nodeName")
+    if settings is not None and node and node != settings.node_name:
+        where = f"the pod is on node {node}, this is {settings.node_name}"
+        print(f"kubelet-py inspect: {where}: type it there to see what the kernel holds", file=sys.stderr)
 
 
 def _client(paths: NodePaths) -> RestClient:
@@ -108,6 +117,7 @@ def inspect_pod(paths: NodePaths, pod: dict[str, Any]) -> dict[str, Any]:
         "pod": f"{metadata['namespace']}/{metadata['name']}",
         "uid": metadata["uid"],
         "phase": status.get("phase", ""),
+        "node": pod["spec"].get("nodeName", ""),
         "addresses": [entry["ip"] for entry in status.get("podIPs", [])],
         "cgroups": [str(folder) for folder in folders],
         "limits": limits(folders),

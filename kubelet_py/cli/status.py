@@ -43,8 +43,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run_kubeconfig(args: argparse.Namespace) -> int:
-    path = NodePaths(args.root.resolve()).kubeconfig("admin")
+    paths = NodePaths(args.root.resolve())
+    path = paths.kubeconfig("admin")
     if not path.exists():
+        settings = node_settings.load(paths)
+        if settings is not None and settings.server:
+            raise CommandError(
+                f"this machine is a node of {settings.server}: the administrator's kubeconfig is there"
+            )
         raise CommandError(f"there is no {path} yet (start the node: kubelet-py up --detach)")
     print(path)
     return 0

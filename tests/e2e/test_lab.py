@@ -277,6 +277,13 @@ def test_what_cannot_be_is_refused_in_one_line(cluster: LabCluster) -> None:
         assert done.code == 1 and text in done.err and len(done.err.splitlines()) == 1, done
 
 
+def test_a_host_without_nft_is_told_before_a_cable_is_changed(cluster: LabCluster) -> None:
+    done = cluster.cli("node", "node1", "delay", "50ms", check=False, env={"PATH": "/nonexistent"})
+    assert done.code == 1 and "apt-get install nftables" in done.err
+    assert not (cluster.lab_root / "machines/node1/relay.json").exists()
+    assert cluster.machines()["node1"]["cable"] == cluster.machines()["node2"]["cable"]
+
+
 def test_the_token_that_nodes_joined_with_is_gone(cluster: LabCluster) -> None:
     tokens = "--field-selector=type=bootstrap.kubernetes.io/token"
     assert cluster.kubectl("get", "secrets", "-n", "kube-system", tokens, "-o", "name").out == ""

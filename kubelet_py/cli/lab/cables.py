@@ -27,21 +27,26 @@ def apply(paths: LabPaths, machines: Machines, kernel: Kernel, lab: Lab, changed
     switch = machines.identity(SWITCH)
     if switch is None:
         raise LabError("the lab's switch is gone (take the lab away: kubelet-py lab down)")
+    nft = _find_nft()
     _end_relay(paths, changed.name)
     if machines.identity(changed.name) is not None:
         if changed.cable.delay:
             _start_relay(paths, machines, kernel, switch, changed)
         else:
             _plug(switch.pid, changed.name)
-    _load_rules(switch.pid, traffic.ruleset(lab))
+    _load_rules(nft, switch.pid, traffic.ruleset(lab))
 
 
-def _load_rules(switch: int, rules: str) -> None:
+def _find_nft() -> str:
     nft = shutil.which("nft")
     if nft is None:
         raise LabError(
             "Could not find nft, which cuts and loses frames (install it: apt-get install nftables)"
         )
+    return nft
+
+
+def _load_rules(nft: str, switch: int, rules: str) -> None:
     done = subprocess.run(
         ["nsenter", f"--net=/proc/{switch}/ns/net", nft, "-f", "-"],
         input=rules,

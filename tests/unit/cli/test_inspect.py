@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kubelet_py.cli.inspect import pod_of, service_rules
+from kubelet_py.cli.inspect import pod_of, service_rules, warn_of_elsewhere
+from kubelet_py.cli.settings import NodeSettings
 from kubelet_py.paths import NodePaths
 
 SAVED = """*nat
@@ -42,3 +43,12 @@ def test_a_process_is_told_by_its_cgroup_whichever_driver_made_it(
 ) -> None:
     rest = "0" * 31
     assert pod_of(NodePaths(Path("/")), cgroup.format(rest)) == (found[0].format(rest), found[1])
+
+
+@pytest.mark.parametrize(("node", "warned"), [("other", True), ("mine", False), ("", False)])
+def test_a_pod_of_another_node_is_told_where_to_look(
+    node: str, warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    NodeSettings("mine", "192.0.2.5").save(NodePaths(tmp_path))
+    warn_of_elsewhere(NodePaths(tmp_path), {"spec": {"nodeName": node} if node else {}})
+    assert ("the pod is on node other, this is mine" in capsys.readouterr().err) == warned

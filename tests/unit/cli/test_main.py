@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from kubelet_py.cli.main import COMMANDS, build_parser, main
+from kubelet_py.cli.settings import NodeSettings
+from kubelet_py.paths import NodePaths
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -32,6 +34,15 @@ def test_kubeconfig_before_the_first_start_says_what_to_do(
     assert main(["kubeconfig", "--root", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "kubelet-py up --detach" in error
+
+
+def test_kubeconfig_on_a_joined_node_says_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    NodeSettings("n", "192.0.2.5", server="https://192.0.2.1:6443").save(NodePaths(tmp_path))
+    assert main(["kubeconfig", "--root", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "is a node of https://192.0.2.1:6443" in error and "up --detach" not in error
 
 
 def test_status_of_no_node_is_a_failure_that_names_the_pid(
