@@ -17,6 +17,8 @@ Object = dict[str, Any]
 
 UNSCHEDULABLE_TAINT = "node.kubernetes.io/unschedulable"
 DEFAULT_PODS = 110
+# What a pod that does not say counts as, when nodes are compared (upstream's non-zero requests).
+UNSTATED = {"cpu": 100, "memory": 200 * 1024 * 1024}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,16 @@ class Requests:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """A node as the scheduler sees it: the object, what it can give, and what is given already."""
+    """A node as the scheduler sees it: the object, what it can give, and what is given already.
+
+    `weighed` is what is given of the resources of UNSTATED, pods that ask for nothing counted too: without
+    it such pods would all go to one node, as none of them makes it any fuller.
+    """
 
     node: Object
     allocatable: Mapping[str, int]
     requested: Mapping[str, int]
+    weighed: Mapping[str, int]
     pods: int
     host_ports: frozenset[tuple[str, str, int]]
 
@@ -148,12 +155,15 @@ def node_view(node: Object, pods: Sequence[Requests]) -> NodeView:
     """The node with what `pods` (bound or about to be) take of it."""
     allocatable = (node.get("status") or {}).get("allocatable") or {}
     requested: Counter[str] = Counter()
+    weighed = dict.fromkeys(UNSTATED, 0)
     ports: set[tuple[str, str, int]] = set()
     for pod in pods:
         requested.update(pod.amounts)
+        for name, unstated in UNSTATED.items():
+            weighed[name] += pod.amounts.get(name, unstated)
         ports |= pod.host_ports
     amounts = {name: amount(name, text) for name, text in allocatable.items()}
-    return NodeView(node, amounts, requested, len(pods), frozenset(ports))
+    return NodeView(node, amounts, requested, weighed, len(pods), frozenset(ports))
 
 
 def node_name(pod: Object, requests: Requests, view: NodeView) -> list[str]:

@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from controlplane.scheduler.filters import NodeView, Requests, matches_term, tolerated
+from controlplane.scheduler.filters import UNSTATED, NodeView, Requests, matches_term, tolerated
 
 Object = dict[str, Any]
 
-# What a pod without requests counts as, when nodes are compared (upstream's non-zero requests).
-UNSTATED = {"cpu": 100, "memory": 200 * 1024 * 1024}
 HIGHEST = 100.0
 
 
@@ -25,8 +23,7 @@ def _fractions(requests: Requests, view: NodeView) -> list[float]:
     shares = []
     for resource, unstated in UNSTATED.items():
         capacity = view.allocatable.get(resource, 0)
-        wanted = requests[resource] or unstated
-        taken = view.requested.get(resource, 0) + wanted
+        taken = view.weighed[resource] + requests.amounts.get(resource, unstated)
         shares.append(min(1.0, taken / capacity) if capacity else 1.0)
     return shares
 

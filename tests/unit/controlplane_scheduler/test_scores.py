@@ -50,6 +50,13 @@ def test_a_pod_without_requests_still_prefers_the_emptier_node() -> None:
     assert chosen(bare, node("a", BIG), node("b")) == "b"
 
 
+def test_pods_without_requests_make_a_node_fuller_for_the_next() -> None:
+    bare = {"metadata": {}, "spec": {"containers": [{"name": "c"}]}}
+    assert chosen(bare, node("a"), node("b")) == "a", "a tie goes by name"
+    assert chosen(bare, node("a", bare), node("b")) == "b"
+    assert chosen(pod(), node("a", bare, bare), node("b", pod())) == "b"
+
+
 def test_a_node_that_balances_cpu_and_memory_wins_over_one_that_is_lopsided() -> None:
     # Both would be half full on average; on "b" all of the load is cpu.
     assert chosen(pod("1", "2Gi"), node("b", pod("2", "0")), node("a", pod("1", "2Gi"))) == "a"
