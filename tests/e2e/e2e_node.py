@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 NODE_IP = "198.51.100.10"
 OUTSIDE_IP = "198.51.100.20"
@@ -25,7 +27,7 @@ PATIENCE = 60.0  # seconds for what takes one on a quiet machine; others may sha
 
 
 def kubectls() -> dict[str, str]:
-    """Version → path of every kubectl that is there: Debian's 1.20 and the ones beside `kubectl`."""
+    """Version → path of every kubectl there is: Debian's 1.20, and those beside `kubectl`, or else that."""
     found = {}
     debian = REPOSITORY / ".cache/kubectl-1.20/usr/bin/kubectl"
     if debian.exists():
@@ -35,11 +37,29 @@ def kubectls() -> dict[str, str]:
         for path in sorted(Path(os.path.realpath(on_path)).parent.glob("kubectl.1.*")):
             found[path.name.removeprefix("kubectl.")] = str(path)
         if not any(version != "1.20" for version in found):
-            found["path"] = on_path
+            found.setdefault(_version(on_path), on_path)
     return found
 
 
+def _version(kubectl: str) -> str:
+    said = subprocess.run([kubectl, "version", "--client", "-o", "json"], capture_output=True, text=True)
+    version = json.loads(said.stdout)["clientVersion"]["gitVersion"]
+    return ".".join(version.removeprefix("v").split(".")[:2])
+
+
 KUBECTLS = kubectls()
+
+
+def has_kubectl(least: str) -> bool:
+    """Whether a node's own kubectl, the newer one of `main_kubectls`, is of that version at least."""
+    own = main_kubectls()[-1]
+    return [int(part) for part in own.split(".")] >= [int(part) for part in least.split(".")]
+
+
+def need_kubectl(least: str, what: str) -> None:
+    """Skip the test where there is Debian 12's kubectl alone, and what it does is not yet in it."""
+    if not has_kubectl(least):
+        pytest.skip(f"no kubectl of {least} or newer on PATH ({what})")
 
 
 def main_kubectls() -> list[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from e2e_node import Node, pod
+from e2e_node import Node, need_kubectl, pod
 
 pytestmark = pytest.mark.e2e
 
@@ -118,6 +118,7 @@ def test_phase_states_restarts_and_conditions(
 
 
 def test_conditions_of_a_pod_that_is_ready_and_of_one_behind_a_gate(node: Node) -> None:
+    need_kubectl("1.24", "patch --subresource")
     gate = "example.com/gate"
     node.apply(pod("plain"), pod("gated", readinessGates=[{"conditionType": gate}]))
     node.wait_running("plain", "gated")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from e2e_node import NODE_IP, Node, pod
+from e2e_node import NODE_IP, Node, need_kubectl, pod
 
 pytestmark = pytest.mark.e2e
 
@@ -53,6 +53,7 @@ def test_a_collection_goes_at_once(node: Node) -> None:
 
 @pytest.mark.conformance(f"{PODS} patch a pod status")
 def test_a_patched_status_is_answered_with(node: Node) -> None:
+    need_kubectl("1.24", "patch --subresource")
     node.apply(pod("patched", POLITE))
     node.wait_running("patched")
     body = json.dumps({"status": {"message": "Patched by a client", "reason": "Client"}})

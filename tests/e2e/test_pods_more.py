@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_node import Node, pod
+from e2e_node import Node, need_kubectl, pod
 
 from kubelet_py.paths import NodePaths
 
@@ -193,6 +193,7 @@ def test_containers_of_a_pod_share_memory_and_pods_do_not(node: Node) -> None:
     "[sig-node] Ephemeral Containers [NodeConformance] will start an ephemeral container in an existing pod"
 )
 def test_a_debug_container_sees_its_targets_processes(node: Node) -> None:
+    need_kubectl("1.23", "debug")
     node.apply(pod("target", "trap 'exit 0' TERM; sleep 3611 & wait"))
     node.wait_running("target")
     node.kubectl(

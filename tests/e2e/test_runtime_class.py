@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_node import KUBECTLS, Node, pod
+from e2e_node import KUBECTLS, Node, need_kubectl, pod
 
 from runtime.oci_launcher import write
 
@@ -171,6 +171,7 @@ def test_grace_is_given_and_the_preset_identity_holds(node: Node, handler: str) 
 
 def test_every_kind_of_pod_runs(node: Node, handler: str) -> None:
     """Privileged, on the host's namespaces, with one PID namespace, guaranteed, with init and volume."""
+    need_kubectl("1.23", "debug")
     limits = {"resources": {"limits": {"cpu": "100m", "memory": "64Mi"}}}
     mount = {"volumeMounts": [{"name": "data", "mountPath": "/data"}]}
     first = {"name": "first", "image": "busybox", "imagePullPolicy": "IfNotPresent", **mount}

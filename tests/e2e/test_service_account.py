@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from e2e_node import Node, pod
+from e2e_node import Node, need_kubectl, pod
 
 pytestmark = pytest.mark.e2e
 
@@ -134,6 +134,7 @@ def test_the_token_ends_with_its_pod(node: Node) -> None:
 
 
 def test_a_token_asked_for_by_name_works_outside_and_a_made_up_one_does_not(node: Node) -> None:
+    need_kubectl("1.24", "create token")
     node.kubectl("create", "serviceaccount", "outsider")
     token = node.kubectl("create", "token", "outsider", "--duration=10m").out.strip()
     server = node.kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}").out

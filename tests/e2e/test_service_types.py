@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_node import NODE_IP, Node, pod, sh
+from e2e_node import NODE_IP, Node, need_kubectl, pod, sh
 from test_services import SERVE, cluster_ip, fetch, ready_endpoints, service, with_python
 
 pytestmark = pytest.mark.e2e
@@ -264,6 +264,7 @@ def test_a_collection_of_services_goes_at_once(web: Node) -> None:
 
 @pytest.mark.conformance(f"{SERVICES} complete a service status lifecycle")
 def test_a_services_status_is_patched_and_replaced(web: Node) -> None:
+    need_kubectl("1.24", "patch --subresource")
     web.apply(service("told", "web", HTTP))
     path = "/api/v1/namespaces/default/services/told/status"
     patch = {

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from e2e_node import KUBECTLS, NODE_IP, Done, Node, pod
+from e2e_node import NODE_IP, Done, Node, need_kubectl, pod
 from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = pytest.mark.e2e
@@ -203,11 +203,9 @@ def test_the_numbers_move(node: Node, busy: str, get: Get) -> None:
 
 
 def test_a_monitor_reads_metrics_with_the_token_of_its_service_account(node: Node, busy: str) -> None:
-    newer = [version for version in KUBECTLS if version not in ("1.20", "path")]
-    if not newer:
-        pytest.skip("no kubectl of 1.24 or newer beside the one on PATH (create token)")
+    need_kubectl("1.24", "create token")
     node.kubectl("create", "serviceaccount", "monitor")
-    token = node.kubectl("create", "token", "monitor", version=newer[-1]).out.strip()
+    token = node.kubectl("create", "token", "monitor").out.strip()
     context = ssl.create_default_context(cafile=str(node.root / "etc/kubelet-py/pki/ca.crt"))
     context.check_hostname = False
 

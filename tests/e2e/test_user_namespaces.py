@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_node import Node, pod
+from e2e_node import Node, need_kubectl, pod
 from on_terminal import OnTerminal
 
 from runtime.linux import LinuxKernel
@@ -146,6 +146,7 @@ def test_another_user_reads_by_the_fs_group(users: tuple[Node, Path]) -> None:
 
 
 def test_probes_logs_attach_and_debug(users: tuple[Node, Path]) -> None:
+    need_kubectl("1.23", "debug")
     node, _ = users
 
     def ready() -> bool:
