@@ -29,10 +29,17 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     token = subparsers.add_parser(
         "token",
         help="make, list and delete the tokens by which machines join",
-        description="Bootstrap tokens: short-lived secrets by which a machine joins the cluster.",
+        description="Bootstrap tokens: short-lived secrets by which a machine joins the cluster. They are "
+        "made where the control plane runs.",
+        epilog="Example: kubelet-py token create --ttl 1h --print-join-command",
     )
     actions = token.add_subparsers(dest="action", metavar="ACTION", required=True)
-    create = actions.add_parser("create", help="make a token and print it")
+    create = actions.add_parser(
+        "create",
+        help="make a token and print it",
+        description="Make a token and print it, or with --print-join-command all that is typed on the new "
+        "machine.",
+    )
     create.add_argument("token", nargs="?", help="the token, instead of a random one")
     create.add_argument("--ttl", default=DEFAULT_TTL, help="how long it is good, 0 for ever (default 24h)")
     create.add_argument(
@@ -44,16 +51,26 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--print-join-command", action="store_true", help="print the whole command for the new machine"
     )
     create.set_defaults(handler=run_create)
-    listed = actions.add_parser("list", help="list the tokens")
+    listed = actions.add_parser(
+        "list", help="list the tokens", description="List the tokens, and until when they are good."
+    )
     listed.add_argument("--output", "-o", choices=("text", "json"), default="text", help="form of the answer")
     listed.set_defaults(handler=run_list)
-    delete = actions.add_parser("delete", help="delete tokens: nobody can join with them any more")
+    delete = actions.add_parser(
+        "delete",
+        help="delete tokens: nobody can join with them any more",
+        description="Delete tokens. Nodes that joined with them stay: they have certificates of their own.",
+    )
     delete.add_argument("tokens", nargs="+", metavar="TOKEN", help="a token, or its first six letters")
     delete.set_defaults(handler=run_delete)
     for action in (create, listed, delete):
         action.add_argument("--root", type=Path, default=Path("/"), help="prefix of all paths (default /)")
         action.add_argument("--kubeconfig", type=Path, help="the administrator's (default: that of --root)")
-    generate = actions.add_parser("generate", help="print a random token, without a cluster")
+    generate = actions.add_parser(
+        "generate",
+        help="print a random token, without a cluster",
+        description="Print a random token, for `token create TOKEN` later; no cluster knows it yet.",
+    )
     generate.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     generate.set_defaults(handler=run_generate)
 

@@ -77,7 +77,8 @@ def lab() -> Iterator[Lab]:
         yield found
     finally:
         found.down()
-        shutil.rmtree(root)
+        if root.exists():  # `lab down` removes it where kubectl kept nothing in it
+            shutil.rmtree(root)
     assert host_state.settled_difference(before) == []
 
 
