@@ -33,7 +33,8 @@ def of(container: Container) -> str:
 def log_end(cri_log: str) -> str:
     """The messages of the last lines of a CRI log: at most 80 lines and 2048 bytes."""
     whole = []
-    for line in cri_log.splitlines()[-LOG_LINES:]:
+    # Only "\n" ends a line: what else looks like an end (a progress bar's "\r") is the container's.
+    for line in cri_log.removesuffix("\n").split("\n")[-LOG_LINES:]:
         _, _, rest = line.partition(" ")
         _, _, rest = rest.partition(" ")
         tag, found, message = rest.partition(" ")

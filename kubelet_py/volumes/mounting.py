@@ -37,9 +37,10 @@ def unmount_below(folder: Path) -> None:
 
 def _mounts() -> Iterator[tuple[str, list[str]]]:
     """(mount point, its optional fields such as "shared:5") of every mount, in the order of mounting."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+    # The kernel escapes space, tab, newline and backslash only: what else Python takes for one is of a name.
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for line in file:
-            fields = line.split()
+            fields = line.rstrip("\n").split(" ")
             yield _plain(fields[4]), fields[6 : fields.index("-")]
 
 

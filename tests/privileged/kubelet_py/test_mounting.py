@@ -11,7 +11,10 @@ from kubelet_py.volumes import mounting
 pytestmark = pytest.mark.privileged
 
 
-@pytest.mark.parametrize("name", ["plain", "with space", "tab\tand\\backslash", "naïve", "#1\nline"])
+@pytest.mark.parametrize("name", [
+    "plain", "with space", "tab\tand\\backslash", "naïve", "#1\nline", "carriage\rreturn", "form\x0cfeed",
+    "separator\u2028of lines",
+])  # fmt: skip
 def test_mounts_below_a_folder_go_the_deepest_first_and_others_stay(tmp_path: Path, name: str) -> None:
     folder, sibling = tmp_path / "pods", tmp_path / "pods-of-others"
     outer = folder / name

@@ -86,3 +86,8 @@ def test_a_pods_containers_share_twelve_kibibytes(containers: int, bytes_each: i
     kept = [entry["lastState"]["terminated"]["message"] for entry in answer["containerStatuses"]]
     assert {len(text.encode()) for text in kept} == {bytes_each}
     assert sum(len(text.encode()) for text in kept) <= MESSAGES_BYTES
+
+
+def test_only_a_newline_ends_a_line_of_the_log() -> None:
+    text = f"{LOG} F 10%\r100%\n{LOG} F page\x0cfeed\u2028\n{LOG} P cut \n{LOG} F here\r\n"
+    assert last_words.log_end(text) == "10%\r100%\npage\x0cfeed\u2028\ncut here\r\n"
