@@ -23,7 +23,7 @@ from proxy.conntrack import Conntrack
 from proxy.dns.records import Names
 from proxy.dns.running import DnsThread
 from proxy.errors import ProxyError
-from proxy.healthcheck import Health, ServiceHealth, StatusServer
+from proxy.healthcheck import Health, ServiceHealth, StatusServer, everywhere
 from proxy.iptables import Iptables
 from proxy.metrics import Metrics
 from proxy.modes import (
@@ -174,7 +174,7 @@ def _run(config: ProxyConfig) -> int:
     if problem:
         log.warning("Found bridged packets hidden from netfilter reason=%s", problem)
     health, metrics = Health(2 * config.sync_period), Metrics()
-    ports = ServiceHealth(health)
+    ports = ServiceHealth(health, everywhere(families))
     servers = _servers(config, health, metrics)
     proxier = Proxier(
         config,

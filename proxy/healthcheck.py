@@ -14,9 +14,10 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any
 
 from proxy.changes import Name, Served
@@ -67,7 +68,7 @@ class StatusServer:
 
     def __init__(self, address: tuple[str, int], pages: Mapping[str, Page], what: str = "healthz") -> None:
         handler = type("Handler", (_Handler,), {"pages": pages})
-        server = type("Server", (ThreadingHTTPServer,), {"address_family": _family(address[0])})
+        server = type("Server", (_Server,), {"address_family": _family(address[0])})
         try:
             self._server = server(address, handler)
         except OSError as error:
@@ -153,6 +154,16 @@ class ServiceHealth:
         self._servers.clear()
 
 
+class _Server(ThreadingHTTPServer):
+    def server_bind(self) -> None:
+        """As the base's but for two things: `::` takes IPv4 in whatever the host's sysctl says, and nobody is
+        asked for the host's full name: a dead name server would hold up the sync that opens a health port."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+
 class _Handler(BaseHTTPRequestHandler):
     pages: Mapping[str, Page]
     timeout = 10
@@ -174,6 +185,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Probes come every few seconds; they are not worth a line."""
+
+
+def everywhere(versions: Sequence[int]) -> str:
+    """The address that stands for all of these IP versions; the IPv6 one takes IPv4 in, as Go's does."""
+    return "::" if 6 in versions else "0.0.0.0"
 
 
 def _family(host: str) -> socket.AddressFamily:
