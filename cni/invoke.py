@@ -18,6 +18,7 @@ from typing import Any
 from cni.attachment import Attachment, Capabilities
 from cni.conflist import ConfigFolder, NetworkList
 from cni.errors import CniError, InvalidConfig
+from cni.frozen import replace
 from cni.plugin import NetworkWide
 from cni.skeleton import Plugins
 from cni.types import SUPPORTED_VERSIONS, Request, Result, check_container_id, check_ifname
@@ -57,10 +58,14 @@ class Invoker:
         ifname: str = "eth0",
         args: Mapping[str, str] | None = None,
         capabilities: Capabilities | None = None,
+        lasting: Callable[[], str] | None = None,
     ) -> Result:
         """Run ADD of every plugin. On failure what was done is undone, then CniError is raised.
 
         Of `capabilities` (portMappings, bandwidth, ips, mac …) each plugin is given those it declares.
+        `lasting` is for a `netns` that is only a name for the moment (see `wires_early`): asked when the
+        plugins are done, it tells the one that stays true, which the result then has. What it raises is a
+        failure as any other.
         """
         check_container_id(container_id)
         check_ifname(ifname)
@@ -80,6 +85,8 @@ class Invoker:
                         plugin["type"], self._request("ADD", entry, plugin, netns, result)
                     )
                 final = result or Result()
+                if lasting is not None:
+                    final = _moved(final, netns, lasting())
                 entry.finish(final)
             except BaseException:
                 with contextlib.suppress(CniError):  # the first failure is the one to report
@@ -206,6 +213,11 @@ class Invoker:
             return str(error)
         return None
 
+    def wires_early(self) -> bool:
+        """Whether a namespace may be wired by a name that it will not keep: only our own plugins do not mind
+        when CHECK and DEL have another one."""
+        return not self.needs_netns_for_delete()
+
     def needs_netns_for_delete(self) -> bool:
         """False when every plugin is ours: then a pod's namespace may be dropped before DEL, which spares
         the RCU grace period (20–40 ms) of removing a link by hand."""
@@ -302,6 +314,12 @@ class _Turns:
             with self._condition:
                 self._exclusive = False
                 self._condition.notify_all()
+
+
+def _moved(result: Result, before: str, after: str) -> Result:
+    """The result with another path for the container's namespace."""
+    interfaces = (replace(one, sandbox=after) if one.sandbox == before else one for one in result.interfaces)
+    return replace(result, interfaces=tuple(interfaces))
 
 
 def _section(network: NetworkList, plugin: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,8 +49,15 @@ class Ahead:
             self._tools = LinuxKernel(), cgroups.detect()
         return self._tools
 
-    def pause(self, folder: str, record: Mapping[str, Any]) -> bool:
-        """For a sandbox by its record; whether there is a program now."""
+    @property
+    def kernel(self) -> Kernel:
+        return self._get_tools()[0]
+
+    def pause(
+        self, folder: str, record: Mapping[str, Any], joined: Mapping[str, str] | None = None
+    ) -> bool:
+        """For a sandbox by its record, in the namespaces `joined` (type → path); whether there is a program
+        now."""
         from runtime.stencil import Own, names_of, pause_shape
 
         oci = record["oci"]
@@ -60,10 +67,12 @@ class Ahead:
             made: Recording | Stencil | None = known
             kernel, driver = self._get_tools()
             join = driver.create(record["cgroup"]).join()
-            places, hostname = (join.unified, *join.tasks), oci.get("hostname", "")
+            places = join.unified, *join.tasks, *(joined or {}).values()
+            hostname = oci.get("hostname", "")
             own = Own(names_of(record["id"]), record["cgroup"], places, hostname=hostname)
             if known is None or not known.fits(own):
-                made = self._compiled(shape, kernel, sandbox_plan(parse(oci), cgroup=join), (), own)
+                plan = sandbox_plan(parse(oci), cgroup=join, join=joined)
+                made = self._compiled(shape, kernel, plan, (), own)
             return made is not None and made.write(f"{folder}/{NAME}", own, join.late)
         except (RuntimeFailure, OSError, ValueError, KeyError):
             return False  # the start comes upon the same, and tells

@@ -109,9 +109,12 @@ class Rootfs(Record):
     work: str
 
 
-def sandbox_plan(spec: Spec, *, cgroup: CgroupJoin | None) -> Plan:
-    """The pause process in the namespaces that `spec` names, with sysctls and hostname, in an empty root."""
-    new, joined = _namespaces(spec, {})
+def sandbox_plan(
+    spec: Spec, *, cgroup: CgroupJoin | None, join: Mapping[str, str] | None = None
+) -> Plan:
+    """The pause process in the namespaces that `spec` names, with sysctls and hostname, in an empty root.
+    Those in `join` (type → path) are there already."""
+    new, joined = _namespaces(spec, join or {})
     user = "user" in new
     adjustment = spec.process.oom_score_adj if spec.process else None
     return _plan(

@@ -16,12 +16,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from runtime import recovery, shim_link, state
 from runtime.ahead import Ahead
 from runtime.cgroups import CgroupDriver
 from runtime.cleaner import Cleaner
+from runtime.early_network import EarlyNetwork, SandboxStart
 from runtime.errors import (
     CgroupError,
     ExecTimeout,
@@ -35,7 +37,7 @@ from runtime.loop import Loop
 from runtime.namespaces import namespaces_of
 from runtime.oci_config import container_config, pause_config, signal_number
 from runtime.shim_link import ShimLink
-from runtime.state import CREATED, EXITED, NOT_READY, READY, RUNNING, ContainerState, SandboxState
+from runtime.state import EXITED, READY, RUNNING, ContainerState, SandboxState
 from runtime.streams import EXIT, STDERR, STDOUT, Stream
 from runtime.values import (
     Container,
@@ -46,6 +48,7 @@ from runtime.values import (
     Sandbox,
     SandboxConfig,
 )  # fmt: skip
+from runtime.views import container_from, sandbox_from, with_state
 
 __all__ = [
     "Container", "ContainerConfig", "Event", "ExecResult", "OciRuntime", "RuntimeService", "Sandbox",
@@ -125,6 +128,11 @@ class RuntimeService:
 
     def run_pod_sandbox(self, config: SandboxConfig) -> Sandbox:
         """Make a pod's namespaces and its shim. Raises StartError, with nothing left behind."""
+        return self.begin_pod_sandbox(config).finish()
+
+    def begin_pod_sandbox(self, config: SandboxConfig) -> SandboxStart:
+        """The same without waiting for it; the network can be wired meanwhile. The caller must call `finish`.
+        Raises as `run_pod_sandbox`."""
         self._runtime(config)
         identifier = os.urandom(32).hex()
         folder = self._sandboxes_dir / identifier
@@ -139,34 +147,62 @@ class RuntimeService:
         }
         try:
             state.write_json(f"{folder}/sandbox.json", record)
-            answer = self._fork_shim(identifier, folder, record)
+            link, started, network = self._fork_shim(identifier, folder, record)
         except (OSError, ShimError) as error:
-            self._abandon(identifier, folder)
-            pod = f"{config.namespace}/{config.name}"
-            raise StartError(f"Could not create sandbox for pod {pod}: {error}") from error
-        if "error" in answer:
-            self._abandon(identifier, folder)
-            raise StartError(answer["error"])
-        found = state.sandbox_state_from(answer["sandbox"])
-        sandbox = sandbox_from(identifier, created_at, config, found)
-        with self._lock:
-            self._sandboxes[identifier] = sandbox
-        return sandbox
+            raise self._failed(identifier, folder, config, error) from error
 
-    def _fork_shim(self, identifier: str, folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Its answer. The shim gets ready while we prepare pause's start, and begins when it is greeted."""
+        def wait() -> Sandbox:
+            try:
+                answer = link.wait("start sandbox", started, START_SECONDS)
+            except ShimError as error:
+                raise self._failed(identifier, folder, config, error) from error
+            if "error" in answer:
+                self._abandon(identifier, folder)
+                raise StartError(answer["error"])
+            found = state.sandbox_state_from(answer["sandbox"])
+            return self._begun(sandbox_from(identifier, created_at, config, found), folder)
+
+        return SandboxStart(identifier, network, wait)
+
+    def _failed(self, identifier: str, folder: Path, config: SandboxConfig, error: Exception) -> StartError:
+        self._abandon(identifier, folder)
+        pod = f"{config.namespace}/{config.name}"
+        return StartError(f"Could not create sandbox for pod {pod}: {error}")
+
+    def _begun(self, sandbox: Sandbox, folder: Path) -> Sandbox:
+        """It is known from here on; what its shim has told before nobody has heard."""
+        with self._lock:
+            self._sandboxes[sandbox.id] = sandbox
+            lost = sandbox.id not in self._links
+        if lost:
+            self._end_lost(sandbox.id)
+        elif (found := recovery.sandbox_state(folder)).exited_at is not None:
+            self._sandbox_changed(sandbox.id, found)
+        return self._sandboxes[sandbox.id]
+
+    def _fork_shim(
+        self, identifier: str, folder: Path, record: Mapping[str, Any]
+    ) -> tuple[ShimLink, SimpleQueue[dict[str, Any]], EarlyNetwork | None]:
+        """Where its answer comes. The shim gets ready while we make the network namespace and prepare pause's
+        start, and begins when it is greeted."""
         with shim_link.listen(str(folder)) as listener:
             connection = self._forkserver.fork_shim(str(folder), str(self._containers_dir), listener)
         link = self._watch_shim(identifier, connection)
         started = link.expect(0)
         self._loop.watch(link.fileno(), lambda mask: self._read_shim(identifier, link))
+        network = EarlyNetwork.of(self._ahead.kernel, record["oci"], folder)
         try:
-            self._ahead.pause(str(folder), record)
+            self._ahead.pause(str(folder), record, network.join if network else None)
         except Exception:
             # A defect in there must not leave a shim that waits for ever: it starts pause without a program.
             log.exception("Failed to prepare pause sandbox=%s", identifier)
-        link.send("hello", {})
-        return link.wait("start sandbox", started, START_SECONDS)
+        try:
+            link.send("hello", {})
+        except ShimError:
+            if network is not None:
+                network.close()
+            raise
+        return link, started, network
 
     def _watch_shim(self, identifier: str, connection: socket.socket) -> ShimLink:
         link = ShimLink(connection, lambda message: self._handle(identifier, message))
@@ -539,36 +575,6 @@ class RuntimeService:
 def _plain(value: SandboxConfig | ContainerConfig | OciRuntime) -> dict[str, Any]:
     """The fields by name. What is in them is shared, where `asdict` would copy every text of it."""
     return {each.name: getattr(value, each.name) for each in fields(value)}
-
-
-def sandbox_from(identifier: str, created_at: float, config: SandboxConfig, found: SandboxState) -> Sandbox:
-    """The public view of a sandbox."""
-    ready = found.pause is not None and found.exited_at is None
-    pid = found.pause.pid if ready and found.pause is not None else 0
-    netns = f"/proc/{pid}/ns/net" if ready and not config.host_network else ""
-    return Sandbox(identifier, READY if ready else NOT_READY, pid, netns, created_at, config)
-
-
-def container_from(record: Mapping[str, Any], config: ContainerConfig, found: ContainerState) -> Container:
-    """The public view of a container, from its record on disk and its state."""
-    empty = Container(
-        record["id"], record["sandbox"], config, CREATED, 0, record["created_at"], None, None, None, "", ""
-    )
-    return with_state(empty, found)
-
-
-def with_state(container: Container, found: ContainerState) -> Container:
-    running = found.state == RUNNING and found.process is not None
-    return replace(
-        container,
-        state=found.state,
-        pid=found.process.pid if running and found.process is not None else 0,
-        started_at=found.started_at,
-        finished_at=found.finished_at,
-        exit_code=found.exit_code,
-        reason=found.reason,
-        message=found.message,
-    )
 
 
 def write_container(folder: Path, record: Mapping[str, Any], oci: Mapping[str, Any]) -> None:

@@ -82,6 +82,7 @@ class Shim:
         self._connections: list[Connection] = []
         self._subscribers: list[Connection] = []
         self._untold: list[tuple[str, Container]] = []
+        self._greeted = False
         self._containers: dict[str, Container] = {}
         self._pause: Process | None = None
         self._ended: list[Callable[[], None]] = []
@@ -105,8 +106,8 @@ class Shim:
 
     def run(self, first: socket.socket) -> None:
         """Start pause, tell the first client, and serve until `end`. Before, the client has prepared what it
-        can, and says something; one that has died meanwhile leaves the rest to us."""
-        first.recv(1, socket.MSG_PEEK)
+        can, and says something; one that has died meanwhile leaves all to us: what it held is gone."""
+        self._greeted = bool(first.recv(1, socket.MSG_PEEK))
         connection = self._welcome(first)
         try:
             self._have_pause()
@@ -185,9 +186,10 @@ class Shim:
         self.loop.watch(self._pause.pidfd, self._pause_exited)
 
     def _prepared_pause(self) -> Process | None:
-        descriptor = null()
+        started, descriptor = None, null()
         try:
-            started = prepared.start(self.kernel, self._program, (descriptor, descriptor, descriptor))
+            if self._greeted:
+                started = prepared.start(self.kernel, self._program, (descriptor, descriptor, descriptor))
         finally:
             os.close(descriptor)
         if started is not None:
@@ -200,7 +202,8 @@ class Shim:
         spec = parse(self._record["oci"])
         cgroup = self.cgroups.create(self._record["cgroup"])
         descriptor = null()
-        plan = sandbox_plan(spec, cgroup=cgroup.join())
+        join = (state.read_json(f"{self.directory}/{state.JOIN}") or {}) if self._greeted else {}
+        plan = sandbox_plan(spec, cgroup=cgroup.join(), join=join)
         try:
             return self.launch(self.kernel, plan, (descriptor, descriptor, descriptor), sibling=sibling)
         finally:

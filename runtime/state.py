@@ -26,6 +26,7 @@ CREATED = "CREATED"
 RUNNING = "RUNNING"
 EXITED = "EXITED"
 UNKNOWN = "UNKNOWN"
+JOIN = "join.json"  # beside sandbox.json: namespaces that the agent has made before pause
 READY = "READY"
 NOT_READY = "NOTREADY"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,15 @@ from kubelet_py.pods.timeline import Timelines
 from kubelet_py.pods.user_namespaces import UserNamespaces
 from kubelet_py.volumes import mounting
 from runtime.cgroups import CgroupDriver
+from runtime.early_network import SandboxStart
 from runtime.errors import RuntimeFailure
 from runtime.service import RuntimeService
 from runtime.values import Sandbox, SandboxConfig
 
 log = logging.getLogger(__name__)
+
+# What came of wiring a pod early: its addresses, a failure, or None where it has not been tried.
+Wired = tuple[str, ...] | CniError | OSError | None
 
 
 class Sandboxes:
@@ -103,11 +108,14 @@ class Sandboxes:
                 with self._cgroup_times.timed("create"):
                     self._cgroups.create(cgroup, limits)
                 log_folder.mkdir(parents=True, exist_ok=True)
-                sandbox = self._run(pod, attempt, self._cgroups.home(cgroup), log_folder, handler, ids)
+                home = self._cgroups.home(cgroup)
+                config = self._sandbox_config(pod, attempt, home, log_folder, handler)
+                config = replace(config, first_id=ids[0], ids=ids[1])
+                sandbox, wired = self._run(pod, config, wanted)
         except (RuntimeFailure, OSError) as error:
             raise SandboxError(f"failed to create sandbox: {error}") from error
         try:
-            addresses = () if host_network(pod) else self._attach(pod, sandbox, wanted)
+            addresses = self._addresses(pod, sandbox, wired, wanted)
             self._write_files(pod, addresses)
             self._write_ips(metadata["uid"], sandbox.id, addresses)
             if not pod["spec"].get("hostIPC"):
@@ -128,23 +136,47 @@ class Sandboxes:
         except RuntimeFailure as error:
             log.warning("Failed to limit pod cgroup=%s error=%s", cgroup, error)
 
-    def _run(
-        self, pod: Object, attempt: int, home: str, log_folder: Path, handler: str, ids: tuple[int, int]
-    ) -> Sandbox:
-        """Start shim and pause in `home`, which goes by itself when they do not."""
-        config = self._sandbox_config(pod, attempt, home, log_folder, handler)
-        config = replace(config, first_id=ids[0], ids=ids[1])
+    def _run(self, pod: Object, config: SandboxConfig, wanted: dict[str, Any]) -> tuple[Sandbox, Wired]:
+        """Start shim and pause in their cgroup, which goes by itself when they do not; and what came of
+        wiring the pod while they start."""
+        home, wired = config.cgroup_parent, None
         try:
-            sandbox = self._service.run_pod_sandbox(config)
+            start = self._service.begin_pod_sandbox(config)
+            try:
+                wired = self._attach_early(pod, start, wanted)
+            finally:
+                sandbox = start.finish()
         except (RuntimeFailure, OSError):
             self._cgroups.settle(home)
             raise
         try:
             self._cgroups.settle(home)
         except RuntimeFailure:
+            if not config.host_network:
+                self._detach(sandbox.id, sandbox.netns)
             self._service.remove_pod_sandbox(sandbox.id)
             raise
-        return sandbox
+        return sandbox, wired
+
+    def _attach_early(self, pod: Object, start: SandboxStart, wanted: dict[str, Any]) -> Wired:
+        """The addresses, or why there are none; None when that has to wait for pause. Raises StartError, with
+        nothing attached, when pause does not start."""
+        if not start.netns or not self._invoker.wires_early():
+            return None
+        try:
+            return self._attach(pod, start.id, start.netns, wanted, lambda: start.finish().netns)
+        except (CniError, OSError) as error:
+            return error
+
+    def _addresses(
+        self, pod: Object, sandbox: Sandbox, wired: Wired, wanted: dict[str, Any]
+    ) -> tuple[str, ...]:
+        """The pod's, attached by now. Raises CniError, OSError."""
+        if isinstance(wired, Exception):
+            raise wired
+        if wired is not None or host_network(pod):
+            return wired or ()
+        return self._attach(pod, sandbox.id, sandbox.netns, wanted)
 
     def _nodename(self, pod: Object) -> str:
         return files.nodename_of(pod, self._facts.name, self._config.cluster_domain)
@@ -182,17 +214,26 @@ class Sandboxes:
             runtime_handler=handler,
         )
 
-    def _attach(self, pod: Object, sandbox: Sandbox, wanted: dict[str, Any]) -> tuple[str, ...]:
+    def _attach(
+        self,
+        pod: Object,
+        sandbox_id: str,
+        netns: str,
+        wanted: dict[str, Any],
+        lasting: Callable[[], str] | None = None,
+    ) -> tuple[str, ...]:
         metadata = pod["metadata"]
         arguments = {
             "IgnoreUnknown": "1",
             "K8S_POD_NAMESPACE": metadata["namespace"],
             "K8S_POD_NAME": metadata["name"],
-            "K8S_POD_INFRA_CONTAINER_ID": sandbox.id,
+            "K8S_POD_INFRA_CONTAINER_ID": sandbox_id,
             "K8S_POD_UID": metadata["uid"],
         }
         with self._timelines.step(metadata["uid"], timeline.NETWORK):
-            result = self._invoker.add(sandbox.id, sandbox.netns, args=arguments, capabilities=wanted)
+            result = self._invoker.add(
+                sandbox_id, netns, args=arguments, capabilities=wanted, lasting=lasting
+            )
         return tuple(ip.address.partition("/")[0] for ip in result.ips)
 
     def _write_files(self, pod: Object, addresses: tuple[str, ...]) -> None:

@@ -57,12 +57,15 @@ class PodStart:
         cgroup = f"{self._root}/pod{self._count}"
         begin = time.perf_counter()
         self._driver.create(cgroup, {"memory": {"limit": 128 << 20}, "pids": {"limit": 200}})
-        sandbox = self._service.run_pod_sandbox(
+        begun = self._service.begin_pod_sandbox(
             SandboxConfig(
                 name="pod", namespace="bench", uid=str(self._count), hostname="pod", cgroup_parent=cgroup
             )
         )
-        self._invoker.add(sandbox.id, sandbox.netns, args={"IgnoreUnknown": "1"})
+        self._invoker.add(
+            begun.id, begun.netns, args={"IgnoreUnknown": "1"}, lasting=lambda: begun.finish().netns
+        )
+        sandbox = begun.finish()
         container = self._service.create_container(
             sandbox.id,
             ContainerConfig(

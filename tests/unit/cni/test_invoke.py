@@ -81,6 +81,33 @@ def test_failed_add_is_undone_and_leaves_no_cache(invoker: Invoker, tmp_path: Pa
     assert list((tmp_path / "cache/results").iterdir()) == []
 
 
+def test_the_result_of_early_wiring_has_the_lasting_path(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/one"
+    answer = '{"cniVersion":"1.0.0","interfaces":[{"name":"v"},{"name":"eth0","sandbox":"/early"}]}'
+    program.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    program.chmod(0o755)
+    write(tmp_path / "net.d/1.conflist", {"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "one"}]})
+    folders = {"config_dir": tmp_path / "net.d", "cache_dir": tmp_path / "cache"}
+    made = Invoker(bin_dirs=[tmp_path / "bin"], own_bin_dir=tmp_path / "own", **folders)
+    made._loopback = lambda *_: None  # type: ignore[method-assign]
+    result = made.add("c1", "/early", lasting=lambda: "/proc/7/ns/net")
+    assert [interface.sandbox for interface in result.interfaces] == ["", "/proc/7/ns/net"]
+    kept = Attachment.find(tmp_path / "cache/results", "c1", "eth0")
+    assert kept is not None and kept[1] == result
+    assert not made.wires_early()  # a foreign plugin may compare the paths
+
+
+def test_an_add_whose_namespace_does_not_last_is_undone(invoker: Invoker, tmp_path: Path) -> None:
+    def gone() -> str:
+        raise RuntimeError("pause did not start")
+
+    with pytest.raises(RuntimeError, match="pause"):
+        invoker.add("c1", "/early", lasting=gone)
+    assert log(tmp_path) == ["ADD one", "ADD two", "DEL two", "DEL one"]
+    assert list((tmp_path / "cache/results").iterdir()) == []
+
+
 def test_what_a_crash_left_half_done_is_undone_before_the_next_add(invoker: Invoker, tmp_path: Path) -> None:
     invoker.add("c1", "/ns")
     entry = next((tmp_path / "cache/results").iterdir())
