@@ -43,9 +43,8 @@ def report_until_ready(
     kubeconfig = paths.kubeconfig("kubelet" if settings.server else "admin")
     missing = "the node did not get a certificate" if settings.server else "the certificates were not made"
     wait.until(kubeconfig.exists, lambda: missing)
-    # Loaded anew each time: a kubeconfig of an earlier start may still name another port.
-    wait.until(lambda: _serves(_client(paths)), lambda: "the API server does not answer")
-    client = _client(paths)
+    client = _Client(paths)
+    wait.until(lambda: _serves(client.current()), lambda: "the API server does not answer")
     answered = time.monotonic() - started
     where = f"at {settings.server}" if settings.server else f"on port {settings.secure_port}"
     print(f"API server answers {where} after {answered:.2f} s", flush=True)
@@ -53,10 +52,10 @@ def report_until_ready(
 
     def ready() -> bool:
         refuse(paths, began)
-        return node_is_ready(client, name, began)
+        return node_is_ready(client.current(), name, began)
 
     try:
-        wait.until(ready, lambda: why_not_ready(client, name))
+        wait.until(ready, lambda: why_not_ready(client.current(), name))
     finally:
         client.close()
     print(f"Node {name} is Ready after {time.monotonic() - started:.2f} s", flush=True)
@@ -79,8 +78,27 @@ class _Waiter:
             time.sleep(POLL_SECONDS)
 
 
-def _client(paths: NodePaths) -> RestClient:
-    return login.client(paths, "up")
+class _Client:
+    """A client by the kubeconfig as it is now: one of an earlier start may still name another port. It is
+    read again only when it is another file: that takes 2 ms of the processor that the server starts on.
+    """
+
+    def __init__(self, paths: NodePaths) -> None:
+        self._paths = paths
+        self._read: tuple[tuple[str, int, int], RestClient] | None = None
+
+    def current(self) -> RestClient:
+        file = login.own_kubeconfig(self._paths)
+        found = file.stat()
+        stamp = str(file), found.st_ino, found.st_mtime_ns
+        if self._read is None or self._read[0] != stamp:
+            self.close()
+            self._read = stamp, login.client(self._paths, "up")
+        return self._read[1]
+
+    def close(self) -> None:
+        if self._read is not None:
+            self._read[1].close()
 
 
 def _serves(client: RestClient) -> bool:
@@ -90,8 +108,6 @@ def _serves(client: RestClient) -> bool:
         return client.raw("GET", "/readyz")[0] == 200
     except ApiError:
         return False
-    finally:
-        client.close()
 
 
 def refuse(paths: NodePaths, since: float) -> None:

@@ -45,11 +45,13 @@ def restart_delay(previous: float, lived: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """One process of the node: its name in `status`, its command line, its log file."""
+    """One process of the node: its name in `status`, its command line, its log file. `after`: the seconds for
+    which its first start is put off, for one that those before it do not need."""
 
     name: str
     argv: Sequence[str]
     log_file: Path
+    after: float = 0.0
 
 
 class Process(Protocol):
@@ -158,7 +160,10 @@ class Supervisor:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._selector.register(wake_read, selectors.EVENT_READ, None)
         for child in self._children:
-            self._start(child)
+            if child.spec.after:
+                child.due = self._clock() + child.spec.after
+            else:
+                self._start(child)
         self._write_state()
         self._tell("READY=1")
         while not self._stopping:
@@ -181,7 +186,7 @@ class Supervisor:
                 self._ended(key.data)
         for child in self._children:
             if child.process is None and child.due <= self._clock() and not self._stopping:
-                child.restarts += 1
+                child.restarts += child.started > 0
                 self._start(child)
                 self._write_state()
 

@@ -38,6 +38,8 @@ from kubelet_py.paths import NodePaths
 
 SECOND_UP = "(see `kubelet-py status`, or stop it with `kubelet-py down`)"
 LEAST_FREE_BYTES = 128 * 1024 * 1024
+# Until the API server answers it could only wait; meanwhile its imports would take a processor from that.
+PROXY_AFTER = 0.7
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -319,7 +321,7 @@ def children(paths: NodePaths, settings: NodeSettings) -> list[ChildSpec]:
     return [
         *own,
         ChildSpec("agent", agent, paths.logs / "agent.log"),
-        ChildSpec("proxy", proxy, paths.logs / "proxy.log"),
+        ChildSpec("proxy", proxy, paths.logs / "proxy.log", after=0.0 if s.server else PROXY_AFTER),
     ]
 
 

@@ -77,6 +77,34 @@ supervisor.run()
         process.kill()
 
 
+def test_a_child_that_others_do_not_need_starts_after_them_and_counts_no_restart(tmp_path: Path) -> None:
+    program = """
+import logging, sys
+from pathlib import Path
+from kubelet_py.cli.supervisor import ChildSpec, Supervisor
+logging.basicConfig(level=logging.INFO, filename=sys.argv[1] + "/supervisor.log")
+root, argv = Path(sys.argv[1]), ["sleep", "60"]
+late = ChildSpec("proxy", argv, root / "log", after=0.3)
+supervisor = Supervisor(root, [late, ChildSpec("agent", argv, root / "log")])
+supervisor.lock()
+supervisor.run()
+"""
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while (state := read_state(tmp_path)) is None or len(state.children) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert state.restarts == {"proxy": 0, "agent": 0}
+        told = (tmp_path / "supervisor.log").read_text()
+        assert told.index("name=agent") < told.index("name=proxy")
+        process.terminate()
+        assert process.wait(30) == 0
+        assert [identity.alive() for identity in state.children.values()] == [False, False]
+    finally:
+        process.kill()
+
+
 def _nth_pid(folder: Path, number: int) -> int:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
