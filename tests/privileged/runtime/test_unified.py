@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +174,17 @@ def test_a_cpuset_is_kept(unified: Any) -> None:
     assert running.wait()[1].split() == ["Cpus_allowed_list:", "0"]
 
 
-def test_writes_to_a_disk_are_throttled(unified: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """A folder on a block device: Debian 13's /tmp is in memory."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
+
+
+def test_writes_to_a_disk_are_throttled(unified: Any, on_disk: Path) -> None:
     """Into a bind mount: a container's own root is a volatile overlay, in which syncing does nothing."""
-    data = tmp_path / "data"
-    data.mkdir()
-    bind = {"destination": "/data", "type": "bind", "source": str(data), "options": ["bind"]}
-    device = data.stat().st_dev
+    bind = {"destination": "/data", "type": "bind", "source": str(on_disk), "options": ["bind"]}
+    device = on_disk.stat().st_dev
     slow = {"major": os.major(device), "minor": os.minor(device), "rate": MIB}
     running = unified.start(
         "dd if=/dev/zero of=/data/file bs=64k count=48 conv=fsync",
