@@ -103,6 +103,10 @@ class Informer:
                 continue
             except ApiError as error:
                 log.debug("Lost watch kind=%s error=%s", self._resource.plural, error)
+            except Exception:
+                # An answer of a shape that no server gives must not leave the process deaf: list again.
+                log.exception("Failed to follow kind=%s", self._resource.plural)
+                self._version = ""
             if time.monotonic() - began > 10.0:
                 delay = FIRST_DELAY
                 continue

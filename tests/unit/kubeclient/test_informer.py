@@ -145,3 +145,11 @@ def test_identities_come_in_pages_and_are_all_that_the_copy_keeps(api, client) -
     assert [obj["metadata"]["name"] for obj in seen] == ["a", "b"]
     assert seen[0]["spec"] == {"x": 1} and seen[0]["kind"] == "Pod"
     assert informer.get("a", "d") == pod("a", "4")
+
+
+def test_an_answer_of_no_known_shape_does_not_end_the_informer(api, client, caplog) -> None:
+    nameless = {"metadata": {"resourceVersion": "6"}}
+    script = Script([("5", []), ("7", [pod("a", "7")])], [[("ADDED", nameless)]])
+    events, _ = follow(api, client, script, 1)
+    assert events == [("ADDED", "a")]
+    assert "Failed to follow kind=pods" in caplog.text
