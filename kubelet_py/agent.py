@@ -73,6 +73,7 @@ from kubelet_py.pods.volume_keeper import VolumeKeeper
 from kubelet_py.pods.workers import PodWorkers
 from kubelet_py.port import Port
 from kubelet_py.server.healthz import HealthChecks, HealthzServer, loop_check
+from kubelet_py.signals import obey
 from kubelet_py.spreading import spread
 from kubelet_py.volumes.manager import VolumeManager
 from runtime import cgroups, userns
@@ -580,9 +581,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CertificateError, ConfigError, NoAddress, RuntimeFailure, OSError) as error:
         print(f"kubelet_py.agent: {error}", file=sys.stderr)
         return 1
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: agent.stop())
-    signal.signal(SHUTDOWN_SIGNAL, lambda *_: agent.begin_shutdown())
+    obey({signal.SIGTERM: agent.stop, signal.SIGINT: agent.stop, SHUTDOWN_SIGNAL: agent.begin_shutdown})
     try:
         agent.run()
     except (CertificateError, ConfigError, RuntimeFailure, OSError) as error:

@@ -121,7 +121,7 @@ class Shutdown:
         self.over = threading.Event()
 
     def begin(self) -> None:
-        """End the pods on a thread of its own. Called by a signal's handler, perhaps more than once. Without
+        """End the pods on a thread of its own. Called for a signal, perhaps more than once. Without
         configured periods each pod has its own grace."""
         if self.active:
             return
