@@ -78,6 +78,7 @@ class Invoker:
             # Written before the first plugin runs: what a SIGKILL leaves half done can be undone later.
             entry.begin()
             result: Result | None = None
+            wired = netns
             try:
                 self._loopback(entry, netns)
                 for plugin in network.plugins:
@@ -86,11 +87,13 @@ class Invoker:
                     )
                 final = result or Result()
                 if lasting is not None:
-                    final = _moved(final, netns, lasting())
+                    wired = ""  # the name for the moment may soon be another namespace's
+                    wired = lasting()
+                    final = _moved(final, netns, wired)
                 entry.finish(final)
             except BaseException:
                 with contextlib.suppress(CniError):  # the first failure is the one to report
-                    self._undo(entry, netns, result)
+                    self._undo(entry, wired, result)
                 raise
             return final
 

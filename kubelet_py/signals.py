@@ -7,10 +7,13 @@ handler only writes down that it was called; one may call SimpleQueue.put (see i
 
 from __future__ import annotations
 
+import logging
 import queue
 import signal
 import threading
 from collections.abc import Callable, Mapping
+
+log = logging.getLogger(__name__)
 
 
 def obey(actions: Mapping[int, Callable[[], object]]) -> None:
@@ -19,7 +22,12 @@ def obey(actions: Mapping[int, Callable[[], object]]) -> None:
 
     def run() -> None:
         while True:
-            actions[told.get()]()
+            number = told.get()
+            try:
+                actions[number]()
+            except Exception:
+                # The next signal, perhaps the one that ends the process, must still be obeyed.
+                log.exception("Failed to obey signal %d", number)
 
     threading.Thread(target=run, name="signals", daemon=True).start()
     for number in actions:

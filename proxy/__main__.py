@@ -37,7 +37,7 @@ from proxy.modes import (
     remove_policies,
     versions,
 )
-from proxy.node_addresses import Moving, defaulted, settled
+from proxy.node_addresses import BY_DEFAULT_SECONDS, Moving, defaulted, settled
 from proxy.policy.enforcer import Enforcer
 from proxy.policy.gate import Gate
 from proxy.policy.rules import NameServer
@@ -159,10 +159,15 @@ def _run(config: ProxyConfig) -> int:
     end_on_signals(stop)
     families = versions(config)
     choice = choose(config.mode, lambda: nftables_refusal(config, families), iptables_forward_policy)
+    health, metrics = Health(2 * config.sync_period), Metrics()
+    servers = _servers(config, health, metrics)
+    patience = None if config.primary_only else BY_DEFAULT_SECONDS
     config, moving = defaulted(config, choice.mode), None
     if config.primary_only:
-        found_config = _with_addresses(config, stop)
+        found_config = _with_addresses(config, stop, patience)
         if found_config is None:
+            for server in servers:
+                server.stop()
             return 0
         config, moving = found_config, Moving(found_config.node_port_addresses, stop)
     changed = threading.Event()
@@ -173,9 +178,7 @@ def _run(config: ProxyConfig) -> int:
     problem = bridge_netfilter_problem()
     if problem:
         log.warning("Found bridged packets hidden from netfilter reason=%s", problem)
-    health, metrics = Health(2 * config.sync_period), Metrics()
     ports = ServiceHealth(health, everywhere(families))
-    servers = _servers(config, health, metrics)
     proxier = Proxier(
         config,
         found,
@@ -250,9 +253,11 @@ def end_on_signals(stop: threading.Event) -> None:
         signal.signal(number, lambda number, _frame: told.put(number))
 
 
-def _with_addresses(config: ProxyConfig, stop: threading.Event) -> ProxyConfig | None:
+def _with_addresses(
+    config: ProxyConfig, stop: threading.Event, patience: float | None
+) -> ProxyConfig | None:
     client = connect(config, stop)
-    return settled(config, client, stop) if client else None
+    return settled(config, client, stop, patience) if client else None
 
 
 def _name_server(config: ProxyConfig) -> NameServer:

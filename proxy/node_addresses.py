@@ -10,7 +10,8 @@ from __future__ import annotations
 import ipaddress
 import logging
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NOWHERE = ("127.0.0.0/8", "::1/128")  # node ports answer on the machine's own addresses, without these
+BY_DEFAULT_SECONDS = 30.0  # nobody asked for `primary`, and all the rest needs no Node
 RETRY_SECONDS = 0.2  # the agent that makes the Node may be starting at the same moment
 
 
@@ -42,12 +45,21 @@ def primary(node: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(first.values())
 
 
-def settled(config: ProxyConfig, client: RestClient, stop: threading.Event) -> ProxyConfig | None:
-    """The configuration with addresses for `primary`; waits for the Node to have some. None: told to stop."""
+def settled(
+    config: ProxyConfig,
+    client: RestClient,
+    stop: threading.Event,
+    patience: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> ProxyConfig | None:
+    """The configuration with addresses for `primary`; waits for the Node to have some. None: told to stop.
+
+    After `patience` seconds node ports answer nowhere, until `Moving` sees the Node.
+    """
     from kubeclient.errors import ApiError
     from kubeclient.resources import NODES
 
-    waited = False
+    waited, began = False, clock()
     while not stop.is_set():
         try:
             found = primary(client.get(NODES, config.hostname))
@@ -60,6 +72,14 @@ def settled(config: ProxyConfig, client: RestClient, stop: threading.Event) -> P
         if not waited:
             log.info("Waiting for the addresses of this node node=%s reason=%s", config.hostname, reason)
             waited = True
+        if patience is not None and clock() - began >= patience:
+            log.warning(
+                "Opened no node ports: no addresses of this node are known node=%s reason=%s (name it by "
+                "--hostname-override, or say --nodeport-addresses)",
+                config.hostname,
+                reason,
+            )
+            return replace(config, node_port_addresses=NOWHERE)
         stop.wait(RETRY_SECONDS)
     return None
 

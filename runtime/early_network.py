@@ -24,6 +24,7 @@ from runtime.values import Sandbox
 log = logging.getLogger(__name__)
 
 _OWN = "/proc/thread-self/ns/net"
+_OF_LINKS = ("net.ipv4.conf.", "net.ipv6.conf.", "net.ipv4.neigh.", "net.ipv6.neigh.")
 
 
 class EarlyNetwork:
@@ -43,9 +44,12 @@ class EarlyNetwork:
     @classmethod
     def of(cls, kernel: Kernel, oci: Mapping[str, Any], folder: Path) -> EarlyNetwork | None:
         """For pause's configuration; None when the pod has no network of its own, or a user namespace, which
-        has to own it. What cannot be made now is left to pause, which tells why."""
+        has to own it, or settings of links, which pause must have written before there is one. What cannot
+        be made now is left to pause, which tells why."""
         made = {entry["type"] for entry in oci["linux"]["namespaces"]}
         if "network" not in made or "user" in made:
+            return None
+        if any(name.startswith(_OF_LINKS) for name in oci["linux"].get("sysctl") or ()):
             return None
         try:
             return cls(kernel, folder)

@@ -106,7 +106,7 @@ def peers(
     """
     ours = ipaddress.ip_network(pod_cidr)
     segments = [ipaddress.ip_network(text, strict=False) for text in connected]
-    here = set(own_addresses)
+    here = _own(own_addresses, ours.version)
     found: list[Peer] = []
     problems: list[str] = []
     taken: list[tuple[str, Any]] = [(me, ours)]
@@ -114,7 +114,13 @@ def peers(
         (n for n in nodes if n["metadata"]["name"] != me), key=lambda n: str(n["metadata"]["name"])
     )
     disputed = _disputes(others, me, own_key) if own_key else {}
-    ranges = [(n["metadata"]["name"], text) for n in others if (text := range_of(n, ours.version))]
+    claims = _Claims()
+    for node in others:
+        cidr = range_of(node, ours.version)
+        network = ipaddress.ip_network(cidr) if cidr else ours
+        # A range that is refused takes nobody else's address.
+        if not network.overlaps(ours) and not any(one in network for one in here):
+            claims.add(node["metadata"]["name"], network)
     for node in others:
         name = node["metadata"]["name"]
         cidr = range_of(node, ours.version)
@@ -125,7 +131,7 @@ def peers(
         if clash is not None:
             problems.append(f"Node {name} claims pods at {cidr}, which overlaps with node {clash}")
             continue
-        held = next((one for one in sorted(here) if _inside(one, cidr)), None)
+        held = next((one for one in here if one in network), None)
         if held is not None:
             problems.append(f"Node {name} claims pods at {cidr}, where this node's own address {held} lies")
             continue
@@ -133,11 +139,12 @@ def peers(
         if address is None:
             problems.append(f"Node {name} announces no InternalIP of IPv{ours.version}")
             continue
-        if address in here or ipaddress.ip_address(address) in ours:
+        where = ipaddress.ip_address(address)
+        if where in here or where in ours:
             problems.append(f"Node {name} announces {address}, which is this node's own")
             continue
         # What is sent to such a node would go to a pod, or round in circles.
-        owner = next(((other, text) for other, text in ranges if _inside(address, text)), None)
+        owner = claims.of(where)
         if owner is not None:
             problems.append(
                 f"Node {name} announces {address}, which is for pods of node {owner[0]} ({owner[1]})"
@@ -155,7 +162,7 @@ def peers(
         if announced is not None:
             found.append(Peer(name, cidr, address, False, "both nodes have a key", *announced))
             continue
-        near = next((s for s in segments if ipaddress.ip_address(address) in s), None)
+        near = next((s for s in segments if where in s), None)
         overlay, reason = _way("auto" if mode == "wireguard" else mode, address, near)
         if own_key:
             reason += "; it announces no key, so its packets are not encrypted"
@@ -218,8 +225,27 @@ def range_of(node: Object, version: int) -> str:
     return next((text for text in ranges if text and (":" in text) == (version == 6)), "")
 
 
-def _inside(address: str, cidr: str) -> bool:
-    return ipaddress.ip_address(address) in ipaddress.ip_network(cidr)
+def _own(texts: Iterable[str], version: int) -> list[Any]:
+    """A node has a link-local address for each pod's link; they are nobody's InternalIP."""
+    parsed = {ipaddress.ip_address(text) for text in texts}
+    return sorted(one for one in parsed if one.version == version and not one.is_link_local)
+
+
+class _Claims:
+    """Whose pods an address is for, found without a look at each of some hundred nodes."""
+
+    def __init__(self) -> None:
+        self._by_length: dict[int, dict[int, tuple[str, str]]] = {}  # free bits → network's number → owner
+
+    def add(self, name: str, network: Any) -> None:
+        free = network.max_prefixlen - network.prefixlen
+        starts = self._by_length.setdefault(free, {})
+        starts.setdefault(int(network.network_address) >> free, (name, str(network)))
+
+    def of(self, address: Any) -> tuple[str, str] | None:
+        number = int(address)
+        found = (starts.get(number >> free) for free, starts in self._by_length.items())
+        return next((owner for owner in found if owner), None)
 
 
 def _way(mode: str, address: str, near: Any) -> tuple[bool, str]:

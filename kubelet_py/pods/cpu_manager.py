@@ -64,6 +64,8 @@ def own_cpus(pod: Object, container: Object) -> int:
     """How many processors of its own a container gets; 0: it shares."""
     if resources.qos_class(pod) != resources.GUARANTEED:
         return 0
+    if resources.pod_level(pod, "requests") or resources.pod_level(pod, "limits"):
+        return 0  # the pod's processors are all its containers', as upstream has it
     milli = resources.requests_of(container)["cpu"]
     return 0 if milli % 1000 else milli // 1000
 
@@ -106,6 +108,7 @@ class CpuManager:
         self._lock = threading.Lock()
         self._shared: CPUS = frozenset(topology)
         self._assigned: dict[str, dict[str, CPUS]] = {}
+        self._found: set[str] = set()  # pods of the last agent, which no worker of ours may know
         self._reserved: CPUS = frozenset()
         self._applied: dict[str, str] = {}  # container id → what it was given last
         self._due, self._changed = 0.0, False
@@ -160,6 +163,7 @@ class CpuManager:
             )
         self._shared = found.shared
         self._assigned = {uid: dict(of) for uid, of in found.assigned.items()}
+        self._found = set(found.assigned)
 
     # pods
 
@@ -176,7 +180,8 @@ class CpuManager:
         if not any(each.count for each in asked):
             return None
         with self._lock:
-            self._requests.add()
+            for _ in (each for each in asked if each.count):
+                self._requests.add()
             try:
                 found = self._choose(asked)
             except ValueError as error:
@@ -217,6 +222,7 @@ class CpuManager:
         """The pod's containers have ended: what they had is everybody's."""
         with self._lock:
             found = self._assigned.pop(uid, None)
+            self._found.discard(uid)
             if found is None:
                 return
             self._shared |= frozenset().union(*found.values())
@@ -248,8 +254,8 @@ class CpuManager:
         if not self._static or (not self._changed and now < self._due):
             return
         self._due, self._changed = now + self._period, False
-        gone = self._assigned.keys() - {*pods, *runtime.uids()} if whole else ()
-        for uid in gone:
+        # One of ours is released by its worker; it may have been admitted since `pods` was made.
+        for uid in self._found - {*pods, *runtime.uids()} if whole else ():
             self.release(uid)
         running: set[str] = set()
         for view in map(runtime.view, pods):
@@ -265,7 +271,7 @@ class CpuManager:
             return
         try:
             self._update(identifier, {"cpu": {"cpus": wanted}})
-        except RuntimeFailure as error:
+        except (RuntimeFailure, OSError, RuntimeError) as error:  # RuntimeError: no room for a thread
             # It may just have ended; else the next look tries again.
             log.info("Failed to give processors container=%s cpus=%s error=%s", identifier, wanted, error)
             return
@@ -276,5 +282,5 @@ class CpuManager:
 
     def _show(self) -> None:
         self._changed = True
-        self._pool.set(1000 * len(self._shared))
+        self._pool.set(1000 * len(self._shared - self._reserved))
         self._exclusive.set(len(self._topology) - len(self._shared))

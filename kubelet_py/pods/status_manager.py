@@ -109,7 +109,7 @@ class StatusManager:
                 entry.queued = True
                 self._ready.append(uid)
             if not soon or len(self._ready) == 1:
-                self._lock.notify()  # else who waits for the others' moment comes sooner than it is due
+                self._lock.notify_all()  # else who waits for the others' moment comes sooner than it is due
 
     def seen(self, pod: Object) -> None:
         """The API shows the pod like this: correct it if its conditions are not as we said."""
@@ -197,7 +197,7 @@ class StatusManager:
                     due = max(due, entry.held + hold_back(len(self._ready)))
                 if due <= now:
                     if self._ready:
-                        self._lock.notify()  # somebody has to wait for the others' moment
+                        self._lock.notify_all()  # somebody has to wait for the others' moment
                     return uid, entry
                 self._ready.append(uid)
                 soonest = due if soonest is None else min(soonest, due)

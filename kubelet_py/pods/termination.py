@@ -134,9 +134,9 @@ class Terminator:
         return self._clean(record, view)
 
     def _release(self, record: PodRecord) -> None:
-        """What the pod took of the node is others' now."""
-        self._p.gate.released(record)
+        """What the pod took of the node is others' now; processors first, for whom the gate lets in."""
         self._p.cpus.release(record.uid)
+        self._p.gate.released(record)
 
     def _clean(self, record: PodRecord, view: PodView) -> float | None:
         self._p.sandboxes.remove(view, record.pod)

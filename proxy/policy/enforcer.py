@@ -84,6 +84,7 @@ class Enforcer(threading.Thread):
                 # A defect that one object meets must not end the thread, and with it all policies to come.
                 self._layout, self._memory = None, Memory()
                 log.exception("Failed to work out network policies retry=next-change-or-%.0f-s", LOOK)
+                self._stopping.wait(RETRY)  # not at each of a busy cluster's changes
 
     def stop(self) -> None:
         """End; the table stays, so that policies hold while we are restarted."""

@@ -130,7 +130,23 @@ class Hybrid:
 
     def update(self, resources: Mapping[str, Any]) -> None:
         """Applies linux.resources now; what is not mentioned stays. Raises CgroupError."""
+        cpuset = self._driver.folder("cpuset", self.path)
+        apart = os.path.exists(cpuset)
         self.apply([*other_writes(resources), *cpu_writes(resources)])
+        if not apart and os.path.exists(cpuset):
+            self._enter(cpuset)
+
+    def _enter(self, folder: str) -> None:
+        """Bring the processes into a cgroup that was made when they ran already, children of theirs too."""
+        before: set[int] = set()
+        while new := set(self.pids()) - before:
+            for pid in new:
+                try:
+                    files.write(f"{folder}/cgroup.procs", str(pid))
+                except CgroupError as error:
+                    if error.errno != errno.ESRCH:  # it has ended
+                        raise
+            before |= new
 
     def apply(self, writes: list[Write]) -> None:
         """Writes values, making folders in controllers that had none for this cgroup."""
@@ -273,12 +289,19 @@ class HybridDriver:
         root = self.controllers[controller]
         made = (lambda new: self._inherit_cpuset(root, new)) if controller == "cpuset" else None
         files.make_folders(root, path, made)
+        if made is not None and not files.read(f"{root}/{path}/cpuset.mems"):
+            self._inherit_cpuset(root, path)  # made by another who is not so far yet, or was killed
 
     def _inherit_cpuset(self, root: str, path: str) -> None:
-        """A new cpuset is empty, and no process may enter it, until it has processors and memory nodes."""
+        """A new cpuset is empty, and no process may enter it, until it has processors and memory nodes. Its
+        parent may be as new, made by another who has not come to this yet; both write the same."""
         parent = path.rpartition("/")[0]
         for name in ("cpuset.cpus", "cpuset.mems"):
-            files.write(f"{root}/{path}/{name}", files.read(f"{root}/{parent}/{name}"))
+            value = files.read(f"{root}/{parent}/{name}")
+            if not value and parent:
+                self._inherit_cpuset(root, parent)
+                value = files.read(f"{root}/{parent}/{name}")
+            files.write(f"{root}/{path}/{name}", value)
 
     def create(
         self,

@@ -108,10 +108,10 @@ def _over(kernel: Kernel, tree: Tree, name: str) -> None:
         status = os.stat(source)
         os.chown(upper, status.st_uid, status.st_gid)
         upper.chmod(status.st_mode & 0o7777)
-    if name == "etc":
-        _without_node(upper)
     work.mkdir(exist_ok=True)
     try:
+        if name == "etc":
+            _without_node(upper)
         kernel.mount("overlay", target, "overlay", 0, f"lowerdir={source},upperdir={upper},workdir={work}")
     except OSError as error:
         _require_layers(kernel, tree, error)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from runtime.cgroups.files import weight_of_shares
+from runtime.cgroups.hybrid import HybridDriver
 from runtime.cgroups.v2 import UnifiedDriver
 
 pytestmark = pytest.mark.privileged
@@ -161,3 +162,20 @@ def test_limits_are_read_back_as_they_are_set(box: Any) -> None:
     running.cgroup.update({"cpu": {"quota": -1}})
     assert running.cgroup.limits().quota == -1
     running.cgroup.kill()
+
+
+def test_processors_hold_for_who_runs_already_and_below_a_folder_made_this_moment(box: Any) -> None:
+    """On v1 a cpuset is empty when it is made: another thread may be between that and filling it."""
+    running = box.start("sleep 60 & echo up; wait")
+    running.read_until("up")
+    driver = running.cgroup._driver
+    if not isinstance(driver, HybridDriver) or "cpuset" not in driver.controllers:
+        pytest.skip("this host has no v1 cpuset")
+    folder = driver.folder("cpuset", running.cgroup.path)
+    assert not os.path.exists(folder)
+    parent = os.path.dirname(folder)
+    os.makedirs(parent, exist_ok=True)
+    running.cgroup.update({"cpu": {"cpus": "0"}})
+    pids = running.cgroup.pids()
+    assert len(pids) == 2
+    assert [os.sched_getaffinity(pid) for pid in pids] == [{0}, {0}]

@@ -65,6 +65,11 @@ def test_there_is_none_for_a_pod_on_the_hosts_network_or_with_its_own_users(node
     on_host = node.service.begin_pod_sandbox(config(host_network=True))
     assert (on_host.netns, on_host.finish().netns) == ("", "")
     ids = 1 << 16
+    links = node.service.begin_pod_sandbox(
+        config(uid="u2", sysctls={"net.ipv4.conf.default.rp_filter": "0"})
+    )
+    assert links.netns == "", "they are written before there is a link"
+    assert namespace(links.finish().netns) != own()
     apart = node.service.begin_pod_sandbox(config(first_id=ids, ids=ids))
     assert apart.netns == ""
     assert namespace(apart.finish().netns) != own()

@@ -16,6 +16,7 @@ from cni.invoke import Invoker, _Turns
 PLUGIN = """#!/bin/sh
 config=$(cat)
 echo "$CNI_COMMAND $(basename "$0") $CNI_CONTAINERID $CNI_ARGS" >> {log}
+echo "$CNI_NETNS" > {log}.netns.$CNI_COMMAND
 echo "$config" > {log}.$(basename "$0").$CNI_COMMAND
 [ "$CNI_COMMAND" = ADD ] || exit 0
 [ -e {log}.fail.$(basename "$0") ] && echo '{{"cniVersion":"1.0.0","code":11,"msg":"later"}}' && exit 1
@@ -105,6 +106,8 @@ def test_an_add_whose_namespace_does_not_last_is_undone(invoker: Invoker, tmp_pa
     with pytest.raises(RuntimeError, match="pause"):
         invoker.add("c1", "/early", lasting=gone)
     assert log(tmp_path) == ["ADD one", "ADD two", "DEL two", "DEL one"]
+    netns = [(tmp_path / f"log.netns.{command}").read_text() for command in ("ADD", "DEL")]
+    assert netns == ["/early\n", "\n"], "by then the path may be another pod's"
     assert list((tmp_path / "cache/results").iterdir()) == []
 
 

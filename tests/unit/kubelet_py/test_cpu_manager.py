@@ -136,6 +136,31 @@ def test_the_next_agent_finds_them_and_frees_what_nobody_has(node: Node) -> None
     assert [second.cpus("a", "c"), second.cpus("x", "c")] == ["1", "0,2-3"]
 
 
+def test_a_pod_admitted_while_the_loop_looks_keeps_what_it_got(node: Node) -> None:
+    manager = node.manager()
+    known: list[str] = []  # made before the pod was heard of, and it has no sandbox yet
+    manager.admit(pod("a", container("c", "1")))
+    manager.look(known, node, whole=True)
+    assert manager.cpus("a", "c") == "1"
+
+
+def test_containers_of_a_pod_with_amounts_of_its_own_share(node: Node) -> None:
+    whole = pod("a", container("c", "1"))
+    whole["spec"]["resources"] = {name: {"cpu": "2", "memory": "2Gi"} for name in ("requests", "limits")}
+    manager = node.manager()
+    assert manager.admit(whole) is None
+    assert manager.cpus("a", "c") == "0-3"
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("x"), RuntimeError("can't start new thread")])
+def test_a_container_that_cannot_be_told_does_not_end_the_loop(node: Node, error: Exception) -> None:
+    def update(identifier: str, resources: Mapping[str, Any]) -> None:
+        raise error
+
+    node.views = {"s": [("s-1", "c")]}
+    CpuManager(STATIC, node.folder, update, CPUS, clock=lambda: 0.0).look(["s"], node, whole=True)
+
+
 def test_a_file_of_another_policy_or_machine_keeps_the_agent_from_starting(node: Node) -> None:
     none = Config()
     assert node.manager(none).cpus("a", "c") == ""

@@ -33,3 +33,14 @@ def test_each_signal_does_what_is_its_own_though_the_main_thread_holds_the_lock(
         signal.raise_signal(signal.SIGTERM)
         assert not stop.is_set()
     assert stop.wait(60)
+
+
+def test_an_action_that_fails_does_not_keep_the_next_signal_away() -> None:
+    def fail() -> None:
+        raise RuntimeError("can't start new thread")
+
+    stop = threading.Event()
+    obey({signal.SIGUSR1: fail, signal.SIGTERM: stop.set})
+    signal.raise_signal(signal.SIGUSR1)
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.wait(60)

@@ -85,6 +85,17 @@ def test_a_range_with_this_nodes_own_address_is_nobodys() -> None:
     assert problems == (told,)
 
 
+def test_a_range_that_is_refused_takes_no_other_nodes_address() -> None:
+    """A wrong podCIDR that is the nodes' own segment must not cut all of them off."""
+    bad = node("bad", "192.0.2.0/24", "192.0.2.99")
+    here = ["192.0.2.10"]
+    left, problems = peers([ME, bad, NEAR], "me", "10.244.0.0/24", ["192.0.2.10/24"], own_addresses=here)
+    assert [p.name for p in left] == ["near"]
+    assert problems == (
+        "Node bad claims pods at 192.0.2.0/24, where this node's own address 192.0.2.10 lies",
+    )
+
+
 def test_of_two_with_one_range_the_first_by_name_has_it() -> None:
     left, problems = found(NEAR, node("zzz", "10.244.1.0/24", "192.0.2.13"))
     assert [p.name for p in left] == ["near"] and "overlaps with node near" in problems[0]

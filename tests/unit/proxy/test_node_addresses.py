@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from kubeclient.errors import ApiError
 from proxy.__main__ import _configuration, _parser
 from proxy.config import ProxyConfig, overlay
 from proxy.errors import ConfigError
-from proxy.node_addresses import Moving, defaulted, primary
+from proxy.node_addresses import NOWHERE, Moving, defaulted, primary, settled
 
 HEAD = {"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration"}
 
@@ -69,3 +70,22 @@ def test_other_addresses_of_the_node_end_the_process_and_nothing_else_does() -> 
     moving.node_event("MODIFIED", node(("InternalIP", "192.0.2.7")))
     assert stop.is_set()
     assert moving.moved
+
+
+class Nodeless:
+    """An API server that shows us no Node."""
+
+    def get(self, *_: object) -> dict[str, Any]:
+        raise ApiError({"code": 403, "reason": "Forbidden", "message": "nodes is forbidden"})
+
+
+def test_nobody_waits_without_end_for_what_was_only_a_default(caplog: pytest.LogCaptureFixture) -> None:
+    times = iter((0.0, 10.0, 20.0, 30.0))
+    config, stop = ProxyConfig(node_port_addresses=("primary",), hostname="n"), threading.Event()
+    stop.wait = lambda _=None: False  # type: ignore[method-assign,assignment]
+    found = settled(config, Nodeless(), stop, 30.0, clock=lambda: next(times))  # type: ignore[arg-type]
+    assert found is not None and found.node_port_addresses == NOWHERE
+    assert "Opened no node ports" in caplog.text
+    moving = Moving(NOWHERE, stop)
+    moving.node_event("ADDED", node(("InternalIP", "192.0.2.1")))
+    assert moving.moved and stop.is_set()
