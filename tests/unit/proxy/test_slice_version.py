@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
 import pytest
 
-from kubeclient.errors import ApiError, NotFound, ServerUnavailable
+from kubeclient.errors import ApiError, Forbidden, NotFound, ServerUnavailable
 from kubeclient.resources import ENDPOINT_SLICES, ENDPOINT_SLICES_BETA, Resource
 from proxy.slice_version import endpoint_slices
 
@@ -45,3 +46,10 @@ def test_v1_where_there_is_one(answers: tuple[ApiError | None, ...], wanted: Res
 def test_a_proxy_that_is_stopped_before_an_answer_follows_nothing() -> None:
     stop = threading.Event()
     assert endpoint_slices(Api(DOWN, DOWN, stop=stop), stop) is None  # type: ignore[arg-type]
+
+
+def test_a_refusal_is_told_once_and_a_start_that_waits_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    refused = Forbidden({"reason": "Forbidden", "code": 403, "message": "endpointslices is forbidden"})
+    api = Api(DOWN, refused, refused, None)
+    assert endpoint_slices(api, threading.Event()) == ENDPOINT_SLICES  # type: ignore[arg-type]
+    assert [record.levelname for record in caplog.records if record.levelno >= logging.WARNING] == ["WARNING"]
