@@ -17,7 +17,7 @@ from controlplane import cron_schedule
 from controlplane.controllers import job_end
 from controlplane.controllers.base import Object
 from controlplane.controllers.pod_ownership import owner_reference
-from controlplane.controllers.replicaset import seconds
+from controlplane.controllers.stamps import seconds
 from controlplane.cron_schedule import Schedule
 from kubeclient.resources import CRON_JOBS
 

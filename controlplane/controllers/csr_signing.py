@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from controlplane import signers
 from controlplane.controllers.base import Controller, Object, SharedInformers, split_key
-from controlplane.controllers.replicaset import seconds
+from controlplane.controllers.stamps import seconds
 from controlplane.errors import AuthorityError
 from controlplane.issuing import Issuer
 from kubeclient.errors import ApiError, NotFound

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from controlplane.controllers.base import Object
-from controlplane.controllers.replicaset import available_in, is_ready, pod_from_template
+from controlplane.controllers.pod_ownership import pod_from_template
+from controlplane.controllers.pod_readiness import available_in, is_ready
 from controlplane.controllers.rollout import scaled
 from controlplane.scheduler import filters
 from kubeclient.resources import DAEMON_SETS

@@ -22,7 +22,7 @@ from controlplane.controllers.daemon_backoff import DaemonBackOff
 from controlplane.controllers.daemon_pods import HASH
 from controlplane.controllers.pod_keeper import PodKeeper
 from controlplane.controllers.pod_ownership import claim, selector_of
-from controlplane.controllers.replicaset import available_in
+from controlplane.controllers.pod_readiness import available_in
 from controlplane.controllers.revisions import Revisions
 from kubeclient.errors import ApiError, NotFound
 from kubeclient.events import EventRecorder

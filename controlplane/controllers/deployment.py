@@ -15,8 +15,8 @@ from typing import Any
 
 from controlplane.controllers import rollout
 from controlplane.controllers.base import Controller, Object, SharedInformers, controller_of, split_key
-from controlplane.controllers.replicaset import seconds
 from controlplane.controllers.rollout import HASH_LABEL, SetView
+from controlplane.controllers.stamps import seconds
 from kubeclient.errors import AlreadyExists, Conflict, NotFound
 from kubeclient.events import EventRecorder
 from kubeclient.resources import DEPLOYMENTS, PODS, REPLICA_SETS

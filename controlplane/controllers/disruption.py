@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from controlplane.controllers.base import Controller, Object, SharedInformers, controller_of, split_key
-from controlplane.controllers.replicaset import is_ready, seconds
+from controlplane.controllers.pod_readiness import is_ready
 from controlplane.controllers.rollout import scaled
+from controlplane.controllers.stamps import seconds
 from kubeclient.errors import NotFound
 from kubeclient.events import EventRecorder
 from kubeclient.resources import DEPLOYMENTS, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, STATEFUL_SETS

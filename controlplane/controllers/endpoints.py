@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from controlplane.controllers.base import Object, SharedInformers, key_of, split_key
-from controlplane.controllers.replicaset import is_ready
+from controlplane.controllers.pod_readiness import is_ready
 from controlplane.controllers.service_pods import (
     HEADLESS,
     Port,

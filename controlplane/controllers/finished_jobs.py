@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from controlplane.controllers import job_end
 from controlplane.controllers.base import Controller, Object, SharedInformers, split_key
-from controlplane.controllers.replicaset import seconds
+from controlplane.controllers.stamps import seconds
 from kubeclient.errors import Conflict, NotFound
 from kubeclient.events import EventRecorder
 from kubeclient.resources import JOBS

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from controlplane.controllers import job_indexes, job_policies
 from controlplane.controllers.base import Object
 from controlplane.controllers.job_pods import Tally, phase
-from controlplane.controllers.replicaset import seconds
+from controlplane.controllers.stamps import seconds
 
 DECIDED = {"FailureTarget": "Failed", "SuccessCriteriaMet": "Complete"}
 

@@ -13,13 +13,10 @@ from dataclasses import dataclass
 
 from controlplane.controllers import job_indexes, job_policies
 from controlplane.controllers.base import Object
-from controlplane.controllers.replicaset import (
-    deletion_order,
-    is_active,
-    is_ready,
-    pod_from_template,
-    seconds,
-)
+from controlplane.controllers.pod_ownership import pod_from_template
+from controlplane.controllers.pod_readiness import is_active, is_ready
+from controlplane.controllers.replicaset import deletion_order
+from controlplane.controllers.stamps import seconds
 from kubeclient.resources import JOBS
 
 FINALIZER = "batch.kubernetes.io/job-tracking"

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from controlplane.controllers.base import Controller, Object, SharedInformers, split_key
 from controlplane.controllers.node_taints import change_taints, sends_away, statuses_of
 from controlplane.controllers.node_zones import Evictions, by_zone, zone_of
-from controlplane.controllers.replicaset import is_ready
+from controlplane.controllers.pod_readiness import is_ready
 from controlplane.node_deadlines import Deadlines
 from kubeclient.errors import Conflict, NotFound
 from kubeclient.events import EventRecorder

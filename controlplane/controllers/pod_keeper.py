@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from controlplane.controllers.base import Controller, Object, SharedInformers, controller_of
-from controlplane.controllers.replicaset import Expectations
+from controlplane.controllers.expectations import Expectations
 from kubeclient.errors import ApiError, Conflict, NotFound
 from kubeclient.events import EventRecorder
 from kubeclient.resources import PODS

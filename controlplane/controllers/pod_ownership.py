@@ -1,10 +1,12 @@
-"""Which pods an object controls; orphans that its selector matches are adopted, others are let go.
+"""Which pods an object controls, and what those it makes are like.
 
-Source: upstream's controller_ref_manager.go.
+Orphans that its selector matches are adopted, others are let go. Source: upstream's
+controller_ref_manager.go.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 from controlplane.controllers.base import Object, controller_of
@@ -79,3 +81,23 @@ def _write(client: RestClient, pod: Object, references: list[Object], finalizer:
         client.patch(PODS, name, {"metadata": metadata}, namespace, kind="merge")
     except (NotFound, Conflict):
         return
+
+
+def pod_from_template(template: Object, owner: Object, resource: Resource) -> Object:
+    """A pod of the template, named after and controlled by its owner."""
+    metadata = template.get("metadata") or {}
+    kept = {
+        key: copy.deepcopy(metadata[key])
+        for key in ("labels", "annotations", "finalizers")
+        if metadata.get(key)
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "generateName": f"{owner['metadata']['name']}-",
+            "ownerReferences": [owner_reference(owner, resource)],
+            **kept,
+        },
+        "spec": copy.deepcopy(template["spec"]),
+    }

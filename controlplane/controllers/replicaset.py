@@ -1,101 +1,35 @@
 """Keeps as many pods alive as a ReplicaSet asks for.
 
-What it has just created or deleted is remembered until the informer shows it (`Expectations`): acting on a
-cache that lags behind would create a pod twice. Creation is slow-started (1, 2, 4 …), so that a pod that the
-API refuses costs one request, not hundreds. Source: upstream's replicaset controller and controller_utils.
+Pods are made one after the other, and none after one that the API refuses. Source: upstream's replicaset
+controller.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from controlplane.controllers.base import (
-    Controller,
     Object,
     SharedInformers,
     controller_of,
     key_of,
     split_key,
 )
-from controlplane.controllers.pod_ownership import claim, owner_reference, selector_of
-from kubeclient.errors import ApiError, Conflict, NotFound
+from controlplane.controllers.pod_keeper import PodKeeper
+from controlplane.controllers.pod_ownership import claim, pod_from_template, selector_of
+from controlplane.controllers.pod_readiness import available_in, is_active, is_ready
+from controlplane.controllers.stamps import seconds
+from kubeclient.errors import ApiError, NotFound
 from kubeclient.events import EventRecorder
-from kubeclient.resources import PODS, REPLICA_SETS, Resource
+from kubeclient.resources import PODS, REPLICA_SETS
 from kubeclient.rest import RestClient
 
 log = logging.getLogger("controllers")
 
-EXPECTATION_SECONDS = 300.0
 BURST = 500
-
-
-class Expectations:
-    """Creations and deletions on their way, by key; forgotten after five minutes at the latest."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._creating: dict[str, int] = {}
-        self._deleting: dict[str, set[str]] = {}
-        self._since: dict[str, float] = {}
-
-    def expect(self, key: str, *, creations: int = 0, deletions: Sequence[str] = ()) -> None:
-        with self._lock:
-            self._creating[key] = creations
-            self._deleting[key] = set(deletions)
-            self._since[key] = self._clock()
-
-    def created(self, key: str, count: int = 1) -> None:
-        with self._lock:
-            self._creating[key] = max(0, self._creating.get(key, 0) - count)
-
-    def deleted(self, key: str, uid: str) -> None:
-        with self._lock:
-            self._deleting.get(key, set()).discard(uid)
-
-    def fulfilled(self, key: str) -> bool:
-        with self._lock:
-            if not self._creating.get(key) and not self._deleting.get(key):
-                return True
-            return self._clock() - self._since.get(key, 0.0) > EXPECTATION_SECONDS
-
-    def forget(self, key: str) -> None:
-        with self._lock:
-            for table in (self._creating, self._deleting, self._since):
-                table.pop(key, None)
-
-
-def is_ready(pod: Object) -> bool:
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-
-
-def is_active(pod: Object) -> bool:
-    """Neither finished nor on its way out."""
-    phase = (pod.get("status") or {}).get("phase")
-    return phase not in ("Succeeded", "Failed") and not pod["metadata"].get("deletionTimestamp")
-
-
-def available_in(pod: Object, min_ready_seconds: int, now: float) -> float | None:
-    """Seconds until the pod counts as available (0: it does), or None while it is not Ready."""
-    for condition in (pod.get("status") or {}).get("conditions") or []:
-        if condition["type"] == "Ready" and condition["status"] == "True":
-            since = condition.get("lastTransitionTime")
-            if not min_ready_seconds or not since:
-                return 0.0
-            return max(0.0, min_ready_seconds - (now - seconds(since)))
-    return None
-
-
-def seconds(stamp: str) -> float:
-    """RFC 3339 text as seconds since the epoch."""
-    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
 
 
 def deletion_order(pod: Object, now: float) -> tuple[Any, ...]:
@@ -126,32 +60,12 @@ def deletion_order(pod: Object, now: float) -> tuple[Any, ...]:
     )
 
 
-def pod_from_template(template: Object, owner: Object, resource: Resource) -> Object:
-    """A pod of the template, named after and controlled by its owner."""
-    metadata = template.get("metadata") or {}
-    kept = {
-        key: copy.deepcopy(metadata[key])
-        for key in ("labels", "annotations", "finalizers")
-        if metadata.get(key)
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "generateName": f"{owner['metadata']['name']}-",
-            "ownerReferences": [owner_reference(owner, resource)],
-            **kept,
-        },
-        "spec": copy.deepcopy(template["spec"]),
-    }
-
-
-class ReplicaSets(Controller):
+class ReplicaSets(PodKeeper):
     name = "replicaset"
+    kind = "ReplicaSet"
 
     def __init__(self, client: RestClient, informers: SharedInformers, recorder: EventRecorder) -> None:
         super().__init__(client, informers, recorder)
-        self._expectations = Expectations()
         self._sets = informers.of(REPLICA_SETS, self._on_set)
         self._pods = informers.of(PODS, self._on_pod)
 
@@ -166,14 +80,7 @@ class ReplicaSets(Controller):
             if kind != "DELETED":
                 self._enqueue_matching(new)
             return
-        if reference["kind"] != "ReplicaSet":
-            return
-        key = f"{new['metadata']['namespace']}/{reference['name']}"
-        if kind == "ADDED":
-            self._expectations.created(key)
-        if kind == "DELETED" or new["metadata"].get("deletionTimestamp"):
-            self._expectations.deleted(key, new["metadata"]["uid"])
-        self.queue.add(key)
+        self._seen(kind, new)
 
     def _enqueue_matching(self, pod: Object) -> None:
         """An orphan may be adopted by a set whose selector matches it."""
@@ -200,7 +107,10 @@ class ReplicaSets(Controller):
         """Create or delete the difference; the refusal of a creation, if any."""
         difference = int(replica_set["spec"].get("replicas", 1)) - len(active)
         if difference > 0:
-            return self._create(replica_set, key, min(difference, BURST))
+            count = min(difference, BURST)
+            self._expectations.expect(key, creations=count)
+            body = pod_from_template(replica_set["spec"]["template"], replica_set, REPLICA_SETS)
+            return self._create(replica_set, key, [body] * count)[1]
         if difference < 0:
             now = time.time()
             doomed = sorted(active, key=lambda pod: deletion_order(pod, now))[: min(-difference, BURST)]
@@ -208,40 +118,6 @@ class ReplicaSets(Controller):
             for pod in doomed:
                 self._delete(replica_set, key, pod)
         return None
-
-    def _create(self, replica_set: Object, key: str, count: int) -> ApiError | None:
-        self._expectations.expect(key, creations=count)
-        body = pod_from_template(replica_set["spec"]["template"], replica_set, REPLICA_SETS)
-        made, batch = 0, 1
-        while made < count:
-            for _ in range(min(batch, count - made)):
-                try:
-                    pod = self.client.create(PODS, body, replica_set["metadata"]["namespace"])
-                except ApiError as error:
-                    # What was not asked for any more will never be seen.
-                    self._expectations.created(key, count - made)
-                    if any(cause.get("reason") == "NamespaceTerminating" for cause in error.causes):
-                        return None  # the whole namespace goes, this set with it
-                    self.recorder.event(replica_set, "Warning", "FailedCreate", f"Error creating: {error}")
-                    return error
-                made += 1
-                name = pod["metadata"]["name"]
-                self.recorder.event(replica_set, "Normal", "SuccessfulCreate", f"Created pod: {name}")
-            batch *= 2
-        return None
-
-    def _delete(self, replica_set: Object, key: str, pod: Object) -> None:
-        metadata = pod["metadata"]
-        try:
-            self.client.delete(PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"])
-        except (NotFound, Conflict):
-            self._expectations.deleted(key, metadata["uid"])
-            return
-        except ApiError as error:
-            self._expectations.deleted(key, metadata["uid"])
-            self.recorder.event(replica_set, "Warning", "FailedDelete", f"Error deleting: {error}")
-            raise
-        self.recorder.event(replica_set, "Normal", "SuccessfulDelete", f"Deleted pod: {metadata['name']}")
 
     def _update_status(
         self, replica_set: Object, key: str, active: list[Object], failure: str | None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.controllers.base import Controller, Object, SharedInformers, key_of
-from controlplane.controllers.replicaset import is_ready
+from controlplane.controllers.pod_readiness import is_ready
 from kubeclient.events import EventRecorder
 from kubeclient.resources import PODS, SERVICES
 from kubeclient.rest import RestClient

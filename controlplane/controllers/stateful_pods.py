@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from controlplane.controllers.base import Object
-from controlplane.controllers.replicaset import available_in, is_ready, pod_from_template
+from controlplane.controllers.pod_ownership import pod_from_template
+from controlplane.controllers.pod_readiness import available_in, is_ready
 from kubeclient.resources import STATEFUL_SETS
 
 POD_NAME, POD_INDEX = "statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index"

@@ -20,7 +20,7 @@ from controlplane.controllers.base import (
     split_key,
 )
 from controlplane.controllers.pod_ownership import owner_reference
-from controlplane.controllers.replicaset import available_in
+from controlplane.controllers.pod_readiness import available_in
 from controlplane.controllers.revisions import Revisions
 from kubeclient.errors import AlreadyExists, ApiError, Conflict, NotFound
 from kubeclient.events import EventRecorder

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from controlplane.controllers.base import Controller, Object, SharedInformers, key_of, split_key
 from controlplane.controllers.disruption_target import announce
 from controlplane.controllers.node_taints import eviction_delay, no_execute
-from controlplane.controllers.replicaset import seconds
+from controlplane.controllers.stamps import seconds
 from kubeclient.errors import Conflict, NotFound
 from kubeclient.events import EventRecorder
 from kubeclient.resources import NODES, PODS

@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from controlplane import authority, signers
 from controlplane.controllers.csr_approving import CLIENT, SELF_CLIENT, SELF_SERVER, recognize
 from controlplane.controllers.csr_signing import certificate_expired, ends
-from controlplane.controllers.replicaset import seconds
+from controlplane.controllers.stamps import seconds
 from controlplane.errors import AuthorityError
 from controlplane.issuing import Issuer, validity
 from controlplane.signers import KUBELET_CLIENT, KUBELET_SERVING, Wanted

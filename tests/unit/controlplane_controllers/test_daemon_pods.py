@@ -8,7 +8,7 @@ import pytest
 
 from controlplane.controllers import daemon_pods
 from controlplane.controllers.daemon_pods import belongs, make_pod, plan, status, update
-from controlplane.controllers.replicaset import seconds
+from controlplane.controllers.stamps import seconds
 
 Object = dict[str, Any]
 NOW = seconds("2026-01-01T01:00:00Z")

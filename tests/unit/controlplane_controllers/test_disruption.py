@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from controlplane.controllers.disruption import budget_status
-from controlplane.controllers.replicaset import seconds
+from controlplane.controllers.stamps import seconds
 
 NOW = seconds("2026-01-01T01:00:00Z")
 

@@ -8,7 +8,7 @@ import pytest
 
 from controlplane.controllers import job_end, job_indexes, job_pods
 from controlplane.controllers.job_pods import FAILURES, FINALIZER, next_pods, tally, to_release
-from controlplane.controllers.replicaset import seconds
+from controlplane.controllers.stamps import seconds
 
 Object = dict[str, Any]
 NOW = seconds("2026-01-01T01:00:00Z")

@@ -4,16 +4,13 @@ from typing import Any
 
 import pytest
 
+from controlplane.controllers.expectations import Expectations
 from controlplane.controllers.node_ipam import Network, free_part
 from controlplane.controllers.node_taints import change_taints, eviction_delay
-from controlplane.controllers.replicaset import (
-    Expectations,
-    available_in,
-    deletion_order,
-    is_active,
-    pod_from_template,
-    seconds,
-)
+from controlplane.controllers.pod_ownership import pod_from_template
+from controlplane.controllers.pod_readiness import available_in, is_active
+from controlplane.controllers.replicaset import deletion_order
+from controlplane.controllers.stamps import seconds
 from kubeclient.resources import REPLICA_SETS
 
 NOW = seconds("2026-01-01T01:00:00Z")

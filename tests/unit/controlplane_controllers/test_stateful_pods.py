@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from controlplane.controllers.replicaset import seconds
+from controlplane.controllers.stamps import seconds
 from controlplane.controllers.stateful_pods import (
     claim_owner,
     make_claims,
