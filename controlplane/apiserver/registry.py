@@ -363,6 +363,8 @@ class Registry:
             text = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {present['uid']}"
             raise conflict(info, name, text)
         apply_defaults(info, new)
+        # What was stored before a default was known has it from now on, also where the old part is kept.
+        apply_defaults(info, old)
         strategy.prepare_update(info, new, old, subresource, rfc3339(self._clock()))
         if strategy.key_of(info) == ("", "services") and not subresource:
             carry_over(new, old)

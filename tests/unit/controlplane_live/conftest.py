@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,14 @@ import yaml
 
 from controlplane import authority
 from controlplane.apiserver.app import ApiServer, ServerOptions
+from controlplane.apiserver.registry import Write
+from controlplane.apiserver.resources import lookup
+from controlplane.apiserver.users import SERVER
 from controlplane.event_loop import new_event_loop
 from controlplane.storage.sqlite import SqliteStore
 
 Object = dict[str, Any]
+Change = Callable[[Object], Object]
 STRATEGIC = "application/strategic-merge-patch+json"
 MERGE = "application/merge-patch+json"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
@@ -86,6 +90,7 @@ class Live:
     """The server and clients of its users."""
 
     server: ApiServer
+    loop: asyncio.AbstractEventLoop
     folder: Path
     base: str
     admin: Client
@@ -97,6 +102,13 @@ class Live:
         client = Client(self.base, str(self.folder / "pki/ca.crt"), token=token)
         self.with_tokens.append(client)
         return client
+
+    def store(self, kind: tuple[str, str, str], namespace: str, name: str, change: Change) -> None:
+        """Writes past all rules, as a version of the server may have done that had fewer of them."""
+        info = lookup(*kind)
+        assert info is not None
+        write = self.server.registry.amend(info, namespace, name, change, Write(SERVER))
+        asyncio.run_coroutine_threadsafe(write, self.loop).result(10)
 
     def close(self) -> None:
         """End all connections. uvloop's close() waits without end for one that is open, and a failed test's
@@ -122,7 +134,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     server = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
     base, ca = f"https://127.0.0.1:{server.port}", str(folder / "pki/ca.crt")
     clients = [Client(base, ca, _certificate(folder, user)) for user in ("admin", "kubelet")]
-    live = Live(server, folder, base, *clients, Client(base, ca))
+    live = Live(server, loop, folder, base, *clients, Client(base, ca))
     try:
         yield live
     finally:
