@@ -77,11 +77,25 @@ def validate_update(info: ResourceInfo, new: Object, old: Object, subresource: s
     if subresource == "resize":
         special = validation_pod_resize.pod_resize
     create = _CREATE.get((info.group, info.plural))
-    if create is not None and (info.group, info.plural) not in _OWN_UPDATE:
+    if create is not None and _judged_anew((info.group, info.plural), new, old):
         create(causes, new)
     if special is not None:
         special(causes, new, old)
     return causes.found
+
+
+def _judged_anew(kind: tuple[str, str], new: Object, old: Object) -> bool:
+    """Whether the rule for new objects has to hold for this change, too.
+
+    What was stored under older rules must still get its status, and lose its finalizers: a write that leaves
+    all but metadata and status as it was is judged by what it changes, as upstream's status strategies do.
+    """
+    if kind in _OWN_UPDATE:
+        return False
+    if kind in _READ_BEYOND_SPEC:
+        return True
+    parts = (new.keys() | old.keys()) - {"metadata", "status"}
+    return any(new.get(part) != old.get(part) for part in parts)
 
 
 def check_metadata(causes: Causes, info: ResourceInfo, obj: Object) -> None:
@@ -214,5 +228,8 @@ _UPDATE: dict[tuple[str, str], UpdateRule] = {
     (_RBAC, "clusterrolebindings"): validation_policy.role_binding_update,
 }
 
-# A pod may have been stored under older rules; upstream checks what changed, not the whole spec again.
-_OWN_UPDATE = frozenset({("", "pods")})
+# A pod may have been stored under older rules; upstream checks what changed, not the whole spec again. Of a
+# PriorityClass nothing that the rule reads may change.
+_OWN_UPDATE = frozenset({("", "pods"), ("scheduling.k8s.io", "priorityclasses")})
+# A request's conditions are its status, a token's account stands in an annotation of its Secret.
+_READ_BEYOND_SPEC = frozenset({_REQUESTS, ("", "secrets")})

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .test_validation import DEPLOYMENT, META, container, create, pod, service
+from .test_validation import DEPLOYMENT, META, container, create, pod, service, update
 
 
 def stateful(**spec: Any) -> dict[str, Any]:
@@ -197,3 +197,44 @@ def test_bounds_that_cannot_be_kept(obj: dict[str, Any], wanted: str) -> None:
 )
 def test_bounds_that_can(obj: dict[str, Any]) -> None:
     assert create(obj) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "change"),
+    [
+        (
+            stateful(updateStrategy={"type": "OnDelete", "rollingUpdate": {"partition": 1}}),
+            {"replicas": 3},
+        ),
+        (quota(foo="1"), {"hard": {"bar": "1"}}),
+        (bound("PodDisruptionBudget", "policy/v1", spec={"minAvailable": "150%"}), {"selector": {}}),
+        (
+            bound("Ingress", "networking.k8s.io/v1", spec={"rules": [{"host": "A_"}]}),
+            {"ingressClassName": "a"},
+        ),
+    ],
+)
+def test_what_was_stored_before_a_rule_still_gets_status_and_metadata(
+    old: dict[str, Any], change: dict[str, Any]
+) -> None:
+    labelled = old | {"metadata": {**old["metadata"], "labels": {"a": "b"}}}
+    assert update(labelled | {"status": {}}, old) == []
+    ill = old | {"metadata": {**old["metadata"], "labels": {"a b": ""}}}
+    assert [text.split(":")[0] for text in update(ill, old)] == ["metadata.labels"]
+    assert update(old | {"spec": {**old["spec"], **change}}, old)
+
+
+def test_of_a_priority_class_only_what_others_rely_on_stays() -> None:
+    old = priority("system-mine", value=2_000_000_007)
+    assert update(old | {"description": "ours"}, old) == []
+    assert update(old | {"value": 1}, old) == ["value: Forbidden: may not be changed in an update."]
+    changed = update(old | {"preemptionPolicy": "Never"}, old)
+    assert [text.split(":")[0] for text in changed] == ["preemptionPolicy"]
+
+
+def test_a_tokens_secret_keeps_the_name_of_its_account() -> None:
+    note = {"annotations": {"kubernetes.io/service-account.name": "a"}}
+    old = bound("Secret", type="kubernetes.io/service-account-token")
+    old |= {"metadata": {**old["metadata"], **note}}
+    wanted = "metadata.annotations[kubernetes.io/service-account.name]: Required value"
+    assert update(old | {"metadata": {**old["metadata"], "annotations": {}}}, old) == [wanted]
