@@ -13,6 +13,7 @@ as upstream does.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,13 +94,14 @@ def apply(
     manager: str,
     force: bool,
     now: str,
+    fill: Callable[[Object], None],
     subresource: str = "",
 ) -> Object:
     """The object after `manager` applied `config`; `live` is None when it does not exist yet.
 
-    `config` must have passed Schema.check; `now` is an RFC 3339 time. The result is neither defaulted nor
-    validated. Raises StatusError: 409 with a cause per field owned by somebody else, 422 without a manager,
-    400 when the config itself carries managedFields.
+    `config` must have passed Schema.check; `now` is an RFC 3339 time; `fill` gives an object of this kind its
+    defaults, in place. The result is neither defaulted nor validated. Raises StatusError: 409 with a cause
+    per field owned by somebody else, 422 without a manager, 400 when the config itself carries managedFields.
     """
     if not manager:
         cause = Cause(REQUIRED, "fieldManager", "Required value: is required for apply patch")
@@ -108,7 +110,7 @@ def apply(
         raise bad_request("metadata.managedFields must be nil")
     wanted = frozenset(_owned(schema, definition, config))
     api_version = config.get("apiVersion") or ""
-    owners = _owners(schema, definition, live, manager, now)
+    owners = _owners(schema, definition, live, manager, now, fill)
     mine = next(
         (o for o in owners if o.identity == (manager, "Apply", api_version, subresource)),
         Owner(manager, "Apply", api_version, subresource, now, frozenset()),
@@ -117,7 +119,7 @@ def apply(
     merger = _Merger(schema)
     result = merger.struct(schema.definition(definition), live or {}, config)
     kept = wanted.union(*(owner.fields for owner in others))
-    _take_back(schema, definition, result, mine.fields - kept, kept)
+    _take_back(schema, definition, result, mine.fields, kept)
     others = _settle(schema, definition, live, result, others, force=force, now=now)
     _write(result, [*others, mine.with_fields(wanted, now)])
     return result
@@ -189,19 +191,27 @@ def _read(entry: Object) -> Owner:
     )
 
 
-def _owners(schema: Schema, definition: str, live: Object | None, manager: str, now: str) -> list[Owner]:
+def _owners(
+    schema: Schema,
+    definition: str,
+    live: Object | None,
+    manager: str,
+    now: str,
+    fill: Callable[[Object], None],
+) -> list[Owner]:
     if live is None:
         return []
     entries = live["metadata"].get("managedFields")
     if entries:
         return [_read(entry) for entry in entries]
-    fields = frozenset(_owned(schema, definition, live))
+    present = _owned(schema, definition, live)
+    fields = frozenset(present)
     api_version = live.get("apiVersion") or ""
     applied: FieldSet = frozenset()
     if manager == "kubectl":
         # What kubectl itself applied from the client's side is its own already, and goes when it gives it up.
         # It looks after the annotation as a manager of its own, "kubectl-last-applied".
-        applied = fields & _client_side(schema, definition, live)
+        applied = fields & _client_side(schema, definition, live, present, fill)
         fields -= applied
         applied -= {_ANNOTATION}
     owners = (
@@ -211,7 +221,17 @@ def _owners(schema: Schema, definition: str, live: Object | None, manager: str, 
     return [owner for owner in owners if owner.fields]
 
 
-def _client_side(schema: Schema, definition: str, live: Object) -> FieldSet:
+def _client_side(
+    schema: Schema,
+    definition: str,
+    live: Object,
+    present: dict[Path, Any],
+    fill: Callable[[Object], None],
+) -> FieldSet:
+    """What kubectl applied, with the defaults that came of it: a probe that goes takes its timeouts along.
+
+    A default that has another value by now is whose who changed it, as the replicas of `kubectl scale`.
+    """
     text = (live["metadata"].get("annotations") or {}).get(_LAST_APPLIED)
     if not text:
         return frozenset()
@@ -219,7 +239,15 @@ def _client_side(schema: Schema, definition: str, live: Object) -> FieldSet:
         config = orjson.loads(text)
     except ValueError:
         return frozenset({_ANNOTATION})
-    return frozenset(_owned(schema, definition, schema.check(definition, config).obj)) | {_ANNOTATION}
+    if not isinstance(config, dict):
+        return frozenset({_ANNOTATION})
+    checked = schema.check(definition, config)
+    given = frozenset(_owned(schema, definition, checked.obj))
+    if not checked.causes:
+        fill(checked.obj)
+    filled = _owned(schema, definition, checked.obj)
+    unchanged = {path for path, value in filled.items() if path in present and present[path] == value}
+    return given | unchanged | {_ANNOTATION}
 
 
 def _settle(
@@ -301,14 +329,22 @@ class _Merger:
         return out
 
 
-def _take_back(schema: Schema, definition: str, obj: Object, paths: FieldSet, kept: FieldSet) -> None:
+def _take_back(schema: Schema, definition: str, obj: Object, given: FieldSet, kept: FieldSet) -> None:
     """Removes from `obj` what its manager gave earlier and nobody owns any more.
 
-    An item of a list goes only when nobody owns anything in it; as long as it stays, so do its keys.
+    A field goes with all that is in it, defaults too, unless somebody owns something there. An item of a list
+    stays only where somebody owns the item itself (`prune` of merge.Updater). In the metadata is what the
+    server wrote for itself and nobody owns, such as finalizers: there goes what was given and no more.
     """
-    for path in sorted(paths, key=len, reverse=True):
-        if not any(other[: len(path)] == path for other in kept):
-            _delete(schema, schema.definition(definition), obj, path)
+    owned, fields = _with_parents(kept), {path for path in given if path[0] == "f:metadata"}
+    fields |= {path for path in _with_parents(given - fields) if not path[-1].startswith("k:")}
+    items = {path for path in given if path[-1].startswith("k:")}
+    for path in sorted((fields - owned) | (items - kept), key=len):
+        _delete(schema, schema.definition(definition), obj, path)
+
+
+def _with_parents(paths: FieldSet) -> set[Path]:
+    return {path[:length] for path in paths for length in range(1, len(path) + 1)}
 
 
 def _delete(schema: Schema, definition: Definition, obj: Object, path: Path) -> None:

@@ -228,6 +228,7 @@ class Registry:
             manager=write.manager,
             force=force,
             now=rfc3339(self._clock()),
+            fill=lambda obj: apply_defaults(info, obj),
             subresource=subresource,
         )
         if entry is None or old is None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from controlplane.apiserver import defaults
 from controlplane.apiserver.apply import apply, record_update
 from controlplane.apiserver.errors import StatusError
 from controlplane.apiserver.fieldsets import from_fields_v1, leaves, readable, to_fields_v1
+from controlplane.apiserver.resources import by_kind
 from controlplane.apiserver.schema import Schema
 
 SCHEMA = Schema.load()
@@ -25,6 +27,12 @@ def config_map(**data: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": data}
 
 
+def fill(obj: dict[str, Any]) -> None:
+    info = by_kind(obj["apiVersion"], obj["kind"])
+    assert info is not None
+    defaults.apply(info, obj)
+
+
 def by(
     live: dict[str, Any] | None,
     config: dict[str, Any],
@@ -34,7 +42,7 @@ def by(
     kind: str = CONFIG_MAP,
 ) -> dict[str, Any]:
     before = copy.deepcopy(live)
-    found = apply(SCHEMA, kind, live, config, manager=manager, force=force, now=NOW)
+    found = apply(SCHEMA, kind, live, config, manager=manager, force=force, now=NOW, fill=fill)
     assert live == before
     return found
 
@@ -96,7 +104,7 @@ def test_what_is_applied_no_longer_goes() -> None:
 
 def test_time_stays_while_nothing_changes() -> None:
     live = by(None, config_map(a="1"), "A")
-    again = apply(SCHEMA, CONFIG_MAP, live, config_map(a="1"), manager="A", force=False, now=LATER)
+    again = apply(SCHEMA, CONFIG_MAP, live, config_map(a="1"), manager="A", force=False, now=LATER, fill=fill)
     assert again == live
 
 
@@ -179,6 +187,84 @@ def test_keyed_lists_join_by_key_and_items_go_when_nobody_wants_them() -> None:
     found = by(live, deployment(first), "A", kind=DEPLOYMENT)
     assert containers(found) == [first, {"name": "b", "stdin": True}]
     assert containers(by(found, deployment(first, replicas=2), "B", kind=DEPLOYMENT)) == [first]
+
+
+PROBE = {"httpGet": {"path": "/", "port": 80}}
+FIRST = {"name": "a", "image": "1", "livenessProbe": PROBE, "ports": [{"containerPort": 80}]}
+SECOND = {"name": "b", "image": "1"}
+
+
+def stored(obj: dict[str, Any]) -> dict[str, Any]:
+    found = copy.deepcopy(obj)
+    fill(found)
+    return found
+
+
+def from_the_client_side(config: dict[str, Any]) -> dict[str, Any]:
+    live = stored(config)
+    live["metadata"]["annotations"] = {
+        "kubectl.kubernetes.io/last-applied-configuration": json.dumps(config)
+    }
+    return live
+
+
+def with_volume(*items: dict[str, Any]) -> dict[str, Any]:
+    found = deployment(*items)
+    found["spec"]["template"]["spec"]["volumes"] = [{"name": "v", "configMap": {"name": "m"}}]
+    return found
+
+
+@pytest.mark.parametrize("between", [0, 1, 2])
+def test_what_the_manifest_drops_goes_with_its_defaults(between: int) -> None:
+    live = from_the_client_side(with_volume(FIRST, SECOND))
+    for _ in range(between):
+        live = stored(by(live, with_volume(FIRST, SECOND), "kubectl", kind=DEPLOYMENT))
+    plain = {"name": "a", "image": "1"}
+    found = stored(by(live, deployment(plain), "kubectl", kind=DEPLOYMENT))
+    assert found["spec"] == stored(deployment(plain))["spec"]
+
+
+def test_a_probe_goes_whole_where_it_was_applied_to_the_server_from_the_first() -> None:
+    live = stored(by(None, deployment(FIRST), "A", kind=DEPLOYMENT))
+    found = stored(by(live, deployment({"name": "a", "image": "1"}), "A", kind=DEPLOYMENT))
+    assert "livenessProbe" not in containers(found)[0]
+
+
+def test_another_kind_of_volume_takes_the_defaults_of_the_last_along() -> None:
+    live = from_the_client_side(with_volume(FIRST))
+    other = with_volume(FIRST)
+    other["spec"]["template"]["spec"]["volumes"] = [{"name": "v", "emptyDir": {}}]
+    found = by(live, other, "kubectl", kind=DEPLOYMENT)
+    assert found["spec"]["template"]["spec"]["volumes"] == [{"name": "v", "emptyDir": {}}]
+
+
+def test_replicas_that_the_manifest_leaves_out_stay_as_somebody_scaled_them() -> None:
+    live = from_the_client_side(deployment(FIRST))
+    live["spec"]["replicas"] = 3
+    assert by(live, deployment(SECOND), "kubectl", kind=DEPLOYMENT)["spec"]["replicas"] == 3
+
+
+def test_an_item_goes_with_what_others_wrote_into_it() -> None:
+    live = by(None, deployment(FIRST, SECOND), "A", kind=DEPLOYMENT)
+    new = copy.deepcopy(live)
+    containers(new)[1]["image"] = "2"
+    record_update(SCHEMA, DEPLOYMENT, live, new, manager="edit", now=LATER)
+    assert containers(by(new, deployment(FIRST), "A", kind=DEPLOYMENT)) == [FIRST]
+
+
+@pytest.mark.parametrize("text", ["[]", "1", "{", '{"data": 1}'])
+def test_an_annotation_that_is_no_manifest_gives_nothing(text: str) -> None:
+    live = config_map(a="1")
+    live["metadata"]["annotations"] = {"kubectl.kubernetes.io/last-applied-configuration": text}
+    assert by(live, config_map(b="2"), "kubectl")["data"] == {"a": "1", "b": "2"}
+
+
+def test_finalizers_of_the_server_stay() -> None:
+    claim = config_map()
+    claim["metadata"]["finalizers"] = ["a.example/f"]
+    live = by(None, claim, "A")
+    live["metadata"]["finalizers"].append("kubernetes.io/pvc-protection")
+    assert by(live, config_map(), "A")["metadata"]["finalizers"] == ["kubernetes.io/pvc-protection"]
 
 
 def test_conflicts_name_the_item_of_the_list() -> None:
