@@ -25,6 +25,7 @@ from controlplane.apiserver.fieldsets import (
     Path,
     from_fields_v1,
     is_atomic,
+    is_field_set,
     item_element,
     leaves,
     readable,
@@ -177,6 +178,7 @@ def _readable_entry(entry: Object) -> bool:
         and entry.get("operation") in ("Apply", "Update")
         and entry.get("fieldsType") == "FieldsV1"
         and isinstance(entry.get("fieldsV1"), dict)
+        and is_field_set(entry["fieldsV1"])
     )
 
 

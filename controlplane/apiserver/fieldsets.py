@@ -67,6 +67,26 @@ def _members(node: Object, path: Path) -> Iterator[Path]:
             yield from _members(child if isinstance(child, dict) else {}, (*path, key))
 
 
+def is_field_set(trie: Object) -> bool:
+    """Whether all items of lists in it are named by JSON, as those who read the account rely on."""
+    open_nodes = [trie]
+    while open_nodes:
+        for key, child in open_nodes.pop().items():
+            if key.startswith(("k:", "v:")) and not _names_item(key):
+                return False
+            if isinstance(child, dict):
+                open_nodes.append(child)
+    return True
+
+
+def _names_item(element: str) -> bool:
+    try:
+        parsed = orjson.loads(element[2:])
+    except ValueError:
+        return False
+    return element.startswith("v:") or isinstance(parsed, dict)
+
+
 def readable(path: Path) -> str:
     """A path as conflicts print it: .spec.template.spec.containers[name="c"].image"""
     text = ""

@@ -147,6 +147,18 @@ def test_a_client_hands_its_fields_over_by_writing_the_account() -> None:
     assert "managedFields" not in new["metadata"]
 
 
+@pytest.mark.parametrize("element", ["v:x", "v:", "k:{", "k:1", 'k:["name"]'])
+def test_an_account_that_names_items_by_no_json_is_none(element: str) -> None:
+    live = by(None, config_map(a="1"), "A")
+    new = copy.deepcopy(live)
+    new["metadata"]["managedFields"][0] |= {
+        "manager": "B",
+        "fieldsV1": {"f:metadata": {"f:finalizers": {element: {}}}},
+    }
+    record_update(SCHEMA, CONFIG_MAP, live, new, manager="edit", now=LATER)
+    assert owners(new) == owners(live)
+
+
 def test_an_update_takes_fields_and_an_apply_gets_them_back_by_force() -> None:
     live = by(None, config_map(a="1", b="1"), "A")
     new = copy.deepcopy(live)
