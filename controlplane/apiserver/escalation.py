@@ -62,13 +62,13 @@ def check(
 
 
 def _for_gc_only(new: Object, old: Object) -> bool:
-    """Does the write change only what the garbage collector needs to delete the object?"""
+    """Does the write change nothing but what the garbage collector needs to delete the object?"""
 
     def rest(obj: Object) -> Object:
         metadata = {key: value for key, value in obj["metadata"].items() if key not in _GC_FIELDS}
         return {**obj, "metadata": metadata}
 
-    return new["metadata"] != old["metadata"] and rest(new) == rest(old)
+    return rest(new) == rest(old)
 
 
 def _rule(given: Object) -> Rule:

@@ -317,6 +317,20 @@ def test_nobody_grants_what_they_do_not_have(live: Live, namespace: str) -> None
     assert tenant("POST", f"{here}/rolebindings", bind("same", "view", "x", namespace))[0] == 201
 
 
+def test_a_write_that_grants_nothing_new_is_no_escalation(live: Live, namespace: str) -> None:
+    here = f"{RBAC}/namespaces/{namespace}"
+    live.admin.must("POST", f"{here}/rolebindings", bind("tenant", "admin", "default", namespace))
+    rules = [{"verbs": ["delete"], "apiGroups": [""], "resources": ["nodes"]}]
+    wide = {"metadata": {"name": "wide", "finalizers": ["a.example/f"]}, "rules": rules}
+    made = live.admin.must("POST", f"{here}/roles", wide)
+    tenant = live.with_token(token(live.admin, namespace))
+    assert tenant("PUT", f"{here}/roles/wide", made)[0] == 200
+    freed = tenant.patch(f"{here}/roles/wide", {"metadata": {"finalizers": None}})
+    assert "finalizers" not in freed["metadata"]
+    code, _ = tenant("PATCH", f"{here}/roles/wide", {"metadata": {"labels": {"a": "b"}}}, Content_Type=MERGE)
+    assert code == 403
+
+
 def test_who_may_escalate_or_bind_grants_more(live: Live, namespace: str) -> None:
     here = f"{RBAC}/namespaces/{namespace}"
     rules = [
