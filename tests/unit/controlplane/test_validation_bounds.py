@@ -51,6 +51,14 @@ NAME_DETAIL = "name part must consist of alphanumeric characters"
             'spec.externalIPs[0]: Invalid value: "127.0.0.1": may not be in the loopback range',
         ),
         (
+            service(externalIPs=["224.0.0.251"]),
+            'spec.externalIPs[0]: Invalid value: "224.0.0.251": may not be in the link-local multicast range',
+        ),
+        (
+            service(externalIPs=["ff02::fb"]),
+            'spec.externalIPs[0]: Invalid value: "ff02::fb": may not be in the link-local multicast range',
+        ),
+        (
             service(loadBalancerSourceRanges=["10.0.0.0/8"]),
             "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
         ),
@@ -182,6 +190,7 @@ def test_bounds_that_cannot_be_kept(obj: dict[str, Any], wanted: str) -> None:
 @pytest.mark.parametrize(
     "obj",
     [
+        service(externalIPs=["224.0.1.1", "239.1.2.3", "ff05::2"]),
         limits(min={"cpu": "1"}, max={"cpu": "2"}, default={"cpu": "2"}, defaultRequest={"cpu": "1"}),
         limits(type="PersistentVolumeClaim", min={"storage": "1Gi"}),
         quota(
