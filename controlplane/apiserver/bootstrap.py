@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from controlplane.apiserver import bootstrap_joining
+from controlplane.apiserver import bootstrap_joining, bootstrap_roles
 from controlplane.apiserver.deletion import DeleteOptions
 from controlplane.apiserver.errors import StatusError
 from controlplane.apiserver.registry import Registry, Write
-from controlplane.apiserver.resources import RESOURCES, ResourceInfo, by_kind
+from controlplane.apiserver.resources import by_kind
 from controlplane.apiserver.users import SERVER
 
 log = logging.getLogger(__name__)
@@ -25,9 +25,6 @@ log = logging.getLogger(__name__)
 Object = dict[str, Any]
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
-_RBAC = "rbac.authorization.k8s.io"
-_WRITES = ["create", "delete", "deletecollection", "patch", "update"]
-_READS = ["get", "list", "watch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +57,17 @@ async def ensure(registry: Registry, facts: ClusterFacts) -> None:
     else:
         await _ensure(registry, _endpoints(address, port), overwrite=True)
         await _ensure(registry, _endpoint_slice(address, port), overwrite=True)
-    for obj in _cluster_roles():
-        await _ensure(registry, obj)
+    await ensure_roles(registry)
     for obj in _priority_classes():
         await _ensure(registry, obj)
     await _ensure_joining(registry, facts)
+
+
+async def ensure_roles(registry: Registry) -> None:
+    """Create the roles that are missing, and add to those of an older version what they lack."""
+    for obj in bootstrap_roles.cluster_roles():
+        await _ensure(registry, obj)
+        await _complete_role(registry, obj)
 
 
 async def _ensure_joining(registry: Registry, facts: ClusterFacts) -> None:
@@ -98,6 +101,23 @@ async def _ensure(registry: Registry, obj: Object, *, overwrite: bool = False) -
             # An immutable part differs (the address family of a slice): make it anew.
             await registry.delete(info, namespace, name, DeleteOptions(), write)
             await registry.create(info, namespace, obj, write)
+
+
+async def _complete_role(registry: Registry, obj: Object) -> None:
+    info = by_kind(obj["apiVersion"], obj["kind"])
+    assert info is not None
+    name = obj["metadata"]["name"]
+    entry = registry.cache.latest(registry.collection_name(info), "", name)
+    completed = bootstrap_roles.completed(entry.parse(), obj) if entry is not None else None
+    if completed is None:
+        return
+    try:
+        await registry.update(info, "", name, completed, Write(SERVER))
+    except StatusError as error:
+        # Somebody's own rules in it are not what this version takes: no reason not to start.
+        log.warning("Left a role without rules that it lacks name=%s error=%s", name, error)
+    else:
+        log.info("Completed a role name=%s", name)
 
 
 def _object(api_version: str, kind: str, name: str, namespace: str = "", **parts: Any) -> Object:
@@ -142,59 +162,3 @@ def _priority_classes() -> Iterator[Object]:
         ("system-node-critical", 2_000_001_000, "Used for critical pods that must stay on their node."),
     ):
         yield _object("scheduling.k8s.io/v1", "PriorityClass", name, value=value, description=text)
-
-
-def _cluster_roles() -> Iterator[Object]:
-    """cluster-admin, admin, edit and view: what people bind their service accounts to."""
-    everything = [
-        {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
-        {"nonResourceURLs": ["*"], "verbs": ["*"]},
-    ]
-    yield _role("cluster-admin", everything)
-    yield _role("admin", [*_rules(_named("admin"), [*_READS, *_WRITES]), *_rules(_read_only(), _READS)])
-    yield _role("edit", [*_rules(_named("edit"), [*_READS, *_WRITES]), *_rules(_read_only(), _READS)])
-    yield _role("view", [*_rules(_named("view"), _READS), *_rules(_read_only(), _READS)])
-
-
-def _role(name: str, rules: list[Object]) -> Object:
-    role = _object(f"{_RBAC}/v1", "ClusterRole", name, rules=rules)
-    role["metadata"]["labels"] = {"kubernetes.io/bootstrapping": "rbac-defaults"}
-    return role
-
-
-def _named(role: str) -> dict[str, list[str]]:
-    """Resources per group: view sees no secrets and enters no pods, only admin handles roles."""
-    found: dict[str, list[str]] = {}
-    for info in RESOURCES:
-        if not info.namespaced or not info.stored or _kept_from(info, role):
-            continue
-        names = found.setdefault(info.group, [])
-        names.append(info.plural)
-        for subresource in info.subresources:
-            harmless = subresource in ("log", "status", "scale")
-            if harmless or (role != "view" and subresource not in ("binding", "ephemeralcontainers")):
-                names.append(f"{info.plural}/{subresource}")
-    return found
-
-
-def _kept_from(info: ResourceInfo, role: str) -> bool:
-    key = (info.group, info.plural)
-    if key in {("", "resourcequotas"), ("", "limitranges"), ("", "events"), ("events.k8s.io", "events")}:
-        return True  # everybody reads them, no tenant writes them: see _read_only
-    if info.group == _RBAC:
-        return role != "admin"
-    return key == ("", "secrets") and role == "view"
-
-
-def _read_only() -> dict[str, list[str]]:
-    return {
-        "": ["resourcequotas", "limitranges", "events", "namespaces", "namespaces/status"],
-        "events.k8s.io": ["events"],
-        "metrics.k8s.io": ["pods", "nodes"],  # metrics-server's system:aggregated-metrics-reader
-    }
-
-
-def _rules(resources: dict[str, list[str]], verbs: list[str]) -> list[Object]:
-    return [
-        {"apiGroups": [group], "resources": names, "verbs": verbs} for group, names in resources.items()
-    ]

@@ -61,6 +61,12 @@ def check(
     _confirm(info, name, user, own, granted)
 
 
+def uncovered(held: Sequence[Object], wanted: Sequence[Object]) -> list[Object]:
+    """The rules of `wanted` that grant something that `held` does not."""
+    own = [_rule(given) for given in held]
+    return [given for given in wanted if given not in held and _missing(own, [_rule(given)])]
+
+
 def _for_gc_only(new: Object, old: Object) -> bool:
     """Does the write change nothing but what the garbage collector needs to delete the object?"""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from controlplane.apiserver.bootstrap import ensure_roles
 
 from .conftest import MERGE, Client, Live, pod
 
@@ -315,6 +318,25 @@ def test_nobody_grants_what_they_do_not_have(live: Live, namespace: str) -> None
     assert tenant("POST", f"{here}/rolebindings", bind("more", "cluster-admin", "x", namespace))[0] == 403
     assert tenant("POST", f"{here}/rolebindings", bind("gone", "nobody", "x", namespace))[0] == 404
     assert tenant("POST", f"{here}/rolebindings", bind("same", "view", "x", namespace))[0] == 201
+
+
+def test_a_tenant_installs_an_ordinary_chart_on_a_cluster_that_is_older(live: Live, namespace: str) -> None:
+    def strip(role: dict[str, Any]) -> dict[str, Any]:
+        role["rules"] = [rule for rule in role["rules"] if "extensions" not in rule["apiGroups"]]
+        return role
+
+    live.store((API_GROUP, "v1", "clusterroles"), "", "admin", strip)
+    here = f"{RBAC}/namespaces/{namespace}"
+    live.admin.must("POST", f"{here}/rolebindings", bind("tenant", "admin", "default", namespace))
+    tenant = live.with_token(token(live.admin, namespace))
+    rules = [
+        {"verbs": ["get"], "apiGroups": ["extensions", "networking.k8s.io"], "resources": ["ingresses"]},
+        {"verbs": ["create", "patch"], "apiGroups": [""], "resources": ["events"]},
+    ]
+    chart = {"metadata": {"name": "chart"}, "rules": rules}
+    assert tenant("POST", f"{here}/roles", chart)[0] == 403
+    asyncio.run_coroutine_threadsafe(ensure_roles(live.server.registry), live.loop).result(10)
+    assert tenant("POST", f"{here}/roles", chart)[0] == 201
 
 
 def test_a_write_that_grants_nothing_new_is_no_escalation(live: Live, namespace: str) -> None:
