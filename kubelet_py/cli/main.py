@@ -37,13 +37,9 @@ class ShowVersion(argparse.Action):
     """Looks the version up when it is asked for: a checkout that nobody installed has none, and runs."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import PackageNotFoundError, version
+        from kubelet_py.release import release
 
-        try:
-            found = version("kubelet-py")
-        except PackageNotFoundError:
-            found = "of a checkout that is not installed"
-        print(f"kubelet-py {found}")
+        print(f"kubelet-py {release() or 'of a checkout that is not installed'}")
         parser.exit()
 
 

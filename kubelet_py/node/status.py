@@ -10,12 +10,12 @@ import os
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from kubelet_py.config import Config
 from kubelet_py.pods.model import Object, timestamp
+from kubelet_py.release import release
 
 KUBERNETES_VERSION = "v1.32.0"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -109,7 +109,7 @@ def labels(machine: Machine, node_name: str, config: Config) -> dict[str, str]:
 
 
 def node_info(machine: Machine) -> dict[str, str]:
-    own = f"kubelet-py://{version('kubelet-py')}"
+    own = f"kubelet-py://{release() or '0.0.0'}"
     return {
         "machineID": machine.machine_id,
         "systemUUID": machine.system_uuid,

@@ -68,6 +68,8 @@ def test_a_copied_checkout_runs_without_being_installed(tmp_path: Path) -> None:
     assert say("-m", "kubelet_py", "kubeconfig", "--help").startswith("usage: kubelet-py kubeconfig")
     code = "from kubelet_py.cli import main; main.build_parser('kubeconfig').parse_args(['--version'])"
     assert say("-c", code) == "kubelet-py of a checkout that is not installed\n"
+    code = "from kubelet_py.release import release; print(repr(release()))"
+    assert say("-c", code) == "''\n", "what its Node says of its runtime"
 
 
 def test_the_installed_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
