@@ -136,6 +136,7 @@ class GarbageCollector(Controller):
         return live if live["metadata"]["uid"] == reference["uid"] else None
 
     def _delete(self, resource: Resource, obj: Object, policy: str) -> None:
+        """As it was looked at: our copy may not show yet that its owner let it go; its event is still to come."""
         metadata = obj["metadata"]
         try:
             self.client.delete(
@@ -143,6 +144,7 @@ class GarbageCollector(Controller):
                 metadata["name"],
                 metadata.get("namespace"),
                 uid=metadata["uid"],
+                resource_version=metadata["resourceVersion"],
                 propagation_policy=policy,
             )
         except (NotFound, Conflict):

@@ -141,6 +141,7 @@ def test_an_agent_that_stops_gives_back_the_addresses_it_had_set_aside(node: Sta
         return [file.read_text().partition("\r")[0] for file in files]
 
     manifest(node, "web", "trap 'exit 0' TERM; sleep 1000 & wait")
+    node.until(node.containers, "the pod's processes")
     node.until(lambda: [owner for owner in owners() if owner.startswith("-")], "addresses set aside")
     node.end(signal.SIGTERM)
     left = owners()
