@@ -28,7 +28,6 @@ from runtime.errors import (
     CgroupError,
     ExecTimeout,
     NotFoundError,
-    RuntimeFailure,
     ShimError,
     StartError,
 )  # fmt: skip
@@ -48,7 +47,7 @@ from runtime.values import (
     Sandbox,
     SandboxConfig,
 )  # fmt: skip
-from runtime.views import container_from, sandbox_from, with_state
+from runtime.views import container_from, exec_result, sandbox_from, with_state
 
 __all__ = [
     "Container", "ContainerConfig", "Event", "ExecResult", "OciRuntime", "RuntimeService", "Sandbox",
@@ -463,22 +462,24 @@ class RuntimeService:
 
     def _end_lost(self, sandbox_id: str) -> None:
         """Kill a pod whose shim is gone, and tell what that ended."""
-        folder = self._sandboxes_dir / sandbox_id
+        with self._lock:
+            mine = [c.id for c in self._containers.values() if c.sandbox_id == sandbox_id]
+            if sandbox_id not in self._sandboxes:
+                return
         try:
-            with self._lock:
-                mine = [c for c in self._containers.values() if c.sandbox_id == sandbox_id]
-                if sandbox_id not in self._sandboxes:
-                    return
-            ended = recovery.end_sandbox(self._cgroups, folder)
-            states = [
-                (c.id, recovery.end_container(self._cgroups, self._containers_dir / c.id)) for c in mine
-            ]
+            ended = recovery.end_sandbox(self._cgroups, self._sandboxes_dir / sandbox_id)
         except (OSError, CgroupError, ValueError) as error:
             log.error("Could not end pod without shim sandbox=%s error=%s", sandbox_id[:12], error)
             return
-        for container_id, container_state in states:
-            if container_state is not None:
-                self._container_changed(container_id, container_state)
+        for container_id in mine:
+            try:
+                found = recovery.end_container(self._cgroups, self._containers_dir / container_id)
+            except (OSError, CgroupError, ValueError) as error:
+                # It may be removed this moment; the others, and the pod, end all the same.
+                log.warning("Could not end container id=%s error=%s", container_id[:12], error)
+                continue
+            if found is not None:
+                self._container_changed(container_id, found)
                 self._tell(Event(sandbox_id, container_id, "exited", recovery.LOST_CODE, time.time()))
         self._sandbox_changed(sandbox_id, ended)
         self._tell(Event(sandbox_id, None, "sandbox-exited", ended.exit_code, time.time()))
@@ -568,6 +569,8 @@ class RuntimeService:
     def _request(self, container: Container, op: str, timeout: float, **values: Any) -> dict[str, Any]:
         link = self._links.get(container.sandbox_id)
         if link is None:
+            if self._sandbox(container.sandbox_id).state == READY:  # ending it failed when the shim went
+                self._end_lost(container.sandbox_id)
             raise ShimError(f"Could not {op} container {container.id}: the pod's shim has gone")
         return link.request(op, timeout, container=container.id, **values)
 
@@ -585,14 +588,3 @@ def write_container(folder: Path, record: Mapping[str, Any], oci: Mapping[str, A
     os.chmod(f"{folder}/upper", 0o755)  # it becomes the container's own /; the umask must not have a say
     state.write_json(f"{folder}/oci.json", oci)
     state.write_json(f"{folder}/config.json", record)
-
-
-def exec_result(
-    ended: Mapping[str, Any], collected: Mapping[int, bytearray], argv: Sequence[str]
-) -> ExecResult:
-    """The result behind an EXIT frame. Raises ExecTimeout."""
-    if ended.get("timedOut"):
-        raise ExecTimeout(f"command {' '.join(argv)!r} timed out")
-    if "exitCode" not in ended:
-        raise RuntimeFailure(str(ended.get("error", "the exec ended without an exit code")))
-    return ExecResult(ended["exitCode"], bytes(collected[STDOUT]), bytes(collected[STDERR]))

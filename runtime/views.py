@@ -1,14 +1,16 @@
 """Sandboxes and containers as the service shows them: what the agent has written down of them beside what
-their shim has. Pure."""
+their shim has; and how an exec ended. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from runtime.errors import ExecTimeout, RuntimeFailure
 from runtime.state import CREATED, NOT_READY, READY, RUNNING, ContainerState, SandboxState
-from runtime.values import Container, ContainerConfig, Sandbox, SandboxConfig
+from runtime.streams import STDERR, STDOUT
+from runtime.values import Container, ContainerConfig, ExecResult, Sandbox, SandboxConfig
 
 
 def sandbox_from(identifier: str, created_at: float, config: SandboxConfig, found: SandboxState) -> Sandbox:
@@ -39,3 +41,14 @@ def with_state(container: Container, found: ContainerState) -> Container:
         reason=found.reason,
         message=found.message,
     )
+
+
+def exec_result(
+    ended: Mapping[str, Any], collected: Mapping[int, bytearray], argv: Sequence[str]
+) -> ExecResult:
+    """The result behind an EXIT frame. Raises ExecTimeout."""
+    if ended.get("timedOut"):
+        raise ExecTimeout(f"command {' '.join(argv)!r} timed out")
+    if "exitCode" not in ended:
+        raise RuntimeFailure(str(ended.get("error", "the exec ended without an exit code")))
+    return ExecResult(ended["exitCode"], bytes(collected[STDOUT]), bytes(collected[STDERR]))

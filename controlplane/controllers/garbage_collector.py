@@ -136,7 +136,7 @@ class GarbageCollector(Controller):
         return live if live["metadata"]["uid"] == reference["uid"] else None
 
     def _delete(self, resource: Resource, obj: Object, policy: str) -> None:
-        """As it was looked at: our copy may not show yet that its owner let it go; its event is still to come."""
+        """As it was looked at: our copy may lag behind its owner's letting go, whose event is to come."""
         metadata = obj["metadata"]
         try:
             self.client.delete(

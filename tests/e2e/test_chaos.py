@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -59,6 +60,7 @@ def test_nothing_is_lost_or_left_when_everything_is_killed_again_and_again(
     node.kubectl("delete", "pod", "first")
     before, files = steady_network(), disk(node)
     truth = node.root / "truth"
+    shutil.rmtree(truth, ignore_errors=True)  # of a first try
     truth.mkdir()
     monkey = Monkey(node, client, truth, SEED)
     print(f"KUBELET_PY_CHAOS_SEED={SEED} KUBELET_PY_CHAOS_SECONDS={SECONDS:g}")

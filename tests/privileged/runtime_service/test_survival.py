@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime.errors import StartError
+from runtime.errors import ShimError, StartError
 from tests.privileged.runtime_service.harness import Node, gone, shims, wait_for
 
 pytestmark = pytest.mark.privileged
@@ -204,6 +205,35 @@ def test_killed_shim_ends_its_pod_and_the_agent_hears_of_it(node: Node) -> None:
     assert ("exited", container) in [(e.type, e.container_id) for e in node.events]
     assert node.service.container(spared).state == "RUNNING"
     node.service.remove_pod_sandbox(sandbox.id)
+
+
+def test_killed_shim_ends_its_pod_though_a_container_is_removed_at_that_moment(node: Node) -> None:
+    sandbox = node.sandbox()
+    removed, other = node.run(sandbox, TICKER), node.run(sandbox, TICKER)
+    folder = node.folder / "containers" / removed
+    hidden = folder.rename(folder.with_name(".away"))
+    os.kill(shim_of(node, sandbox.id), signal.SIGKILL)
+    wait_for(lambda: node.service.list_sandboxes()[0].state == "NOTREADY")
+    assert node.service.container(other).state == "EXITED"
+    hidden.rename(folder)
+
+
+def test_a_pod_that_could_not_be_ended_with_its_shim_is_ended_by_the_next_request(node: Node) -> None:
+    sandbox = node.sandbox()
+    container = node.run(sandbox, TICKER)
+    pid = node.service.container(container).pid
+    folder = node.folder / "run" / "sandboxes" / sandbox.id
+    shim = shim_of(node, sandbox.id)
+    hidden = folder.rename(folder.with_name(".away"))
+    os.kill(shim, signal.SIGKILL)
+    wait_for(lambda: sandbox.id not in node.service._links)
+    wait_for(lambda: "runtime-lost" not in {thread.name for thread in threading.enumerate()})
+    assert node.service.list_sandboxes()[0].state == "READY"
+    hidden.rename(folder)
+    with pytest.raises(ShimError, match="has gone"):
+        node.service.reopen_log(container)
+    assert node.service.list_sandboxes()[0].state == "NOTREADY"
+    wait_for(lambda: gone(pid))
 
 
 def test_shim_killed_while_no_agent_looked_is_noticed_at_start(node: Node) -> None:

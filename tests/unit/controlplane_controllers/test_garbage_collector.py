@@ -1,4 +1,4 @@
-"""What the collector deletes it has looked at: a copy that lags behind may still name an owner that let it go."""
+"""What the collector deletes it has looked at: its copy may still name an owner that let it go."""
 
 from __future__ import annotations
 

@@ -10,12 +10,12 @@ import pytest
 from runtime import oom
 from runtime.errors import ExecTimeout, RuntimeFailure
 from runtime.oci_config import container_config, pause_config, signal_number
-from runtime.service import SandboxConfig, exec_result
+from runtime.service import SandboxConfig
 from runtime.spec import parse
 from runtime.state import Identity, SandboxState
 from runtime.streams import STDERR, STDOUT
 from runtime.terminal import parse_size
-from runtime.views import sandbox_from
+from runtime.views import exec_result, sandbox_from
 
 
 def pod(**values: Any) -> SandboxConfig:
