@@ -219,7 +219,8 @@ def compute_pod_actions(
 def _without_sandbox(pod: Object, view: PodView) -> PodActions:
     """Rule 1."""
     old = view.sandbox
-    if view.running() or (old is not None and old.ready):
+    # One that was only created has no process to be stopped, and never will: its sandbox is gone.
+    if any(c.state == "RUNNING" for c in view.containers) or (old is not None and old.ready):
         return PodActions(kill_pod=True)
     wanted = [c for c in containers(pod) if should_restart(pod, view.latest(c["name"]))]
     if pod["metadata"].get("deletionTimestamp") or not wanted:

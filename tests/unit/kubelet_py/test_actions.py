@@ -99,3 +99,10 @@ def test_the_restart_count_goes_on_after_a_reboot() -> None:
     }
     assert next_attempt(body, None, "c") == 5
     assert next_attempt(pod(), None, "c") == 0
+
+
+@pytest.mark.parametrize("state", ["CREATED", "EXITED"])
+def test_a_container_that_never_ran_in_a_dead_sandbox_keeps_nobody_waiting(state: str) -> None:
+    """Its shim was killed between its creation and its start: there is nothing to stop, now or later."""
+    dead = PodView("u", (SandboxView("s", 0, False),), (ContainerView("x", "c", "s", 1, state),))
+    assert compute_pod_actions(pod(), dead, NOW).describe() == "create sandbox attempt 1"
