@@ -7,6 +7,7 @@ happens only then. Source: upstream's pkg/proxy ServiceChangeTracker and Endpoin
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,9 @@ OTHER_PROXY_LABEL = "service.kubernetes.io/service-proxy-name"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 TRIGGER_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 DEFAULT_AFFINITY_SECONDS = 10800
+# Addresses and ranges become words of rules. API servers check them; this is a second lock, and a cheap one:
+# an IPv6 zone (fe80::1%…) may hold any text, and one odd word would keep all other Services from the kernel.
+_PLAIN = {4: re.compile(r"[0-9./]+"), 6: re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f:./]*")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +279,7 @@ def slice_endpoints(body: Object, hostname: str, version: int = 4) -> Slice | No
         found = tuple(
             _endpoint(entry, int(port["port"]), hostname)
             for entry in body.get("endpoints") or ()
-            if entry.get("addresses")
+            if entry.get("addresses") and _PLAIN[version].fullmatch(entry["addresses"][0])
         )
         groups.append((key, found))
     return service, tuple(groups)
@@ -328,7 +332,7 @@ def _identity(body: Object) -> tuple[str, str]:
 def _family_ip(spec: Mapping[str, Any], version: int) -> str:
     candidates = list(spec.get("clusterIPs") or ()) or [spec.get("clusterIP")]
     for text in candidates:
-        if text and text != "None" and (":" in text) == (version == 6):
+        if text and text != "None" and _PLAIN[version].fullmatch(text):
             return str(text)
     return ""
 
@@ -347,7 +351,7 @@ def _ingress(service: Object, version: int) -> tuple[str, ...]:
 
 
 def _of_family(texts: Iterable[str] | None, version: int) -> tuple[str, ...]:
-    return tuple(t for t in texts or () if (":" in t) == (version == 6))
+    return tuple(t for t in texts or () if _PLAIN[version].fullmatch(t))
 
 
 def _ranges(spec: Mapping[str, Any], version: int) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from controlplane.apiserver import service_families
 from controlplane.apiserver.errors import FORBIDDEN, INVALID, Cause, StatusError, internal, invalid
+from controlplane.apiserver.validation_addresses import is_ip
 from controlplane.apiserver.validation_fields import Causes
 from kubeclient.ranges import Network, family, read_ranges
 
@@ -100,6 +101,8 @@ class ServiceAllocator:
 
     def _held(self, service: Object) -> list[tuple[Pool, int]]:
         found: list[tuple[Pool, int]] = [(self._ports, port) for port in _node_ports(service)]
+        if _health_port(service):
+            found.append((self._ports, _health_port(service)))
         for address in map(ipaddress.ip_address, _addresses(service)):
             pool = self._addresses.get(f"IPv{address.version}")
             if pool is not None:  # else of a range that the cluster had once
@@ -118,6 +121,7 @@ class ServiceAllocator:
         try:
             self._allocate_addresses(new, old, taken)
             self._allocate_ports(new, old, taken)
+            self._allocate_health_port(new, old, taken)
         except StatusError:
             for pool, number in taken:
                 pool.give_back(number)
@@ -205,6 +209,26 @@ class ServiceAllocator:
             if number:
                 here.setdefault(number, set()).add(protocol)
 
+    def _allocate_health_port(self, new: Object, old: Object | None, taken: list[tuple[Pool, int]]) -> None:
+        """Where a balancer asks whether a node has endpoints; upstream too calls its errors internal."""
+        spec = new["spec"]
+        asked = spec.get("healthCheckNodePort") or 0
+        if not is_health_checked(spec) or (asked and asked == _health_port(old or {})):
+            return
+        if not asked:
+            number = self._ports.take_any()
+            if number is None:
+                raise internal("failed to allocate a HealthCheck NodePort: range is full")
+            spec["healthCheckNodePort"] = asked = number
+        elif asked not in self._ports:
+            low, high = self.node_ports
+            text = f"provided port is not in the valid range. The range of valid ports is {low}-{high}"
+            raise internal(f"failed to allocate requested HealthCheck NodePort {asked}: {text}")
+        elif not self._ports.take(asked):
+            text = "provided port is already allocated"
+            raise internal(f"failed to allocate requested HealthCheck NodePort {asked}: {text}")
+        taken.append((self._ports, asked))
+
     def _claim_port(self, service: Object, index: int, number: int) -> int:
         field = f"spec.ports[{index}].nodePort"
         low, high = self.node_ports
@@ -232,19 +256,26 @@ def carry_over(new: Object, old: Object) -> None:
             del port["nodePort"]
         elif outside and previous and not port.get("nodePort") and previous not in given:
             port["nodePort"] = previous
-    checked = spec.get("type") == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
-    if not checked and spec.get("healthCheckNodePort") == before.get("healthCheckNodePort"):
+    if is_health_checked(spec):
+        if is_health_checked(before) and not spec.get("healthCheckNodePort") and _health_port(old):
+            spec["healthCheckNodePort"] = _health_port(old)
+    elif spec.get("healthCheckNodePort") == before.get("healthCheckNodePort"):
         spec.pop("healthCheckNodePort", None)
-    if spec.get("type") == before.get("type"):
-        return
-    dropped = ["loadBalancerClass", "allocateLoadBalancerNodePorts"] if spec["type"] != "LoadBalancer" else []
-    if not outside:
+    dropped = []
+    if not is_reached_from_outside(spec) and is_reached_from_outside(before):
         dropped.append("externalTrafficPolicy")
-    if spec["type"] == "ExternalName":
-        dropped += [*service_families.FIELDS, "internalTrafficPolicy"]
+    if spec.get("type") != before.get("type"):
+        dropped += _dropped_with_type(spec["type"])
     for field in dropped:
         if field in spec and spec[field] == before.get(field):
             del spec[field]
+
+
+def _dropped_with_type(kind: str) -> list[str]:
+    dropped = ["loadBalancerClass", "allocateLoadBalancerNodePorts"] if kind != "LoadBalancer" else []
+    if kind == "ExternalName":
+        dropped += [*service_families.FIELDS, "internalTrafficPolicy"]
+    return dropped
 
 
 def _carry_addresses(spec: Object, before: Object) -> None:
@@ -257,6 +288,21 @@ def _carry_addresses(spec: Object, before: Object) -> None:
         spec["clusterIPs"] = every = [first]
     if not every:
         spec["clusterIPs"] = had if spec["clusterIP"] == had[0] else [spec["clusterIP"]]
+
+
+def is_reached_from_outside(spec: Object) -> bool:
+    """Whether it has an address or a port that is not the cluster's own (upstream: ExternallyAccessible)."""
+    kind = spec.get("type")
+    return kind in _TYPES_WITH_PORTS or bool(kind == "ClusterIP" and spec.get("externalIPs"))
+
+
+def is_health_checked(spec: Object) -> bool:
+    """Whether a balancer has to ask each node for endpoints (upstream: NeedsHealthCheck)."""
+    return spec.get("type") == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
+
+
+def _health_port(service: Object) -> int:
+    return int((service.get("spec") or {}).get("healthCheckNodePort") or 0)
 
 
 def _port_key(port: Object) -> tuple[str, int]:
@@ -275,11 +321,9 @@ def _node_ports(service: Object) -> list[int]:
 
 
 def _require_address(service: Object, index: int, address: str) -> None:
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
+    if not is_ip(address):
         field = f"spec.clusterIPs[{index}]"
-        raise _refused(service, field, address, "must be a valid IP address") from None
+        raise _refused(service, field, address, "must be a valid IP address")
 
 
 def _refused(service: Object, field: str, value: object, text: str) -> StatusError:

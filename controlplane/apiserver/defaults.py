@@ -164,13 +164,19 @@ def _service(obj: Object) -> None:
         port["protocol"] = port.get("protocol") or "TCP"
         if not port.get("targetPort") and "port" in port:
             port["targetPort"] = port["port"]
-    if spec["type"] in ("NodePort", "LoadBalancer"):
+    if spec["type"] in ("NodePort", "LoadBalancer") or (
+        spec["type"] == "ClusterIP" and spec.get("externalIPs")
+    ):
         spec["externalTrafficPolicy"] = spec.get("externalTrafficPolicy") or "Cluster"
     if spec["type"] == "LoadBalancer":
         spec.setdefault("allocateLoadBalancerNodePorts", True)
     if spec["type"] != "ExternalName":
         spec.setdefault("internalTrafficPolicy", "Cluster")
-    obj.setdefault("status", {}).setdefault("loadBalancer", {})
+    balancer = obj.setdefault("status", {}).setdefault("loadBalancer", {})
+    if spec["type"] == "LoadBalancer":
+        for entry in balancer.get("ingress") or ():
+            if entry.get("ip"):
+                entry.setdefault("ipMode", "VIP")
 
 
 def _secret(obj: Object) -> None:

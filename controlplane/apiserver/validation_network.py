@@ -7,10 +7,17 @@ business, not decided here.
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
 from controlplane.apiserver import service_families
+from controlplane.apiserver.validation_addresses import (
+    CIDR_DETAIL,
+    IP_DETAIL,
+    check_endpoint_ip,
+    is_ip,
+    read_ip,
+    read_range,
+)
 from controlplane.apiserver.validation_fields import (
     IMMUTABLE,
     Causes,
@@ -20,7 +27,6 @@ from controlplane.apiserver.validation_fields import (
     port_name,
     qualified_name,
 )
-from controlplane.apiserver.validation_pods import IP_DETAIL, is_ip
 
 Object = dict[str, Any]
 
@@ -30,6 +36,8 @@ _ADDRESS_TYPES = ("FQDN", "IPv4", "IPv6")
 _PATH_TYPES = ("Exact", "ImplementationSpecific", "Prefix")
 _MAX_SLICE_ENDPOINTS = 1000
 _MAX_AFFINITY_SECONDS = 86400
+_KUBELET_PORT = 10250
+_MAX_ENDPOINT_ADDRESSES = 100
 
 
 def service(causes: Causes, obj: Object) -> None:
@@ -48,10 +56,7 @@ def service(causes: Causes, obj: Object) -> None:
         causes.invalid(path, seconds, f"must be greater than 0 and less than {_MAX_AFFINITY_SECONDS}")
     causes.one_of("spec.type", kind, _TYPES)
     for index, address in enumerate(spec.get("externalIPs") or ()):
-        if not is_ip(address):
-            causes.invalid(f"spec.externalIPs[{index}]", address, IP_DETAIL)
-        else:
-            causes.each(f"spec.externalIPs[{index}]", address, _special(ipaddress.ip_address(address)))
+        check_endpoint_ip(causes, f"spec.externalIPs[{index}]", address)
     _check_addresses(causes, spec, kind)
     _check_policies(causes, spec, kind)
     _check_load_balancer(causes, spec, kind)
@@ -61,6 +66,11 @@ def _check_type(causes: Causes, spec: Object, headless: bool) -> None:
     kind = spec.get("type")
     if kind in ("NodePort", "LoadBalancer") and headless:
         causes.invalid("spec.clusterIPs[0]", "None", f"may not be set to 'None' for {kind} services")
+    if kind == "LoadBalancer":
+        for index, port in enumerate(spec.get("ports") or ()):
+            if port.get("port") == _KUBELET_PORT:
+                detail = f"may not expose port {_KUBELET_PORT} externally since it is used by kubelet"
+                causes.invalid(f"spec.ports[{index}]", _KUBELET_PORT, detail)
     if kind == "ExternalName":
         if spec.get("clusterIP"):
             causes.forbidden("spec.clusterIPs", "may not be set when `type` is 'ExternalName'")
@@ -91,11 +101,17 @@ def _check_ports(causes: Causes, spec: Object) -> None:
         target = port.get("targetPort")
         if target is not None:
             causes.port_or_name(f"{where}.targetPort", target)
+        _check_app_protocol(causes, where, port)
         key = (protocol, port.get("port"))
         if key in taken:
             causes.duplicate(where, {"protocol": protocol, "port": port.get("port")})
         taken.add(key)
         _check_node_port(causes, where, spec, port, node_ports)
+
+
+def _check_app_protocol(causes: Causes, path: str, port: Object) -> None:
+    if port.get("appProtocol") is not None:
+        causes.each(f"{path}.appProtocol", port["appProtocol"], qualified_name(port["appProtocol"]))
 
 
 def _check_node_port(
@@ -125,28 +141,6 @@ def _check_addresses(causes: Causes, spec: Object, kind: str) -> None:
             causes.invalid(f"spec.clusterIPs[{index}]", address, IP_DETAIL)
 
 
-def _special(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[str]:
-    """Why this address cannot be anybody's (ValidateNonSpecialIP)."""
-    found = []
-    if address.is_unspecified:
-        found.append(f"may not be unspecified ({address})")
-    if address.is_loopback:
-        found.append("may not be in the loopback range (127.0.0.0/8, ::1/128)")
-    if address.is_link_local:
-        found.append("may not be in the link-local range (169.254.0.0/16, fe80::/10)")
-    if _link_local_multicast(address):
-        found.append("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
-    return found
-
-
-def _link_local_multicast(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Of multicast only what stays on the link; the second half of ff02's second byte is its scope."""
-    first = address.packed
-    if address.version == 4:
-        return first[:3] == bytes((224, 0, 0))
-    return first[0] == 0xFF and first[1] & 0x0F == 0x02
-
-
 def _check_load_balancer(causes: Causes, spec: Object, kind: str) -> None:
     """What only a load balancer reads, and a class that is a name."""
     only = "may only be used when `type` is 'LoadBalancer'"
@@ -154,9 +148,8 @@ def _check_load_balancer(causes: Causes, spec: Object, kind: str) -> None:
     if ranges and kind != "LoadBalancer":
         causes.forbidden("spec.LoadBalancerSourceRanges", only)
     for index, text in enumerate(ranges):
-        if not _is_range(text.strip()):
-            detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
-            causes.invalid(f"spec.LoadBalancerSourceRanges[{index}]", text, detail)
+        if read_range(text.strip()) is None:
+            causes.invalid(f"spec.LoadBalancerSourceRanges[{index}]", text, CIDR_DETAIL)
     if kind != "LoadBalancer":
         if spec.get("allocateLoadBalancerNodePorts") is not None:
             causes.forbidden("spec.allocateLoadBalancerNodePorts", only)
@@ -173,14 +166,6 @@ def _check_load_balancer(causes: Causes, spec: Object, kind: str) -> None:
         causes.one_of("spec.trafficDistribution", spec["trafficDistribution"], ("PreferClose",))
 
 
-def _is_range(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return "/" in text
-
-
 def _check_policies(causes: Causes, spec: Object, kind: str) -> None:
     external = spec.get("externalTrafficPolicy")
     if kind in ("NodePort", "LoadBalancer") or (spec.get("externalIPs") and kind == "ClusterIP"):
@@ -195,11 +180,42 @@ def _check_policies(causes: Causes, spec: Object, kind: str) -> None:
 
 
 def service_update(causes: Causes, new: Object, old: Object) -> None:
-    """A virtual IP stays while the type keeps one."""
+    """A virtual IP stays while the type keeps one, and what a balancer was told while it stays one."""
     after, before = new.get("spec") or {}, old.get("spec") or {}
+    if new.get("status") != old.get("status"):
+        _check_status(causes, new.get("status") or {}, after.get("type") or "")
+    if after.get("type") == before.get("type") == "LoadBalancer":
+        if after.get("loadBalancerClass") != before.get("loadBalancerClass"):
+            name = after.get("loadBalancerClass")
+            causes.invalid("spec.loadBalancerClass", name, "may not change once set")
+        port, had = after.get("healthCheckNodePort"), before.get("healthCheckNodePort")
+        policies = {after.get("externalTrafficPolicy"), before.get("externalTrafficPolicy")}
+        if had and port != had and policies == {"Local"}:
+            causes.forbidden("spec.healthCheckNodePort", IMMUTABLE)
     if "ExternalName" in (after.get("type"), before.get("type")):
         return
     service_families.check_update(causes, after, before)
+
+
+def _check_status(causes: Causes, status: Object, kind: str) -> None:
+    """Where a balancer says that it answers (ValidateLoadBalancerStatus)."""
+    where, entries = "status.loadBalancer.ingress", (status.get("loadBalancer") or {}).get("ingress") or ()
+    if entries and kind != "LoadBalancer":
+        causes.forbidden(where, 'may only be used when `spec.type` is "LoadBalancer"')
+        return
+    for index, entry in enumerate(entries):
+        path, address, mode = f"{where}[{index}]", entry.get("ip"), entry.get("ipMode")
+        if address and not is_ip(address):
+            causes.invalid(f"{path}.ip", address, IP_DETAIL)
+        if address and mode is not None:
+            causes.one_of(f"{path}.ipMode", mode, ("Proxy", "VIP"))
+        elif mode is not None:
+            causes.forbidden(f"{path}.ipMode", "may not be specified when `ip` is not set")
+        name = entry.get("hostname")
+        if name and is_ip(name):
+            causes.invalid(f"{path}.hostname", name, "must be a DNS name, not an IP address")
+        elif name:
+            causes.each(f"{path}.hostname", name, dns_subdomain(name))
 
 
 def _check_endpoint_port(causes: Causes, path: str, port: Object, *, named: bool) -> None:
@@ -210,6 +226,7 @@ def _check_endpoint_port(causes: Causes, path: str, port: Object, *, named: bool
         causes.each(f"{path}.name", name, dns_label(name))
     causes.port(f"{path}.port", port.get("port") or 0)
     causes.one_of(f"{path}.protocol", port.get("protocol"), _PROTOCOLS)
+    _check_app_protocol(causes, path, port)
 
 
 def endpoints(causes: Causes, obj: Object) -> None:
@@ -225,19 +242,6 @@ def endpoints(causes: Causes, obj: Object) -> None:
             _check_endpoint_port(causes, f"{where}.ports[{position}]", port, named=len(ports) > 1)
 
 
-def check_endpoint_ip(causes: Causes, path: str, address: str) -> None:
-    """An endpoint must not be this machine itself nor link-local: traffic to it would reach the wrong host.
-    """
-    if not is_ip(address):
-        causes.invalid(path, address, IP_DETAIL)
-    elif address.startswith("127."):
-        causes.invalid(path, address, "may not be in the loopback range (127.0.0.0/8, ::1/128)")
-    elif address == "0.0.0.0":
-        causes.invalid(path, address, "may not be unspecified (0.0.0.0)")
-    elif address.startswith("169.254."):
-        causes.invalid(path, address, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")
-
-
 def endpoint_slice(causes: Causes, obj: Object) -> None:
     causes.one_of("addressType", obj.get("addressType"), _ADDRESS_TYPES)
     every = obj.get("endpoints") or []
@@ -247,9 +251,11 @@ def endpoint_slice(causes: Causes, obj: Object) -> None:
         addresses = endpoint.get("addresses") or []
         if not addresses:
             causes.required(f"endpoints[{index}].addresses", "must contain at least 1 address")
+        if len(addresses) > _MAX_ENDPOINT_ADDRESSES:
+            causes.too_many(f"endpoints[{index}].addresses", len(addresses), _MAX_ENDPOINT_ADDRESSES)
         for position, address in enumerate(addresses):
-            if obj.get("addressType") in ("IPv4", "IPv6"):
-                check_endpoint_ip(causes, f"endpoints[{index}].addresses[{position}]", address)
+            where = f"endpoints[{index}].addresses[{position}]"
+            _check_slice_address(causes, where, address, obj.get("addressType"))
     names: set[str] = set()
     for index, port in enumerate(obj.get("ports") or ()):
         name = port.get("name") or ""
@@ -259,6 +265,18 @@ def endpoint_slice(causes: Causes, obj: Object) -> None:
         if name:
             causes.each(f"ports[{index}].name", name, dns_label(name))
         causes.one_of(f"ports[{index}].protocol", port.get("protocol"), _PROTOCOLS)
+        _check_app_protocol(causes, f"ports[{index}]", port)
+
+
+def _check_slice_address(causes: Causes, path: str, address: str, kind: Any) -> None:
+    if kind == "FQDN":
+        causes.each(path, address, dns_subdomain(address))
+    elif kind in ("IPv4", "IPv6"):
+        found = read_ip(address)
+        if found is None or kind != f"IPv{found.version}":
+            causes.invalid(path, address, f"must be a valid {kind} address")
+        else:
+            check_endpoint_ip(causes, path, address)
 
 
 def endpoint_slice_update(causes: Causes, new: Object, old: Object) -> None:

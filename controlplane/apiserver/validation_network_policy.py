@@ -6,15 +6,14 @@ after the client was told that all is well (upstream: pkg/apis/networking/valida
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
+from controlplane.apiserver.validation_addresses import CIDR_DETAIL, Network, read_range
 from controlplane.apiserver.validation_fields import Causes, check_selector
 
 Object = dict[str, Any]
 
 _PROTOCOLS = ("SCTP", "TCP", "UDP")
-_CIDR_DETAIL = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
 
 
 def network_policy(causes: Causes, obj: Object) -> None:
@@ -60,27 +59,18 @@ def _check_peer(causes: Causes, path: str, peer: Object) -> None:
     if len(peer) > 1:
         causes.forbidden(path, "may not specify both ipBlock and another peer")
     where, text = f"{path}.ipBlock", block.get("cidr") or ""
-    whole = _network(text)
+    whole = read_range(text)
     if not text:
         causes.required(f"{where}.cidr")
     elif whole is None:
-        causes.invalid(f"{where}.cidr", text, _CIDR_DETAIL)
+        causes.invalid(f"{where}.cidr", text, CIDR_DETAIL)
     for index, part in enumerate(block.get("except") or ()):
-        found = _network(part)
+        found = read_range(part)
         if found is None:
-            causes.invalid(f"{where}.except[{index}]", part, _CIDR_DETAIL)
+            causes.invalid(f"{where}.except[{index}]", part, CIDR_DETAIL)
         elif whole is not None and not _within(found, whole):
             causes.invalid(f"{where}.except[{index}]", part, "must be a strict subset of `cidr`")
 
 
-def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    try:
-        return ipaddress.ip_network(text, strict=False) if "/" in text else None
-    except ValueError:
-        return None
-
-
-def _within(
-    part: ipaddress.IPv4Network | ipaddress.IPv6Network, whole: ipaddress.IPv4Network | ipaddress.IPv6Network
-) -> bool:
+def _within(part: Network, whole: Network) -> bool:
     return part != whole and part.version == whole.version and part.subnet_of(whole)  # type: ignore[arg-type]

@@ -6,9 +6,9 @@ on. Runs after defaulting, so empty means that the client gave nothing and no de
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
+from controlplane.apiserver.validation_addresses import IP_DETAIL, is_ip
 from controlplane.apiserver.validation_containers import check_containers
 from controlplane.apiserver.validation_fields import (
     Causes,
@@ -54,17 +54,6 @@ def check_pod_spec(causes: Causes, path: str, spec: Object, *, template: bool = 
             causes.invalid(f"{where}.ip", alias.get("ip") or "", IP_DETAIL)
         for position, hostname in enumerate(alias.get("hostnames") or ()):
             causes.each(f"{where}.hostnames[{position}]", hostname, dns_subdomain(hostname))
-
-
-IP_DETAIL = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
-
-
-def is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _check_dns(causes: Causes, path: str, spec: Object) -> None:

@@ -265,7 +265,7 @@ def test_a_collection_of_services_goes_at_once(web: Node) -> None:
 @pytest.mark.conformance(f"{SERVICES} complete a service status lifecycle")
 def test_a_services_status_is_patched_and_replaced(web: Node) -> None:
     need_kubectl("1.24", "patch --subresource")
-    web.apply(service("told", "web", HTTP))
+    web.apply(service("told", "web", HTTP, type="LoadBalancer", loadBalancerClass="example.com/ours"))
     path = "/api/v1/namespaces/default/services/told/status"
     patch = {
         "metadata": {"annotations": {"patchedstatus": "true"}},

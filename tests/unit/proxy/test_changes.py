@@ -220,3 +220,15 @@ def test_a_slice_of_v1beta1_names_the_node_among_its_topology_labels() -> None:
     assert found is not None
     ((_, endpoints),) = found[1]
     assert [endpoint.local for endpoint in endpoints] == [True, False]
+
+
+def test_what_is_no_plain_address_of_the_family_never_becomes_a_rule() -> None:
+    """Python's ipaddress takes a zone behind an IPv6 address, which is any text, with line ends in it."""
+    odd = "fe80::1%lo -j RETURN\n-A INPUT -j ACCEPT"
+    found = slice_endpoints(slice_of("x", entry(odd), entry("10.0.0.1"), addressType="IPv6"), "n", 6)
+    assert found == ("s", ((("d", "s", "a", "tcp"), ()),))
+    balancer = {"loadBalancer": {"ingress": [{"ip": odd}, {"ip": "2001:db8::1"}]}}
+    body = service(clusterIP="fd00::1", externalIPs=[odd, "10.0.0.1"], loadBalancerSourceRanges=[odd])
+    (port,) = service_ports(body | {"status": balancer}, 6)
+    assert (port.ingress_ips, port.external_ips, port.source_ranges) == (("2001:db8::1",), (), ("::/128",))
+    assert service_ports(service(clusterIP=odd), 6) == ()
