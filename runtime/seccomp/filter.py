@@ -1,9 +1,10 @@
 """A seccomp profile → the smallest BPF program we can make of it.
 
-The kernel runs the program on every system call and checks it when it is loaded: 45 µs for the two hundred
-instructions a binary search over ranges of numbers needs, 600 µs for the thousand-odd of a chain of
-comparisons. Numbers with the same verdict that lie side by side become one range; the ranges become the
-leaves of a balanced tree of `jge`; a leaf is a verdict, or a few comparisons of arguments.
+The kernel runs the program on every system call and checks it when it is loaded: 45 µs for two hundred
+instructions, 600 µs for the thousand-odd of a chain of comparisons. Numbers with the same verdict that lie
+side by side become one range; the ranges become the leaves of a balanced tree of `jge`; a leaf is a verdict,
+or a few comparisons of arguments. Programs of 32 bits have numbers of their own, so they have a tree of their
+own, behind the native one.
 
 Programs are cached by profile, so the forkserver compiles RuntimeDefault once for all its shims.
 
@@ -33,6 +34,7 @@ KILL_PROCESS = 0x80000000
 ALLOW = 0x7FFF0000
 X32_BIT = 0x40000000
 MAX_INSTRUCTIONS = 4096
+FARTHEST = 255  # that a conditional jump reaches
 
 ACTIONS = {
     "SCMP_ACT_KILL": 0, "SCMP_ACT_KILL_THREAD": 0, "SCMP_ACT_KILL_PROCESS": KILL_PROCESS,
@@ -157,23 +159,31 @@ def program(profile: Mapping[str, Any], machine: str) -> list[Instruction]:
         # x32 shares the architecture value and marks its numbers.
         tree = [Instruction(JGE, X32_BIT, 0, 1), Instruction(RETURN, KILL_PROCESS), *tree]
     native = ARCHITECTURES[machine] in wanted
-    code = [
+    other = _of_32_bits(profile, default) if machine == "x86_64" and "SCMP_ARCH_X86" in wanted else []
+    # The way to the native calls stays as short as if there were no others: what is not theirs is sorted out
+    # behind them.
+    return [
+        Instruction(LOAD, 4),
         Instruction(JEQ, MACHINES[machine].audit_arch, 1 if native else 0, 0),
-        Instruction(RETURN, KILL_PROCESS),
+        Instruction(JUMP, len(tree) + 1) if other else Instruction(RETURN, KILL_PROCESS),
         Instruction(LOAD, 0),
         *tree,
+        *other,
     ]
-    if machine == "x86_64" and "SCMP_ARCH_X86" in wanted:
-        from runtime.seccomp import i386
 
-        other = [Instruction(LOAD, 0), *_calls(profile, I386, default)]
-        code = [Instruction(JEQ, i386.AUDIT_ARCH, 0, 1), Instruction(JUMP, len(code)), *code, *other]
-    return [Instruction(LOAD, 4), *code]
+
+def _of_32_bits(profile: Mapping[str, Any], default: int) -> list[Instruction]:
+    """What is not of x86-64, and may be i386's."""
+    from runtime.seccomp import i386
+
+    tree = _calls(profile, I386, default)
+    entry = [Instruction(JEQ, i386.AUDIT_ARCH, 1, 0), Instruction(RETURN, KILL_PROCESS), Instruction(LOAD, 0)]
+    return [*entry, *tree]
 
 
 def _calls(profile: Mapping[str, Any], machine: str, default: int) -> list[Instruction]:
     """The tree over the numbers of one architecture."""
-    return _tree(_ranges(_verdicts(profile, machine), default), default)
+    return _Tree(default).code(_ranges(_verdicts(profile, machine), default))
 
 
 def _action(name: str, data: object) -> int:
@@ -271,15 +281,57 @@ def _ranges(verdicts: Mapping[int, Verdict], default: int) -> list[tuple[int, Ve
     return ranges
 
 
-def _tree(ranges: Sequence[tuple[int, Verdict]], default: int) -> list[Instruction]:
-    if len(ranges) == 1:
-        return _leaf(ranges[0][1], default)
-    middle = len(ranges) // 2
-    low, high = _tree(ranges[:middle], default), _tree(ranges[middle:], default)
-    bound = ranges[middle][0]
-    if len(low) <= 255:
-        return [Instruction(JGE, bound, len(low), 0), *low, *high]
-    return [Instruction(JGE, bound, 0, 1), Instruction(JUMP, len(low)), *low, *high]
+class _Tree:
+    """A decision between ranges, written from its end: jumps go forwards, so what they reach stands already.
+
+    Equal verdicts share one `return`, which makes half of the instructions unnecessary; where the last one is
+    out of reach, it is said again.
+    """
+
+    def __init__(self, default: int) -> None:
+        self._default = default
+        self._backwards: list[Instruction] = []
+        self._returns: dict[int, int] = {}
+
+    def code(self, ranges: Sequence[tuple[int, Verdict]]) -> list[Instruction]:
+        """What was written last is where it begins."""
+        self._between(ranges)
+        return self._backwards[::-1]
+
+    def _between(self, ranges: Sequence[tuple[int, Verdict]]) -> int:
+        """Where (in _backwards) the decision between these begins."""
+        if len(ranges) == 1:
+            return self._verdict(ranges[0][1])
+        middle = len(ranges) // 2
+        high, low = self._between(ranges[middle:]), self._between(ranges[:middle])
+        high, low = self._near(high), self._near(low)
+        here = len(self._backwards)
+        return self._write(Instruction(JGE, ranges[middle][0], here - high - 1, here - low - 1))
+
+    def _verdict(self, verdict: Verdict) -> int:
+        conditions, action = verdict[0]
+        if conditions:
+            for instruction in reversed(_leaf(verdict, self._default)):
+                self._write(instruction)
+            return len(self._backwards) - 1
+        if action not in self._returns:
+            self._returns[action] = self._write(Instruction(RETURN, action))
+        return self._returns[action]
+
+    def _near(self, target: int) -> int:
+        """`target`, or what does the same within reach of the next two instructions."""
+        here = len(self._backwards)
+        if here - target < FARTHEST:
+            return target
+        aimed = self._backwards[target]
+        if aimed.code != RETURN:
+            return self._write(Instruction(JUMP, here - target - 1))
+        self._returns[aimed.value] = self._write(aimed)
+        return here
+
+    def _write(self, instruction: Instruction) -> int:
+        self._backwards.append(instruction)
+        return len(self._backwards) - 1
 
 
 def _leaf(verdict: Verdict, default: int) -> list[Instruction]:

@@ -11,6 +11,7 @@ from tests.security.weakenings_of_pods import WEAKENINGS as OF_PODS
 
 OPERATIONS, PROCESS, MOUNTS = "runtime/operations.py", "runtime/process.py", "runtime/mounts.py"
 DEVICES, NAMESPACES, SECURITY = "runtime/devices.py", "runtime/namespaces.py", "kubelet_py/pods/security.py"
+FILTER = "runtime/seccomp/filter.py"
 PROFILE, PROCFS, SPEC = "runtime/seccomp/profile.py", "runtime/procfs.py", "kubelet_py/pods/container_spec.py"
 CAPABILITIES, LAUNCH_MOUNTING = "runtime/capabilities.py", "runtime/mounting.py"
 RECORDER = "runtime/recorder.py"
@@ -119,6 +120,20 @@ WEAKENINGS = (
         '        rules.append({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS})\n',
         '        rules.append(_allow(["clone3"]))\n',
         "test_S04_clone3_does_not_exist",
+    ),
+    weak(
+        "32-bit calls not looked into",
+        FILTER,
+        "    tree = _calls(profile, I386, default)\n",
+        "    tree = [Instruction(RETURN, ALLOW)]\n",
+        "test_S04_a_32_bit_program_runs_behind_the_same_rules",
+    ),
+    weak(
+        "x32 not looked into",
+        FILTER,
+        'if machine == "x86_64" and "SCMP_ARCH_X32" not in wanted:',
+        "if False:",
+        "test_S04_other_entries_into_the_kernel_are_killed",
     ),
     weak(
         "no masks",
