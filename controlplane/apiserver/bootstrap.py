@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from controlplane.apiserver import bootstrap_joining, bootstrap_roles
+from controlplane.apiserver import bootstrap_joining, bootstrap_roles, bootstrap_system_roles
 from controlplane.apiserver.deletion import DeleteOptions
 from controlplane.apiserver.errors import StatusError
 from controlplane.apiserver.registry import Registry, Write
@@ -65,9 +65,15 @@ async def ensure(registry: Registry, facts: ClusterFacts) -> None:
 
 async def ensure_roles(registry: Registry) -> None:
     """Create the roles that are missing, and add to those of an older version what they lack."""
+    present = {
+        entry.name: entry.parse()
+        for entry in registry.cache.collection("rbac.authorization.k8s.io/clusterroles").present()
+    }
     for obj in bootstrap_roles.cluster_roles():
-        await _ensure(registry, obj)
+        await _ensure(registry, bootstrap_roles.kept_part(present, obj))
         await _complete_role(registry, obj)
+    for obj in bootstrap_system_roles.bindings():
+        await _ensure(registry, obj)
 
 
 async def _ensure_joining(registry: Registry, facts: ClusterFacts) -> None:

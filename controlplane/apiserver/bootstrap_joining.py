@@ -4,7 +4,7 @@ These are the objects that kubeadm makes, under its names, so that its `join` an
 Bindings are made where they are missing and then left alone: who wants no certificate approved without a
 person empties the `subjects` of the binding (deleting it would only last until the next start).
 One binding is our own: kubelets may see what a proxy has to see, because the proxy of a joined node logs in
-as its kubelet; and one role, `selfnodeserver`, approves serving certificates (see controllers/csr_approving).
+as its kubelet. The roles whose names begin with "system:" are in bootstrap_system_roles.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from controlplane.signers import NODES_GROUP
 Object = dict[str, Any]
 
 _RBAC = "rbac.authorization.k8s.io"
-_REQUESTS = "certificatesigningrequests"
 _APPROVE = "system:certificates.k8s.io:certificatesigningrequests"
 KUBEADM_CONFIG = "kubeadm-config"
 
@@ -59,37 +58,16 @@ def cluster_configuration(server: str, version: str, pods: str, services: str) -
 def rights() -> Iterator[Object]:
     """Roles and bindings of bootstrap tokens, kubelets and strangers."""
     group, nodes = _subject("Group", DEFAULT_GROUP), _subject("Group", NODES_GROUP)
-    requests = _rule(("create", "get", "list", "watch"), "certificates.k8s.io", _REQUESTS)
-    yield _role("system:node-bootstrapper", requests)
-    for client in ("nodeclient", "selfnodeclient", "selfnodeserver"):
-        yield _role(
-            f"{_APPROVE}:{client}", _rule(("create",), "certificates.k8s.io", f"{_REQUESTS}/{client}")
-        )
     yield _role("kubeadm:get-nodes", _rule(("get",), "", "nodes"))
     yield _binding("kubeadm:kubelet-bootstrap", "system:node-bootstrapper", group)
     yield _binding("kubeadm:node-autoapprove-bootstrap", f"{_APPROVE}:nodeclient", group)
     yield _binding("kubeadm:node-autoapprove-certificate-rotation", f"{_APPROVE}:selfnodeclient", nodes)
     yield _binding("kubelet-py:node-autoapprove-serving", f"{_APPROVE}:selfnodeserver", nodes)
     yield _binding("kubeadm:get-nodes", "kubeadm:get-nodes", group)
-    yield _proxier()
     yield _binding("kubelet-py:node-proxier", "system:node-proxier", nodes)
     name = "kubeadm:bootstrap-signer-clusterinfo"
     yield from _readable(CLUSTER_INFO_NAMESPACE, name, CLUSTER_INFO, [_subject("User", "system:anonymous")])
     yield from _readable("kube-system", "kubeadm:nodes-kubeadm-config", KUBEADM_CONFIG, [group, nodes])
-
-
-def _proxier() -> Object:
-    return _role(
-        "system:node-proxier",
-        _rule(("list", "watch"), "", "services", "endpoints"),
-        _rule(("get", "list", "watch"), "", "nodes"),
-        _rule(("list", "watch"), "discovery.k8s.io", "endpointslices"),
-        # Upstream's role ends here; our proxy serves names and enforces policies, too.
-        _rule(("list", "watch"), "", "pods", "namespaces"),
-        _rule(("list", "watch"), "networking.k8s.io", "networkpolicies"),
-        _rule(("create", "patch", "update"), "", "events"),
-        _rule(("create", "patch", "update"), "events.k8s.io", "events"),
-    )
 
 
 def _readable(namespace: str, role: str, config_map: str, subjects: list[Object]) -> Iterator[Object]:

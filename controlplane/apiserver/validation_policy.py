@@ -32,6 +32,15 @@ def role(causes: Causes, obj: Object) -> None:
 
 def cluster_role(causes: Causes, obj: Object) -> None:
     _check_rules(causes, obj.get("rules") or [], namespaced=False)
+    aggregation = obj.get("aggregationRule")
+    if aggregation is None:
+        return
+    where = "aggregationRule.clusterRoleSelectors"
+    selectors = aggregation.get("clusterRoleSelectors") or []
+    if not selectors:
+        causes.required(where, "at least one clusterRoleSelector required if aggregationRule is non-nil")
+    for index, selector in enumerate(selectors):
+        check_selector(causes, f"{where}[{index}]", selector)
 
 
 def _check_rules(causes: Causes, rules: list[Object], *, namespaced: bool) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from controlplane.controllers.base import Controller, SharedInformers
 from controlplane.controllers.bootstrap_tokens import BootstrapTokens
 from controlplane.controllers.cluster_dns import ClusterDns
+from controlplane.controllers.cluster_roles import ClusterRoles
 from controlplane.controllers.cronjob import CronJobs
 from controlplane.controllers.csr_approving import CsrApproving
 from controlplane.controllers.csr_signing import CsrCleaner, CsrSigning
@@ -101,6 +102,7 @@ class ControllerManager:
             CsrSigning(*shared, EventRecorder(client, "certificate-controller"), issuer=issuer),
             CsrCleaner(*shared, EventRecorder(client, "certificate-controller")),
             BootstrapTokens(*shared, EventRecorder(client, "bootstrap-token-controller")),
+            ClusterRoles(*shared, EventRecorder(client, "clusterrole-aggregation-controller")),
             ServiceAccounts(*shared, EventRecorder(client, "service-account-controller"), root_ca=root_ca),
         ]
         if cluster_dns:

@@ -11,6 +11,7 @@ from control_plane import Cluster, FakeNode, image, template
 
 from kubeclient.errors import NotFound
 from kubeclient.resources import (
+    CLUSTER_ROLES,
     CONFIG_MAPS,
     DEPLOYMENTS,
     NAMESPACES,
@@ -271,3 +272,18 @@ def test_a_quota_says_how_much_of_it_is_used_and_a_set_goes_on_when_there_is_roo
     cluster.client.patch(RESOURCE_QUOTAS, "q", {"spec": {"hard": {"pods": "3"}}}, namespace)
     cluster.wait_complete(namespace, "web")
     cluster.until("counted again", lambda: used()["pods"] == "3")
+
+
+def test_a_labelled_role_is_part_of_what_tenants_may_until_it_goes(cluster: Cluster) -> None:
+    rule = {"apiGroups": ["stable.example"], "resources": ["crontabs"], "verbs": ["get"]}
+    label = {"rbac.authorization.k8s.io/aggregate-to-view": "true"}
+    role = {"metadata": {"name": "crontabs-view", "labels": label}, "rules": [rule]}
+
+    def holders() -> set[str]:
+        roles = (cluster.client.get(CLUSTER_ROLES, name) for name in ("view", "edit", "admin"))
+        return {each["metadata"]["name"] for each in roles if rule in each["rules"]}
+
+    cluster.client.create(CLUSTER_ROLES, role)
+    cluster.until("all three to have it", lambda: holders() == {"view", "edit", "admin"})
+    cluster.client.delete(CLUSTER_ROLES, "crontabs-view")
+    cluster.until("all three to lose it", lambda: not holders())

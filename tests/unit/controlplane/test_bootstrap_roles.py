@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from controlplane.apiserver.bootstrap_roles import cluster_roles, completed
+from controlplane.apiserver.bootstrap_roles import cluster_roles, completed, kept_part
+from controlplane.apiserver.bootstrap_system_roles import bindings
 from controlplane.apiserver.escalation import uncovered
 
 Object = dict[str, Any]
@@ -85,6 +86,11 @@ def test_each_has_what_upstreams_has(name: str, upstreams: list[Any]) -> None:
         ("admin", "update", "", "limitranges"),
         ("admin", "impersonate", "", "users"),
         ("admin", "create", "", "bindings"),
+        ("edit", "update", "", "pods/status"),
+        # They lead a Service's clients to wherever the writer says (CVE-2021-25740).
+        ("edit", "update", "", "endpoints"),
+        ("admin", "create", "", "endpoints"),
+        ("admin", "patch", "discovery.k8s.io", "endpointslices"),
     ],
 )
 def test_none_has_what_is_above_it(name: str, verbs: str, group: str, resource: str) -> None:
@@ -93,10 +99,10 @@ def test_none_has_what_is_above_it(name: str, verbs: str, group: str, resource: 
 
 
 def test_an_older_role_gets_what_it_lacks_and_keeps_what_it_was_given() -> None:
-    wanted = ROLES["edit"]
+    wanted = ROLES["system:aggregate-to-edit"]
     own = {"verbs": ["get"], "apiGroups": ["a.example"], "resources": ["things"]}
     older = copy.deepcopy(wanted)
-    older["metadata"] = {"name": "edit", "labels": {"mine": "yes"}}
+    older["metadata"] = {"name": wanted["metadata"]["name"], "labels": {"mine": "yes"}}
     lost = older["rules"].pop(3)
     older["rules"].append(own)
     found = completed(older, wanted)
@@ -104,9 +110,44 @@ def test_an_older_role_gets_what_it_lacks_and_keeps_what_it_was_given() -> None:
     assert found["rules"] == [*older["rules"], lost]
     assert found["metadata"]["labels"] == {"mine": "yes", **wanted["metadata"]["labels"]}
     assert completed(found, wanted) is None
-    wider = copy.deepcopy(older)
-    wider["rules"].append({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]})
+    wider = copy.deepcopy(found)
+    wider["rules"] = [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]
     assert completed(wider, wanted) is None
+
+
+def test_a_role_that_was_one_list_aggregates_and_its_part_keeps_what_it_had() -> None:
+    own = {"verbs": ["get"], "apiGroups": ["a.example"], "resources": ["things"]}
+    kept = {"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}
+    older = {"metadata": {"name": "edit"}, "rules": [kept, own]}
+    found = completed(older, ROLES["edit"])
+    assert found is not None
+    assert found["aggregationRule"] == ROLES["edit"]["aggregationRule"]
+    assert uncovered(found["rules"], [*ROLES["edit"]["rules"], own]) == []
+    part = ROLES["system:aggregate-to-edit"]
+    assert kept_part({"edit": older}, part)["rules"] == [*part["rules"], own]
+    assert kept_part({"edit": older, part["metadata"]["name"]: part}, part) == part
+    assert kept_part({"edit": found}, part) == part
+    assert kept_part({}, part) == part
+
+
+def test_each_aggregates_what_its_label_says() -> None:
+    labelled = {
+        name: {label for label in role["metadata"]["labels"] if "aggregate-to" in label}
+        for name, role in ROLES.items()
+    }
+    to = "rbac.authorization.k8s.io/aggregate-to-"
+    assert labelled["view"] == {f"{to}edit"}
+    assert labelled["edit"] == {f"{to}admin"}
+    for name in ("view", "edit", "admin"):
+        selector = {"matchLabels": {f"{to}{name}": "true"}}
+        assert ROLES[name]["aggregationRule"] == {"clusterRoleSelectors": [selector]}
+        assert ROLES[f"system:aggregate-to-{name}"]["rules"][0] in ROLES[name]["rules"]
+
+
+def test_what_is_bound_is_there() -> None:
+    bound = {binding["roleRef"]["name"] for binding in bindings()}
+    assert bound <= set(ROLES)
+    assert {"system:auth-delegator", "system:monitoring", "system:kubelet-api-admin"} <= set(ROLES)
 
 
 def test_a_role_that_is_not_to_be_updated_stays() -> None:

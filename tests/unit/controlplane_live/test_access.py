@@ -323,6 +323,7 @@ def test_nobody_grants_what_they_do_not_have(live: Live, namespace: str) -> None
 def test_a_tenant_installs_an_ordinary_chart_on_a_cluster_that_is_older(live: Live, namespace: str) -> None:
     def strip(role: dict[str, Any]) -> dict[str, Any]:
         role["rules"] = [rule for rule in role["rules"] if "extensions" not in rule["apiGroups"]]
+        del role["aggregationRule"]
         return role
 
     live.store((API_GROUP, "v1", "clusterroles"), "", "admin", strip)
@@ -337,6 +338,29 @@ def test_a_tenant_installs_an_ordinary_chart_on_a_cluster_that_is_older(live: Li
     assert tenant("POST", f"{here}/roles", chart)[0] == 403
     asyncio.run_coroutine_threadsafe(ensure_roles(live.server.registry), live.loop).result(10)
     assert tenant("POST", f"{here}/roles", chart)[0] == 201
+
+
+def test_who_may_not_do_everything_makes_no_role_that_gathers(live: Live, namespace: str) -> None:
+    roles = f"{RBAC}/clusterroles"
+    name = f"granter-{namespace}"
+    own = {"verbs": ["create"], "apiGroups": [API_GROUP], "resources": ["clusterroles"]}
+    live.admin.must("POST", roles, {"metadata": {"name": name}, "rules": [own]})
+    binding = bind(name, name, "default", namespace)
+    binding["subjects"][0]["namespace"] = namespace
+    live.admin.must("POST", f"{RBAC}/clusterrolebindings", binding)
+    tenant = live.with_token(token(live.admin, namespace))
+    gathering = {"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]}
+    body = {"metadata": {"name": f"{name}-2"}, "aggregationRule": gathering, "rules": []}
+    code, status = tenant("POST", roles, body)
+    assert (
+        code == 403 and "must have cluster-admin privileges to use the aggregationRule" in status["message"]
+    )
+    code, status = live.admin("POST", roles, {**body, "aggregationRule": {"clusterRoleSelectors": []}})
+    assert code == 422 and "at least one clusterRoleSelector required" in status["message"]
+    wrong = {"matchExpressions": [{"key": "a", "operator": "Near"}]}
+    code, status = live.admin("POST", roles, {**body, "aggregationRule": {"clusterRoleSelectors": [wrong]}})
+    assert code == 422 and "clusterRoleSelectors[0].matchExpressions[0].operator" in status["message"]
+    live.admin.must("POST", roles, body)
 
 
 def test_a_write_that_grants_nothing_new_is_no_escalation(live: Live, namespace: str) -> None:
