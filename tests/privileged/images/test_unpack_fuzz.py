@@ -17,16 +17,16 @@ pytestmark = [
 ROOT = Path(__file__).parents[3]
 
 
-def fuzz(jail: Path, seed: int, seconds: float, *extra: str) -> subprocess.CompletedProcess[str]:
+def fuzz(jail: Path, seed: int, cases: int, *extra: str) -> subprocess.CompletedProcess[str]:
     program = str(Path(__file__).with_name("unpack_fuzzer.py"))
-    command = [sys.executable, program, str(jail), str(seed), str(seconds)]
+    command = [sys.executable, program, str(jail), str(seed), str(cases)]
     return subprocess.run(
         ["unshare", "--mount", "--propagation", "private", "--", *command, *extra],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 
@@ -34,13 +34,12 @@ def fuzz(jail: Path, seed: int, seconds: float, *extra: str) -> subprocess.Compl
 def test_random_archives_neither_crash_the_unpacker_nor_reach_out_of_the_layer(
     tmp_path: Path, seed: int
 ) -> None:
-    done = fuzz(tmp_path, seed, 1.5)
+    done = fuzz(tmp_path, seed, 1000)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split()[0]) > 100
     for ending in ("refused", "unpacked and played back", "unpacked, not to be played back"):
         assert ending in done.stdout, "the generator does not get that far"
 
 
 def test_the_fuzzer_catches_an_unpacker_that_follows_links(tmp_path: Path) -> None:
-    done = fuzz(tmp_path, 1, 10, "weak")
+    done = fuzz(tmp_path, 1, 10_000, "weak")
     assert done.returncode == 2 and "reached out of the layer" in done.stdout, done.stdout + done.stderr
