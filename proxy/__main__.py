@@ -17,13 +17,14 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+from proxy import own_addresses
 from proxy.changes import Changes
 from proxy.config import MODES, ProxyConfig, parse_address, read_file
 from proxy.conntrack import Conntrack
 from proxy.dns.records import Names
 from proxy.dns.running import DnsThread
 from proxy.errors import ProxyError
-from proxy.healthcheck import Health, ServiceHealth, StatusServer, everywhere
+from proxy.healthcheck import Health, Page, ServiceHealth, StatusServer
 from proxy.iptables import Iptables
 from proxy.metrics import Metrics
 from proxy.modes import (
@@ -50,6 +51,7 @@ log = logging.getLogger("proxy")
 GATHER = {"iptables": 0.01, "nftables": 0.001}
 """Seconds that a change waits for others to go with it: what a sync costs decides."""
 PATIENCE_WITH_SYNC = 5.0
+DETAILED = 4  # klog's level for debugging
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname).1s %(name)s %(message)s"
     )
     args = _parser().parse_args(argv)
+    if args.v >= DETAILED:
+        logging.getLogger().setLevel(logging.DEBUG)
     try:
         if args.cleanup:
             Iptables()  # a clear word where it is missing: its rules could not be seen
@@ -113,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         help="host:port of /metrics (default 127.0.0.1:10249, '' is off); may be that of /healthz",
     )
     parser.add_argument("--cleanup", action="store_true", help="remove all rules of the proxy, and exit")
+    parser.add_argument("-v", "--v", type=int, default=0, metavar="N", help="from 4 on details are logged")
     return parser
 
 
@@ -160,7 +165,7 @@ def _run(config: ProxyConfig) -> int:
     families = versions(config)
     choice = choose(config.mode, lambda: nftables_refusal(config, families), iptables_forward_policy)
     health, metrics = Health(2 * config.sync_period), Metrics()
-    servers = _servers(config, health, metrics)
+    servers = _servers(config, health, metrics, choice.mode)
     patience = None if config.primary_only else BY_DEFAULT_SECONDS
     config, moving = defaulted(config, choice.mode), None
     if config.primary_only:
@@ -178,7 +183,8 @@ def _run(config: ProxyConfig) -> int:
     problem = bridge_netfilter_problem()
     if problem:
         log.warning("Found bridged packets hidden from netfilter reason=%s", problem)
-    ports = ServiceHealth(health, everywhere(families))
+    ranges = config.node_port_addresses
+    ports = ServiceHealth(health, lambda: own_addresses.chosen(ranges, families, own_addresses.read()))
     proxier = Proxier(
         config,
         found,
@@ -265,13 +271,19 @@ def _name_server(config: ProxyConfig) -> NameServer:
     return NameServer(config.dns_service_addresses, config.dns_addresses, port)
 
 
-def _servers(config: ProxyConfig, health: Health, metrics: Metrics) -> list[StatusServer]:
-    """/healthz and /metrics, started; one server where both have the same address."""
+def _servers(config: ProxyConfig, health: Health, metrics: Metrics, mode: str) -> list[StatusServer]:
+    """/healthz and /metrics, started; one server where both have the same address. As upstream's, the one for
+    metrics tells the mode, and that it is there."""
     healthz = {"/healthz": health.answer, "/livez": health.answer}
-    figures = {"/metrics": metrics.answer}
+    plain = {"Content-Type": "text/plain; charset=utf-8"}
+    figures: dict[str, Page] = {
+        "/metrics": metrics.answer,
+        "/proxyMode": lambda: (200, mode.encode(), plain),
+        "/healthz": lambda: (200, b"ok", plain),
+    }
     pages = [(config.healthz, healthz, "healthz"), (config.metrics, figures, "metrics")]
     if config.healthz == config.metrics:
-        pages = [(config.healthz, {**healthz, **figures}, "healthz")]
+        pages = [(config.healthz, {**figures, **healthz}, "healthz")]
     servers = [StatusServer(address, found, what) for address, found, what in pages if address]
     for server in servers:
         server.start()

@@ -3,7 +3,8 @@
 Field names and defaults are upstream's (kubeproxy.config.k8s.io/v1alpha1), with two exceptions that are
 on purpose: `iptables.minSyncPeriod` defaults to 0 (a change is programmed at once; syncs still never
 take more than half of the time), and node ports never listen on 127.0.0.1 (see proxy/rules.py). A field we
-do not implement is refused when it asks for something; nothing is read and ignored.
+do not implement is refused when it asks for something; nothing is read and ignored. It asks for nothing with
+a zero value or upstream's own default: so kubeadm's file and that of `kube-proxy --write-config-to` will do.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ MODES = ("iptables", "nftables", "auto")
 _TOP = {
     "apiVersion",
     "kind",
+    "bindAddress",
     "clientConnection",
     "clusterCIDR",
     "healthzBindAddress",
@@ -34,6 +36,25 @@ _TOP = {
     "mode",
     "nftables",
     "nodePortAddresses",
+}
+# Upstream's defaults of what we do not have: who writes them out asks for nothing.
+_USUAL: Mapping[str, tuple[Any, ...]] = {
+    "clientConnection.burst": (10,),
+    "clientConnection.contentType": ("application/vnd.kubernetes.protobuf",),
+    "clientConnection.qps": (5,),
+    "configSyncPeriod": ("15m", "15m0s"),
+    "conntrack.maxPerCore": (32768,),
+    "conntrack.min": (131072,),
+    "conntrack.tcpCloseWaitTimeout": ("1h", "1h0m0s"),
+    "conntrack.tcpEstablishedTimeout": ("24h", "24h0m0s"),
+    "detectLocalMode": ("ClusterCIDR",),
+    "ipvs.syncPeriod": ("30s",),
+    "logging.flushFrequency": ("5s", 5_000_000_000),
+    "logging.format": ("text",),
+    "logging.verbosity": (1, 2, 3),  # from 4 on there is more to say: --v
+    "logging.options.json.infoBufferSize": ("0",),
+    "logging.options.text.infoBufferSize": ("0",),
+    "oomScoreAdj": (-999,),
 }
 _NFTABLES = {"masqueradeAll", "masqueradeBit", "minSyncPeriod", "syncPeriod"}
 _IPTABLES = {*_NFTABLES, "localhostNodePorts"}
@@ -176,9 +197,13 @@ def _general(base: ProxyConfig, body: Mapping[str, Any]) -> ProxyConfig:
         result = replace(result, cluster_cidr=str(body["clusterCIDR"]))
     if body.get("hostnameOverride"):
         result = replace(result, hostname=str(body["hostnameOverride"]))
-    if "healthzBindAddress" in body:
+    # As upstream: an empty address in a file is the default one, only the flag switches a server off; and who
+    # says where the proxy is to be bound says where its health is to be asked.
+    if body.get("bindAddress") and result.healthz is not None:
+        result = replace(result, healthz=(_host(str(body["bindAddress"])), result.healthz[1]))
+    if body.get("healthzBindAddress"):
         result = replace(result, healthz=parse_address(str(body["healthzBindAddress"])))
-    if "metricsBindAddress" in body:
+    if body.get("metricsBindAddress"):
         result = replace(result, metrics=parse_address(str(body["metricsBindAddress"])))
     if body.get("nodePortAddresses"):
         result = replace(result, node_port_addresses=tuple(map(str, body["nodePortAddresses"])))
@@ -193,7 +218,7 @@ def _section(result: ProxyConfig, section: Mapping[str, Any]) -> ProxyConfig:
         result = replace(result, masquerade_bit=int(section["masqueradeBit"]))
     if section.get("minSyncPeriod"):
         result = replace(result, min_sync_period=duration(section["minSyncPeriod"]))
-    if section.get("syncPeriod"):
+    if section.get("syncPeriod") and duration(section["syncPeriod"]):
         result = replace(result, sync_period=duration(section["syncPeriod"]))
     return result
 
@@ -218,14 +243,23 @@ def parse_address(text: str) -> tuple[str, int] | None:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
+def _host(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise ConfigError(f"Could not use bindAddress {text!r}: {error}") from error
+
+
 def _refuse_others(section: Mapping[str, Any], known: set[str], prefix: str) -> None:
     for key, value in section.items():
-        if key not in known and not _asks_nothing(value):
-            raise ConfigError(f"Could not use field {prefix}{key}: not implemented")
+        field = _asking(value, prefix + key) if key not in known else ""
+        if field:
+            raise ConfigError(f"Could not use field {field}: not implemented")
 
 
-def _asks_nothing(value: Any) -> bool:
-    """True for the zero values that tools write out for fields nobody set."""
+def _asking(value: Any, field: str) -> str:
+    """The field, or the one inside it, that asks for something; "" for zero values and upstream's defaults,
+    which tools write out for fields nobody set."""
     if isinstance(value, Mapping):
-        return all(_asks_nothing(inner) for inner in value.values())
-    return value in (None, "", 0, False, [], "0s")
+        return next((found for key in value if (found := _asking(value[key], f"{field}.{key}"))), "")
+    return "" if value in (None, "", 0, False, [], "0s", *_USUAL.get(field, ())) else field

@@ -21,7 +21,7 @@ from socketserver import TCPServer
 from typing import Any
 
 from proxy.changes import Name, Served
-from proxy.errors import ConfigError
+from proxy.errors import ConfigError, ProxyError
 
 log = logging.getLogger(__name__)
 
@@ -86,19 +86,21 @@ class StatusServer:
         self._thread.start()
 
     def stop(self) -> None:
-        self._server.shutdown()
+        if self._thread.is_alive():
+            self._server.shutdown()
         self._server.server_close()
 
 
 class ServiceHealth:
     """The health ports (spec.healthCheckNodePort) of Services, opened and closed as they come and go."""
 
-    def __init__(self, health: Health, host: str = "0.0.0.0") -> None:
+    def __init__(self, health: Health, hosts: Callable[[], Sequence[str]]) -> None:
+        """`hosts`: the addresses to listen on, asked for each port, as a host's addresses change."""
         self._health = health
-        self._host = host
+        self._hosts = hosts
         self._ports: dict[Name, int] = {}
         self._addresses: dict[tuple[Name, int], frozenset[str]] = {}
-        self._servers: dict[int, tuple[Name, StatusServer]] = {}
+        self._servers: dict[int, tuple[Name, list[StatusServer]]] = {}
 
     def change(self, version: int, changed: Mapping[Name, Served]) -> None:
         """Services of one address family changed."""
@@ -120,20 +122,33 @@ class ServiceHealth:
         if before:
             del self._ports[name]
             if before in self._servers and self._servers[before][0] == name:
-                self._servers.pop(before)[1].stop()
+                _stop(self._servers.pop(before)[1])
         if port:
             self._ports[name] = port
             self._open(name, port)
 
     def _open(self, name: Name, port: int) -> None:
+        """On all addresses or, as upstream, on none."""
+        opened: list[StatusServer] = []
         try:
-            server = StatusServer((self._host, port), {"": lambda: self._answer(name)}, "service-health")
-        except ConfigError as error:
+            hosts = self._hosts()
+            for host in hosts:
+                opened.append(StatusServer((host, port), {"": lambda: self._answer(name)}, "service-health"))
+        except ProxyError as error:
+            _stop(opened)
             # The Service works all the same; balancers will take this node for one without endpoints.
             log.error("Failed to serve health port service=%s/%s port=%d err=%s", *name, port, error)
             return
-        server.start()
-        self._servers[port] = (name, server)
+        if not hosts:
+            log.warning(
+                "Opened no health port: no address of this host is among nodePortAddresses "
+                "service=%s/%s port=%d",
+                *name,
+                port,
+            )
+        for server in opened:
+            server.start()
+        self._servers[port] = (name, opened)
 
     def _answer(self, name: Name) -> Answer:
         addresses: set[str] = set()
@@ -149,9 +164,14 @@ class ServiceHealth:
         return (200 if addresses and healthy else 503), json.dumps(body).encode(), headers
 
     def stop(self) -> None:
-        for _name, server in self._servers.values():
-            server.stop()
+        for _name, servers in self._servers.values():
+            _stop(servers)
         self._servers.clear()
+
+
+def _stop(servers: Sequence[StatusServer]) -> None:
+    for server in servers:
+        server.stop()
 
 
 class _Server(ThreadingHTTPServer):
@@ -185,11 +205,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Probes come every few seconds; they are not worth a line."""
-
-
-def everywhere(versions: Sequence[int]) -> str:
-    """The address that stands for all of these IP versions; the IPv6 one takes IPv4 in, as Go's does."""
-    return "::" if 6 in versions else "0.0.0.0"
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -6,6 +6,7 @@ help, buckets).
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -107,6 +108,7 @@ class Metrics:
                     lines += self._histogram(name, full, bounds)
                 else:
                     lines += [f"{full}{_labels(k)} {v:.16g}" for k, v in self._values[name].items()]
+        lines += _of_process()
         return ("\n".join(lines) + "\n").encode()
 
     def _histogram(self, name: str, full: str, bounds: Iterable[float]) -> list[str]:
@@ -128,6 +130,27 @@ class Metrics:
                 self.set("sync_proxy_rules_nftables_elements", count, ip_family=family, map=part)
             else:
                 self.set("sync_proxy_rules_iptables_last", count, ip_family=family, table=part)
+
+
+def _of_process() -> list[str]:
+    """What every Prometheus client tells of its process, and dashboards of kube-proxy show (proc(5))."""
+    used = sum(os.times()[:2])
+    with open("/proc/self/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    with open("/proc/stat") as file:
+        booted = next(int(line.split()[1]) for line in file if line.startswith("btime "))
+    started = booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    resident = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+    found = (
+        ("cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.", used),
+        ("resident_memory_bytes", "gauge", "Resident memory size in bytes.", resident),
+        ("start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", started),
+    )
+    lines = []
+    for name, kind, help_text, value in found:
+        full = f"process_{name}"
+        lines += [f"# HELP {full} {help_text}", f"# TYPE {full} {kind}", f"{full} {value:.16g}"]
+    return lines
 
 
 def _labels(pairs: Labels) -> str:

@@ -144,6 +144,8 @@ def test_nftables_process_repairs_a_flush_and_counts_it(api: Api, tmp_path: Path
         nft_holds("vmap @service-ips")
         with urllib.request.urlopen("http://127.0.0.1:10256/metrics", timeout=5) as answer:
             page = answer.read().decode().splitlines()
+        with urllib.request.urlopen("http://127.0.0.1:10256/proxyMode", timeout=5) as answer:
+            assert answer.read() == b"nftables"
         assert "kubeproxy_sync_proxy_rules_repairs_total 3" in page
         assert 'kubeproxy_sync_proxy_rules_nftables_elements{ip_family="IPv4",map="service-ips"} 1' in page
         assert healthy_within(60)

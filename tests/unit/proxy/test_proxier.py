@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -183,6 +184,10 @@ def test_metrics_have_upstreams_names(backend: Recorder) -> None:
         "# TYPE kubeproxy_sync_proxy_rules_last_timestamp_seconds gauge",
     ):
         assert line in page.splitlines(), page
+    told = dict(line.split(" ") for line in page.splitlines() if line.startswith("process_"))
+    assert 0 <= time.time() - float(told["process_start_time_seconds"]) < 86400
+    assert float(told["process_resident_memory_bytes"]) > 1e6
+    assert float(told["process_cpu_seconds_total"]) > 0
 
 
 def test_loop_wakes_on_a_change_and_ends_on_stop(backend: Recorder) -> None:
@@ -293,6 +298,10 @@ def test_configuration_file_is_read_and_flags_win(tmp_path: Path) -> None:
         ({"ipvs": {"scheduler": "rr"}}, "ipvs"),
         ({"kind": "KubeletConfiguration"}, "KubeProxyConfiguration"),
         ({"iptables": {"syncPeriod": "soon"}}, "soon"),
+        ({"bindAddress": "eth0"}, "bindAddress 'eth0'"),
+        ({"conntrack": {"maxPerCore": 1}}, "field conntrack.maxPerCore: not"),
+        ({"logging": {"options": {"json": {"infoBufferSize": "4Ki"}}}}, "logging.options.json.info"),
+        ({"iptable": {"masqueradeAll": True}}, "field iptable.masqueradeAll: not"),
     ],
 )
 def test_what_is_not_implemented_is_refused_by_name(changed: dict[str, Any], words: str) -> None:
@@ -317,9 +326,9 @@ def test_the_file_chooses_mode_and_the_section_of_it(tmp_path: Path) -> None:
     nftables = {"masqueradeBit": 10, "syncPeriod": "5s"}
     config = overlay({**HEAD, "mode": "nftables", "nftables": nftables}, ProxyConfig())
     assert (config.mode, config.masquerade_bit, config.sync_period) == ("nftables", 10, 5.0)
-    body = {**HEAD, "nodePortAddresses": ["192.0.2.0/24", "2001:db8::/64"], "metricsBindAddress": ""}
+    body = {**HEAD, "nodePortAddresses": ["192.0.2.0/24", "2001:db8::/64"]}
     config = overlay(body, ProxyConfig())
-    assert (config.mode, config.metrics) == ("iptables", None)
+    assert config.mode == "iptables"
     assert config.node_port_ranges(6) == ("2001:db8::/64",)
     assert ProxyConfig().node_port_ranges(4) is None
     with pytest.raises(ConfigError, match="mode 'ipvs'"):
@@ -371,7 +380,7 @@ def health_port(number: int, *local: str) -> dict[Name, Served]:
 def test_service_health_port_tells_how_many_endpoints_are_here() -> None:
     health = Health(60)
     health.synced()
-    ports = ServiceHealth(health, "127.0.0.1")
+    ports = ServiceHealth(health, lambda: ["127.0.0.1"])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         number = probe.getsockname()[1]

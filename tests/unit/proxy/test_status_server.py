@@ -8,7 +8,9 @@ import urllib.request
 
 import pytest
 
-from proxy.healthcheck import StatusServer, everywhere
+from proxy import own_addresses
+from proxy.changes import ServicePort
+from proxy.healthcheck import Health, ServiceHealth, StatusServer
 
 PAGES = {"": lambda: (200, json.dumps({"well": True}).encode(), {})}
 
@@ -22,15 +24,64 @@ def lacks_ipv6() -> str:
     return ""
 
 
-def test_everywhere_is_the_ipv6_address_where_ipv6_is_served() -> None:
-    assert [everywhere(v) for v in ([4], [6], [4, 6])] == ["0.0.0.0", "::", "::"]
+OWN = ["127.0.0.1", "192.0.2.5", "192.0.2.6", "10.244.0.1", "::1", "2001:db8::5", "fe80::5"]
+
+
+@pytest.mark.parametrize(
+    ("ranges", "versions", "hosts"),
+    [
+        ((), [4], ["0.0.0.0"]),
+        ((), [6], ["::"]),
+        ((), [4, 6], ["::"]),
+        (("0.0.0.0/0", "::/0"), [4, 6], ["::"]),
+        (("192.0.2.5/32", "2001:db8::5/128"), [4, 6], ["192.0.2.5", "2001:db8::5"]),
+        (("192.0.2.0/24", "2001:db8::5/128"), [4], ["192.0.2.5", "192.0.2.6"]),
+        (("fe80::/10", "198.51.100.0/24"), [4, 6], []),
+    ],
+)
+def test_health_ports_are_where_node_ports_are(
+    ranges: tuple[str, ...], versions: list[int], hosts: list[str]
+) -> None:
+    assert own_addresses.chosen(ranges, versions, OWN) == hosts
+
+
+def test_the_kernel_tells_this_hosts_addresses() -> None:
+    assert "127.0.0.1" in own_addresses.read()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_health_port_is_on_the_given_addresses_only_and_on_all_or_none() -> None:
+    hosts = ["127.0.0.1", "127.0.0.2"]
+    ports, number = ServiceHealth(Health(60), lambda: hosts), free_port()
+    service = ServicePort("d", "s", "", "tcp", "10.96.0.1", 80, health_check_port=number)
+    try:
+        ports.change(4, {("d", "s"): ((service, ()),)})
+        for host in hosts:
+            socket.create_connection((host, number), 30).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.3", number), 30)
+        ports.change(4, {("d", "s"): ()})
+        with socket.socket() as other:
+            other.bind(("127.0.0.2", number))  # now the second address cannot be had
+            other.listen()
+            ports.change(4, {("d", "s"): ((service, ()),)})
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", number), 30)
+    finally:
+        ports.stop()
 
 
 @pytest.mark.parametrize("versions", [[4], [4, 6]], ids=["IPv4 alone", "both"])
 def test_a_server_answers_at_the_addresses_of_its_versions(versions: list[int]) -> None:
     if 6 in versions and lacks_ipv6():
         pytest.skip(lacks_ipv6())
-    server = StatusServer((everywhere(versions), 0), PAGES)
+    (host,) = own_addresses.chosen((), versions, ())
+    server = StatusServer((host, 0), PAGES)
     server.start()
     try:
         for host in ("127.0.0.1", "[::1]")[: len(versions)]:
