@@ -102,7 +102,8 @@ class Namespace:
 def ask(address: str, port: int, channel: socket.socket | None = None) -> str:
     """The same from the calling thread's namespace when no socket is given."""
     with channel or socket.socket(family_of(address), socket.SOCK_STREAM) as sock:
-        sock.settimeout(3)
+        # An SCTP packet that is lost comes again after three seconds at the earliest (sctp's rto_initial).
+        sock.settimeout(20 if sock.proto == socket.IPPROTO_SCTP else 3)
         sock.connect((address, port))
         if sock.type == socket.SOCK_DGRAM:
             sock.send(b"?")
