@@ -81,8 +81,8 @@ class Machines:
         finally:
             os.close(host)
 
-    def boot(self, lab: Lab, machine: Machine, service: Service) -> Booting:
-        """Begin to start a machine; `finish` waits. Raises LabError, OSError."""
+    def boot(self, lab: Lab, machine: Machine, service: Service | None) -> Booting:
+        """Begin to start a machine, bare without `service`; `finish` waits. Raises LabError, OSError."""
         switch = self.identity(SWITCH)
         if switch is None:
             raise LabError(
