@@ -2,7 +2,7 @@
 
 Joining is three things: find out that the server is the right one (discovery.py), write down what the node's
 processes need, start them. The agent itself turns the token into a certificate. A join that was cut off is
-simply typed again; the token does not stay on the disk once the node is Ready.
+simply typed again; the token does not stay on the disk once the node was seen Ready (readiness.py).
 """
 
 from __future__ import annotations
@@ -110,7 +110,6 @@ def run_join(args: argparse.Namespace) -> int:
         except AddressRefused:
             _undo(paths, settings, systemd)
             raise
-        forget_token(paths)
     return 0
 
 
@@ -140,14 +139,14 @@ def _undo(paths: NodePaths, settings: NodeSettings, systemd: Systemd) -> None:
 
 def prepare(args: argparse.Namespace, paths: NodePaths) -> NodeSettings:
     """All but starting: find the true server, ask it, write what the processes need. Raises CommandError."""
-    _refuse_a_node(paths)
-    token = _token(args)
     server = discovery.server_url(args.server)
     name = args.node_name or socket.gethostname().lower()
+    unfinished = _refuse_a_node(paths, server, name)
+    token = _token(args)
     print(f"Looking at {server}", flush=True)
     cluster = discovery.discover(server, token, args.pins)
     print("The server is the one that the token was made for", flush=True)
-    configuration = _ask(cluster, token, name)
+    configuration = _ask(cluster, token, "" if unfinished else name)
     with _writable(paths):
         settings = _settings(args, server, name, configuration)
         stop_processes(paths)  # of an attempt that did not get as far as Ready
@@ -172,16 +171,22 @@ def _writable(paths: NodePaths) -> Iterator[None]:
         ) from error
 
 
-def _refuse_a_node(paths: NodePaths) -> None:
+def _refuse_a_node(paths: NodePaths, server: str, name: str) -> bool:
+    """Whether a join of this very node got its certificate, but not as far as Ready before it gave up: its
+    token is still there. Raises CommandError for any other node."""
     root = "" if paths.root == Path("/") else f" --root {paths.root}"
     known = node_settings.load(paths)
     if known is not None and not known.server:
         raise CommandError(f"This machine is a cluster of its own already (end it: kubelet-py reset{root})")
     if known is not None and paths.kubeconfig("kubelet").exists():
+        waits = paths.kubeconfig("bootstrap-kubelet").exists()
+        if waits and (known.server, known.node_name) == (server, name):
+            return True
         raise CommandError(
             f"This machine is node {known.node_name} of {known.server} already (start it: kubelet-py "
             f"up{root}; or take it out first: kubelet-py leave{root})"
         )
+    return False
 
 
 def _token(args: argparse.Namespace) -> BootstrapToken:
@@ -202,7 +207,8 @@ def _token(args: argparse.Namespace) -> BootstrapToken:
 
 
 def _ask(cluster: Cluster, token: BootstrapToken, name: str) -> Object:
-    """What the cluster says about its networks; refuses a name that is in use. Logs in with the token."""
+    """What the cluster says about its networks; refuses a name that is in use ("": it is our own). Logs in
+    with the token."""
     from kubeclient.errors import ApiError, Forbidden, NotFound, Unauthorized
     from kubeclient.kubeconfig import ClientConfig
     from kubeclient.resources import CONFIG_MAPS, NODES
@@ -213,7 +219,7 @@ def _ask(cluster: Cluster, token: BootstrapToken, name: str) -> Object:
     client = RestClient(config, user_agent="kubelet-py-join", timeout=discovery.TIMEOUT)
     try:
         try:
-            if condition(client.get(NODES, name), "Ready") == "True":
+            if name and condition(client.get(NODES, name), "Ready") == "True":
                 raise CommandError(
                     f"There is a node {name} already, and it is Ready (choose another --node-name, or delete "
                     f"it: kubectl delete node {name})"

@@ -59,6 +59,7 @@ def report_until_ready(
     finally:
         client.close()
     print(f"Node {name} is Ready after {time.monotonic() - started:.2f} s", flush=True)
+    paths.kubeconfig("bootstrap-kubelet").unlink(missing_ok=True)  # its token has done its work
     if not settings.server:
         print(f"Use it:  export KUBECONFIG={kubeconfig}", flush=True)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from controlplane import bootstrap_tokens
 from controlplane.bootstrap_tokens import BadBootstrapToken, BootstrapToken
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from kubeclient.rest import RestClient
 
 DEFAULT_TTL = "24h"
+LONGEST_TTL = float(2**63 // 10**9)  # what Go's time.Duration holds, in which kubeadm counts
+OUTPUT_VERSION = "output.kubeadm.k8s.io/v1alpha3"
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -92,7 +94,8 @@ def run_list(args: argparse.Namespace) -> int:
     with _client(args) as (client, _):
         tokens = _tokens(client)
     if args.output == "json":
-        print(json.dumps([asdict(token) for token in tokens], indent=2))
+        for token in tokens:  # kubeadm's output: one object after another
+            print(json.dumps(_object(token), indent=4))
         return 0
     rows: list[tuple[str, ...]] = [("TOKEN", "TTL", "EXPIRES", "USAGES", "DESCRIPTION", "EXTRA GROUPS")]
     rows += [_row(token, time.time()) for token in tokens]
@@ -106,15 +109,25 @@ def run_delete(args: argparse.Namespace) -> int:
     from kubeclient.errors import NotFound
     from kubeclient.resources import SECRETS
 
+    names = _ids(args.tokens)
     with _client(args) as (client, _):
-        for text in args.tokens:
-            name = text.partition(".")[0]
+        for name in names:
             try:
                 client.delete(SECRETS, bootstrap_tokens.SECRET_PREFIX + name, bootstrap_tokens.NAMESPACE)
             except NotFound as error:
                 raise CommandError(f"there is no token {name} (see `kubelet-py token list`)") from error
             print(f"Deleted bootstrap token {name}")
     return 0
+
+
+def _ids(texts: Sequence[str]) -> list[str]:
+    """PURE. The ids of tokens that were named by id or whole. Raises CommandError for what is neither."""
+    for text in texts:
+        if not re.fullmatch(r"[a-z0-9]{6}(\.[a-z0-9]{16})?", text):
+            raise CommandError(
+                f"{text!r} is no token: give its id, abcdef, or all of it, abcdef.0123456789abcdef"
+            )
+    return [text.partition(".")[0] for text in texts]
 
 
 def join_command(config: ClientConfig, token: BootstrapToken) -> str:
@@ -147,6 +160,8 @@ def _wanted(args: argparse.Namespace, now: float) -> BootstrapToken:
         name, secret = bootstrap_tokens.split(args.token or bootstrap_tokens.generate())
         bootstrap_tokens.check_groups(groups)
         seconds = parse_duration(args.ttl)
+        if seconds > LONGEST_TTL:
+            raise CommandError(f"--ttl {args.ttl}: at most {LONGEST_TTL // 3600:.0f}h; 0 is for ever")
     except (BadBootstrapToken, ConfigError) as error:
         raise CommandError(str(error)) from error
     expires = now + seconds if seconds else None
@@ -177,6 +192,24 @@ def _tokens(client: RestClient) -> list[BootstrapToken]:
     return found
 
 
+def _object(token: BootstrapToken) -> dict[str, Any]:
+    """PURE. As kubeadm writes it; what is empty is left out."""
+    found = {
+        "kind": "BootstrapToken",
+        "apiVersion": OUTPUT_VERSION,
+        "token": token.text,
+        "description": token.description,
+        "expires": _stamp(token.expires) if token.expires is not None else "",
+        "usages": sorted(token.usages),
+        "groups": list(token.groups),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _stamp(epoch: float) -> str:
+    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _row(token: BootstrapToken, now: float) -> tuple[str, ...]:
     ttl, expires = "<forever>", "<never>"
     if token.expires is not None:
@@ -184,7 +217,7 @@ def _row(token: BootstrapToken, now: float) -> tuple[str, ...]:
         ttl = (
             "<invalid>" if left <= 0 else f"{left // 3600}h" if left >= 7200 else f"{left // 60}m{left % 60}s"
         )
-        expires = datetime.fromtimestamp(token.expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        expires = _stamp(token.expires)
     usages, groups = ",".join(token.usages) or "<none>", ",".join(token.groups) or "<none>"
     return token.text, ttl, expires, usages, token.description or "<none>", groups
 

@@ -454,7 +454,8 @@ def start_detached(
     except NotReady as error:
         if supervisor.poll() is not None:
             raise CommandError(_last_words(log_file, offset)) from error
-        raise CommandError(str(error)) from error
+        root = "" if paths.root == Path("/") else f" --root {paths.root}"
+        raise CommandError(f"{error}; it goes on trying: kubelet-py status{root}") from error
 
 
 def start_unit(paths: NodePaths, settings: NodeSettings, timeout: float, systemd: Systemd) -> None:

@@ -111,11 +111,20 @@ def test_an_address_that_all_machines_or_another_node_have_is_refused(
 
 @pytest.fixture(scope="module")
 def joined(node: Node, machine: SecondNode) -> SecondNode:
-    """Joined by the very command that the control plane printed."""
+    """Joined by the very command that the control plane printed, typed again by one who lost patience."""
     command = shlex.split(token(node, "--ttl", "1h", "--description", "for n2", "--print-join-command"))
     assert command[:2] == ["kubelet-py", "join"]
-    done = machine.cli(*command[1:], "--node-name", "n2", "--node-interface", "up3")
+    argv = (*command[1:], "--node-name", "n2", "--node-interface", "up3")
+    done = machine.cli(*argv, "--timeout", "0", check=False)
+    assert done.code == 1 and "it goes on trying: kubelet-py status --root" in done.err
+    node.until("it did go on", (machine.root / "etc/kubelet-py/kubelet.conf").exists)
+    token_file = machine.root / "etc/kubelet-py/bootstrap-kubelet.conf"
+    assert token_file.exists()
+    done = machine.cli(*argv)
     assert "Node n2 is Ready after" in done.out, done
+    assert not token_file.exists()
+    again = machine.cli(*argv, check=False)
+    assert again.code == 1 and "This machine is node n2 of" in again.err
     return machine
 
 
@@ -266,8 +275,10 @@ def test_tokens_are_listed_and_deleted(node: Node, machine: SecondNode) -> None:
     listed = next(line for line in node.cli("token", "list").out.splitlines() if text in line)
     assert "authentication,signing" in listed or "signing,authentication" in listed
     assert "for the list" in listed and "system:bootstrappers:kubeadm:default-node-token" in listed
-    found = json.loads(node.cli("token", "list", "-o", "json").out)
-    assert text[:6] in {each["id"] for each in found}
+    shown = node.cli("token", "list", "-o", "json").out.replace("}\n{", "},{")
+    found = {each["token"]: each for each in json.loads(f"[{shown}]")}[text]
+    assert found["kind"] == "BootstrapToken" and found["apiVersion"] == "output.kubeadm.k8s.io/v1alpha3"
+    assert found["usages"] == ["authentication", "signing"] and found["description"] == "for the list"
     assert text[:6] in node.kubectl("get", "secrets", "-n", "kube-system").out
     twice = node.cli("token", "create", text, check=False)
     assert twice.code == 1 and "is there already" in twice.err
