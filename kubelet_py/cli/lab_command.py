@@ -178,11 +178,11 @@ def _node(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     node.add_argument("action", choices=ACTIONS, metavar="VERB", help=", ".join(ACTIONS))
     node.add_argument("value", nargs="?", metavar="HOW-MUCH", help="of delay and loss: 50ms, 5%%")
     node.add_argument("--from", dest="others", help="partition: from these only, with commas (also host)")
-    node.add_argument("--grace", type=float, default=60.0, help="stop: seconds for the pods (default 60)")
+    node.add_argument("--grace", type=float, help="stop: seconds for the pods (default 60)")
     node.add_argument(
         "--wait", action="store_true", help="start: return when the node is Ready again, or control answers"
     )
-    node.add_argument("--timeout", type=float, default=60.0, help="start --wait: for how long (default 60)")
+    node.add_argument("--timeout", type=float, help="start --wait: for how long (default 60)")
     _to(node, "node")
 
 

@@ -16,6 +16,9 @@ import pytest
 from e2e_node import KUBECTLS, leaked_packets, pod
 from lab_cluster import LabCluster, lab
 
+from kubelet_py.cli.lab import state
+from kubelet_py.cli.lab.layout import LabPaths
+
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(not KUBECTLS, reason="no kubectl was found"),
@@ -185,6 +188,7 @@ def large_page(cluster: LabCluster) -> None:
 
 def test_loss_loses_about_so_many_frames(cluster: LabCluster) -> None:
     argv = ["exec", "node1", "--", "/usr/bin/python3", "-c", RECEIVE]
+    cluster.node("node1", "loss", "100%")  # nft takes no "less than all"
     cluster.node("node1", "loss", "50%")
     with cluster.start(*argv) as receiver:
         assert receiver.stdout is not None
@@ -208,6 +212,8 @@ def _send(sender: socket.socket, data: bytes, times: int) -> None:
 def test_a_paused_node_stands_still_and_goes_on(cluster: LabCluster) -> None:
     cluster.node("node2", "pause")
     assert cluster.machines()["node2"]["power"] == "paused"
+    refused = cluster.execute("node2", "true", check=False)  # it would stand still as well, deaf to Ctrl-C
+    assert refused.code == 1 and "lab node node2 start" in refused.err
     assert _get(NODES["node2"], 30080, 1.0) in (
         "",
         "node1",
@@ -253,6 +259,8 @@ def test_an_orderly_stop_ends_the_pods_first(cluster: LabCluster) -> None:
 def test_without_the_control_plane_everything_keeps_answering(cluster: LabCluster) -> None:
     cluster.node("control", "kill")
     assert cluster.kubectl("get", "nodes", "--request-timeout=2s", check=False).code != 0
+    grown = cluster.cli("up", "--nodes", "4", "--timeout", "1", check=False)
+    assert grown.code == 1 and "the control plane does not answer" in grown.err
     for address in NODES.values():
         cluster.until(
             f"{address} still answers",
@@ -261,6 +269,7 @@ def test_without_the_control_plane_everything_keeps_answering(cluster: LabCluste
     cluster.node("control", "start")
     cluster.until("the API answers", lambda: cluster.kubectl("get", "nodes", check=False).code == 0)
     cluster.until("a lease is renewed", lambda: cluster.ready("node1") == "True")
+    assert "node4" not in cluster.machines()  # nothing of it was made
     cluster.apply(pod("later", nodeName="node1"))
     cluster.wait_running("later")
 
@@ -270,6 +279,8 @@ def test_what_cannot_be_is_refused_in_one_line(cluster: LabCluster) -> None:
         (("up", "--nodes", "3"), "a lab of 3 nodes runs already"),
         (("node", "node9", "kill"), "no machine node9"),
         (("node", "node1", "loss", "5"), "write it like 5%"),
+        (("node", "node1", "kill", "5"), "kill takes no '5'"),
+        (("logs", "node1", "-n", "-3"), "--lines -3"),
         (("node", "node1", "partition", "--from", "node1"), "cannot be cut off from itself"),
         (("exec", "node1"), "say what to run"),
     ):
@@ -306,13 +317,17 @@ def test_a_second_lab_is_refused_the_first_ones_network_and_leaves_nothing(
     other = LabCluster(tmp_path / "other")
     done = other.cli("up", "--nodes", "1", check=False)
     assert done.code == 1 and "--network" in done.err
+    assert other.cli("node", "node1", "kill", check=False).code == 1
     assert other.cli("down").code == 0
+    assert not other.lab_root.exists()
 
 
 def test_a_lab_that_grows_and_is_killed_whole_leaves_nothing_after_down(cluster: LabCluster) -> None:
     del cluster  # it is there meanwhile, and stays as it is
     before = host_state.read()
     with lab("--nodes", "1", "--network", "198.18.45.0/24", "--pod-routes", "vxlan") as second:
+        paths = LabPaths(second.lab_root)
+        state.save(paths, state.require(paths).grown(2))  # as a `lab up` that was cut off would leave it
         second.cli("up", "--nodes", "2", "--timeout", "240")
         assert second.ready("node2") == "True"
         folders = list(Path("/sys/fs/cgroup").glob(f"*/{_cgroup(second)}")) or [

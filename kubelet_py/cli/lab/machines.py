@@ -61,6 +61,11 @@ class Machines:
         self._branch = branch
         self._kernel = LinuxKernel()
 
+    @property
+    def command(self) -> str:
+        """How a person begins a command about this lab."""
+        return self._paths.command
+
     def identity(self, name: str) -> ProcessIdentity | None:
         """The machine's process 1 while it runs."""
         return recall(self._paths.record(name))
@@ -214,6 +219,8 @@ class Machines:
         identity = self.identity(name)
         if identity is None:
             raise LabError(f"{name} is off (start it: {self._paths.command} node {name} start)")
+        if self._branch.frozen(name):  # the command would stand still as well, deaf to Ctrl-C
+            raise LabError(f"{name} is paused (let it go on: {self._paths.command} node {name} start)")
         self._branch.enter_running(name)
         kinds = ["--mount", "--net", "--uts", "--ipc", "--cgroup", "--pid"]
         return ["nsenter", "--target", str(identity.pid), *kinds, "--", *command]

@@ -20,10 +20,42 @@ from kubelet_py.cli.up import require_root
 from runtime.linux import LinuxKernel
 
 OFF_SECONDS = 20.0
+GRACE_SECONDS = 60.0
+READY_SECONDS = 60.0
+BELONGS = {  # what may be said with which verb alone
+    "value": ("delay", "loss"), "others": ("partition",), "grace": ("stop",), "wait": ("start",),
+    "timeout": ("start",),
+}  # fmt: skip
+OPTIONS = {"others": "--from", "grace": "--grace", "wait": "--wait", "timeout": "--timeout"}
+
+
+def check(args: argparse.Namespace) -> None:
+    """PURE. Raises LabError for what the verb has no use for, and for what is no number of seconds."""
+    for name, verbs in BELONGS.items():
+        given = getattr(args, name)
+        if given not in (None, False) and args.action not in verbs:
+            what = OPTIONS.get(name, repr(given))
+            raise LabError(f"{args.action} takes no {what} (it is for {' and '.join(verbs)})")
+    for name in ("grace", "timeout"):
+        seconds = getattr(args, name)
+        if seconds is not None and not 0 <= seconds < float("inf"):
+            raise LabError(f"--{name} {seconds:g}: it must be a number of seconds, 0 or more")
+    if args.others is not None and not _names(args.others):
+        raise LabError("--from: say which machines, with commas (or leave it out, for all)")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split(",") if part)
+
+
+def _or(seconds: float | None, default: float) -> float:
+    return default if seconds is None else seconds
 
 
 def run(args: argparse.Namespace, paths: LabPaths) -> int:
+    check(args)
     require_root("lab node")
+    state.require(paths)  # else taking the lock would make a folder for a lab that is not there
     with state.locked(paths):
         lab = state.require(paths)
         machines = Machines(paths, Branch.of_host(paths.cgroup))
@@ -62,10 +94,9 @@ class Verbs:
             raise LabError(f"{name} is paused (let it go on: {self._paths.command} node {name} start)")
         if name != CONTROL:
             command = [sys.executable, "-m", "kubelet_py", "node", "shutdown"]
+            grace = f"{_or(self._args.grace, GRACE_SECONDS):g}"
             done = subprocess.run(
-                going.lab_command(
-                    self._paths, "exec", name, "--", *command, "--timeout", f"{self._args.grace:g}"
-                ),
+                going.lab_command(self._paths, "exec", name, "--", *command, "--timeout", grace),
                 capture_output=True,
                 text=True,
             )
@@ -97,10 +128,11 @@ class Verbs:
         said = "goes on" if before == "paused" else "is on"
         if not self._args.wait:
             return said
+        patience = _or(self._args.timeout, READY_SECONDS)
         if name == CONTROL:
-            wait_answering(self._paths, self._machines, self._args.timeout)
+            wait_answering(self._paths, self._machines, patience)
             return f"{said}, and answers"
-        wait_ready_anew(self._paths, self._machines, name, since, self._args.timeout)
+        wait_ready_anew(self._paths, self._machines, name, since, patience)
         return f"{said}, and Ready"
 
     def _switch_on(self, machine: Machine) -> None:
@@ -118,7 +150,7 @@ class Verbs:
         state.save(self._paths, lab)
 
     def _partition(self, machine: Machine) -> str:
-        others = tuple(part for part in (self._args.others or "").split(",") if part)
+        others = _names(self._args.others or "")
         for other in others:
             if other == machine.name:
                 raise LabError(f"{other} cannot be cut off from itself")

@@ -111,6 +111,8 @@ def _logs(args: argparse.Namespace, paths: LabPaths) -> int:
     there = {file.stem: file for file in sorted(folder.glob("*.log"))} | {BOOT: paths.boot_log(args.name)}
     if args.process is not None and args.process not in there:
         raise LabError(f"{args.name} has no log of {args.process} (it has {', '.join(there)})")
+    if args.lines < 0:
+        raise LabError(f"--lines {args.lines}: it must be 0 or more")
     files = [there[args.process]] if args.process else list(there.values())
     follow = ["-F"] if args.follow else []
     os.execvp(

@@ -44,10 +44,16 @@ def ruleset(lab: Lab) -> str:
                 other = ports[name]
                 forward += [f'iifname "{a}" oifname "{b}" drop' for a, b in ((own, other), (other, own))]
         if machine.cable.loss:
-            dice = f"numgen random mod {FINENESS} < {round(machine.cable.loss * FINENESS / 100)} drop"
-            forward += [f'iifname "{own}" {dice}', f'oifname "{own}" {dice}']
+            lost = _lost(machine.cable.loss)
+            forward += [f'iifname "{own}" {lost}', f'oifname "{own}" {lost}']
     chains = (("forward", forward), ("input", arriving), ("output", leaving))
     return "\n".join(_lines(chains)) + "\n"
+
+
+def _lost(loss: float) -> str:
+    """The end of a rule that drops so many of a hundred frames; nft compares with less than all only."""
+    faces = round(loss * FINENESS / 100)
+    return "drop" if faces >= FINENESS else f"numgen random mod {FINENESS} < {faces} drop"
 
 
 def _lines(chains: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:

@@ -56,8 +56,7 @@ def run(args: argparse.Namespace, paths: LabPaths) -> int:
             if before is None:
                 remove(paths)  # there is nothing in it yet that anybody would miss
             raise
-        known = before.names if before is not None else ()
-        new = [machine for machine in lab.nodes if machine.name not in known]
+        new = [machine for machine in lab.nodes if not _joined(paths, machine)]
         token = _make_token(client, args.timeout)
         invitation = _invite(token, paths, lab)
 
@@ -66,6 +65,8 @@ def run(args: argparse.Namespace, paths: LabPaths) -> int:
                 file = Path(f"{paths.disk(machine.name)}{NODE_CONFIG}")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(paths.kubelet_config, file)
+            if machines.state(machine.name) != "off":  # an earlier `lab up` could not make it a node
+                machines.cut_power(machine.name)
             service = services.node(machine.name, invitation, programs)
             machines.finish([machines.boot(lab, machine, service)])
 
@@ -84,8 +85,7 @@ def _start_cluster(
     if fresh:
         services.control_settings(lab)  # says what is wrong with the options before anything is made
         wires.check_free(lab, paths)
-    state.save(paths, lab)
-    if fresh:
+        state.save(paths, lab)
         machines.boot_switch(lab)
         wires.connect_host(lab, paths.link)
         machines.finish([machines.boot(lab, lab.machine(CONTROL), services.control(lab))])
@@ -94,7 +94,13 @@ def _start_cluster(
     programs = warm.import_programs(*warm.PROGRAMS)
     client = _client_of_running(paths, machines, started, timeout)
     _say(started, f"API server answers at {lab.server}")
+    state.save(paths, lab)
     return client, programs
+
+
+def _joined(paths: LabPaths, machine: Machine) -> bool:
+    """Whether the machine became a node once: it has a kubelet's kubeconfig on its disk."""
+    return paths.node(machine.name).kubeconfig("kubelet").exists()
 
 
 def _say(started: float, text: str) -> None:
@@ -106,12 +112,12 @@ def _wanted(args: argparse.Namespace, before: Lab | None, paths: LabPaths) -> La
         raise LabError(f"--nodes {args.nodes}: a lab has between 1 and {MOST_NODES} nodes")
     if before is not None:
         there = len(before.nodes)
-        if args.nodes <= there:
+        if args.nodes <= there and all(_joined(paths, machine) for machine in before.nodes):
             raise LabError(
-                f"a lab of {there} nodes runs already (see it: {paths.command} status; "
+                f"a lab of {there} node{'s' * (there != 1)} runs already (see it: {paths.command} status; "
                 f"end it: {paths.command} down; more nodes: {paths.command} up --nodes {there + 1})"
             )
-        return before.grown(args.nodes)
+        return before.grown(max(args.nodes, there))
     lab = Lab(
         network=args.network,
         cluster_cidr=args.cluster_cidr,
@@ -289,7 +295,8 @@ def _bring_up(
             problem = f"{why_not_ready(client, name)} ({machines.last_words(name)})"
             raise LabError(
                 f"{left} nodes are not Ready after {timeout:g} s; {problem}; "
-                f"look at it: kubelet-py lab logs {name}; or take it away: kubelet-py lab down"
+                f"look at it: {machines.command} logs {name}; or type this again; or take the lab away: "
+                f"{machines.command} down"
             )
         time.sleep(LOOK_SECONDS if joining else 0)
 

@@ -118,9 +118,7 @@ def test_a_unit_that_waits_for_its_restart_counts_as_running(
 
 def test_what_systemd_refuses_is_told_in_its_words(tmp_path: Path) -> None:
     manager = Manager(tmp_path, restart=(1, "Job for a.service failed.\nmore"), enable=(1, "Unit is masked."))
-    with pytest.raises(
-        NotStarted, match=r"Could not restart a.service by systemd: Job .* \(see: journal"
-    ):
+    with pytest.raises(NotStarted, match=r"Could not restart a.service by systemd: Job .* \(see: journal"):
         manager.systemd.restart("a.service")
     with pytest.raises(CommandError, match=r"Could not enable a.service by systemd: Unit is masked\."):
         manager.systemd.install("a.service", "text")

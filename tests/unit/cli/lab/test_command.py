@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.lab import state
 from kubelet_py.cli.lab.errors import LabError
 from kubelet_py.cli.lab.layout import DEFAULT_ROOT, LabPaths
+from kubelet_py.cli.lab.node import check
 from kubelet_py.cli.lab_command import own_root
 from kubelet_py.cli.main import build_parser, main
 
@@ -70,3 +72,31 @@ def test_what_to_do_next_names_the_folder_of_this_lab(tmp_path: Path) -> None:
     assert LabPaths(DEFAULT_ROOT).command == "kubelet-py lab"
     with pytest.raises(LabError, match=f"make one: kubelet-py lab --root {tmp_path} up"):
         state.require(LabPaths(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("kill 5", "kill takes no '5' (it is for delay and loss)"),
+        ("heal 5%", "heal takes no '5%'"),
+        ("kill --wait", "kill takes no --wait (it is for start)"),
+        ("start --grace 5", "start takes no --grace (it is for stop)"),
+        ("heal --from node2", "heal takes no --from (it is for partition)"),
+        ("stop --timeout 5", "stop takes no --timeout"),
+        ("stop --grace -1", "--grace -1: it must be a number of seconds, 0 or more"),
+        ("start --wait --timeout nan", "--timeout nan: it must be a number of seconds"),
+        ("partition --from ,", "--from: say which machines"),
+    ],
+)
+def test_what_a_verb_has_no_use_for_is_refused(line: str, said: str) -> None:
+    args = build_parser("lab").parse_args(["lab", "node", "node1", *line.split()])
+    with pytest.raises(LabError, match=re.escape(said)):
+        check(args)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["stop", "stop --grace 0", "start --wait --timeout 9", "loss 5%", "delay 0", "partition --from a,host"],
+)
+def test_what_belongs_to_a_verb_is_taken(line: str) -> None:
+    check(build_parser("lab").parse_args(["lab", "node", "node1", *line.split()]))

@@ -49,8 +49,11 @@ def test_loss_is_counted_in_ten_thousandths_each_way() -> None:
     ]
 
 
-def test_all_loss_is_all() -> None:
-    assert "mod 10000 < 10000 drop" in traffic.ruleset(LAB.with_cable("node1", Cable(loss=100.0)))
+def test_all_loss_is_all_without_dice_that_nft_would_refuse() -> None:
+    for loss in (100.0, 99.999):
+        rules = traffic.ruleset(LAB.with_cable("node1", Cable(loss=loss)))
+        assert 'iifname "node1" drop' in rules and "numgen" not in rules
+    assert "mod 10000 < 9999 drop" in traffic.ruleset(LAB.with_cable("node1", Cable(loss=99.99)))
 
 
 @pytest.mark.parametrize(
