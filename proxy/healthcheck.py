@@ -99,21 +99,22 @@ class ServiceHealth:
         self._health = health
         self._hosts = hosts
         self._ports: dict[Name, int] = {}
-        self._addresses: dict[tuple[Name, int], frozenset[str]] = {}
+        self._seen: dict[tuple[Name, int], tuple[int, int]] = {}  # its port and endpoints here, by IP version
         self._servers: dict[int, tuple[Name, list[StatusServer]]] = {}
 
     def change(self, version: int, changed: Mapping[Name, Served]) -> None:
         """Services of one address family changed."""
         for name, served in changed.items():
-            port = next((p.health_check_port for p, _ in served if p.health_check_port), 0)
-            local = frozenset(e.ip for _, endpoints in served for e in endpoints if e.local and e.ready)
             if served:
-                self._addresses[name, version] = local
+                port = next((p.health_check_port for p, _ in served if p.health_check_port), 0)
+                local = {e.ip for _, endpoints in served for e in endpoints if e.local and e.ready}
+                self._seen[name, version] = (port, len(local))
             else:
-                self._addresses.pop((name, version), None)
-            others = [family for family in (4, 6) if (name, family) in self._addresses]
-            if port or not others or others == [version]:
-                self._listen(name, port)
+                self._seen.pop((name, version), None)
+            self._listen(name, max((port for port, _ in self._of(name)), default=0))
+
+    def _of(self, name: Name) -> list[tuple[int, int]]:
+        return [self._seen[name, version] for version in (4, 6) if (name, version) in self._seen]
 
     def _listen(self, name: Name, port: int) -> None:
         before = self._ports.get(name, 0)
@@ -151,17 +152,16 @@ class ServiceHealth:
         self._servers[port] = (name, opened)
 
     def _answer(self, name: Name) -> Answer:
-        addresses: set[str] = set()
-        for version in (4, 6):
-            addresses |= self._addresses.get((name, version), frozenset())
+        # A pod of both families is one endpoint.
+        count = max((local for _, local in self._of(name)), default=0)
         healthy = self._health.healthy()
         body = {
             "service": {"namespace": name[0], "name": name[1]},
-            "localEndpoints": len(addresses),
+            "localEndpoints": count,
             "serviceProxyHealthy": healthy,
         }
-        headers = {**_JSON, "X-Load-Balancing-Endpoint-Weight": str(len(addresses))}
-        return (200 if addresses and healthy else 503), json.dumps(body).encode(), headers
+        headers = {**_JSON, "X-Load-Balancing-Endpoint-Weight": str(count)}
+        return (200 if count and healthy else 503), json.dumps(body).encode(), headers
 
     def stop(self) -> None:
         for _name, servers in self._servers.values():

@@ -16,7 +16,7 @@ from typing import Any
 from controlplane.apiserver import service_families
 from controlplane.apiserver.errors import FORBIDDEN, INVALID, Cause, StatusError, internal, invalid
 from controlplane.apiserver.validation_addresses import is_ip
-from controlplane.apiserver.validation_fields import Causes
+from controlplane.apiserver.validation_fields import Causes, go_value
 from kubeclient.ranges import Network, family, read_ranges
 
 Object = dict[str, Any]
@@ -327,9 +327,6 @@ def _require_address(service: Object, index: int, address: str) -> None:
 
 
 def _refused(service: Object, field: str, value: object, text: str) -> StatusError:
-    shown = f'"{value}"' if isinstance(value, str) else str(value)
-    if isinstance(value, list):
-        shown = "[" + ",".join(f'"{item}"' for item in value) + "]"
     kind = FORBIDDEN if value is None else INVALID
-    cause = Cause(kind, field, f"Invalid value: {shown}: {text}")
+    cause = Cause(kind, field, f"Invalid value: {go_value(value)}: {text}")
     return invalid("Service", "", service["metadata"].get("name", ""), [cause])

@@ -69,7 +69,10 @@ def _from_pool(service: Object, others: Sequence[Object], pool: Sequence[Network
     taken = {address for other in others for address in ingress(other)}
     asked = service["spec"].get("loadBalancerIP")
     if asked:
-        address = ipaddress.ip_address(asked)
+        try:
+            address = ipaddress.ip_address(asked)
+        except ValueError:
+            return Assignment(problem=f"loadBalancerIP {asked!r} is no IP address")
         if not any(address in network for network in pool):
             return Assignment(problem=f"loadBalancerIP {asked} is not in --load-balancer-addresses")
         return Assignment(problem=f"{asked} is taken") if asked in taken else Assignment((asked,))

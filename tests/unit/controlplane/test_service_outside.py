@@ -179,3 +179,11 @@ def test_a_balancers_address_is_a_virtual_one_unless_it_says_otherwise() -> None
     assert update(new, old) == []
     told = prepared(new)["status"]["loadBalancer"]["ingress"]
     assert [entry.get("ipMode") for entry in told] == ["VIP", "Proxy", None]
+
+
+def test_an_address_that_is_taken_is_told_as_go_prints_it() -> None:
+    pool = allocator()
+    stored(pool, service(clusterIP="10.96.0.9"))
+    told = r'spec.clusterIPs: Invalid value: \[\]string\{"10.96.0.9"\}: failed to allocate IP 10.96.0.9: '
+    with pytest.raises(StatusError, match=told):
+        pool.allocate(prepared(service(clusterIP="10.96.0.9")), None)

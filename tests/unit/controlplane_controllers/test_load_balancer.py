@@ -97,6 +97,7 @@ def test_what_a_service_has_it_keeps_while_it_may() -> None:
         ("203.0.113.3", ""),
         ("203.0.113.1", "203.0.113.1 is taken"),
         ("192.0.2.1", "loadBalancerIP 192.0.2.1 is not in --load-balancer-addresses"),
+        ("mine", "loadBalancerIP 'mine' is no IP address"),
     ],
 )
 def test_an_address_that_is_asked_for(asked: str, problem: str) -> None:

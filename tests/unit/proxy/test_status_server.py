@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import urllib.request
+from dataclasses import replace
 
 import pytest
 
 from proxy import own_addresses
-from proxy.changes import ServicePort
+from proxy.changes import Endpoint, ServicePort
 from proxy.healthcheck import Health, ServiceHealth, StatusServer
 
 PAGES = {"": lambda: (200, json.dumps({"well": True}).encode(), {})}
@@ -72,6 +73,27 @@ def test_a_health_port_is_on_the_given_addresses_only_and_on_all_or_none() -> No
             ports.change(4, {("d", "s"): ((service, ()),)})
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", number), 30)
+    finally:
+        ports.stop()
+
+
+def test_a_pod_of_both_families_counts_once_and_the_port_closes_with_its_policy() -> None:
+    health = Health(60)
+    health.synced()
+    ports, number = ServiceHealth(health, lambda: ["127.0.0.1"]), free_port()
+    checked = ServicePort("d", "s", "", "tcp", "10.96.0.1", 80, health_check_port=number)
+    plain = replace(checked, health_check_port=0)
+    pod = {version: Endpoint(ip, 80, local=True) for version, ip in ((4, "10.0.0.1"), (6, "fd00::1"))}
+    try:
+        for version, endpoint in pod.items():
+            ports.change(version, {("d", "s"): ((checked, (endpoint,)),)})
+        with urllib.request.urlopen(f"http://127.0.0.1:{number}/", timeout=30) as answer:
+            assert json.load(answer)["localEndpoints"] == 1
+            assert answer.headers["X-Load-Balancing-Endpoint-Weight"] == "1"
+        for version, endpoint in pod.items():
+            ports.change(version, {("d", "s"): ((plain, (endpoint,)),)})
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", number), 30)
     finally:
         ports.stop()
 
