@@ -65,6 +65,7 @@ from kubelet_py.pods.resizer import Resizer
 from kubelet_py.pods.runtime_class import RuntimeClasses
 from kubelet_py.pods.sandboxes import Sandboxes
 from kubelet_py.pods.status_manager import NullStatusManager, StatusManager
+from kubelet_py.pods.sync_counts import working_pods
 from kubelet_py.pods.sync_pod import PodSyncer
 from kubelet_py.pods.timed_runtime import TimedRuntime
 from kubelet_py.pods.timeline import Timelines
@@ -408,7 +409,7 @@ class Agent:
             self._pleg, self._workers, self._syncer, self._statuses, self._volumes, self._qos, self._gate,
             self._guard.eviction, self._timelines, self._puller.counts, self._housekeeping, self._cpus,
         )  # fmt: skip
-        more = self._credentials.instruments()
+        more = [working_pods(self._manager.records()), *self._credentials.instruments()]
         return [*(each for part in counting for each in part.instruments), *more]
 
     def _meter(self) -> Meter:

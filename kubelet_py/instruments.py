@@ -38,8 +38,11 @@ class Number:
             self._values[values] = value
 
     def rows(self) -> list[tuple[Mapping[str, str], float]]:
+        """By labels; a count without labels is told from the beginning, as 0: a rate needs two samples."""
         with self._lock:
             found = list(self._values.items())
+        if not found and not self.labels and self.kind == "counter":
+            return [({}, 0)]
         return [(dict(zip(self.labels, values, strict=True)), value) for values, value in found]
 
 
@@ -71,8 +74,11 @@ class Histogram:
             self.observe(time.monotonic() - began, *values)
 
     def rows(self) -> list[tuple[Mapping[str, str], Distribution]]:
+        """By labels; one without labels is told from the beginning."""
         with self._lock:
             found = list(self._values.items())
+        if not found and not self.labels:
+            return [({}, Durations(self._bounds).read())]
         return [(dict(zip(self.labels, values, strict=True)), each.read()) for values, each in found]
 
 

@@ -154,6 +154,7 @@ def check_field_ref(causes: Causes, path: str, reference: Object, supported: tup
 
 
 def _check_projected(causes: Causes, path: str, source: Object) -> None:
+    taken: set[str] = set()
     for index, projection in enumerate(source.get("sources") or ()):
         where = f"{path}.sources[{index}]"
         kinds = [kind for kind in _PROJECTIONS if kind in projection]
@@ -163,6 +164,12 @@ def _check_projected(causes: Causes, path: str, source: Object) -> None:
             causes.forbidden(f"{where}.{extra}", "may not specify more than 1 volume type")
         for kind in kinds:
             _check_projection(causes, f"{where}.{kind}", projection[kind], kind)
+            for item in projection[kind].get("items") or ():
+                wanted = item.get("path") or ""
+                if wanted in taken:
+                    shown = projection[kind].get("name") or wanted
+                    causes.invalid(path, shown, "conflicting duplicate paths")
+                taken |= {wanted} - {""}
 
 
 def _check_projection(causes: Causes, path: str, source: Object, kind: str) -> None:

@@ -22,6 +22,7 @@ from kubelet_py.pods.resize import Table
 ANY = "0.0.0.0"
 NO_PORTS = "node(s) didn't have free ports for the requested pod ports"
 NO_AFFINITY = "node(s) didn't match Pod's node affinity/selector"
+OS, OS_LABEL = "linux", "kubernetes.io/os"
 SHUTDOWN = Waiting("NodeShutdown", "Pod was rejected as the node is shutting down.")
 LATER = Waiting("", "other pods are ending to make room")
 NO_TOLERATION = "node(s) had taints that the pod didn't tolerate"
@@ -76,6 +77,16 @@ def _ports(pod: Object) -> Iterable[tuple[str, str, int]]:
         for port in container.get("ports") or ():
             if port.get("hostPort"):
                 yield port.get("hostIP") or ANY, port.get("protocol", "TCP"), int(port["hostPort"])
+
+
+def foreign(pod: Object) -> Waiting | None:
+    """What is made for another operating system, which no other pod's end would change."""
+    if (pod["metadata"].get("labels") or {}).get(OS_LABEL, OS) != OS:
+        text = f"Failed to admit pod as the `{OS_LABEL}` label doesn't match node label"
+        return Waiting("PodOSSelectorNodeLabelDoesNotMatch", text)
+    if ((pod["spec"].get("os") or {}).get("name") or OS) != OS:
+        return Waiting("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS")
+    return None
 
 
 def refusal(
@@ -279,7 +290,7 @@ class Gate:
 
     def _refusal(self, record: Admitted, wanted: Requests, taken: Sequence[Admitted]) -> Waiting | None:
         pod, node = record.pod, self._node()
-        refused = pressed(pod, self._pressures()) or self._forbids(pod)
+        refused = foreign(pod) or pressed(pod, self._pressures()) or self._forbids(pod)
         if refused is not None:
             return refused
         if self._shutting_down():

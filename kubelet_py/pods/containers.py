@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -57,7 +56,6 @@ log = logging.getLogger(__name__)
 
 Event = Callable[[Object, str, str, str, str], None]
 """(pod, container name or "", Normal or Warning, reason, message)"""
-LARGEST_PROFILE = 1 << 20
 
 
 class ContainerStarter:
@@ -196,7 +194,7 @@ class ContainerStarter:
                 hostname=files.nodename_of(pod, node.name, self._config.cluster_domain),
                 shm=self._shm(pod),
                 seccomp_default=self._config.seccomp_default,
-                localhost_seccomp=self._localhost_profile(context),
+                localhost_seccomp=security.localhost_profile(self._paths.state / "seccomp", context),
                 app_armor=self._app_armor.provide(context),
                 selinux=self._selinux,
             ),
@@ -334,24 +332,6 @@ class ContainerStarter:
         if all(mount.destination != path for mount in mounts):
             mounts.append(Mount(str(message_file), path))
         return mounts
-
-    def _localhost_profile(self, context: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        profile = context.get("seccompProfile") or {}
-        if profile.get("type") != "Localhost":
-            return None
-        name = profile.get("localhostProfile") or ""
-        if name.startswith("/") or ".." in name.split("/"):
-            raise ContainerConfigError(
-                f"localhost seccomp profile {name!r} must be a relative path without '..'"
-            )
-        file = self._paths.state / "seccomp" / name
-        try:
-            parsed: Any = json.loads(file.read_bytes()[:LARGEST_PROFILE])
-        except (OSError, ValueError) as error:
-            raise ContainerConfigError(f"could not load local seccomp profile {file}: {error}") from error
-        if not isinstance(parsed, dict):
-            raise ContainerConfigError(f"could not load local seccomp profile {file}: it is no JSON object")
-        return parsed
 
     def _link_log(self, pod: Object, name: str, identifier: str, log_path: str) -> None:
         """`var/log/containers/<pod>_<namespace>_<container>-<id>.log`, for log collectors."""

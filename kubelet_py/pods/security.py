@@ -5,6 +5,7 @@ The container's own value wins over the pod's. Source: upstream's securitycontex
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trig
 # Settings of an IPC namespace; those that begin with net. are of a network namespace.
 IPC_SYSCTLS = ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
 SELINUX_DEFAULTS = (("user", "system_u"), ("role", "system_r"), ("type", "container_t"), ("level", "s0"))
+LARGEST_PROFILE = 1 << 20
 SETS = ("bounding", "effective", "permitted")
 # What a pod may set without the node's leave: it reaches no other pod. Source: upstream's pkg/kubelet/sysctl.
 SAFE_SYSCTLS = frozenset(
@@ -112,7 +114,26 @@ def capability_names(context: Mapping[str, Any]) -> tuple[str, ...]:
     try:
         return capabilities.select(wanted.get("add") or (), wanted.get("drop") or (), capabilities.DEFAULT)
     except capabilities.UnknownCapability as error:
-        raise ContainerConfigError(str(error)) from error
+        raise ContainerConfigError(f'unknown capability "{error.args[0]}"') from error
+
+
+def localhost_profile(folder: Path, context: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The seccomp profile below `folder` that the context names; None where it names none of the node's."""
+    profile = context.get("seccompProfile") or {}
+    if profile.get("type") != "Localhost":
+        return None
+    name = profile.get("localhostProfile") or ""
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ContainerConfigError(f"localhost seccomp profile {name!r} must be a relative path without '..'")
+    file = folder / name
+    try:
+        parsed: Any = json.loads(file.read_bytes()[:LARGEST_PROFILE])
+    except (OSError, ValueError) as error:
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        raise ContainerConfigError(f"could not load local seccomp profile {file}: {why}") from error
+    if not isinstance(parsed, dict):
+        raise ContainerConfigError(f"could not load local seccomp profile {file}: it is no JSON object")
+    return parsed
 
 
 def oci_capabilities(names: Sequence[str], uid: int, context: Mapping[str, Any]) -> dict[str, list[str]]:

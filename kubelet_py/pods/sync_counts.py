@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 
 from kubelet_py.instruments import Histogram, Instrument, Number
-from kubelet_py.pods.model import Object
+from kubelet_py.pods.model import Object, is_static
 from kubelet_py.pods.record import PodRecord
 
 CREATE, UPDATE, SYNC, KILL = "create", "update", "sync", "kill"
@@ -42,9 +43,14 @@ class SyncCounts:
         self._sizes = Histogram(
             "kubelet_containers_per_pod_count", "The number of containers per pod.", bounds=(1, 2, 4, 8, 16)
         )
+        self._refusals = Number(
+            "kubelet_admission_rejections_total",
+            "Cumulative number pod admission rejections by the Kubelet.",
+            "reason",
+        )
         self.instruments: tuple[Instrument, ...] = (
             self._worker, self._first, self._pods, self._pod_errors, self._containers, self._container_errors,
-            self._sizes,
+            self._sizes, self._refusals,
         )  # fmt: skip
 
     @contextmanager
@@ -63,6 +69,10 @@ class SyncCounts:
         self._pods.add()
         if failed:
             self._pod_errors.add()
+
+    def refused(self, reason: str) -> None:
+        """The node did not let a pod in."""
+        self._refusals.add(reason)
 
     def container(self, pod: Object, name: str, code: str = "") -> None:
         """A container was tried; `code` is the reason of its failure."""
@@ -86,3 +96,32 @@ def container_type(pod: Object, name: str) -> str:
         if any(container["name"] == name for container in pod["spec"].get(key) or ()):
             return kind
     return "container"
+
+
+def working_pods(records: Sequence[PodRecord]) -> Number:
+    """PURE. The pods that have a worker, by where they are in their life and whether anybody still wants
+    them: one that was deleted by force, or whose manifest went, takes of the node until its worker is done.
+    """
+    found = Number(
+        "kubelet_working_pods",
+        "Number of pods the kubelet is actually running, broken down by lifecycle phase, whether the pod is "
+        "desired, orphaned, or runtime only (also orphaned), and whether the pod is static. An orphaned pod "
+        "has been removed from local configuration or force deleted in the API and consumes resources that "
+        "are not otherwise visible.",
+        *("lifecycle", "config", "static"),
+        kind="gauge",
+    )
+    # What the runtime alone knows of is ended without a worker (leftovers.py), so none of it is counted.
+    kinds = [*product(("desired", "orphan"), ("", "true")), ("runtime_only", "unknown")]
+    for lifecycle, kind in product(("sync", "terminating", "terminated"), kinds):
+        found.set(0, lifecycle, *kind)
+    for record in records:
+        config = "orphan" if record.gone else "desired"
+        found.add(_lifecycle(record), config, "true" if is_static(record.pod) else "")
+    return found
+
+
+def _lifecycle(record: PodRecord) -> str:
+    if record.cleaned:
+        return "terminated"
+    return "terminating" if record.ends or record.finished else "sync"

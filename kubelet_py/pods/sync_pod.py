@@ -110,6 +110,7 @@ class PodSyncer:
         elif refused is not None:
             self._p.event(record.pod, "", "Warning", refused.reason, refused.message)
             record.failure = Waiting(refused.reason, f"Pod was rejected: {refused.message}")
+            self._counts.refused(refused.reason)
             log.info("Refused pod=%s reason=%s", full_name(record.pod), refused.reason)
         else:
             due = deadline(record)

@@ -18,6 +18,10 @@ from controlplane.apiserver.validation_pod_update import ephemeral_containers_up
 SCHEMA = Schema.load()
 META = {"name": "x", "namespace": "default"}
 CONTAINER = {"name": "c", "image": "busybox"}
+TWICE = [
+    {"configMap": {"name": "m", "items": [{"key": "k", "path": "p"}]}},
+    {"secret": {"name": "s", "items": [{"key": "k", "path": "p"}]}},
+]
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": META, "spec": {"containers": [CONTAINER]}}
 DEPLOYMENT = {
     "apiVersion": "apps/v1",
@@ -172,6 +176,10 @@ def test_metadata(obj: dict[str, Any], wanted: str) -> None:
         (
             pod(volumes=[{"name": "v", "emptyDir": {}, "hostPath": {"path": "/"}}]),
             "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
+        ),
+        (
+            pod(volumes=[{"name": "v", "projected": {"sources": TWICE}}]),
+            'spec.volumes[0].projected: Invalid value: "s": conflicting duplicate paths',
         ),
         (
             pod(volumes=[{"name": "v", "configMap": {"name": "m", "items": [{"key": "k", "path": "../k"}]}}]),

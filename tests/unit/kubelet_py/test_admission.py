@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pods_in_words import NOW, pod
 
-from kubelet_py.pods.admission import Gate, Totals, refusal, requests
+from kubelet_py.pods.admission import Gate, Totals, foreign, refusal, requests
 from kubelet_py.pods.model import Object, Waiting
 from kubelet_py.pods.record import PodRecord
 
@@ -83,6 +83,27 @@ CASES: list[tuple[str, Object, list[Object], Waiting | None]] = [
 def test_refusals(name: str, body: Object, others: list[Object], wanted: Waiting | None) -> None:
     taken = [requests(other) for other in others]
     assert refusal(body, requests(body), taken, NODE, FREE) == wanted
+
+
+@pytest.mark.parametrize(
+    ("spec", "labels", "reason"),
+    [
+        ({"os": {"name": "linux"}}, {"kubernetes.io/os": "linux"}, None),
+        ({}, {}, None),
+        ({"os": {"name": "windows"}}, {}, "PodOSNotSupported"),
+        ({}, {"kubernetes.io/os": "windows"}, "PodOSSelectorNodeLabelDoesNotMatch"),
+    ],
+)
+def test_a_pod_for_another_system_is_refused(spec: Object, labels: Object, reason: str | None) -> None:
+    body = pod(**ANYWHERE, **spec)
+    body["metadata"]["labels"] = labels
+    found = foreign(body)
+    assert (found.reason if found else None) == reason
+    own = record("own", body)
+    gate = Gate(
+        records=lambda: [own], held=set, node=lambda: NODE, allocatable=FREE, totals=lambda totals: None
+    )
+    assert gate.admit(own) == found
 
 
 def test_requests_are_the_sum_or_the_largest_init_container_with_the_sidecars() -> None:

@@ -14,7 +14,7 @@ from kubelet_py.node.api_counts import ApiCounts
 from kubelet_py.pods.pleg import Pleg
 from kubelet_py.pods.pull_counts import PullCounts, size_name
 from kubelet_py.pods.record import PodRecord
-from kubelet_py.pods.sync_counts import SyncCounts, container_type
+from kubelet_py.pods.sync_counts import SyncCounts, container_type, working_pods
 from kubelet_py.pods.workers import PodWorkers
 from kubelet_py.server.http_counts import HttpCounts, labels_of
 
@@ -127,6 +127,29 @@ def test_starts_are_counted_by_the_kind_of_container_and_the_reason_of_a_failure
     assert counted(counts, "kubelet_started_containers_total", container_type="init_container") == 1
     failed = {"container_type": "container", "code": "ErrImagePull"}
     assert counted(counts, "kubelet_started_containers_errors_total", **failed) == 1
+
+
+def test_pods_that_work_is_done_for_are_told_by_where_they_are_in_life() -> None:
+    static, gone, ending, over, cleaned, plain = (PodRecord(pod(), seen_at=1.0) for _ in range(6))
+    static.pod["metadata"]["annotations"] = {"kubernetes.io/config.source": "file"}
+    ending.pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    gone.gone = over.finished = cleaned.finished = cleaned.cleaned = True
+    part = SimpleNamespace(instruments=[working_pods([static, gone, ending, over, cleaned, plain])])
+    name = "kubelet_working_pods"
+    rows = part.instruments[0].rows()
+    assert len(rows) == 15, "every combination is told from the beginning"
+    assert counted(part, name) == 6
+    assert counted(part, name, lifecycle="sync", config="desired", static="true") == 1
+    assert counted(part, name, lifecycle="sync", config="desired", static="") == 1
+    assert counted(part, name, lifecycle="terminating", config="orphan", static="") == 1
+    assert counted(part, name, lifecycle="terminating", config="desired") == 2
+    assert counted(part, name, lifecycle="terminated", config="desired") == 1
+
+
+def test_refused_pods_are_counted_by_reason() -> None:
+    counts = SyncCounts()
+    counts.refused("OutOfcpu")
+    assert counted(counts, "kubelet_admission_rejections_total", reason="OutOfcpu") == 1
 
 
 def test_the_pods_queue_counts_what_waits_and_what_is_done() -> None:

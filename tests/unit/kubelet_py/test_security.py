@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kubelet_py import config
-from kubelet_py.errors import ConfigError
+from kubelet_py.errors import ConfigError, ContainerConfigError
 from kubelet_py.pods import security
 from kubelet_py.pods.model import UserView, Waiting, user_from, user_text
 
@@ -41,6 +41,36 @@ def pod(sysctl: str = "", context: Object | None = None, own: Object | None = No
 def test_sysctls(body: Object, unsafe: list[str], wanted: str | None) -> None:
     found = security.refusal(body, unsafe_sysctls=unsafe, apparmor=False)
     assert found == (Waiting("SysctlForbidden", wanted) if wanted else None)
+
+
+def test_an_unknown_capability_is_named() -> None:
+    with pytest.raises(ContainerConfigError, match=r'^unknown capability "NOPE"$'):
+        security.capability_names({"capabilities": {"add": ["NET_ADMIN", "NOPE"]}})
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (None, "profile {}: No such file or directory$"),
+        ("[]", "profile {}: it is no JSON object$"),
+        ("{", "profile {}: Expecting property name"),
+    ],
+)
+def test_a_profile_of_the_node_that_cannot_be_read_is_told(
+    tmp_path: Path, content: str | None, wanted: str
+) -> None:
+    file = tmp_path / "mine.json"
+    if content is not None:
+        file.write_text(content)
+    context = {"seccompProfile": {"type": "Localhost", "localhostProfile": "mine.json"}}
+    with pytest.raises(ContainerConfigError, match=wanted.format(file)):
+        security.localhost_profile(tmp_path, context)
+    file.write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    assert security.localhost_profile(tmp_path, context) == {"defaultAction": "SCMP_ACT_ALLOW"}
+    with pytest.raises(ContainerConfigError, match="must be a relative path"):
+        upwards = {"type": "Localhost", "localhostProfile": "../mine.json"}
+        security.localhost_profile(tmp_path / "a", {"seccompProfile": upwards})
+    assert security.localhost_profile(tmp_path, {}) is None
 
 
 LOCAL = {"appArmorProfile": {"type": "Localhost", "localhostProfile": "mine"}}

@@ -108,7 +108,8 @@ def test_what_parts_counted_can_be_read_by_prometheus_own_parser() -> None:
     histogram.observe(0.3, "c")
     pages = (
         *metrics.own_families([], usage_sample.node()),
-        *metrics.instrument_families([number, histogram, Number("none", "never counted")]),
+        *metrics.instrument_families([number, histogram, Number("none", "never counted", "why")]),
+        *metrics.instrument_families([Number("zero_total", "x"), Histogram("empty_seconds", "x")]),
         *metrics.certificate_families({"client": math.inf, "server": 150.0}, 100.0),
         *metrics.volume_families({("kubernetes.io/secret", "desired_state_of_world"): 2}),
     )
@@ -119,6 +120,8 @@ def test_what_parts_counted_can_be_read_by_prometheus_own_parser() -> None:
     assert found["kubelet_certificate_manager_server_ttl_seconds"].samples[0].value == 50.0
     assert found["volume_manager_total_volumes"].samples[0].labels["plugin_name"] == "kubernetes.io/secret"
     assert "none" not in found
+    assert found["zero"].samples[0].value == 0
+    assert {sample.value for sample in found["empty_seconds"].samples} == {0}
 
 
 def test_traffic_of_disks_is_told_by_device_and_way() -> None:
