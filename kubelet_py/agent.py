@@ -247,6 +247,7 @@ class Agent:
             event=self._events.tell,
             timelines=self._timelines,
             cpus=self._cpus.cpus,
+            ids=lambda pod: self._users.range_of(pod, ""),  # its sandbox has them already
         )
         allocations = Allocations(paths.pods)
         self._gate = gate = Gate(

@@ -45,6 +45,7 @@ class Mount:
     propagation: str = "rprivate"
     recursive: bool = True
     recursive_read_only: bool = False  # what is mounted below it, too
+    mapped: bool = False  # its owners are the pod's users already
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,8 @@ def _bind(mount: Mount, mapped: bool) -> dict[str, Any]:
     options = ["rbind" if mount.recursive else "bind", mount.propagation, "ro" if mount.read_only else "rw"]
     if mount.recursive_read_only:
         options.append("rro")
-    if mapped:  # the file's owner 0 is the pod's 0, and what the pod writes as 0 is 0 on the disk
+    if mapped and not mount.mapped:
+        # The file's owner 0 is the pod's 0, and what the pod writes as 0 is 0 on the disk.
         options.append("idmap")
     return _mount(mount.destination, "bind", mount.source, *options)
 

@@ -25,7 +25,7 @@ from kubelet_py.pods.actions import Start, spec_hash
 from kubelet_py.pods.container_spec import Facts, Mount, oci_spec
 from kubelet_py.pods.context import NodeFacts, ObjectSource
 from kubelet_py.pods.image_puller import ImagePuller
-from kubelet_py.pods.image_volumes import image_volumes
+from kubelet_py.pods.image_volumes import Ids, image_volumes
 from kubelet_py.pods.model import (
     ANNOTATION_HASH,
     ANNOTATION_MESSAGE_FILE,
@@ -74,9 +74,11 @@ class ContainerStarter:
         event: Event,
         timelines: Timelines,
         cpus: Callable[[str, str], str] = lambda uid, name: "",
+        ids: Ids = lambda pod: (0, 0),
     ) -> None:
-        """`cpus(pod uid, container name)`: the processors it may use, "" for any."""
+        """`cpus(pod uid, container name)`: the processors it may use, "" for any. `ids(pod)`: its users."""
         self._cpus = cpus
+        self._ids = ids
         self._timelines = timelines
         self._paths = paths
         self._config = config
@@ -107,7 +109,7 @@ class ContainerStarter:
         tell, secrets = self._teller(pod, name), self._pull_secrets(pod)
         with self._timelines.step(pod["metadata"]["uid"], timeline.IMAGE, name, goes_on=True):
             image = self._images.ensure(pod, container, tell, secrets)
-            shown = image_volumes(pod, container, self._images, self._volumes, tell, secrets)
+            shown = image_volumes(pod, container, self._images, self._volumes, tell, secrets, self._ids)
         volumes = {**volumes, **shown}
         try:
             config = self.describe(pod, container, start.attempt, image, view.ips, volumes)

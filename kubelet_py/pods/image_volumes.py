@@ -6,17 +6,26 @@ under which name they are asked for. Source: upstream's kuberuntime, getImageVol
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from kubelet_py.errors import CreateContainerError, VolumeError
+from kubelet_py.errors import CreateContainerError, SandboxError, VolumeError
 from kubelet_py.pods.image_puller import ImagePuller, Secrets, Tell
 from kubelet_py.pods.model import Object, uid_of
 from kubelet_py.volumes.manager import VolumeManager
 from kubelet_py.volumes.plugin import Volume
 
+Ids = Callable[[Object], tuple[int, int]]
+"""The first of the pod's users and how many it has; (0, 0) if they are the host's. SandboxError."""
+
 
 def image_volumes(
-    pod: Object, container: Object, images: ImagePuller, manager: VolumeManager, tell: Tell, secrets: Secrets
+    pod: Object,
+    container: Object,
+    images: ImagePuller,
+    manager: VolumeManager,
+    tell: Tell,
+    secrets: Secrets,
+    ids: Ids,
 ) -> dict[str, Volume]:
     """The image volumes that the container mounts. Raises ImagePulling, ImageError, CreateContainerError."""
     mounted = {entry["name"] for entry in container.get("volumeMounts") or ()}
@@ -33,8 +42,10 @@ def image_volumes(
         }
         image = images.ensure(pod, wanted, tell, secrets)
         try:
-            found[volume["name"]] = manager.set_up_image(uid_of(pod), volume["name"], image.layers)
-        except (VolumeError, OSError) as error:
+            found[volume["name"]] = manager.set_up_image(
+                uid_of(pod), volume["name"], image.layers, ids(pod)
+            )
+        except (VolumeError, SandboxError, OSError) as error:
             raise CreateContainerError(f"failed to mount image volume {volume['name']}: {error}") from error
     return found
 

@@ -52,6 +52,7 @@ def container_mounts(
                 volume.read_only or bool(entry.get("readOnly")),
                 PROPAGATION[wanted],
                 recursive_read_only=recursive_read_only(entry),
+                mapped=volume.mapped,
             )
         )
     return mounts

@@ -31,7 +31,10 @@ from kubelet_py.volumes import (
 )
 from kubelet_py.volumes.container_mounts import container_mounts
 from kubelet_py.volumes.disk_usage import Used, used
+from kubelet_py.volumes.mapped_layers import mount_mapped_layers
 from kubelet_py.volumes.plugin import Context, PayloadMaker, Volume, Volumes, kind_of
+from runtime.kernel import Kernel
+from runtime.linux import LinuxKernel
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +59,9 @@ STORAGE_BOUNDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600)
 class VolumeManager:
     """`pods` is the folder of all pods."""
 
-    def __init__(self, pods: Path) -> None:
+    def __init__(self, pods: Path, kernel: Kernel | None = None) -> None:
         self._pods = pods
+        self._kernel = kernel or LinuxKernel()
         self._durations = Histogram(
             "storage_operation_duration_seconds",
             "Storage operation duration",
@@ -117,12 +121,20 @@ class VolumeManager:
         # Files that come from the API are never the container's to change (upstream since 1.9.6).
         return Volume(folder, read_only=True)
 
-    def set_up_image(self, uid: str, name: str, layers: Sequence[str]) -> Volume:
-        """The root of an image as a volume that can only be read."""
+    def set_up_image(
+        self, uid: str, name: str, layers: Sequence[str], ids: tuple[int, int] = (0, 0)
+    ) -> Volume:
+        """The root of an image as a volume that can only be read. `ids`: the first of the pod's users and how
+        many it has, if they are its own; several layers are mapped to them here, since their overlay cannot
+        be mapped when it is mounted in a container."""
         folder = self._folder(uid, "image", name)
         folder.mkdir(parents=True, exist_ok=True)
-        mounting.mount_layers(folder, layers)
-        return Volume(folder, read_only=True)
+        mapped = bool(ids[1]) and len(layers) > 1
+        if mapped:
+            mount_mapped_layers(self._kernel, folder, layers, ids)
+        else:
+            mounting.mount_layers(folder, layers)
+        return Volume(folder, read_only=True, mapped=mapped)
 
     def refresh(self, context: Context) -> bool:
         """Write changed payloads of a pod whose volumes are there; True when something changed.

@@ -23,10 +23,12 @@ TokenSource = Callable[[Object, str, int], str]
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume that is ready: where it is on the host, and whether containers may only read it."""
+    """A volume that is ready: where it is on the host, whether containers may only read it, and whether its
+    owners are the pod's users already (else a pod with users of its own has them mapped by the mount)."""
 
     path: Path
     read_only: bool = False
+    mapped: bool = False
 
 
 Volumes = Mapping[str, Volume]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from e2e_node import Node, need_kubectl, pod
+from e2e_registry import make_image
 from on_terminal import OnTerminal
 
 from runtime.linux import LinuxKernel
@@ -138,6 +139,29 @@ def test_volumes_are_readable_and_keep_their_owners(users: tuple[Node, Path]) ->
         "0:2000",
         "0:2000",
     ]
+
+
+def test_an_image_volume_of_several_layers(users: tuple[Node, Path], tmp_path: Path) -> None:
+    """An overlay cannot be idmapped, so its layers are; below a subPath, too."""
+    node, _ = users
+    archive = make_image(tmp_path / "two.tar", "two")
+    node.cli("image", "import", str(archive), "--name", "two-layers", check=True)
+    node.apply(
+        mapped(
+            "image",
+            "cat /v/etc/version; stat -c %u:%g /v/bin/busybox /etc-only/version; touch /v/x; sleep 3600",
+            container={
+                "volumeMounts": [
+                    {"name": "v", "mountPath": "/v"},
+                    {"name": "v", "mountPath": "/etc-only", "subPath": "etc"},
+                ]
+            },
+            volumes=[{"name": "v", "image": {"reference": "two-layers", "pullPolicy": "Never"}}],
+        )
+    )
+    node.wait_running("image")
+    wanted = ["two0:0", "0:0", "touch: /v/x: Read-only file system"]
+    assert logs(node, "image", "Read-only").splitlines() == wanted
 
 
 def test_another_user_reads_by_the_fs_group(users: tuple[Node, Path]) -> None:
