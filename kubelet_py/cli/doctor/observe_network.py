@@ -76,10 +76,13 @@ def _legacy(root: bool) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     except ImportError:
         return tables, None
     hidden = []
-    for name in tables:
-        table = iptc.Table(name)
-        table.refresh()
-        hidden += [f"{name}/{chain.name}" for chain in table.chains if chain.rules]
+    try:
+        for name in tables:
+            table = iptc.Table(name)
+            table.refresh()
+            hidden += [f"{name}/{chain.name}" for chain in table.chains if chain.rules]
+    except iptc.IPTCError:  # root without CAP_NET_ADMIN, as in many containers
+        return tables, None
     return tables, tuple(hidden)
 
 
