@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,7 +178,11 @@ def _run(config: ProxyConfig) -> int:
         config, moving = found_config, Moving(found_config.node_port_addresses, stop)
     changed = threading.Event()
     found = [
-        AddressFamily(Changes(config.hostname, backend.version, changed), backend, Conntrack(backend.version))
+        AddressFamily(
+            Changes(config.hostname, backend.version, changed, time.time()),
+            backend,
+            Conntrack(backend.version),
+        )
         for backend in backends(choice.mode, config, families)
     ]
     problem = bridge_netfilter_problem()

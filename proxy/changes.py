@@ -119,9 +119,17 @@ class Changes:
     Services as with ten thousand. One of these per address family.
     """
 
-    def __init__(self, hostname: str, version: int = 4, changed: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        hostname: str,
+        version: int = 4,
+        changed: threading.Event | None = None,
+        started: float = 0.0,
+    ) -> None:
+        """`started`, UNIX time: what was triggered before is not measured, as nobody was there to act."""
         self._hostname = hostname
         self._version = version
+        self._started = started
         self._lock = threading.Lock()
         self._services: dict[Name, tuple[ServicePort, ...]] = {}
         self._slices: dict[tuple[str, str], Name] = {}
@@ -155,7 +163,7 @@ class Changes:
             if not touched:
                 return
             self._dirty |= touched
-            if kind != "DELETED" and (stamp := _trigger_time(new)) is not None:
+            if kind != "DELETED" and (stamp := _trigger_time(new)) > self._started:
                 self._triggered.append(stamp)
         self.changed.set()
 
@@ -315,14 +323,15 @@ def _hint(entry: Mapping[str, Any], kind: str) -> tuple[str, ...]:
     return tuple(sys.intern(str(one["name"])) for one in wanted)
 
 
-def _trigger_time(body: Object) -> float | None:
+def _trigger_time(body: Object) -> float:
+    """0 where the slice tells none."""
     text = (body["metadata"].get("annotations") or {}).get(TRIGGER_ANNOTATION)
     if not text:
-        return None
+        return 0.0
     try:
         return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
     except ValueError:
-        return None
+        return 0.0
 
 
 def _identity(body: Object) -> tuple[str, str]:

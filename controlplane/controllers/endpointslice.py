@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
+from controlplane.controllers import change_triggers
 from controlplane.controllers.base import Object, SharedInformers, key_of, split_key
 from controlplane.controllers.pod_readiness import is_ready
 from controlplane.controllers.service_pods import (
@@ -189,6 +190,7 @@ class EndpointSlices(ServiceFollower):
         # Service key → slice name → revision we wrote; gone slices by uid until the cache forgets them.
         self._written: dict[str, dict[str, int]] = {}
         self._deleted: set[str] = set()
+        self._triggers: dict[str, change_triggers.Times] = {}  # of the Service's last pass, by its key
         self._slices = informers.of(ENDPOINT_SLICES, self._on_slice)
 
     def _on_node(self, kind: str, new: Object, old: Object | None) -> None:
@@ -219,6 +221,7 @@ class EndpointSlices(ServiceFollower):
         service = self._services.get(name, namespace)
         if service is None:
             self._written.pop(key, None)  # the garbage collector takes the slices: they are owned
+            self._triggers.pop(key, None)
             return
         if not service["spec"].get("selector") or service["metadata"].get("deletionTimestamp"):
             return
@@ -234,8 +237,12 @@ class EndpointSlices(ServiceFollower):
             for node in self._nodes.list()
         }
         families = service["spec"].get("ipFamilies") or ["IPv4"]
-        groups = desired(service, placed(service, self._selected(service), zones), zones)
-        self._carry_out(key, service, plan(groups, slices, families, slice_labels(service)))
+        pods = placed(service, self._selected(service), zones)
+        groups = desired(service, pods, zones)
+        now = change_triggers.times(service, pods)
+        stamp = change_triggers.first_new(self._triggers.get(key, {}), now)
+        self._carry_out(key, service, plan(groups, slices, families, slice_labels(service)), stamp)
+        self._triggers[key] = now
 
     def _own_slices(self, key: str, service: Object) -> list[Object] | None:
         """The Service's slices, or None while our copy is older than what we wrote."""
@@ -258,21 +265,19 @@ class EndpointSlices(ServiceFollower):
             written.pop(name, None)
         return list(found.values())
 
-    def _carry_out(self, key: str, service: Object, todo: Plan) -> None:
+    def _carry_out(self, key: str, service: Object, todo: Plan, stamp: str) -> None:
         # Additions first: a pod that moves between slices is listed twice for a moment, never not at all.
         for family, ports, contents in todo.create:
-            self._create(key, service, family, ports, contents)
+            self._create(key, service, (family, ports), contents, stamp)
         for body in todo.update:
             try:
-                self._remember(key, self.client.update(ENDPOINT_SLICES, body))
+                self._remember(key, self.client.update(ENDPOINT_SLICES, change_triggers.stamped(body, stamp)))
             except NotFound:
                 self.queue.add_rate_limited(key)
         for present in todo.delete:
             self._delete(present)
 
-    def _create(
-        self, key: str, service: Object, family: str, ports: tuple[Port, ...], contents: list[Object]
-    ) -> None:
+    def _create(self, key: str, service: Object, group: Group, contents: list[Object], stamp: str) -> None:
         metadata = service["metadata"]
         owner = {
             "apiVersion": "v1",
@@ -290,10 +295,11 @@ class EndpointSlices(ServiceFollower):
                 "labels": slice_labels(service),
                 "ownerReferences": [owner],
             },
-            "addressType": family,
+            "addressType": group[0],
             "endpoints": contents,
-            "ports": _ports(ports),
+            "ports": _ports(group[1]),
         }
+        body = change_triggers.stamped(body, stamp)
         try:
             self._remember(key, self.client.create(ENDPOINT_SLICES, body, metadata["namespace"]))
         except NotFound:

@@ -232,3 +232,12 @@ def test_what_is_no_plain_address_of_the_family_never_becomes_a_rule() -> None:
     (port,) = service_ports(body | {"status": balancer}, 6)
     assert (port.ingress_ips, port.external_ips, port.source_ranges) == (("2001:db8::1",), (), ("::/128",))
     assert service_ports(service(clusterIP=odd), 6) == ()
+
+
+def test_what_was_triggered_before_the_proxy_started_is_not_measured() -> None:
+    changes = Changes("n", started=1_000_000_000.0)
+    for number, stamp in enumerate(("2001-09-09T01:46:39Z", "2001-09-09T01:46:41Z", "soon")):
+        body = slice_of("x", entry(f"10.0.0.{number}"))
+        body["metadata"]["annotations"] = {"endpoints.kubernetes.io/last-change-trigger-time": stamp}
+        changes.slice_event("ADDED", body)
+    assert changes.take().triggered == (1_000_000_001.0,)
