@@ -44,13 +44,19 @@ class Loop:
     out again at once, and a second event fetched earlier would then reach the wrong owner. The ready list
     is rotated by the kernel, so nobody starves.
 
-    `rest(descriptor, timeout)` is called when nothing has happened for IDLE_SECONDS: it may do what is better
-    done then, cancel timers, and wait until the descriptor can be read, but for at most `timeout()`
-    milliseconds (-1: for ever).
+    `rest(descriptor, timeout)` is called when nothing has happened for IDLE_SECONDS, but not in the loop's
+    first `no_rest` seconds: it may do what is better done then, cancel timers, and wait until the descriptor
+    can be read, but for at most `timeout()` milliseconds (-1: for ever).
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, rest: Rest | None = None) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        rest: Rest | None = None,
+        no_rest: float = 0.0,
+    ) -> None:
         self._rest = rest
+        self._rests_from = clock() + no_rest
         self.tired = False
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
@@ -84,8 +90,9 @@ class Loop:
     def step(self) -> None:
         """Wait for one event or deadline and handle it."""
         wait = self._until_next()
-        if self._rest is not None and not 0 <= wait <= IDLE_SECONDS:
-            ready = self._epoll.poll(0 if self.tired else IDLE_SECONDS, 1)
+        idle = IDLE_SECONDS if self.tired else max(IDLE_SECONDS, self._rests_from - self._clock())
+        if self._rest is not None and not 0 <= wait <= idle:
+            ready = self._epoll.poll(0 if self.tired else idle, 1)
             if not ready:
                 self.tired = False
                 self._rest(self._epoll.fileno(), self._timeout)
