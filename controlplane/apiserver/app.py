@@ -25,9 +25,10 @@ from aiohttp import HttpVersion11, web
 from controlplane.apiserver import bootstrap
 from controlplane.apiserver.admission import Admission
 from controlplane.apiserver.allocators import ServiceAllocator
+from controlplane.apiserver.answers import presented, refusal
 from controlplane.apiserver.authentication import Authenticator
 from controlplane.apiserver.authorization import Authorizer, of_request
-from controlplane.apiserver.calls import MAX_BODY, Call, presented, refusal
+from controlplane.apiserver.calls import MAX_BODY, Call
 from controlplane.apiserver.endpoints import VERSION, EndpointHandler
 from controlplane.apiserver.errors import StatusError, access_denied, bad_request, internal, unknown_resource
 from controlplane.apiserver.handlers import ObjectHandler

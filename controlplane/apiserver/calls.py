@@ -1,27 +1,26 @@
-"""One HTTP request on its way through the handlers, and the answers that they all give."""
+"""One HTTP request on its way through the handlers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from aiohttp import web
 
+from controlplane.apiserver.answers import MUCH_YAML, pretty
 from controlplane.apiserver.errors import (
     INVALID,
     NOT_SUPPORTED,
     TOO_LONG,
     Cause,
-    StatusError,
     invalid,
     request_entity_too_large,
 )
-from controlplane.apiserver.negotiation import JSON, YAML, Wanted, decode, media_type, to_yaml
+from controlplane.apiserver.negotiation import JSON, YAML, decode, media_type
 from controlplane.apiserver.registry import Write
-from controlplane.apiserver.routing import TRUE, Request
+from controlplane.apiserver.routing import Request
 from controlplane.apiserver.schema import duplicates
 from controlplane.apiserver.users import User
 
@@ -29,9 +28,6 @@ Object = dict[str, Any]
 
 MAX_BODY = 3 * 1024 * 1024
 _MAX_MANAGER = 128
-_MUCH_YAML = 16 * 1024  # reading or writing more of it takes longer than anybody else should wait
-# People at a terminal or a browser, who get their JSON in lines.
-_READ_BY_PEOPLE = ("curl", "Wget", "Mozilla/5.0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +60,7 @@ class Call:
     async def decoded(self, content_type: str, kind: str) -> Object:
         """The body read as `content_type`. Raises StatusError (400, 413, 415)."""
         body = await self.body()
-        if len(body) > _MUCH_YAML and media_type(content_type) == YAML:
+        if len(body) > MUCH_YAML and media_type(content_type) == YAML:
             return await asyncio.to_thread(decode, body, content_type, kind)
         return decode(body, content_type, kind)
 
@@ -114,12 +110,7 @@ class Call:
     @property
     def pretty(self) -> bool:
         """`?pretty=`, else: would a person read the answer as it comes?"""
-        return _pretty(self.request.query, self.http.headers.get("User-Agent", ""))
-
-
-def _pretty(query: Mapping[str, str], agent: str) -> bool:
-    given = query.get("pretty", "")
-    return given in TRUE if given else agent.startswith(_READ_BY_PEOPLE)
+        return pretty(self.request.query, self.http.headers.get("User-Agent", ""))
 
 
 def _check_manager(name: str) -> None:
@@ -135,43 +126,3 @@ def _check_manager(name: str) -> None:
         )
     if cause is not None:
         raise invalid("CreateOptions", "meta.k8s.io", "", [cause])
-
-
-class Answer(web.Response):
-    """Its body is JSON until `presented` has seen it, whatever its content type says."""
-
-
-async def presented(http: web.Request, request: Request, response: web.StreamResponse) -> web.StreamResponse:
-    """An answer as it goes out: in YAML for who asked for it, in lines for who reads it himself."""
-    if not isinstance(response, Answer) or not isinstance(response.body, bytes):
-        return response
-    body = response.body
-    if response.content_type == YAML:
-        much = len(body) > _MUCH_YAML
-        response.body = await asyncio.to_thread(to_yaml, body) if much else to_yaml(body)
-    elif _pretty(request.query, http.headers.get("User-Agent", "")):
-        response.body = orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2)
-    return response
-
-
-def answer(
-    body: bytes, status: int = 200, *, wanted: Wanted | None = None, warnings: Sequence[str] = ()
-) -> web.Response:
-    """A JSON answer (`presented` turns it into YAML) with its warnings, which kubectl prints."""
-    content_type = YAML if wanted is not None and wanted.yaml else JSON
-    response = Answer(body=body, status=status, content_type=content_type)
-    response.headers["Cache-Control"] = "no-cache, private"
-    for text in warnings:
-        quoted = text.replace("\\", "\\\\").replace('"', '\\"')
-        response.headers.add("Warning", f'299 - "{quoted}"')
-    return response
-
-
-def refusal(error: StatusError) -> web.Response:
-    """The answer that a StatusError is."""
-    response = answer(error.body(), error.code)
-    if error.retry_after is not None:
-        response.headers["Retry-After"] = str(error.retry_after)
-    if error.code == 401:
-        response.headers["WWW-Authenticate"] = 'Bearer realm="kubernetes"'
-    return response

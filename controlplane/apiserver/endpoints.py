@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import orjson
 from aiohttp import web
 
-from controlplane.apiserver.calls import Call, answer
+from controlplane.apiserver.answers import answer
+from controlplane.apiserver.calls import Call
 from controlplane.apiserver.errors import method_not_allowed, unknown_resource
 from controlplane.apiserver.issuer_discovery import PATHS, IssuerDiscovery
 
@@ -25,7 +26,7 @@ class EndpointHandler:
         self._checks = checks
         self._issuer = issuer
 
-    async def handle(self, call: Call) -> web.Response:
+    async def handle(self, call: Call) -> web.StreamResponse:
         """Raises StatusError (404, 405)."""
         if call.request.method not in ("GET", "HEAD"):
             raise method_not_allowed()
@@ -48,7 +49,7 @@ class EndpointHandler:
             raise unknown_resource()
         return web.Response(status=404, text="404 page not found\n")
 
-    def _health(self, call: Call, path: str) -> web.Response:
+    def _health(self, call: Call, path: str) -> web.StreamResponse:
         _, kind, *rest = path.split("/")
         if f"/{kind}" not in _HEALTH or len(rest) > 1 or (rest and rest[0] not in self._checks):
             return web.Response(status=404, text="404 page not found\n")
@@ -60,7 +61,7 @@ class EndpointHandler:
             return web.Response(text="ok")
         return web.Response(status=200 if good else 500, text="\n".join(lines) + "\n")
 
-    def _discovery(self, call: Call, path: str) -> web.Response:
+    def _discovery(self, call: Call, path: str) -> web.StreamResponse:
         from controlplane.apiserver import discovery
 
         parts = path.strip("/").split("/")
@@ -84,7 +85,7 @@ class EndpointHandler:
             return web.Response(status=404, text="404 page not found\n")
         return answer(body_of)
 
-    async def _openapi(self, call: Call, path: str) -> web.Response:
+    async def _openapi(self, call: Call, path: str) -> web.StreamResponse:
         """Built in a thread when first asked for: it takes longer than anybody else should wait."""
         from controlplane.apiserver import openapi
 

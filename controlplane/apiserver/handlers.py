@@ -11,7 +11,8 @@ import orjson
 from aiohttp import web
 
 from controlplane.apiserver import deletion, list_options, listing, rendering
-from controlplane.apiserver.calls import Call, answer
+from controlplane.apiserver.answers import answer
+from controlplane.apiserver.calls import Call
 from controlplane.apiserver.errors import (
     StatusError,
     bad_request,
@@ -70,7 +71,7 @@ class ObjectHandler:
         for watcher in tuple(self._watchers):
             watcher.end()
 
-    async def _get(self, call: Call, info: ResourceInfo) -> web.Response:
+    async def _get(self, call: Call, info: ResourceInfo) -> web.StreamResponse:
         request = call.request
         form = wanted(call.accept)
         if request.query.get("resourceVersion"):
@@ -118,14 +119,14 @@ class ObjectHandler:
             self._watchers.discard(watcher)
         return response
 
-    async def _create(self, call: Call, info: ResourceInfo) -> web.Response:
+    async def _create(self, call: Call, info: ResourceInfo) -> web.StreamResponse:
         form = wanted(call.accept)
         write = await call.write()
         obj = await call.object(info.kind)
         written = await self._registry.create(info, call.request.namespace, obj, write)
         return self.single(call, written.body, 201, form, write.warnings)
 
-    async def _update(self, call: Call, info: ResourceInfo) -> web.Response:
+    async def _update(self, call: Call, info: ResourceInfo) -> web.StreamResponse:
         request = call.request
         form = wanted(call.accept)
         write = await call.write()
@@ -136,7 +137,7 @@ class ObjectHandler:
         )
         return self.single(call, written.body, 201 if written.created else 200, form, write.warnings)
 
-    async def _patch(self, call: Call, info: ResourceInfo) -> web.Response:
+    async def _patch(self, call: Call, info: ResourceInfo) -> web.StreamResponse:
         request = call.request
         form = wanted(call.accept)
         write = await call.write()
@@ -158,7 +159,7 @@ class ObjectHandler:
         )
         return self.single(call, written.body, 201 if written.created else 200, form, write.warnings)
 
-    async def _delete(self, call: Call, info: ResourceInfo) -> web.Response:
+    async def _delete(self, call: Call, info: ResourceInfo) -> web.StreamResponse:
         request = call.request
         form = wanted(call.accept)
         options = deletion.read_options(await call.optional_object("DeleteOptions"), request.query)
@@ -168,7 +169,7 @@ class ObjectHandler:
             return self.single(call, written.body, 200, form)
         return answer(written.body, wanted=form)
 
-    async def _deletecollection(self, call: Call, info: ResourceInfo) -> web.Response:
+    async def _deletecollection(self, call: Call, info: ResourceInfo) -> web.StreamResponse:
         request = call.request
         options = deletion.read_options(await call.optional_object("DeleteOptions"), request.query)
         write = await call.write()
@@ -210,7 +211,7 @@ class ObjectHandler:
         status: int,
         form: Wanted,
         warnings: list[str] | tuple[str, ...] = (),
-    ) -> web.Response:
+    ) -> web.StreamResponse:
         """One object in the wanted form."""
         if form.form != "Object":
             body = rendering.one(self._registry, rendering.view(call.request, form), body, self._clock())

@@ -11,9 +11,10 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from controlplane.apiserver.answers import answer
 from controlplane.apiserver.authentication import API_AUDIENCES, Authenticator
 from controlplane.apiserver.authorization import Attributes, Authorizer, Rule
-from controlplane.apiserver.calls import Call, answer
+from controlplane.apiserver.calls import Call
 from controlplane.apiserver.errors import (
     INVALID,
     REQUIRED,
@@ -41,7 +42,7 @@ class ReviewHandler:
         self._authenticator = authenticator
         self._authorizer = authorizer
 
-    async def handle(self, call: Call, info: ResourceInfo) -> web.Response:
+    async def handle(self, call: Call, info: ResourceInfo) -> web.StreamResponse:
         """Raises StatusError."""
         if call.request.method != "POST" or call.request.name:
             raise method_not_allowed()
@@ -127,7 +128,7 @@ def _user_info(user: User) -> Object:
 
 def _subject(info: ResourceInfo, spec: Object) -> User:
     if not spec.get("user") and not spec.get("groups"):
-        text = "Invalid value: \"\": at least one of user or group must be specified"
+        text = 'Invalid value: "": at least one of user or group must be specified'
         raise invalid(info.kind, info.group, "", [Cause(INVALID, "spec.user", text)])
     groups = tuple(spec.get("groups") or ())
     if spec.get("user", "").startswith("system:serviceaccount:") and not groups:

@@ -16,7 +16,8 @@ import orjson
 from aiohttp import web
 
 from controlplane.apiserver import deletion, rendering
-from controlplane.apiserver.calls import Call, answer
+from controlplane.apiserver.answers import answer
+from controlplane.apiserver.calls import Call
 from controlplane.apiserver.errors import (
     REQUIRED,
     Cause,
@@ -96,7 +97,7 @@ class SubresourceHandler:
             self._streams = StreamHandler(self._registry, self._pki)
         return self._streams
 
-    async def _binding(self, call: Call, info: ResourceInfo) -> web.Response:
+    async def _binding(self, call: Call, info: ResourceInfo) -> web.StreamResponse:
         """The scheduler's decision: a pod gets its node, once."""
         write = await call.write()
         body = await call.object("Binding")
@@ -125,7 +126,7 @@ class SubresourceHandler:
         await self._registry.amend(_PODS, call.request.namespace, name, bind, write)
         return answer(success_body(code=201), 201)
 
-    async def _eviction(self, call: Call, info: ResourceInfo) -> web.Response:
+    async def _eviction(self, call: Call, info: ResourceInfo) -> web.StreamResponse:
         """A delete that respects PodDisruptionBudgets (policy/v1, and v1beta1 from old clients)."""
         request = call.request
         write = await call.write()
@@ -146,7 +147,7 @@ class SubresourceHandler:
         await self._registry.delete(_PODS, request.namespace, request.name, options, write)
         return answer(success_body(code=201), 201)
 
-    async def _scale(self, call: Call, info: ResourceInfo) -> web.Response:
+    async def _scale(self, call: Call, info: ResourceInfo) -> web.StreamResponse:
         request = call.request
         if request.verb == "get":
             obj = self._registry.get(info, request.namespace, request.name).parse()
@@ -164,13 +165,13 @@ class SubresourceHandler:
         written = await self._registry.patch(info, request.namespace, request.name, scale, write)
         return self._shown(call, get_scale(info, orjson.loads(written.body)), write.warnings)
 
-    def _shown(self, call: Call, scale: Object, warnings: Sequence[str] = ()) -> web.Response:
+    def _shown(self, call: Call, scale: Object, warnings: Sequence[str] = ()) -> web.StreamResponse:
         form = wanted(call.accept)
         view = replace(rendering.view(call.request, form), info=_SCALE)
         body = rendering.one(self._registry, view, orjson.dumps(scale), self._clock())
         return answer(body, wanted=form, warnings=warnings)
 
-    async def _token(self, call: Call, info: ResourceInfo) -> web.Response:
+    async def _token(self, call: Call, info: ResourceInfo) -> web.StreamResponse:
         """TokenRequest: a token for this service account, perhaps bound to a pod."""
         request = call.request
         body = await call.object("TokenRequest")

@@ -16,7 +16,8 @@ import orjson
 from aiohttp import web
 
 from controlplane.apiserver import rendering
-from controlplane.apiserver.calls import Call, answer
+from controlplane.apiserver.answers import answer
+from controlplane.apiserver.calls import Call
 from controlplane.apiserver.errors import method_not_allowed, not_found
 from controlplane.apiserver.negotiation import wanted
 from controlplane.apiserver.registry import Registry
@@ -41,7 +42,7 @@ class UsageHandler:
     async def stop(self) -> None:
         await self._gatherer.stop()
 
-    async def handle(self, call: Call, info: ResourceInfo) -> web.Response:
+    async def handle(self, call: Call, info: ResourceInfo) -> web.StreamResponse:
         """Raises StatusError."""
         request = call.request
         if request.verb not in info.verbs:
