@@ -113,7 +113,10 @@ class Authorizer:
             return True
         if asked.path and asked.verb in ("get", "head") and is_open(asked.path):
             return True
-        if not any(rule.allows(asked) for rule in self.rules(user, asked.namespace)):
+        for rule in self.rules(user, asked.namespace):
+            if rule.allows(asked):
+                break
+        else:
             return False
         node = user.node_name
         return (

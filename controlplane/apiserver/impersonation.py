@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
 _ACCOUNT = "system:serviceaccount:"
+_PREFIX = "impersonate-"
 _EXTRA = "impersonate-extra-"
 _GROUP = "authentication.k8s.io"
 
@@ -29,6 +30,8 @@ def impersonated(
 
     Raises StatusError: 403 for who may not, 400 for a group, uid or extra without a user.
     """
+    if not any(name[: len(_PREFIX)].lower() == _PREFIX for name in headers):
+        return user  # as nearly every request
     name = headers.get("Impersonate-User", "")
     groups = tuple(headers.getall("Impersonate-Group", ()))
     uid = headers.get("Impersonate-Uid", "")

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from controlplane.apiserver.resources import ResourceInfo, lookup
+from controlplane.apiserver.selection import selectable_fields
 from controlplane.claims import claim_names
 from controlplane.storage.cache import Cache
 
@@ -59,7 +61,7 @@ class NodeAccess:
             return pinned(fields, "spec.nodeName") == node or self._any_policy()
         if resource == "pods" and (verb in ("get", "delete") or subresource):
             entry = self._cache.latest("core/pods", namespace, name)
-            return entry is None or entry.parse()["spec"].get("nodeName") == node
+            return entry is None or selectable_fields(_PODS, entry)["spec.nodeName"] == node
         return True
 
     def _any_policy(self) -> bool:
@@ -134,3 +136,12 @@ def _of_environment(source: Object, secret: str, config_map: str) -> Iterator[tu
         yield "Secret", source[secret].get("name", "")
     if source.get(config_map):
         yield "ConfigMap", source[config_map].get("name", "")
+
+
+def _pods() -> ResourceInfo:
+    info = lookup("", "v1", "pods")
+    assert info is not None
+    return info
+
+
+_PODS = _pods()

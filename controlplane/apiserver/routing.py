@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from controlplane.apiserver.resources import ResourceInfo, group_versions, lookup
@@ -44,80 +45,82 @@ class Request:
 
     def flag(self, name: str) -> bool:
         """A boolean parameter; `?watch` alone means true, as in Go's conversion."""
-        value = self.query.get(name)
-        return value is not None and (value == "" or value in TRUE)
+        return _flag(self.query, name)
+
+
+class _Line(NamedTuple):
+    """A request line, taken apart."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    pairs: tuple[tuple[str, str], ...]
+
+    def plain(self, *, unknown: bool = False) -> Request:
+        """What names no resource that is served."""
+        verb = self.method.lower()
+        return Request(self.method, self.path, verb, None, "", "", "", "", self.query, self.pairs, unknown)
 
 
 def parse(method: str, target: str) -> Request:
     """Read `target` (path and query as sent). Never fails: nonsense is a path that nobody serves."""
     raw_path, _, raw_query = target.partition("?")
     pairs = tuple(parse_qsl(raw_query, keep_blank_values=True)) if raw_query else ()
-    query = dict(pairs)
-    parts = [unquote(part) for part in raw_path.split("/") if part]
-    plain = Request(method, raw_path, method.lower(), None, "", "", "", "", query, pairs)
+    line = _Line(method, raw_path, dict(pairs), pairs)
+    parts = [part for part in raw_path.split("/") if part]
+    if "%" in raw_path:
+        parts = [unquote(part) for part in parts]
     if len(parts) >= 3 and parts[0] == "api":
         group, version, rest = "", parts[1], parts[2:]
     elif len(parts) >= 4 and parts[0] == "apis":
         group, version, rest = parts[1], parts[2], parts[3:]
     else:
-        return plain
+        return line.plain()
     if (group, version) not in _GROUP_VERSIONS:
-        return plain
+        return line.plain()
     watching = rest[0] == "watch" and len(rest) > 1  # the old form, /api/v1/watch/pods
     if watching:
         rest = rest[1:]
-    return _resource(plain, group, version, rest, watching)
+    return _resource(line, group, version, rest, watching)
 
 
-def _resource(plain: Request, group: str, version: str, rest: list[str], watching: bool) -> Request:
+def _resource(line: _Line, group: str, version: str, rest: list[str], watching: bool) -> Request:
     namespace = ""
     if rest[0] == "namespaces" and len(rest) >= 3 and rest[2] not in _OF_A_NAMESPACE:
         namespace, rest = rest[1], rest[2:]
     info = lookup(group, version, rest[0])
     name = rest[1] if len(rest) > 1 else ""
     subresource = rest[2] if len(rest) > 2 else ""
-    tail = "/".join(rest[3:])
-    misplaced = info is None or (bool(namespace) and not info.namespaced)
-    misplaced = misplaced or (info is not None and info.namespaced and not namespace and bool(name))
-    if subresource and info is not None and subresource not in info.subresources:
+    if info is None or (bool(namespace) and not info.namespaced):
+        return line.plain(unknown=True)
+    if info.namespaced and name and not namespace:
+        return line.plain(unknown=True)
+    if subresource and subresource not in info.subresources:
         proxied = subresource == "proxy" and info.plural in ("pods", "services", "nodes")
-        misplaced = misplaced or not proxied
-    if misplaced:
-        return _replace(plain, unknown=True)
-    verb = _verb(plain, name, watching)
+        if not proxied:
+            return line.plain(unknown=True)
     return Request(
-        plain.method,
-        plain.path,
-        verb,
+        line.method,
+        line.path,
+        _verb(line, name, watching),
         info,
-        namespace if info is None or info.plural != "namespaces" else "",
+        namespace if info.plural != "namespaces" else "",
         name,
         subresource,
-        tail,
-        plain.query,
-        plain.pairs,
+        "/".join(rest[3:]),
+        line.query,
+        line.pairs,
     )
 
 
-def _verb(plain: Request, name: str, watching: bool) -> str:
-    if plain.method in ("GET", "HEAD") and (watching or plain.flag("watch")):
+def _verb(line: _Line, name: str, watching: bool) -> str:
+    if line.method in ("GET", "HEAD") and (watching or _flag(line.query, "watch")):
         return "watch"
     if name:
-        return _VERBS.get(plain.method, "get")
-    return _COLLECTION_VERBS.get(plain.method, plain.method.lower())
+        return _VERBS.get(line.method, "get")
+    return _COLLECTION_VERBS.get(line.method, line.method.lower())
 
 
-def _replace(plain: Request, *, unknown: bool) -> Request:
-    return Request(
-        plain.method,
-        plain.path,
-        plain.verb,
-        None,
-        "",
-        "",
-        "",
-        "",
-        plain.query,
-        plain.pairs,
-        unknown,
-    )
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    value = query.get(name)
+    return value is not None and (value == "" or value in TRUE)

@@ -112,10 +112,13 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A struct. `map_type` is "atomic" where server-side apply owns it whole."""
+    """A struct. `map_type` is "atomic" where server-side apply owns it whole. `plain` are those of its fields
+    that a value of one Python type fits, whatever it is.
+    """
 
     name: str
     fields: Mapping[str, Field]
+    plain: Mapping[str, type]
     map_type: str
     free_form: bool
 
@@ -226,13 +229,12 @@ class Schema:
         """Whether a walk would neither drop nor change anything: it says no more, but in half the time."""
         if definition.free_form:
             return True
-        fields = definition.fields
+        fields, plain = definition.fields, definition.plain
         for key, inner in value.items():
+            if plain.get(key) is type(inner):
+                continue
             declared = fields.get(key)
-            if declared is None:
-                return False
-            plain = _PLAIN.get(declared.type.kind)
-            if plain is not type(inner) and (plain or not self._fits_type(declared.type, inner)):
+            if declared is None or not self._fits_type(declared.type, inner):
                 return False
         return True
 
@@ -345,7 +347,8 @@ def _compile(name: str, raw: Object) -> Definition:
         key: _compile_field(key, value, key in required)
         for key, value in (raw.get("properties") or {}).items()
     }
-    return Definition(name, fields, raw.get("x-kubernetes-map-type") or "", "properties" not in raw)
+    plain = {key: _PLAIN[each.type.kind] for key, each in fields.items() if each.type.kind in _PLAIN}
+    return Definition(name, fields, plain, raw.get("x-kubernetes-map-type") or "", "properties" not in raw)
 
 
 def _compile_field(name: str, raw: Object, required: bool) -> Field:
@@ -397,13 +400,13 @@ class _Walk:
         if definition.free_form:
             return value
         out: Object = {}
-        fields, struct = definition.fields, definition.short_name
+        fields, plain, struct = definition.fields, definition.plain, definition.short_name
         for key, inner in value.items():
-            declared = fields.get(key)
             # Most values are plain and fit: nobody will ask for their paths.
-            if declared is not None and _PLAIN.get(declared.type.kind) is type(inner):
+            if plain.get(key) is type(inner):
                 out[key] = inner
                 continue
+            declared = fields.get(key)
             where = f"{path}.{key}" if path else key
             if declared is None:
                 self.unknown.append(where)

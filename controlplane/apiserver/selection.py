@@ -108,9 +108,7 @@ class Selection:
                 return entry.name
             if name == "metadata.namespace":
                 return entry.namespace
-            if entry.fields is None:
-                entry.fields = _read_fields(self.info, entry.look())
-            return entry.fields.get(name.replace("regarding.", "involvedObject."), "")
+            return selectable_fields(self.info, entry).get(name.replace("regarding.", "involvedObject."), "")
 
         return get
 
@@ -125,6 +123,13 @@ def _requirements(selector: FieldSelector | None) -> list[tuple[str, str, str]]:
     if selector is None:
         return []
     return [(part.field, part.operator, part.value) for part in selector.requirements]
+
+
+def selectable_fields(info: ResourceInfo, entry: Entry) -> Mapping[str, str]:
+    """What field selectors may name of an object; read once per version of it."""
+    if entry.fields is None:
+        entry.fields = _read_fields(info, entry.look())
+    return entry.fields
 
 
 def _read_fields(info: ResourceInfo, obj: Object) -> Mapping[str, str]:

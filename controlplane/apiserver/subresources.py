@@ -117,7 +117,7 @@ class SubresourceHandler:
             pod["spec"]["nodeName"] = node
             if metadata.get("annotations"):
                 pod["metadata"].setdefault("annotations", {}).update(metadata["annotations"])
-            scheduled = {"type": "PodScheduled", "status": "True", "lastProbeTime": None}
+            scheduled = {"type": "PodScheduled", "status": "True"}
             scheduled["lastTransitionTime"] = rfc3339(self._clock())
             conditions = pod.setdefault("status", {}).setdefault("conditions", [])
             conditions[:] = [part for part in conditions if part.get("type") != "PodScheduled"] + [scheduled]

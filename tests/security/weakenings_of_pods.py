@@ -184,7 +184,7 @@ WEAKENINGS = (
     weak(
         "any node's pods",
         NODE_ACCESS,
-        'return entry is None or entry.parse()["spec"].get("nodeName") == node',
+        'return entry is None or selectable_fields(_PODS, entry)["spec.nodeName"] == node',
         "return True",
         "test_K09_a_kubelet_changes_only_the_pods_of_its_node",
     ),
