@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubelet_py.errors import ConfigError
+from kubelet_py.pods import manifest_rules, manifest_shape
 from kubelet_py.pods.model import (
     ANNOTATION_CONFIG_HASH,
     ANNOTATION_CONFIG_SEEN,
@@ -45,8 +46,10 @@ def parse(text: str, place: str, node_name: str, now: float, source: str = FILE_
     """All of a text; `place` is its file or address. ConfigError, and nothing, when a part cannot be used."""
     pods, objects = {}, {}
     for document in _documents(text, place):
-        kind = document.get("kind")
+        kind = str(document.get("kind") or "")
         if kind in OBJECTS:
+            whole = manifest_shape.without_nulls(document)
+            _refuse(place, kind, manifest_shape.faults(whole, manifest_shape.OBJECT))
             metadata = document.get("metadata") or {}
             if not metadata.get("name"):
                 raise ConfigError(f"Could not use {place}: a {kind} needs a name")
@@ -82,16 +85,49 @@ def _documents(text: str, place: str) -> list[Object]:
 
 def _loaded(text: str, place: str) -> Iterable[Any]:
     try:
+        return _from_json(text, place)
+    except RecursionError as error:
+        raise ConfigError(f"Could not parse {place}: it is nested too deeply") from error
+
+
+def _from_json(text: str, place: str) -> list[Any]:
+    try:
         return [json.loads(text)]
     except ValueError as error:
         if place.endswith(".json"):
             raise ConfigError(f"Could not parse {place}: {error}") from error
+    return _from_yaml(text, place)
+
+
+def _from_yaml(text: str, place: str) -> list[Any]:
+    """As it becomes JSON: a date is a text there, and so is every key."""
     import yaml  # late: only nodes with such manifests need it
 
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {
+            first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
     try:
-        return list(yaml.safe_load_all(text))
+        return [_with_texts_as_keys(document) for document in yaml.load_all(text, Loader=Loader)]
     except yaml.YAMLError as error:
         raise ConfigError(f"Could not parse {place}: {error}") from error
+
+
+def _with_texts_as_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, str) else json.dumps(key, default=str): _with_texts_as_keys(item)
+            for key, item in value.items()
+        }
+    return [_with_texts_as_keys(item) for item in value] if isinstance(value, list) else value
+
+
+def _refuse(place: str, kind: str, faults: Iterable[str]) -> None:
+    found = list(faults)
+    if found:
+        raise ConfigError(f"Could not use {place}: invalid {kind}: [{', '.join(found)}]")
 
 
 def _object(document: Object, place: str) -> Object:
@@ -120,9 +156,10 @@ def _object(document: Object, place: str) -> Object:
 
 
 def _pod(document: Object, place: str, node_name: str, now: float, source: str) -> Object:
-    pod: Object = copy.deepcopy(document)
-    metadata, spec = pod.setdefault("metadata", {}), pod.get("spec")
-    if not metadata.get("name") or not (isinstance(spec, dict) and spec.get("containers")):
+    pod: Object = manifest_shape.without_nulls(document)
+    _refuse(place, "pod", manifest_shape.faults(pod, manifest_shape.POD))
+    metadata, spec = pod.setdefault("metadata", {}), pod.get("spec") or {}
+    if not metadata.get("name") or not spec.get("containers"):
         raise ConfigError(f"Could not use {place}: a pod needs a name and containers")
     told = json.dumps(document, sort_keys=True, default=str)
     where = f"host:{node_name}file:{place}" if source == FILE_SOURCE else f"url:{place}"
@@ -139,6 +176,7 @@ def _pod(document: Object, place: str, node_name: str, now: float, source: str) 
     }
     spec["nodeName"] = node_name
     _defaults(spec, source)
+    _refuse(place, "pod", manifest_rules.faults(pod))
     return pod
 
 

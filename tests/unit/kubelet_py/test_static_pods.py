@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from kubelet_py.config import Config, from_document, parse_arguments
 from kubelet_py.errors import ConfigError
 from kubelet_py.pods import manifest_url, static_pods
+from kubelet_py.pods.admission import requests
 from kubelet_py.pods.context import ObjectSource
 from kubelet_py.pods.manifest_url import ManifestUrl
 from kubelet_py.pods.manifests import Manifest, parse
@@ -27,7 +30,8 @@ SOURCE, MIRROR = "kubernetes.io/config.source", "kubernetes.io/config.mirror"
 
 
 def pod(name: str = "web", **spec: Any) -> dict[str, Any]:
-    return {"kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{"name": "c"}], **spec}}
+    containers = [{"name": "c", "image": "busybox"}]
+    return {"kind": "Pod", "metadata": {"name": name}, "spec": {"containers": containers, **spec}}
 
 
 def only(manifest: Manifest) -> dict[str, Any]:
@@ -65,7 +69,8 @@ def test_a_pod_of_an_address_says_so_and_tolerates_nothing_by_itself() -> None:
         ),
         json.dumps({"kind": "List", "items": [pod("a"), pod("b")]}),
         "---\n".join(
-            f"kind: Pod\nmetadata: {{name: {n}}}\nspec: {{containers: [{{name: c}}]}}\n" for n in "ab"
+            f"kind: Pod\nmetadata: {{name: {n}}}\nspec: {{containers: [{{name: c, image: b}}]}}\n"
+            for n in "ab"
         ),
     ],
 )
@@ -86,6 +91,128 @@ def test_a_text_may_hold_several_pods(text: str) -> None:
 def test_a_manifest_that_cannot_be_used_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="/m/x"):
         parse(text, "/m/x", "n1", NOW)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"containers": "abc"}, "spec.containers: must be a list, not a text"),
+        ({"containers": [None]}, "spec.containers[0].name: Required value"),
+        ({"containers": [{"name": "a"}]}, "spec.containers[0].image: Required value"),
+        ({"containers": [{"name": "A_B", "image": "b"}]}, 'spec.containers[0].name: Invalid value: "A_B"'),
+        ({"initContainers": [{"name": "c", "image": "b"}]}, 'spec.containers[0].name: Duplicate value: "c"'),
+        ({"restartPolicy": "Maybe"}, 'spec.restartPolicy: Unsupported value: "Maybe"'),
+        ({"terminationGracePeriodSeconds": "5"}, "must be a whole number, not a text"),
+        ({"terminationGracePeriodSeconds": -1}, "must be greater than or equal to 0"),
+        ({"hostNetwork": "yes"}, "spec.hostNetwork: must be true or false, not a text"),
+        ({"ephemeralContainers": [{"name": "e"}]}, "static pods do not support ephemeral containers"),
+        ({"overhead": {"cpu": "x"}}, 'spec.overhead[cpu]: Invalid value: "x"'),
+    ],
+)
+def test_a_pod_that_the_api_would_not_take_is_refused(spec: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)) as refused:
+        parse(json.dumps(pod(**spec)), "/m/x", "n1", NOW)
+    assert str(refused.value).startswith("Could not use /m/x: invalid pod: [")
+
+
+@pytest.mark.parametrize(
+    ("container", "says"),
+    [
+        ({"resources": {"limits": {"cpu": "abc"}}}, 'resources.limits[cpu]: Invalid value: "abc"'),
+        (
+            {"resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "2"}}},
+            'resources.requests: Invalid value: "2": must be less than or equal to cpu limit of 1',
+        ),
+        ({"ports": [{"containerPort": 80, "hostPort": "http"}]}, "hostPort: must be a whole number"),
+        ({"ports": [{"containerPort": 70000}]}, "containerPort: Invalid value: 70000"),
+        ({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}, 'volumeMounts[0].name: Not found: "v"'),
+        ({"env": [{"name": "N", "value": 1}]}, "env[0].value: must be a text, not a number"),
+        ({"livenessProbe": {}}, "livenessProbe: Required value: must specify a handler type"),
+        ({"livenessProbe": {"exec": {}, "grpc": {}}}, "grpc: Forbidden: may not specify more than 1"),
+        ({"imagePullPolicy": "Once"}, 'imagePullPolicy: Unsupported value: "Once"'),
+        ({"restartPolicy": "Always"}, "restartPolicy: Forbidden: may not be set for non-init containers"),
+    ],
+)
+def test_a_container_that_the_api_would_not_take_is_refused(container: dict[str, Any], says: str) -> None:
+    whole = pod(containers=[{"name": "c", "image": "b", **container}])
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        parse(json.dumps(whole), "/m/x", "n1", NOW)
+
+
+@pytest.mark.parametrize("name", ["../../etc", "A", "a_b", "x" * 260])
+def test_a_name_that_is_no_name_does_not_become_a_folder(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"metadata\.name: Invalid value"):
+        parse(json.dumps(pod(name)), "/m/x", "n1", NOW)
+    with pytest.raises(ConfigError, match=r"metadata\.namespace: Invalid value"):
+        parse(json.dumps({**pod(), "metadata": {"name": "p", "namespace": name}}), "/m/x", "n1", NOW)
+
+
+RICH = {
+    "kind": "Pod",
+    "metadata": {"name": "p", "namespace": "n", "labels": {"a": "b"}, "annotations": {"a": "b"}},
+    "spec": {
+        "containers": [{
+            "name": "c", "image": "b", "command": ["x"], "ports": [{"containerPort": 80, "hostPort": 80}],
+            "env": [{"name": "E", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}}],
+            "envFrom": [{"secretRef": {"name": "s"}}], "resources": {"limits": {"cpu": "1"}},
+            "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+            "livenessProbe": {"httpGet": {"port": 80}, "periodSeconds": 1},
+            "lifecycle": {"preStop": {"exec": {"command": ["x"]}}},
+            "securityContext": {"capabilities": {"add": ["X"]}, "runAsUser": 1},
+        }],
+        "initContainers": [{"name": "i", "image": "b", "restartPolicy": "Always"}],
+        "volumes": [{"name": "v", "configMap": {"name": "m", "items": [{"key": "k", "path": "p"}]}}],
+        "tolerations": [{"operator": "Exists"}], "nodeSelector": {"a": "b"}, "overhead": {"cpu": "1"},
+        "securityContext": {"sysctls": [{"name": "a", "value": "b"}], "supplementalGroups": [1]},
+        "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["h"]}], "dnsConfig": {"options": [{"name": "o"}]},
+    },
+}  # fmt: skip
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    if isinstance(value, (dict, list)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(item, (*path, key))
+
+
+def with_value(path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    whole = json.loads(json.dumps(RICH))
+    inner = whole
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return whole
+
+
+ANYTHING = [None, "text", 7, 1.5, True, [], {}, [None], ["text"], {"a": None}, {"a": {}}]
+
+
+@pytest.mark.parametrize("value", ANYTHING)
+def test_whatever_stands_at_any_place_it_is_taken_or_refused(value: Any) -> None:
+    parse(json.dumps(RICH), "/m/x", "n1", NOW)
+    for path in places(RICH):
+        with contextlib.suppress(ConfigError):
+            made = parse(json.dumps(with_value(path, value)), "/m/x", "n1", NOW)
+            for taken in made.pods.values():
+                requests(taken)
+
+
+def test_yaml_is_read_as_it_becomes_json() -> None:
+    text = (
+        "kind: Pod\n"
+        "metadata: {name: p, creationTimestamp: null, annotations: {made: 2026-01-01, 1: a, b: c}}\n"
+        "spec: {containers: [{name: c, image: b, resources: {}}]}\nstatus: {}\n"
+    )
+    made = only(parse(text, "/m/p.yaml", "n1", NOW))
+    annotations = made["metadata"]["annotations"]
+    assert annotations["made"] == "2026-01-01" and annotations["1"] == "a"
+    assert "creationTimestamp" not in made["metadata"]
+    json.dumps(made)
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        parse("&a [*a]", "/m/p.yaml", "n1", NOW)
 
 
 def test_objects_beside_the_pods_are_as_the_api_keeps_them() -> None:

@@ -1,0 +1,162 @@
+"""PURE: which values a static pod may have: what an API server would have refused.
+
+Names become names of folders and cgroups, amounts are added up with those of other pods: a manifest that no
+API server has looked at is looked at here. Upstream runs its whole ValidatePodCreate over it
+(pkg/kubelet/config/common.go); these are the rules that people's files break, in its words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from kubeclient import quantity
+from kubelet_py.pods.model import Object
+
+_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_PULL = ("Always", "IfNotPresent", "Never")
+_POLICIES = ("Always", "OnFailure", "Never")
+_DNS = ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None")
+_MESSAGES = ("File", "FallbackToLogsOnError")
+_PROTOCOLS = ("TCP", "UDP", "SCTP")
+_HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
+
+
+def faults(pod: Object) -> Iterator[str]:
+    """One sentence for each value that is refused. The types are right (manifest_shape.py)."""
+    metadata, spec = pod["metadata"], pod["spec"]
+    yield from _name("metadata.name", metadata["name"], "subdomain", _SUBDOMAIN, 253)
+    yield from _name("metadata.namespace", metadata["namespace"], "label", _LABEL, 63)
+    yield from _one_of("spec.restartPolicy", spec["restartPolicy"], _POLICIES)
+    yield from _one_of("spec.dnsPolicy", spec["dnsPolicy"], _DNS)
+    yield from _bounded("spec.terminationGracePeriodSeconds", spec.get("terminationGracePeriodSeconds"), 0)
+    yield from _bounded("spec.activeDeadlineSeconds", spec.get("activeDeadlineSeconds"), 1, 2**31 - 1)
+    if spec.get("ephemeralContainers"):
+        yield "spec.ephemeralContainers: Forbidden: static pods do not support ephemeral containers"
+    yield from _resources("spec.resources", spec.get("resources") or {})
+    for name, amount in (spec.get("overhead") or {}).items():
+        yield from _amount(f"spec.overhead[{name}]", amount)
+    volumes: set[str] = set()
+    for index, volume in enumerate(spec.get("volumes") or ()):
+        yield from _label(f"spec.volumes[{index}].name", volume.get("name", ""), volumes)
+    names: set[str] = set()
+    for group in ("initContainers", "containers"):
+        for index, container in enumerate(spec.get(group) or ()):
+            where = f"spec.{group}[{index}]"
+            yield from _container(where, container, names, volumes)
+            policy = container.get("restartPolicy")
+            if policy is not None and group == "containers":
+                yield f"{where}.restartPolicy: Forbidden: may not be set for non-init containers"
+            elif policy is not None:
+                yield from _one_of(f"{where}.restartPolicy", policy, ("Always",))
+
+
+def _container(path: str, container: Object, names: set[str], volumes: set[str]) -> Iterator[str]:
+    yield from _label(f"{path}.name", container.get("name", ""), names)
+    if not container.get("image"):
+        yield f"{path}.image: Required value"
+    yield from _one_of(f"{path}.imagePullPolicy", container["imagePullPolicy"], _PULL)
+    if "terminationMessagePolicy" in container:
+        yield from _one_of(
+            f"{path}.terminationMessagePolicy", container["terminationMessagePolicy"], _MESSAGES
+        )
+    yield from _resources(f"{path}.resources", container.get("resources") or {})
+    for index, port in enumerate(container.get("ports") or ()):
+        where = f"{path}.ports[{index}]"
+        yield from _bounded(f"{where}.containerPort", port.get("containerPort", 0), 1, 65535)
+        if port.get("hostPort"):
+            yield from _bounded(f"{where}.hostPort", port["hostPort"], 1, 65535)
+        yield from _one_of(f"{where}.protocol", port.get("protocol", "TCP"), _PROTOCOLS)
+    for index, entry in enumerate(container.get("env") or ()):
+        if not entry.get("name"):
+            yield f"{path}.env[{index}].name: Required value"
+    yield from _mounts(f"{path}.volumeMounts", container.get("volumeMounts") or (), volumes)
+    for kind in ("livenessProbe", "readinessProbe", "startupProbe"):
+        if kind in container:
+            yield from _probe(f"{path}.{kind}", container[kind])
+
+
+def _mounts(path: str, mounts: Sequence[Object], volumes: set[str]) -> Iterator[str]:
+    places: set[str] = set()
+    for index, mount in enumerate(mounts):
+        where, name, place = f"{path}[{index}]", mount.get("name", ""), mount.get("mountPath", "")
+        if not name:
+            yield f"{where}.name: Required value"
+        elif name not in volumes:
+            yield f'{where}.name: Not found: "{name}"'
+        if not place:
+            yield f"{where}.mountPath: Required value"
+        elif place in places:
+            yield f'{where}.mountPath: Invalid value: "{place}": must be unique'
+        places.add(place)
+
+
+def _probe(path: str, probe: Object) -> Iterator[str]:
+    given = [kind for kind in _HANDLERS if kind in probe]
+    if not given:
+        yield f"{path}: Required value: must specify a handler type"
+    for kind in given[1:]:
+        yield f"{path}.{kind}: Forbidden: may not specify more than 1 handler type"
+    least = {"periodSeconds": 1, "timeoutSeconds": 1, "successThreshold": 1, "failureThreshold": 1}
+    for name in ("initialDelaySeconds", *least):
+        yield from _bounded(f"{path}.{name}", probe.get(name), least.get(name, 0))
+
+
+def _resources(path: str, table: Mapping[str, Any]) -> Iterator[str]:
+    limits, requests = table.get("limits") or {}, table.get("requests") or {}
+    wrong: list[str] = []
+    for kind, amounts in (("limits", limits), ("requests", requests)):
+        for name, amount in amounts.items():
+            wrong += _amount(f"{path}.{kind}[{name}]", amount)
+    yield from wrong
+    for name in () if wrong else requests:
+        if name in limits and quantity.parse(requests[name]) > quantity.parse(limits[name]):
+            yield (
+                f'{path}.requests: Invalid value: "{requests[name]}": must be less than or equal to {name} '
+                f"limit of {limits[name]}"
+            )
+
+
+def _amount(path: str, amount: str | int | float) -> list[str]:
+    try:
+        if quantity.parse(amount) >= 0:
+            return []
+        return [f'{path}: Invalid value: "{amount}": must be greater than or equal to 0']
+    except ValueError as error:
+        return [f'{path}: Invalid value: "{amount}": {error}']
+
+
+def _label(path: str, name: str, others: set[str]) -> Iterator[str]:
+    """A name that no other one of `others` has."""
+    if name in others:
+        yield f'{path}: Duplicate value: "{name}"'
+    others.add(name)
+    yield from _name(path, name, "label", _LABEL, 63)
+
+
+def _name(path: str, name: str, kind: str, pattern: str, most: int) -> Iterator[str]:
+    if not name:
+        yield f"{path}: Required value"
+    elif len(name) > most:
+        yield f'{path}: Invalid value: "{name}": must be no more than {most} bytes'
+    elif re.fullmatch(pattern, name) is None:
+        signs = "'-' or '.'" if kind == "subdomain" else "'-'"
+        yield (
+            f'{path}: Invalid value: "{name}": a lowercase RFC 1123 {kind} must consist of lower case '
+            f"alphanumeric characters or {signs}, and must start and end with an alphanumeric character"
+        )
+
+
+def _one_of(path: str, value: str, supported: Sequence[str]) -> Iterator[str]:
+    if value not in supported:
+        listed = ", ".join(f'"{word}"' for word in supported)
+        yield f'{path}: Unsupported value: "{value}": supported values: {listed}'
+
+
+def _bounded(path: str, value: int | None, least: int, most: int | None = None) -> Iterator[str]:
+    if value is None or (value >= least and (most is None or value <= most)):
+        return
+    bounds = f"greater than or equal to {least}" if most is None else f"between {least} and {most}, inclusive"
+    yield f"{path}: Invalid value: {value}: must be {bounds}"
