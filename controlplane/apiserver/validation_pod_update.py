@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from controlplane.apiserver.service_account_volume import is_mirror
 from controlplane.apiserver.validation_containers import check_containers
 from controlplane.apiserver.validation_fields import Causes
 from controlplane.apiserver.validation_pods import check_tolerations
@@ -22,10 +23,16 @@ _FROZEN = (
     "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
 )
 _SHOWN_CHANGES = 10
+# What the kubelet goes by when it tells which pod is whose; and what a running process has got already.
+_FIXED_ANNOTATIONS = {
+    "kubernetes.io/config.mirror": "mirror pod annotation",
+    "container.apparmor.security.beta.kubernetes.io/": "AppArmor annotations",
+}
 
 
 def pod_update(causes: Causes, new: Object, old: Object) -> None:
     """Compares the specs after setting the changeable fields equal."""
+    _check_annotations(causes, new, old)
     after, before = new.get("spec") or {}, old.get("spec") or {}
     stop = False
     for name in ("containers", "initContainers"):
@@ -52,6 +59,15 @@ def pod_update(causes: Causes, new: Object, old: Object) -> None:
     if changed:
         shown = "\n".join(f"  {line}" for line in changed[:_SHOWN_CHANGES])
         causes.forbidden("spec", f"{_FROZEN}\n{shown}\n")
+
+
+def _check_annotations(causes: Causes, new: Object, old: Object) -> None:
+    after, before = (pod["metadata"].get("annotations") or {} for pod in (new, old))
+    for key in sorted({*after, *before}):
+        what = next((text for start, text in _FIXED_ANNOTATIONS.items() if key.startswith(start)), None)
+        if what is not None and after.get(key) != before.get(key):
+            verb = "remove or update" if key in before else "add"
+            causes.forbidden(f"metadata.annotations[{key}]", f"may not {verb} {what}")
 
 
 def _check_deadline(causes: Causes, after: Object, before: Object) -> None:
@@ -124,6 +140,9 @@ def differences(old: Any, new: Any, path: str) -> Iterator[str]:
 def ephemeral_containers_update(new: Object, old: Object) -> Causes:
     """For pods/ephemeralcontainers: containers may be added, those that exist stay as they are."""
     causes = Causes()
+    if is_mirror(old):
+        causes.forbidden("", "static pods do not support ephemeral containers")
+        return causes
     spec = new.get("spec") or {}
     volumes = {volume.get("name") or "" for volume in spec.get("volumes") or ()}
     check_containers(causes, "spec", spec, volumes, template=False)

@@ -120,6 +120,9 @@ class PodManager:
         static = mirror["metadata"]["annotations"][ANNOTATION_CONFIG_MIRROR]
         with self._lock:
             known = self._mirrors.get(static)
+            # Someone may have written another hash into it: it is no longer the mirror that it was.
+            for other in [u for u, m in self._mirrors.items() if u != static and uid_of(m) == uid_of(mirror)]:
+                del self._mirrors[other]
             if kind != "DELETED":
                 self._mirrors[static] = mirror
             elif known is not None and uid_of(known) == uid_of(mirror):

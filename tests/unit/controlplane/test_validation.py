@@ -17,6 +17,8 @@ from controlplane.apiserver.validation_pod_update import ephemeral_containers_up
 
 SCHEMA = Schema.load()
 META = {"name": "x", "namespace": "default"}
+MIRROR, ARMOR = "kubernetes.io/config.mirror", "container.apparmor.security.beta.kubernetes.io/c"
+KEPT = "may not remove or update"
 CONTAINER = {"name": "c", "image": "busybox"}
 TWICE = [
     {"configMap": {"name": "m", "items": [{"key": "k", "path": "p"}]}},
@@ -334,6 +336,32 @@ def test_a_command_may_not_change_in_a_pod() -> None:
         "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` "
     )
     assert "spec.containers[0].command" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "wanted"),
+    [
+        ({MIRROR: "a"}, {MIRROR: "b"}, [f"[{MIRROR}]: Forbidden: {KEPT} mirror pod annotation"]),
+        ({MIRROR: "a"}, {}, [f"[{MIRROR}]: Forbidden: {KEPT} mirror pod annotation"]),
+        ({}, {MIRROR: "a"}, [f"[{MIRROR}]: Forbidden: may not add mirror pod annotation"]),
+        ({ARMOR: "a"}, {}, [f"[{ARMOR}]: Forbidden: {KEPT} AppArmor annotations"]),
+        ({MIRROR: "a"}, {MIRROR: "a", "other": "x"}, []),
+    ],
+)  # fmt: skip
+def test_annotations_that_the_node_goes_by_stay(
+    before: dict[str, str], after: dict[str, str], wanted: list[str]
+) -> None:
+    old, new = copy.deepcopy(POD), copy.deepcopy(POD)
+    old["metadata"]["annotations"], new["metadata"]["annotations"] = before, after
+    assert update(new, old) == [f"metadata.annotations{text}" for text in wanted]
+
+
+def test_a_static_pods_mirror_takes_no_ephemeral_containers() -> None:
+    old = copy.deepcopy(POD)
+    old["metadata"]["annotations"] = {MIRROR: "a"}
+    new = copy.deepcopy(old)
+    new["spec"]["ephemeralContainers"] = [{**CONTAINER, "name": "debugger"}]
+    assert update(new, old) == ["Forbidden: static pods do not support ephemeral containers"]
 
 
 def test_containers_may_not_be_added_to_a_pod() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kubelet_py.pods.model import ANNOTATION_CONFIG_MIRROR
 from kubelet_py.pods.pod_manager import PodManager
 
 Pod = dict[str, Any]
@@ -90,3 +91,16 @@ def test_a_pod_that_is_gone_wakes_its_worker() -> None:
     manager.on_api_event("ADDED", pod(), None)
     manager.on_api_event("DELETED", pod(), pod())
     assert woken == ["u", "u"]
+
+
+def test_a_mirror_into_which_someone_wrote_another_hash_is_no_longer_that_pods() -> None:
+    manager = PodManager(None, lambda uid: None, lambda: "")
+    mirror = pod()
+    mirror["metadata"] |= {"uid": "m", "annotations": {ANNOTATION_CONFIG_MIRROR: "static"}}
+    manager.on_api_event("ADDED", mirror, None)
+    static = {**pod(), "metadata": {**pod()["metadata"], "uid": "static"}}
+    assert manager.mirror(static) == mirror
+    other = copy.deepcopy(mirror)
+    other["metadata"]["annotations"][ANNOTATION_CONFIG_MIRROR] = "x"
+    manager.on_api_event("MODIFIED", other, mirror)
+    assert manager.mirror(static) is None, "so that it is made anew"
