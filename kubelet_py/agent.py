@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 
 from cni import wireguard
+from kubeclient.errors import ApiError
 from kubeclient.events import EventRecorder
 from kubeclient.informer import Informer
 from kubeclient.ranges import read_ranges
@@ -265,6 +266,7 @@ class Agent:
                 apparmor=app_armor.enabled(),
             ),
             restore=allocations.restore,
+            fresh_node=self._fresh_node,
         )
         parts = Parts(
             runtime=self._runtime,
@@ -539,6 +541,16 @@ class Agent:
         informed = self._node_informer.get(name) if self._node_informer is not None else None
         registered = self._registrar.node() if self._registrar is not None else None
         return informed or registered or {"metadata": {"name": name, "labels": self._labels()}, "spec": {}}
+
+    def _fresh_node(self) -> Object | None:
+        """The Node as the API has it at this moment; None when it cannot be asked."""
+        if self._client is None:
+            return None
+        try:
+            return self._client.get(NODES, self._options.node_name)
+        except ApiError as error:
+            log.info("Failed to read node=%s error=%s", self._options.node_name, error)
+            return None
 
     def _report(self, now: float, node: Object) -> Object:
         addresses = [{"type": "InternalIP", "address": ip} for ip in self._node.ips]

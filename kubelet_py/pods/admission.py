@@ -21,6 +21,7 @@ from kubelet_py.pods.resize import Table
 
 ANY = "0.0.0.0"
 NO_PORTS = "node(s) didn't have free ports for the requested pod ports"
+AFFINITY = "NodeAffinity"
 NO_AFFINITY = "node(s) didn't match Pod's node affinity/selector"
 OS, OS_LABEL = "linux", "kubernetes.io/os"
 SHUTDOWN = Waiting("NodeShutdown", "Pod was rejected as the node is shutting down.")
@@ -100,7 +101,7 @@ def refusal(
 def misfit(pod: Object, wanted: Requests, taken: Sequence[Requests], node: Object) -> Waiting | None:
     """What forbids it besides amounts, which no other pod's end would change."""
     if not _affine(pod, node):
-        return Waiting("NodeAffinity", f"Predicate NodeAffinity failed: {NO_AFFINITY}")
+        return Waiting(AFFINITY, f"Predicate {AFFINITY} failed: {NO_AFFINITY}")
     if any(_clash(own, used) for own in wanted.host_ports for other in taken for used in other.host_ports):
         return Waiting("NodePorts", f"Predicate NodePorts failed: {NO_PORTS}")
     taints = (node.get("spec") or {}).get("taints") or ()
@@ -236,11 +237,13 @@ class Gate:
         preempt: Callable[[Admitted], None] | None = None,
         forbids: Callable[[Object], Waiting | None] = lambda pod: None,
         restore: Callable[[Admitted], None] = lambda record: None,
+        fresh_node: Callable[[], Object | None] = lambda: None,
     ) -> None:
         """`held`: uids of the pods that the runtime has something of. `totals` gets what all pods ask for
         together, whenever that may have changed. `pressures`: the node's conditions that
         are True. `preempt` ends a pod to make room for a critical one. `forbids`: what has nothing to do
-        with other pods. `restore` makes a record's pod what the node has agreed to."""
+        with other pods. `restore` makes a record's pod what the node has agreed to. `fresh_node` asks the
+        API for the Node; None where it cannot be asked."""
         self._records = records
         self._held = held
         self._node = node
@@ -251,6 +254,7 @@ class Gate:
         self._preempt = preempt
         self._forbids = forbids
         self._restore = restore
+        self._fresh_node = fresh_node
         self._preemptions = Number(
             "kubelet_preemptions",
             "Cumulative number of pod preemptions by preemption resource",
@@ -264,10 +268,18 @@ class Gate:
         if record.requests is not None:
             return None
         self._restore(record)
+        refused = self._admit(record, self._node())
+        if refused is not None and refused.reason == AFFINITY:
+            # The scheduler may have seen a label that the watch of the Node has not told us of yet.
+            fresh = self._fresh_node()
+            refused = self._admit(record, fresh) if fresh is not None else refused
+        return refused
+
+    def _admit(self, record: Admitted, node: Object) -> Waiting | None:
         with self._lock:
             wanted, held = requests(record.pod), self._held()
             if record.uid not in held:
-                refused = self._refusal(record, wanted, self._taken(record, held))
+                refused = self._refusal(record, wanted, self._taken(record, held), node)
                 if refused is not None:
                     return refused
             record.requests = wanted
@@ -288,8 +300,10 @@ class Gate:
                 taken.append(other)
         return taken
 
-    def _refusal(self, record: Admitted, wanted: Requests, taken: Sequence[Admitted]) -> Waiting | None:
-        pod, node = record.pod, self._node()
+    def _refusal(
+        self, record: Admitted, wanted: Requests, taken: Sequence[Admitted], node: Object
+    ) -> Waiting | None:
+        pod = record.pod
         refused = foreign(pod) or pressed(pod, self._pressures()) or self._forbids(pod)
         if refused is not None:
             return refused

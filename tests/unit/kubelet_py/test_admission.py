@@ -106,6 +106,28 @@ def test_a_pod_for_another_system_is_refused(spec: Object, labels: Object, reaso
     assert gate.admit(own) == found
 
 
+def gate_of(*records: PodRecord, **more: Any) -> Gate:
+    return Gate(
+        records=lambda: records, held=set, node=lambda: NODE, allocatable=FREE, totals=lambda t: None, **more
+    )
+
+
+def test_a_label_that_the_scheduler_saw_first_is_asked_for() -> None:
+    labelled = {**NODE, "metadata": {"name": "n1", "labels": {"disk": "hdd"}}}
+    for fresh, wanted in ((labelled, None), (NODE, REFUSED), (None, REFUSED)):
+        own = record("p", pod(nodeSelector={"disk": "hdd"}, **ANYWHERE))
+        asked: list[str] = []
+
+        def ask(fresh: Object | None = fresh, asked: list[str] = asked) -> Object | None:
+            asked.append("node")
+            return fresh
+
+        assert gate_of(own, fresh_node=ask).admit(own) == wanted
+        assert asked == ["node"] and (own.requests is not None) == (wanted is None)
+    own = record("p", pod(nodeSelector={"disk": "ssd"}, **ANYWHERE))
+    assert gate_of(own, fresh_node=lambda: pytest.fail("it was asked")).admit(own) is None
+
+
 def test_requests_are_the_sum_or_the_largest_init_container_with_the_sidecars() -> None:
     body = pod("a", "b", init=["i", {"name": "s", "restartPolicy": "Always"}, "late"])
     sizes = {"a": "100m", "b": "200m", "i": "1", "s": "50m", "late": "300m"}
