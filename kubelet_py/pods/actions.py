@@ -5,7 +5,8 @@ answers with a list of verbs; sync_pod only carries them out. Nothing here asks,
 
 The order of the rules:
 1. no live sandbox: stop what is left of the old one, then make a new one, if any container still has to run;
-2. init containers one after the other, each to success; restartable ones (sidecars) only have to be started;
+2. init containers one after the other, each to success; restartable ones (sidecars) only have to be started,
+   once: what comes after them goes on even while they are held back from a restart;
 3. main containers by restartPolicy, each with its own back-off;
 4. nothing left to run: the pod is over, and its sandbox goes.
 """
@@ -232,29 +233,44 @@ def _without_sandbox(pod: Object, view: PodView) -> PodActions:
 
 
 def _init_containers(decision: _Decision, initialized: bool) -> bool | None:
-    """Rule 2. None: the main containers may go on; False: wait; True: the pod has failed."""
-    for container in init_containers(decision.pod):
-        name = container["name"]
-        current = decision.current(name)
+    """Rule 2. None: the main containers may go on; False: wait; True: the pod has failed.
+
+    The last one that was ever begun tells how far the pod is. Those before it have had their turn: of them
+    only the sidecars are kept going, and one that crashes does not hold up what comes after it.
+    """
+    wanted = init_containers(decision.pod)
+    begun = [index for index, c in enumerate(wanted) if decision.current(c["name"]) is not None]
+    turn = len(wanted) if initialized else begun[-1] if begun else 0
+    for container in wanted[:turn]:
         if is_restartable(container):
-            if not _sidecar(decision, container, current) and not initialized:
-                return False
-            continue
-        if initialized or (current is not None and current.state == "EXITED" and current.exit_code == 0):
-            continue
-        if current is None:
-            decision.start(name, init=True)
-            return False
-        if current.state == "RUNNING":
-            decision.check_running(container, current)
-            return False
-        if current.state == "EXITED" and restart_policy(decision.pod) == "Never":
-            return True
-        if current.state != "EXITED":
-            decision.kills.append(Kill(current.id, name, f"Init container {name} is in an unknown state"))
+            _sidecar(decision, container, decision.current(container["name"]))
+    for container in wanted[turn:]:
+        failed = _init_container(decision, container)
+        if failed is not None:
+            return failed
+    return None
+
+
+def _init_container(decision: _Decision, container: Object) -> bool | None:
+    """Whose turn it is. None: it is done with, the next one's turn; False: wait; True: the pod has failed."""
+    name = container["name"]
+    current = decision.current(name)
+    if is_restartable(container):
+        return None if _sidecar(decision, container, current) else False
+    if current is None:
         decision.start(name, init=True)
         return False
-    return None
+    if current.state == "RUNNING":
+        decision.check_running(container, current)
+        return False
+    if current.state == "EXITED" and current.exit_code == 0:
+        return None
+    if current.state == "EXITED" and restart_policy(decision.pod) == "Never":
+        return True
+    if current.state != "EXITED":
+        decision.kills.append(Kill(current.id, name, f"Init container {name} is in an unknown state"))
+    decision.start(name, init=True)
+    return False
 
 
 def _sidecar(decision: _Decision, container: Object, current: ContainerView | None) -> bool:

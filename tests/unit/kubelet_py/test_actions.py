@@ -38,6 +38,12 @@ CASES: list[tuple[str, dict[str, Any], PodView, str]] = [
     ("a sidecar does not keep a pod", pod(init=[SIDECAR], policy="Never"), view(down(), up("s1")),
      "stop the sandbox, over"),
     ("a dead sidecar comes back", pod(init=[SIDECAR]), view(up(), down("s1", 1)), "start s1 attempt 1"),
+    ("a crashed sidecar holds up no init", pod(init=[SIDECAR, "i"]), view(down("i", 1), down("s1", 1)),
+     "start s1 attempt 1, start i attempt 1"),
+    ("nor the main containers", pod(init=[SIDECAR, "i"]), view(down("i"), down("s1", 1)),
+     "start s1 attempt 1, start c attempt 0"),
+    ("one that never started does", pod(init=[SIDECAR, "i"]), view(down("s1", 1)), "start s1 attempt 1"),
+    ("a lost sidecar starts again", pod(init=[SIDECAR, "i"]), view(up("i")), "start s1 attempt 0"),
     ("created but never started", pod(), view(ContainerView("x", "c", "s", 0, "CREATED")),
      "kill c, start c attempt 1"),
     ("another image replaces", pod(), view(up(spec_hash="old")), "kill c"),
@@ -68,6 +74,13 @@ def test_main_waits_for_a_sidecar_that_has_not_started() -> None:
         pod(init=[SIDECAR]), view(up("s1")), NOW, health={"s1": Health(started=False)}
     )
     assert actions.describe() == "nothing to do"
+
+
+def test_what_comes_after_a_sidecar_goes_on_while_that_is_held_back() -> None:
+    entries = {"s1": BackoffEntry(10.0, NOW - 5)}
+    crashed = view(down("i", 1), down("s1", 1, ago=3))
+    actions = compute_pod_actions(pod(init=[SIDECAR, "i"]), crashed, NOW, backoffs=entries)
+    assert actions.describe() == "start i attempt 1, hold s1 back 10s"
 
 
 def test_a_second_crash_is_held_back_until_ten_seconds_after_it_ended() -> None:
