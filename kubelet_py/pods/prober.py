@@ -76,10 +76,10 @@ class ProbeCount:
     results: dict[str, int] = field(default_factory=dict)
     durations: Durations = field(default_factory=lambda: Durations(DEFAULT_BOUNDS))
 
-    def record(self, success: bool, seconds: float) -> None:
-        result = "successful" if success else "failed"
+    def record(self, outcome: Outcome, seconds: float) -> None:
+        result = "unknown" if outcome.errored else "successful" if outcome.success else "failed"
         self.results[result] = self.results.get(result, 0) + 1
-        if success:
+        if outcome.success:
             self.durations.observe(seconds)
 
 
@@ -248,25 +248,20 @@ class Prober:
         except Exception as error:
             # A defect in a probe must not leave the container unprobed for ever.
             log.exception("Failed to probe container=%s", watched.view.id[:12])
-            outcome = Outcome(False, str(error))
+            outcome = Outcome(False, str(error), errored=True)
         seconds = time.monotonic() - began
         with self._condition:
             if self._watched.get(watched.view.id) is not watched or (watched.ending and kind != "readiness"):
                 return
-            watched.counts[kind].record(outcome.success, seconds)
-            changed = state.record(outcome.success)
+            watched.counts[kind].record(outcome, seconds)
+            changed = not outcome.errored and state.record(outcome.success)
             over = kind == "startup" and state.passed
             if not over and not state.failed:
                 self._schedule(state.wait(), watched.view.id, kind)
         if not outcome.success:
-            label = kind.capitalize()
-            self._tell(
-                watched.pod,
-                watched.container,
-                "Warning",
-                "Unhealthy",
-                f"{label} probe failed: {outcome.text}",
-            )
+            came_to = "errored and resulted in unknown state" if outcome.errored else "failed"
+            text = f"{kind.capitalize()} probe {came_to}: {outcome.text}"
+            self._tell(watched.pod, watched.container, "Warning", "Unhealthy", text)
         elif outcome.warning:
             text = f"{kind.capitalize()} probe warning: {outcome.text}"
             self._tell(watched.pod, watched.container, "Warning", "ProbeWarning", text)

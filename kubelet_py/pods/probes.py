@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from kubelet_py.pods import grpc_health, http_answer
 from kubelet_py.pods.http_get import NoAnswer, get, port_number, request_of
 from kubelet_py.pods.model import Object
-from runtime.errors import RuntimeFailure
+from runtime.errors import ExecTimeout, RuntimeFailure
 from runtime.service import RuntimeService
 
 MOST_OUTPUT = 10 * 1024
@@ -17,15 +18,18 @@ MOST_OUTPUT = 10 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`warning`: a success that is told of in an event."""
+    """`warning`: a success that is told of in an event. `errored`: the container was not asked, and nothing
+    follows from that."""
 
     success: bool
     text: str = ""
     warning: bool = False
+    errored: bool = False
 
 
 def run(service: RuntimeService, probe: Object, container: Object, container_id: str, ip: str) -> Outcome:
-    """Carry out one probe; a probe that cannot be carried out has failed."""
+    """Carry out one probe. A command that cannot be started and a port that has no number are errors of the
+    probe, no failures of the container (upstream: probe.Unknown)."""
     timeout = float(probe.get("timeoutSeconds") or 1)
     if "exec" in probe:
         return exec_command(service, container_id, probe["exec"].get("command") or [], timeout)
@@ -35,17 +39,18 @@ def run(service: RuntimeService, probe: Object, container: Object, container_id:
         return tcp_socket(probe["tcpSocket"], container, ip, timeout)
     if "grpc" in probe:
         return grpc(probe["grpc"], ip, timeout)
-    return Outcome(False, "probe has no handler that this node knows")
+    return Outcome(False, "probe has no handler that this node knows", errored=True)
 
 
 def exec_command(service: RuntimeService, container_id: str, argv: list[str], timeout: float) -> Outcome:
     """Success is exit code 0 within the timeout; the whole process tree ends with it."""
     try:
         result = service.exec_sync(container_id, argv, timeout)
-    except TimeoutError:
-        return Outcome(False, f"command timed out: {' '.join(argv)!r} timed out after {timeout:g}s")
+    except (ExecTimeout, TimeoutError):
+        command = json.dumps(" ".join(argv), ensure_ascii=False)
+        return Outcome(False, f"command timed out: {command} timed out after {timeout:g}s")
     except RuntimeFailure as error:
-        return Outcome(False, str(error))
+        return Outcome(False, str(error), errored=True)
     output = (result.stdout + result.stderr)[:MOST_OUTPUT].decode(errors="replace")
     return Outcome(result.exit_code == 0, output)
 
@@ -53,7 +58,11 @@ def exec_command(service: RuntimeService, container_id: str, argv: list[str], ti
 def http_get(action: Mapping[str, Any], container: Object, ip: str, timeout: float) -> Outcome:
     """Success is a status from 200 to 399, with a warning where a redirect was not followed."""
     try:
-        answer = get(request_of(action, container, ip, "probe"), timeout)
+        request = request_of(action, container, ip, "probe")
+    except NoAnswer as error:
+        return Outcome(False, str(error), errored=True)
+    try:
+        answer = get(request, timeout)
     except NoAnswer as error:
         return Outcome(False, str(error))
     if not 200 <= answer.status < 400:
@@ -70,7 +79,7 @@ def tcp_socket(action: Mapping[str, Any], container: Object, ip: str, timeout: f
     try:
         port = port_number(action["port"], container)
     except LookupError as error:
-        return Outcome(False, str(error))
+        return Outcome(False, str(error), errored=True)
     try:
         http_answer.connect(host, port, timeout).close()
     except OSError as error:

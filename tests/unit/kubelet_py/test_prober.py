@@ -7,9 +7,13 @@ import socket
 import threading
 from typing import Any
 
+import pytest
 from pods_in_words import pod, up, view
 
+from kubelet_py.pods import probes
 from kubelet_py.pods.prober import Prober
+from kubelet_py.pods.probes import Outcome
+from runtime.errors import StartError
 
 LONG = 30.0
 
@@ -93,6 +97,46 @@ def test_an_adopted_container_is_what_the_api_says_until_its_probes_say_otherwis
     prober.update(body, view(up(attempt=1)))
     assert not prober.health(view(up(attempt=1)))["c"].started, "the next attempt has not"
     prober.stop()
+
+
+class Unable(Runtime):
+    """No command can be started."""
+
+    def exec_sync(self, identifier: str, argv: list[str], timeout: float) -> Any:
+        with contextlib.suppress(TimeoutError):
+            super().exec_sync(identifier, argv, timeout)
+        raise StartError('exec: "nosuch": executable file not found in $PATH')
+
+
+def test_a_probe_that_cannot_be_made_changes_nothing_and_says_so() -> None:
+    body = pod()
+    for kind in ("liveness", "readiness"):
+        probe = {"exec": {"command": [kind]}, "periodSeconds": 0.01, "failureThreshold": 2}
+        body["spec"]["containers"][0][f"{kind}Probe"] = probe
+    told: list[str] = []
+    runtime = Unable()
+    prober = Prober(runtime, changed=lambda uid: None, tell=lambda *words: told.append(words[-1]))  # type: ignore[arg-type]
+    prober.start()
+    prober.update(body, view(up()))
+    assert runtime.wait_for("liveness", 5) and runtime.wait_for("readiness", 3)
+    health = prober.health(view(up()))["c"]
+    prober.stop()
+    assert (health.failed, health.ready) == ("", False), "it goes on running, and has never been ready"
+    assert {result for _, results, _ in prober.results() for result in results} == {"unknown"}
+    text = 'probe errored and resulted in unknown state: exec: "nosuch": executable file not found in $PATH'
+    assert set(told) == {f"Liveness {text}", f"Readiness {text}"}
+
+
+@pytest.mark.parametrize("handler", [{"httpGet": {"port": "web"}}, {"tcpSocket": {"port": "web"}}])
+def test_a_port_without_a_number_is_an_error_of_the_probe(handler: dict[str, Any]) -> None:
+    outcome = probes.run(Runtime(), handler, {"name": "c"}, "c-0", "127.0.0.1")  # type: ignore[arg-type]
+    assert outcome == Outcome(False, "couldn't find port: web in container c", errored=True)
+
+
+def test_a_command_that_takes_too_long_has_failed_in_upstreams_words() -> None:
+    probe = {"exec": {"command": ["sh", "-c", "sleep 9"]}, "timeoutSeconds": 2}
+    outcome = probes.run(Runtime(), probe, {"name": "c"}, "c-0", "127.0.0.1")  # type: ignore[arg-type]
+    assert outcome == Outcome(False, 'command timed out: "sh -c sleep 9" timed out after 2s')
 
 
 def test_a_redirect_elsewhere_succeeds_with_a_warning() -> None:
