@@ -3,12 +3,14 @@
 Each question leaves from a port and with an id of its own, and only an answer from the server asked that
 repeats the question counts (dnspython checks it; RFC 5452). A server that is silent for `TIMEOUT` costs the
 next question nothing: the one that answered last is asked first. Equal questions wait for one answer. The
-lifetimes follow CoreDNS's `cache 30`: as said by the records, 30 s at most, failures 5 s.
+lifetimes follow CoreDNS's `cache 30`: as said by the records, 30 s at most, failures 5 s. What is repeated
+says how long it is still good for (RFC 1035, 3.2.1).
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import time
 from collections import OrderedDict
@@ -23,6 +25,7 @@ import dns.message
 import dns.name
 import dns.rcode
 import dns.rdatatype
+import dns.rrset
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ Key = tuple[dns.name.Name, int, bool]
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
+    since: float
     until: float
     message: dns.message.Message | None  # None: nobody answered
 
@@ -67,9 +71,10 @@ class Forwarder:
     ) -> dns.message.Message | None:
         key = (name, int(kind), dnssec)
         kept = self._kept.get(key)
-        if kept is not None and kept.until > self._clock():
+        now = self._clock()
+        if kept is not None and kept.until > now:
             self._kept.move_to_end(key)
-            return kept.message
+            return aged(kept.message, int(now - kept.since))
         running = self._asked.get(key)
         if running is not None:
             return await asyncio.shield(running)
@@ -106,7 +111,8 @@ class Forwarder:
         return failed
 
     def _keep(self, key: Key, message: dns.message.Message | None) -> None:
-        self._kept[key] = _Kept(self._clock() + lifetime(message), message)
+        now = self._clock()
+        self._kept[key] = _Kept(now, now + lifetime(message), message)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
 
@@ -120,6 +126,21 @@ def lifetime(message: dns.message.Message | None) -> float:
         soas = [rrset for rrset in message.authority if rrset.rdtype == dns.rdatatype.SOA]
         ttls = [min(rrset.ttl, rrset[0].minimum) for rrset in soas] or [FAILURE]
     return min(LONGEST, *ttls)
+
+
+def aged(message: dns.message.Message | None, seconds: int) -> dns.message.Message | None:
+    """PURE: the answer as it is after a while: each record good for that much less."""
+    if message is None or seconds <= 0:
+        return message
+    older = copy.copy(message)
+    older.sections = [[_older(rrset, seconds) for rrset in section] for section in message.sections]
+    return older
+
+
+def _older(rrset: dns.rrset.RRset, seconds: int) -> dns.rrset.RRset:
+    made: dns.rrset.RRset = copy.copy(rrset)
+    made.ttl = max(0, rrset.ttl - seconds)
+    return made
 
 
 def servers_of(resolv_conf: Path, ours: Sequence[str]) -> list[str]:

@@ -111,6 +111,23 @@ def test_lifetimes(answer: list[int], authority: tuple[int, int] | None, code: i
     assert lifetime(None) == 5
 
 
+def test_what_is_kept_says_how_long_it_is_still_good_for() -> None:
+    async def main() -> list[int]:
+        now = [100.0]
+        network = Network(good=0)
+        forwarder = Forwarder(["good"], network.ask, lambda: now[0])
+        found = []
+        for _ in range(4):
+            answer = await forwarder.resolve(NAME, A)
+            assert answer is not None
+            found.append(answer.answer[0].ttl)
+            now[0] += 12.5
+        assert network.asked == ["good", "good"]
+        return found
+
+    assert asyncio.run(main()) == [60, 48, 35, 60]
+
+
 def test_our_own_address_is_not_asked(tmp_path: Path) -> None:
     file = tmp_path / "resolv.conf"
     file.write_text("# made\nsearch a b\nnameserver 10.96.0.10\nnameserver 192.0.2.53\nnameserver\n")
