@@ -245,17 +245,9 @@ def carry_over(new: Object, old: Object) -> None:
     only its old type had goes away with that type (upstream: patchAllocatedValues, dropTypeDependentFields).
     """
     spec, before = new.setdefault("spec", {}), old.get("spec") or {}
-    outside = spec.get("type") in _TYPES_WITH_PORTS
     if spec.get("type") != "ExternalName" and before.get("clusterIP"):
         _carry_addresses(spec, before)
-    held = {_port_key(port): port["nodePort"] for port in before.get("ports") or () if port.get("nodePort")}
-    given = {port["nodePort"] for port in spec.get("ports") or () if port.get("nodePort")}
-    for port in spec.get("ports") or ():
-        previous = held.get(_port_key(port))
-        if not outside and previous and port.get("nodePort") == previous:
-            del port["nodePort"]
-        elif outside and previous and not port.get("nodePort") and previous not in given:
-            port["nodePort"] = previous
+    _carry_ports(spec, before)
     if is_health_checked(spec):
         if is_health_checked(before) and not spec.get("healthCheckNodePort") and _health_port(old):
             spec["healthCheckNodePort"] = _health_port(old)
@@ -269,6 +261,25 @@ def carry_over(new: Object, old: Object) -> None:
     for field in dropped:
         if field in spec and spec[field] == before.get(field):
             del spec[field]
+
+
+def _carry_ports(spec: Object, before: Object) -> None:
+    """A port is known by its name: its number may be another now, and it keeps its node port."""
+    ports, had = spec.get("ports") or (), {port["nodePort"] for port in _ported(before)}
+    given = {port["nodePort"] for port in _ported(spec)}
+    if spec.get("type") in _TYPES_WITH_PORTS:
+        held = {port.get("name") or "": port["nodePort"] for port in _ported(before)}
+        for port in ports:
+            previous = held.get(port.get("name") or "")
+            if previous and not port.get("nodePort") and previous not in given:
+                port["nodePort"] = previous
+    elif given <= had:
+        for port in ports:
+            port.pop("nodePort", None)
+
+
+def _ported(spec: Object) -> list[Object]:
+    return [port for port in spec.get("ports") or () if port.get("nodePort")]
 
 
 def _dropped_with_type(kind: str) -> list[str]:
@@ -305,10 +316,6 @@ def _health_port(service: Object) -> int:
     return int((service.get("spec") or {}).get("healthCheckNodePort") or 0)
 
 
-def _port_key(port: Object) -> tuple[str, int]:
-    return port.get("protocol", "TCP"), port.get("port", 0)
-
-
 def _addresses(service: Object) -> Iterable[str]:
     spec = service.get("spec") or {}
     found = spec.get("clusterIPs") or ([spec["clusterIP"]] if spec.get("clusterIP") else [])
@@ -316,8 +323,7 @@ def _addresses(service: Object) -> Iterable[str]:
 
 
 def _node_ports(service: Object) -> list[int]:
-    spec = service.get("spec") or {}
-    return [port["nodePort"] for port in spec.get("ports") or () if port.get("nodePort")]
+    return [port["nodePort"] for port in _ported(service.get("spec") or {})]
 
 
 def _require_address(service: Object, index: int, address: str) -> None:

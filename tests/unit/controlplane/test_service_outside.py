@@ -88,6 +88,23 @@ def test_external_ips_have_a_policy_that_goes_with_them() -> None:
     assert "externalTrafficPolicy" not in new["spec"] and update(new, old) == []
 
 
+def test_a_port_keeps_its_node_port_by_its_name() -> None:
+    """As upstream, whatever else of it changes; `kubectl replace` of a manifest that names no node port."""
+    pool = allocator()
+    ports = [{"name": "a", "port": 80}, {"name": "b", "port": 81}]
+    old = stored(pool, service(type="NodePort", ports=ports))
+    one, two = (port["nodePort"] for port in old["spec"]["ports"])
+    swapped = [{"name": "b", "port": 80}, {"name": "a", "port": 8080}]
+    new = stored(pool, service(type="NodePort", ports=swapped), old)
+    assert [port["nodePort"] for port in new["spec"]["ports"]] == [two, one]
+    alone = stored(pool, service(type="NodePort"))
+    moved = stored(pool, service(type="NodePort", ports=[{"port": 8080}]), alone)
+    kept = moved["spec"]["ports"][0]["nodePort"]
+    assert kept == alone["spec"]["ports"][0]["nodePort"]
+    inner = stored(pool, service(ports=[{"port": 9, "nodePort": kept}]), moved)
+    assert "nodePort" not in inner["spec"]["ports"][0]
+
+
 PORT_NAME = "may not expose port 10250 externally since it is used by kubelet"
 
 
