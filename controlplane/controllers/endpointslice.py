@@ -34,6 +34,7 @@ SERVICE_NAME = "kubernetes.io/service-name"
 MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 MANAGER = "endpointslice-controller.k8s.io"
 ZONE = "topology.kubernetes.io/zone"
+NEAR = "PreferClose"  # proxies keep to the endpoints meant for their own zone, while there are any
 LARGEST = 100
 
 Group = tuple[str, tuple[Port, ...]]  # address family, ports
@@ -69,6 +70,8 @@ def endpoint(service: Object, pod: Object, family: str, zone: str = "") -> Objec
         entry["nodeName"] = pod["spec"]["nodeName"]
     if zone:
         entry["zone"] = zone
+        if service["spec"].get("trafficDistribution") == NEAR and entry["conditions"]["ready"]:
+            entry["hints"] = {"forZones": [{"name": zone}]}
     if name := hostname(service, pod):
         entry["hostname"] = name
     return entry
@@ -160,6 +163,10 @@ def _group_of(present: Object) -> Group:
     return present["addressType"], ports
 
 
+def _zone(node: Object) -> str:
+    return str((node["metadata"].get("labels") or {}).get(ZONE, ""))
+
+
 def _uid(entry: Object) -> str:
     return str((entry.get("targetRef") or {}).get("uid", ""))
 
@@ -194,7 +201,7 @@ class EndpointSlices(ServiceFollower):
         self._slices = informers.of(ENDPOINT_SLICES, self._on_slice)
 
     def _on_node(self, kind: str, new: Object, old: Object | None) -> None:
-        if kind == "MODIFIED":
+        if kind == "MODIFIED" and old is not None and _zone(old) == _zone(new):
             return
         pods = [pod for pod in self._pods.list() if pod["spec"].get("nodeName") == new["metadata"]["name"]]
         for service in self._services.list():
@@ -232,10 +239,7 @@ class EndpointSlices(ServiceFollower):
             for present in slices:
                 self._delete(present)
             return
-        zones = {
-            node["metadata"]["name"]: (node["metadata"].get("labels") or {}).get(ZONE, "")
-            for node in self._nodes.list()
-        }
+        zones = {node["metadata"]["name"]: _zone(node) for node in self._nodes.list()}
         families = service["spec"].get("ipFamilies") or ["IPv4"]
         pods = placed(service, self._selected(service), zones)
         groups = desired(service, pods, zones)

@@ -100,6 +100,24 @@ def test_conditions_of_an_endpoint(ready, ending, publish, conditions) -> None:
     assert (found["ready"], found["serving"], found["terminating"]) == conditions
 
 
+def test_traffic_that_prefers_what_is_close_is_told_the_zones_of_ready_pods() -> None:
+    """As upstream's trafficdist; the proxy's side is test_hints_keep_traffic_in_the_nodes_zone."""
+    pods = [pod("p1"), pod("p2", nodeName="m"), pod("p3", ready=False), pod("p4", nodeName="nowhere")]
+    zones = {"n": "z1", "m": "z2", "nowhere": ""}
+
+    def hints(**spec: Any) -> list[Any]:
+        (entries,) = desired(service(**spec), pods, zones).values()
+        return [entry.get("hints") for entry in entries.values()]
+
+    assert hints() == [None] * 4
+    z1, z2 = ({"forZones": [{"name": zone}]} for zone in ("z1", "z2"))
+    assert hints(trafficDistribution="PreferClose") == [z1, z2, None, None]
+    near = service(trafficDistribution="PreferClose")
+    slices = made(near, plan(desired(near, pods, zones), [], ["IPv4"], slice_labels(near)))
+    todo = plan(desired(service(), pods, zones), slices, ["IPv4"], slice_labels(near))
+    assert [entry.get("hints") for entry in todo.update[0]["endpoints"]] == [None] * 4  # taken back
+
+
 def test_a_pod_without_an_address_is_not_published() -> None:
     todo = carried_out(service(), [pod("p1", ip="")])
     assert [contents for _, _, contents in todo.create] == [[]]  # the placeholder of an empty Service
