@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 REASON, MESSAGE = "Terminated", "Pod was terminated in response to imminent node shutdown."
 LOOK_SECONDS = 0.1
+DEFAULT_GRACE = 30
 TERMINATING, TERMINATED = "terminating", "terminated"
 
 
@@ -156,7 +157,8 @@ class Shutdown:
     def _end_group(self, group: Group, pods: Sequence[Living]) -> None:
         deadline = self._clock()
         for record in pods:
-            own = float(record.pod["spec"].get("terminationGracePeriodSeconds") or 30)
+            given = record.pod["spec"].get("terminationGracePeriodSeconds")
+            own = float(DEFAULT_GRACE if given is None else given)
             grace = min(own, group.seconds) if self._groups else own
             deadline = max(deadline, self._clock() + (group.seconds if self._groups else own))
             self._end(record, Ending(REASON, MESSAGE, grace, disruption=MESSAGE))

@@ -106,10 +106,16 @@ class Host:
 
 def test_the_critical_ones_end_when_the_others_have_ended(tmp_path: Path) -> None:
     host = Host(
-        tmp_path, TWO, record("critical", SYSTEM_CRITICAL), record("slow", 0, 300), record("quick", 0, 3)
-    )
+        tmp_path, TWO, record("critical", SYSTEM_CRITICAL), record("slow", 0, 300), record("quick", 0, 3),
+        record("now", 0, 0),
+    )  # fmt: skip
     host.shutdown.run()
-    assert host.ended == [("slow", 0.0, 20.0), ("quick", 0.0, 3.0), ("critical", 20.0, 10.0)]
+    assert host.ended == [
+        ("slow", 0.0, 20.0),
+        ("quick", 0.0, 3.0),
+        ("now", 0.0, 0.0),
+        ("critical", 20.0, 10.0),
+    ]
     assert host.told == ["Normal Shutdown Shutdown manager detected shutdown event", "changed"]
     assert state_of(tmp_path / "request.json") == "terminated"
     ending = host.records[0].ending
