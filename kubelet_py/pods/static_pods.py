@@ -30,8 +30,8 @@ Seen = tuple[Stamp, Manifest | None]
 
 
 class StaticPods:
-    """Watches the folder by looking at it; `changed(manifest)` gets all of it, after the first look and
-    whenever something is different."""
+    """Watches the folder, or a single file, by looking at it; `changed(manifest)` gets all of it, after the
+    first look and whenever something is different."""
 
     def __init__(
         self,
@@ -51,7 +51,8 @@ class StaticPods:
         self._stop = threading.Event()
 
     def start(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        if not self._folder.is_file():
+            self._folder.mkdir(parents=True, exist_ok=True)
         self.look()
         threading.Thread(target=self._run, name="static-pods", daemon=True).start()
 
@@ -67,21 +68,28 @@ class StaticPods:
         seen = self._seen or {}
         found: dict[str, Seen] = {}
         try:
-            entries = sorted(self._folder.iterdir())
-        except FileNotFoundError:
-            entries = []
+            files = self._files()
         except OSError as error:
             log.warning("Failed to read manifests folder=%s error=%s", self._folder, error.strerror)
             return
-        for file in entries:
-            if file.suffix in SUFFIXES and not file.name.startswith("."):
-                read = self._read(file, seen.get(str(file)))
-                if read is not None:
-                    found[str(file)] = read
+        for file in files:
+            read = self._read(file, seen.get(str(file)))
+            if read is not None:
+                found[str(file)] = read
         if found != self._seen:
             self._seen = found
             everything = [manifest for _, manifest in found.values() if manifest is not None]
             self._changed(merged(everything))
+
+    def _files(self) -> list[Path]:
+        """Those of the folder that are manifests by their names; or the one that stands in its place."""
+        if self._folder.is_file():
+            return [self._folder]
+        try:
+            entries = sorted(self._folder.iterdir())
+        except FileNotFoundError:
+            return []
+        return [file for file in entries if file.suffix in SUFFIXES and not file.name.startswith(".")]
 
     def _read(self, file: Path, before: Seen | None) -> Seen | None:
         try:

@@ -261,6 +261,17 @@ def test_the_folder_is_followed(tmp_path: Path) -> None:
     assert told == [[], ["web-n1", "c"], ["web-n1", "c"], ["c"]], "a broken file keeps its pod"
 
 
+def test_the_path_may_be_of_one_file(tmp_path: Path) -> None:
+    file, told = tmp_path / "web.manifest", []
+    file.write_text(json.dumps(pod()))
+    static = static_pods.StaticPods(file, "n1", lambda found: told.append(len(found.pods)), period=60)
+    static.start()
+    static.stop()
+    file.unlink()
+    static.look()
+    assert told == [1, 0]
+
+
 # An address
 
 
