@@ -5,7 +5,9 @@
 
 Chained behind a plugin that made a veth pair. Keys are upstream's: ingressRate, egressRate in bits per
 second with ingressBurst, egressBurst in bits, in the configuration or, stronger, in
-runtimeConfig.bandwidth. Its newer shapedSubnets and unshapedSubnets are refused with code 2.
+runtimeConfig.bandwidth. Its newer shapedSubnets and unshapedSubnets are refused with code 2. A pod with
+limits sends pieces of TCP of 64 kB at the most (gsoIPv4MaxSize counts for others): a queue for a slow line
+holds few larger ones.
 Source: containernetworking/plugins, plugins/meta/bandwidth.
 """
 
@@ -17,7 +19,7 @@ import hashlib
 import sys
 from _socket import if_nametoindex
 
-from cni import shaping
+from cni import resizing, shaping
 from cni.errors import InvalidConfig, NetlinkError, PluginFailure, UnsupportedField
 from cni.frozen import frozen
 from cni.netlink import Netlink
@@ -25,6 +27,7 @@ from cni.netns import opened
 from cni.rtnetlink import Link, set_link
 from cni.shaping import Rate
 from cni.types import Interface, Request, Result, folded
+from cni.veth import GSO_USUAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,6 +73,8 @@ class Bandwidth:
             return previous
         with Netlink() as host:
             near = _host_end(request, previous, host)
+            if near.gso > GSO_USUAL:
+                resizing.resize(host, request.netns, request.ifname, GSO_USUAL)
             try:
                 middle = _limit(request, limits, near, host)
             except BaseException:

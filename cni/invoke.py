@@ -15,13 +15,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cni import resizing
 from cni.attachment import Attachment, Capabilities
 from cni.conflist import ConfigFolder, NetworkList
 from cni.errors import CniError, InvalidConfig
 from cni.frozen import replace
+from cni.netlink import Netlink
 from cni.plugin import NetworkWide
 from cni.skeleton import Plugins
 from cni.types import SUPPORTED_VERSIONS, Request, Result, check_container_id, check_ifname
+from cni.veth import GSO_USUAL
 
 Attachments = Collection[tuple[str, str]]
 
@@ -206,6 +209,29 @@ class Invoker:
                 continue
             config = _section(network, plugin)
             self._plugins.run(plugin["type"], Request("STATUS", config, path=self._path))
+
+    def resize(self, size: int) -> None:
+        """Give attached pods the gsoIPv4MaxSize (0: the kernel's own) that the network's next ones get; pods
+        with limits keep 64 kB. Goes on after a failure and raises the last one."""
+        wanted = size or GSO_USUAL
+        with Netlink() as host:
+            ends = resizing.others(host, self._folder.load().name, wanted)
+            failure: CniError | None = None
+            for container_id, ifname in Attachment.all(self._cache) if ends else ():
+                if container_id not in ends:
+                    continue
+                with self._turns.one(container_id):
+                    found = Attachment.find(self._cache, container_id, ifname)
+                    if found is None or found[1] is None or found[0].capabilities.get("bandwidth"):
+                        continue
+                    inside = [i.sandbox for i in found[1].interfaces if i.sandbox and i.name == ifname]
+                    try:
+                        for netns in inside:
+                            resizing.resize(host, netns, ifname, wanted)
+                    except CniError as error:
+                        failure = error
+        if failure is not None:
+            raise failure
 
     def ready(self) -> str | None:
         """None, or why pods cannot be attached: no configuration, or a plugin that is not installed."""

@@ -169,6 +169,7 @@ def set_link(
     master: int | None = None,
     alias: str = "",
     promisc: bool | None = None,
+    gso: int = 0,
 ) -> Message:
     """Change a link; `alias` is free text (255 bytes) that `ip link` shows."""
     change = (IFF_UP if up is not None else 0) | (IFF_PROMISC if promisc is not None else 0)
@@ -180,6 +181,8 @@ def set_link(
         body += u32(IFLA_MASTER, master)
     if alias:
         body += attribute(IFLA_IFALIAS, alias.encode()[:255])
+    if gso:
+        body += u32(IFLA_GSO_IPV4_MAX_SIZE, gso)
     return Message(f"configure interface {index}", RTM_NEWLINK, 0, body)
 
 

@@ -141,9 +141,11 @@ class Agent:
         options, first = self._options, self._node.ips[0]
         self._tunnel = tunnel.opened(options.pod_routes, paths, first, options.wireguard_port)
         overhead = wireguard.OVERHEAD if self._tunnel is not None else 0
-        self._cni = network = NodeNetwork(paths, options.cni_bin_dirs, overhead, options.pod_gso_size)
-        self._network = NetworkKeeper(network, config, self._on_network, self._attached)
         name, mode = self._options.node_name, self._options.pod_routes
+        self._cni = network = NodeNetwork(
+            paths, options.cni_bin_dirs, overhead, options.pod_gso_size, wrapped=mode == "vxlan"
+        )
+        self._network = NetworkKeeper(network, config, self._on_network, self._attached)
         ways = [PeerRoutes(me=name, address=ip, mode=mode, key=self._public_key) for ip in self._node.ips]
         self._peers = PeerWays(ways, config.pod_cidr, self._tunnel)
         self._images = ImageStore(paths.images)

@@ -433,7 +433,8 @@ def parse_arguments(argv: Sequence[str]) -> Options:
         type=segments.size,
         metavar=segments.CHOICES,
         default=0,
-        help="bytes of TCP that a pod hands out at a time (auto: as many as the uplink takes)",
+        help="bytes of TCP that a pod hands out at a time (auto: as many as every interface takes that a "
+        "route leads out by)",
     )
     parser.add_argument("--cni-bin-dir", type=Path, action="append", default=[], help="may be repeated")
     parser.add_argument("--cluster-cidr", help="range of all pods' addresses, or one per IP version")

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cni.veth import GSO_LARGE
 from kubelet_py.cli import notify, unit
 from kubelet_py.cli import settings as node_settings
 from kubelet_py.cli.errors import CommandError
@@ -130,8 +131,9 @@ def add_gso_option(parser: argparse.ArgumentParser) -> None:
         "--pod-gso-size",
         type=segments.size,
         metavar=segments.CHOICES,
-        help="bytes of TCP that a pod hands out at a time (default auto: as many as the uplink takes; "
-        "more is faster between pods, and costs CPU on the way out)",
+        help="bytes of TCP that a pod hands out at a time (default auto: as many as every interface takes "
+        f"that a route leads out by, {GSO_LARGE} where none does; more is faster between pods, and costs CPU "
+        "on the way out)",
     )
 
 

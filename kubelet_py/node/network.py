@@ -39,15 +39,23 @@ SPARE_ADDRESSES = 8  # pods that start together before one waits for the disk
 
 class NodeNetwork:
     """`bin_dirs` are searched for plugins before our own folder (--cni-bin-dir); by `overhead` bytes pods'
-    packets grow on their way to other nodes: their MTU is so much less than the uplink's. `gso`: the size
-    asked for by --pod-gso-size."""
+    packets grow on their way to other nodes: their MTU is so much less than the uplink's. `wrapped`: they
+    go into others. `gso`: the size asked for by --pod-gso-size."""
 
     def __init__(
-        self, paths: NodePaths, bin_dirs: Sequence[Path] = (), overhead: int = 0, gso: int = 0
+        self,
+        paths: NodePaths,
+        bin_dirs: Sequence[Path] = (),
+        overhead: int = 0,
+        gso: int = 0,
+        *,
+        wrapped: bool = False,
     ) -> None:
         self._paths = paths
         self._overhead = overhead
-        self._gso = gso
+        self._wrapped = wrapped or overhead > 0
+        self._asked = gso
+        self._gso: int | None = None  # what pods have, where the network is ours
         self._own = paths.state / "cni-bin"
         self._warm = WarmPlugins(self._own)
         self._state = paths.state / "network.json"
@@ -75,10 +83,13 @@ class NodeNetwork:
         """
         skeleton.write_executables(self._own, python)
         self._warm.start()
-        self._write_conflist(pod_cidr, cluster_cidr, neighbours)
+        size = self._write_conflist(pod_cidr, cluster_cidr, neighbours)
         versions = [network.version for network in read_ranges(pod_cidr)]
         problems = routes.prepare_kernel(self._state, six=6 in versions)
         self.invoker.prepare()
+        self._gso = size
+        if size is not None:
+            self._resize(size)
         with Netlink() as netlink:
             routes.ensure(
                 netlink,
@@ -88,6 +99,21 @@ class NodeNetwork:
                 service_cidr=service_cidr,
             )
         return problems
+
+    def outgrown(self) -> bool:
+        """Whether pods' pieces of TCP should have another size than they have: an interface came or went, or
+        takes more or less. Then `start` again. Raises NetlinkError."""
+        return self._gso is not None and self._size() != self._gso
+
+    def _resize(self, size: int) -> None:
+        try:
+            self.invoker.resize(size)
+        except CniError as error:  # they can talk all the same
+            log.warning("Failed to give pods another size of TCP pieces error=%s", error)
+
+    def _size(self) -> int:
+        with Netlink() as netlink:
+            return segments.of_node(netlink, self._asked, bridge=self._paths.bridge, wrapped=self._wrapped)
 
     def close(self) -> None:
         """The agent ends, pods and network stay."""
@@ -123,13 +149,14 @@ class NodeNetwork:
         kinds = (".conflist", ".conf", ".json")
         return any(p.suffix in kinds and p.name < CONFLIST for p in self._paths.cni_config.glob("*"))
 
-    def _write_conflist(self, pod_cidr: str, cluster_cidr: str, neighbours: Sequence[str]) -> None:
+    def _write_conflist(self, pod_cidr: str, cluster_cidr: str, neighbours: Sequence[str]) -> int | None:
+        """The size of pods' pieces in it, None where the network is another's."""
         folder = self._paths.cni_config
         if self._foreign():
             # Somebody chose another network; of several files the first by name wins, as everywhere.
             # Files behind ours (podman's 87-…) are other runtimes' and stay theirs.
-            return
-        way_out = uplink()
+            return None
+        size, way_out = self._size(), uplink()
         mtu = way_out.mtu if way_out else 0
         body = conflist.bridge_network(
             name=NETWORK,
@@ -138,11 +165,13 @@ class NodeNetwork:
             cluster_cidrs=[str(network) for network in read_ranges(cluster_cidr)],
             data_dir=self._paths.cni_state / "networks",
             mtu=(mtu or USUAL_MTU) - self._overhead if self._overhead else mtu,
-            gso=segments.chosen(self._gso, way_out, wrapped=self._overhead > 0),
+            gso=size,
             neighbours=neighbours,
         )
         if conflist.write(folder / CONFLIST, body):
-            log.info("Wrote network configuration file=%s subnet=%s", folder / CONFLIST, pod_cidr)
+            words = "Wrote network configuration file=%s subnet=%s gso=%s"
+            log.info(words, folder / CONFLIST, pod_cidr, size or "usual")
+        return size
 
 
 def uplink() -> Link | None:

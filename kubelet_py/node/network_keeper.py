@@ -2,7 +2,7 @@
 
 When it is up, the plugins collect what a killed agent left (GC), and are asked now and then whether they
 still can attach pods (STATUS): the answer is the node's NetworkReady. A bridge that somebody deleted is made
-again.
+again, and the size of pods' pieces of TCP follows the node's interfaces.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class NetworkKeeper:
 
     def _ask(self) -> str | None:
         try:
-            if self._stale:
+            if self._stale or self._network.outgrown():
                 self._start(self._cidr)
                 self._stale = False
             try:

@@ -75,6 +75,30 @@ def test_both_ways_are_held_to_the_limit(attach: Attach, tmp_path: Path, kind: s
         assert ifbs() == []
 
 
+def test_a_pod_with_limits_keeps_the_usual_pieces_and_takes_larger_ones_of_others(
+    attach: Attach, tmp_path: Path
+) -> None:
+    """Larger than a burst is cut by the bucket; no piece may be lost because of its size alone."""
+    first, shaper = chain(tmp_path)
+    invoker = attach({**first, "gsoIPv4MaxSize": 196608}, shaper)
+    with Namespace() as fast, Namespace() as slow:
+        invoker.add("fast", fast.path)
+        invoker.add("slow", slow.path, capabilities={"bandwidth": LIMITS})
+        found = []
+        for pod in (fast, slow):
+            with pod.netlink() as inside, Netlink() as host:
+                far = inside.require("eth0")
+                near = host.link(far.peer)
+                assert near is not None
+                found.append((far.gso, near.gso))
+        if not found[0][0]:
+            pytest.skip("this kernel has no gso_ipv4_max_size (it needs 6.3)")
+        assert found == [(196608, 196608), (65536, 65536)]
+        size, floor = 1_500_000, (1_500_000 * 8 - BURST) / LIMIT * 0.9
+        assert seconds_for(size, fast.socket(), slow.socket(), "10.7.0.3") > floor
+        assert seconds_for(size, slow.socket(), fast.socket(), "10.7.0.2") > floor
+
+
 def test_a_pod_without_limits_is_not_touched(attach: Attach, tmp_path: Path) -> None:
     invoker = attach(*chain(tmp_path))
     with Namespace() as pod:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from network_lab import Namespace, Server, ask
 
 from cni.netlink import Netlink
+from cni.veth import GSO_LARGE, GSO_USUAL
 from kubelet_py.config import Config
 from kubelet_py.node.network import NodeNetwork
 from kubelet_py.node.network_keeper import STATUS_SECONDS, NetworkKeeper
@@ -20,11 +22,14 @@ from kubelet_py.paths import NodePaths
 
 pytestmark = pytest.mark.privileged
 
+CLUSTER = {"cluster_cidr": "10.244.0.0/16", "service_cidr": "10.96.0.0/12"}
+
 
 class Bench:
     """A keeper with a clock of the test's, and what it told."""
 
     def __init__(self, paths: NodePaths) -> None:
+        self.paths = paths
         self.now = 0.0
         self.changes = 0
         self.attached: list[tuple[str, str]] = []
@@ -107,6 +112,42 @@ def test_a_status_of_50_is_the_nodes_problem_until_it_ends(bench: Bench, tmp_pat
         bench.keeper.look()
         assert bench.keeper.problem() is None
         assert bench.changes == before + 2
+
+
+def sizes(pod: Namespace) -> tuple[int, int]:
+    """What the two ends of a pod's pair take of IPv4's TCP at once."""
+    with pod.netlink() as inside, Netlink() as host:
+        far = inside.require("eth0")
+        near = host.link(far.peer)
+        assert near is not None
+        return far.gso, near.gso
+
+
+def test_pods_pieces_of_tcp_follow_the_nodes_ways_out(bench: Bench) -> None:
+    with Netlink() as host:
+        if not host.require("lo").gso:
+            pytest.skip("this kernel has no gso_ipv4_max_size (it needs 6.3)")
+    bench.keeper.bring_up("10.244.3.0/24")
+    add, large, usual = bench.network.invoker.add, (GSO_LARGE, GSO_LARGE), (GSO_USUAL, GSO_USUAL)
+    limits = {"bandwidth": {"ingressRate": 8_000_000, "ingressBurst": 800_000}}
+    with Namespace() as pod, Namespace() as slow, Namespace() as later, Namespace() as client:
+        add("a", pod.path)
+        add("slow", slow.path, capabilities=limits)
+        assert (sizes(pod), sizes(slow)) == (large, usual)
+        network_lab.uplink(client)
+        assert bench.look() is None
+        add("b", later.path)
+        assert [sizes(each) for each in (pod, slow, later)] == [usual] * 3
+        with Netlink() as host:
+            host.delete_link("uplink0")
+        assert bench.look() is None
+        assert [sizes(each) for each in (pod, slow, later)] == [large, usual, large]
+        bench.network.invoker.check("a", pod.path)
+        # An agent that starts finds pods of another's making.
+        NodeNetwork(bench.paths, gso=131072).start(
+            python=sys.executable, pod_cidr="10.244.3.0/24", **CLUSTER
+        )
+        assert [sizes(each) for each in (pod, slow, later)] == [(131072, 131072), usual, (131072, 131072)]
 
 
 def kept_addresses() -> list[str]:
