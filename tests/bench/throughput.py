@@ -8,8 +8,9 @@ run. Two wires stand for "without us": one veth pair, and what two pods of one n
 each on a bridge that no netfilter sees. --parts adds the steps from there to us: br_netfilter, connection
 tracking, chains for translation. On a busy machine the second ratio is the better one: bytes per second of
 CPU that both processes used, in which the kernel's work for a packet is counted. The Service's one endpoint
-is the pod that the bridge's figure is measured with; the proxy's rules stand meanwhile. --gso wires our
-pods as `up --pod-gso-size BYTES` does.
+is the pod that the bridge's figure is measured with; the proxy's rules stand meanwhile. Our pods are wired
+as those of a node that no link leads out of (hack/isolate), or by --gso as `up --pod-gso-size BYTES` does:
+65536 for a node with a usual uplink.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ import network_lab  # noqa: E402
 import services_lab  # noqa: E402
 from network_lab import Namespace  # noqa: E402
 
+from cni.netlink import Netlink  # noqa: E402
 from cni.netns import in_namespace  # noqa: E402
 from cni.rtnetlink import new_address, new_bridge, new_veth, set_link  # noqa: E402
+from kubelet_py.node import segments  # noqa: E402
 from proxy.modes import remove_other  # noqa: E402
 
 GOAL = "goal: bridge and ClusterIP ≥ 0.95 × of the same veth pair without us"
@@ -151,6 +154,12 @@ class BareBridge:
             place.close()
 
 
+def alone() -> int:
+    """The size that `auto` chooses in the present namespace, where nothing is but loopback."""
+    with Netlink() as netlink:
+        return segments.of_node(netlink, 0, bridge="kpy0", wrapped=False)
+
+
 def measured(rounds: int, seconds: float, parts: bool, gso: int) -> dict[str, list[tuple[float, float]]]:
     """What `rate` answered for each way in each round."""
     near, far = bare_pair()
@@ -158,7 +167,7 @@ def measured(rounds: int, seconds: float, parts: bool, gso: int) -> dict[str, li
     if parts:
         bridges |= {name: BareBridge(rules) for name, rules in PARTS.items()}
     with tempfile.TemporaryDirectory(prefix="kpy-throughput-") as name, network_lab.node():
-        lab = services_lab.Lab(Path(name), "nftables", gso)
+        lab = services_lab.Lab(Path(name), "nftables", gso or alone())
         servers = [Receiver(far), Receiver(lab.pods[1])]
 
         def ours(mode: str, address: str, port: int) -> Callable[[], tuple[float, float]]:
@@ -199,7 +208,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=0.3)
     parser.add_argument("--parts", action="store_true", help="and what each step between costs")
-    parser.add_argument("--gso", type=int, default=0, metavar="BYTES", help="gsoIPv4MaxSize of our pods")
+    parser.add_argument("--gso", type=int, default=0, metavar="BYTES", help="of our pods (default: auto)")
     options = parser.parse_args()
     found = measured(options.rounds, options.seconds, options.parts, options.gso)
     print(f"One TCP connection, {options.rounds} rounds of {options.seconds:g} s; {GOAL}")

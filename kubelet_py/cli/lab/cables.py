@@ -62,10 +62,11 @@ def _load_rules(nft: str, switch: int, rules: str) -> None:
 
 
 def _plug(switch: int, port: str) -> None:
-    """Put the port into the bridge, where it may be already."""
+    """Put the port into the bridge, where it may be already, in the place of the slow one."""
     netns = wires.open_netns(switch)
     try:
         with Netlink(netns) as netlink:
+            netlink.delete_link(traffic.slow_port(port))
             bridge = netlink.require(wires.BRIDGE).index
             netlink.batch([set_link(netlink.require(port).index, up=True, master=bridge)])
     finally:
@@ -75,25 +76,24 @@ def _plug(switch: int, port: str) -> None:
 def _start_relay(
     paths: LabPaths, machines: Machines, kernel: Kernel, switch: ProcessIdentity, machine: Machine
 ) -> None:
-    """A process among the switch's own that holds the tap; returns once frames go through it."""
-    name, tap_name = machine.name, traffic.slow_port(machine.name)
+    """A process among the switch's own that holds the port; returns once frames go through it."""
+    name, slow = machine.name, traffic.slow_port(machine.name)
     reader, writer = os.pipe()
     spaces = os.pidfd_open(switch.pid)
 
     def work() -> int:
-        tap = relay.make_tap(tap_name)
-        wire = relay.open_wire(name)
+        port, wire = relay.make_port(slow, kernel), relay.Plug(name)
         with Netlink() as netlink:
             bridge = netlink.require(wires.BRIDGE).index
             netlink.batch(
                 [
                     set_link(netlink.require(name).index, up=True, master=0),
-                    set_link(netlink.require(tap_name).index, up=True, master=bridge),
+                    set_link(netlink.require(slow).index, up=True, master=bridge),
                 ]
             )
         os.write(writer, b"ready\n")
         os.close(writer)
-        relay.run(wire, tap, machine.cable.delay / 1000)
+        relay.run(wire, port, machine.cable.delay / 1000)
         return 0
 
     def enter() -> int:
@@ -114,7 +114,7 @@ def _start_relay(
     identity = ProcessIdentity.of(pids[0]) if pids else None
     if "ready" not in lines or identity is None:
         reason = machines.last_words(SWITCH)
-        raise LabError(f"Could not slow down {name}: {reason} (it needs /dev/net/tun: modprobe tun)")
+        raise LabError(f"Could not slow down {name}: {reason}")
     remember(paths.relay(name), identity)
 
 
@@ -131,7 +131,7 @@ def _read_until_ready(reader: int) -> list[str]:
 
 
 def _end_relay(paths: LabPaths, name: str) -> None:
-    """End the process in the cable, if there is one; its tap goes with it."""
+    """End the process in the cable, if there is one; its port goes with it, a moment later."""
     relaying = recall(paths.relay(name))
     if relaying is not None:
         relaying.stop(0.0)

@@ -3,7 +3,8 @@
 The switch's port for a machine has the machine's name. The switch is also the machines' default gateway,
 which leads nowhere: it answers "unreachable" at once, also to packets for pod and Service addresses, and
 hands nothing to the host. The host has routes to those ranges by the same cable, so that it does not send
-them to its own gateway.
+them to its own gateway. Nothing on the way needs frames cut to the MTU, so both ends of each cable take large
+pieces of TCP, and nodes let their pods send them (kubelet_py/node/segments.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from cni.errors import NetlinkError
 from cni.netlink import Netlink
 from cni.rtnetlink import new_address, new_bridge, new_route, new_veth, set_link
+from cni.veth import GSO_LARGE
 from kubelet_py.cli.lab.errors import LabError
 from kubelet_py.cli.lab.layout import HOST, LabPaths
 from kubelet_py.cli.lab.state import GATEWAY, HOST_NUMBER, Lab, Machine
@@ -33,7 +35,7 @@ def make_switch(lab: Lab, link: str, host_netns: int) -> None:
         netlink.batch([new_bridge(BRIDGE), set_link(LO, up=True)])
         bridge = netlink.require(BRIDGE).index
         netlink.batch([new_address(bridge, f"{lab.address(GATEWAY)}/{lab.prefix}")])
-        netlink.batch([new_veth(HOST, peer=link, peer_netns=host_netns, master=bridge)])
+        netlink.batch([new_veth(HOST, peer=link, peer_netns=host_netns, master=bridge, gso=GSO_LARGE)])
     for name, value in SYSCTLS:
         file = Path("/proc/sys", name)
         if file.exists():
@@ -71,7 +73,8 @@ def connect_machine(lab: Lab, machine: Machine, switch_netns: int) -> None:
     with Netlink(switch_netns) as switch, Netlink() as own:
         switch.delete_link(machine.name)  # of an earlier boot, which the kernel may not have cleared away yet
         bridge = switch.require(BRIDGE).index
-        own.batch([new_veth("eth0", peer=machine.name, peer_netns=switch_netns, mac=machine.mac)])
+        name = machine.name
+        own.batch([new_veth("eth0", peer=name, peer_netns=switch_netns, mac=machine.mac, gso=GSO_LARGE)])
         port = switch.require(machine.name).index
         switch.batch([set_link(port, up=True, master=bridge)])
         eth0 = own.require("eth0").index
