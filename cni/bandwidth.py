@@ -74,7 +74,7 @@ class Bandwidth:
         with Netlink() as host:
             near = _host_end(request, previous, host)
             if near.gso > GSO_USUAL:
-                resizing.resize(host, request.netns, request.ifname, GSO_USUAL)
+                resizing.resize(host, request.netns, request.ifname, near=near.gso, far=GSO_USUAL)
             try:
                 middle = _limit(request, limits, near, host)
             except BaseException:

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import sys
 
-from cni import parsed, spoofcheck, veth
+from cni import parsed, resizing, spoofcheck, veth
 from cni.errors import (
     FirewallError,
     InvalidConfig,
@@ -116,6 +116,8 @@ class Bridge(VethPlugin):
         port = set_port(ends.near, hairpin=config.hairpin, isolated=config.isolated, alias=alias)
         with veth.removed_on_failure(host, ends.near):
             veth.create(host, ends.near, [pair, port])
+            if config.network.gso and bridge.gso != config.network.gso:
+                resizing.resize_bridge(host, bridge.name, config.network.gso)
             if config.vlans is not None:
                 config.vlans.set_port(host, host.require(ends.near).index)
             far = inside.require(request.ifname)

@@ -211,23 +211,28 @@ class Invoker:
             self._plugins.run(plugin["type"], Request("STATUS", config, path=self._path))
 
     def resize(self, size: int) -> None:
-        """Give attached pods the gsoIPv4MaxSize (0: the kernel's own) that the network's next ones get; pods
-        with limits keep 64 kB. Goes on after a failure and raises the last one."""
+        """Give bridge and attached pods the gsoIPv4MaxSize (0: the kernel's own) that the network's next pods
+        get; those with limits send 64 kB as before. Goes on after a failure and raises the last one."""
         wanted = size or GSO_USUAL
+        failure: CniError | None = None
+        network = self._folder.load()
         with Netlink() as host:
-            ends = resizing.others(host, self._folder.load().name, wanted)
-            failure: CniError | None = None
+            for plugin in network.plugins:
+                if plugin["type"] == "bridge":
+                    resizing.resize_bridge(host, str(plugin.get("bridge") or ""), wanted)
+            ends = resizing.others(host, network.name, wanted)
             for container_id, ifname in Attachment.all(self._cache) if ends else ():
                 if container_id not in ends:
                     continue
                 with self._turns.one(container_id):
                     found = Attachment.find(self._cache, container_id, ifname)
-                    if found is None or found[1] is None or found[0].capabilities.get("bandwidth"):
+                    if found is None or found[1] is None:
                         continue
+                    far = min(wanted, GSO_USUAL) if found[0].capabilities.get("bandwidth") else wanted
                     inside = [i.sandbox for i in found[1].interfaces if i.sandbox and i.name == ifname]
                     try:
                         for netns in inside:
-                            resizing.resize(host, netns, ifname, wanted)
+                            resizing.resize(host, netns, ifname, near=wanted, far=far)
                     except CniError as error:
                         failure = error
         if failure is not None:

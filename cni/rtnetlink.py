@@ -30,7 +30,7 @@ IFF_UP, IFF_PROMISC = 0x1, 0x100
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 20, 28, 29
 IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES, RTEXT_FILTER_SKIP_STATS = 31, 32, 8
-IFLA_GSO_IPV4_MAX_SIZE = 63
+IFLA_TSO_MAX_SIZE, IFLA_GSO_IPV4_MAX_SIZE = 59, 63
 INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA = 1, 2, 4, 5
 VETH_INFO_PEER = 1
 IFLA_INFO_BR_FILTERING = 7
@@ -66,6 +66,7 @@ class Link:
     promisc: bool = False
     filtering: bool = False  # a bridge's VLAN filtering
     gso: int = 0  # most bytes of an IPv4 TCP packet given to it; 0: a kernel before 6.3, always 64 kB
+    gso_most: int = 0  # what that may be set to; a bridge's: the least of its ports', 64 kB before the first
 
 
 @frozen
@@ -381,6 +382,7 @@ def read_link(payload: bytes) -> Link:
         promisc=bool(flags & IFF_PROMISC),
         filtering=own.get(IFLA_INFO_BR_FILTERING, b"\0")[0] == 1,
         gso=_number(found.get(IFLA_GSO_IPV4_MAX_SIZE)),
+        gso_most=_number(found.get(IFLA_TSO_MAX_SIZE)),
     )
 
 

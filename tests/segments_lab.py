@@ -44,7 +44,7 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._open = False
-        self._thread.join()
+        self._thread.join(5)
         self._socket.close()
 
 
@@ -56,7 +56,7 @@ class Sink:
         self._socket.settimeout(None)
         self._socket.bind(("0.0.0.0", port))
         self._socket.listen()
-        self._thread = threading.Thread(target=self._serve)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
@@ -73,15 +73,56 @@ class Sink:
 
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
+        self._thread.join(5)
         self._socket.close()
 
 
-def deliver(sender: Namespace, address: str, port: int, watch: Watch, *, beyond: int, least: int) -> None:
-    """Send until a frame larger than `beyond` was seen, `least` bytes at the least; all must have arrived."""
+class Source:
+    """Sends `size` random bytes to the first who connects, and then their digest."""
+
+    def __init__(self, place: Namespace, port: int, size: int) -> None:
+        self._size = size
+        self._socket = place.socket()
+        self._socket.settimeout(60)
+        self._socket.bind(("0.0.0.0", port))
+        self._socket.listen()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self._socket.accept()
+        data, digest = random.Random(76).randbytes(1 << 20), hashlib.sha256()
+        with connection:
+            for _ in range(self._size >> 20):
+                connection.sendall(data)
+                digest.update(data)
+            connection.sendall(digest.digest())
+
+    def close(self) -> None:
+        self._thread.join(5)
+        self._socket.close()
+
+
+def fetch(taker: Namespace, address: str, port: int) -> int:
+    """Take all that a Source sends; how many bytes that were, as they were sent."""
+    kept = bytearray()
+    with taker.socket() as channel:
+        channel.settimeout(60)
+        channel.connect((address, port))
+        while data := channel.recv(1 << 20):
+            kept += data
+    assert hashlib.sha256(kept[:-32]).digest() == kept[-32:]
+    return len(kept) - 32
+
+
+def deliver(
+    sender: Namespace | None, address: str, port: int, watch: Watch, *, beyond: int, least: int
+) -> None:
+    """Send until a frame larger than `beyond` was seen, `least` bytes at the least; all must have arrived.
+    None sends from the calling thread's namespace."""
     data, digest = random.Random(75).randbytes(1 << 20), hashlib.sha256()
     deadline, sent = time.monotonic() + 60, 0
-    with sender.socket() as channel:
+    with sender.socket() if sender else socket.socket() as channel:
         channel.settimeout(60)
         channel.connect((address, port))
         while sent < least or watch.largest <= beyond:

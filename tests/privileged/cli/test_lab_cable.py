@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import network_lab
@@ -72,10 +73,8 @@ def fork_relay() -> int:
 
 @pytest.mark.parametrize(("sender", "taker"), [("slow", "quick"), ("quick", "slow")])
 def test_large_pieces_pass_a_slow_cable_whole(machines: Machines, sender: str, taker: str) -> None:
-    sink = Sink(machines[taker], 8080)
-    with Watch(machines[taker], "eth0") as watch:
-        deliver(machines[sender], ADDRESSES[taker], 8080, watch, beyond=1 << 16, least=4 << 20)
-    sink.close()
+    with closing(Sink(machines[taker], 8080)), Watch(machines[taker], "eth0") as watch:
+        deliver(machines[sender], ADDRESSES[taker], 8080, watch, beyond=3 << 15, least=4 << 20)
 
 
 def test_a_port_goes_with_its_plug_and_may_be_made_anew_before(machines: Machines) -> None:

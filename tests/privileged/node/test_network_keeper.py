@@ -123,31 +123,41 @@ def sizes(pod: Namespace) -> tuple[int, int]:
         return far.gso, near.gso
 
 
+def bridge_size() -> int:
+    with Netlink() as host:
+        return next(link.gso for link in host.links() if link.kind == "bridge")
+
+
 def test_pods_pieces_of_tcp_follow_the_nodes_ways_out(bench: Bench) -> None:
     with Netlink() as host:
         if not host.require("lo").gso:
             pytest.skip("this kernel has no gso_ipv4_max_size (it needs 6.3)")
     bench.keeper.bring_up("10.244.3.0/24")
     add, large, usual = bench.network.invoker.add, (GSO_LARGE, GSO_LARGE), (GSO_USUAL, GSO_USUAL)
+    shaped = (GSO_USUAL, GSO_LARGE)
     limits = {"bandwidth": {"ingressRate": 8_000_000, "ingressBurst": 800_000}}
     with Namespace() as pod, Namespace() as slow, Namespace() as later, Namespace() as client:
         add("a", pod.path)
         add("slow", slow.path, capabilities=limits)
-        assert (sizes(pod), sizes(slow)) == (large, usual)
+        assert (sizes(pod), sizes(slow)) == (large, shaped)
+        assert bridge_size() == GSO_LARGE
         network_lab.uplink(client)
         assert bench.look() is None
         add("b", later.path)
         assert [sizes(each) for each in (pod, slow, later)] == [usual] * 3
+        assert bridge_size() == GSO_USUAL
         with Netlink() as host:
             host.delete_link("uplink0")
         assert bench.look() is None
-        assert [sizes(each) for each in (pod, slow, later)] == [large, usual, large]
+        assert [sizes(each) for each in (pod, slow, later)] == [large, shaped, large]
+        assert bridge_size() == GSO_LARGE
         bench.network.invoker.check("a", pod.path)
         # An agent that starts finds pods of another's making.
         NodeNetwork(bench.paths, gso=131072).start(
             python=sys.executable, pod_cidr="10.244.3.0/24", **CLUSTER
         )
-        assert [sizes(each) for each in (pod, slow, later)] == [(131072, 131072), usual, (131072, 131072)]
+        asked = (131072, 131072)
+        assert [sizes(each) for each in (pod, slow, later)] == [asked, (GSO_USUAL, 131072), asked]
 
 
 def kept_addresses() -> list[str]:

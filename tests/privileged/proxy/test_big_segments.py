@@ -7,13 +7,14 @@ must know it by other means; and a device that takes less must be given packets 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import network_lab
 import pytest
 import services_lab
 from network_lab import Namespace
-from segments_lab import SIZE, Sink, Watch, deliver
+from segments_lab import SIZE, Sink, Source, Watch, deliver, fetch
 from services_lab import VIP, Lab
 
 from cni.netlink import Netlink
@@ -70,6 +71,19 @@ def test_what_leaves_by_an_uplink_that_takes_less_is_cut_before_it(lab: Lab, sin
     with Watch(lab.client, "eth0") as out, Watch(None, near(lab.pods[0])) as watch:
         deliver(lab.pods[0], "192.0.2.2", 8080, watch, beyond=1 << 16, least=4 << 20)
     assert 0 < out.largest <= (1 << 16) + 14
+
+
+def test_who_comes_by_a_node_port_over_a_usual_link_gets_the_usual_pieces(lab: Lab) -> None:
+    lab.service(1)
+    with closing(Source(lab.pods[1], 8080, 8 << 20)), Watch(lab.client, "eth0") as out:
+        assert fetch(lab.client, "192.0.2.1", 30080) == 8 << 20
+    assert 0 < out.largest <= (1 << 16) + 14
+
+
+def test_large_packets_pass_the_bridge_itself_on_their_way_from_the_node(lab: Lab, sinks: None) -> None:
+    """What is routed to a pod goes through the bridge's own device, which would cut it."""
+    with Watch(None, near(lab.pods[1])) as watch:
+        deliver(None, lab.ips[1], 8080, watch, beyond=1 << 16, least=4 << 20)
 
 
 def test_pods_are_wired_as_the_kernel_does_where_nothing_is_said(tmp_path: Path) -> None:
