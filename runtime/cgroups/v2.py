@@ -400,5 +400,8 @@ class UnifiedDriver:
         files.remove_folder(folder, recursive)
 
     def missing_features(self) -> list[str]:
-        """What this host cannot enforce, one sentence each."""
-        return Unified(self.root, ".").missing_features()
+        """What this host cannot enforce, one sentence each. The root of the whole tree has no cgroup.kill on
+        any kernel; a group below it has."""
+        with os.scandir(self.root) as entries:
+            below = next((entry.name for entry in entries if entry.is_dir()), ".")
+        return Unified(self.root, below).missing_features()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kubelet_py.cli.doctor.finding import DEGRADED, MISSING, OK, Finding
 
 LEAST_FREE, COMFORTABLE_FREE = 128 << 20, 1 << 30
+RUN_LEAST, RUN_FREE = 4 << 20, 32 << 20
 LEAST_INODES, COMFORTABLE_INODES = 1000, 20000
 # Programs that do what a node does; containerd, docker and podman may run beside it.
 RIVALS = {"kubelet": "kubelet", "kube-proxy": "kube-proxy", "k3s": "k3s", "k3s-server": "k3s", "k0s": "k0s"}
@@ -15,11 +16,13 @@ NEIGHBOURS = ("containerd", "crio", "dockerd")
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes and inodes free for us at `place`; `inodes` is None where the file system does not count them."""
+    """Bytes and inodes free for us at `place`; `inodes` is None where the file system does not count them.
+    `run`: nothing but sockets and state lies there, as in /run, which has a tenth of the machine's memory."""
 
     place: str
     free: int
     inodes: int | None
+    run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,10 @@ def clock(synchronised: bool | None) -> Finding:
 def disk(found: Disk, *, first: bool) -> Finding:
     """Past the least the node would evict its pods at once."""
     name = "disk" if first else f"disk {found.place}"
-    purpose = "images and volumes" if first else "logs, sockets and the pods' state"
+    purpose = "images and volumes" if first else "sockets and the pods' state" if found.run else "logs"
+    comfortable, least = (RUN_FREE, RUN_LEAST) if found.run else (COMFORTABLE_FREE, LEAST_FREE)
     states = [
-        OK if found.free > COMFORTABLE_FREE else DEGRADED if found.free > LEAST_FREE else MISSING,
+        OK if found.free > comfortable else DEGRADED if found.free > least else MISSING,
     ]
     words = f"{found.free >> 20} MiB"
     if found.inodes is not None:

@@ -46,14 +46,14 @@ def _synchronised() -> bool | None:
 def _disks(paths: NodePaths) -> tuple[Disk, ...]:
     """One per file system, the images' first."""
     found: dict[int, Disk] = {}
-    for folder in (paths.state, paths.run, paths.logs):
+    for folder in (paths.state, paths.logs, paths.run):
         place = folder
         while not place.exists():
             place = place.parent
         disk = os.statvfs(place)
         inodes = disk.f_favail if disk.f_files else None
         free = disk.f_bavail * disk.f_frsize
-        found.setdefault(place.stat().st_dev, Disk(str(place), free, inodes))
+        found.setdefault(place.stat().st_dev, Disk(str(place), free, inodes, run=folder == paths.run))
     return tuple(found.values())
 
 

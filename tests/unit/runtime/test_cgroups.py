@@ -282,3 +282,12 @@ def test_the_limits_of_a_v2_cgroup_are_read(
     found = v2.UnifiedDriver(str(tmp_path)).open("pod").limits()
     assert {name: getattr(found, name) for name in wanted} == wanted
     assert found.by_weight
+
+
+def test_what_v2_lacks_is_not_read_off_the_root_which_has_no_cgroup_kill(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory hugetlb pids\n")
+    (tmp_path / "init.scope").mkdir()
+    old = v2.UnifiedDriver(str(tmp_path)).missing_features()
+    assert [line for line in old if "cgroup.kill" in line]
+    (tmp_path / "init.scope/cgroup.kill").touch()
+    assert v2.UnifiedDriver(str(tmp_path)).missing_features() == []
