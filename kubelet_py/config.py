@@ -1,7 +1,8 @@
 """KubeletConfiguration: the agent's settings, under upstream's names.
 
 Only keys that really do something here are known; any other key in the file is refused by name, because
-a setting that is silently ignored is worse than an error. Defaults are upstream's unless said otherwise.
+a setting that is silently ignored is worse than an error (config_elsewhere.py has those that may say what
+the agent does anyhow). Defaults are upstream's unless said otherwise.
 Deviations: `cgroupDriver` is what the host wants (upstream: cgroupfs): systemd where that runs the machine
 and owns a v2 tree, in which nobody else should make cgroups, cgroupfs elsewhere; `seccompDefault` is true
 here (upstream: false), so that containers are confined unless a pod says Unconfined. `syncFrequency` is the
@@ -13,6 +14,7 @@ Durations are Go's texts ("10s", "1m30s") in the file and seconds (float) in the
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from kubeclient.ranges import read_ranges
+from kubelet_py import config_elsewhere
 from kubelet_py.errors import ConfigError
 from kubelet_py.node import peers, segments
 from kubelet_py.pods import backoff
@@ -147,7 +150,13 @@ _MAY_BE_ZERO = {
     "shutdown_grace_period",
     "shutdown_grace_period_critical_pods",
 }
+# Where a file says none or zero, it is upstream's default: kubeadm writes every duration as 0s.
+_DEFAULT_AT_ZERO = (DURATIONS - _MAY_BE_ZERO - {"cpu_cfs_quota_period"}) | {
+    "image_minimum_gc_age", "node_lease_duration_seconds", "max_pods", "port", "address",
+    "healthz_bind_address", "container_log_max_size",
+}  # fmt: skip
 _POSITIVE = (*sorted(DURATIONS - _MAY_BE_ZERO), "node_lease_duration_seconds", "max_pods")
+TAINT_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 CGROUP_DRIVERS = ("", "cgroupfs", "systemd")
 KEYS = {
     "staticPodPath": "static_pod_path",
@@ -224,13 +233,16 @@ def from_document(document: Mapping[str, Any]) -> Config:
             f"Could not use configuration of kind {kind} {version}: "
             "it must be KubeletConfiguration kubelet.config.k8s.io/v1beta1"
         )
-    unknown = sorted(set(document) - set(KEYS) - {"kind", "apiVersion"})
+    unknown = sorted(set(document) - set(KEYS) - config_elsewhere.KEYS - {"kind", "apiVersion"})
     if unknown:
         raise ConfigError(f"Could not use configuration: unknown keys {', '.join(unknown)}")
+    if unusual := config_elsewhere.unusual(document):
+        text = f"keys that this agent does not act on: {', '.join(unusual)}"
+        raise ConfigError(f"Could not use configuration: {text}")
     kinds = {f.name: f.type for f in fields(Config)}
     values: dict[str, Any] = {}
     for key, name in KEYS.items():
-        if key in document:
+        if key in document and not (name in _DEFAULT_AT_ZERO and config_elsewhere.unset(document[key])):
             values[name] = _convert(key, name, str(kinds[name]), document[key])
     if values.get("merge_default_eviction_settings"):
         values["eviction_hard"] = EVICTION_HARD | values.get("eviction_hard", {})
@@ -246,6 +258,16 @@ def checked(config: Config) -> Config:
     thresholds.parse(config)
     shutdown.groups(config)
     access_settings.read(config.authentication, config.authorization)
+    for address in config.cluster_dns:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as error:
+            text = f"clusterDNS {address!r}: it must be an address"
+            raise ConfigError(f"Could not use configuration: {text}") from error
+    for taint in config.register_with_taints:
+        if not isinstance(taint, Mapping) or not taint.get("key") or taint.get("effect") not in TAINT_EFFECTS:
+            text = f"registerWithTaints {taint!r}: it needs a key and one of {', '.join(TAINT_EFFECTS)}"
+            raise ConfigError(f"Could not use configuration: {text}")
     for pattern in config.allowed_unsafe_sysctls:
         if not SYSCTL_PATTERN.fullmatch(pattern) or not pattern.startswith(NAMESPACED_SYSCTLS):
             raise ConfigError(

@@ -76,7 +76,7 @@ def _seconds(value: Any, name: str, default: float) -> float:
         return default
     if not isinstance(value, str):
         raise _wrong(f"{name} must be of type str")
-    return parse_duration(value)
+    return parse_duration(value) or default  # 0s is not set, as upstream has it
 
 
 def _wrong(text: str) -> ConfigError:

@@ -215,8 +215,11 @@ def test_who_misses_the_cluster_dns(spec: dict[str, Any], servers: tuple[str, ..
     [
         ({"kubeReserved": {"cpu": "much"}}, "kubeReserved.cpu 'much'"),
         ({"systemReserved": {"gpu": "100"}}, "systemReserved of 'gpu'"),
-        ({"syncFrequency": "0s"}, "syncFrequency must be greater than 0"),
-        ({"nodeLeaseDurationSeconds": 0}, "nodeLeaseDurationSeconds must be greater than 0"),
+        ({"cpuCFSQuotaPeriod": "0s"}, "cpuCFSQuotaPeriod must be greater than 0"),
+        ({"nodeLeaseDurationSeconds": -1}, "nodeLeaseDurationSeconds must be greater than 0"),
+        ({"clusterDNS": ["dns.example"]}, "clusterDNS 'dns.example': it must be an address"),
+        ({"registerWithTaints": [{"key": "a", "effect": "Stay"}]}, "registerWithTaints .* needs a key"),
+        ({"registerWithTaints": ["a=b:NoSchedule"]}, "registerWithTaints .* needs a key"),
         ({"podCIDR": "10.0.0.0/33"}, "podCIDR"),
     ],
 )

@@ -348,7 +348,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     "document",
     [
         {"staticPodURL": "ftp://x/"}, {"staticPodURLHeader": {"a": "b"}},
-        {"staticPodURLHeader": {"a": ["b\r\nc"]}}, {"httpCheckFrequency": "0s"},
+        {"staticPodURLHeader": {"a": ["b\r\nc"]}}, {"httpCheckFrequency": 20},
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_is_refused(document: dict[str, Any]) -> None:

@@ -128,10 +128,6 @@ def test_soft_thresholds_grace_periods_and_reclaims_are_read() -> None:
             "evictionMinimumReclaim: unknown eviction signal 'disk'",
         ),
         ({"evictionMaxPodGracePeriod": -1}, "evictionMaxPodGracePeriod must not be negative"),
-        (
-            {"evictionPressureTransitionPeriod": "0s"},
-            "evictionPressureTransitionPeriod must be greater than 0",
-        ),
     ],
 )
 def test_senseless_thresholds_are_refused_by_name(document: dict[str, Any], problem: str) -> None:

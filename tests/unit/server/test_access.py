@@ -175,6 +175,7 @@ def test_masters_and_always_allow_are_not_asked_about() -> None:
 
 def test_settings_are_read_with_upstreams_defaults() -> None:
     assert access_settings.read({}, {}) == AccessSettings()
+    assert access_settings.read({"webhook": {"cacheTTL": "0s"}}, {}) == AccessSettings(), "that is not set"
     document = {
         "authentication": {
             "x509": {"clientCAFile": "/ca"},
@@ -183,12 +184,12 @@ def test_settings_are_read_with_upstreams_defaults() -> None:
         },
         "authorization": {
             "mode": "AlwaysAllow",
-            "webhook": {"cacheAuthorizedTTL": "0s", "cacheUnauthorizedTTL": "5s"},
+            "webhook": {"cacheAuthorizedTTL": "1s", "cacheUnauthorizedTTL": "5s"},
         },
     }
     config = from_document(document)
     found = access_settings.read(config.authentication, config.authorization)
-    assert found == AccessSettings("/ca", False, True, True, 60.0, 0.0, 5.0)
+    assert found == AccessSettings("/ca", False, True, True, 60.0, 1.0, 5.0)
 
 
 @pytest.mark.parametrize(
