@@ -146,8 +146,8 @@ class ImageGarbage:
 
     def collect(self) -> list[str]:
         """Remove what the policy says; the ids of the removed images. Tells when it was not enough."""
-        now = self._clock()
-        in_use = self._observe(now)
+        in_use = self._observe(self._clock())
+        now = self._clock()  # later, so that what was just seen is older than nothing
         removed = self._by_age(in_use, now)
         excess = self._policy.excess(self._disk())
         if not excess:
@@ -166,8 +166,8 @@ class ImageGarbage:
 
     def remove_unused(self) -> list[str]:
         """Remove every image that nobody uses, whatever the disk says; the ids of those removed."""
+        in_use = self._observe(self._clock())
         now = self._clock()
-        in_use = self._observe(now)
         unused = removable(self._uses, in_use, now, self._policy.minimum_age)
         return [image for image in unused if self._remove(image, SPACE)]
 

@@ -25,7 +25,7 @@ CONFIG = {
     "evictionHard": {"nodefs.available": "60Mi"},
     "evictionMinimumReclaim": {"nodefs.available": "10Mi"},
     "evictionPressureTransitionPeriod": "3s",
-    "imageMinimumGCAge": "1ms",
+    "imageMinimumGCAge": "1us",
 }
 
 
