@@ -6,7 +6,8 @@ environment nor the working directory changes what is imported; -S: without site
 file beside the bytecode of the package; see oci_boot.py. Where its first line has room, that has the code
 (-c) that runs the rest: Python would look at a file as an archive first, and read it twice. It finds the
 package by the path it has now: write it again when that moves. Without that file, or with a stale one, it is
-slower and otherwise the same.
+slower and otherwise the same. What only some commands import lies in a second file, which most starts never
+read.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-from runtime.errors import RuntimeFailure
+from runtime import cgroups
+from runtime.errors import CgroupError, RuntimeFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ def main(argv: list[str]) -> int:
 
 
 def write(launcher: Path, archive: Path | None = None) -> None:
-    """Writes both files, whole or not at all; `archive` instead of the one in the package. Raises
+    """Writes the files, each whole or not at all; `archive` instead of the one in the package. Raises
     RuntimeFailure, OSError."""
     python = os.path.realpath(sys.executable)
     if len(python) + len("#! -IS") > LONGEST_FIRST_LINE or " " in python:
@@ -72,7 +74,10 @@ def write(launcher: Path, archive: Path | None = None) -> None:
     package = Path(__file__).parent
     archive = archive or package / "__pycache__" / f"kubelet-py-oci.{sys.implementation.cache_tag}"
     archive.parent.mkdir(exist_ok=True)
-    _replace(archive, archive_bytes(), 0o644)
+    late = archive.with_name(f"{archive.name}.late")
+    first, rest = archive_bytes(late)
+    _replace(late, rest, 0o644)
+    _replace(archive, first, 0o644)
     text = LAUNCHER.format(python=python, direct=direct, site=str(package.parent), archive=str(archive))
     _replace(launcher, text.encode(), 0o755)
 
@@ -88,17 +93,33 @@ def _replace(path: Path, data: bytes, mode: int) -> None:
         raise
 
 
-def archive_bytes() -> bytes:
-    """The code of everything the command may import, after the interpreter's magic number."""
+def archive_bytes(late: Path) -> tuple[bytes, bytes]:
+    """Two files, each after the interpreter's magic number: the code of what every start imports, and of what
+    the command may import besides, which will be at `late`."""
     eager: list[str] = []
     beside: set[str] = set()
-    _order(MAIN, (), eager, beside)
-    lazy = sorted((beside | _reached(eager)) - set(eager))
-    # Eager code as it is, so that what the modules have in common is there once; lazy code still packed.
-    apart = tuple((*entry, marshal.dumps(_code(entry[0]))) for entry in _entries(lazy))
+    for name in (MAIN, *_late_in_each_start()):
+        _order(name, (), eager, beside)
+    lazy = _reached(eager) - {*eager, *beside}
+    # Ours in one piece, so that what the modules have in common is there once.
     together = tuple((*entry, _code(entry[0])) for entry in _entries(eager))
-    parts = (_code("runtime.oci_boot"), together, apart, _extensions((*eager, *beside)))
-    return importlib.util.MAGIC_NUMBER + marshal.dumps(parts)
+    known = _packed(beside), str(late), frozenset(lazy), _extensions((*eager, *beside))
+    first = marshal.dumps((_code("runtime.oci_boot"), together, *known))
+    return importlib.util.MAGIC_NUMBER + first, importlib.util.MAGIC_NUMBER + marshal.dumps(_packed(lazy))
+
+
+def _packed(names: Iterable[str]) -> dict[str, tuple[str, str, int, int, str, bytes]]:
+    """Each by itself: who imports one of them does not need the others."""
+    return {entry[0]: (*entry, marshal.dumps(_code(entry[0]))) for entry in _entries(sorted(names))}
+
+
+def _late_in_each_start() -> tuple[str, ...]:
+    """What a start imports late, whatever it starts: also the driver for the cgroups of this machine."""
+    names = ("runtime.spec_resources",)
+    try:
+        return *names, type(cgroups.detect()).__module__
+    except CgroupError:
+        return names
 
 
 def _order(name: str, above: tuple[str, ...], ordered: list[str], beside: set[str]) -> None:

@@ -8,10 +8,8 @@ we ask it, or the detected one. All take OCI's linux.resources. Paths are relati
 from __future__ import annotations
 
 from runtime.cgroups.files import CgroupLimits, CgroupStats
-from runtime.cgroups.hybrid import HybridDriver
 from runtime.cgroups.join import CgroupJoin
 from runtime.cgroups.oom_files import OomFiles
-from runtime.cgroups.v2 import UnifiedDriver
 from runtime.errors import CgroupError
 
 TYPE_CHECKING = False
@@ -84,13 +82,18 @@ class CgroupDriver(Protocol):
 
 
 def detect(mountinfo: str = "/proc/self/mountinfo") -> CgroupDriver:
-    """The driver for the cgroup trees mounted here. Raises CgroupError when there is no v2 tree at all."""
+    """The driver for the cgroup trees mounted here, imported alone: commands live for milliseconds, and what
+    the forkserver has, all shims have. Raises CgroupError when there is no v2 tree at all."""
     with open(mountinfo, "rb") as file:
         unified, controllers = _trees(file.read().decode("utf-8", "surrogateescape"))
     if not unified:
         raise CgroupError("Could not find a cgroup v2 tree (mount cgroup2 on /sys/fs/cgroup or below it)")
     if {"memory", "cpu", "pids"} & set(controllers):
+        from runtime.cgroups.hybrid import HybridDriver
+
         return HybridDriver(controllers, unified)
+    from runtime.cgroups.v2 import UnifiedDriver
+
     return UnifiedDriver(unified)
 
 

@@ -161,6 +161,24 @@ def pids_in(folder: str, recursive: bool = True) -> list[int]:
     return found
 
 
+def kill_tree(folder: str) -> None:
+    """cgroup.kill, or signals one by one on kernels before 5.14. A folder that is gone has no processes."""
+    try:
+        write(f"{folder}/cgroup.kill", "1")
+    except CgroupError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        for _ in range(100):
+            pids = pids_in(folder)
+            if not pids:
+                return
+            for pid in pids:
+                try:
+                    os.kill(pid, 9)
+                except ProcessLookupError:
+                    continue
+
+
 def below(folder: str, path: str) -> str:
     """An existing cgroup below `folder`; `folder` itself for "". Raises CgroupError."""
     if not path.strip("/"):
@@ -192,3 +210,14 @@ def weight_of_shares(shares: int) -> int:
 def shares_of_weight(weight: int) -> int:
     """The smallest cpu.shares that `weight_of_shares` turns into this weight."""
     return 2 - (-(weight - 1) * 262142 // 9999)
+
+
+def rdma_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """One line per device; v1 and v2 have the same file."""
+    writes = []
+    for device, limits in section(resources, "rdma").items():
+        names = (("hcaHandles", "hca_handle"), ("hcaObjects", "hca_object"))
+        parts = [f"{name}={limits[key]}" for key, name in names if limits.get(key) is not None]
+        if parts:
+            writes.append(("rdma.max", " ".join((device, *parts))))
+    return writes

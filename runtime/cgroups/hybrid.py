@@ -13,7 +13,7 @@ import errno
 import os
 from itertools import groupby
 
-from runtime.cgroups import devices, files, v2
+from runtime.cgroups import devices, files
 from runtime.cgroups.files import CgroupLimits, CgroupStats, section
 from runtime.cgroups.join import CgroupJoin
 from runtime.cgroups.names import PlainNames
@@ -65,7 +65,7 @@ def other_writes(resources: Mapping[str, Any] | None) -> list[Write]:
     for page in (resources or {}).get("hugepageLimits") or ():
         writes.append(("hugetlb", f"hugetlb.{page['pageSize']}.limit_in_bytes", str(page["limit"])))
     writes += _block_writes(section(resources, "blockIO"))
-    writes += [("rdma", name, value) for name, value in v2.rdma_writes(resources)]
+    writes += [("rdma", name, value) for name, value in files.rdma_writes(resources)]
     writes += _network_writes(section(resources, "network")) + _device_writes(resources)
     return writes + [(UNIFIED, name, str(value)) for name, value in section(resources, "unified").items()]
 
@@ -195,7 +195,7 @@ class Hybrid:
 
     def kill(self) -> None:
         """SIGKILL to every process in the subtree, those being forked included."""
-        v2.kill_tree(f"{self._driver.unified}/{self.path}")
+        files.kill_tree(f"{self._driver.unified}/{self.path}")
 
     def freeze(self) -> None:
         """Stops the subtree; returns when the request is made."""
@@ -354,7 +354,7 @@ class HybridDriver:
         first."""
         path = files.checked_path(path)
         if recursive and self.exists(path):
-            v2.kill_tree(f"{self.unified}/{path}")
+            files.kill_tree(f"{self.unified}/{path}")
         for root in self._trees:
             files.remove_folder(f"{root}/{path}", recursive)
 

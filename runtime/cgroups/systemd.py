@@ -232,7 +232,7 @@ class SystemdDriver:
         if pending is None and place.unit.endswith(".scope") and not self.exists(path):
             return  # systemd has forgotten it; a scope of that name would be somebody else's
         if recursive and os.path.isdir(folder):
-            v2.kill_tree(folder)
+            files.kill_tree(folder)
         elif files.pids_in(folder):
             raise CgroupError(f"Could not stop {place.unit}: EBUSY (processes are left in it)", errno.EBUSY)
         if pending is not None:

@@ -65,7 +65,7 @@ def other_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         writes.append(("pids.max", _limit(pids)))
     writes += _page_writes(resources)
     writes += _io_writes(section(resources, "blockIO"))
-    writes += rdma_writes(resources)
+    writes += files.rdma_writes(resources)
     for name, value in section(resources, "unified").items():
         if "/" in name or not all(name.partition(".")):
             raise CgroupError(f"Could not use unified resource {name!r}: it must be CONTROLLER.PARAMETER")
@@ -83,17 +83,6 @@ def _page_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
             raise CgroupError(f"Could not limit huge pages of size {size!r}: it must be like 2MB or 1GB")
         for name in ("max", "rsvd.max"):
             writes.append((f"hugetlb.{size}.{name}", str(page["limit"])))
-    return writes
-
-
-def rdma_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """One line per device; v1 and v2 have the same file."""
-    writes = []
-    for device, limits in section(resources, "rdma").items():
-        names = (("hcaHandles", "hca_handle"), ("hcaObjects", "hca_object"))
-        parts = [f"{name}={limits[key]}" for key, name in names if limits.get(key) is not None]
-        if parts:
-            writes.append(("rdma.max", " ".join((device, *parts))))
     return writes
 
 
@@ -216,7 +205,7 @@ class Unified:
 
     def kill(self) -> None:
         """SIGKILL to every process in the subtree, those being forked included."""
-        kill_tree(self.folder)
+        files.kill_tree(self.folder)
 
     def freeze(self) -> None:
         """Stops the subtree; returns when the request is made."""
@@ -288,24 +277,6 @@ class Unified:
         if not os.path.exists(f"{self.folder}/cgroup.kill"):
             missing.append("cgroup.kill is not available (Linux 5.14): processes are killed one by one")
         return missing
-
-
-def kill_tree(folder: str) -> None:
-    """cgroup.kill, or signals one by one on kernels before 5.14. A folder that is gone has no processes."""
-    try:
-        files.write(f"{folder}/cgroup.kill", "1")
-    except CgroupError as error:
-        if error.errno != errno.ENOENT:
-            raise
-        for _ in range(100):
-            pids = files.pids_in(folder)
-            if not pids:
-                return
-            for pid in pids:
-                try:
-                    os.kill(pid, 9)
-                except ProcessLookupError:
-                    continue
 
 
 def _enable_here(folder: str, controllers: list[str]) -> None:
@@ -396,7 +367,7 @@ class UnifiedDriver:
         """Removes it; one that is gone is fine. `recursive` kills and removes everything below first."""
         folder = f"{self.root}/{files.checked_path(path)}"
         if recursive and os.path.isdir(folder):
-            kill_tree(folder)
+            files.kill_tree(folder)
         files.remove_folder(folder, recursive)
 
     def missing_features(self) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import oci_boot, oci_launcher
+from runtime import cgroups, oci_boot, oci_launcher
 
 
 @pytest.fixture
@@ -60,7 +60,8 @@ def test_extension_modules_are_loaded_without_a_search(launcher: Path) -> None:
 
 
 def test_a_missing_extension_file_is_searched_for() -> None:
-    assert oci_boot.Later({}, {"_struct": "/nowhere/_struct.so"}).find_spec("_struct") is None
+    later = oci_boot.Later({}, "/nowhere/late", frozenset(), {"_struct": "/nowhere/_struct.so"})
+    assert later.find_spec("_struct") is None
 
 
 def test_all_commands_find_what_they_import_late(launcher: Path, tmp_path: Path) -> None:
@@ -87,6 +88,33 @@ def test_without_its_code_it_imports_as_any_program(launcher: Path, tmp_path: Pa
     assert run(launcher, "--version").stdout.startswith("kubelet-py-oci version")
 
 
+@pytest.mark.parametrize("spoilt", ["", "gone", "another interpreter's", "stale"])
+def test_without_the_late_code_a_late_module_is_imported_as_any(
+    launcher: Path, tmp_path: Path, spoilt: str
+) -> None:
+    code = tmp_path / "code.late"
+    if spoilt == "gone":
+        code.unlink()
+    elif spoilt == "stale":
+        modules = marshal.loads(code.read_bytes()[4:])
+        name, path, time, *others = modules["runtime.oci_documents"]
+        modules[name] = (name, path, time + 1, *others)
+        code.write_bytes(code.read_bytes()[:4] + marshal.dumps(modules))
+    elif spoilt:
+        code.write_bytes(b"\0\0\r\n" + code.read_bytes()[4:])
+    done = run(sys.executable, "-ISvv", launcher, "features")
+    assert done.returncode == 0 and "ociVersionMax" in done.stdout, done.stderr
+    tried = [line for line in done.stderr.splitlines() if line.startswith("# trying")]
+    assert any("oci_documents" in line for line in tried) == bool(spoilt)
+
+
+def test_what_each_start_imports_late_is_in_the_first_file(launcher: Path, tmp_path: Path) -> None:
+    _, eager, beside, late, lazy, _ = marshal.loads((tmp_path / "code").read_bytes()[4:])
+    names = {entry[0] for entry in eager} | beside.keys()
+    assert late == str(tmp_path / "code.late") and not names & lazy
+    assert type(cgroups.detect()).__module__ in names and "runtime.spec_resources" in names
+
+
 def test_neither_environment_nor_folder_decides_what_is_imported(launcher: Path, tmp_path: Path) -> None:
     (tmp_path / "ctypes.py").write_text("raise SystemExit('imported')\n")
     done = subprocess.run(
@@ -100,6 +128,6 @@ def test_each_module_comes_after_what_it_imports(tmp_path: Path) -> None:
     beside: set[str] = set()
     oci_launcher._order("runtime.oci_cli", (), eager, beside)
     assert eager[0] == "runtime" and eager[-1] == "runtime.oci_cli"
-    assert eager.index("runtime.cgroups.hybrid") < eager.index("runtime.cgroups")
+    assert eager.index("runtime.cgroups.files") < eager.index("runtime.cgroups")
     assert "struct" in beside
     assert not {"json", "re", "argparse", "signal", "collections", "ctypes"} & beside
