@@ -88,6 +88,7 @@ class Config:
     system_reserved: Mapping[str, str] = field(default_factory=dict)
     reserved_system_cpus: str = ""
     cpu_manager_policy: str = "none"
+    cpu_manager_policy_options: Mapping[str, str] = field(default_factory=dict)
     cpu_manager_reconcile_period: float = 10.0
     enforce_node_allocatable: tuple[str, ...] = ("pods",)
     kube_reserved_cgroup: str = ""
@@ -185,6 +186,7 @@ KEYS = {
     "podsPerCore": "pods_per_core",
     "reservedSystemCPUs": "reserved_system_cpus",
     "cpuManagerPolicy": "cpu_manager_policy",
+    "cpuManagerPolicyOptions": "cpu_manager_policy_options",
     "cpuManagerReconcilePeriod": "cpu_manager_reconcile_period",
     "enforceNodeAllocatable": "enforce_node_allocatable",
     "kubeReservedCgroup": "kube_reserved_cgroup",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RESERVABLE = ("cpu", "memory", "ephemeral-storage", "pid")
 ENFORCEABLE = ("pods", "kube-reserved", "system-reserved", "none")
+FULL_CORES = "full-pcpus-only"
 HUGE = "hugepages-"
 
 
@@ -43,6 +44,7 @@ def check(config: Config) -> None:
     if policy == "static" and not reserved(None, config).get("cpu"):
         text = "needs cpu reserved by reservedSystemCPUs, kubeReserved or systemReserved"
         raise ConfigError(f"Could not use configuration: cpuManagerPolicy static {text}")
+    whole_cores(config)
     enforced = config.enforce_node_allocatable
     for name in enforced:
         if name not in ENFORCEABLE:
@@ -56,6 +58,23 @@ def check(config: Config) -> None:
         if name in enforced and not cgroup:
             key = "kubeReservedCgroup" if name == "kube-reserved" else "systemReservedCgroup"
             raise ConfigError(f"Could not use configuration: enforceNodeAllocatable of {name!r} needs {key}")
+
+
+def whole_cores(config: Config) -> bool:
+    """Whether the static CPU policy gives away whole cores only: its option full-pcpus-only, the one that is
+    known here. Raises ConfigError."""
+    options = config.cpu_manager_policy_options
+    if options and config.cpu_manager_policy != "static":
+        text = f"cpuManagerPolicyOptions need cpuManagerPolicy static, not {config.cpu_manager_policy}"
+        raise ConfigError(f"Could not use configuration: {text}")
+    for name, value in options.items():
+        if name != FULL_CORES:
+            text = f"cpuManagerPolicyOptions: unsupported option {name!r} (known: {FULL_CORES})"
+            raise ConfigError(f"Could not use configuration: {text}")
+        if value.lower() not in ("true", "false"):
+            text = f'cpuManagerPolicyOptions: {name} {value!r}: it must be "true" or "false"'
+            raise ConfigError(f"Could not use configuration: {text}")
+    return options.get(FULL_CORES, "false").lower() == "true"
 
 
 def cpus_of(text: str) -> frozenset[int]:

@@ -61,6 +61,17 @@ def take(count: int, available: Collection[int], topology: Topology) -> CPUS:
     return frozenset(taken | set(threads[: count - len(taken)]))
 
 
+def with_siblings(cpus: Collection[int], topology: Topology) -> CPUS:
+    """These and all other threads of their cores."""
+    places = {topology[cpu] for cpu in cpus}
+    return frozenset(cpu for cpu, place in topology.items() if place in places)
+
+
+def threads_per_core(topology: Topology) -> int:
+    """As upstream counts them: all processors by all cores."""
+    return len(topology) // max(1, len(set(topology.values())))
+
+
 def _sockets(topology: Topology) -> list[CPUS]:
     sockets = sorted({place.socket for place in topology.values()})
     return [frozenset(c for c, place in topology.items() if place.socket == number) for number in sockets]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kubelet_py.config import Config
-from kubelet_py.errors import ConfigError
+from kubelet_py.errors import ConfigError, NodeError
 from kubelet_py.instruments import Instrument, Number
 from kubelet_py.node import allocatable, cpu_checkpoint, cpu_topology
 from kubelet_py.node.cpu_checkpoint import CpuState
@@ -41,6 +41,10 @@ NONE, STATIC = "none", "static"
 FILE = "cpu_manager_state"
 NO_RESIZE = "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy"
 Update = Callable[[str, Mapping[str, Any]], None]
+
+
+class SmtAlignmentError(NodeError):
+    """With full-pcpus-only: whole cores do not come to what is asked for, or there are too few of them."""
 
 
 class Views(Protocol):
@@ -103,6 +107,7 @@ class CpuManager:
         """`state` is the folder of the file. Raises ConfigError where what is on disk was for another policy
         or another machine."""
         self._static = config.cpu_manager_policy == STATIC
+        self._whole_cores = allocatable.whole_cores(config)
         self._period = config.cpu_manager_reconcile_period
         self._file, self._update, self._topology, self._clock = state / FILE, update, topology, clock
         self._lock = threading.Lock()
@@ -184,6 +189,9 @@ class CpuManager:
                 self._requests.add()
             try:
                 found = self._choose(asked)
+            except SmtAlignmentError as error:
+                self._errors.add()
+                return Waiting("SMTAlignmentError", str(error))
             except ValueError as error:
                 self._errors.add()
                 text = f"Allocate failed due to {error}, which is unexpected"
@@ -205,18 +213,37 @@ class CpuManager:
         return None
 
     def _choose(self, asked: Iterable[Asked]) -> dict[str, CPUS]:
-        """Raises ValueError. What one that ends has is given to others before anything else is taken."""
-        free, again = self._shared - self._reserved, frozenset[int]()
+        """Raises ValueError, SmtAlignmentError. What one that ends has is given to others before anything
+        else is taken."""
+        free, again = self._shared - self._kept(), frozenset[int]()
         found: dict[str, CPUS] = {}
         for each in asked:
             if not each.count:
                 continue
+            self._check_cores(each.count, len(free | again))
             chosen = cpu_topology.take(min(each.count, len(again)), again, self._topology)
             chosen |= cpu_topology.take(each.count - len(chosen), free, self._topology)
             free -= chosen
             found[each.name] = chosen
             again = again | chosen if each.ends else again - chosen
         return found
+
+    def _kept(self) -> CPUS:
+        """What nobody gets: the reserved ones; where cores are given whole, their siblings, too."""
+        if not self._whole_cores:
+            return self._reserved
+        return cpu_topology.with_siblings(self._reserved, self._topology)
+
+    def _check_cores(self, count: int, free: int) -> None:
+        if not self._whole_cores:
+            return
+        threads = cpu_topology.threads_per_core(self._topology)
+        if count % threads:
+            text = f"requested {count} cpus not multiple cpus per core = {threads}"
+            raise SmtAlignmentError(f"SMT Alignment Error: {text}")
+        if count > free:
+            text = f"available physical CPUs = {free}, requested CPUs = {count}, CPUs per core = {threads}"
+            raise SmtAlignmentError(f"SMT Alignment Error: not enough free physical CPUs: {text}")
 
     def release(self, uid: str) -> None:
         """The pod's containers have ended: what they had is everybody's."""

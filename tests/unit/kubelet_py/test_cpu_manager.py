@@ -14,10 +14,11 @@ from kubelet_py.config import Config, checked
 from kubelet_py.errors import ConfigError
 from kubelet_py.node.cpu_topology import Place
 from kubelet_py.pods.cpu_manager import CpuManager, reserved
-from kubelet_py.pods.model import Object, PodView
+from kubelet_py.pods.model import Object, PodView, Waiting
 from runtime.errors import CgroupError
 
 CPUS = {cpu: Place(0, cpu) for cpu in range(4)}
+RESERVING = {"cpu_manager_policy": "static", "reserved_system_cpus": "0"}
 STATIC = checked(Config(cpu_manager_policy="static", reserved_system_cpus="0"))
 
 
@@ -174,6 +175,32 @@ def test_a_file_of_another_policy_or_machine_keeps_the_agent_from_starting(node:
         CpuManager(STATIC, node.folder, node.update, {cpu: Place(0, cpu) for cpu in range(2)})
 
 
+THREADS = {cpu: Place(0, cpu % 4) for cpu in range(8)}  # 0 and 4 are one core, and so on
+FULL = {"full-pcpus-only": "true"}
+
+
+def test_whole_cores_only(node: Node) -> None:
+    config = checked(
+        Config(cpu_manager_policy="static", cpu_manager_policy_options=FULL, reserved_system_cpus="0")
+    )
+    manager = CpuManager(config, node.folder, node.update, THREADS)
+    odd = manager.admit(pod("odd", container("c", "3")))
+    text = "SMT Alignment Error: requested 3 cpus not multiple cpus per core = 2"
+    assert odd == Waiting("SMTAlignmentError", text)
+    assert manager.admit(pod("a", container("c", "4"))) is None
+    assert manager.cpus("a", "c") == "1-2,5-6", "4 is the reserved one's sibling"
+    again = container("again", "2")
+    assert manager.admit(pod("b", container("c", "2"), init=[again])) is None
+    assert manager.cpus("b", "c") == manager.cpus("b", "again") == "3,7"
+    full = manager.admit(pod("late", container("c", "2")))
+    assert full is not None and full.message == (
+        "SMT Alignment Error: not enough free physical CPUs: available physical CPUs = 0, "
+        "requested CPUs = 2, CPUs per core = 2"
+    )
+    plain = CpuManager(STATIC, node.folder, node.update, THREADS)
+    assert plain.admit(pod("late", container("c", "1"))) is None and plain.cpus("late", "c") == "4"
+
+
 @pytest.mark.parametrize(
     ("settings", "wanted"),
     [
@@ -192,6 +219,9 @@ def test_how_many_are_reserved(settings: dict[str, Any], wanted: set[int]) -> No
         {"cpu_manager_policy": "dynamic"},
         {"cpu_manager_policy": "static"},
         {"cpu_manager_reconcile_period": 0},
+        {"cpu_manager_policy_options": FULL},
+        {"cpu_manager_policy_options": {"align-by-socket": "true"}, **RESERVING},
+        {"cpu_manager_policy_options": {"full-pcpus-only": "maybe"}, **RESERVING},
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> None:
