@@ -16,6 +16,10 @@ from controlplane.apiserver.errors import method_not_allowed, unknown_resource
 from controlplane.apiserver.issuer_discovery import PATHS, IssuerDiscovery
 
 MAJOR, MINOR, VERSION = "1", "32", "v1.32.0"
+# kubectl asks for it before it sends a kind that cannot be patched (TokenReview, SubjectAccessReview), to
+# know whether the kind is somebody's own; without an answer it does not send. There are none, and discovery
+# does not tell of the group: `kubectl get crds` knows no such kind.
+_DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _HEALTH = ("/healthz", "/livez", "/readyz")
 
 
@@ -37,6 +41,8 @@ class EndpointHandler:
             return self._issuer.answer(path)
         if path == "/version":
             return answer(version())
+        if path == _DEFINITIONS:
+            return answer(_no_definitions())
         if path == "/":
             from controlplane.apiserver import discovery
 
@@ -94,6 +100,11 @@ class EndpointHandler:
             return web.Response(status=404, text="404 page not found\n")
         body, content_type = found
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def _no_definitions() -> bytes:
+    found = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinitionList"}
+    return orjson.dumps({**found, "metadata": {"resourceVersion": "1"}, "items": []})
 
 
 def version() -> bytes:

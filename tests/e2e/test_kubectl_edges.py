@@ -37,6 +37,18 @@ def counter(node: Node) -> Iterator[str]:
     node.kubectl("delete", "pod", "counter")
 
 
+def test_questions_are_sent_as_objects(kubectl: Kubectl) -> None:
+    """Their kinds cannot be patched, so newer kubectls ask first whether they are custom resources."""
+    asked = {"user": "jane", "resourceAttributes": {"verb": "get", "resource": "pods"}}
+    for group, kind, spec in (
+        ("authorization.k8s.io", "SubjectAccessReview", asked),
+        ("authentication.k8s.io", "TokenReview", {"token": "nonsense"}),
+    ):
+        body = {"apiVersion": f"{group}/v1", "kind": kind, "spec": spec}
+        told = kubectl("create", "-o", "json", "-f", "-", stdin=json.dumps(body)).json()["status"]
+        assert not told.get("allowed", told.get("authenticated", False))
+
+
 def deployment(name: str, replicas: int = 2, **spec: Any) -> dict[str, Any]:
     template = pod(name, "trap 'exit 0' TERM; sleep 3600 & wait")
     return {

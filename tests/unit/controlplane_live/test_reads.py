@@ -183,6 +183,14 @@ def test_paths_outside_every_group_are_plain_404(api: Client) -> None:
     assert (answered.status_code, answered.text) == (404, "404 page not found\n")
 
 
+def test_whoever_asks_whether_a_kind_is_somebodys_own_hears_that_none_is(api: Client) -> None:
+    group = "/apis/apiextensions.k8s.io/v1"
+    code, body = api("GET", f"{group}/customresourcedefinitions?limit=500")
+    assert (code, body["kind"], body["items"]) == (200, "CustomResourceDefinitionList", [])
+    assert api("POST", f"{group}/customresourcedefinitions", {})[0] == 405
+    assert api.send("GET", group).status_code == 404, "no discovery tells of it"
+
+
 def test_anonymous_may_ask_for_health_and_version_only(live: Live) -> None:
     for path in ("/healthz", "/livez", "/readyz?verbose", "/version", "/version/"):
         assert live.anonymous.send("GET", path).status_code == 200
