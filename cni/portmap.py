@@ -57,12 +57,20 @@ class PortMapping:
         if not all(isinstance(p, int) and 0 < p < 65536 for p in ports):
             raise InvalidConfig(f"Could not accept port mapping {ports[0]}:{ports[1]}: ports are 1 to 65535")
         host_ip = str(body.get("hostIP") or "")
-        try:
-            if host_ip and ipaddress.ip_address(host_ip).is_unspecified:
-                host_ip = ""
-        except ValueError as error:
-            raise InvalidConfig(f"Could not accept hostIP {host_ip!r}") from error
+        if host_ip and _host_address(host_ip).is_unspecified:
+            host_ip = ""
         return PortMapping(int(body["hostPort"]), int(body["containerPort"]), protocol, host_ip)
+
+
+def _host_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Without a zone, as Go's ParseIP: that may be any text with line ends in it, and rules are lines."""
+    try:
+        if "%" not in text:
+            return ipaddress.ip_address(text)
+        reason = "it has a zone"
+    except ValueError:
+        reason = "it is no IP address"
+    raise InvalidConfig(f"Could not accept hostIP {text!r}: {reason}")
 
 
 @frozen

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from controlplane.apiserver.service_account_volume import is_mirror
+from controlplane.apiserver.validation_addresses import IP_DETAIL, read_ip
 from controlplane.apiserver.validation_containers import check_containers
 from controlplane.apiserver.validation_fields import Causes
 from controlplane.apiserver.validation_pods import check_tolerations
@@ -33,6 +34,10 @@ _FIXED_ANNOTATIONS = {
 def pod_update(causes: Causes, new: Object, old: Object) -> None:
     """Compares the specs after setting the changeable fields equal."""
     _check_annotations(causes, new, old)
+    for field in ("hostIPs", "podIPs"):
+        told, before_it = ((pod.get("status") or {}).get(field) or [] for pod in (new, old))
+        if told != before_it:
+            _check_addresses(causes, f"status.{field}", told)
     after, before = new.get("spec") or {}, old.get("spec") or {}
     stop = False
     for name in ("containers", "initContainers"):
@@ -68,6 +73,20 @@ def _check_annotations(causes: Causes, new: Object, old: Object) -> None:
         if what is not None and after.get(key) != before.get(key):
             verb = "remove or update" if key in before else "add"
             causes.forbidden(f"metadata.annotations[{key}]", f"may not {verb} {what}")
+
+
+def _check_addresses(causes: Causes, path: str, entries: list[Object]) -> None:
+    """What endpoints and rules are made of, far from here (upstream: validatePodIPs, validateHostIPs)."""
+    found = []
+    for index, entry in enumerate(entries):
+        address = read_ip(entry.get("ip") or "")
+        if address is None:
+            causes.invalid(f"{path}[{index}]", entry.get("ip") or "", IP_DETAIL)
+        else:
+            found.append(address.version)
+    if len(found) > len(set(found)):
+        shown = [entry.get("ip") for entry in entries]
+        causes.invalid(path, shown, "may specify no more than one IP for each IP family")
 
 
 def _check_deadline(causes: Causes, after: Object, before: Object) -> None:

@@ -105,6 +105,14 @@ def test_portmap_rules_are_upstreams() -> None:
     assert len(chain) == 28
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"), [("foo", "is no IP address"), ("fe80::1%lo\n-A INPUT -j ACCEPT\n#", "has a zone")]
+)
+def test_a_host_ip_is_one_plain_address(text: str, reason: str) -> None:
+    with pytest.raises(InvalidConfig, match=f"hostIP .*: it {reason}"):
+        portmap.PortMapping.parse({"hostPort": 80, "containerPort": 80, "hostIP": text})
+
+
 def test_more_than_fifteen_ports_are_split_among_rules() -> None:
     mappings = [portmap.PortMapping.parse({"hostPort": p, "containerPort": 80}) for p in range(1, 17)]
     config = portmap.PortmapConfig(tuple(mappings))

@@ -11,7 +11,7 @@ import pytest
 from controlplane.apiserver.allocators import ServiceAllocator, carry_over
 from controlplane.apiserver.errors import StatusError
 
-from .test_validation import create, prepared, update
+from .test_validation import POD, create, prepared, update
 
 Object = dict[str, Any]
 META = {"name": "s", "namespace": "d"}
@@ -204,3 +204,19 @@ def test_an_address_that_is_taken_is_told_as_go_prints_it() -> None:
     told = r'spec.clusterIPs: Invalid value: \[\]string\{"10.96.0.9"\}: failed to allocate IP 10.96.0.9: '
     with pytest.raises(StatusError, match=told):
         pool.allocate(prepared(service(clusterIP="10.96.0.9")), None)
+
+
+@pytest.mark.parametrize("field", ["podIPs", "hostIPs"])
+@pytest.mark.parametrize(
+    ("addresses", "wanted"),
+    [
+        (["10.0.0.1", "fd00::1"], ""),
+        ([TWO_LINES], "[0]: Invalid value: "),
+        (["10.0.0.1", "10.0.0.2"], ": Invalid value: []string{"),
+    ],
+)
+def test_a_pods_addresses_are_plain_ones(field: str, addresses: list[str], wanted: str) -> None:
+    told = {"status": {field: [{"ip": address} for address in addresses]}}
+    found = update(POD | told, POD)
+    assert [text.startswith(f"status.{field}{wanted}") for text in found] == [True] * bool(wanted)
+    assert update(POD | told, POD | told) == []  # what is stored may go on
