@@ -42,6 +42,7 @@ class TokenSigner:
         self._private_file, self._public_file, self._clock = private_key, public_key, clock
         self._private: Any = None
         self._public: Any = None
+        self._id = ""
         self._known: OrderedDict[bytes, Object] = OrderedDict()
 
     def prepare(self) -> None:
@@ -147,7 +148,7 @@ class TokenSigner:
 
     def _key_id(self) -> str:
         self._load()
-        return _encode(hashlib.sha256(self._public_file.read_bytes()).digest()).decode()
+        return self._id
 
     def _load(self) -> None:
         if self._public is not None:
@@ -156,7 +157,9 @@ class TokenSigner:
 
         try:
             self._private = serialization.load_pem_private_key(self._private_file.read_bytes(), None)
-            self._public = serialization.load_pem_public_key(self._public_file.read_bytes())
+            public = self._public_file.read_bytes()
+            self._id = _encode(hashlib.sha256(public).digest()).decode()
+            self._public = serialization.load_pem_public_key(public)
         except (OSError, ValueError) as error:
             raise AuthorityError(f"Could not read {self._private_file}: {error}") from error
 
