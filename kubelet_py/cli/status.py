@@ -121,7 +121,7 @@ def _processes(paths: NodePaths) -> dict[str, dict[str, Any]]:
 def _cluster(paths: NodePaths) -> dict[str, Any]:
     """What the API server says of this node; with `error` where it does not answer."""
     from kubeclient import kubeconfig
-    from kubeclient.errors import ApiError
+    from kubeclient.errors import ApiError, ConfigError
     from kubeclient.resources import NODES, PODS
     from kubeclient.rest import RestClient
 
@@ -130,12 +130,16 @@ def _cluster(paths: NodePaths) -> dict[str, Any]:
     if settings is None:
         return answer | {"error": "this node was never started (kubelet-py up --detach)"}
     answer |= {"node": settings.node_name, "address": settings.node_ip}
+    own = login.own_kubeconfig(paths)
+    if not own.exists():
+        log = paths.logs / ("agent.log" if settings.server else "supervisor.log")
+        return answer | {"error": f"this node has no certificate yet (look into {log})"}
     try:
-        client_config = kubeconfig.load(login.own_kubeconfig(paths))
+        client_config = kubeconfig.load(own)
         client = RestClient(client_config, user_agent="kubelet-py-status", timeout=5.0)
         node = client.get(NODES, settings.node_name)
         pods = client.list(PODS, field_selector=f"spec.nodeName={settings.node_name}")["items"]
-    except (ApiError, OSError) as error:
+    except (ApiError, ConfigError, OSError) as error:
         return answer | {"error": str(error)}
     phases: dict[str, int] = {}
     for pod in pods:

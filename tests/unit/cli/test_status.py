@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kubelet_py.cli.main import main
+from kubelet_py.cli.settings import NodeSettings
 from kubelet_py.paths import NodePaths
 from runtime.state import Identity, SandboxState, boot_id, plain, stat_of, write_json
 
@@ -37,3 +38,16 @@ def test_pods_that_run_here_are_named_without_the_api_server(
 def test_no_pod_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--root", str(tmp_path)]) == 1
     assert "running here  no pod\n" in capsys.readouterr().out
+
+
+def test_a_node_that_still_waits_for_its_certificate_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = NodePaths(tmp_path)
+    NodeSettings("n", "192.0.2.5", server="https://192.0.2.1:6443").save(paths)
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert f"this node has no certificate yet (look into {paths.logs}/agent.log)" in said
+    paths.kubeconfig("kubelet").write_text("{")
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert "kubelet.conf: unexpected end of data" in capsys.readouterr().out
