@@ -61,6 +61,9 @@ def restrict_create(info: ResourceInfo, name: str, obj: Object, user: User) -> N
     key = (info.group, info.plural)
     if key == _NODE:
         _own_node(info, name, user)
+        if (obj.get("spec") or {}).get("configSource"):
+            text = f'node "{user.node_name}" is not allowed to create pods with a non-nil configSource'
+            raise forbidden(info, name, text)
         wrong = forbidden_labels(set(obj["metadata"].get("labels") or {}))
         if wrong:
             text = f'node "{user.node_name}" is not allowed to set the following labels: {", ".join(wrong)}'
@@ -76,6 +79,10 @@ def restrict_node_update(info: ResourceInfo, new: Object, old: Object, user: Use
     name = new["metadata"]["name"]
     _own_node(info, name, user)
     after, before = new["metadata"], old["metadata"]
+    source = (new.get("spec") or {}).get("configSource")
+    if source and source != (old.get("spec") or {}).get("configSource"):
+        text = f'node "{user.node_name}" is not allowed to update configSource to a new non-nil configSource'
+        raise forbidden(info, name, text)
     if (after.get("ownerReferences") or []) != (before.get("ownerReferences") or []):
         raise forbidden(info, name, f'node "{user.node_name}" is not allowed to modify ownerReferences')
     labels, present = after.get("labels") or {}, before.get("labels") or {}

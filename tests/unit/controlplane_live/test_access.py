@@ -280,6 +280,12 @@ def test_a_kubelet_does_not_label_itself_as_trusted(live: Live) -> None:
         "PATCH", f"{nodes}/n1", {"metadata": {"ownerReferences": owner}}, Content_Type=MERGE
     )
     assert code == 403 and "modify ownerReferences" in status["message"]
+    source = {"configSource": {"configMap": {"namespace": "x", "name": "c", "kubeletConfigKey": "k"}}}
+    code, status = kubelet("PATCH", f"{nodes}/n1", {"spec": source}, Content_Type=MERGE)
+    assert code == 403 and "update configSource to a new non-nil configSource" in status["message"]
+    taints = [{"key": "a", "effect": "NoSchedule"}]
+    code, status = kubelet("PATCH", f"{nodes}/n1", {"spec": {"taints": taints}}, Content_Type=MERGE)
+    assert code == 403 and "modify taints" in status["message"]
     live.admin.must("DELETE", f"{nodes}/n1")
 
 
