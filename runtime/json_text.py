@@ -76,6 +76,9 @@ def loads(text: str) -> Any:
         value, end = _scan(clean, 0)
     except StopIteration as error:
         raise ValueError(f"not JSON at character {error.value}") from None
+    except SystemError:
+        # The scanner names its mistakes by an exception of `json`, and gives none where that is not imported.
+        raise ValueError("not JSON") from None
     if end != len(clean):
         raise ValueError(f"not JSON from character {end} on")
     return value

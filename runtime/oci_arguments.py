@@ -33,6 +33,8 @@ LIMITS = {
     "cpu-burst": ("cpu", "burst"),
     "cpu-share": ("cpu", "shares"),
     "cpu-idle": ("cpu", "idle"),
+    "cpu-rt-period": ("cpu", "realtimePeriod"),
+    "cpu-rt-runtime": ("cpu", "realtimeRuntime"),
     "cpuset-cpus": ("cpu", "cpus"),
     "cpuset-mems": ("cpu", "mems"),
     "memory": ("memory", "limit"),

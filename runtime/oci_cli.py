@@ -15,7 +15,7 @@ import time
 
 from runtime import cgroups, json_text, signals
 from runtime.capabilities import UnknownCapability
-from runtime.errors import RuntimeFailure, StateError
+from runtime.errors import RuntimeFailure, StateError, errno_name
 from runtime.linux import LinuxKernel
 from runtime.oci_arguments import parse
 from runtime.oci_container import Options, Runtime, read_config, wait
@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parse(argv, arguments)
         if not arguments.command:
             return 0
+        if arguments.log:
+            _check_log(arguments)
         if arguments.debug and arguments.log:
             _log(arguments, "debug", f"kubelet-py-oci {' '.join(sys.argv[1:] if argv is None else argv)}")
         return COMMANDS[arguments.command](arguments)
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = " ".join(str(error).split())
         print(f"kubelet-py-oci: {text}", file=sys.stderr)
         if getattr(arguments, "log", ""):
-            _log(arguments, "error", text)
+            _report(arguments, text)
         return 255 if arguments.command == "exec" else 1
 
 
@@ -58,6 +60,25 @@ def program() -> None:
         os.write(2, f"kubelet-py-oci: Could not write the output: {error.strerror}\n".encode())
         code = 1
     os._exit(code)
+
+
+def _report(arguments: Arguments, text: str) -> None:
+    """An error that standard error has got already; a wrong command line may name a log that cannot be."""
+    try:
+        _log(arguments, "error", text)
+    except OSError as error:
+        problem = f"Could not write the log {arguments.log}: {errno_name(error.errno or 0)}"
+        print(f"kubelet-py-oci: {problem}", file=sys.stderr)
+
+
+def _check_log(arguments: Arguments) -> None:
+    """Nothing is done whose problems would be lost: without its log a command does not begin."""
+    path = arguments.log
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    except OSError as error:
+        arguments.log = ""  # where this error cannot be written either
+        raise StateError(f"Could not open the log {path}: {errno_name(error.errno or 0)}") from error
 
 
 def _log(arguments: Arguments, level: str, text: str) -> None:
@@ -175,7 +196,8 @@ def _ps(arguments: Arguments) -> int:
 
 def _kill(arguments: Arguments) -> int:
     try:
-        number = signals.number(arguments.signal or "SIGTERM")
+        # 0 is none: whether the process is there is asked, and nothing more.
+        number = 0 if arguments.signal == "0" else signals.number(arguments.signal or "SIGTERM")
     except ValueError:
         raise StateError(f"Could not send signal {arguments.signal!r}: no such signal") from None
     _runtime(arguments).kill(arguments.id, number, everyone=arguments.all)

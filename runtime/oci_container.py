@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from runtime import cgroups, json_text
+from runtime import cgroups, json_text, signals
 from runtime.errors import CgroupError, HookError, SpecError, StateError, errno_name
 from runtime.hooks import STOPPING, run_hooks, run_inside
 from runtime.launch import Process, launch
@@ -17,7 +17,7 @@ from runtime.linux import LinuxKernel
 from runtime.oci_state import CREATED, CREATING, PAUSED, RUNNING, STOPPED, Container, Store
 from runtime.operations import container_plan, exec_plan
 from runtime.plan import NO_STDIO, Operation, Plan
-from runtime.records import Record
+from runtime.records import Record, replaced
 from runtime.seccomp.programs import Programs
 from runtime.spec import CREATING as CREATING_HOOKS
 from runtime.spec import Hook, ProcessSpec, Spec, parse, parse_hooks, parse_process
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from runtime.plan import Attend
 
 STANDARD = (0, 1, 2)
+BINDS = frozenset(("bind", "rbind"))
 
 
 class Options(Record):
@@ -48,7 +49,8 @@ NOWHERE: Mapping[str, str] = {}
 
 
 def read_config(bundle: str, path: str = "") -> dict[str, Any]:
-    """A bundle's config.json (or another file) with root.path made absolute. Raises SpecError, StateError."""
+    """A bundle's config.json (or another file) with the paths that are relative to the bundle made absolute.
+    Raises SpecError, StateError."""
     path = path or os.path.join(bundle, "config.json")
     try:
         with open(path, "rb") as file:
@@ -57,9 +59,24 @@ def read_config(bundle: str, path: str = "") -> dict[str, Any]:
         raise StateError(f"Could not read {path}: {errno_name(error.errno or 0)}") from error
     except ValueError as error:
         raise SpecError("config.json", f"is no JSON ({error})") from error
-    if isinstance(config, dict) and isinstance(config.get("root"), dict) and config["root"].get("path"):
+    if not isinstance(config, dict):
+        raise SpecError("config.json", "must be an object")
+    if isinstance(config.get("root"), dict) and config["root"].get("path"):
         config["root"]["path"] = os.path.realpath(os.path.join(bundle, config["root"]["path"]))
-    return dict(config)
+    mounts = config.get("mounts")
+    for mount in mounts if isinstance(mounts, list) else ():
+        if _bound(mount) and not mount["source"].startswith("/"):
+            mount["source"] = os.path.join(os.path.abspath(bundle), mount["source"])
+    return config
+
+
+def _bound(mount: object) -> bool:
+    """Whether a mount binds a source that it names; what is malformed is refused by who parses it."""
+    if not isinstance(mount, dict) or not isinstance(mount.get("source"), str) or not mount["source"]:
+        return False
+    options = mount.get("options")
+    flags = map(str, options) if isinstance(options, list) else ()
+    return mount.get("type") == "bind" or not BINDS.isdisjoint(flags)
 
 
 class Runtime:
@@ -145,6 +162,8 @@ class Runtime:
             else:
                 self._hand_over(spec, {**self.store.describe(made), "status": CREATING}, pid, number)
 
+        if spec.process and spec.root:
+            spec = replaced(spec, process=self._at_home(spec.process, spec.root.path))
         try:
             plan = container_plan(
                 spec, rootfs=None, join={}, cgroup=cgroup.join(), wait_on=_wait(fifo) if waits else None,
@@ -166,6 +185,15 @@ class Runtime:
         made = self._made(identity, process.pid, process.start_time_ticks, bundle, cgroup.path, config)
         self.store.save(made)
         return made, process
+
+    def _at_home(self, process: ProcessSpec, root: str) -> ProcessSpec:
+        """The process with HOME, as runc and crun give it: what its environment says, else what /etc/passwd
+        of its root does."""
+        if any(entry.startswith("HOME=") for entry in process.env):
+            return process
+        from runtime.users import home
+
+        return replaced(process, env=(*process.env, f"HOME={home(self._kernel, root, process.user.uid)}"))
 
     def _made(
         self, identity: str, pid: int, start_time: int, bundle: str, path: str, config: dict[str, Any]
@@ -399,10 +427,16 @@ class Runtime:
             raise StateError(f"Could not execute in container {identity}: its cgroup is gone")
         join = self._driver.open(container.cgroup).join(below)
         spec = parse(container.config)
+        process = self._at_home(process, f"/proc/{container.pid}/root")
         started = self._launch_more(container, spec, process, join, options)
-        _deliver_console(started, options.console_socket)
-        if options.pid_file:
-            write_pid_file(options.pid_file, started.pid)
+        try:
+            _deliver_console(started, options.console_socket)
+            if options.pid_file:
+                write_pid_file(options.pid_file, started.pid)
+        except (OSError, StateError):
+            os.kill(started.pid, signals.SIGKILL)
+            os.waitid(os.P_PIDFD, started.pidfd, os.WEXITED)
+            raise
         return started
 
 
@@ -481,10 +515,13 @@ def _deliver_console(process: Process, console_socket: str) -> None:
 
 
 def write_pid_file(path: str, pid: int) -> None:
-    """Whole or not at all: callers watch for the file."""
-    with open(f"{path}.new", "wb") as file:
-        file.write(b"%d" % pid)
-    os.rename(f"{path}.new", path)
+    """Whole or not at all: callers watch for the file. Raises StateError."""
+    try:
+        with open(f"{path}.new", "wb") as file:
+            file.write(b"%d" % pid)
+        os.rename(f"{path}.new", path)
+    except OSError as error:
+        raise StateError(f"Could not write the pid file {path}: {errno_name(error.errno or 0)}") from error
 
 
 def _signal(pid: int, number: int) -> None:

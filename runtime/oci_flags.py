@@ -31,6 +31,7 @@ class Arguments:
     """What was asked for: one attribute for each flag and positional word, as the tables name them."""
 
     command: str
+    log: str
 
     if TYPE_CHECKING:
 
@@ -91,7 +92,7 @@ def _flags(
         word = words[position]
         if word == "--":
             if stop:
-                return position
+                return position + 1
             rest += words[position + 1 :]
             return len(words)
         if word[:1] != "-" or word == "-":

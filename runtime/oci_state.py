@@ -97,10 +97,14 @@ class Store:
 
     def all(self) -> list[Container]:
         """Every container, by name; half-made ones are left out."""
-        if not os.path.isdir(self.root):
+        try:
+            names = sorted(os.listdir(self.root))
+        except FileNotFoundError:
             return []
+        except OSError as error:
+            raise StateError(f"Could not read {self.root}: {errno_name(error.errno or 0)}") from error
         found = []
-        for name in sorted(os.listdir(self.root)):
+        for name in names:
             try:
                 found.append(self.load(name))
             except StateError:

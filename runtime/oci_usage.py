@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from runtime.oci_flags import Arguments
 
+LONGEST = 10**8
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -49,13 +50,16 @@ def _file(path: str) -> dict[str, Any]:
 
 
 def seconds(text: str) -> float:
-    """A duration as Go writes it: 5s, 500ms. Raises StateError."""
+    """A duration as Go writes it: 5s, 500ms; above 0. Raises StateError."""
     number = text.rstrip("hms")
     unit = text[len(number) :]
     try:
-        return float(number) * UNITS[unit]
+        found = float(number) * UNITS[unit]
     except (KeyError, ValueError):
         raise StateError(f"Could not read interval {text!r} (as 5s or 500ms)") from None
+    if not 0 < found < LONGEST:
+        raise StateError(f"Could not use interval {text!r}: it must be greater than 0 and below {LONGEST}s")
+    return found
 
 
 def stats(identity: str, cgroup: Cgroup) -> dict[str, Any]:

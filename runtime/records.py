@@ -13,7 +13,9 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, ClassVar, dataclass_transform
+    from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+    Kind = TypeVar("Kind", bound="Record")
 else:
 
     def dataclass_transform(**_options):
@@ -102,3 +104,8 @@ class Record(metaclass=RecordType):
 
         def __reduce__(self):
             return (type(self), self._values())
+
+
+def replaced(record: Kind, **values: Any) -> Kind:
+    """The same with other values in some fields."""
+    return type(record)(**{**{name: getattr(record, name) for name in record._fields}, **values})

@@ -225,7 +225,7 @@ def _process(reader: Reader) -> ProcessSpec:
     adjustment = reader.number("oomScoreAdj", 0, low=-1000, high=1000)
     return ProcessSpec(
         args=args,
-        env=reader.texts("env"),
+        env=_environment(reader),
         cwd=cwd,
         terminal=reader.flag("terminal"),
         console_size=(size.number("height", high=65535), size.number("width", high=65535)) if size else None,
@@ -238,6 +238,14 @@ def _process(reader: Reader) -> ProcessSpec:
         selinux_label=reader.text("selinuxLabel"),
         scheduling=_scheduling(reader),
     )
+
+
+def _environment(reader: Reader) -> tuple[str, ...]:
+    env = reader.texts("env")
+    for index, entry in enumerate(env):
+        if "=" not in entry:
+            raise SpecError(f"{reader.at('env')}[{index}]", f"{entry!r} is not NAME=VALUE")
+    return env
 
 
 def _scheduling(reader: Reader) -> Scheduling | None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LARGEST_FILE = 4 << 20
 LARGEST_ID = 2**32 - 2
+LONGEST_NUMBER = 20  # digits, zeroes in front included
 _S_IFMT, _S_IFCHR, _S_IFREG, _S_IFLNK = 0o170000, 0o020000, 0o100000, 0o120000
 _LINKS = 40
 
@@ -59,6 +60,16 @@ def resolve(user: str, passwd: str, group: str) -> User:
 def lookup(kernel: Kernel, layers: Sequence[str], user: str) -> User:
     """`resolve` against the files of an image whose layers (folders, TOP first) are given."""
     return resolve(user, read_text(kernel, layers, "/etc/passwd"), read_text(kernel, layers, "/etc/group"))
+
+
+def home(kernel: Kernel, root: str, uid: int) -> str:
+    """The home folder that /etc/passwd below `root` gives a uid; "/" where it gives none."""
+    try:
+        text = read_text(kernel, (root,), "/etc/passwd")
+    except OSError:
+        return "/"
+    homes = (parts[5] for parts in _entries(text, 6) if _is_number(parts[2]) and int(parts[2]) == uid)
+    return next(homes, "") or "/"
 
 
 def read_text(kernel: Kernel, layers: Sequence[str], path: str) -> str:
@@ -106,10 +117,15 @@ def _content(kernel: Kernel, root: int, path: str) -> str:
 def _identity(text: str, what: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise UserError(f"Could not find {what} {text!r} in the image: no such entry (use a number)")
-    number = int(text)
+    number = int(text) if _is_number(text) else LARGEST_ID + 1
     if number > LARGEST_ID:
         raise UserError(f"Could not use {what} {text}: ids end at {LARGEST_ID}")
     return number
+
+
+def _is_number(text: str) -> bool:
+    """Whether it may be an id: an image's files say anything, and int() refuses thousands of digits."""
+    return text.isascii() and text.isdigit() and len(text) <= LONGEST_NUMBER
 
 
 def _entries(text: str, fields: int) -> Iterable[list[str]]:
@@ -124,18 +140,18 @@ def _passwd_entry(who: str, passwd: str) -> tuple[str, int, int, str] | None:
     by_number = None
     for parts in _entries(passwd, 6):
         name, uid, gid, home = parts[0], parts[2], parts[3], parts[5]
-        if not (uid.isdigit() and gid.isdigit()) or max(int(uid), int(gid)) > LARGEST_ID:
+        if not (_is_number(uid) and _is_number(gid)) or max(int(uid), int(gid)) > LARGEST_ID:
             continue
         if name == who:
             return name, int(uid), int(gid), home or "/"
-        if by_number is None and who.isdigit() and int(uid) == int(who):
+        if by_number is None and _is_number(who) and int(uid) == int(who):
             by_number = (name, int(uid), int(gid), home or "/")
     return by_number
 
 
 def _group_id(which: str, group: str) -> int:
     for parts in _entries(group, 3):
-        if parts[0] == which and parts[2].isdigit():
+        if parts[0] == which and _is_number(parts[2]):
             return _identity(parts[2], "group")
     return _identity(which, "group")
 
@@ -143,6 +159,6 @@ def _group_id(which: str, group: str) -> int:
 def _memberships(name: str, group: str) -> list[int]:
     found: list[int] = []
     for parts in _entries(group, 4):
-        if name in parts[3].split(",") and parts[2].isdigit() and int(parts[2]) not in found:
+        if name in parts[3].split(",") and _is_number(parts[2]) and int(parts[2]) not in found:
             found.append(int(parts[2]))
     return found

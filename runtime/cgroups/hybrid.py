@@ -59,6 +59,8 @@ def other_writes(resources: Mapping[str, Any] | None) -> list[Write]:
     writes = _memory_writes(section(resources, "memory"))
     cpu = section(resources, "cpu")
     writes += [("cpuset", f"cpuset.{key}", cpu[key]) for key in ("cpus", "mems") if cpu.get(key)]
+    realtime = (("realtimePeriod", "cpu.rt_period_us"), ("realtimeRuntime", "cpu.rt_runtime_us"))
+    writes += [("cpu", name, str(cpu[key])) for key, name in realtime if cpu.get(key)]
     pids = section(resources, "pids").get("limit")
     if pids:
         writes.append(("pids", "pids.max", "max" if pids < 0 else str(pids)))
@@ -86,8 +88,13 @@ def _memory_writes(memory: Mapping[str, Any]) -> list[Write]:
 
 def _block_writes(block: Mapping[str, Any]) -> list[Write]:
     writes = []
-    if block.get("weight"):
-        writes.append(("blkio", "blkio.bfq.weight", str(block["weight"])))
+    # Kernels since 5.0 have no leaf weights; who asks for one is told which file is missing.
+    kinds = (("weight", "blkio.bfq.weight"), ("leafWeight", "blkio.leaf_weight"))
+    for key, name in kinds:
+        if block.get(key):
+            writes.append(("blkio", name, str(block[key])))
+        devices = (d for d in block.get("weightDevice") or () if d.get(key))
+        writes += [("blkio", f"{name}_device", f"{d['major']}:{d['minor']} {d[key]}") for d in devices]
     for key, name in (
         ("throttleReadBpsDevice", "read_bps"), ("throttleWriteBpsDevice", "write_bps"),
         ("throttleReadIOPSDevice", "read_iops"), ("throttleWriteIOPSDevice", "write_iops"),

@@ -273,6 +273,62 @@ def test_wrong_command_lines(peer: Peer) -> None:
         assert words[-1] if peer.refused(*words) else None
 
 
+def test_home_comes_from_the_roots_passwd(peer: Peer) -> None:
+    """Engines leave it to the runtime (containerd does)."""
+    (peer.root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nu:x:1000:1000::/home/u:/bin/sh\n")
+    peer.change(lambda config: config["process"].update(env=["PATH=/bin"]))
+    assert peer.run("echo $HOME").stdout == "/root\n"
+    peer.start("sleep", "1000")
+    for user, home in (("0", "/root"), ("1000", "/home/u")):
+        done = peer("exec", "--user", user, peer.identity, "/bin/sh", "-c", "echo $HOME")
+        assert done.stdout == f"{home}\n", done.stderr
+    done = peer("exec", "--env", "HOME=/given", peer.identity, "/bin/sh", "-c", "echo $HOME")
+    assert done.stdout == "/given\n", done.stderr
+
+
+def test_a_relative_source_is_in_the_bundle(peer: Peer) -> None:
+    (peer.folder / "beside").write_text("of the bundle\n")
+    for kind, options in (("bind", ["rbind", "ro"]), ("none", ["bind"])):
+        peer.mount(destination=f"/{kind}", type=kind, source="beside", options=options)
+    done = peer.run("cat /bind /none")
+    assert done.stdout == "of the bundle\n" * 2, done.stderr
+
+
+def test_signal_0_asks_only_whether_it_is_there(peer: Peer) -> None:
+    peer.start("sleep", "1000")
+    assert peer("kill", peer.identity, "0").returncode == 0
+    assert peer.status() == "running"
+    assert peer("exec", "--", peer.identity, "/bin/true").returncode == 0
+
+
+def test_files_that_cannot_be_written_are_errors(peer: Peer, tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "absent/file")
+    assert nowhere in peer.refused("--log", nowhere, "list") or peer.name == CRUN
+    assert peer.refused("run", "--bundle", str(peer.folder), "--pid-file", nowhere, peer.identity)
+    assert peer("list", "-q").stdout == ""
+    if peer.name == CRUN:  # 1.8 leaves the process that it could not tell of, and waits for it
+        return
+    peer.start("sleep", "1000")
+    assert peer.refused("exec", "--pid-file", nowhere, peer.identity, "sleep", "999")
+    found = json.loads(peer("ps", "--format", "json", peer.identity).stdout)
+    assert found == [json.loads(peer("state", peer.identity).stdout)["pid"]]
+    assert "greater than 0" in peer.refused("events", "--interval", "0s", peer.identity)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", "nonsense", '{"ociVersion": "1.0.2", "process": []}'])
+def test_a_configuration_that_is_none(peer: Peer, text: str) -> None:
+    (peer.folder / "config.json").write_text(text)
+    assert peer.refused("create", "--bundle", str(peer.folder), peer.identity)
+    assert peer("list", "-q").stdout == ""
+
+
+def test_a_variable_without_a_value_is_refused(peer: Peer) -> None:
+    if peer.name == CRUN:
+        pytest.skip("crun hands it on")
+    peer.change(lambda config: config["process"]["env"].append("BROKEN"))
+    assert "broken" in peer.refused("run", "--bundle", str(peer.folder), peer.identity)
+
+
 def test_a_kept_run_stays(peer: Peer) -> None:
     if peer.name == CRUN:
         pytest.skip("crun 1.8 has no --keep")

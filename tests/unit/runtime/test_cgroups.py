@@ -215,6 +215,17 @@ def test_every_resource_of_v2_has_its_file() -> None:
         ("memory.oom.group", "1"),
     ]
     assert ("rdma", "rdma.max", "mlx5_1 hca_object=0") in hybrid.other_writes(resources)
+    assert hybrid.other_writes({"cpu": {"realtimeRuntime": 900, "realtimePeriod": 1000}}) == [
+        ("cpu", "cpu.rt_period_us", "1000"),
+        ("cpu", "cpu.rt_runtime_us", "900"),
+    ]
+    weights = {"weightDevice": [{"major": 8, "minor": 0, "weight": 20, "leafWeight": 30}], "leafWeight": 40}
+    assert hybrid.other_writes({"blockIO": {"weight": 10, **weights}}) == [
+        ("blkio", "blkio.bfq.weight", "10"),
+        ("blkio", "blkio.bfq.weight_device", "8:0 20"),
+        ("blkio", "blkio.leaf_weight", "40"),
+        ("blkio", "blkio.leaf_weight_device", "8:0 30"),
+    ]
     more = {"cpu": {"burst": 5000, "idle": 1}}
     assert v2.cpu_writes(more) == [("cpu.max.burst", "5000"), ("cpu.idle", "1")]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -27,6 +29,23 @@ def test_values_come_back(value: Any) -> None:
 def test_what_is_no_json_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError):
         json_text.loads(text)
+
+
+def test_half_a_text_is_a_value_error_where_json_was_never_imported() -> None:
+    """The C scanner takes its exception from there, and gives none without."""
+    script = """
+import sys
+from runtime import json_text
+for text in ("{", "[1,", '"a', '{"a"'):
+    try:
+        json_text.loads(text)
+    except ValueError:
+        continue
+    raise SystemExit(f"{text} was read")
+raise SystemExit("json was imported" if "json.decoder" in sys.modules else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_json_cannot_say_is_refused() -> None:

@@ -91,6 +91,14 @@ def test_limits_are_numbers_with_units(text: str, value: int) -> None:
     assert read("update one").memory is None
 
 
+def test_two_dashes_end_the_flags_before_the_id_and_before_the_command() -> None:
+    for line in ("exec -t -- one sh -c x", "exec -t one -- sh -c x", "exec -t -- one -- sh -c x"):
+        found = read(line)
+        assert (found.id, found.args, found.tty) == ("one", ["sh", "-c", "x"], True), line
+    assert read("-- list").command == "list"
+    assert read("state -- one").id == "one"
+
+
 def test_help_lists_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert read("--help").command == ""
     shown = capsys.readouterr().out

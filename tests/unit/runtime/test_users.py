@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from runtime.errors import UserError
-from runtime.users import User, resolve
+from runtime.linux import LinuxKernel
+from runtime.users import User, home, resolve
 
 PASSWD = (
     "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/var/www:/bin/sh\nbroken\n1234:x:7:8:odd:/odd:/bin/sh\n"
@@ -28,6 +32,35 @@ GROUP = "root:x:0:\nweb:x:33:\nlogs:x:44:web,root\nextra:x:45:web\n"
 )
 def test_users_are_resolved_as_docker_does(user: str, expected: User) -> None:
     assert resolve(user, PASSWD, GROUP) == expected
+
+
+def test_a_file_may_say_anything(tmp_path: Path) -> None:
+    """Digits of other alphabets are none, and Python refuses to read thousands of them."""
+    nines = "9" * 5000
+    passwd = f"a:x:{nines}:0::/a:\nb:x:²:0::/b:\nc:x:3:{nines}::/c:\nd:x:4:4::/d:\n"
+    group = f"g:x:{nines}:d\nh:x:²:d\ni:x:5:d\n"
+    assert resolve("d:i", passwd, group) == User(4, 5, (), "d", "/d")
+    assert resolve("d", passwd, group).groups == (5,)
+    for user in ("a", "b", "c", "d:g", "d:h", nines, f"0:{nines}"):
+        with pytest.raises(UserError):
+            resolve(user, passwd, group)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text(passwd)
+    assert [home(LinuxKernel(), str(tmp_path), uid) for uid in (4, 3, 7)] == ["/d", "/c", "/"]
+
+
+def test_a_home_is_looked_for_inside_the_root(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    assert home(LinuxKernel(), str(root), 0) == "/"
+    (root / "etc").mkdir(parents=True)
+    (tmp_path / "passwd").write_text("root:x:0:0::/outside:\n")
+    (root / "etc/passwd").symlink_to("../../passwd")
+    assert home(LinuxKernel(), str(root), 0) == "/"
+    (root / "passwd").write_text("root:x:0:0::/inside:\n")
+    assert home(LinuxKernel(), str(root), 0) == "/inside"
+    (root / "passwd").unlink()
+    os.mkfifo(root / "passwd")
+    assert home(LinuxKernel(), str(root), 0) == "/"
 
 
 @pytest.mark.parametrize("user", ["nobody", "web:nogroup", "-1", "4294967295", "٣"])
