@@ -158,13 +158,15 @@ def _object(document: Object, place: str) -> Object:
 def _pod(document: Object, place: str, node_name: str, now: float, source: str) -> Object:
     pod: Object = manifest_shape.without_nulls(document)
     _refuse(place, "pod", manifest_shape.faults(pod, manifest_shape.POD))
+    version = pod.setdefault("apiVersion", "v1")
+    if version != "v1":
+        raise ConfigError(f'Could not use {place}: no kind "Pod" is registered for version "{version}"')
     metadata, spec = pod.setdefault("metadata", {}), pod.get("spec") or {}
     if not metadata.get("name") or not spec.get("containers"):
         raise ConfigError(f"Could not use {place}: a pod needs a name and containers")
     told = json.dumps(document, sort_keys=True, default=str)
     where = f"host:{node_name}file:{place}" if source == FILE_SOURCE else f"url:{place}"
     digest = hashlib.md5(f"{told}\0{where}".encode(), usedforsecurity=False).hexdigest()
-    pod.setdefault("apiVersion", "v1")
     metadata["name"] = f"{metadata['name']}-{node_name.lower()}"
     metadata["namespace"] = metadata.get("namespace") or "default"
     metadata["uid"] = digest

@@ -113,18 +113,24 @@ def test_a_probe_that_cannot_be_made_changes_nothing_and_says_so() -> None:
     for kind in ("liveness", "readiness"):
         probe = {"exec": {"command": [kind]}, "periodSeconds": 0.01, "failureThreshold": 2}
         body["spec"]["containers"][0][f"{kind}Probe"] = probe
-    told: list[str] = []
+    text = 'probe errored and resulted in unknown state: exec: "nosuch": executable file not found in $PATH'
+    wanted, told, heard = {f"Liveness {text}", f"Readiness {text}"}, set(), threading.Event()
+
+    def tell(pod: object, container: object, kind: str, reason: str, message: str) -> None:
+        told.add(message)
+        if told >= wanted:
+            heard.set()
+
     runtime = Unable()
-    prober = Prober(runtime, changed=lambda uid: None, tell=lambda *words: told.append(words[-1]))  # type: ignore[arg-type]
+    prober = Prober(runtime, changed=lambda uid: None, tell=tell)  # type: ignore[arg-type]
     prober.start()
     prober.update(body, view(up()))
-    assert runtime.wait_for("liveness", 5) and runtime.wait_for("readiness", 3)
+    assert runtime.wait_for("liveness", 5) and runtime.wait_for("readiness", 3) and heard.wait(LONG)
     health = prober.health(view(up()))["c"]
     prober.stop()
     assert (health.failed, health.ready) == ("", False), "it goes on running, and has never been ready"
     assert {result for _, results, _ in prober.results() for result in results} == {"unknown"}
-    text = 'probe errored and resulted in unknown state: exec: "nosuch": executable file not found in $PATH'
-    assert set(told) == {f"Liveness {text}", f"Readiness {text}"}
+    assert told == wanted
 
 
 @pytest.mark.parametrize("handler", [{"httpGet": {"port": "web"}}, {"tcpSocket": {"port": "web"}}])

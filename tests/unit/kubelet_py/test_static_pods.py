@@ -83,6 +83,7 @@ def test_a_text_may_hold_several_pods(text: str) -> None:
     "text",
     [
         "[]", "{", "", json.dumps({"kind": "Service"}), json.dumps({"kind": "Pod"}),
+        json.dumps({**pod(), "apiVersion": "apps/v1"}),
         json.dumps({"kind": "PodList", "items": "x"}), json.dumps({"kind": "ConfigMap"}),
         json.dumps({"kind": "ConfigMap", "metadata": {"name": "c"}, "data": [1]}),
         json.dumps({"kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "no base64!"}}),
