@@ -182,7 +182,7 @@ class AgentBackend:
             # An agent that has just come back serves before the API has told it the pods that run here.
             record = self._manager.find(namespace, pod, uid)
         if record is None:
-            raise LookupError(f'pod "{pod}" not found')
+            raise LookupError(f'pod "{pod}" does not exist')
         return record
 
     def _attempts(self, record: PodRecord, pod: str, container: str) -> tuple[ContainerView, ...]:

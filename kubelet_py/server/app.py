@@ -148,6 +148,9 @@ class _Handler(BaseHTTPRequestHandler):
     """One connection: requests one after another, until one of them takes it over."""
 
     protocol_version = "HTTP/1.1"
+    # What is no request at all is answered by the base class, whose page would be HTML.
+    error_content_type = "text/plain; charset=utf-8"
+    error_message_format = "%(code)d: %(message)s\n"
     server: Listener
     request: ssl.SSLSocket
 
@@ -176,11 +179,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._dispatch()
 
-    def do_POST(self) -> None:
-        self._dispatch()
-
-    def do_HEAD(self) -> None:
-        self._dispatch()
+    # Each method is judged before it is told that the path does not have it.
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug("Served request client=%s %s", self.client_address[0], format % args)

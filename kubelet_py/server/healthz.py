@@ -73,6 +73,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     """One connection, one request."""
 
     timeout = 10.0
+    error_content_type = "text/plain; charset=utf-8"
+    error_message_format = "%(code)d: %(message)s\n"
     server: Listener
 
     def do_GET(self) -> None:

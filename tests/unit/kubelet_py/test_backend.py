@@ -41,7 +41,7 @@ def test_a_request_waits_for_the_pods_to_be_told() -> None:
 
 @pytest.mark.parametrize("answer", [True, False])
 def test_a_pod_that_is_not_among_them_is_not_found(answer: bool) -> None:
-    with pytest.raises(LookupError, match='pod "p" not found'):
+    with pytest.raises(LookupError, match='pod "p" does not exist'):
         backend(empty_manager(), lambda seconds: answer).container_id("default", "p", "c")
 
 

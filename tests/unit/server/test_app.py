@@ -315,6 +315,20 @@ def test_the_settings_in_use_and_running_pods_can_be_read(node: Node) -> None:
     assert node.get("/configz", "POST")[0] == 405
 
 
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS"])
+def test_a_method_that_a_page_does_not_have_is_told_in_plain_words(node: Node, method: str) -> None:
+    assert node.get("/pods", method) == (405, "405: Method Not Allowed")
+
+
+def test_what_is_no_request_is_told_in_plain_words(node: Node) -> None:
+    connection = node.http(node.admin)
+    connection.request("BREW", "/pods")
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Content-Type"]) == (501, "text/plain; charset=utf-8")
+    assert answer.read() == b"501: Unsupported method ('BREW')\n"
+    connection.close()
+
+
 def test_healthz_says_why_the_agent_is_not_healthy(node: Node) -> None:
     assert node.get("/healthz/syncloop") == (200, "ok")
     node.trouble = "sync Loop took longer than expected"
