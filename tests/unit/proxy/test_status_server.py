@@ -68,6 +68,8 @@ def test_a_health_port_is_on_the_given_addresses_only_and_on_all_or_none() -> No
             socket.create_connection(("127.0.0.3", number), 30)
         ports.change(4, {("d", "s"): ()})
         with socket.socket() as other:
+            # What is left of the connections above may still hold the port.
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             other.bind(("127.0.0.2", number))  # now the second address cannot be had
             other.listen()
             ports.change(4, {("d", "s"): ((service, ()),)})
