@@ -164,8 +164,14 @@ class Portmap:
             iptables.restore("\n".join(["*nat", *declared, *_base_rules(), *rules, *jumps, "COMMIT", ""]))
 
     def delete(self, request: Request) -> None:
-        """Close the ports; without any mapping in the configuration there is nothing to look for."""
-        config = PortmapConfig.parse(request.config)
+        """Close the ports; without any mapping in the configuration there is nothing to look for.
+
+        Mappings that ADD would not read opened nothing. They must not keep the pod from being removed.
+        """
+        try:
+            config = PortmapConfig.parse(request.config)
+        except InvalidConfig:
+            return
         if not config.mappings:
             return
         families = {v for v, _ in _targets(request.prev_result)} if request.prev_result else {4, 6}

@@ -10,7 +10,7 @@ from cni import bandwidth, iptables, portmap, rtnetlink, skeleton
 from cni.bridge import BridgeConfig
 from cni.errors import InvalidConfig, UnsupportedField
 from cni.shaping import Rate
-from cni.types import folded
+from cni.types import Request, Result, folded
 from cni.veth import mac_for
 
 
@@ -111,6 +111,18 @@ def test_portmap_rules_are_upstreams() -> None:
 def test_a_host_ip_is_one_plain_address(text: str, reason: str) -> None:
     with pytest.raises(InvalidConfig, match=f"hostIP .*: it {reason}"):
         portmap.PortMapping.parse({"hostPort": 80, "containerPort": 80, "hostIP": text})
+
+
+def test_what_add_would_not_read_does_not_keep_a_pod_from_being_removed() -> None:
+    mapping = {"hostPort": 80, "containerPort": 80, "hostIP": "foo"}
+    config = {"name": "n", "runtimeConfig": {"portMappings": [mapping]}}
+
+    def none(version: int) -> iptables.Iptables:
+        raise AssertionError("nothing was opened")
+
+    portmap.Portmap(none).delete(Request("DEL", config, "c"))
+    with pytest.raises(InvalidConfig, match="hostIP 'foo'"):
+        portmap.Portmap(none).add(Request("ADD", config, "c", previous=Result()))
 
 
 def test_more_than_fifteen_ports_are_split_among_rules() -> None:
