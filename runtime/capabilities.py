@@ -87,12 +87,12 @@ class CapabilityBits(Record):
 
     def within(self, permitted: int, bounding: int) -> CapabilityBits:
         """What of it can be given by somebody who holds `permitted` and `bounding`: the kernel refuses the
-        rest."""
+        rest, and what a process does not have in the sets that effective and ambient build on."""
         held = permitted & bounding
+        own, inherited = self.permitted & held, self.inheritable & held
         return CapabilityBits(
-            self.bounding & bounding, self.effective & held, self.permitted & held, self.inheritable & held,
-            self.ambient & held,
-        )  # fmt: skip
+            self.bounding & bounding, self.effective & own, own, inherited, self.ambient & own & inherited
+        )
 
 
 def bits(sets: Capabilities | None) -> CapabilityBits:
@@ -106,6 +106,18 @@ def bits(sets: Capabilities | None) -> CapabilityBits:
         mask(sets.inheritable),
         mask(sets.ambient),
     )
+
+
+def impossible(sets: Capabilities) -> list[str]:
+    """What of the sets no kernel gives, in words: a configuration that asks for it is run without
+    (config.md, "capabilities")."""
+    permitted = set(sets.permitted)
+    effective = set(sets.effective) - permitted
+    ambient = set(sets.ambient) - (permitted & set(sets.inheritable))
+    return [
+        *(f"Could not make {name} effective: it is not permitted" for name in sorted(effective)),
+        *(f"Could not make {name} ambient: it is not permitted and inheritable" for name in sorted(ambient)),
+    ]
 
 
 def bounding_steps(wanted: CapabilityBits, held: int) -> list[Step]:

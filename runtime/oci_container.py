@@ -10,6 +10,7 @@ import os
 import time
 
 from runtime import cgroups, json_text, signals
+from runtime.cgroups.files import write
 from runtime.errors import CgroupError, HookError, SpecError, StateError, errno_name
 from runtime.hooks import STOPPING, run_hooks, run_inside
 from runtime.launch import Process, launch
@@ -164,9 +165,12 @@ class Runtime:
 
         if spec.process and spec.root:
             spec = replaced(spec, process=self._at_home(spec.process, spec.root.path))
+        join = cgroup.join()
         try:
+            # What is set late is no mere warning here: a caller's limit holds, or there is no container.
             plan = container_plan(
-                spec, rootfs=None, join={}, cgroup=cgroup.join(), wait_on=_wait(fifo) if waits else None,
+                spec, rootfs=None, join={}, cgroup=replaced(join, late=()),
+                wait_on=_wait(fifo) if waits else None,
                 preserve_fds=options.preserve_fds, pivot=not options.no_pivot,
                 new_keyring=options.new_keyring, compile=self._programs.compiled,
             )  # fmt: skip
@@ -177,6 +181,8 @@ class Runtime:
             if waits:
                 os.close(fifo)
         try:
+            for path, value in join.late:
+                write(path, value)
             self._driver.settle(cgroup.path)
         except CgroupError:
             cgroup.kill()

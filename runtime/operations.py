@@ -10,7 +10,7 @@ late as it may.
 from __future__ import annotations
 
 from runtime import pause
-from runtime.capabilities import CapabilityBits, bits
+from runtime.capabilities import CapabilityBits, bits, impossible
 from runtime.cgroups.join import CgroupJoin
 from runtime.devices import DEFAULT, BindConsole, LinkDevices, MakeDevices, OpenTerminal
 from runtime.errors import SpecError
@@ -371,6 +371,8 @@ def _plan(
     unknown = process.capabilities.unknown if process and process.capabilities else ()
     notes = (*without_effect(spec),) if spec else ()
     notes += tuple(f"Could not give capability {name!r}: there is none of that name" for name in unknown)
+    if process and process.capabilities:
+        notes += tuple(impossible(process.capabilities))
     return Plan(tuple(operations), late, apart, mappings, _offsets_text(linux), notes)
 
 

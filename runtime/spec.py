@@ -7,6 +7,7 @@ Names are the specification's, in snake_case. A wrong field is named by its path
 
 from __future__ import annotations
 
+import posixpath
 from _collections_abc import Mapping  # `collections.abc` imports all of `collections`: 2 ms
 
 from runtime.capabilities import NUMBERS
@@ -297,6 +298,8 @@ def _mount(reader: Reader) -> MountSpec:
     # Relative destinations are an error in 1.2, but callers of 1.0 exist and mean "from the root".
     if not destination.startswith("/"):
         destination = "/" + destination
+    if posixpath.normpath(destination).strip("/") == "":
+        raise SpecError(reader.at("destination"), "must not be the root itself")
     return MountSpec(destination, reader.text("type"), reader.text("source"), reader.texts("options"),
                      _mappings(reader, "uidMappings"), _mappings(reader, "gidMappings"))  # fmt: skip
 

@@ -329,6 +329,30 @@ def test_a_variable_without_a_value_is_refused(peer: Peer) -> None:
     assert "broken" in peer.refused("run", "--bundle", str(peer.folder), peer.identity)
 
 
+def test_a_cpu_limit_that_the_kernel_refuses_makes_no_container(peer: Peer) -> None:
+    if peer.name == CRUN:
+        pytest.skip("crun 1.8 leaves its cgroups behind")
+    peer.change(lambda config: config["linux"].update(resources={"cpu": {"quota": 10, "period": 100000}}))
+    assert "quota" in peer.refused("run", "--bundle", str(peer.folder), peer.identity)
+    assert peer("list", "-q").stdout == ""
+
+
+def test_ambient_capabilities_that_cannot_be_are_left_out(peer: Peer) -> None:
+    """Runtimes should not fail for capabilities that cannot be granted, and must warn (config.md)."""
+    sets = {"bounding": ["CAP_CHOWN", "CAP_KILL"], "permitted": ["CAP_CHOWN"], "effective": ["CAP_CHOWN"]}
+    sets |= {"inheritable": ["CAP_CHOWN"], "ambient": ["CAP_CHOWN", "CAP_KILL"]}
+    peer.change(lambda config: config["process"].update(capabilities=sets))
+    done = peer.run("grep CapAmb /proc/self/status")
+    assert done.stdout == "CapAmb:\t0000000000000001\n" or peer.name != OURS, done
+    assert done.returncode == 0, done.stderr
+    assert "CAP_KILL" in done.stderr or peer.name != OURS
+
+
+def test_the_root_itself_is_no_place_for_a_mount(peer: Peer) -> None:
+    peer.mount(destination="/", type="tmpfs", source="tmpfs")
+    assert peer.refused("run", "--bundle", str(peer.folder), peer.identity)
+
+
 def test_a_kept_run_stays(peer: Peer) -> None:
     if peer.name == CRUN:
         pytest.skip("crun 1.8 has no --keep")

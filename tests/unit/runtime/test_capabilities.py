@@ -11,11 +11,14 @@ from runtime.capabilities import (
     NAMES,
     CapabilityBits,
     UnknownCapability,
+    bits,
     bounding_steps,
+    impossible,
     mask,
     select,
     set_steps,
 )
+from runtime.spec import Capabilities
 
 
 def test_the_default_is_containerds_nine() -> None:
@@ -73,3 +76,23 @@ def test_capset_carries_both_halves() -> None:
 def test_what_we_do_not_hold_cannot_be_given() -> None:
     given = CapabilityBits(7, 7, 7, 0, 0).within(permitted=0b011, bounding=0b110)
     assert given == CapabilityBits(0b110, 0b010, 0b010, 0, 0)
+
+
+def test_what_no_kernel_gives_is_left_out_and_named() -> None:
+    """Ambient needs permitted and inheritable, effective needs permitted (capabilities(7))."""
+    sets = Capabilities(
+        bounding=("CAP_CHOWN", "CAP_KILL"),
+        effective=("CAP_CHOWN", "CAP_KILL"),
+        permitted=("CAP_CHOWN",),
+        inheritable=("CAP_CHOWN", "CAP_KILL"),
+        ambient=("CAP_CHOWN", "CAP_KILL"),
+    )
+    everything = 2**41 - 1
+    given = bits(sets).within(everything, everything)
+    chown, kill = mask(("CAP_CHOWN",)), mask(("CAP_KILL",))
+    assert (given.effective, given.ambient, given.inheritable) == (chown, chown, chown | kill)
+    assert impossible(sets) == [
+        "Could not make CAP_KILL effective: it is not permitted",
+        "Could not make CAP_KILL ambient: it is not permitted and inheritable",
+    ]
+    assert impossible(Capabilities(permitted=("CAP_CHOWN",), effective=("CAP_CHOWN",))) == []

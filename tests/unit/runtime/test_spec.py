@@ -41,6 +41,7 @@ def linux(**changes: Any) -> dict[str, Any]:
         (process(rlimits=[{"type": "RLIMIT_CPU", "soft": 2, "hard": 1}]), "process.rlimits[0].soft"),
         (process(rlimits=[{"type": "RLIMIT_CPU", "soft": 1, "hard": 1}] * 2), "process.rlimits[1].type"),
         ({**MINIMAL, "mounts": [{}]}, "mounts[0].destination"),
+        ({**MINIMAL, "mounts": [{"destination": "/x/.."}]}, "mounts[0].destination"),
         (linux(namespaces=[{"type": "net"}]), "linux.namespaces[0].type"),
         (linux(namespaces=[{"type": "pid"}, {"type": "pid"}]), "linux.namespaces[1].type"),
         (linux(namespaces=[{"type": "pid", "path": "x"}]), "linux.namespaces[0].path"),
