@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 
 GSO_USUAL, GSO_LARGE, GSO_MOST = 65536, 196608, 524280
-"""Bytes: what each device starts with, what is fastest between two pods, and what a veth takes at the most
-(the kernel's GSO_MAX_SIZE)."""
+"""Bytes: what each device starts with, what suits pods that no smaller device lies between, and what a veth
+takes at the most (the kernel's GSO_MAX_SIZE)."""
 
 
 @frozen
