@@ -16,7 +16,8 @@ from runtime.images.errors import UnpackError
 from runtime.images.tarstream import Entry
 
 LARGE = 1 << 16  # bytes
-_WAITING = 8  # pieces of content; each may hold a chunk of the archive, 1 MB, in memory
+_BATCH = 1 << 20  # bytes that are handed over at once: each time both threads pay for it
+_WAITING = 3  # batches
 _Work = tuple[int, Entry, memoryview, bool]
 
 
@@ -32,7 +33,9 @@ class LargeFiles:
         self, complete: Callable[[int, Entry], None], failed: Callable[[Entry, OSError], UnpackError]
     ) -> None:
         self._complete, self._failed = complete, failed
-        self._work: queue.Queue[_Work | None] = queue.Queue(_WAITING)
+        self._queue: queue.Queue[list[_Work]] = queue.Queue(_WAITING)
+        self._batch: list[_Work] = []
+        self._bytes = 0  # in the batch
         self._thread = threading.Thread(target=self._run, name="layer-write", daemon=True)
         self._failure: BaseException | None = None
         self._given_up = False
@@ -58,11 +61,11 @@ class LargeFiles:
         try:
             for piece in pieces:
                 left -= len(piece)
-                self._work.put((descriptor, entry, piece, not left))
+                self._add(descriptor, entry, piece, not left)
         except BaseException:
             self._given_up = True
             if left:
-                self._work.put((descriptor, entry, memoryview(b""), True))
+                self._add(descriptor, entry, memoryview(b""), True)
             raise
         if self._failure is not None:
             raise self._failure
@@ -73,14 +76,26 @@ class LargeFiles:
         if self._failure is not None:
             raise self._failure
 
+    def _add(self, *work: *_Work) -> None:
+        self._batch.append(work)
+        self._bytes += len(work[2])
+        if self._bytes >= _BATCH:
+            batch, self._batch, self._bytes = self._batch, [], 0
+            self._queue.put(batch)
+
     def _stop(self) -> None:
         if self._thread.is_alive():
-            self._work.put(None)
+            if self._batch:
+                self._queue.put(self._batch)
+            self._queue.put([])
             self._thread.join()
 
     def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            descriptor, entry, piece, last = work
+        while batch := self._queue.get():
+            self._write(batch)
+
+    def _write(self, batch: list[_Work]) -> None:
+        for descriptor, entry, piece, last in batch:
             try:
                 if self._failure is None and not self._given_up:
                     write_all(descriptor, piece)
