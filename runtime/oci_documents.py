@@ -16,7 +16,7 @@ from runtime.mounting import KNOWN_OPTIONS
 from runtime.namespaces import FLAGS
 from runtime.seccomp import filter as seccomp
 from runtime.seccomp.listener import NEW_LISTENER
-from runtime.seccomp.profile import ALSO, ARCHITECTURES, runtime_default
+from runtime.seccomp.profile import ARCHITECTURES, runtime_default
 from runtime.spec import HOOKS
 from runtime.spec_extras import MEMORY_FLAGS, MEMORY_MODES
 from runtime.systemd.annotations import PREFIX
@@ -91,7 +91,7 @@ def features() -> dict[str, Any]:
                 "enabled": True,
                 "actions": sorted(seccomp.ACTIONS),
                 "operators": [f"SCMP_CMP_{name}" for name in seccomp.OPERATORS],
-                "archs": [ARCHITECTURES[this_machine().name], *ALSO.get(this_machine().name, ())],
+                "archs": [ARCHITECTURES[this_machine().name]],
                 "knownFlags": sorted(seccomp.FLAGS),
                 "supportedFlags": sorted(_supported_flags()),
             },

@@ -48,32 +48,20 @@ timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill truncat
 utime utimensat utimes vfork vmsplice wait4 waitid write writev arch_prctl modify_ldt
 """
 
-# What only 32-bit programs call: i386's own forms of calls above. socketcall and ipc are whole, as in
-# upstream's: Go's and glibc's 32-bit programs make all sockets so, and a filter cannot see of what family.
-OF_32_BITS = """ _llseek _newselect chown32 clock_adjtime64 clock_getres_time64 clock_gettime64
-clock_nanosleep_time64 fadvise64_64 fchown32 fcntl64 fstat64 fstatat64 fstatfs64 ftruncate64 futex_time64
-getegid32 geteuid32 getgid32 getgroups32 getresgid32 getresuid32 getuid32 io_pgetevents_time64 ipc lchown32
-lstat64 mmap2 mq_timedreceive_time64 mq_timedsend_time64 ppoll_time64 pselect6_time64 recv recvmmsg_time64
-rt_sigtimedwait_time64 sched_rr_get_interval_time64 semtimedop_time64 send sendfile64 setfsgid32 setfsuid32
-setgid32 setgroups32 setregid32 setresgid32 setresuid32 setreuid32 setuid32 sigprocmask sigreturn socketcall
-stat64 statfs64 timer_gettime64 timer_settime64 timerfd_gettime64 timerfd_settime64 truncate64 ugetrlimit
-utimensat_time64 waitpid
-"""
-
 BY_CAPABILITY = {
     "CAP_DAC_READ_SEARCH": "open_by_handle_at",
     "CAP_SYS_ADMIN": (
         "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr "
         "move_mount open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog "
-        "umount umount2 unshare"
+        "umount2 unshare"
     ),
     "CAP_SYS_BOOT": "reboot",
     "CAP_SYS_CHROOT": "chroot",
-    "CAP_SYS_MODULE": "delete_module finit_module init_module query_module",
+    "CAP_SYS_MODULE": "delete_module finit_module init_module",
     "CAP_SYS_PACCT": "acct",
     "CAP_SYS_PTRACE": "kcmp pidfd_getfd process_madvise",
     "CAP_SYS_RAWIO": "ioperm iopl",
-    "CAP_SYS_TIME": "clock_settime clock_settime64 settimeofday stime",
+    "CAP_SYS_TIME": "clock_settime settimeofday",
     "CAP_SYS_TTY_CONFIG": "vhangup",
     "CAP_SYS_NICE": "get_mempolicy mbind set_mempolicy set_mempolicy_home_node",
     "CAP_SYSLOG": "syslog",
@@ -84,17 +72,15 @@ BY_CAPABILITY = {
 # Linux; 32-bit addresses; both; ask which (0xffffffff); none.
 PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
-ALSO = {"x86_64": ("SCMP_ARCH_X86",)}
 
 
 def runtime_default(capabilities: Iterable[str], machine: str) -> dict[str, Any]:
     """`linux.seccomp` for a container with these capabilities (CAP_… names) on `x86_64` or `aarch64`.
 
-    32-bit programs of x86 run by the same rules, with their own numbers. Other entries into the kernel are
-    killed: x32, which upstream lists and no distribution's kernel has, and 32-bit ARM.
+    Other architectures' entries into the kernel (i386, x32) are killed.
     """
     held = set(capabilities)
-    names = {*ALWAYS.split(), *OF_32_BITS.split()}
+    names = set(ALWAYS.split())
     for capability, more in BY_CAPABILITY.items():
         if capability in held:
             names |= set(more.split())
@@ -110,7 +96,7 @@ def runtime_default(capabilities: Iterable[str], machine: str) -> dict[str, Any]
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": EPERM,
-        "architectures": [ARCHITECTURES[machine], *ALSO.get(machine, ())],
+        "architectures": [ARCHITECTURES[machine]],
         "syscalls": rules,
     }
 

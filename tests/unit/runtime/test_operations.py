@@ -71,7 +71,7 @@ def test_a_container_starts_in_the_order_of_isolation() -> None:
         "close descriptors from 3",
         "become user 1000:1001 with capabilities 0x5fb",
         "set no_new_privs",
-        "load a seccomp filter of 282 instructions",
+        "load a seccomp filter of 116 instructions",
         'execute "sh"',
         "start the process",
     ]
@@ -227,7 +227,7 @@ def test_an_exec_joins_and_mounts_nothing() -> None:
     lines = exec_plan(parse(example.container()), process, init_pid=42, cgroup=None).describe()
     assert "join the mount, uts, ipc, network, pid namespaces of process 42" in lines
     assert not any(line.startswith(("mount", "make")) for line in lines)
-    assert "load a seccomp filter of 282 instructions" not in lines[: lines.index('find "ls"')]
+    assert "load a seccomp filter of 116 instructions" not in lines[: lines.index('find "ls"')]
 
 
 def test_an_exec_enters_the_cgroup_namespace_after_it_was_born_into_the_cgroup() -> None:

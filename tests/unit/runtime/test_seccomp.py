@@ -17,25 +17,16 @@ from runtime.seccomp.i386 import THROUGH
 from runtime.seccomp.profile import BY_CAPABILITY, runtime_default
 from runtime.seccomp.syscalls import I386, numbers
 
-BOTH = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]
 EPERM, ENOSYS, ALLOW, KILL = 0x50001, 0x50026, 0x7FFF0000, 0x80000000
 ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7, I386: 0x40000003}
 
 
 def run(program: bytes, arch: int, number: int, arguments: tuple[int, ...] = (0,) * 6) -> int:
     """Classic BPF, as far as filters use it."""
-    return followed(program, arch, number, arguments)[0]
-
-
-def followed(
-    program: bytes, arch: int, number: int, arguments: tuple[int, ...] = (0,) * 6
-) -> tuple[int, int]:
-    """The answer, and how many instructions it took."""
     data = struct.pack("=IIQ6Q", number, arch, 0, *arguments)
     code = [struct.unpack_from("=HBBI", program, at) for at in range(0, len(program), 8)]
-    at, accumulator, steps = 0, 0, 0
+    at, accumulator = 0, 0
     while True:
-        steps += 1
         operation, yes, no, value = code[at]
         at += 1
         if operation == 0x20:
@@ -45,7 +36,7 @@ def followed(
         elif operation == 0x05:
             at += value
         elif operation == 0x06:
-            return int(value), steps
+            return int(value)
         else:
             compared = {0x15: accumulator == value, 0x25: accumulator > value, 0x35: accumulator >= value}
             at += yes if compared[operation] else no
@@ -74,17 +65,13 @@ def naive(profile: dict[str, Any], name: str, arguments: tuple[int, ...]) -> int
     return EPERM
 
 
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64", I386])
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("capabilities", [DEFAULT, NAMES, ()])
 def test_the_default_profile_is_compiled_faithfully(machine: str, capabilities: tuple[str, ...]) -> None:
-    """i386's programs run on x86-64's kernel, with arguments of 32 bits."""
-    kernel = "x86_64" if machine == I386 else machine
-    profile = runtime_default(capabilities, kernel)
-    program, _ = seccomp.compiled(profile, kernel)
+    profile = runtime_default(capabilities, machine)
+    program, _ = seccomp.compiled(profile, machine)
     chance = random.Random(7)
-    interesting = [0, 1, 8, 40, 0x20000, 0x20008, 0xFFFFFFFF, 0x10000000, 0x7E020000, 17]
-    if machine != I386:
-        interesting += [2**64 - 1, 1 << 32]
+    interesting = [0, 1, 8, 40, 0x20000, 0x20008, 0xFFFFFFFF, 0x10000000, 0x7E020000, 17, 2**64 - 1, 1 << 32]
     for name, number in numbers(machine).items():
         for _ in range(30 if name in ("socket", "clone", "personality") else 1):
             arguments = tuple(chance.choice(interesting) for _ in range(6))
@@ -94,17 +81,7 @@ def test_the_default_profile_is_compiled_faithfully(machine: str, capabilities: 
 def test_the_default_program_is_small() -> None:
     """The kernel checks each instruction at each load; libseccomp's program has 1,125."""
     program, _ = seccomp.compiled(runtime_default(DEFAULT, "x86_64"), "x86_64")
-    assert len(program) // 8 < 300
-
-
-def test_what_64_bit_programs_call_takes_no_longer_for_the_32_bit_ones() -> None:
-    profile = runtime_default(DEFAULT, "x86_64")
-    both, _ = seccomp.compiled(profile, "x86_64")
-    alone, _ = seccomp.compiled({**profile, "architectures": ["SCMP_ARCH_X86_64"]}, "x86_64")
-    for name, number in numbers("x86_64").items():
-        took = followed(both, ARCH["x86_64"], number)
-        assert took == followed(alone, ARCH["x86_64"], number), name
-        assert name in ("personality", "clone", "socket") or took[1] < 15
+    assert len(program) // 8 < 128
 
 
 @pytest.mark.parametrize("machine", ["x86_64", I386])
@@ -122,7 +99,7 @@ def test_jumps_reach_however_long_the_program_is(machine: str) -> None:
         for place, name in enumerate(table)
         if not THROUGH.keys() & {name} and name not in ("socketcall", "ipc")
     ]
-    profile = {"defaultAction": "SCMP_ACT_ERRNO", "architectures": BOTH, "syscalls": rules}
+    profile = {"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"], "syscalls": rules}
     program, _ = seccomp.compiled(profile, "x86_64")
     assert len(program) // 8 > 3 * 255
     for last in (0, 1):
@@ -172,34 +149,13 @@ def test_new_namespaces_vsock_and_clone3_are_caught() -> None:
 
 
 def test_other_entries_into_the_kernel_are_killed() -> None:
-    """S04: x32 by its bit; any other by its architecture value."""
+    """S04: i386 by its architecture value, x32 by its bit."""
     program, _ = seccomp.compiled(runtime_default(DEFAULT, "x86_64"), "x86_64")
+    assert run(program, 0x40000003, 1) == KILL
     assert run(program, ARCH["x86_64"], 0x40000001) == KILL
-    for other in (0, 0x40000028, ARCH["aarch64"], 0xFFFFFFFF):
-        assert run(program, other, 1) == KILL
-    program, _ = seccomp.compiled(runtime_default(DEFAULT, "aarch64"), "aarch64")
-    for other in (0, 0x40000028, ARCH[I386], ARCH["x86_64"]):
-        assert run(program, other, 1) == KILL
 
 
-def test_32_bit_programs_may_do_what_64_bit_ones_may() -> None:
-    """S04: by their own numbers, so that no call which is refused comes in by the other door."""
-    program, _ = seccomp.compiled(runtime_default(DEFAULT, "x86_64"), "x86_64")
-    table = numbers(I386)
-    native = numbers("x86_64")
-    several = ("clone", "personality", "socket")  # by their arguments
-    for name in table.keys() & native.keys() - {*several}:
-        answers = {run(program, ARCH[I386], table[name]), run(program, ARCH["x86_64"], native[name])}
-        assert len(answers) == 1, name
-    for name in ("umount", "stime", "clock_settime64", "vm86", "uselib", "query_module", "sysfs"):
-        assert run(program, ARCH[I386], table[name]) == EPERM, name
-    for name in ("socketcall", "ipc", "mmap2", "waitpid", "sigreturn", "setgroups32", "futex_time64"):
-        assert run(program, ARCH[I386], table[name]) == ALLOW, name
-    assert run(program, ARCH[I386], table["clone3"]) == ENOSYS
-    for bit in range(32):
-        answer = run(program, ARCH[I386], table["clone"], (1 << bit, 0, 0, 0, 0, 0))
-        assert answer == (EPERM if 0x7E020000 >> bit & 1 else ALLOW), bit
-    assert run(program, ARCH[I386], table["socket"], (40, 0, 0, 0, 0, 0)) == EPERM
+BOTH = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]
 
 
 @pytest.mark.parametrize("default", [True, False])
@@ -275,10 +231,7 @@ def test_the_numbers_of_32_bit_calls_are_the_headers() -> None:
 def test_a_capability_opens_its_calls(capability: str) -> None:
     program, _ = seccomp.compiled(runtime_default((capability,), "x86_64"), "x86_64")
     for name in BY_CAPABILITY[capability].split():
-        known = [machine for machine in ("x86_64", I386) if name in numbers(machine)]
-        assert known, name
-        for machine in known:
-            assert run(program, ARCH[machine], numbers(machine)[name]) == ALLOW, name
+        assert run(program, ARCH["x86_64"], numbers("x86_64")[name]) == ALLOW, name
 
 
 @pytest.mark.parametrize("operator", ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"])
