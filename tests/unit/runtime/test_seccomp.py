@@ -99,7 +99,8 @@ def test_jumps_reach_however_long_the_program_is(machine: str) -> None:
         for place, name in enumerate(table)
         if not THROUGH.keys() & {name} and name not in ("socketcall", "ipc")
     ]
-    profile = {"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"], "syscalls": rules}
+    both = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]
+    profile = {"defaultAction": "SCMP_ACT_ERRNO", "architectures": both, "syscalls": rules}
     program, _ = seccomp.compiled(profile, "x86_64")
     assert len(program) // 8 > 3 * 255
     for last in (0, 1):
