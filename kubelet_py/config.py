@@ -262,12 +262,13 @@ def checked(config: Config) -> Config:
     access_settings.read(config.authentication, config.authorization)
     for address in config.cluster_dns:
         try:
-            ipaddress.ip_address(address)
+            ipaddress.ip_address(str(address))  # a number would be taken for an address of that value
         except ValueError as error:
             text = f"clusterDNS {address!r}: it must be an address"
             raise ConfigError(f"Could not use configuration: {text}") from error
     for taint in config.register_with_taints:
-        if not isinstance(taint, Mapping) or not taint.get("key") or taint.get("effect") not in TAINT_EFFECTS:
+        known = isinstance(taint, Mapping) and taint.get("effect") in TAINT_EFFECTS
+        if not known or not isinstance(taint.get("key"), str) or not taint["key"]:
             text = f"registerWithTaints {taint!r}: it needs a key and one of {', '.join(TAINT_EFFECTS)}"
             raise ConfigError(f"Could not use configuration: {text}")
     for pattern in config.allowed_unsafe_sysctls:

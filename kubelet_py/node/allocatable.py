@@ -71,7 +71,7 @@ def whole_cores(config: Config) -> bool:
         if name != FULL_CORES:
             text = f"cpuManagerPolicyOptions: unsupported option {name!r} (known: {FULL_CORES})"
             raise ConfigError(f"Could not use configuration: {text}")
-        if value.lower() not in ("true", "false"):
+        if not isinstance(value, str) or value.lower() not in ("true", "false"):
             text = f'cpuManagerPolicyOptions: {name} {value!r}: it must be "true" or "false"'
             raise ConfigError(f"Could not use configuration: {text}")
     return options.get(FULL_CORES, "false").lower() == "true"

@@ -87,7 +87,6 @@ class NodeNetwork:
         versions = [network.version for network in read_ranges(pod_cidr)]
         problems = routes.prepare_kernel(self._state, six=6 in versions)
         self.invoker.prepare()
-        self._gso = size
         if size is not None:
             self._resize(size)
         with Netlink() as netlink:
@@ -98,6 +97,7 @@ class NodeNetwork:
                 cluster_cidr=cluster_cidr,
                 service_cidr=service_cidr,
             )
+        self._gso = size  # at the end: what broke off before is seen as outgrown, and begun again
         return problems
 
     def outgrown(self) -> bool:

@@ -127,9 +127,10 @@ class VolumeManager:
         """The root of an image as a volume that can only be read. `ids`: the first of the pod's users and how
         many it has, if they are its own; several layers are mapped to them here, since their overlay cannot
         be mapped when it is mounted in a container."""
-        folder = self._folder(uid, "image", name)
-        folder.mkdir(parents=True, exist_ok=True)
         mapped = bool(ids[1]) and len(layers) > 1
+        # An agent of before may have left the plain layers at the usual place, where a mount is taken as it is.
+        folder = self._folder(uid, "mapped-image" if mapped else "image", name)
+        folder.mkdir(parents=True, exist_ok=True)
         if mapped:
             mount_mapped_layers(self._kernel, folder, layers, ids)
         else:

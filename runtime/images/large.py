@@ -97,17 +97,22 @@ class LargeFiles:
     def _write(self, batch: list[_Work]) -> None:
         for descriptor, entry, piece, last in batch:
             try:
-                if self._failure is None and not self._given_up:
-                    write_all(descriptor, piece)
-                    if last:
-                        self._complete(descriptor, entry)
+                self._write_piece(descriptor, entry, piece, last)
             except OSError as error:
-                self._failure = self._failed(entry, error)
+                self._failure = self._failure or self._failed(entry, error)
             except BaseException as error:  # raised again by whoever unpacks
-                self._failure = error
-            finally:
+                self._failure = self._failure or error
+
+    def _write_piece(self, descriptor: int, entry: Entry, piece: memoryview, last: bool) -> None:
+        """Raises OSError, of close(2) too: some file systems tell only then that they are full."""
+        try:
+            if self._failure is None and not self._given_up:
+                write_all(descriptor, piece)
                 if last:
-                    os.close(descriptor)
+                    self._complete(descriptor, entry)
+        finally:
+            if last:
+                os.close(descriptor)
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

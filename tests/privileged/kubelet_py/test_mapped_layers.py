@@ -72,6 +72,15 @@ def test_the_layers_are_shown_with_the_pods_owners(tmp_path: Path, layers: list[
         mounting.unmount(folder)
 
 
+def test_what_an_agent_of_before_showed_is_not_taken_for_it(tmp_path: Path, layers: list[str]) -> None:
+    volumes = VolumeManager(tmp_path / "pods")
+    plain = volumes.set_up_image("uid", "v", layers)  # as it was for pods with users of their own, too
+    volume = volumes.set_up_image("uid", "v", layers, IDS)
+    assert owner(plain.path / "both") == (0, 0) and owner(volume.path / "both") == (IDS[0], IDS[0])
+    volumes.tear_down("uid")
+    assert not {plain.path, volume.path} & set(mounting.mount_points())
+
+
 def test_one_layer_is_left_to_the_containers_mount(tmp_path: Path, layers: list[str]) -> None:
     volume = VolumeManager(tmp_path / "pods").set_up_image("uid", "v", layers[1:], IDS)
     assert not volume.mapped and owner(volume.path / "both") == (0, 0)

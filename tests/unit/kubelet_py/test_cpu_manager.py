@@ -222,6 +222,7 @@ def test_how_many_are_reserved(settings: dict[str, Any], wanted: set[int]) -> No
         {"cpu_manager_policy_options": FULL},
         {"cpu_manager_policy_options": {"align-by-socket": "true"}, **RESERVING},
         {"cpu_manager_policy_options": {"full-pcpus-only": "maybe"}, **RESERVING},
+        {"cpu_manager_policy_options": {"full-pcpus-only": True}, **RESERVING},
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> None:

@@ -218,6 +218,8 @@ def test_who_misses_the_cluster_dns(spec: dict[str, Any], servers: tuple[str, ..
         ({"cpuCFSQuotaPeriod": "0s"}, "cpuCFSQuotaPeriod must be greater than 0"),
         ({"nodeLeaseDurationSeconds": -1}, "nodeLeaseDurationSeconds must be greater than 0"),
         ({"clusterDNS": ["dns.example"]}, "clusterDNS 'dns.example': it must be an address"),
+        ({"clusterDNS": [5]}, "clusterDNS 5: it must be an address"),
+        ({"registerWithTaints": [{"key": 5, "effect": "NoSchedule"}]}, "registerWithTaints .* needs a key"),
         ({"registerWithTaints": [{"key": "a", "effect": "Stay"}]}, "registerWithTaints .* needs a key"),
         ({"registerWithTaints": ["a=b:NoSchedule"]}, "registerWithTaints .* needs a key"),
         ({"podCIDR": "10.0.0.0/33"}, "podCIDR"),
