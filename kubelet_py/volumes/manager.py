@@ -128,7 +128,7 @@ class VolumeManager:
         many it has, if they are its own; several layers are mapped to them here, since their overlay cannot
         be mapped when it is mounted in a container."""
         mapped = bool(ids[1]) and len(layers) > 1
-        # An agent of before may have left the plain layers at the usual place, where a mount is taken as it is.
+        # An agent of before may have left the plain layers at the usual place; a mount is taken as it is.
         folder = self._folder(uid, "mapped-image" if mapped else "image", name)
         folder.mkdir(parents=True, exist_ok=True)
         if mapped:

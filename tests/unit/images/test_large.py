@@ -1,4 +1,4 @@
-"""Large files' contents where closing a file is what fails: disks over a network tell then that they are full."""
+"""Large files' contents where closing one fails: some file systems tell only then that they are full."""
 
 from __future__ import annotations
 
