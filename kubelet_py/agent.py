@@ -18,7 +18,6 @@ from dataclasses import replace
 from functools import partial
 
 from cni import wireguard
-from kubeclient.errors import ApiError
 from kubeclient.events import EventRecorder
 from kubeclient.informer import Informer
 from kubeclient.ranges import read_ranges
@@ -42,7 +41,7 @@ from kubelet_py.node.network import NodeNetwork
 from kubelet_py.node.network_keeper import NetworkKeeper, first_subnet
 from kubelet_py.node.peer_routes import PeerRoutes, PeerWays
 from kubelet_py.node.qos import QosCgroups
-from kubelet_py.node.registrar import Registrar
+from kubelet_py.node.registrar import Registrar, as_it_is_now
 from kubelet_py.paths import NodePaths
 from kubelet_py.pods import app_armor, security
 from kubelet_py.pods.admission import Gate
@@ -268,7 +267,7 @@ class Agent:
                 apparmor=app_armor.enabled(),
             ),
             restore=allocations.restore,
-            fresh_node=self._fresh_node,
+            fresh_node=partial(as_it_is_now, self._client, self._options.node_name),
         )
         parts = Parts(
             runtime=self._runtime,
@@ -523,8 +522,6 @@ class Agent:
         for record in self._manager.records():
             self._workers.wake(record.uid)
 
-    # the node
-
     def _all_nodes(self) -> Sequence[Object]:
         assert self._client is not None
         nodes: Sequence[Object] = self._client.list(NODES)["items"]
@@ -543,16 +540,6 @@ class Agent:
         informed = self._node_informer.get(name) if self._node_informer is not None else None
         registered = self._registrar.node() if self._registrar is not None else None
         return informed or registered or {"metadata": {"name": name, "labels": self._labels()}, "spec": {}}
-
-    def _fresh_node(self) -> Object | None:
-        """The Node as the API has it at this moment; None when it cannot be asked."""
-        if self._client is None:
-            return None
-        try:
-            return self._client.get(NODES, self._options.node_name)
-        except ApiError as error:
-            log.info("Failed to read node=%s error=%s", self._options.node_name, error)
-            return None
 
     def _report(self, now: float, node: Object) -> Object:
         addresses = [{"type": "InternalIP", "address": ip} for ip in self._node.ips]

@@ -197,10 +197,14 @@ def _general(base: ProxyConfig, body: Mapping[str, Any]) -> ProxyConfig:
         result = replace(result, cluster_cidr=str(body["clusterCIDR"]))
     if body.get("hostnameOverride"):
         result = replace(result, hostname=str(body["hostnameOverride"]))
-    # As upstream: an empty address in a file is the default one, only the flag switches a server off; and who
-    # says where the proxy is to be bound says where its health is to be asked.
-    if body.get("bindAddress") and result.healthz is not None:
-        result = replace(result, healthz=(_host(str(body["bindAddress"])), result.healthz[1]))
+    # As upstream: an empty address in a file is the default one, only the flag switches a server off; and of
+    # what family the proxy is says where its health and its metrics are to be asked.
+    if body.get("bindAddress"):
+        everywhere, here = _hosts(str(body["bindAddress"]))
+        if result.healthz is not None:
+            result = replace(result, healthz=(everywhere, result.healthz[1]))
+        if result.metrics is not None:
+            result = replace(result, metrics=(here, result.metrics[1]))
     if body.get("healthzBindAddress"):
         result = replace(result, healthz=parse_address(str(body["healthzBindAddress"])))
     if body.get("metricsBindAddress"):
@@ -243,11 +247,17 @@ def parse_address(text: str) -> tuple[str, int] | None:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
-def _host(text: str) -> str:
+def _hosts(text: str) -> tuple[str, str]:
+    """The unspecified address of the same family, and loopback's. One of the node's own would be upstream's
+    primary address, which here is the Node object's."""
     try:
-        return str(ipaddress.ip_address(text))
+        address = ipaddress.ip_address(text)
     except ValueError as error:
         raise ConfigError(f"Could not use bindAddress {text!r}: {error}") from error
+    if not address.is_unspecified:
+        advice = "0.0.0.0 or ::; the node's addresses are read from its Node"
+        raise ConfigError(f"Could not use bindAddress {text!r}: not implemented ({advice})")
+    return ("0.0.0.0", "127.0.0.1") if address.version == 4 else ("::", "::1")
 
 
 def _refuse_others(section: Mapping[str, Any], known: set[str], prefix: str) -> None:

@@ -70,7 +70,7 @@ async def ensure_roles(registry: Registry) -> None:
         for entry in registry.cache.collection("rbac.authorization.k8s.io/clusterroles").present()
     }
     for obj in bootstrap_roles.cluster_roles():
-        await _ensure(registry, bootstrap_roles.kept_part(present, obj))
+        await _ensure_role(registry, obj, bootstrap_roles.kept_part(present, obj))
         await _complete_role(registry, obj)
     for obj in bootstrap_system_roles.bindings():
         await _ensure(registry, obj)
@@ -107,6 +107,18 @@ async def _ensure(registry: Registry, obj: Object, *, overwrite: bool = False) -
             # An immutable part differs (the address family of a slice): make it anew.
             await registry.delete(info, namespace, name, DeleteOptions(), write)
             await registry.create(info, namespace, obj, write)
+
+
+async def _ensure_role(registry: Registry, obj: Object, kept: Object) -> None:
+    """`kept` has besides what `obj` has the rules that were somebody's own."""
+    try:
+        await _ensure(registry, kept)
+    except StatusError as error:
+        if kept is obj:
+            raise
+        # They are not what this version takes: no reason not to start.
+        log.warning("Left out rules of a role name=%s error=%s", obj["metadata"]["name"], error)
+        await _ensure(registry, obj)
 
 
 async def _complete_role(registry: Registry, obj: Object) -> None:

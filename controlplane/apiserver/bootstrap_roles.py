@@ -64,14 +64,14 @@ def completed(present: Object, wanted: Object) -> Object | None:
 def kept_part(present: Mapping[str, Object], part: Object) -> Object:
     """`part`, before it is created: with the rules that its role had of its own while it was one list.
 
-    `present`: the roles that there are, by name. As upstream does, so that an update takes nothing away.
+    `present`: the roles that there are, by name. As upstream does, so that an update takes nothing away, also
+    where another of the roles is kept from being updated and gets no label.
     """
     name = part["metadata"]["name"].removeprefix("system:aggregate-to-")
     former = present.get(name)
     if former is None or aggregates(former) or part["metadata"]["name"] in present:
         return part
-    new = next(role for role in cluster_roles() if role["metadata"]["name"] == name)
-    return {**part, "rules": [*part["rules"], *uncovered(new["rules"], former.get("rules") or [])]}
+    return {**part, "rules": [*part["rules"], *uncovered(part["rules"], former.get("rules") or [])]}
 
 
 def _label(role: str) -> str:

@@ -259,6 +259,17 @@ class Registrar:
         }
 
 
+def as_it_is_now(client: RestClient | None, name: str) -> Object | None:
+    """The Node as the API has it at this moment; None when it cannot be asked."""
+    if client is None:
+        return None
+    try:
+        return client.get(NODES, name)
+    except ApiError as error:
+        log.info("Failed to read node=%s error=%s", name, error)
+        return None
+
+
 def _patch_of(status: Object) -> dict[str, Any]:
     """A strategic merge patch joins addresses by their type, and a node may have two of one type: as a whole,
     they take the place of those that were there (as upstream's fixupPatchForNodeStatusAddresses).

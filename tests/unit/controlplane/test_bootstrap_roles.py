@@ -117,14 +117,16 @@ def test_an_older_role_gets_what_it_lacks_and_keeps_what_it_was_given() -> None:
 
 def test_a_role_that_was_one_list_aggregates_and_its_part_keeps_what_it_had() -> None:
     own = {"verbs": ["get"], "apiGroups": ["a.example"], "resources": ["things"]}
+    # Of view's, which may be kept from getting the label by which edit finds it.
     kept = {"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}
-    older = {"metadata": {"name": "edit"}, "rules": [kept, own]}
+    written = {"verbs": ["create"], "apiGroups": [""], "resources": ["pods"]}
+    older = {"metadata": {"name": "edit"}, "rules": [kept, written, own]}
     found = completed(older, ROLES["edit"])
     assert found is not None
     assert found["aggregationRule"] == ROLES["edit"]["aggregationRule"]
     assert uncovered(found["rules"], [*ROLES["edit"]["rules"], own]) == []
     part = ROLES["system:aggregate-to-edit"]
-    assert kept_part({"edit": older}, part)["rules"] == [*part["rules"], own]
+    assert kept_part({"edit": older}, part)["rules"] == [*part["rules"], kept, own]
     assert kept_part({"edit": older, part["metadata"]["name"]: part}, part) == part
     assert kept_part({"edit": found}, part) == part
     assert kept_part({}, part) == part

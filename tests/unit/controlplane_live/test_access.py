@@ -346,6 +346,26 @@ def test_a_tenant_installs_an_ordinary_chart_on_a_cluster_that_is_older(live: Li
     assert tenant("POST", f"{here}/roles", chart)[0] == 201
 
 
+def test_rules_that_nobody_would_take_any_more_do_not_keep_the_server_from_starting(live: Live) -> None:
+    """A role of an older version, with a rule that was somebody's own."""
+    mixed = {"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "nonResourceURLs": ["/metrics"]}
+
+    def strip(role: dict[str, Any]) -> dict[str, Any]:
+        role["rules"].append(mixed)
+        del role["aggregationRule"]
+        return role
+
+    part = f"{RBAC}/clusterroles/system:aggregate-to-edit"
+    before = live.admin.must("GET", part)
+    live.store((API_GROUP, "v1", "clusterroles"), "", "edit", strip)
+    live.admin.must("DELETE", part)
+    asyncio.run_coroutine_threadsafe(ensure_roles(live.server.registry), live.loop).result(10)
+    assert live.admin.must("GET", part)["rules"] == before["rules"]
+    live.admin.must("DELETE", f"{RBAC}/clusterroles/edit")
+    asyncio.run_coroutine_threadsafe(ensure_roles(live.server.registry), live.loop).result(10)
+    assert "aggregationRule" in live.admin.must("GET", f"{RBAC}/clusterroles/edit")
+
+
 def test_who_may_not_do_everything_makes_no_role_that_gathers(live: Live, namespace: str) -> None:
     roles = f"{RBAC}/clusterroles"
     name = f"granter-{namespace}"

@@ -60,16 +60,20 @@ iptables: {masqueradeAll: false, masqueradeBit: 14, minSyncPeriod: 1s, syncPerio
 ipvs: {syncPeriod: 30s}
 kind: KubeProxyConfiguration
 logging: {flushFrequency: 5s, format: text, options: {json: {infoBufferSize: "0"}}, verbosity: 2}
-metricsBindAddress: 127.0.0.1:10249
+metricsBindAddress: ""
 nftables: {masqueradeBit: 14, minSyncPeriod: 1s, syncPeriod: 30s}
 oomScoreAdj: -999
 """
 
 
-@pytest.mark.parametrize(("text", "healthz"), [(KUBEADM, "0.0.0.0"), (DEFAULTS, "::")])
-def test_fields_that_nobody_set_ask_for_nothing(tmp_path: Path, text: str, healthz: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "healthz", "metrics"), [(KUBEADM, "0.0.0.0", "127.0.0.1"), (DEFAULTS, "::", "::1")]
+)
+def test_fields_that_nobody_set_ask_for_nothing(
+    tmp_path: Path, text: str, healthz: str, metrics: str
+) -> None:
     file = tmp_path / "config.conf"
     file.write_text(text)
     config = read_file(file, ProxyConfig()).check()
-    assert config.healthz == (healthz, 10256) and config.metrics == ("127.0.0.1", 10249)
+    assert config.healthz == (healthz, 10256) and config.metrics == (metrics, 10249)
     assert (config.sync_period, config.masquerade_bit, config.mode) == (30.0, 14, "iptables")

@@ -299,6 +299,7 @@ def test_configuration_file_is_read_and_flags_win(tmp_path: Path) -> None:
         ({"kind": "KubeletConfiguration"}, "KubeProxyConfiguration"),
         ({"iptables": {"syncPeriod": "soon"}}, "soon"),
         ({"bindAddress": "eth0"}, "bindAddress 'eth0'"),
+        ({"bindAddress": "10.1.2.3"}, "bindAddress '10.1.2.3'"),
         ({"conntrack": {"maxPerCore": 1}}, "field conntrack.maxPerCore: not"),
         ({"logging": {"options": {"json": {"infoBufferSize": "4Ki"}}}}, "logging.options.json.info"),
         ({"iptable": {"masqueradeAll": True}}, "field iptable.masqueradeAll: not"),
