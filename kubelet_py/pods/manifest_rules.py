@@ -21,17 +21,19 @@ _POLICIES = ("Always", "OnFailure", "Never")
 _DNS = ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None")
 _MESSAGES = ("File", "FallbackToLogsOnError")
 _PROTOCOLS = ("TCP", "UDP", "SCTP")
-_HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
+_PROBE_HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
+_HOOK_HANDLERS = ("exec", "httpGet", "tcpSocket", "sleep")
+PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 
 
 def faults(pod: Object) -> Iterator[str]:
-    """One sentence for each value that is refused. The types are right (manifest_shape.py)."""
+    """One sentence for each value that is refused. The types are right (manifest_shape.py), the defaults are
+    filled in (manifests.py)."""
     metadata, spec = pod["metadata"], pod["spec"]
     yield from _name("metadata.name", metadata["name"], "subdomain", _SUBDOMAIN, 253)
     yield from _name("metadata.namespace", metadata["namespace"], "label", _LABEL, 63)
     yield from _one_of("spec.restartPolicy", spec["restartPolicy"], _POLICIES)
     yield from _one_of("spec.dnsPolicy", spec["dnsPolicy"], _DNS)
-    yield from _bounded("spec.terminationGracePeriodSeconds", spec.get("terminationGracePeriodSeconds"), 0)
     yield from _bounded("spec.activeDeadlineSeconds", spec.get("activeDeadlineSeconds"), 1, 2**31 - 1)
     if spec.get("ephemeralContainers"):
         yield "spec.ephemeralContainers: Forbidden: static pods do not support ephemeral containers"
@@ -58,24 +60,24 @@ def _container(path: str, container: Object, names: set[str], volumes: set[str])
     if not container.get("image"):
         yield f"{path}.image: Required value"
     yield from _one_of(f"{path}.imagePullPolicy", container["imagePullPolicy"], _PULL)
-    if "terminationMessagePolicy" in container:
-        yield from _one_of(
-            f"{path}.terminationMessagePolicy", container["terminationMessagePolicy"], _MESSAGES
-        )
+    yield from _one_of(f"{path}.terminationMessagePolicy", container["terminationMessagePolicy"], _MESSAGES)
     yield from _resources(f"{path}.resources", container.get("resources") or {})
     for index, port in enumerate(container.get("ports") or ()):
         where = f"{path}.ports[{index}]"
         yield from _bounded(f"{where}.containerPort", port.get("containerPort", 0), 1, 65535)
         if port.get("hostPort"):
             yield from _bounded(f"{where}.hostPort", port["hostPort"], 1, 65535)
-        yield from _one_of(f"{where}.protocol", port.get("protocol", "TCP"), _PROTOCOLS)
+        yield from _one_of(f"{where}.protocol", port["protocol"], _PROTOCOLS)
     for index, entry in enumerate(container.get("env") or ()):
         if not entry.get("name"):
             yield f"{path}.env[{index}].name: Required value"
     yield from _mounts(f"{path}.volumeMounts", container.get("volumeMounts") or (), volumes)
-    for kind in ("livenessProbe", "readinessProbe", "startupProbe"):
+    for kind in PROBES:
         if kind in container:
             yield from _probe(f"{path}.{kind}", container[kind])
+    for hook, handler in (container.get("lifecycle") or {}).items():
+        if hook in ("postStart", "preStop"):
+            yield from _handler(f"{path}.lifecycle.{hook}", handler, _HOOK_HANDLERS)
 
 
 def _mounts(path: str, mounts: Sequence[Object], volumes: set[str]) -> Iterator[str]:
@@ -94,14 +96,18 @@ def _mounts(path: str, mounts: Sequence[Object], volumes: set[str]) -> Iterator[
 
 
 def _probe(path: str, probe: Object) -> Iterator[str]:
-    given = [kind for kind in _HANDLERS if kind in probe]
+    yield from _handler(path, probe, _PROBE_HANDLERS)
+    least = {"periodSeconds": 1, "timeoutSeconds": 1, "successThreshold": 1, "failureThreshold": 1}
+    for name in ("initialDelaySeconds", *least):
+        yield from _bounded(f"{path}.{name}", probe.get(name), least.get(name, 0))
+
+
+def _handler(path: str, handler: Object, kinds: Sequence[str]) -> Iterator[str]:
+    given = [kind for kind in kinds if kind in handler]
     if not given:
         yield f"{path}: Required value: must specify a handler type"
     for kind in given[1:]:
         yield f"{path}.{kind}: Forbidden: may not specify more than 1 handler type"
-    least = {"periodSeconds": 1, "timeoutSeconds": 1, "successThreshold": 1, "failureThreshold": 1}
-    for name in ("initialDelaySeconds", *least):
-        yield from _bounded(f"{path}.{name}", probe.get(name), least.get(name, 0))
 
 
 def _resources(path: str, table: Mapping[str, Any]) -> Iterator[str]:

@@ -128,6 +128,21 @@ def without_nulls(value: Any) -> Any:
     return value
 
 
+def with_whole_numbers(value: Any) -> Any:
+    """A copy in which 5.0 is 5: upstream makes JSON of every manifest, and Go writes such a number so."""
+    if isinstance(value, dict):
+        return {key: with_whole_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_whole_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**63 else value
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Are there more than so many levels of objects and lists?"""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inner is not None and (levels == 0 or any(is_deeper(item, levels - 1) for item in inner))
+
+
 def faults(value: Any, shape: Any, path: str = "") -> Iterator[str]:
     """One sentence for each field that is of another type."""
     if isinstance(shape, str):

@@ -13,7 +13,8 @@ import binascii
 import copy
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,10 +29,15 @@ from kubelet_py.pods.model import (
     timestamp,
 )
 
+_DATE = "tag:yaml.org,2002:timestamp"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 Key = tuple[str, str, str]
 """("configmap" or "secret", namespace, name)"""
 OBJECTS = {"ConfigMap": "configmap", "Secret": "secret"}
 LISTS = ("List", "PodList")
+DEEPEST = 100
+"""Levels in a manifest: whoever copies a pod later on calls itself twice for each, of 1000 calls in all."""
+_PROBE_DEFAULTS = {"timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,13 @@ class Manifest:
 
 def parse(text: str, place: str, node_name: str, now: float, source: str = FILE_SOURCE) -> Manifest:
     """All of a text; `place` is its file or address. ConfigError, and nothing, when a part cannot be used."""
+    try:
+        return _parsed(text, place, node_name, now, source)
+    except RecursionError as error:
+        raise ConfigError(f"Could not parse {place}: it is nested too deeply") from error
+
+
+def _parsed(text: str, place: str, node_name: str, now: float, source: str) -> Manifest:
     pods, objects = {}, {}
     for document in _documents(text, place):
         kind = str(document.get("kind") or "")
@@ -66,12 +79,14 @@ def parse(text: str, place: str, node_name: str, now: float, source: str = FILE_
 
 def _documents(text: str, place: str) -> list[Object]:
     found: list[Object] = []
-    documents = [document for document in _loaded(text, place) if document is not None]
+    documents = [document for document in _from_json(text, place) if document is not None]
     if not documents:
         raise ConfigError(f"Could not use {place}: it holds no Pod")
     for document in documents:
         if not isinstance(document, dict):
             raise ConfigError(f"Could not use {place}: it is no Pod")
+        if manifest_shape.is_deeper(document, DEEPEST):
+            raise ConfigError(f"Could not use {place}: it is nested too deeply")
         if document.get("kind") not in LISTS:
             found.append(document)
             continue
@@ -81,13 +96,6 @@ def _documents(text: str, place: str) -> list[Object]:
         kind = {"kind": "Pod"} if document["kind"] == "PodList" else {}
         found += [{**kind, **item} for item in items]
     return found
-
-
-def _loaded(text: str, place: str) -> Iterable[Any]:
-    try:
-        return _from_json(text, place)
-    except RecursionError as error:
-        raise ConfigError(f"Could not parse {place}: it is nested too deeply") from error
 
 
 def _from_json(text: str, place: str) -> list[Any]:
@@ -100,18 +108,22 @@ def _from_json(text: str, place: str) -> list[Any]:
 
 
 def _from_yaml(text: str, place: str) -> list[Any]:
-    """As it becomes JSON: a date is a text there, and so is every key."""
+    """As it becomes JSON: a date is a text there, and so are base 60 of YAML 1.1 (8080:22) and every key."""
     import yaml  # late: only nodes with such manifests need it
+
+    def without_colons(tag: str, pattern: re.Pattern[str]) -> re.Pattern[str]:
+        return re.compile(f"(?!.*:){pattern.pattern}", pattern.flags) if tag in _NUMBERS else pattern
 
     class Loader(yaml.SafeLoader):
         yaml_implicit_resolvers = {
-            first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+            first: [(tag, without_colons(tag, pattern)) for tag, pattern in resolvers if tag != _DATE]
             for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
 
     try:
         return [_with_texts_as_keys(document) for document in yaml.load_all(text, Loader=Loader)]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:
+        # The last three: a tag that does not fit its value (`!!int x`, `!!bool x`, `!!timestamp x`).
         raise ConfigError(f"Could not parse {place}: {error}") from error
 
 
@@ -156,7 +168,7 @@ def _object(document: Object, place: str) -> Object:
 
 
 def _pod(document: Object, place: str, node_name: str, now: float, source: str) -> Object:
-    pod: Object = manifest_shape.without_nulls(document)
+    pod: Object = manifest_shape.with_whole_numbers(manifest_shape.without_nulls(document))
     _refuse(place, "pod", manifest_shape.faults(pod, manifest_shape.POD))
     version = pod.setdefault("apiVersion", "v1")
     if version != "v1":
@@ -183,17 +195,35 @@ def _pod(document: Object, place: str, node_name: str, now: float, source: str) 
 
 
 def _defaults(spec: Object, source: str) -> None:
-    """The few defaults that the API server would have filled in and that the node relies on."""
-    spec.setdefault("restartPolicy", "Always")
-    spec.setdefault("dnsPolicy", "ClusterFirst")
-    spec.setdefault("terminationGracePeriodSeconds", 30)
+    """The few defaults that the API server would have filled in and that the node relies on.
+
+    Go tells an empty text and a zero apart from what is not there only behind a pointer: the grace.
+    """
+    _fill(spec, {"restartPolicy": "Always", "dnsPolicy": "ClusterFirst"})
+    grace = spec.setdefault("terminationGracePeriodSeconds", 30)
+    if grace < 0:
+        spec["terminationGracePeriodSeconds"] = 1  # upstream's node takes it so when the pod ends
     if source == FILE_SOURCE:
         spec.setdefault("tolerations", [{"operator": "Exists", "effect": "NoExecute"}])
     for container in [*spec["containers"], *(spec.get("initContainers") or ())]:
-        image = str(container.get("image", ""))
-        latest = ":" not in image.rpartition("/")[2] or image.endswith(":latest")
-        container.setdefault("imagePullPolicy", "Always" if latest and "@" not in image else "IfNotPresent")
-        resources = container.get("resources") or {}
-        limits = resources.get("limits")
-        if limits:
-            resources["requests"] = {**limits, **(resources.get("requests") or {})}
+        _container_defaults(container)
+
+
+def _container_defaults(container: Object) -> None:
+    image = str(container.get("image", ""))
+    latest = ":" not in image.rpartition("/")[2] or image.endswith(":latest")
+    _fill(container, {"imagePullPolicy": "Always" if latest and "@" not in image else "IfNotPresent"})
+    _fill(container, {"terminationMessagePolicy": "File", "terminationMessagePath": "/dev/termination-log"})
+    for port in container.get("ports") or ():
+        _fill(port, {"protocol": "TCP"})
+    for kind in manifest_rules.PROBES:
+        if kind in container:
+            _fill(container[kind], _PROBE_DEFAULTS)
+    resources = container.get("resources") or {}
+    limits = resources.get("limits")
+    if limits:
+        resources["requests"] = {**limits, **(resources.get("requests") or {})}
+
+
+def _fill(fields: Object, defaults: Mapping[str, str | int]) -> None:
+    fields.update({name: value for name, value in defaults.items() if not fields.get(name)})

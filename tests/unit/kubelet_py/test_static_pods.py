@@ -104,7 +104,7 @@ def test_a_manifest_that_cannot_be_used_is_refused(text: str) -> None:
         ({"initContainers": [{"name": "c", "image": "b"}]}, 'spec.containers[0].name: Duplicate value: "c"'),
         ({"restartPolicy": "Maybe"}, 'spec.restartPolicy: Unsupported value: "Maybe"'),
         ({"terminationGracePeriodSeconds": "5"}, "must be a whole number, not a text"),
-        ({"terminationGracePeriodSeconds": -1}, "must be greater than or equal to 0"),
+        ({"terminationGracePeriodSeconds": 1.5}, "must be a whole number, not a number"),
         ({"hostNetwork": "yes"}, "spec.hostNetwork: must be true or false, not a text"),
         ({"ephemeralContainers": [{"name": "e"}]}, "static pods do not support ephemeral containers"),
         ({"overhead": {"cpu": "x"}}, 'spec.overhead[cpu]: Invalid value: "x"'),
@@ -130,6 +130,13 @@ def test_a_pod_that_the_api_would_not_take_is_refused(spec: dict[str, Any], says
         ({"env": [{"name": "N", "value": 1}]}, "env[0].value: must be a text, not a number"),
         ({"livenessProbe": {}}, "livenessProbe: Required value: must specify a handler type"),
         ({"livenessProbe": {"exec": {}, "grpc": {}}}, "grpc: Forbidden: may not specify more than 1"),
+        ({"livenessProbe": {"exec": {}, "periodSeconds": -1}}, "periodSeconds: Invalid value: -1"),
+        ({"lifecycle": {"preStop": {}}}, "lifecycle.preStop: Required value: must specify a handler type"),
+        ({"lifecycle": {"postStart": {"grpc": {}}}}, "lifecycle.postStart: Required value: must specify a"),
+        (
+            {"lifecycle": {"postStart": {"exec": {}, "sleep": {}}}},
+            "lifecycle.postStart.sleep: Forbidden: may not specify more than 1 handler type",
+        ),
         ({"imagePullPolicy": "Once"}, 'imagePullPolicy: Unsupported value: "Once"'),
         ({"restartPolicy": "Always"}, "restartPolicy: Forbidden: may not be set for non-init containers"),
     ],
@@ -138,6 +145,37 @@ def test_a_container_that_the_api_would_not_take_is_refused(container: dict[str,
     whole = pod(containers=[{"name": "c", "image": "b", **container}])
     with pytest.raises(ConfigError, match=re.escape(says)):
         parse(json.dumps(whole), "/m/x", "n1", NOW)
+
+
+def test_zero_and_an_empty_text_are_what_is_not_set() -> None:
+    numbers = ("timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold")
+    probe = {"tcpSocket": {"port": 80}, "initialDelaySeconds": 0, **dict.fromkeys(numbers, 0)}
+    empty = dict.fromkeys(("imagePullPolicy", "terminationMessagePolicy", "terminationMessagePath"), "")
+    ports = [{"containerPort": 80, "protocol": ""}]
+    container = {"name": "c", "image": "b", **empty, "ports": ports, "livenessProbe": probe}
+    whole = pod(containers=[container], restartPolicy="", dnsPolicy="")
+    spec = only(parse(json.dumps(whole), "/m/x", "n1", NOW))["spec"]
+    assert (spec["restartPolicy"], spec["dnsPolicy"]) == ("Always", "ClusterFirst")
+    [made] = spec["containers"]
+    assert [made[name] for name in empty] == ["Always", "File", "/dev/termination-log"]
+    assert made["ports"][0]["protocol"] == "TCP"
+    assert [made["livenessProbe"][name] for name in numbers] == [1, 10, 1, 3]
+
+
+@pytest.mark.parametrize(("given", "taken"), [(-1, 1), (0, 0), (7.0, 7), (None, 30)])
+def test_a_grace_below_zero_is_a_second_and_zero_is_zero(given: Any, taken: int) -> None:
+    text = json.dumps(pod(terminationGracePeriodSeconds=given))
+    assert only(parse(text, "/m/x", "n1", NOW))["spec"]["terminationGracePeriodSeconds"] == taken
+
+
+@pytest.mark.parametrize("depth", [120, 400, 900, 5000])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a": ', "}")])
+def test_a_manifest_that_is_nested_too_deeply_is_refused(depth: int, opening: str, closing: str) -> None:
+    nested = opening * depth + "1" + closing * depth
+    for kind in ("Pod", "ConfigMap"):
+        text = json.dumps({**pod(), "kind": kind, "more": "HERE"}).replace('"HERE"', nested)
+        with pytest.raises(ConfigError, match="/m/x: it is nested too deeply"):
+            parse(text, "/m/x", "n1", NOW)
 
 
 @pytest.mark.parametrize("name", ["../../etc", "A", "a_b", "x" * 260])
@@ -214,6 +252,26 @@ def test_yaml_is_read_as_it_becomes_json() -> None:
     json.dumps(made)
     with pytest.raises(ConfigError, match="nested too deeply"):
         parse("&a [*a]", "/m/p.yaml", "n1", NOW)
+
+
+def test_a_number_with_colons_is_a_text_and_a_whole_one_may_have_a_point() -> None:
+    text = (
+        "kind: Pod\nmetadata: {name: p}\nspec:\n  securityContext: {runAsUser: 1000.0}\n  containers:\n"
+        "  - {name: c, image: b, args: ['-p', 8080:22, 1:30.5, -1:30], resources: {limits: {cpu: 0.5}},\n"
+        "     ports: [{containerPort: 0x50}]}\n"
+    )
+    spec = only(parse(text, "/m/p.yaml", "n1", NOW))["spec"]
+    [container] = spec["containers"]
+    assert container["args"] == ["-p", "8080:22", "1:30.5", "-1:30"]
+    assert container["resources"]["limits"]["cpu"] == 0.5 and container["ports"][0]["containerPort"] == 80
+    user = spec["securityContext"]["runAsUser"]
+    assert user == 1000 and isinstance(user, int)
+
+
+@pytest.mark.parametrize("value", ["!!int x", "!!float x", "!!bool x", "!!timestamp x", "9" * 5000])
+def test_a_value_that_yaml_cannot_make_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"Could not parse /m/p\.yaml"):
+        parse(f"kind: Pod\nmetadata: {{name: {value}}}\n", "/m/p.yaml", "n1", NOW)
 
 
 def test_objects_beside_the_pods_are_as_the_api_keeps_them() -> None:
