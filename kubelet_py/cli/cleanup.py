@@ -58,7 +58,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run_down(args: argparse.Namespace) -> int:
     require_root("down")
     paths = NodePaths(args.root.resolve())
-    down(paths, say=print)
+    if down(paths, say=print):
+        print(f"{unit.name(paths)} starts it again at boot (kubelet-py uninstall removes that)")
     return 0
 
 
@@ -86,11 +87,13 @@ def node_that_stays(settings: NodeSettings) -> str:
     return f"The cluster at {settings.server} still has the Node {name} (there: kubectl delete node {name})"
 
 
-def down(paths: NodePaths, *, say: Callable[[str], None]) -> None:
-    """Stop everything of this node and give the kernel back what it held; safe to repeat."""
+def down(paths: NodePaths, *, say: Callable[[str], None]) -> bool:
+    """Stop everything of this node and give the kernel back what it held; safe to repeat.
+
+    Answers whether its unit, if it stays, starts the node again at boot.
+    """
     settings = node_settings.load(paths)
-    if stop_processes(paths):
-        say(f"{unit.name(paths)} starts it again at boot (kubelet-py uninstall removes that)")
+    at_boot = stop_processes(paths)
     say("Stopped the node's processes")
     network = _network(paths, settings)
     _detach_pods(network)
@@ -102,6 +105,7 @@ def down(paths: NodePaths, *, say: Callable[[str], None]) -> None:
     _unmount_volumes(paths)
     _remove_tree(paths.run)
     _remove_log_links(paths)
+    return at_boot
 
 
 def stop_processes(paths: NodePaths) -> bool:
