@@ -213,30 +213,41 @@ class Invoker:
     def resize(self, size: int) -> None:
         """Give bridge and attached pods the gsoIPv4MaxSize (0: the kernel's own) that the network's next pods
         get; those with limits send 64 kB as before. Goes on after a failure and raises the last one."""
-        wanted = size or GSO_USUAL
         failure: CniError | None = None
-        network = self._folder.load()
         with Netlink() as host:
-            for plugin in network.plugins:
-                if plugin["type"] == "bridge":
-                    resizing.resize_bridge(host, str(plugin.get("bridge") or ""), wanted)
-            ends = resizing.others(host, network.name, wanted)
-            for container_id, ifname in Attachment.all(self._cache) if ends else ():
-                if container_id not in ends:
-                    continue
-                with self._turns.one(container_id):
-                    found = Attachment.find(self._cache, container_id, ifname)
-                    if found is None or found[1] is None:
-                        continue
-                    far = min(wanted, GSO_USUAL) if found[0].capabilities.get("bandwidth") else wanted
-                    inside = [i.sandbox for i in found[1].interfaces if i.sandbox and i.name == ifname]
-                    try:
-                        for netns in inside:
-                            resizing.resize(host, netns, ifname, near=wanted, far=far)
-                    except CniError as error:
-                        failure = error
+            for failed in self._resized(host, size or GSO_USUAL):
+                failure = failed
         if failure is not None:
             raise failure
+
+    def _resized(self, host: Netlink, wanted: int) -> Iterator[CniError]:
+        """Does it, and tells what failed of it."""
+        network = self._folder.load()
+        for plugin in network.plugins:
+            if plugin["type"] != "bridge":
+                continue
+            try:
+                resizing.resize_bridge(host, str(plugin.get("bridge") or ""), wanted)
+            except CniError as error:
+                yield error
+        ends = resizing.others(host, network.name, wanted)
+        for container_id, ifname in Attachment.all(self._cache) if ends else ():
+            if container_id not in ends:
+                continue
+            try:
+                with self._turns.one(container_id):
+                    self._resize_pod(host, container_id, ifname, wanted)
+            except CniError as error:
+                yield error
+
+    def _resize_pod(self, host: Netlink, container_id: str, ifname: str, wanted: int) -> None:
+        found = Attachment.find(self._cache, container_id, ifname)
+        if found is None or found[1] is None:
+            return
+        far = min(wanted, GSO_USUAL) if found[0].capabilities.get("bandwidth") else wanted
+        for interface in found[1].interfaces:
+            if interface.sandbox and interface.name == ifname:
+                resizing.resize(host, interface.sandbox, ifname, near=wanted, far=far)
 
     def ready(self) -> str | None:
         """None, or why pods cannot be attached: no configuration, or a plugin that is not installed."""

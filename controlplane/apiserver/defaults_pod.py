@@ -38,6 +38,18 @@ def apply_pod(pod: Object) -> None:
     status = pod.setdefault("status", {})
     status.setdefault("phase", "Pending")
     status.setdefault("qosClass", qos_class(spec))
+    _agree(status, "podIP", "podIPs")
+    _agree(status, "hostIP", "hostIPs")
+
+
+def _agree(status: Object, one: str, every: str) -> None:
+    """The first address stands in two places, and readers go by either: the single one decides, as in
+    upstream's Convert_v1_PodStatus_To_core_PodStatus, for old kubelets knew no other."""
+    listed = status.get(every) or []
+    if status.get(one) and (not listed or listed[0].get("ip") != status[one]):
+        status[every] = [{"ip": status[one]}]
+    elif listed and not status.get(one):
+        status[one] = listed[0].get("ip") or ""
 
 
 def apply_template(template: Object) -> None:

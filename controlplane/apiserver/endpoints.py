@@ -42,6 +42,8 @@ class EndpointHandler:
         if path == "/version":
             return answer(version())
         if path == _DEFINITIONS:
+            if call.request.query.get("watch", "0") not in ("0", "false"):
+                raise method_not_allowed()  # a list is no stream of events, and nothing will ever happen
             return answer(_no_definitions())
         if path == "/":
             from controlplane.apiserver import discovery

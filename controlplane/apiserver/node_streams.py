@@ -27,7 +27,9 @@ from controlplane.apiserver.errors import (
 )
 from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.resources import ResourceInfo, lookup
+from controlplane.apiserver.validation_addresses import reachable
 from controlplane.errors import AuthorityError
+from kubeclient.addresses import read_ip
 
 Object = dict[str, Any]
 Query = list[tuple[str, str]]
@@ -173,8 +175,8 @@ class StreamHandler:
         ]
         number = ports[0] if ports else int(port) if port.isascii() and port.isdigit() else 80
         address = pod.get("status", {}).get("podIP")
-        if not address:
-            raise bad_request(f"address not allowed: pod {name} has no IP")
+        if not reachable(address or ""):
+            raise bad_request("address not allowed")
         return address, number
 
     def _service_target(self, info: ResourceInfo, namespace: str, name: str, port: str) -> tuple[str, int]:
@@ -196,9 +198,20 @@ class StreamHandler:
                 if (port.get("name") or "") != port_name:
                     continue
                 for endpoint in slice_.get("endpoints") or ():
-                    if (endpoint.get("conditions") or {}).get("ready", True):
+                    ready = (endpoint.get("conditions") or {}).get("ready", True)
+                    if ready and self._is_a_pods(namespace, endpoint):
                         return endpoint["addresses"][0], port["port"]
         return None
+
+    def _is_a_pods(self, namespace: str, endpoint: Object) -> bool:
+        """Whether it is a pod of this namespace that answers there: whoever may write slices would else
+        have the API server connect where only it can (upstream: isValidAddress of the Service's storage)."""
+        target, address = endpoint.get("targetRef") or {}, endpoint["addresses"][0]
+        if target.get("namespace") != namespace or not reachable(address):
+            return False
+        entry = self._registry.cache.get("core/pods", namespace, target.get("name") or "")
+        listed = (entry.parse().get("status") or {}).get("podIPs") or () if entry else ()
+        return read_ip(address) in [read_ip(found.get("ip") or "") for found in listed]
 
 
 def kubelet_address(status: Object) -> tuple[str, int] | None:

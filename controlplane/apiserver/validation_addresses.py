@@ -1,8 +1,7 @@
 """IP addresses and ranges that clients write, as Go reads them.
 
-What passes here ends up in rules of the packet filter, as text in some. Python's `ipaddress` takes a zone
-behind an IPv6 address (`fe80::1%…`), any text with spaces and line ends in it; Go's ParseIP takes none, and
-neither does this. Source: apimachinery's pkg/util/validation and ValidateNonSpecialIP.
+What passes here ends up in rules of the packet filter, as text in some: nothing but an address may (see
+kubeclient.addresses). Source: apimachinery's pkg/util/validation and ValidateNonSpecialIP.
 """
 
 from __future__ import annotations
@@ -10,20 +9,13 @@ from __future__ import annotations
 import ipaddress
 
 from controlplane.apiserver.validation_fields import Causes
+from kubeclient.addresses import Address, read_ip
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 IP_DETAIL = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
 CIDR_DETAIL = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
-
-
-def read_ip(text: str) -> Address | None:
-    """None for what is no address."""
-    try:
-        return None if "%" in text else ipaddress.ip_address(text)
-    except ValueError:
-        return None
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 
 
 def is_ip(text: str) -> bool:
@@ -31,9 +23,12 @@ def is_ip(text: str) -> bool:
 
 
 def read_range(text: str) -> Network | None:
-    """None for what is no range; a lone address is none. Bits below the mask may be set."""
+    """None for what is no range; a lone address is none, nor one with a mask written as an address. Bits
+    below the mask may be set."""
+    size = text.partition("/")[2]
     try:
-        return None if "/" not in text or "%" in text else ipaddress.ip_network(text, strict=False)
+        plain = size.isascii() and size.isdigit() and "%" not in text
+        return ipaddress.ip_network(text, strict=False) if plain else None
     except ValueError:
         return None
 
@@ -59,6 +54,19 @@ def special(address: Address) -> list[str]:
     if _link_local_multicast(address):
         found.append("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
     return found
+
+
+def reachable(text: str) -> bool:
+    """Whether the API server may connect there for somebody else: not to its own machine nor to its links
+    (proxyutil.IsProxyableIP, which asks Go's IsGlobalUnicast)."""
+    address = read_ip(text)
+    return address is not None and not (
+        address.is_unspecified
+        or address.is_loopback
+        or address.is_link_local
+        or address.is_multicast
+        or address == _BROADCAST
+    )
 
 
 def _link_local_multicast(address: Address) -> bool:

@@ -15,7 +15,6 @@ from controlplane.apiserver.validation_addresses import (
     IP_DETAIL,
     check_endpoint_ip,
     is_ip,
-    read_ip,
     read_range,
 )
 from controlplane.apiserver.validation_fields import (
@@ -27,6 +26,7 @@ from controlplane.apiserver.validation_fields import (
     port_name,
     qualified_name,
 )
+from kubeclient.addresses import read_ip
 
 Object = dict[str, Any]
 

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from controlplane.apiserver.service_account_volume import is_mirror
-from controlplane.apiserver.validation_addresses import IP_DETAIL, read_ip
+from controlplane.apiserver.validation_addresses import IP_DETAIL
 from controlplane.apiserver.validation_containers import check_containers
 from controlplane.apiserver.validation_fields import Causes
 from controlplane.apiserver.validation_pods import check_tolerations
+from kubeclient.addresses import read_ip
 
 Object = dict[str, Any]
 
@@ -25,10 +26,7 @@ _FROZEN = (
 )
 _SHOWN_CHANGES = 10
 # What the kubelet goes by when it tells which pod is whose; and what a running process has got already.
-_FIXED_ANNOTATIONS = {
-    "kubernetes.io/config.mirror": "mirror pod annotation",
-    "container.apparmor.security.beta.kubernetes.io/": "AppArmor annotations",
-}
+_MIRROR, _APPARMOR = "kubernetes.io/config.mirror", "container.apparmor.security.beta.kubernetes.io/"
 
 
 def pod_update(causes: Causes, new: Object, old: Object) -> None:
@@ -69,8 +67,13 @@ def pod_update(causes: Causes, new: Object, old: Object) -> None:
 def _check_annotations(causes: Causes, new: Object, old: Object) -> None:
     after, before = (pod["metadata"].get("annotations") or {} for pod in (new, old))
     for key in sorted({*after, *before}):
-        what = next((text for start, text in _FIXED_ANNOTATIONS.items() if key.startswith(start)), None)
-        if what is not None and after.get(key) != before.get(key):
+        if key == _MIRROR:
+            what = "mirror pod annotation"
+        elif key.startswith(_APPARMOR):
+            what = "AppArmor annotations"
+        else:
+            continue
+        if after.get(key) != before.get(key):
             verb = "remove or update" if key in before else "add"
             causes.forbidden(f"metadata.annotations[{key}]", f"may not {verb} {what}")
 

@@ -9,13 +9,13 @@ leader's lock. Source: upstream's endpointslicemirroring controller (1,000 addre
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 from collections.abc import Iterator
 
 from controlplane.controllers.base import Controller, Object, SharedInformers, split_key
 from controlplane.controllers.endpoints import LEADER
 from controlplane.controllers.endpointslice import MANAGED_BY, SERVICE_NAME
+from kubeclient.addresses import read_ip
 from kubeclient.errors import NotFound
 from kubeclient.events import EventRecorder
 from kubeclient.resources import ENDPOINT_SLICES, ENDPOINTS, SERVICES
@@ -77,9 +77,10 @@ def slices(endpoints: Object) -> Iterator[Object]:
 def _entries(addresses: object, ready: bool, family: str) -> Iterator[Object]:
     assert isinstance(addresses, list | tuple)
     for address in addresses:
-        if f"IPv{ipaddress.ip_address(address['ip']).version}" != family:
+        found = read_ip(address["ip"])
+        if found is None or f"IPv{found.version}" != family:
             continue
-        entry: Object = {"addresses": [address["ip"]], "conditions": {"ready": ready}}
+        entry: Object = {"addresses": [str(found)], "conditions": {"ready": ready}}
         for key in ("hostname", "nodeName", "targetRef"):
             if address.get(key):
                 entry[key] = address[key]

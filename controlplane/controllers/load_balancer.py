@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from controlplane.controllers.base import Controller, Object, SharedInformers, key_of, split_key
+from kubeclient.addresses import read_ip
 from kubeclient.events import EventRecorder
 from kubeclient.resources import NODES, SERVICES
 from kubeclient.rest import RestClient
@@ -66,24 +67,30 @@ def assign(
 
 
 def _from_pool(service: Object, others: Sequence[Object], pool: Sequence[Network]) -> Assignment:
-    taken = {address for other in others for address in ingress(other)}
+    taken = {_spelt(address) for other in others for address in ingress(other)}
     asked = service["spec"].get("loadBalancerIP")
     if asked:
-        try:
-            address = ipaddress.ip_address(asked)
-        except ValueError:
+        address = read_ip(asked)
+        if address is None:
             return Assignment(problem=f"loadBalancerIP {asked!r} is no IP address")
         if not any(address in network for network in pool):
             return Assignment(problem=f"loadBalancerIP {asked} is not in --load-balancer-addresses")
-        return Assignment(problem=f"{asked} is taken") if asked in taken else Assignment((asked,))
-    for present in ingress(service):
-        if present not in taken and any(ipaddress.ip_address(present) in network for network in pool):
+        own = str(address)
+        return Assignment(problem=f"{own} is taken") if own in taken else Assignment((own,))
+    for present in map(_spelt, ingress(service)):
+        address = read_ip(present)
+        if address and present not in taken and any(address in network for network in pool):
             return Assignment((present,))
     for network in pool:
         for candidate in network.hosts():
             if str(candidate) not in taken:
                 return Assignment((str(candidate),))
     return Assignment(problem="no address is left in --load-balancer-addresses")
+
+
+def _spelt(text: str) -> str:
+    """The one spelling of an address, since others may have written it; what is none is taken as it is."""
+    return str(read_ip(text) or text)
 
 
 def _from_nodes(

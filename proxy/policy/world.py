@@ -5,12 +5,12 @@ Only what matters to a decision is kept, so that a status update that changes no
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kubeclient.addresses import read_ip
 from kubeclient.selectors import LabelSelector
 
 Object = Mapping[str, Any]
@@ -166,7 +166,7 @@ def read_pod(body: Object) -> Pod | None:
     if spec.get("hostNetwork") or status.get("phase") in ("Succeeded", "Failed"):
         return None
     texts = [entry["ip"] for entry in status.get("podIPs") or ()] or [status.get("podIP")]
-    addresses = tuple(str(ipaddress.ip_address(text)) for text in texts if text)
+    addresses = tuple(str(found) for text in texts if text and (found := read_ip(text)))
     if not addresses:
         return None
     containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 
 from cni.attachment import Attachment
 from cni.conflist import ConfigFolder, bridge_network, write
-from cni.errors import CniError, InvalidConfig
+from cni.errors import CniError, InvalidConfig, NetlinkError
 from cni.invoke import Invoker, _Turns
+from cni.rtnetlink import Link
+from cni.veth import network_mark
 
 PLUGIN = """#!/bin/sh
 config=$(cat)
@@ -231,3 +234,40 @@ def test_a_result_that_cannot_be_kept_is_a_failed_add_and_undone(invoker: Invoke
     with pytest.raises(CniError, match="Could not write the CNI result"):
         invoker.add("c1", "/ns")
     assert log(tmp_path)[-2:] == ["DEL two", "DEL one"]
+
+
+class Host:
+    """Two bridges and the near end of one pod's pair; what is set is counted, the first bridge refuses."""
+
+    def __init__(self) -> None:
+        named = (("br1", ""), ("br2", ""), ("veth1", network_mark("n") + "c1"))
+        self._links = [
+            Link(index, name, "", 1500, True, 0, "bridge", 0, False, alias, gso=65536, gso_most=1 << 20)
+            for index, (name, alias) in enumerate(named)
+        ]
+        self.batches = 0
+
+    def link(self, name: str) -> Link | None:
+        return next((link for link in self._links if link.name == name), None)
+
+    def links(self) -> list[Link]:
+        return self._links
+
+    def batch(self, _messages: object) -> None:
+        self.batches += 1
+        if self.batches == 1:
+            raise NetlinkError("set br1", errno.ERANGE)
+
+
+def test_a_bridge_that_takes_no_other_size_keeps_none_of_the_rest_from_it(
+    invoker: Invoker, tmp_path: Path
+) -> None:
+    invoker.add("c1", "/ns")
+    plugins = [{"type": "bridge", "bridge": name} for name in ("br1", "br2")]
+    write(tmp_path / "net.d/10.conflist", {"cniVersion": "1.0.0", "name": "n", "plugins": plugins})
+    (file,) = (tmp_path / "cache/results").iterdir()
+    file.write_text('{"containerId": "c1", "ifName": "eth0"}')  # so that the pod's turn is heard of
+    host = Host()
+    bridges, pods = (str(error) for error in invoker._resized(host, 1 << 17))  # type: ignore[arg-type]
+    assert bridges.startswith("Could not set br1: ERANGE") and host.batches == 2
+    assert pods.startswith(f"Could not read the CNI result {file} ")

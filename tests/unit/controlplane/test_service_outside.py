@@ -125,6 +125,14 @@ PORT_NAME = "may not expose port 10250 externally since it is used by kubelet"
             service(type="LoadBalancer", loadBalancerSourceRanges=["fd00::%x\ny/64"]),
             "spec.LoadBalancerSourceRanges[0]: Invalid value: ",
         ),
+        *(
+            (
+                service(type="LoadBalancer", loadBalancerSourceRanges=[text]),
+                "spec.LoadBalancerSourceRanges[0]: Invalid value: ",
+            )
+            for text in ("10.0.0.0/0.0.0.255", "10.0.0.0/255.0.0.0", "10.0.0.0/٨", "10.0.0.0/+8", "10.0.0.0/")
+        ),
+        (service(externalIPs=["::ffff:127.0.0.1"]), 'spec.externalIPs[0]: Invalid value: "::ffff:127.0.0.1"'),
     ],
 )
 def test_what_a_service_may_not_say(obj: Object, wanted: str) -> None:
@@ -148,6 +156,9 @@ WHERE = "endpoints[0].addresses[0]: Invalid value: "
         (endpoint_slice("IPv6", "10.0.0.1"), WHERE + '"10.0.0.1": must be a valid IPv6 address'),
         (endpoint_slice("IPv6", TWO_LINES), WHERE),
         (endpoint_slice("IPv6", "::1"), WHERE + '"::1": may not be in the loopback range'),
+        (endpoint_slice("IPv6", "::ffff:127.0.0.1"), WHERE + '"::ffff:127.0.0.1": must be a valid IPv6'),
+        (endpoint_slice("IPv4", "::ffff:127.0.0.1"), WHERE + '"::ffff:127.0.0.1": may not be in the loop'),
+        (endpoint_slice("IPv4", "::ffff:169.254.169.254"), WHERE + '"::ffff:169.254.169.254": may not be'),
         (endpoint_slice("IPv6", "fe80::1"), WHERE + '"fe80::1": may not be in the link-local range'),
         (endpoint_slice("IPv4", "0.0.0.0"), WHERE + '"0.0.0.0": may not be unspecified (0.0.0.0)'),
         (endpoint_slice("FQDN", "a b"), WHERE + '"a b": a lowercase RFC 1123 subdomain'),
@@ -220,3 +231,25 @@ def test_a_pods_addresses_are_plain_ones(field: str, addresses: list[str], wante
     found = update(POD | told, POD)
     assert [text.startswith(f"status.{field}{wanted}") for text in found] == [True] * bool(wanted)
     assert update(POD | told, POD | told) == []  # what is stored may go on
+
+
+@pytest.mark.parametrize(("one", "every"), [("podIP", "podIPs"), ("hostIP", "hostIPs")])
+def test_the_one_address_of_a_pod_is_judged_with_the_others(one: str, every: str) -> None:
+    for told in ({one: TWO_LINES}, {one: "foo bar", every: [{"ip": "10.0.0.1"}]}):
+        found = update(POD | {"status": told}, POD)
+        assert len(found) == 1 and found[0].startswith(f"status.{every}[0]: Invalid value: "), found
+        assert update(POD | {"status": told}, POD | {"status": told}) == []
+
+
+@pytest.mark.parametrize(("one", "every"), [("podIP", "podIPs"), ("hostIP", "hostIPs")])
+def test_the_two_places_of_a_pods_address_agree(one: str, every: str) -> None:
+    first, second = {"ip": "10.0.0.1"}, {"ip": "fd00::1"}
+    for told, wanted in [
+        ({one: "10.0.0.1"}, ("10.0.0.1", [first])),
+        ({one: "fd00::1", every: [first, second]}, ("fd00::1", [second])),
+        ({one: "10.0.0.1", every: [first, second]}, ("10.0.0.1", [first, second])),
+        ({every: [first, second]}, ("10.0.0.1", [first, second])),
+        ({}, (None, None)),
+    ]:
+        status = prepared(POD | {"status": told})["status"]
+        assert (status.get(one), status.get(every)) == wanted

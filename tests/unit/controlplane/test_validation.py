@@ -346,6 +346,7 @@ def test_a_command_may_not_change_in_a_pod() -> None:
         ({}, {MIRROR: "a"}, [f"[{MIRROR}]: Forbidden: may not add mirror pod annotation"]),
         ({ARMOR: "a"}, {}, [f"[{ARMOR}]: Forbidden: {KEPT} AppArmor annotations"]),
         ({MIRROR: "a"}, {MIRROR: "a", "other": "x"}, []),
+        ({MIRROR: "a"}, {MIRROR: "a", f"{MIRROR}-by": "x"}, []),
     ],
 )  # fmt: skip
 def test_annotations_that_the_node_goes_by_stay(

@@ -98,6 +98,7 @@ def test_what_a_service_has_it_keeps_while_it_may() -> None:
         ("203.0.113.1", "203.0.113.1 is taken"),
         ("192.0.2.1", "loadBalancerIP 192.0.2.1 is not in --load-balancer-addresses"),
         ("mine", "loadBalancerIP 'mine' is no IP address"),
+        ("fd00::1%eth0", "loadBalancerIP 'fd00::1%eth0' is no IP address"),
     ],
 )
 def test_an_address_that_is_asked_for(asked: str, problem: str) -> None:
@@ -105,6 +106,17 @@ def test_an_address_that_is_asked_for(asked: str, problem: str) -> None:
         service(loadBalancerIP=asked), [service("a", "203.0.113.1")], NODES, parse_pool("203.0.113.0/29")
     )
     assert found == (Assignment(problem=problem) if problem else Assignment((asked,)))
+
+
+def test_an_address_is_the_same_in_every_spelling() -> None:
+    pool = parse_pool("fd00::/126")
+    asked = service(loadBalancerIP="fd00:0::1", ipFamilies=["IPv6"])
+    assert assign(asked, [], NODES, pool) == Assignment(("fd00::1",))
+    for spelt in ("fd00::1", "fd00:0:0::1"):
+        assert assign(asked, [service("a", spelt)], NODES, pool).problem == "fd00::1 is taken"
+        unasked = assign(service(ipFamilies=["IPv6"]), [service("a", spelt)], NODES, pool)
+        assert unasked == Assignment(("fd00::2",))
+    assert assign(service("s", "no address"), [], NODES, parse_pool("203.0.113.5/32")).addresses
 
 
 @pytest.mark.parametrize("text", ["", "node", "203.0.113.1/24", "203.0.113.0/24,x"])

@@ -29,6 +29,11 @@ def test_what_is_mirrored(found: Any, service: Any, expected: bool) -> None:
     assert mirrored(found, service) is expected
 
 
+def test_an_ipv4_address_is_one_in_ipv6_clothes_too() -> None:
+    (four,) = slices(endpoints({"addresses": [{"ip": "::ffff:192.0.2.1"}], "ports": [{"port": 1}]}))
+    assert (four["addressType"], four["endpoints"][0]["addresses"]) == ("IPv4", ["192.0.2.1"])
+
+
 def test_a_subset_becomes_a_slice_for_each_family() -> None:
     subset = {
         "addresses": [{"ip": "192.0.2.1", "hostname": "h"}, {"ip": "fd00::1"}],

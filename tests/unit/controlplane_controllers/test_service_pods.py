@@ -6,7 +6,7 @@ import pytest
 
 from controlplane.controllers.endpoints import subsets, truncated
 from controlplane.controllers.endpointslice import desired, placed, plan, slice_labels
-from controlplane.controllers.service_pods import ports_of, selects
+from controlplane.controllers.service_pods import addresses, ports_of, selects
 
 
 def service(**spec: Any) -> dict[str, Any]:
@@ -121,6 +121,20 @@ def test_traffic_that_prefers_what_is_close_is_told_the_zones_of_ready_pods() ->
 def test_a_pod_without_an_address_is_not_published() -> None:
     todo = carried_out(service(), [pod("p1", ip="")])
     assert [contents for _, _, contents in todo.create] == [[]]  # the placeholder of an empty Service
+
+
+@pytest.mark.parametrize(
+    ("ip", "four", "six"),
+    [
+        ("10.0.0.1", ["10.0.0.1"], []),
+        ("fd00:0::1", [], ["fd00::1"]),
+        ("::ffff:10.0.0.1", ["10.0.0.1"], []),
+        ("fd00::1%x\nevil", [], []),
+    ],
+)
+def test_the_addresses_of_a_pod(ip: str, four: list[str], six: list[str]) -> None:
+    """In the family that the API counts them to, and never what would have it refuse a whole slice."""
+    assert (addresses(pod("p1", ip=ip), "IPv4"), addresses(pod("p1", ip=ip), "IPv6")) == (four, six)
 
 
 def test_no_slice_holds_more_than_a_hundred() -> None:

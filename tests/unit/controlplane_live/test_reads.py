@@ -188,6 +188,8 @@ def test_whoever_asks_whether_a_kind_is_somebodys_own_hears_that_none_is(api: Cl
     code, body = api("GET", f"{group}/customresourcedefinitions?limit=500")
     assert (code, body["kind"], body["items"]) == (200, "CustomResourceDefinitionList", [])
     assert api("POST", f"{group}/customresourcedefinitions", {})[0] == 405
+    code, body = api("GET", f"{group}/customresourcedefinitions?watch=1")
+    assert (code, body["kind"], body["reason"]) == (405, "Status", "MethodNotAllowed"), "a list is no stream"
     assert api.send("GET", group).status_code == 404, "no discovery tells of it"
 
 
