@@ -137,7 +137,7 @@ class IptablesBackend:
             self._warned = True
             log.warning(
                 "Found more Services than the nft variant of iptables carries ports=%d comfortable=%d "
-                "load_s_at_5000=8 load_s_at_10000=42 fix=--proxy-mode-nftables",
+                "load_s_at_5000=8 load_s_at_10000=42 fix='--proxy-mode nftables'",
                 count,
                 COMFORTABLE,
             )

@@ -41,16 +41,20 @@ print(count)
 
 
 @pytest.fixture(scope="module")
-def cluster(uplink: str) -> Iterator[LabCluster]:
-    """The host has a default route, to a place that counts what should not come there."""
-    before = host_state.read()
+def host_before(uplink: str) -> host_state.HostState:
+    """With a default route, to a place that counts what should not come there."""
+    return host_state.read()
+
+
+@pytest.fixture(scope="module")
+def cluster(uplink: str, host_before: host_state.HostState) -> Iterator[LabCluster]:
     with lab("--nodes", "3") as made:
         made.outside = uplink
         made.apply(*(_answering(name) for name in NODES), _service())
         made.wait_running(*(f"web-{name}" for name in NODES))
         yield made
         assert leaked_packets(made) == 0
-    assert host_state.settled_difference(before) == []
+    assert host_state.settled_difference(host_before) == []
 
 
 def _answering(node: str) -> dict[str, Any]:
@@ -106,6 +110,18 @@ def _restarts(cluster: LabCluster, name: str) -> int:
 def _container(cluster: LabCluster, name: str) -> str:
     status = cluster.get("pod", name)["status"]
     return str(status["containerStatuses"][0].get("containerID", "")) if status["phase"] == "Running" else ""
+
+
+def test_of_the_host_nothing_changes_but_one_link(
+    cluster: LabCluster, host_before: host_state.HostState
+) -> None:
+    """While the lab is up: the switch's bridge and all cables but the host's own are in its machines."""
+    found = [line.partition(": ")[::2] for line in host_before.difference(host_state.read())]
+    (link,) = [fact.removeprefix("+") for kind, fact in found if kind == "links"]
+    for kind, fact in found:
+        assert fact.startswith("+") and kind in ("links", "routes", "cgroups", "processes"), (kind, fact)
+        assert kind != "routes" or f" dev {link} " in fact
+        assert kind != "cgroups" or "/kubelet-py-lab-" in fact
 
 
 def test_each_machine_has_namespaces_and_names_of_its_own(cluster: LabCluster) -> None:
