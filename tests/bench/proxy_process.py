@@ -50,7 +50,7 @@ def answer(address: str) -> None:
 def asked() -> str:
     try:
         with socket.create_connection(VIP, 1) as connection:
-            # Reset at the end: ports that wait for their last packets would be met again, and keep one waiting.
+            # Reset at the end, or ports that wait for their last packets are met again and answer late.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             return connection.recv(20).decode()
     except OSError:
