@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import socket
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,6 +47,9 @@ def test_everything_by_the_overlay_when_asked(lab: Lab) -> None:
         assert netlink.require(lab.device).mtu == netlink.require("up0").mtu - (
             70 if lab.plan.family == socket.AF_INET6 else 50
         )
+    argv = ["nsenter", f"--net={lab.spaces['a'].path}", "ip", "-d", "link", "show", lab.device]
+    shown = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    assert " nolearning " in shown, "who is where is told by Nodes, not by what arrives"
 
 
 def test_a_node_that_leaves_takes_its_way_along(lab: Lab) -> None:

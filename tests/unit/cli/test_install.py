@@ -43,6 +43,8 @@ def test_the_unit_spares_the_pods_and_comes_back() -> None:
     said = settings(unit.text(NODE, ["/opt/kubelet-py/venv/bin/kubelet-py"]))
     assert said["KillMode"] == "process" and said["Delegate"] == "yes"
     assert (said["Restart"], said["StartLimitIntervalSec"]) == ("always", "0")
+    assert (said["LimitNOFILE"], said["TasksMax"]) == ("65536:1048576", "infinity")
+    assert (said["LimitNPROC"], said["OOMScoreAdjust"]) == ("infinity", "-999")
     assert said["ExecStart"] == "/opt/kubelet-py/venv/bin/kubelet-py up --root /"
     assert said["WantedBy"] == "multi-user.target"
     assert said["Wants"] == "network-online.target"
