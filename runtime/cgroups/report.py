@@ -1,17 +1,20 @@
 """What a cgroup has used, in the shape of runc's `events --stats` (its types.Stats); ns and bytes.
 
-Apart from the drivers, because only the OCI command line shows it. What a host does not count is left out.
+Apart from the drivers, because only the OCI command line shows it. What a host does not count is left out:
+pressure (PSI, Linux 4.20, of v2 cgroups alone) has no file, or one that cannot be read (EOPNOTSUPP), when the
+kernel was started without it (psi=0) or the cgroup's cgroup.pressure is 0.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 
 from runtime.cgroups import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
 TICK_NS = 1_000_000_000 // 100  # USER_HZ, which is 100 on every processor that we know
@@ -23,15 +26,20 @@ def unified(folder: str) -> dict[str, Any]:
     cpu, memory = files.table(f"{folder}/cpu.stat"), files.table(f"{folder}/memory.stat")
     usage = {name: cpu.get(f"{key}_usec", 0) * 1000 for name, key in V2_CPU.items()}
     return {
-        "cpu": {"usage": usage, "throttling": _throttling(cpu, cpu.get("throttled_usec", 0) * 1000)},
+        "cpu": {
+            "usage": usage,
+            "throttling": _throttling(cpu, cpu.get("throttled_usec", 0) * 1000),
+            **pressure(f"{folder}/cpu.pressure"),
+        },
         "memory": {
             **_sizes("usage", folder, V2_MEMORY),
             **_sizes("swap", folder, V2_SWAP),
             "cache": memory.get("file", 0),
             "raw": memory,
+            **pressure(f"{folder}/memory.pressure"),
         },
         "pids": _sizes("pids", folder, PIDS).get("pids", {}),
-        "blkio": _v2_disks(files.read(f"{folder}/io.stat")),
+        "blkio": {**_v2_disks(files.read(f"{folder}/io.stat")), **pressure(f"{folder}/io.pressure")},
     }
 
 
@@ -74,6 +82,26 @@ V2_DISKS = {
     "ioServiceBytesRecursive": {"rbytes": "Read", "wbytes": "Write"},
     "ioServicedRecursive": {"rios": "Read", "wios": "Write"},
 }
+
+
+def pressure(path: str, read: Callable[[str], str] = files.read) -> dict[str, Any]:
+    """{"psi": shares of time (percent) and a total (µs) in which some or all processes waited}; {} where the
+    kernel does not count it. "full" is in every answer, as runc's: cpu.pressure has it from Linux 5.13 on."""
+    try:
+        lines = [line.split() for line in read(path).splitlines()]
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        lines = []
+    found = {kind: _stalls(pairs) for kind, *pairs in lines}
+    return {"psi": {kind: found.get(kind) or _stalls(()) for kind in ("some", "full")}} if found else {}
+
+
+def _stalls(pairs: Sequence[str]) -> dict[str, float]:
+    """From avg10=0.12, avg60=…, avg300=…, total=345; 0 for one that is not there."""
+    values = dict(pair.split("=", 1) for pair in pairs)
+    averages = {name: float(values.get(name, 0)) for name in ("avg10", "avg60", "avg300")}
+    return {**averages, "total": int(values.get("total", 0))}
 
 
 def _v1_disks(folder: str) -> dict[str, list[dict[str, Any]]]:

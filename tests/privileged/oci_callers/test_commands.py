@@ -49,6 +49,9 @@ def test_events_tell_usage(bundle: Bundle) -> None:
     assert event["data"]["pids"]["current"] == 1
     assert event["data"]["memory"]["usage"]["usage"] > 0
     assert event["data"]["cpu"]["usage"]["total"] > 0
+    pressed = {name for name, part in event["data"].items() if "psi" in part}
+    counted = cgroups.detect().name == "v2" and Path("/proc/pressure").exists()
+    assert pressed == ({"cpu", "memory", "blkio"} if counted else set())
 
 
 def test_ps_lists_the_containers_processes_as_ps_does(bundle: Bundle) -> None:

@@ -207,3 +207,44 @@ def test_a_limit_of_v1_alone_is_refused_and_leaves_nothing(unified: Any) -> None
     with pytest.raises(CgroupError, match="does not have"):
         unified.driver.create(f"{unified.base}/swappy", {"memory": {"swappiness": 10}})
     assert not unified.driver.exists(f"{unified.base}/swappy")
+
+
+def stalled(running: Any, part: str) -> int:
+    """Microseconds that processes have waited in all, as `events --stats` tells it."""
+    return int(running.cgroup.report()[part]["psi"]["some"]["total"])
+
+
+def stalled_above(least: int, running: Any, part: str, seconds: float = 90) -> int:
+    """The same, once it is more than `least`."""
+    deadline = time.monotonic() + seconds
+    while (total := stalled(running, part)) <= least:
+        assert time.monotonic() < deadline, f"{part} pressure stays at {total} µs, not above {least}"
+        time.sleep(0.2)
+    return total
+
+
+@pytest.fixture
+def pressed(unified: Any) -> Any:
+    if not Path("/proc/pressure").exists():
+        pytest.skip("a kernel that counts pressure is missing (PSI; boot with psi=1)")
+    return unified
+
+
+def test_a_quota_is_felt_as_processor_pressure(pressed: Any) -> None:
+    """Waits for the next period are pressure, of the container that has the quota alone."""
+    quota = {"resources": {"cpu": {"quota": 10000, "period": 100000}}}
+    running = pressed.start("echo up; while :; do :; done", linux=quota)
+    asleep = pressed.start("echo up; exec sleep 600", linux={"resources": {}})
+    for one in (running, asleep):
+        one.read_until("up", 60)
+    before, slept = stalled_above(0, running, "cpu"), stalled(asleep, "cpu")
+    after = stalled_above(before + 1_000_000, running, "cpu")
+    assert stalled(asleep, "cpu") - slept < after - before
+
+
+def test_a_memory_limit_is_felt_as_memory_pressure(pressed: Any) -> None:
+    """memory.high without swap: pages beyond it cost a search for others to take away, and a rest."""
+    limits = {"memory": {"limit": 48 * MIB, "swap": 48 * MIB}, "unified": {"memory.high": str(8 * MIB)}}
+    running = pressed.start("echo up; exec tail /dev/zero", linux={"resources": limits})
+    running.read_until("up", 60)
+    stalled_above(0, running, "memory")

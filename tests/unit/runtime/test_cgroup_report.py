@@ -1,8 +1,12 @@
-"""Traffic of disks, from the kernel's files to runc's shape."""
+"""Traffic of disks and pressure, from the kernel's files to runc's shape."""
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from runtime.cgroups import report
 
@@ -27,3 +31,47 @@ def test_blkio_of_a_v1_hierarchy_and_none_where_the_cgroup_has_no_place_in_it(tm
     rows = [{"major": 254, "minor": 0, "op": op, "value": 3} for op in ("Read", "Total")]
     assert found == {"ioServicedRecursive": rows}
     assert report.hybrid({})["blkio"] == {}
+
+
+SOME = "some avg10=1.71 avg60=2.36 avg300=0.00 total=230548833\n"
+FULL = "full avg10=0.50 avg60=0.25 avg300=0.00 total=157622356\n"
+SOME_READ = {"avg10": 1.71, "avg60": 2.36, "avg300": 0.0, "total": 230548833}
+FULL_READ = {"avg10": 0.5, "avg60": 0.25, "avg300": 0.0, "total": 157622356}
+NONE_READ = {"avg10": 0.0, "avg60": 0.0, "avg300": 0.0, "total": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "full"), [(SOME + FULL, FULL_READ), (SOME, NONE_READ)], ids=["both", "before-5.13"]
+)
+@pytest.mark.parametrize(("file", "part"), [("cpu", "cpu"), ("memory", "memory"), ("io", "blkio")])
+def test_pressure_is_in_its_own_part(
+    tmp_path: Path, file: str, part: str, text: str, full: dict[str, float]
+) -> None:
+    (tmp_path / f"{file}.pressure").write_text(text)
+    found = report.unified(str(tmp_path))
+    assert found[part]["psi"] == {"some": SOME_READ, "full": full}
+    assert isinstance(found[part]["psi"]["some"]["total"], int)
+    assert [name for name in found if "psi" in found[name]] == [part]
+
+
+def failing(number: int) -> Any:
+    def read(path: str) -> str:
+        raise OSError(number, "", path)
+
+    return read
+
+
+def test_pressure_that_the_kernel_does_not_count_is_left_out(tmp_path: Path) -> None:
+    """No files; EOPNOTSUPP, which kernels before 6.1 started with psi=0 say. Other failures are told."""
+    assert not any("psi" in part for part in report.unified(str(tmp_path)).values())
+    assert report.pressure("cpu.pressure", failing(errno.EOPNOTSUPP)) == {}
+    with pytest.raises(OSError) as told:
+        report.pressure("cpu.pressure", failing(errno.EIO))
+    assert told.value.errno == errno.EIO
+
+
+def test_a_v1_hierarchy_has_no_pressure(tmp_path: Path) -> None:
+    for name in ("cpu", "memory", "io"):
+        (tmp_path / f"{name}.pressure").write_text(SOME + FULL)
+    folders = dict.fromkeys(("cpu", "cpuacct", "memory", "pids", "blkio"), str(tmp_path))
+    assert not any("psi" in part for part in report.hybrid(folders).values())
