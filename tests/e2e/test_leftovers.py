@@ -37,7 +37,8 @@ def kill_shim(node: Node, name: str) -> str:
 
 
 def container(node: Node, name: str) -> Any:
-    return node.get("pod", name)["status"]["containerStatuses"][0]
+    """{} until the agent has said something of it."""
+    return (node.get("pod", name)["status"].get("containerStatuses") or [{}])[0]
 
 
 def test_a_pod_that_lost_its_shim_gives_its_address_and_ports_back_before_it_gets_others(node: Node) -> None:
@@ -95,7 +96,7 @@ def test_what_an_agent_killed_in_the_middle_of_a_removal_left_is_cleared_away_by
 def test_of_a_container_that_crashes_again_and_again_the_last_two_logs_are_kept(node: Node) -> None:
     paths = NodePaths(node.root)
     node.apply(pod("crashing", "echo crashed; exit 1"))
-    node.until("two restarts", lambda: container(node, "crashing")["restartCount"] >= 2, seconds=120)
+    node.until("two restarts", lambda: container(node, "crashing").get("restartCount", 0) >= 2, seconds=120)
     [folder] = paths.pod_logs.glob("default_crashing_*/main")
     links = paths.container_logs
 
