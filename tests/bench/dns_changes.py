@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import dns.exception
 import dns.message
 import dns.query
 
@@ -27,9 +28,13 @@ PATIENCE = 10.0
 LOOK_EVERY = 0.001
 
 
-def addresses(name: str) -> set[str]:
+def addresses(name: str) -> set[str] | None:
+    """None where nobody answered: a node is Ready before its proxy has programmed everything."""
     question = dns.message.make_query(f"{name}.default.svc.cluster.local", "A")
-    answer = dns.query.udp(question, SERVER, 5)
+    try:
+        answer = dns.query.udp(question, SERVER, 0.2)
+    except dns.exception.Timeout:
+        return None
     return {str(item) for part in answer.answer for item in part}
 
 
