@@ -60,11 +60,11 @@ def apply_template(template: Object) -> None:
 
 def apply_spec(spec: Object) -> None:
     """The defaults that a pod and a template share."""
-    spec.setdefault("restartPolicy", "Always")
+    _text(spec, "restartPolicy", "Always")
     spec.setdefault("terminationGracePeriodSeconds", 30)
-    spec.setdefault("dnsPolicy", "ClusterFirst")
+    _text(spec, "dnsPolicy", "ClusterFirst")
     spec.setdefault("securityContext", {})
-    spec.setdefault("schedulerName", "default-scheduler")
+    _text(spec, "schedulerName", "default-scheduler")
     account = spec.get("serviceAccountName") or spec.get("serviceAccount")
     if account:
         spec["serviceAccountName"] = spec["serviceAccount"] = account
@@ -78,14 +78,20 @@ def apply_spec(spec: Object) -> None:
                     port["hostPort"] = port["containerPort"]
 
 
+def _text(target: Object, key: str, value: str) -> None:
+    """Sets what is absent or empty: Go knows no difference, and templates often render an empty text."""
+    if not target.get(key):
+        target[key] = value
+
+
 def _container(container: Object) -> None:
     container.setdefault("resources", {})
-    container.setdefault("terminationMessagePath", "/dev/termination-log")
-    container.setdefault("terminationMessagePolicy", "File")
+    _text(container, "terminationMessagePath", "/dev/termination-log")
+    _text(container, "terminationMessagePolicy", "File")
     if not container.get("imagePullPolicy"):
         container["imagePullPolicy"] = pull_policy(container.get("image") or "")
     for port in container.get("ports") or ():
-        port.setdefault("protocol", "TCP")
+        _text(port, "protocol", "TCP")
     for variable in container.get("env") or ():
         _source(variable.get("valueFrom") or {})
     for name in _PROBES:
@@ -124,9 +130,9 @@ def _http_get(handler: Object) -> None:
 def _source(source: Object) -> None:
     """A fieldRef or resourceFieldRef, of a variable or of a downward API file."""
     if "fieldRef" in source:
-        source["fieldRef"].setdefault("apiVersion", "v1")
+        _text(source["fieldRef"], "apiVersion", "v1")
     if "resourceFieldRef" in source:
-        source["resourceFieldRef"].setdefault("divisor", "0")
+        _text(source["resourceFieldRef"], "divisor", "0")
 
 
 def _volume(volume: Object) -> None:
@@ -138,7 +144,7 @@ def _volume(volume: Object) -> None:
     if "hostPath" in volume:
         volume["hostPath"].setdefault("type", "")
     if "iscsi" in volume:
-        volume["iscsi"].setdefault("iscsiInterface", "default")
+        _text(volume["iscsi"], "iscsiInterface", "default")
     for item in (volume.get("downwardAPI") or {}).get("items") or ():
         _source(item)
     for source in (volume.get("projected") or {}).get("sources") or ():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 
 from controlplane.apiserver.validation_fields import Causes
-from kubeclient.addresses import Address, read_ip
+from kubeclient.addresses import read_ip, special
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -42,20 +42,6 @@ def check_endpoint_ip(causes: Causes, path: str, text: str) -> None:
         causes.each(path, text, special(address))
 
 
-def special(address: Address) -> list[str]:
-    """Why this address cannot be anybody's (ValidateNonSpecialIP)."""
-    found = []
-    if address.is_unspecified:
-        found.append(f"may not be unspecified ({address})")
-    if address.is_loopback:
-        found.append("may not be in the loopback range (127.0.0.0/8, ::1/128)")
-    if address.is_link_local:
-        found.append("may not be in the link-local range (169.254.0.0/16, fe80::/10)")
-    if _link_local_multicast(address):
-        found.append("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
-    return found
-
-
 def reachable(text: str) -> bool:
     """Whether the API server may connect there for somebody else: not to its own machine nor to its links
     (proxyutil.IsProxyableIP, which asks Go's IsGlobalUnicast)."""
@@ -67,11 +53,3 @@ def reachable(text: str) -> bool:
         or address.is_multicast
         or address == _BROADCAST
     )
-
-
-def _link_local_multicast(address: Address) -> bool:
-    """Of multicast only what stays on the link; the second half of ff02's second byte is its scope."""
-    first = address.packed
-    if address.version == 4:
-        return first[:3] == bytes((224, 0, 0))
-    return first[0] == 0xFF and first[1] & 0x0F == 0x02

@@ -13,7 +13,7 @@ from typing import Any
 
 from controlplane.controllers.base import Controller, Object, SharedInformers, key_of
 from controlplane.controllers.pod_readiness import is_ready
-from kubeclient.addresses import read_ip
+from kubeclient.addresses import read_ip, special
 from kubeclient.events import EventRecorder
 from kubeclient.resources import PODS, SERVICES
 from kubeclient.rest import RestClient
@@ -48,12 +48,12 @@ def selects(service: Object, labels: Mapping[str, str] | None) -> bool:
 
 def addresses(pod: Object, family: str) -> list[str]:
     """The pod's address of one family ("IPv4" or "IPv6"), if any; none before its network is up. What is no
-    address is left out: the API would refuse the slice as a whole."""
+    address, or nobody's (loopback …), is left out: the API would refuse the slice as a whole."""
     status = pod.get("status") or {}
     found = [entry["ip"] for entry in status.get("podIPs") or [] if entry.get("ip")]
     if not found and status.get("podIP"):
         found = [status["podIP"]]
-    read = [address for address in map(read_ip, found) if address is not None]
+    read = [address for address in map(read_ip, found) if address is not None and not special(address)]
     return [str(address) for address in read if f"IPv{address.version}" == family][:1]
 
 

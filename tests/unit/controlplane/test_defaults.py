@@ -71,6 +71,13 @@ def test_given_values_stay() -> None:
     assert kept == ("Never", 0, False)
 
 
+def test_empty_texts_count_as_absent() -> None:
+    pod = json.loads(json.dumps(POD))
+    pod["spec"].update(restartPolicy="", dnsPolicy="", schedulerName="")
+    pod["spec"]["containers"][0].update(terminationMessagePath="", terminationMessagePolicy="")
+    assert filled(pod) == filled(POD)
+
+
 def test_a_template_gets_no_service_links() -> None:
     deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"template": {"spec": POD["spec"]}}}
     spec = filled(deployment)["spec"]

@@ -130,6 +130,9 @@ def test_a_pod_without_an_address_is_not_published() -> None:
         ("fd00:0::1", [], ["fd00::1"]),
         ("::ffff:10.0.0.1", ["10.0.0.1"], []),
         ("fd00::1%x\nevil", [], []),
+        ("127.0.0.1", [], []),
+        ("169.254.169.254", [], []),
+        ("::", [], []),
     ],
 )
 def test_the_addresses_of_a_pod(ip: str, four: list[str], six: list[str]) -> None:
