@@ -8,6 +8,10 @@ file beside the bytecode of the package; see oci_boot.py. Where its first line h
 package by the path it has now: write it again when that moves. Without that file, or with a stale one, it is
 slower and otherwise the same. What only some commands import lies in a second file, which most starts never
 read.
+
+An interpreter whose library is a file of its own relocates all of it at each start. Where ours is one of
+those and the system has the same version in one piece, the command runs in the system's: it needs the
+standard library alone.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import ast
 import importlib.util
 import marshal
 import os
+import subprocess
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -31,6 +36,16 @@ if TYPE_CHECKING:
 MAIN = "runtime.oci_cli"
 LONGEST_FIRST_LINE = 127  # BINPRM_BUF_SIZE of kernels before 5.1, less its end
 
+SYSTEM = "/usr/bin/python{}.{}"
+
+# Tells an interpreter's version, as bytecode has it, and whether its library is a file of its own.
+PROBE = """
+from _frozen_importlib_external import MAGIC_NUMBER
+with open("/proc/self/maps") as file:
+    print(MAGIC_NUMBER.hex(), "libpython" in file.read())
+"""
+# Run by the interpreter that will read what is written: it alone knows where its own modules are.
+PACK = "import sys; sys.path.append({site!r}); from runtime.oci_launcher import pack; pack({archive!r})"
 # The first line's end, where there is room for it.
 DIRECT = "cimport sys;del sys.argv[0];exec(open(sys.argv[0],'rb').read())"
 LAUNCHER = """#!{python} -IS{direct}
@@ -67,19 +82,50 @@ def main(argv: list[str]) -> int:
 def write(launcher: Path, archive: Path | None = None) -> None:
     """Writes the files, each whole or not at all; `archive` instead of the one in the package. Raises
     RuntimeFailure, OSError."""
-    python = os.path.realpath(sys.executable)
+    python = interpreter(os.path.realpath(sys.executable), SYSTEM.format(*sys.version_info))
     if len(python) + len("#! -IS") > LONGEST_FIRST_LINE or " " in python:
         raise RuntimeFailure(f"Could not write {launcher}: {python} cannot stand in a first line")
     direct = DIRECT if len(python) + len("#! -IS") + len(DIRECT) <= LONGEST_FIRST_LINE else ""
     package = Path(__file__).parent
     archive = archive or package / "__pycache__" / f"kubelet-py-oci.{sys.implementation.cache_tag}"
     archive.parent.mkdir(exist_ok=True)
-    late = archive.with_name(f"{archive.name}.late")
-    first, rest = archive_bytes(late)
+    places = {"site": str(package.parent), "archive": str(archive)}
+    # A third of the code would be the columns of expressions, for tracebacks; their lines stay.
+    packing = [python, "-IS", "-X", "no_debug_ranges", "-c", PACK.format(**places)]
+    done = subprocess.run(packing, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeFailure(f"Could not write {launcher}: {_last_line(done.stderr) or done.returncode}")
+    _replace(launcher, LAUNCHER.format(python=python, direct=direct, **places).encode(), 0o755)
+
+
+def pack(archive: str) -> None:
+    """Writes the two files with the code, for the interpreter that runs this. Raises OSError."""
+    first = Path(archive)
+    late = first.with_name(f"{first.name}.late")
+    eager, rest = archive_bytes(late)
     _replace(late, rest, 0o644)
-    _replace(archive, first, 0o644)
-    text = LAUNCHER.format(python=python, direct=direct, site=str(package.parent), archive=str(archive))
-    _replace(launcher, text.encode(), 0o755)
+    _replace(first, eager, 0o644)
+
+
+def interpreter(own: str, system: str) -> str:
+    """Which of two Pythons the command is for: the system's if that is our version and starts sooner."""
+    wanted = [importlib.util.MAGIC_NUMBER.hex(), "False"]
+    if _probed(own)[1:] == ["True"] and _probed(system) == wanted:
+        return os.path.realpath(system)
+    return own
+
+
+def _probed(python: str) -> list[str]:
+    """What PROBE tells of an interpreter; nothing if it is none."""
+    try:
+        return subprocess.run([python, "-ISc", PROBE], capture_output=True, text=True).stdout.split()
+    except OSError:
+        return []
+
+
+def _last_line(text: str) -> str:
+    """Where a traceback says what went wrong."""
+    return text.rstrip().rpartition("\n")[2]
 
 
 def _replace(path: Path, data: bytes, mode: int) -> None:
@@ -115,7 +161,7 @@ def _packed(names: Iterable[str]) -> dict[str, tuple[str, str, int, int, str, by
 
 def _late_in_each_start() -> tuple[str, ...]:
     """What a start imports late, whatever it starts: also the driver for the cgroups of this machine."""
-    names = ("runtime.spec_resources",)
+    names = ("runtime.spec_resources", "runtime.users")
     try:
         return *names, type(cgroups.detect()).__module__
     except CgroupError:

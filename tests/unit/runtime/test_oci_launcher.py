@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import marshal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from runtime import cgroups, oci_boot, oci_launcher
+from runtime.errors import RuntimeFailure
 
 
-@pytest.fixture
-def launcher(tmp_path: Path) -> Path:
-    path = tmp_path / "kubelet-py-oci"
-    oci_launcher.write(path, tmp_path / "code")
+def written(folder: Path) -> Path:
+    path = folder / "kubelet-py-oci"
+    oci_launcher.write(path, folder / "code")
     return path
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be spoilt."""
+    return written(tmp_path_factory.mktemp("launcher"))
 
 
 def run(*argv: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -25,9 +31,14 @@ def run(*argv: str | Path, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
+def python(launcher: Path) -> str:
+    """The interpreter in its first line."""
+    return launcher.read_text().removeprefix("#!").split(" ")[0]
+
+
 def imported(launcher: Path) -> list[str]:
     """Modules that this start has read from the package's files one by one."""
-    done = run(sys.executable, "-ISv", launcher, "--version")
+    done = run(python(launcher), "-ISv", launcher, "--version")
     assert done.returncode == 0, done.stderr
     return [line.split("'")[1] for line in done.stderr.splitlines() if line.startswith("import 'runtime")]
 
@@ -44,19 +55,18 @@ def test_started_by_its_first_line_it_is_not_taken_for_an_archive(launcher: Path
         pytest.skip("the path of this Python leaves no room in a first line")
     for name, options in (("direct", oci_launcher.DIRECT), ("plain", "")):
         script = tmp_path / name
-        script.write_text(f"#!{sys.executable} -IS{options}\nimport sys\nprint(sys.argv[1:], __name__)\n")
+        script.write_text(f"#!{python(launcher)} -IS{options}\nimport sys\nprint(sys.argv[1:], __name__)\n")
         script.chmod(0o755)
     assert run(tmp_path / "direct", "a b", "-x").stdout == run(tmp_path / "plain", "a b", "-x").stdout
-    assert run(launcher, "--version").stdout == run(sys.executable, "-IS", launcher, "--version").stdout
+    assert run(launcher, "--version").stdout == run(python(launcher), "-IS", launcher, "--version").stdout
 
 
 def test_extension_modules_are_loaded_without_a_search(launcher: Path) -> None:
     """A finder that lists folders is asked for none of them; where a file has gone, it is."""
-    done = run(sys.executable, "-ISvv", launcher, "--version")
+    done = run(python(launcher), "-ISvv", launcher, "--version")
     tried = [line for line in done.stderr.splitlines() if line.startswith("# trying")]
     wanted = ("_ctypes", "_struct", "_json")
-    external = [n for n in wanted if n not in sys.builtin_module_names]
-    assert not [line for line in tried for name in external if f"/{name}." in line], tried
+    assert not [line for line in tried for name in wanted if f"/{name}." in line], tried
 
 
 def test_a_missing_extension_file_is_searched_for() -> None:
@@ -72,8 +82,8 @@ def test_all_commands_find_what_they_import_late(launcher: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("spoilt", ["gone", "another interpreter's", "stale"])
-def test_without_its_code_it_imports_as_any_program(launcher: Path, tmp_path: Path, spoilt: str) -> None:
-    code = tmp_path / "code"
+def test_without_its_code_it_imports_as_any_program(tmp_path: Path, spoilt: str) -> None:
+    launcher, code = written(tmp_path), tmp_path / "code"
     if spoilt == "gone":
         code.unlink()
     elif spoilt == "stale":
@@ -89,10 +99,8 @@ def test_without_its_code_it_imports_as_any_program(launcher: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("spoilt", ["", "gone", "another interpreter's", "stale"])
-def test_without_the_late_code_a_late_module_is_imported_as_any(
-    launcher: Path, tmp_path: Path, spoilt: str
-) -> None:
-    code = tmp_path / "code.late"
+def test_without_the_late_code_a_late_module_is_imported_as_any(tmp_path: Path, spoilt: str) -> None:
+    launcher, code = written(tmp_path), tmp_path / "code.late"
     if spoilt == "gone":
         code.unlink()
     elif spoilt == "stale":
@@ -102,17 +110,55 @@ def test_without_the_late_code_a_late_module_is_imported_as_any(
         code.write_bytes(code.read_bytes()[:4] + marshal.dumps(modules))
     elif spoilt:
         code.write_bytes(b"\0\0\r\n" + code.read_bytes()[4:])
-    done = run(sys.executable, "-ISvv", launcher, "features")
+    done = run(python(launcher), "-ISvv", launcher, "features")
     assert done.returncode == 0 and "ociVersionMax" in done.stdout, done.stderr
     tried = [line for line in done.stderr.splitlines() if line.startswith("# trying")]
     assert any("oci_documents" in line for line in tried) == bool(spoilt)
 
 
-def test_what_each_start_imports_late_is_in_the_first_file(launcher: Path, tmp_path: Path) -> None:
-    _, eager, beside, late, lazy, _ = marshal.loads((tmp_path / "code").read_bytes()[4:])
+def test_what_each_start_imports_late_is_in_the_first_file(launcher: Path) -> None:
+    _, eager, beside, late, lazy, _ = marshal.loads(launcher.with_name("code").read_bytes()[4:])
     names = {entry[0] for entry in eager} | beside.keys()
-    assert late == str(tmp_path / "code.late") and not names & lazy
+    assert late == str(launcher.with_name("code.late")) and not names & lazy
     assert type(cgroups.detect()).__module__ in names and "runtime.spec_resources" in names
+
+
+MAGIC = importlib.util.MAGIC_NUMBER.hex()
+
+
+@pytest.mark.parametrize(
+    ("own", "system", "taken"),
+    [
+        (f"{MAGIC} True", f"{MAGIC} False", "system"),
+        (f"{MAGIC} False", f"{MAGIC} False", "own"),  # it starts as soon
+        (f"{MAGIC} True", f"{MAGIC} True", "own"),
+        (f"{MAGIC} True", "00000d0a False", "own"),  # another version
+        (f"{MAGIC} True", "", "own"),
+        (f"{MAGIC} True", None, "own"),  # there is none
+    ],
+)
+def test_the_systems_python_is_taken_where_it_starts_sooner(
+    tmp_path: Path, own: str, system: str | None, taken: str
+) -> None:
+    for name, told in (("own", own), ("system", system)):
+        if told is not None:
+            (tmp_path / name).write_text(f"#!/bin/sh\necho {told}\n")
+            (tmp_path / name).chmod(0o755)
+    chosen = oci_launcher.interpreter(f"{tmp_path}/own", f"{tmp_path}/system")
+    assert chosen == f"{tmp_path}/{taken}"
+
+
+def test_what_cannot_be_packed_is_told(tmp_path: Path) -> None:
+    (tmp_path / "code.late").mkdir()
+    with pytest.raises(RuntimeFailure, match=r"Could not write .*kubelet-py-oci: .*code\.late"):
+        oci_launcher.write(tmp_path / "kubelet-py-oci", tmp_path / "code")
+    assert [path.name for path in tmp_path.iterdir()] == ["code.late"]
+
+
+def test_its_code_keeps_the_lines_for_tracebacks(launcher: Path) -> None:
+    code = marshal.loads(launcher.with_name("code").read_bytes()[4:])[0]
+    assert {line for _, _, line in code.co_lines() if line}
+    assert all(place[2:] == (None, None) for place in code.co_positions())
 
 
 def test_neither_environment_nor_folder_decides_what_is_imported(launcher: Path, tmp_path: Path) -> None:
