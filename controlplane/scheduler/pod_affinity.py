@@ -77,6 +77,7 @@ class Placed:
     started: float = 0.0
     name: str = ""
     uid: str = ""
+    claims: tuple[str, ...] = ()  # of its namespace
 
 
 def rules_of(pod: Object) -> Rules:

@@ -304,6 +304,7 @@ def placed_on(pod: Object, node: str, requests: Requests) -> Placed:
         _started(pod),
         metadata["name"],
         metadata["uid"],
+        tuple(claim_names(pod)),
     )
 
 

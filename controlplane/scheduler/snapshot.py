@@ -12,7 +12,7 @@ from controlplane.scheduler.filters import NodeView, Requests, explain, node_vie
 from controlplane.scheduler.pod_affinity import Labels, Namespaces, Neighbours, Placed
 from controlplane.scheduler.scores import best
 from controlplane.scheduler.topology_spread import Spread
-from controlplane.scheduler.volumes import Choice, Storage, before_nodes, on_node
+from controlplane.scheduler.volumes import Choice, Storage, before_nodes, held, on_node
 
 Object = dict[str, Any]
 
@@ -56,8 +56,9 @@ def decide(pod: Object, requests: Requests, owner: str, snapshot: Snapshot) -> V
     refused: dict[str, list[str]] = {}
     choices: dict[str, list[Choice]] = {}
     fitting = []
+    alone = held(pod, snapshot.storage, snapshot.placed)
     for view in views:
-        reasons = why_not(pod, requests, view)
+        reasons = why_not(pod, requests, view) or alone
         if not reasons:
             reasons, choices[view.name] = on_node(pod, view.node, snapshot.storage)
         reasons = reasons or spread.why_not(view.name) or neighbours.why_not(view.name)
@@ -82,7 +83,8 @@ def fits(
     """Whether the pod fits on that node if these pods are all there are."""
     views = snapshot.views(placed)
     view = next(view for view in views if view.name == node)
-    reasons = why_not(pod, requests, view) or on_node(pod, view.node, snapshot.storage)[0]
+    reasons = why_not(pod, requests, view) or held(pod, snapshot.storage, placed)
+    reasons = reasons or on_node(pod, view.node, snapshot.storage)[0]
     if reasons or Spread(pod, placed, views).why_not(node):
         return False
     return not Neighbours(pod, placed, snapshot.labels(), snapshot.namespaces).why_not(node)

@@ -7,18 +7,21 @@ upstream's VolumeBinding plugin.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from controlplane import claims
 from controlplane.scheduler.filters import matches_term
+from controlplane.scheduler.pod_affinity import Placed
 
 Object = dict[str, Any]
 
 UNBOUND = "pod has unbound immediate PersistentVolumeClaims"
 CONFLICT = "node(s) had volume node affinity conflict"
 NOTHING_FREE = "node(s) didn't find available persistent volumes to bind"
+ONE_POD = "ReadWriteOncePod"
+IN_USE = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,17 @@ def on_node(pod: Object, node: Object, storage: Storage) -> tuple[list[str], lis
         if choice.volume is not None:
             taken.add(choice.volume["metadata"]["name"])
     return [], choices
+
+
+def held(pod: Object, storage: Storage, placed: Sequence[Placed]) -> list[str]:
+    """What forbids every node: a claim of access mode ReadWriteOncePod that another pod has, wherever that
+    is (upstream's VolumeRestrictions plugin)."""
+    namespace = pod["metadata"].get("namespace", "")
+    alone = {c["metadata"]["name"] for c in _claims(pod, storage) if ONE_POD in c["spec"]["accessModes"]}
+    if not alone:
+        return []
+    taken = any(other.namespace == namespace and alone.intersection(other.claims) for other in placed)
+    return [IN_USE] if taken else []
 
 
 def _choose(claim: Object, node: Object, storage: Storage, taken: set[str]) -> Choice | None:

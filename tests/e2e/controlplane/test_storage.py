@@ -180,6 +180,18 @@ def test_a_pod_whose_claims_are_not_ready_stays_pending(lab: Lab) -> None:
     lab.becomes(PODS, "p", "Running")
 
 
+def test_a_claim_for_one_pod_is_had_by_one(lab: Lab) -> None:
+    lab.volume(accessModes=["ReadWriteOncePod"])
+    lab.claim(accessModes=["ReadWriteOncePod"])
+    lab.pod("first")
+    lab.becomes(PODS, "first", "Running")
+    lab.pod("second")
+    text = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+    assert lab.event("second", "FailedScheduling") == f"0/2 nodes are available: 2 {text}."
+    lab.cluster.client.delete(PODS, "first", lab.namespace)
+    lab.becomes(PODS, "second", "Running")
+
+
 def test_a_claim_in_use_is_kept_until_its_pod_is_gone(lab: Lab) -> None:
     name = lab.volume()["metadata"]["name"]
     lab.claim()

@@ -8,13 +8,18 @@ import pytest
 
 from controlplane import claims
 from controlplane.controllers.volume_binder import remove_host_path
+from controlplane.scheduler.filters import Requests
+from controlplane.scheduler.pod_affinity import NO_RULES, Placed
+from controlplane.scheduler.snapshot import Snapshot, decide, fits
 from controlplane.scheduler.volumes import (
     CONFLICT,
+    IN_USE,
     NOTHING_FREE,
     UNBOUND,
     Choice,
     Storage,
     before_nodes,
+    held,
     on_node,
 )
 
@@ -154,6 +159,38 @@ def test_two_claims_of_a_pod_get_two_volumes() -> None:
     assert names(on_node(pod, node, known)[1]) == ["x", "y"]
     short = storage(*asked, volume("x", **SLOW), classes=WAITS)
     assert on_node(pod, node, short)[0] == [NOTHING_FREE]
+
+
+NOTHING = Requests({}, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("mode", "namespace", "claims_of_other", "reasons"),
+    [
+        ("ReadWriteOncePod", "ns", ("c",), [IN_USE]),
+        ("ReadWriteOncePod", "ns", ("another",), []),
+        ("ReadWriteOncePod", "elsewhere", ("c",), []),
+        ("ReadWriteOnce", "ns", ("c",), []),
+    ],
+)
+def test_a_claim_for_one_pod_is_nobody_elses(
+    mode: str, namespace: str, claims_of_other: tuple[str, ...], reasons: list[str]
+) -> None:
+    """The other pod is on another node; only its end, not that of pods beside ours, makes room."""
+    known = storage(claim(volume="v", accessModes=[mode]), volume())
+    other = Placed("there", NOTHING, "", namespace, {}, NO_RULES, claims=claims_of_other)
+    assert held(POD, known, [other]) == reasons
+    allocatable = {"cpu": "4", "memory": "8Gi", "pods": "110"}
+    nodes = {
+        name: {"metadata": {"name": name}, "spec": {}, "status": {"allocatable": allocatable}}
+        for name in ("here", "there")
+    }
+    snapshot = Snapshot(nodes, [other], {}, known)
+    verdict = decide(POD, NOTHING, "", snapshot)
+    wanted = f"0/2 nodes are available: 2 {IN_USE}." if reasons else ""
+    assert (verdict.message, verdict.chosen is None) == (wanted, bool(reasons))
+    assert fits(POD, NOTHING, snapshot, "here", [other]) is not bool(reasons)
+    assert fits(POD, NOTHING, snapshot, "there", [])
 
 
 BEYOND = ["/etc", "/tmp", "/tmp/", "/tmp/../etc", "/tmp/a/../../etc", "/var/tmp/x", "tmp/x"]
