@@ -39,11 +39,12 @@ class User(Record):
     home: str = "/"
 
 
-def resolve(user: str, passwd: str, group: str) -> User:
+def resolve(user: str, passwd: str, group: str, *, keep_groups: bool = False) -> User:
     """`user` as in an image's USER or config: "", "name", "uid", "name:group", "uid:gid" → numbers.
 
     `passwd` and `group` are the files' texts. A group given explicitly replaces the supplementary ones, as
-    Docker does. Raises UserError for names the image does not know and for numbers that are no ids.
+    Docker does, unless `keep_groups`. Raises UserError for names the image does not know and for numbers that
+    are no ids.
     """
     who, colon, which = user.partition(":")
     entry = _passwd_entry(who or "0", passwd)
@@ -51,15 +52,17 @@ def resolve(user: str, passwd: str, group: str) -> User:
         uid, gid, name, home = _identity(who or "0", "user"), 0, "", "/"
     else:
         name, uid, gid, home = entry
-    if colon:
-        return User(uid, _group_id(which, group), (), name, home)
+    gid = _group_id(which, group) if colon else gid
+    if colon and not keep_groups:
+        return User(uid, gid, (), name, home)
     groups = tuple(g for g in _memberships(name, group) if g != gid) if name else ()
     return User(uid, gid, groups, name, home)
 
 
-def lookup(kernel: Kernel, layers: Sequence[str], user: str) -> User:
+def lookup(kernel: Kernel, layers: Sequence[str], user: str, *, keep_groups: bool = False) -> User:
     """`resolve` against the files of an image whose layers (folders, TOP first) are given."""
-    return resolve(user, read_text(kernel, layers, "/etc/passwd"), read_text(kernel, layers, "/etc/group"))
+    passwd, group = (read_text(kernel, layers, path) for path in ("/etc/passwd", "/etc/group"))
+    return resolve(user, passwd, group, keep_groups=keep_groups)
 
 
 def home(kernel: Kernel, root: str, uid: int) -> str:

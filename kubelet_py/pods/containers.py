@@ -295,7 +295,8 @@ class ContainerStarter:
         found = self._users.get(key)
         if found is None:
             try:
-                found = users.lookup(self._kernel, image.layers, wanted)
+                # Policy Merge: the image's groups of the user, whichever group is its first.
+                found = users.lookup(self._kernel, image.layers, wanted, keep_groups=True)
             except (UserError, OSError) as error:
                 raise ContainerConfigError(str(error)) from error
             with self._lock:

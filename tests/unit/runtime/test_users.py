@@ -34,6 +34,15 @@ def test_users_are_resolved_as_docker_does(user: str, expected: User) -> None:
     assert resolve(user, PASSWD, GROUP) == expected
 
 
+@pytest.mark.parametrize(
+    ("user", "gid", "groups"),
+    [("web:99", 99, (44, 45)), ("33:99", 99, (44, 45)), ("web:logs", 44, (45,)), ("5000:6000", 6000, ())],
+)
+def test_an_explicit_group_may_leave_the_others(user: str, gid: int, groups: tuple[int, ...]) -> None:
+    found = resolve(user, PASSWD, GROUP, keep_groups=True)
+    assert (found.gid, found.groups) == (gid, groups)
+
+
 def test_a_file_may_say_anything(tmp_path: Path) -> None:
     """Digits of other alphabets are none, and Python refuses to read thousands of them."""
     nines = "9" * 5000
