@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kubeclient.app_armor import annotated
-from kubelet_py.errors import ContainerConfigError, SandboxError
+from kubelet_py.errors import ContainerConfigError, CreateContainerError, SandboxError
 from kubelet_py.pods import app_armor
 from kubelet_py.pods.model import Object, Waiting, every_container
 from runtime import capabilities
@@ -118,9 +118,13 @@ def capability_names(context: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def localhost_profile(folder: Path, context: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The seccomp profile below `folder` that the context names; None where it names none of the node's."""
+    """The seccomp profile below `folder` that the context names; None where it names none of the node's.
+
+    A file that is missing or is no profile fails the container's creation, as it does in containerd; one that
+    is privileged has no filter, so that nothing is read for it.
+    """
     profile = context.get("seccompProfile") or {}
-    if profile.get("type") != "Localhost":
+    if profile.get("type") != "Localhost" or context.get("privileged"):
         return None
     name = profile.get("localhostProfile") or ""
     if name.startswith("/") or ".." in name.split("/"):
@@ -128,11 +132,13 @@ def localhost_profile(folder: Path, context: Mapping[str, Any]) -> Mapping[str, 
     file = folder / name
     try:
         parsed: Any = json.loads(file.read_bytes()[:LARGEST_PROFILE])
-    except (OSError, ValueError) as error:
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise ContainerConfigError(f"could not load local seccomp profile {file}: {why}") from error
+    except OSError as error:
+        why = os.strerror(error.errno).lower() if error.errno else error
+        raise CreateContainerError(f'cannot load seccomp profile "{file}": open {file}: {why}') from error
+    except ValueError as error:
+        raise CreateContainerError(f'cannot decode seccomp profile "{file}": {error}') from error
     if not isinstance(parsed, dict):
-        raise ContainerConfigError(f"could not load local seccomp profile {file}: it is no JSON object")
+        raise CreateContainerError(f'cannot decode seccomp profile "{file}": it is no JSON object')
     return parsed
 
 

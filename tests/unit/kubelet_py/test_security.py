@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kubelet_py import config
-from kubelet_py.errors import ConfigError, ContainerConfigError
+from kubelet_py.errors import ConfigError, ContainerConfigError, CreateContainerError
 from kubelet_py.pods import security
 from kubelet_py.pods.model import UserView, Waiting, user_from, user_text
 
@@ -51,9 +51,9 @@ def test_an_unknown_capability_is_named() -> None:
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [
-        (None, "profile {}: No such file or directory$"),
-        ("[]", "profile {}: it is no JSON object$"),
-        ("{", "profile {}: Expecting property name"),
+        (None, '^cannot load seccomp profile "{0}": open {0}: no such file or directory$'),
+        ("[]", '^cannot decode seccomp profile "{0}": it is no JSON object$'),
+        ("{", '^cannot decode seccomp profile "{0}": Expecting property name'),
     ],
 )
 def test_a_profile_of_the_node_that_cannot_be_read_is_told(
@@ -63,8 +63,9 @@ def test_a_profile_of_the_node_that_cannot_be_read_is_told(
     if content is not None:
         file.write_text(content)
     context = {"seccompProfile": {"type": "Localhost", "localhostProfile": "mine.json"}}
-    with pytest.raises(ContainerConfigError, match=wanted.format(file)):
+    with pytest.raises(CreateContainerError, match=wanted.format(file)):
         security.localhost_profile(tmp_path, context)
+    assert security.localhost_profile(tmp_path, context | {"privileged": True}) is None
     file.write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
     assert security.localhost_profile(tmp_path, context) == {"defaultAction": "SCMP_ACT_ALLOW"}
     with pytest.raises(ContainerConfigError, match="must be a relative path"):
