@@ -18,16 +18,21 @@ MAKERS: dict[str, PayloadMaker] = {
 
 
 def payload(context: Context, source: Object) -> Payload:
-    """The sources' files together; two of one path are an error."""
+    """The sources' files together: of two with one path the later source's, as upstream. VolumeError tells of
+    every source that lacks something, not only of the first."""
     files: dict[str, File] = {}
+    problems: list[str] = []
     mode = source.get("defaultMode", DEFAULT_MODE)
     for entry in source.get("sources") or ():
         for kind, inner in entry.items():
             maker = MAKERS.get(kind)
             if maker is None:
-                raise VolumeError(f"projected volumes of {kind} are not supported by this node")
-            for path, file in maker(context, {"defaultMode": mode, **inner}).items():
-                if path in files:
-                    raise VolumeError(f"two sources of a projected volume have the path {path}")
-                files[path] = file
+                problems.append(f"projected volumes of {kind} are not supported by this node")
+                continue
+            try:
+                files |= maker(context, {"defaultMode": mode, **inner})
+            except VolumeError as error:
+                problems.append(str(error))
+    if problems:
+        raise VolumeError(problems[0] if len(problems) == 1 else f"[{', '.join(problems)}]")
     return files

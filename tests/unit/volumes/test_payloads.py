@@ -60,6 +60,9 @@ def context(**security: Any) -> Context:
                      "defaultMode": 0o440}, {"one": File(b"1", 0o440), "two": File(b"hidden", 0o440)}),
         (projected, {"sources": [{"serviceAccountToken": {"path": "t", "audience": "vault"}}]},
          {"t": File(b"token for vault", 0o644)}),
+        (projected, {"sources": [{"secret": {"name": "s"}},
+                                 {"configMap": {"name": "m", "items": [{"key": "b", "path": "a"}]}}]},
+         {"a": File(b"2")}),
     ],
 )  # fmt: skip
 def test_the_files_of_a_volume(maker: Any, source: Object, wanted: dict[str, File]) -> None:
@@ -77,8 +80,9 @@ def test_the_files_of_a_volume(maker: Any, source: Object, wanted: dict[str, Fil
          "references non-existent secret key: no"),
         (projected, {"sources": [{"clusterTrustBundle": {"path": "x", "name": "b"}}]},
          "projected volumes of clusterTrustBundle are not supported by this node"),
-        (projected, {"sources": [{"configMap": {"name": "m"}}, {"secret": {"name": "s"}}]},
-         "two sources of a projected volume have the path a"),
+        (projected, {"sources": [{"configMap": {"name": "no"}}, {"secret": {"name": "s"}},
+                                 {"secret": {"name": "no"}}]},
+         '[configmap "no" not found, secret "no" not found]'),
     ],
 )  # fmt: skip
 def test_what_is_missing(maker: Any, source: Object, text: str) -> None:
