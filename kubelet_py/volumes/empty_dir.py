@@ -11,22 +11,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kubeclient import quantity
+from kubelet_py.errors import VolumeError
 from kubelet_py.pods.model import Object, containers, init_containers, is_restartable
 from kubelet_py.volumes import mounting, ownership
 from kubelet_py.volumes.plugin import Context
 
-HUGE_PAGES = "HugePages"
+MEMORY, HUGE_PAGES = "Memory", "HugePages"
 
 
 def set_up(context: Context, source: Object, folder: Path) -> Path:
     """The folder, mode 0777; with an fsGroup its group, and the setgid bit that hands it on."""
-    folder.mkdir(parents=True, exist_ok=True)
     medium = source.get("medium") or ""
-    if medium == "Memory":
+    page_bytes = page_size(context.pod, medium) if medium not in ("", MEMORY) else 0
+    folder.mkdir(parents=True, exist_ok=True)
+    if medium == MEMORY:
         size = memory_size(context.pod, source, context.allocatable)
         mounting.mount_tmpfs(folder, size=size or None, mode=0o777)
-    elif medium.startswith(HUGE_PAGES):
-        mounting.mount_huge_pages(folder, page_size(context.pod, medium))
+    elif page_bytes:
+        mounting.mount_huge_pages(folder, page_bytes)
     if folder.stat().st_mode & 0o777 != 0o777:
         folder.chmod(0o777)
     if context.fs_group is not None:
@@ -56,13 +58,32 @@ def _limit(container: Object, name: str) -> int:
 
 
 def page_size(pod: Object, medium: str) -> int:
-    """Bytes per page: HugePages-2Mi says it; plain HugePages takes the one size that the pod asks for."""
-    if medium != HUGE_PAGES:
-        return quantity.value(medium.removeprefix(f"{HUGE_PAGES}-"))
-    names = {
-        name
+    """Bytes per page: HugePages-2Mi says it, plain HugePages takes the one size that the pod asks for.
+
+    VolumeError for a medium that is none, and for pages that the pod has not asked for: whatever it wrote
+    there would be taken from others' (upstream: getPageSizeMountOption).
+    """
+    if medium != HUGE_PAGES and not medium.startswith(f"{HUGE_PAGES}-"):
+        raise VolumeError(f'unknown storage medium "{medium}"')
+    sizes = {
+        quantity.value(name.removeprefix("hugepages-"))
         for container in [*containers(pod), *init_containers(pod)]
         for name in (container.get("resources") or {}).get("limits") or {}
         if name.startswith("hugepages-")
     }
-    return quantity.value(names.pop().removeprefix("hugepages-")) if len(names) == 1 else 0
+    if medium != HUGE_PAGES:
+        sizes &= {_page_bytes(medium)}
+    if not sizes:
+        raise VolumeError(
+            f"medium {medium}: hugePages storage requested, but there is no resource request for huge pages."
+        )
+    if len(sizes) > 1:
+        raise VolumeError(f"medium: {medium} can't be used if container requests multiple huge page sizes")
+    return sizes.pop()
+
+
+def _page_bytes(medium: str) -> int:
+    try:
+        return quantity.value(medium.removeprefix(f"{HUGE_PAGES}-"))
+    except ValueError as error:
+        raise VolumeError(f'unknown storage medium "{medium}"') from error

@@ -66,14 +66,25 @@ def test_nothing_bounds_the_size_where_nothing_is_known() -> None:
 @pytest.mark.parametrize(
     ("medium", "limits", "wanted"),
     [
-        ("HugePages-2Mi", {}, 2 << 20),
+        ("HugePages-2Mi", {"hugepages-1Gi": "1Gi", "hugepages-2Mi": "2Mi"}, 2 << 20),
         ("HugePages", {"hugepages-1Gi": "1Gi"}, GI),
-        ("HugePages", {"hugepages-1Gi": "1Gi", "hugepages-2Mi": "2Mi"}, 0),
-        ("HugePages", {}, 0),
+        ("HugePages", {"hugepages-1Gi": "1Gi", "hugepages-2Mi": "2Mi"},
+         "medium: HugePages can't be used if container requests multiple huge page sizes"),
+        ("HugePages", {}, "medium HugePages: hugePages storage requested, but there is no"),
+        ("HugePages-2Mi", {"hugepages-1Gi": "1Gi"}, "medium HugePages-2Mi: hugePages storage requested, but"),
+        ("HugePages-many", {"hugepages-1Gi": "1Gi"}, 'unknown storage medium "HugePages-many"'),
+        ("HugePages2Mi", {"hugepages-2Mi": "2Mi"}, 'unknown storage medium "HugePages2Mi"'),
+        ("Floppy", {}, 'unknown storage medium "Floppy"'),
     ],
-)
-def test_the_size_of_huge_pages(medium: str, limits: Object, wanted: int) -> None:
-    assert empty_dir.page_size(pod(limits), medium) == wanted
+)  # fmt: skip
+def test_the_size_of_huge_pages(tmp_path: Path, medium: str, limits: Object, wanted: int | str) -> None:
+    if isinstance(wanted, int):
+        assert empty_dir.page_size(pod(limits), medium) == wanted
+        return
+    with pytest.raises(VolumeError) as raised:
+        empty_dir.set_up(context(pod(limits)), {"medium": medium}, tmp_path / "v")
+    assert str(raised.value).startswith(wanted)
+    assert not (tmp_path / "v").exists()
 
 
 def test_usage_counts_each_file_once_and_follows_no_link(tmp_path: Path) -> None:
