@@ -63,7 +63,7 @@ class Facts:
     shm: str  # the folder behind /dev/shm: the pod's, or the host's with hostIPC
     seccomp_default: bool = True
     localhost_seccomp: Mapping[str, Any] | None = None
-    devices: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    devices: Sequence[Mapping[str, Any]] = field(default_factory=tuple)  # besides those that all have
     app_armor: str = ""  # the profile, which the kernel has
     selinux: bool = False
 
@@ -100,8 +100,8 @@ def oci_spec(pod: Object, container: Object, facts: Facts) -> dict[str, Any]:
         "readonlyPaths": read_only,
         "rootfsPropagation": _root_propagation(facts.mounts),
     }
-    if facts.devices:
-        linux["devices"] = [dict(device) for device in facts.devices]
+    devices = [dict(device) for device in facts.devices if not _covered(device["path"], facts.mounts)]
+    linux |= {"devices": devices} if devices else {}
     seccomp = security.seccomp(
         context, names, default=facts.seccomp_default, localhost=facts.localhost_seccomp
     )
@@ -171,6 +171,12 @@ def _bind(mount: Mount, mapped: bool) -> dict[str, Any]:
         # The file's owner 0 is the pod's 0, and what the pod writes as 0 is 0 on the disk.
         options.append("idmap")
     return _mount(mount.destination, "bind", mount.source, *options)
+
+
+def _covered(path: str, mounts: Sequence[Mount]) -> bool:
+    """Whether a volume lies there: its files are the pod's business, and no node is made among them."""
+    places = [f"/{mount.destination.strip('/')}" for mount in mounts]
+    return any(path == place or path.startswith(f"{place}/") for place in places)
 
 
 def _ordered(mounts: Sequence[Mount]) -> list[Mount]:

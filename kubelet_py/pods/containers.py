@@ -24,6 +24,7 @@ from kubelet_py.pods import app_armor, environment, files, resources, security, 
 from kubelet_py.pods.actions import Start, spec_hash
 from kubelet_py.pods.container_spec import Facts, Mount, oci_spec
 from kubelet_py.pods.context import NodeFacts, ObjectSource
+from kubelet_py.pods.host_devices import host_devices
 from kubelet_py.pods.image_puller import ImagePuller
 from kubelet_py.pods.image_volumes import Ids, image_volumes
 from kubelet_py.pods.model import (
@@ -196,6 +197,7 @@ class ContainerStarter:
                 hostname=files.nodename_of(pod, node.name, self._config.cluster_domain),
                 shm=self._shm(pod),
                 seccomp_default=self._config.seccomp_default,
+                devices=host_devices() if context.get("privileged") else (),
                 localhost_seccomp=security.localhost_profile(self._paths.state / "seccomp", context),
                 app_armor=self._app_armor.provide(context),
                 selinux=self._selinux,

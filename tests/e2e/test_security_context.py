@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import Any
 
 import pytest
 from e2e_node import Node, pod
-from volume_pods import Case, check, event, holding, looking, parameters, start_all
+from volume_pods import Case, check, event, holding, looking, over, parameters, start_all
+
+from runtime.linux import LinuxKernel
+from runtime.userns import supported
 
 pytestmark = pytest.mark.e2e
 
@@ -163,7 +167,47 @@ def test_a_profile_of_the_nodes_own(node: Node) -> None:
     node.until("profiled over", lambda: node.phase("profiled") == "Succeeded", 60)
     said = node.kubectl("logs", "profiled").out
     assert "Operation not permitted" in said and said.endswith("touched\n")
-    assert "absent.json" in event(node, "unprofiled", "Failed")
+    absent = node.root / "var/lib/kubelet-py/seccomp/absent.json"
+    text = f'cannot load seccomp profile "{absent}": open {absent}: no such file or directory'
+    assert event(node, "unprofiled", "Failed") == f"Error: {text}"
+    waiting = node.get("pod", "unprofiled")["status"]["containerStatuses"][0]["state"]["waiting"]
+    assert (waiting["reason"], waiting["message"]) == ("CreateContainerError", text)
+    absent.write_text(json.dumps(profile))
+    node.wait_running("unprofiled")
+
+
+NODES = "cd /dev && find . -type b -o -type c | xargs stat -c '%n %F %t:%T %a %u %g'"
+OWN_NODES = ("./pts/", "./ptmx ", "./console ")
+
+
+def hosts_nodes() -> set[str]:
+    said = subprocess.run(["busybox", "sh", "-c", NODES], capture_output=True, text=True).stdout.splitlines()
+    return {line for line in said if not line.startswith(OWN_NODES)}
+
+
+def test_a_privileged_container_has_the_hosts_devices(node: Node) -> None:
+    """With their names, numbers, modes and owners; but not in place of what a volume brings there."""
+    volume = {"name": "v", "hostPath": {"path": "/dev/null", "type": "CharDevice"}}
+    mounts = [{"name": "v", "mountPath": "/dev/kmsg"}]
+    privileged = {"securityContext": {"privileged": True}}
+    before = hosts_nodes()
+    own_users = [looking("devices-own", NODES, [], container=privileged, hostUsers=False)]
+    node.apply(
+        looking("devices", NODES, [], container=privileged),
+        *(own_users if supported(LinuxKernel()) else ()),
+        looking("devices-none", NODES, []),
+        looking("devices-volume", "stat -c %t:%T /dev/kmsg", [volume], mounts=mounts, container=privileged),
+    )
+    seen = set(over(node, "devices"))
+    lasting = before & hosts_nodes()
+    assert len(lasting) > 10 and lasting - seen == set()
+    if supported(LinuxKernel()):
+        names = {line.split()[0] for line in over(node, "devices-own")}
+        assert {line.split()[0] for line in lasting} - names == set()
+    assert {line.split()[0].removeprefix("./") for line in over(node, "devices-none")} - {
+        "full", "null", "ptmx", "random", "tty", "urandom", "zero", "pts/ptmx",
+    } == set()  # fmt: skip
+    assert over(node, "devices-volume") == ["1:3"]
 
 
 def test_the_status_says_who_a_container_is(node: Node) -> None:
