@@ -16,6 +16,7 @@ from controlplane.apiserver.app_armor import give_fields
 from controlplane.apiserver.defaults_pod import qos_class
 from controlplane.apiserver.errors import forbidden, namespace_terminating, not_found
 from controlplane.apiserver.limit_ranger import complaints, give_defaults
+from controlplane.apiserver.pod_warnings import pod_warnings
 from controlplane.apiserver.quota_admission import check_quota
 from controlplane.apiserver.resources import ResourceInfo, lookup
 from controlplane.apiserver.runtime_class import apply_runtime_class
@@ -82,6 +83,7 @@ class Admission:
             give_default_class(self._cache, obj)
         elif key == ("", "resourcequotas"):
             warnings.extend(not_counted(obj))
+        warnings.extend(pod_warnings(info.group, info.plural, obj))
         if info.namespaced and info.stored and not is_mirror(obj):
             check_quota(self._cache, info, namespace, obj)
 

@@ -27,7 +27,8 @@ _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 _MESSAGE_POLICIES = ("FallbackToLogsOnError", "File")
 _PROTOCOLS = ("SCTP", "TCP", "UDP")
 _SOURCES = ("fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef")
-_HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc", "sleep")
+_PROBE_HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
+_HOOK_HANDLERS = ("exec", "httpGet", "tcpSocket", "sleep")
 _PROBE_NUMBERS = (
     "initialDelaySeconds",
     "timeoutSeconds",
@@ -103,6 +104,7 @@ def _check_container(
     _check_resize_policy(causes, f"{path}.resizePolicy", container.get("resizePolicy") or [])
     check_resources(causes, f"{path}.resources", container.get("resources") or {})
     _check_probes(causes, path, container)
+    _check_hooks(causes, f"{path}.lifecycle", container.get("lifecycle") or {}, spec)
     context = container.get("securityContext") or {}
     check_container_security(causes, f"{path}.securityContext", context, spec)
 
@@ -270,7 +272,7 @@ def _check_probes(causes: Causes, path: str, container: Object) -> None:
         if probe is None:
             continue
         where = f"{path}.{field}"
-        check_handler(causes, where, probe)
+        _check_handler(causes, where, probe, _PROBE_HANDLERS)
         for name in _PROBE_NUMBERS:
             causes.non_negative(f"{where}.{name}", probe.get(name))
         if field != "readinessProbe" and probe.get("successThreshold", 1) != 1:
@@ -282,15 +284,25 @@ def _check_probes(causes: Causes, path: str, container: Object) -> None:
             )
         elif grace is not None and grace <= 0:
             causes.invalid(f"{where}.terminationGracePeriodSeconds", grace, "must be greater than 0")
+
+
+def _check_hooks(causes: Causes, path: str, lifecycle: Object, spec: Object) -> None:
+    grace = spec.get("terminationGracePeriodSeconds")
     for hook in ("postStart", "preStop"):
-        handler = (container.get("lifecycle") or {}).get(hook)
-        if handler is not None:
-            check_handler(causes, f"{path}.lifecycle.{hook}", handler)
+        handler = lifecycle.get(hook)
+        if handler is None:
+            continue
+        _check_handler(causes, f"{path}.{hook}", handler, _HOOK_HANDLERS)
+        seconds = (handler.get("sleep") or {}).get("seconds") or 0
+        if "sleep" in handler and grace is not None and not 0 < seconds <= grace:
+            detail = f"must be greater than 0 and less than terminationGracePeriodSeconds ({grace})"
+            causes.invalid(f"{path}.{hook}.sleep", seconds, detail)
 
 
-def check_handler(causes: Causes, path: str, handler: Object) -> None:
-    """A probe's or hook's action: exactly one, and complete."""
-    kinds = [kind for kind in _HANDLERS if kind in handler]
+def _check_handler(causes: Causes, path: str, handler: Object, known: tuple[str, ...]) -> None:
+    """A probe's or hook's action: exactly one of those it may have, and complete. Upstream has a type for
+    each of the two, so that what only the other knows is an unknown field: it counts for nothing."""
+    kinds = [kind for kind in known if kind in handler]
     if not kinds:
         causes.required(path, "must specify a handler type")
     for extra in kinds[1:]:

@@ -73,7 +73,7 @@ def _check_dns(causes: Causes, path: str, spec: Object) -> None:
 
 
 def _check_numbers(causes: Causes, path: str, spec: Object) -> None:
-    causes.non_negative(f"{path}.terminationGracePeriodSeconds", spec.get("terminationGracePeriodSeconds"))
+    # A negative terminationGracePeriodSeconds is taken, and means 1: pod_warnings.py.
     deadline = spec.get("activeDeadlineSeconds")
     if deadline is not None and not 1 <= deadline <= _MAX_INT32:
         causes.invalid(

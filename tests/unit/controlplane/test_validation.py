@@ -197,13 +197,24 @@ def test_metadata(obj: dict[str, Any], wanted: str) -> None:
             "may not be set for init containers without restartPolicy=Always",
         ),
         (
-            pod(terminationGracePeriodSeconds=-1),
-            "spec.terminationGracePeriodSeconds: Invalid value: -1: must be greater than or equal to 0",
+            container(lifecycle={"preStop": {"sleep": {"seconds": 31}}}),
+            "spec.containers[0].lifecycle.preStop.sleep: Invalid value: 31: "
+            "must be greater than 0 and less than terminationGracePeriodSeconds (30)",
+        ),
+        (
+            container(lifecycle={"preStop": {"sleep": {"seconds": 0}}}),
+            "spec.containers[0].lifecycle.preStop.sleep: Invalid value: 0: "
+            "must be greater than 0 and less than terminationGracePeriodSeconds (30)",
         ),
     ],
 )
 def test_pods(obj: dict[str, Any], wanted: str) -> None:
     assert create(obj) == [wanted]
+
+
+def test_a_negative_grace_is_taken() -> None:
+    """Upstream warns (test_pod_warnings.py), and treats it as 1."""
+    assert create(pod(terminationGracePeriodSeconds=-1)) == []
 
 
 @pytest.mark.parametrize(
