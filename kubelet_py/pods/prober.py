@@ -15,11 +15,18 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from kubelet_py.pods import probes
 from kubelet_py.pods.durations import DEFAULT_BOUNDS, Distribution, Durations
-from kubelet_py.pods.model import ContainerView, Health, Object, PodView, containers, init_containers
+from kubelet_py.pods.model import (
+    ContainerView,
+    Health,
+    Object,
+    PodView,
+    containers,
+    host_network,
+    init_containers,
+)
 from kubelet_py.pods.probe_threads import ProbeThreads
 from kubelet_py.pods.probes import Outcome
 from runtime.service import RuntimeService
@@ -104,7 +111,8 @@ class _Watched:
 
 
 class Prober:
-    """`changed(uid)` is called when a container's health changed; `tell` makes the Unhealthy events."""
+    """`changed(uid)` is called when a container's health changed; `tell` makes the Unhealthy events.
+    `host_ip` is where pods on the host's network are asked: at the address that is their podIP."""
 
     def __init__(
         self,
@@ -112,9 +120,11 @@ class Prober:
         *,
         changed: Callable[[str], None],
         tell: Callable[[Object, Object, str, str, str], None],
+        host_ip: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = service
+        self._host_ip = host_ip
         self._changed = changed
         self._tell = tell
         self._clock = clock
@@ -138,7 +148,7 @@ class Prober:
     def update(self, pod: Object, view: PodView) -> None:
         """Watch the pod's running containers, forget those that ended. Called at every sync."""
         running = {c.name: c for c in view.containers if c.state == "RUNNING"}
-        ip = view.ips[0] if view.ips else "127.0.0.1"
+        ip = self._host_ip if host_network(pod) or not view.ips else view.ips[0]
         with self._condition:
             for container in [*containers(pod), *init_containers(pod)]:
                 current = running.get(container["name"])
@@ -199,7 +209,7 @@ class Prober:
         specs = {kind: container[f"{kind}Probe"] for kind in KINDS if container.get(f"{kind}Probe")}
         if not specs:
             return
-        watched = _Watched(pod, container, view, pod_ip(pod, ip))
+        watched = _Watched(pod, container, view, ip)
         told = _told(pod, view.id)
         passed = {"startup": told.get("started"), "liveness": True, "readiness": told.get("ready")}
         for kind, spec in specs.items():
@@ -279,12 +289,3 @@ def _told(pod: Object, container_id: str) -> Object:
     status = pod.get("status") or {}
     entries = [*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())]
     return next((e for e in entries if str(e.get("containerID", "")).endswith(f"://{container_id}")), {})
-
-
-def pod_ip(pod: Object, ip: str) -> str:
-    """Pods on the host's network are reached at the loopback address of the node."""
-    return "127.0.0.1" if pod["spec"].get("hostNetwork") else ip
-
-
-def has_probes(container: Any) -> bool:
-    return any(container.get(f"{kind}Probe") for kind in KINDS)

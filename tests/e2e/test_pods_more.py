@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_node import Node, need_kubectl, pod
+from e2e_node import NODE_IP, Node, need_kubectl, pod
 
 from kubelet_py.paths import NodePaths
 
@@ -215,6 +215,15 @@ def test_a_debug_container_sees_its_targets_processes(node: Node) -> None:
     )
     added = node.get("pod", "target")["spec"]["ephemeralContainers"]
     assert [container["name"] for container in added] == ["look", "again"]
+    node.kubectl(
+        "debug", "target", "--copy-to=copy", "--share-processes", "--image=busybox",
+        "--image-pull-policy=IfNotPresent", "-c", "beside", "--", "sh", "-c", "ps; sleep 60",
+    )  # fmt: skip
+    node.until(
+        "a copy whose containers share their processes",
+        lambda: "sleep 3611" in node.kubectl("logs", "copy", "-c", "beside", check=False).out,
+    )
+    node.kubectl("delete", "pod", "copy", "--grace-period=1", "--wait=false")
     node.kubectl("delete", "pod", "target", "--grace-period=1")
 
 
@@ -233,7 +242,8 @@ def test_the_burstable_cgroup_weighs_what_its_pods_ask_for(node: Node) -> None:
 
 def test_a_grpc_probe_makes_a_pod_ready(node: Node) -> None:
     settings, healthy = bytes.fromhex("000000040000000000"), bytes.fromhex("00000700000000000100000000020801")
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    # A pod on the host's network is asked at the node's own address, which is its podIP.
+    with socket.create_server((NODE_IP, 0)) as server:
         probe = {"grpc": {"port": server.getsockname()[1]}, "periodSeconds": 1}
         body = pod("grpc", POLITE, container={"readinessProbe": probe}, hostNetwork=True)
         serving = threading.Event()

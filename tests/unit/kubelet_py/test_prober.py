@@ -16,6 +16,7 @@ from kubelet_py.pods.probes import Outcome
 from runtime.errors import StartError
 
 LONG = 30.0
+HOST = "127.0.0.2"
 
 
 class Runtime:
@@ -42,7 +43,7 @@ def test_liveness_rests_while_readiness_goes_on() -> None:
         probe = {"exec": {"command": [kind]}, "periodSeconds": 0.01, "failureThreshold": 1000}
         body["spec"]["containers"][0][f"{kind}Probe"] = probe
     runtime = Runtime()
-    prober = Prober(runtime, changed=lambda uid: None, tell=lambda *words: None)  # type: ignore[arg-type]
+    prober = Prober(runtime, changed=lambda uid: None, tell=lambda *words: None, host_ip=HOST)  # type: ignore[arg-type]
     prober.start()
     holds = view(up())
     prober.update(body, holds)
@@ -62,7 +63,7 @@ def test_what_came_of_a_probe_is_counted_over_all_attempts_until_the_pod_is_gone
     probe = {"exec": {"command": ["ask"]}, "periodSeconds": 0.01, "failureThreshold": 1000}
     body["spec"]["containers"][0]["livenessProbe"] = probe
     runtime = Runtime()
-    prober = Prober(runtime, changed=lambda uid: None, tell=lambda *words: None)  # type: ignore[arg-type]
+    prober = Prober(runtime, changed=lambda uid: None, tell=lambda *words: None, host_ip=HOST)  # type: ignore[arg-type]
     prober.start()
     prober.update(body, view(up()))
     assert runtime.wait_for("ask", 3)
@@ -87,7 +88,7 @@ def test_an_adopted_container_is_what_the_api_says_until_its_probes_say_otherwis
     told = {"name": "c", "containerID": "kubelet-py://c-0", "started": True, "ready": True}
     body["status"] = {"containerStatuses": [told]}
     runtime, changed = Runtime(), threading.Event()
-    prober = Prober(runtime, changed=lambda uid: changed.set(), tell=lambda *words: None)  # type: ignore[arg-type]
+    prober = Prober(runtime, changed=lambda uid: changed.set(), tell=lambda *words: None, host_ip=HOST)  # type: ignore[arg-type]
     prober.update(body, view(up()))
     health = prober.health(view(up()))["c"]
     assert health.started and health.ready
@@ -122,7 +123,7 @@ def test_a_probe_that_cannot_be_made_changes_nothing_and_says_so() -> None:
             heard.set()
 
     runtime = Unable()
-    prober = Prober(runtime, changed=lambda uid: None, tell=tell)  # type: ignore[arg-type]
+    prober = Prober(runtime, changed=lambda uid: None, tell=tell, host_ip=HOST)  # type: ignore[arg-type]
     prober.start()
     prober.update(body, view(up()))
     assert runtime.wait_for("liveness", 5) and runtime.wait_for("readiness", 3) and heard.wait(LONG)
@@ -168,7 +169,7 @@ def test_a_redirect_elsewhere_succeeds_with_a_warning() -> None:
             told.append((kind, reason, message))
             heard.set()
 
-        prober = Prober(Runtime(), changed=lambda uid: None, tell=tell)  # type: ignore[arg-type]
+        prober = Prober(Runtime(), changed=lambda uid: None, tell=tell, host_ip=HOST)  # type: ignore[arg-type]
         prober.start()
         prober.update(body, view(up()))
         assert heard.wait(LONG)
@@ -176,3 +177,21 @@ def test_a_redirect_elsewhere_succeeds_with_a_warning() -> None:
         listener.shutdown(socket.SHUT_RDWR)
     text = "Liveness probe warning: Probe terminated redirects, Response body: go"
     assert told[0] == ("Warning", "ProbeWarning", text)
+
+
+def test_a_pod_on_the_hosts_network_is_asked_at_the_nodes_address() -> None:
+    """It listens there only; a program of the host that listens on loopback is none of the pod's."""
+    with socket.create_server((HOST, 0)) as listener:
+        body, ready = pod(hostNetwork=True), threading.Event()
+        probe = {"tcpSocket": {"port": listener.getsockname()[1]}, "timeoutSeconds": 30}
+        body["spec"]["containers"][0]["readinessProbe"] = probe
+        prober = Prober(
+            Runtime(),  # type: ignore[arg-type]
+            changed=lambda uid: ready.set(),
+            tell=lambda *words: None,
+            host_ip=HOST,
+        )
+        prober.start()
+        prober.update(body, view(up()))
+        assert ready.wait(LONG)
+        prober.stop()
