@@ -89,6 +89,7 @@ def make_image(
     version: str,
     entrypoint: Sequence[str] = ("sh", "-c"),
     command: Sequence[str] = (TELL_AND_WAIT,),
+    stop_signal: str = "",
 ) -> Path:
     """A docker-archive of busybox whose own command says `hello VERSION` and waits for SIGTERM."""
     busybox = shutil.which("busybox")
@@ -101,7 +102,7 @@ def make_image(
         "Env": ["PATH=/bin", "GREETING=hello"],
         "Entrypoint": [*entrypoint],
         "Cmd": [*command],
-    }
+    } | ({"StopSignal": stop_signal} if stop_signal else {})
     config = json.dumps(
         {
             "architecture": {"aarch64": "arm64"}.get(platform.machine(), "amd64"),

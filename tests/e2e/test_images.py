@@ -208,6 +208,17 @@ def test_image_commands_on_a_live_node(node: Node, registry: Registry, versions:
     assert absent.code == 1 and "404" in absent.err and "check the name" in absent.err
 
 
+def test_the_images_own_stop_signal_ends_its_container(node: Node, folder: Path) -> None:
+    """It does not listen to SIGTERM, and has an hour."""
+    wait = "trap '' TERM; trap 'exit 0' USR1; echo hello; while :; do sleep 0.1; done"
+    archive = make_image(folder / "signal.tar", "signal", command=(wait,), stop_signal="SIGUSR1")
+    name = "example.test/team/signal:v1"
+    node.cli("image", "import", str(archive), "--name", name)
+    node.apply(image_pod("signal", name, "Never", terminationGracePeriodSeconds=3600))
+    assert says(node, "signal") == "hello"
+    node.kubectl("delete", "pod", "signal")
+
+
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
 def test_an_archive_made_by_skopeo_is_imported_and_run(
     node: Node, registry: Registry, versions: dict[str, Path], folder: Path, form: str

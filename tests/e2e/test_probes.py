@@ -55,6 +55,17 @@ def probed(name: str, command: str, probe: dict[str, Any], kind: str = "liveness
     return pod(name, command, container={kind: {**settings, **probe, **more}})
 
 
+# Pods that have an hour to end, and probes that give them a second; a command that hangs in two processes.
+DEAF = "trap '' TERM; while :; do sleep 0.1; done"
+HANGS = {"exec": {"command": ["sh", "-c", "sleep 3621 & sleep 3622"]}, "timeoutSeconds": 1}
+
+
+def impatient(kind: str, probe: dict[str, Any]) -> Any:
+    settings = {"periodSeconds": 1, "failureThreshold": 1, "terminationGracePeriodSeconds": 1}
+    body = pod(f"deaf-{kind}", DEAF, container={f"{kind}Probe": settings | probe})
+    return {**body, "spec": body["spec"] | {"terminationGracePeriodSeconds": 3600}}
+
+
 @pytest.fixture(scope="module")
 def probes(node: Node) -> Node:
     """All pods of this module, created."""
@@ -62,6 +73,9 @@ def probes(node: Node) -> Node:
         *(probed(name, command, probe) for name, command, probe, _ in RESTARTED + LEFT_ALONE),
         probed("delayed", HEALTHY, HEALTH, "readinessProbe", initialDelaySeconds=DELAY),
         probed("never", HEALTHY, {"exec": {"command": ["false"]}}, "readinessProbe"),
+        impatient("startup", {"tcpSocket": {"port": 9}}),
+        impatient("liveness", {"exec": {"command": ["false"]}}),
+        probed("hangs", HEALTHY, HANGS, "readinessProbe", timeoutSeconds=1),
     )
     return node
 
@@ -134,3 +148,25 @@ def test_the_restart_count_only_grows(probes: Node) -> None:
 
     probes.until("three restarts", look, 120)
     assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("kind", ["startup", "liveness"])
+def test_a_probe_has_a_grace_of_its_own(probes: Node, kind: str) -> None:
+    name = f"deaf-{kind}"
+    probes.until(f"{name} started anew", lambda: restarts(probes, name) >= 1)
+    wait_for_event(probes, name, f"Warning Unhealthy {kind.capitalize()} probe failed: ")
+    wait_for_event(probes, name, f"Normal Killing Container main failed {kind} probe, will be restarted")
+
+
+def test_a_command_that_hangs_ends_with_all_that_it_started(probes: Node) -> None:
+    wait_for_event(probes, "hangs", "Warning Unhealthy Readiness probe failed: command timed out: ")
+    # One look at a time: were they left alone, there would be ever more of them.
+    probes.until("three looks", lambda: _failures(probes) >= 3)
+    assert probes.kubectl("exec", "hangs", "--", "ps").out.count("sleep 3621") <= 2
+    assert not entry(probes, "hangs")["ready"] and restarts(probes, "hangs") == 0
+
+
+def _failures(node: Node) -> int:
+    found = node.kubectl("get", "events", "--field-selector", "involvedObject.name=hangs", "-o", "json")
+    items = found.json()["items"]
+    return sum(event.get("count") or 1 for event in items if event["reason"] == "Unhealthy")

@@ -69,6 +69,10 @@ def test_a_running_container_gets_more_and_less_without_a_restart(node: Node) ->
     resize(node, "plain", less)
     node.until("less", lambda: limits(node, "plain") == (51, 10000, 256, 256))
     node.until("status", lambda: container(node, "plain")["resources"] == less)
+    # The same by hand: kubectl sends what the editor has made of it.
+    edit = {"KUBE_EDITOR": "sed -i s/100m/150m/"}
+    node.kubectl("edit", "pod", "plain", "--subresource", "resize", version=NEW[-1], env=edit)
+    node.until("a little more", lambda: limits(node, "plain") == (51, 15000, 256, 256))
     after = container(node, "plain")
     assert (after["containerID"], after["restartCount"]) == (before["containerID"], 0)
     assert resize_conditions(node, "plain") == {}
