@@ -41,7 +41,7 @@ class ExpansionError(NodeError):
 
 
 class VolumeError(NodeError):
-    """A volume that cannot be set up; retried with back-off."""
+    """A volume that cannot be set up; retried (backoff.retry_seconds)."""
 
 
 class SandboxError(NodeError):

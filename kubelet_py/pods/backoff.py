@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 INITIAL = 10.0
 MAXIMUM = 300.0
+FIRST_RETRY, LONGEST_RETRY = 1.0, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,7 @@ def waits_until(entry: BackoffEntry | None, since: float, now: float) -> float |
     return due if now < due else None
 
 
-def after_try(
-    entry: BackoffEntry | None, since: float, now: float, longest: float = MAXIMUM
-) -> BackoffEntry:
+def after_try(entry: BackoffEntry | None, since: float, now: float, longest: float = MAXIMUM) -> BackoffEntry:
     """The entry to keep once a try has been made at `now`; no wait is longer than `longest` seconds."""
     if entry is None or since - entry.updated > 2 * MAXIMUM:
         return BackoffEntry(min(INITIAL, longest), now)
@@ -48,3 +47,10 @@ def describe(entry: BackoffEntry | None) -> str:
     """Go's way to print the wait: 10s, 1m20s, 5m0s."""
     seconds = int(entry.seconds if entry is not None else INITIAL)
     return f"{seconds // 60}m{seconds % 60}s" if seconds >= 60 else f"{seconds}s"
+
+
+def retry_seconds(failures: int) -> float:
+    """The wait before a start that failed is tried again, after so many failures in a row: upstream's ten
+    seconds (its pod workers' backOffPeriod), and less at first, as most causes pass at once or stay for long.
+    It is no back-off of a container, which never ran. News of what the pod names do not wait for it."""
+    return float(min(LONGEST_RETRY, FIRST_RETRY * 2 ** min(failures - 1, 8)))

@@ -15,6 +15,7 @@ from kubelet_py.config import Config
 from kubelet_py.errors import (
     ContainerConfigError,
     CreateContainerError,
+    ImageError,
     NodeError,
     RunContainerError,
     VolumeError,
@@ -108,16 +109,16 @@ class ContainerStarter:
         """Image → description → create → start; its id. Raises ContainerError; events are told here."""
         name = container["name"]
         tell, secrets = self._teller(pod, name), self._pull_secrets(pod)
-        with self._timelines.step(pod["metadata"]["uid"], timeline.IMAGE, name, goes_on=True):
-            image = self._images.ensure(pod, container, tell, secrets)
-            shown = image_volumes(pod, container, self._images, self._volumes, tell, secrets, self._ids)
-        volumes = {**volumes, **shown}
         try:
-            config = self.describe(pod, container, start.attempt, image, view.ips, volumes)
+            with self._timelines.step(pod["metadata"]["uid"], timeline.IMAGE, name, goes_on=True):
+                image = self._images.ensure(pod, container, tell, secrets)
+                shown = image_volumes(pod, container, self._images, self._volumes, tell, secrets, self._ids)
+            config = self.describe(pod, container, start.attempt, image, view.ips, {**volumes, **shown})
             if container.get("targetContainerName"):
                 config = self._beside(config, container["targetContainerName"], view)
-        except (ContainerConfigError, CreateContainerError) as error:
-            self._event(pod, name, "Warning", "Failed", f"Error: {error}")
+        except (ImageError, ContainerConfigError, CreateContainerError) as error:
+            what = error.reason if isinstance(error, ImageError) else error
+            self._event(pod, name, "Warning", "Failed", f"Error: {what}")
             raise
         identifier = self._create_and_start(pod, name, sandbox_id, config)
         self._link_log(pod, name, identifier, config.log_path)

@@ -137,7 +137,7 @@ class ImagePuller:
         if held is not None and backoff.waits_until(held[0], held[1], self._clock()) is not None:
             message = f'Back-off pulling image "{name}"'
             tell("Normal", "BackOff", message)
-            return ImageError(f"{message}: {held[2]}", "ImagePullBackOff")
+            return ImageError(f"{message}: ErrImagePull: {held[2]}", "ImagePullBackOff")
         tell("Normal", "Pulling", f'Pulling image "{name}"')
         key, pull = _key(pod, container), _Pull()
         arguments = (key, pull, pod, tell, secrets, again)
@@ -183,7 +183,6 @@ class ImagePuller:
                     self._backoffs[uid, name] = (entry, now, str(error))
             tell("Warning", "Failed", f'Failed to pull image "{name}": {error}')
             reason = "RegistryUnavailable" if isinstance(error, RegistryUnavailable) else "ErrImagePull"
-            tell("Warning", "Failed", "Error: ErrImagePull")
             log.info("Failed to pull image image=%s reason=%s error=%s", name, reason, error)
             raise ImageError(str(error), "ErrImagePull") from error
         with self._lock:

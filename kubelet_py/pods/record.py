@@ -53,6 +53,7 @@ class PodRecord:
     refreshed_at: float = 0.0  # monotonic second at which its volumes were last looked at
     waiting: dict[str, Waiting] = field(default_factory=dict)
     backoffs: dict[str, BackoffEntry] = field(default_factory=dict)
+    failures: int = 0  # of its starts, one after another
     status: Object | None = None  # what was last said of it
     ending_since: float | None = None
     kill_at: float | None = None  # epoch second at which what still runs is killed

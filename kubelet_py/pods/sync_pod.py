@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 
 SECOND_LOOK = 0.0
 ROOM_SECONDS = 0.5
+NETWORK_SECONDS = 1.0
 STEPS_PER_LOOK = 10
 TOO_OLD = Waiting("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
 
@@ -160,7 +161,7 @@ class PodSyncer:
             return self._create_sandbox(record, view, actions, health)
         if actions.starts and record.volumes is None and not self._set_up_volumes(record, view):
             self._publish(record, view, health)
-            return False, RETRY_SECONDS
+            return False, self._failed(record)
         after = self._postpone(record, actions, now)
         started, retry = self._start_all(record, actions.starts, view)
         fresh = self._p.pleg.view(record.uid)
@@ -213,7 +214,7 @@ class PodSyncer:
     ) -> tuple[bool, float | None]:
         self._publish(record, view, health, soon=True)
         if record.volumes is None and not self._set_up_volumes(record, view):
-            return False, RETRY_SECONDS
+            return False, self._failed(record)
         began = time.monotonic()
         # One that lost its shim has no process any more, but its address and its host ports.
         self._p.sandboxes.stop(view)
@@ -225,8 +226,10 @@ class PodSyncer:
             text = str(error) if reason == "NetworkNotReady" else f"Failed to create pod sandbox: {error}"
             self._p.event(record.pod, "", "Warning", reason, text)
             log.warning("Failed to create sandbox pod=%s error=%s", full_name(record.pod), error)
-            return False, RETRY_SECONDS
+            # The network comes by itself, and soon, as upstream has it (backOffOnTransientErrorPeriod).
+            return False, NETWORK_SECONDS if reason == "NetworkNotReady" else self._failed(record)
         self._counts.sandbox(failed=False)
+        record.failures = 0
         ms = (time.monotonic() - began) * 1000
         log.info("Created sandbox pod=%s attempt=%d ms=%d", full_name(record.pod), actions.attempt, ms)
         return True, None
@@ -288,6 +291,7 @@ class PodSyncer:
             return self._retry_after(record, container)
         self._counts.container(record.pod, name)
         record.waiting.pop(name, None)
+        record.failures = 0
         self._count_try(record, start, now)
         ms = (time.monotonic() - began) * 1000
         log.info("Started container pod=%s container=%s ms=%d", full_name(record.pod), name, ms)
@@ -337,7 +341,13 @@ class PodSyncer:
 
     def _retry_after(self, record: PodRecord, container: Object) -> float:
         at = self._p.puller.retry_at(record.pod, container["image"])
-        return max(0.5, at - self._clock()) if at is not None else RETRY_SECONDS
+        return max(0.5, at - self._clock()) if at is not None else self._failed(record)
+
+    @staticmethod
+    def _failed(record: PodRecord) -> float:
+        """Count a failure; the seconds after which to try again."""
+        record.failures += 1
+        return backoff.retry_seconds(record.failures)
 
     # 3
 

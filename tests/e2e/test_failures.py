@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -22,6 +24,14 @@ def waiting_reason(node: Node, name: str) -> str:
 
 def events(node: Node, name: str) -> str:
     return node.kubectl("get", "events", "--field-selector", f"involvedObject.name={name}").out
+
+
+@pytest.fixture(scope="module", autouse=True)
+def held(node: Node) -> Iterator[None]:
+    """A pod that cannot start, from the first test to the last."""
+    node.apply(pod("held", container={"envFrom": [{"configMapRef": {"name": "never-made"}}]}))
+    yield
+    node.kubectl("delete", "pod", "held", "--wait=false")
 
 
 def test_crashing_container_is_backed_off_with_its_exit_code(node: Node) -> None:
@@ -45,6 +55,13 @@ def test_image_that_nobody_has(node: Node) -> None:
     node.until("ErrImageNeverPull", lambda: waiting_reason(node, "never") == "ErrImageNeverPull")
     node.apply(pod("invalid", container={"image": "UPPER//case"}))
     node.until("InvalidImageName", lambda: waiting_reason(node, "invalid") == "InvalidImageName")
+    pairs = (("noimage", "ErrImagePull"), ("noimage", "ImagePullBackOff"), ("never", "ErrImageNeverPull"),
+             ("invalid", "InvalidImageName"))  # fmt: skip
+    for name, reason in pairs:
+        said = f"Error: {reason}"
+        node.until(said, lambda name=name, said=said: said in events(node, name))
+    message = node.get("pod", "noimage")["status"]["containerStatuses"][0]["state"]["waiting"]["message"]
+    assert message.startswith('Back-off pulling image "localhost:1/none:latest": ErrImagePull: ')
     node.kubectl("delete", "pod", "noimage", "never", "invalid")
 
 
@@ -167,3 +184,17 @@ def test_full_disk_is_refused_before_anything_is_made(
         assert not os.path.exists(root / "etc/kubelet-py/admin.conf")
     finally:
         subprocess.run(["umount", str(root)], check=True)
+
+
+def test_a_container_that_cannot_be_made_is_tried_less_and_less_often(node: Node) -> None:
+    """After 1, 2, 4 and 8 seconds, and then every ten, as upstream tries."""
+
+    def tries() -> list[datetime]:
+        log = (node.root / "var/log/kubelet-py/agent.log").read_text()
+        lines = [line for line in log.splitlines() if "reason=CreateContainerConfigError" in line]
+        lines = [line for line in lines if "pod=held_default" in line]
+        return [datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f") for line in lines]
+
+    node.until("five tries", lambda: len(tries()) >= 5)
+    first, *_, fifth = tries()[:5]
+    assert (fifth - first).total_seconds() >= 14.5

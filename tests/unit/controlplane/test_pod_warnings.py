@@ -1,4 +1,4 @@
-"""What is taken with a warning: a negative terminationGracePeriodSeconds, in pods and in templates of them."""
+"""What is taken with a warning: a negative terminationGracePeriodSeconds, in a pod or a template of one."""
 
 from __future__ import annotations
 

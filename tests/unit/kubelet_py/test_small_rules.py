@@ -27,6 +27,18 @@ def test_back_off_doubles_from_ten_seconds_to_five_minutes_and_forgets() -> None
     assert backoff.describe(entry) == "5m0s"
 
 
+def test_a_start_that_fails_is_tried_again_soon_at_first_and_every_ten_seconds_then() -> None:
+    assert [backoff.retry_seconds(failures) for failures in (1, 2, 3, 4, 5, 6, 9999)] == [
+        1,
+        2,
+        4,
+        8,
+        10,
+        10,
+        10,
+    ]
+
+
 @pytest.mark.parametrize(("period", "waits"), [("25s", [10, 20, 25, 25]), ("2s", [2, 2, 2, 2])])
 def test_a_node_may_have_a_shorter_longest_wait(period: str, waits: list[float]) -> None:
     settings = config.from_document({"crashLoopBackOff": {"maxContainerRestartPeriod": period}})
