@@ -178,8 +178,8 @@ class Agent:
         self._leftovers = Leftovers(paths, self._cgroups, self._volumes)
         workers = self._workers
         self._pleg = Pleg(self._runtime, self._sandboxes.ips, workers.wake, workers.wake_after)
-        tell, host_ip = self._events.tell_of_probe, self._node.ips[0]
-        self._prober = Prober(self._runtime, changed=workers.wake, tell=tell, host_ip=host_ip)
+        said, host_ip = self._events.tell_of_probe, self._node.ips[0]
+        self._prober = Prober(self._runtime, changed=workers.wake, tell=said, host_ip=host_ip)
         self._services = Informer(client, SERVICES) if client else None
         self._checks = HealthChecks(loop_check(lambda: self._turned_at, time.monotonic))
         self._healthz = HealthzServer(config.healthz_bind_address, config.healthz_port, self._checks)
