@@ -38,6 +38,7 @@ def sh(node: Node, name: str, line: str, container: str = "main") -> str:
 WHOLE = "web-0.web.default.svc.cluster.local"
 
 
+@pytest.mark.conformance("[sig-network] DNS should provide /etc/hosts entries for the cluster")
 def test_host_names(node: Node) -> None:
     named = {"hostname": "web-0", "subdomain": "web"}
     node.apply(
