@@ -25,7 +25,7 @@ AFFINITY = "NodeAffinity"
 NO_AFFINITY = "node(s) didn't match Pod's node affinity/selector"
 OS, OS_LABEL = "linux", "kubernetes.io/os"
 SHUTDOWN = Waiting("NodeShutdown", "Pod was rejected as the node is shutting down.")
-LATER = Waiting("", "other pods are ending to make room")
+LATER = Waiting("", "other pods are ending to make room, or the manifest's former pod is")
 NO_TOLERATION = "node(s) had taints that the pod didn't tolerate"
 
 
@@ -65,6 +65,28 @@ class Admitted(Protocol):
     def ends(self) -> bool: ...
 
     def allocate(self, allocated: Table) -> None: ...
+
+
+def has_turn(record: Admitted, others: Iterable[Admitted], held: Collection[str]) -> bool:
+    """PURE. Of the static pods of one name only one runs at a time, the first that came: a manifest that is
+    edited is another pod, which may want the same port as the one before (upstream: allowStaticPodStart).
+    `others` in the order in which they came; `held`: those that the runtime has something of."""
+    if not is_static(record.pod):
+        return True
+    before = True
+    for other in others:
+        if other is record:
+            before = False
+        elif is_static(other.pod) and _name(other.pod) == _name(record.pod):
+            over = other.finished and not other.ends and (other.released or other.requests is None)
+            begun = other.requests is not None or other.uid in held
+            if not over and (begun or (before and not other.ends)):
+                return False
+    return True
+
+
+def _name(pod: Object) -> tuple[str, str]:
+    return pod["metadata"]["namespace"], pod["metadata"]["name"]
 
 
 def requests(pod: Object) -> Requests:
@@ -279,6 +301,8 @@ class Gate:
         with self._lock:
             wanted, held = requests(record.pod), self._held()
             if record.uid not in held:
+                if not has_turn(record, self._records(), held):
+                    return LATER
                 refused = self._refusal(record, wanted, self._taken(record, held), node)
                 if refused is not None:
                     return refused

@@ -98,6 +98,45 @@ def test_both_kinds_have_mirrors_that_say_where_they_come_from(lone_node: Node, 
     assert after["containerID"] == before["status"]["containerStatuses"][0]["containerID"]
 
 
+def test_an_edited_manifests_pod_starts_when_the_former_one_has_ended(
+    lone_node: Node, tmp_path: Path
+) -> None:
+    """They may want the same port. Another manifest with the same name waits for its turn, too."""
+    node, said = lone_node, tmp_path / "said"
+    manifests = node.root / "etc/kubelet-py/manifests"
+    volumes = [{"name": "v", "hostPath": {"path": str(tmp_path)}}]
+    mounts = {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}
+
+    def write(file: str, word: str) -> None:
+        end = f"sleep 2; echo {word} ends >> /v/said; exit 0"
+        line = f"trap '{end}' TERM; echo {word} runs >> /v/said; while :; do sleep 0.1; done"
+        body = bare("edited", line, container=mounts, volumes=volumes, terminationGracePeriodSeconds=60)
+        (manifests / file).with_suffix(".new").write_text(json.dumps(body))
+        (manifests / file).with_suffix(".new").rename(manifests / file)
+
+    def heard(words: str) -> None:
+        node.until(words, lambda: said.exists() and said.read_text().split("\n")[-2] == words)
+
+    write("edited.json", "one")
+    heard("one runs")
+    write("second.json", "two")
+    all_pods = ("get", "--raw", f"/api/v1/nodes/{node_name(node)}/proxy/pods")
+
+    def known() -> int:
+        names = [body["metadata"]["name"] for body in node.kubectl(*all_pods).json()["items"]]
+        return names.count(f"edited-{node_name(node)}")
+
+    node.until("the agent knows both", lambda: known() == 2)
+    write("edited.json", "three")
+    heard("two runs")
+    (manifests / "second.json").unlink()
+    heard("three runs")
+    (manifests / "edited.json").unlink()
+    heard("three ends")
+    order = ("one runs", "one ends", "two runs", "two ends", "three runs", "three ends")
+    assert said.read_text().splitlines() == [*order]
+
+
 def test_a_node_without_its_api_server_goes_on_and_catches_up(
     lone_node: Node, address: Address, tmp_path: Path
 ) -> None:

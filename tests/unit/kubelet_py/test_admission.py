@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pods_in_words import NOW, pod
 
-from kubelet_py.pods.admission import Gate, Totals, foreign, refusal, requests
+from kubelet_py.pods.admission import LATER, Gate, Totals, foreign, has_turn, refusal, requests
 from kubelet_py.pods.model import Object, Waiting
 from kubelet_py.pods.record import PodRecord
 
@@ -170,3 +170,57 @@ def test_the_gate_counts_those_inside_and_says_what_burstable_pods_ask_for() -> 
     gate.released(first)
     assert gate.admit(second) is None, "the place is free again"
     assert [totals.burstable_cpu for totals in told] == [1600, 800, 1600]
+
+
+def static(uid: str, name: str = "apiserver", source: str = "file", **told: Any) -> PodRecord:
+    """A pod of a manifest; `told`: what its record says."""
+    body = pod(**ANYWHERE)
+    body["metadata"] |= {"name": name, "uid": uid, "annotations": {"kubernetes.io/config.source": source}}
+    made = PodRecord(body, NOW)
+    for key, value in told.items():
+        setattr(made, key, value)
+    return made
+
+
+IN = requests(pod())
+TURNS = [
+    ("nobody else has its name", [static("old", "etcd", requests=IN)], set(), True),
+    ("its manifest was edited: the former one runs", [static("old", requests=IN)], set(), False),
+    ("the former one still ends", [static("old", requests=IN, gone=True, released=True)], set(), False),
+    ("the former one runs since an earlier agent", [static("old")], {"old"}, False),
+    ("another manifest has the same name and came first", [static("old")], set(), False),
+    ("that one is gone before its turn", [static("old", gone=True)], set(), True),
+    ("that one was refused", [static("old", finished=True)], set(), True),
+    ("that one ran to its end", [static("old", requests=IN, finished=True, released=True)], set(), True),
+    ("it ends, and still holds something", [static("old", requests=IN, finished=True)], set(), False),
+    ("a pod of the API has the same name", [static("old", source="api", requests=IN)], set(), True),
+]
+
+
+@pytest.mark.parametrize(("before", "held", "turn"), [row[1:] for row in TURNS], ids=[r[0] for r in TURNS])
+def test_of_static_pods_of_one_name_one_runs_at_a_time(
+    before: list[PodRecord], held: set[str], turn: bool
+) -> None:
+    new = static("new")
+    assert has_turn(new, [*before, new], held) == turn
+
+
+def test_who_came_later_waits_but_not_who_came_first() -> None:
+    first, second = static("first"), static("second")
+    assert has_turn(first, [first, second], set()) and not has_turn(second, [first, second], set())
+    second.requests = IN
+    assert not has_turn(first, [first, second], set()), "the later one runs already"
+
+
+def test_the_gate_has_an_edited_manifests_pod_wait_for_the_former_one() -> None:
+    old, new = static("old"), static("new")
+    records = [old]
+    gate = Gate(
+        records=lambda: records, held=set, node=lambda: NODE, allocatable=FREE, totals=lambda totals: None
+    )
+    assert gate.admit(old) is None
+    old.gone = True
+    records.append(new)
+    assert gate.admit(new) is LATER and new.requests is None
+    records.remove(old)
+    assert gate.admit(new) is None and new.requests is not None
