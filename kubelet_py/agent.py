@@ -42,6 +42,7 @@ from kubelet_py.node.network_keeper import NetworkKeeper, first_subnet
 from kubelet_py.node.peer_routes import PeerRoutes, PeerWays
 from kubelet_py.node.qos import QosCgroups
 from kubelet_py.node.registrar import Registrar, as_it_is_now
+from kubelet_py.node.startup import StartupTimes
 from kubelet_py.paths import NodePaths
 from kubelet_py.pods import app_armor, security
 from kubelet_py.pods.admission import Gate
@@ -98,7 +99,7 @@ class Agent:
         self._options = options
         self._config = options.config
         self._paths = NodePaths(options.root)
-        self._stopping = threading.Event()
+        self._stopping, self._startup = threading.Event(), StartupTimes()
         self._heard = threading.Event()
         self._sentence = ""
         self._looked = time.monotonic()
@@ -368,6 +369,7 @@ class Agent:
             on_node=self._on_node,
             tell=self._node_events.tell,
             admit=self._announcement.check,
+            startup=self._startup,
             annotations=encryption.announcement(self._public_key(), self._options.wireguard_port),
         )
         self._services.start()
@@ -413,6 +415,7 @@ class Agent:
         counting = (
             self._pleg, self._workers, self._syncer, self._statuses, self._volumes, self._qos, self._gate,
             self._guard.eviction, self._timelines, self._puller.counts, self._housekeeping, self._cpus,
+            self._sandboxes, self._manager, self._startup, self._guard.shutdown,
         )  # fmt: skip
         more = [working_pods(self._manager.records()), *self._credentials.instruments()]
         return [*(each for part in counting for each in part.instruments), *more]
@@ -441,7 +444,7 @@ class Agent:
         for record in records:
             if record.resize.held is not None and record.resize.held.reason == DEFERRED:
                 self._workers.wake(record.uid)  # there may be room now
-        self._oom.look(self._pod, self._events.tell)
+        self._oom.look(self._manager.pod, self._events.tell)
         self._cpus.look([record.uid for record in records], self._pleg, whole=self._heard.is_set())
         self._network.look()
         if self._peers.waiting:
@@ -463,10 +466,6 @@ class Agent:
         if record is not None and status.get("phase") == "Running":
             created = None if is_static(record.pod) else record.pod["metadata"].get("creationTimestamp")
             self._timelines.told(uid, seconds, record.seen_at, epoch(created) if created else None)
-
-    def _pod(self, uid: str) -> Object | None:
-        record = self._manager.record(uid)
-        return record.pod if record is not None else None
 
     def _tell(self, sentence: str) -> None:
         if sentence != self._sentence:

@@ -74,7 +74,7 @@ class AgentBackend:
         return self._prober.results()
 
     def instruments(self) -> Sequence[Instrument]:
-        return self._instruments()
+        return [*self._instruments(), *self._meter.instruments]
 
     def expiries(self) -> Mapping[str, float]:
         return self._expiries()

@@ -17,6 +17,7 @@ from typing import Any
 
 from cni import netns
 from cni.errors import CniError
+from kubelet_py.instruments import Histogram, Instrument
 from kubelet_py.node.proc_files import boot_time, cpu_ns, default_interface, fields, interfaces, own_load
 from kubelet_py.node.status import Machine
 from kubelet_py.node.usage import ContainerUsage, Disk, Interface, Load, NodeUsage, PodUsage, VolumeUsage
@@ -70,13 +71,16 @@ class Walks:
         self._lock = threading.Lock()
         self._known: dict[Path, tuple[float, Used]] = {}
 
-    def size(self, folder: Path) -> Used:
+    def size(self, folder: Path, spent: Callable[[float], None] | None = None) -> Used:
+        """`spent` gets the seconds that a walk took, where there had to be one."""
         now = self._clock()
         with self._lock:
             known = self._known.get(folder)
         if known is not None and now - known[0] < WALK_SECONDS:
             return known[1]
         found = self._walk(folder)
+        if spent is not None:
+            spent(self._clock() - now)
         with self._lock:
             self._known[folder] = (now, found)
             for old in [f for f, (at, _) in self._known.items() if now - at > 2 * WALK_SECONDS]:
@@ -103,6 +107,12 @@ class Meter:
         self._records, self._view, self._clock, self._proc = records, view, clock, proc
         self._rates = Rates()
         self._walks = Walks(time.monotonic)
+        self._volume_times = Histogram(
+            "kubelet_volume_metric_collection_duration_seconds",
+            "Duration in seconds to calculate volume stats",
+            "metric_source",
+        )
+        self.instruments: tuple[Instrument, ...] = (self._volume_times,)
         self._booted_at = boot_time(proc)
 
     def measure(self, *, disks: bool = False, network: bool = False, detail: bool = False) -> NodeUsage:
@@ -239,7 +249,7 @@ class Meter:
             if name not in ready or kind in ("hostPath", "image"):
                 continue
             folder = ready[name].path
-            disk = disk_of(folder) if _is_own_mount(folder) else self._part(folder)
+            disk = self._volume(folder)
             if disk is None:
                 continue
             claim = ""
@@ -249,12 +259,18 @@ class Meter:
             own = kind == "emptyDir" and not (volume.get("emptyDir") or {}).get("medium")
             yield VolumeUsage(name, claim, disk, own)
 
-    def _part(self, folder: Path) -> Disk | None:
+    def _volume(self, folder: Path) -> Disk | None:
+        if _is_own_mount(folder):
+            with self._volume_times.timed("statfs"):
+                return disk_of(folder)
+        return self._part(folder, lambda seconds: self._volume_times.observe(seconds, "du"))
+
+    def _part(self, folder: Path, spent: Callable[[float], None] | None = None) -> Disk | None:
         """The folder's part of the file system that it is on."""
         whole = disk_of(folder)
         if whole is None:
             return None
-        part = self._walks.size(folder)
+        part = self._walks.size(folder, spent)
         return Disk(whole.available, whole.capacity, part.bytes, whole.inodes, whole.inodes_free, part.inodes)
 
 

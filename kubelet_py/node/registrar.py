@@ -21,6 +21,7 @@ from kubeclient.rest import RestClient
 from kubelet_py.config import Config
 from kubelet_py.errors import AddressTaken
 from kubelet_py.node import status as node_status
+from kubelet_py.node.startup import StartupTimes
 from kubelet_py.pods.model import Object
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,10 @@ class Registrar:
         tell: Callable[[str, str, str], None] = lambda *_: None,
         admit: Callable[[], None] = lambda: None,
         annotations: Mapping[str, str | None] | None = None,
+        startup: StartupTimes | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._startup = startup or StartupTimes()
         self._client = client
         self._name = name
         self._labels = labels
@@ -140,6 +143,7 @@ class Registrar:
             self._register_again()
             return
         self._sent_at = now
+        self._note_ready(wanted)
         self._tell_changes(before, wanted)
         self._on_node(self._node)
 
@@ -157,6 +161,10 @@ class Registrar:
         log.warning("Found node deleted, registered it again node=%s", self._name)
         self._node = None
         self._wake.set()
+
+    def _note_ready(self, sent: Object) -> None:
+        if any(c["type"] == "Ready" and c["status"] == "True" for c in sent.get("conditions") or ()):
+            self._startup.ready()
 
     def _tell_changes(self, before: Object, after: Object) -> None:
         old, new = before.get("conditions") or (), after.get("conditions") or ()
@@ -183,8 +191,11 @@ class Registrar:
         if self._config.register_with_taints:
             skeleton["spec"]["taints"] = [dict(taint) for taint in self._config.register_with_taints]
         body = {**skeleton, "status": self._report(self._clock(), skeleton)}
+        self._startup.attempted()
         try:
             node = self._client.create(NODES, body)
+            self._startup.registered()
+            self._note_ready(body["status"])
             log.info("Registered node node=%s", self._name)
             self._tell_changes({}, body["status"])
         except AlreadyExists:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from kubelet_py.config import Config
 from kubelet_py.errors import ConfigError
+from kubelet_py.instruments import Instrument, Number
 from kubelet_py.paths import NodePaths
 from kubelet_py.pods import resources
 from kubelet_py.pods.model import Ending, Object
@@ -110,6 +111,7 @@ class Shutdown:
         changed: Callable[[], None],
         tell: Callable[[str, str, str], None],
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
         """`request`: the file by which the command and the agent talk. `end` ends one pod. `changed` is
@@ -117,9 +119,20 @@ class Shutdown:
         self._groups = groups(config)
         self._request, self._records, self._end = request, records, end
         self._changed, self._tell = changed, tell
-        self._clock, self._wait = clock, wait
+        self._clock, self._wall, self._wait = clock, wall, wait
         self.active = False
         self.over = threading.Event()
+        self._moments = [
+            Number(
+                f"kubelet_graceful_shutdown_{end}_time_seconds",
+                "Last graceful shutdown start time since unix epoch in seconds",
+                kind="gauge",
+            )
+            for end in ("start", "end")
+        ]
+        for moment in self._moments:
+            moment.set(0)
+        self.instruments: tuple[Instrument, ...] = tuple(self._moments)
 
     def begin(self) -> None:
         """End the pods on a thread of its own. Called for a signal, perhaps more than once. Without
@@ -143,6 +156,7 @@ class Shutdown:
         return sum(group.seconds for group in self._groups)
 
     def run(self) -> None:
+        self._moments[0].set(self._wall())
         self._write(TERMINATING)
         self._tell("Normal", "Shutdown", "Shutdown manager detected shutdown event")
         self._changed()
@@ -152,6 +166,7 @@ class Shutdown:
             self._end_group(group, pods)
         log.info("Ended the pods for the node's shutdown pods=%d", len(living))
         self._write(TERMINATED)
+        self._moments[1].set(self._wall())
         self.over.set()
 
     def _end_group(self, group: Group, pods: Sequence[Living]) -> None:

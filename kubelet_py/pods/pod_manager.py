@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kubeclient.rest import RestClient
+from kubelet_py.instruments import Instrument, Number
 from kubelet_py.pods import static_pods
 from kubelet_py.pods.model import (
     ANNOTATION_CONFIG_MIRROR,
@@ -63,11 +64,31 @@ class PodManager:
         self._mirror_work = threading.Lock()
         self._mirror_gone: dict[str, float] = {}
         self._told: set[str] = set()
+        self._orphans = Number(
+            "kubelet_orphaned_runtime_pods_total",
+            "Number of pods that have been detected in the container runtime without being already known to "
+            "the pod worker. This typically indicates the kubelet was restarted while a pod was force "
+            "deleted in the API or in the local configuration, which is unusual.",
+        )
+        self._restarted = Number(
+            "kubelet_restarted_pods_total",
+            "Number of pods that have been restarted because they were deleted and recreated with the same "
+            "UID while the kubelet was watching them (common for static pods, extremely uncommon for API "
+            "pods)",
+            "static",
+        )
+        for static in ("", "true"):
+            self._restarted.add(static, by=0)
+        self.instruments: tuple[Instrument, ...] = (self._orphans, self._restarted)
         self.mirrors_due = threading.Event()
 
     def record(self, uid: str) -> PodRecord | None:
         with self._lock:
             return self._records.get(uid)
+
+    def pod(self, uid: str) -> Object | None:
+        record = self.record(uid)
+        return record.pod if record is not None else None
 
     def records(self) -> list[PodRecord]:
         with self._lock:
@@ -151,6 +172,8 @@ class PodManager:
             for uid, pod in pods.items():
                 known = self._records.get(uid)
                 if known is None or known.gone:
+                    if known is not None or uid in self._ended:
+                        self._restarted.add("true")
                     self._ended.pop(uid, None)
                     self._records[uid] = PodRecord(pod, self._clock())
             woken = [uid for uid, record in self._records.items() if is_static(record.pod)]
@@ -197,9 +220,7 @@ class PodManager:
         timer.daemon = True
         timer.start()
 
-    def end_orphans(
-        self, sandboxes: list[Sandbox], pods_dir: Path, clear: Callable[[str], None]
-    ) -> None:
+    def end_orphans(self, sandboxes: list[Sandbox], pods_dir: Path, clear: Callable[[str], None]) -> None:
         """End what runs of pods that do not exist any more, and have cleared away what is left of others: of
         those sources that have told their pods, and the latter only when all have."""
         with self._lock:
@@ -209,6 +230,7 @@ class PodManager:
                 if config.uid in self._records or source not in self._told:
                     continue
                 log.info("Found orphaned pod=%s/%s uid=%s", config.namespace, config.name, config.uid)
+                self._orphans.add()
                 pod: Object = {
                     "apiVersion": "v1",
                     "kind": "Pod",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from cni.errors import CniError
 from cni.invoke import Invoker
 from kubelet_py.config import Config
 from kubelet_py.errors import SandboxError, VolumeError
-from kubelet_py.instruments import Histogram
+from kubelet_py.instruments import Histogram, Instrument, Number
 from kubelet_py.paths import NodePaths
 from kubelet_py.pods import attachment, files, resources, security, timeline
 from kubelet_py.pods.container_spec import SHM_BYTES
@@ -48,6 +50,36 @@ log = logging.getLogger(__name__)
 
 # What came of wiring a pod early: its addresses, a failure, or None where it has not been tried.
 Wired = tuple[str, ...] | CniError | OSError | None
+
+
+class SandboxCounts:
+    """Starts of sandboxes by the handler of their RuntimeClass ("" for the node's own runtime), as upstream's
+    instrumented_services.go: a failed one is timed too."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._durations = Histogram(
+            "kubelet_run_podsandbox_duration_seconds",
+            "Duration in seconds of the run_podsandbox operations. Broken down by RuntimeClass.Handler.",
+            "runtime_handler",
+        )
+        self._errors = Number(
+            "kubelet_run_podsandbox_errors_total",
+            "Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.",
+            "runtime_handler",
+        )
+        self.instruments: tuple[Instrument, ...] = (self._durations, self._errors)
+
+    @contextmanager
+    def run(self, handler: str) -> Iterator[None]:
+        began = self._clock()
+        try:
+            yield
+        except SandboxError:
+            self._errors.add(handler)
+            raise
+        finally:
+            self._durations.observe(self._clock() - began, handler)
 
 
 class Sandboxes:
@@ -80,6 +112,8 @@ class Sandboxes:
         self._facts = facts
         self._event = event
         self._ips: dict[str, tuple[str, ...]] = {}
+        self._counts = SandboxCounts()
+        self.instruments = self._counts.instruments
 
     def ips(self, sandbox_id: str) -> tuple[str, ...]:
         """The sandbox's addresses; read once from disk for a sandbox that an earlier agent made."""
@@ -89,7 +123,6 @@ class Sandboxes:
 
     def create(self, pod: Object, attempt: int) -> None:
         """Make cgroup, namespaces, network, files. SandboxError, with nothing left, when a step fails."""
-        metadata = pod["metadata"]
         network_down = None if host_network(pod) else self._invoker.ready()
         if network_down is not None:
             raise SandboxError(f"network is not ready: {network_down}")
@@ -97,6 +130,13 @@ class Sandboxes:
         handler = self._classes.handler(pod)
         ids = self._users.range_of(pod, handler)
         self._nodename(pod)  # one that is too long is refused before anything is made
+        with self._counts.run(handler):
+            self._make(pod, attempt, wanted, handler, ids)
+
+    def _make(
+        self, pod: Object, attempt: int, wanted: dict[str, Any], handler: str, ids: tuple[int, int]
+    ) -> None:
+        metadata = pod["metadata"]
         rules = replace(self._facts.rules, pids=self._config.pod_pids_limit)
         limits = resources.pod_resources(pod, rules)
         cgroup = self._cgroup_of(pod)

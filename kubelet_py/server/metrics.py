@@ -55,6 +55,12 @@ def own_families(pods: Sequence[Mapping[str, Any]], usage: NodeUsage) -> Iterato
         [Sample(count, {"container_state": _cri_name(state)}) for state, count in counts.items()],
     )
     yield from _pod_counts(pods)
+    yield family(
+        "kubelet_managed_ephemeral_containers",
+        "gauge",
+        "Current number of ephemeral containers in pods managed by this kubelet.",
+        [Sample(sum(len(pod.get("spec", {}).get("ephemeralContainers") or ()) for pod in pods))],
+    )
     yield from _volumes(usage)
     yield family(
         "kubernetes_build_info",

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pods_in_words import pod
 
+from kubelet_py.errors import SandboxError
 from kubelet_py.instruments import Histogram, Number
 from kubelet_py.node.api_counts import ApiCounts
+from kubelet_py.node.startup import StartupTimes
 from kubelet_py.pods.pleg import Pleg
+from kubelet_py.pods.pod_manager import PodManager
 from kubelet_py.pods.pull_counts import PullCounts, size_name
 from kubelet_py.pods.record import PodRecord
+from kubelet_py.pods.sandboxes import SandboxCounts
 from kubelet_py.pods.sync_counts import SyncCounts, container_type, working_pods
 from kubelet_py.pods.workers import PodWorkers
 from kubelet_py.server.http_counts import HttpCounts, labels_of
+from runtime.values import Sandbox, SandboxConfig
 
 LONG = 5.0
 
@@ -144,6 +150,60 @@ def test_pods_that_work_is_done_for_are_told_by_where_they_are_in_life() -> None
     assert counted(part, name, lifecycle="terminating", config="orphan", static="") == 1
     assert counted(part, name, lifecycle="terminating", config="desired") == 2
     assert counted(part, name, lifecycle="terminated", config="desired") == 1
+
+
+def test_sandboxes_are_timed_and_failures_counted_by_handler() -> None:
+    now = iter([0.0, 0.5, 1.0, 4.0])
+    counts = SandboxCounts(lambda: next(now))
+    with counts.run(""):
+        pass
+    with pytest.raises(SandboxError), counts.run("other"):
+        raise SandboxError("no")
+    durations, errors = counts.instruments
+    assert [(labels["runtime_handler"], found.total) for labels, found in durations.rows()] == [  # type: ignore[union-attr]
+        ("", 0.5),
+        ("other", 3.0),
+    ]
+    assert errors.rows() == [({"runtime_handler": "other"}, 1)]
+
+
+def test_a_machines_way_to_a_node_is_told_once_and_only_by_who_registered_it() -> None:
+    def told(times: StartupTimes) -> list[float]:
+        return [rows[0][1] for rows in (each.rows() for each in times.instruments)]  # type: ignore[misc]
+
+    moments = iter([20.0, 21.0, 24.0, 30.0])
+    times = StartupTimes(lambda: next(moments))
+    times.registered()  # nobody has tried
+    for _ in range(2):
+        times.attempted()
+    times.registered()
+    assert told(times) == [20, 1, 3, 0, 0]
+    for _ in range(2):
+        times.ready()
+    assert told(times) == [20, 1, 3, 6, 30]
+    again = StartupTimes(lambda: 50.0)
+    again.attempted()
+    again.ready()
+    assert told(again) == [0, 0, 0, 0, 0], "its Node was there before"
+
+
+def test_orphans_and_pods_that_came_back_are_counted(tmp_path: Path) -> None:
+    manager = PodManager(None, lambda uid: None, lambda: "")
+    assert counted(manager, "kubelet_orphaned_runtime_pods_total") == 0
+    manager.has_told("api")
+    config = SandboxConfig(name="a", namespace="default", uid="orphan", annotations={})
+    for _ in range(2):
+        manager.end_orphans([Sandbox("s", "READY", 1, "", 0.0, config)], tmp_path, lambda uid: None)
+    assert counted(manager, "kubelet_orphaned_runtime_pods_total") == 1
+    static = pod()
+    static["metadata"]["annotations"] = {"kubernetes.io/config.source": "file"}
+    uid, name = static["metadata"]["uid"], "kubelet_restarted_pods_total"
+    for step, restarts in (({uid: static}, 0), ({}, 0), ({uid: static}, 1), ({uid: static}, 1), ({}, 1)):
+        manager.on_static_pods("file", step)
+        assert counted(manager, name, static="true") == restarts
+    manager.forget(uid)
+    manager.on_static_pods("file", {uid: static})
+    assert (counted(manager, name, static="true"), counted(manager, name, static="")) == (2, 0)
 
 
 def test_refused_pods_are_counted_by_reason() -> None:

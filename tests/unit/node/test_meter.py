@@ -63,3 +63,17 @@ def test_a_folder_is_walked_once_a_minute() -> None:
     assert [walks.size(Path("/x")).bytes, walks.size(Path("/x")).bytes] == [1, 1]
     now[0] = 61.0
     assert walks.size(Path("/x")).bytes == 2
+
+
+def test_a_walk_is_timed_and_a_remembered_one_is_not() -> None:
+    now = [0.0]
+    spent: list[float] = []
+
+    def walk(folder: Path) -> Used:
+        now[0] += 2.5
+        return Used(1, 1)
+
+    walks = Walks(lambda: now[0], walk)
+    for _ in range(2):
+        walks.size(Path("/x"), spent.append)
+    assert spent == [2.5]

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -15,7 +15,9 @@ from kubeclient.errors import AlreadyExists, NotFound
 from kubeclient.resources import LEASES, NODES, Resource
 from kubelet_py.config import Config
 from kubelet_py.errors import AddressTaken
+from kubelet_py.instruments import Number
 from kubelet_py.node.registrar import RENEW_SHARE, Registrar
+from kubelet_py.node.startup import StartupTimes
 
 LONG = 5.0
 
@@ -51,18 +53,22 @@ class Api:
 
 
 def test_a_lease_that_is_older_than_its_node_gets_it_as_owner_when_it_is_renewed() -> None:
-    api = Api()
+    api, moments = Api(), count(1.0)
+    startup = StartupTimes(lambda: next(moments))
     registrar = Registrar(
         api,  # type: ignore[arg-type]
         name="n1",
         labels={},
         config=replace(Config(), node_lease_duration_seconds=1),
-        report=lambda now, node: {"conditions": []},
+        report=lambda now, node: {"conditions": [{"type": "Ready", "status": "True"}]},
         on_node=lambda node: None,
+        startup=startup,
     )
     registrar.start()
     assert api.owned.wait(LONG)
     registrar.stop()
+    shown = [each.rows()[0][1] for each in startup.instruments if isinstance(each, Number)]
+    assert len(shown) == 5 and min(shown) > 0, "its start is told"
     assert api.lease is not None and api.lease["spec"]["holderIdentity"] == "n1"
     owner = {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u1"}
     assert api.lease["metadata"]["ownerReferences"] == [owner]

@@ -88,6 +88,7 @@ class Host:
             changed=lambda: self.told.append("changed"),
             tell=lambda kind, reason, message: self.told.append(f"{kind} {reason} {message}"),
             clock=lambda: self.now,
+            wall=lambda: 1000.0 + self.now,
             wait=self._wait,
         )
 
@@ -118,6 +119,8 @@ def test_the_critical_ones_end_when_the_others_have_ended(tmp_path: Path) -> Non
     ]
     assert host.told == ["Normal Shutdown Shutdown manager detected shutdown event", "changed"]
     assert state_of(tmp_path / "request.json") == "terminated"
+    moments = [instrument.rows() for instrument in host.shutdown.instruments]
+    assert moments == [[({}, 1000.0)], [({}, 1000.0 + host.now)]] and host.now >= 20
     ending = host.records[0].ending
     assert ending is not None
     assert (ending.reason, ending.message) == (

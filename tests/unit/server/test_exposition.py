@@ -75,7 +75,8 @@ def test_a_number_that_the_kernel_does_not_count_is_left_out() -> None:
 
 def test_own_metrics_count_pods_states_and_volumes_of_claims() -> None:
     states = [{"state": {"running": {}}}, {"state": {"terminated": {}}}]
-    pod = {"metadata": {"name": "a"}, "status": {"containerStatuses": states}}
+    spec = {"ephemeralContainers": [{"name": "debug"}]}
+    pod = {"metadata": {"name": "a"}, "spec": spec, "status": {"containerStatuses": states}}
     static = {"metadata": {"annotations": {"kubernetes.io/config.source": "file"}}, "status": {}}
     over = {"metadata": {"name": "b"}, "status": {"phase": "Failed"}}
     lines = text(metrics.own_families([pod, static, over], usage_sample.node())).splitlines()
@@ -83,7 +84,7 @@ def test_own_metrics_count_pods_states_and_volumes_of_claims() -> None:
     assert 'kubelet_active_pods{static=""} 1' in lines
     assert 'kubelet_active_pods{static="true"} 1' in lines and "kubelet_mirror_pods 1" in lines
     assert 'kubelet_node_name{node="n1"} 1' in lines
-    assert "kubelet_running_pods 1" in lines
+    assert "kubelet_running_pods 1" in lines and "kubelet_managed_ephemeral_containers 1" in lines
     assert 'kubelet_running_containers{container_state="exited"} 1' in lines
     claim = '{namespace="default",persistentvolumeclaim="claim"}'
     assert f"kubelet_volume_stats_used_bytes{claim} 40" in lines
