@@ -24,8 +24,9 @@ from kubeclient.ranges import read_ranges
 from kubeclient.resources import NODES, PODS, SERVICES
 from kubeclient.rest import RestClient
 from kubelet_py.backend import AgentBackend
-from kubelet_py.config import Options, longest_restart_wait, parse_arguments
+from kubelet_py.config import Options, longest_restart_wait, pulls_at_once
 from kubelet_py.errors import CertificateError, ConfigError, NodeError
+from kubelet_py.flags import parse_arguments
 from kubelet_py.instruments import Instrument
 from kubelet_py.node import allocatable, cpu_topology, encryption, tunnel
 from kubelet_py.node import status as node_status
@@ -35,6 +36,7 @@ from kubelet_py.node.credentials import Credentials
 from kubelet_py.node.enforcement import Enforcement, rules_of
 from kubelet_py.node.events import NodeEvents
 from kubelet_py.node.guard import Guard
+from kubelet_py.node.host_checks import prepare
 from kubelet_py.node.housekeeping import Housekeeping
 from kubelet_py.node.meter import Meter
 from kubelet_py.node.network import NodeNetwork
@@ -102,13 +104,11 @@ class Agent:
         self._stopping, self._startup = threading.Event(), StartupTimes()
         self._heard = threading.Event()
         self._sentence = ""
-        self._looked = time.monotonic()
-        self._turned_at = time.monotonic()
+        self._looked = self._turned_at = time.monotonic()
         self._cgroup_manager = self._config.cgroup_driver or cgroups.native()
         self._cgroups = cgroups.choose(self._cgroup_manager)
         log.info("Chose cgroup driver=%s", self._cgroups.name)
-        runtimes = load_runtimes(self._paths.config / "runtimes.toml")
-        self._handlers = ("", *runtimes)
+        runtimes = self._runtimes = load_runtimes(self._paths.config / "runtimes.toml")
         self._runtime = TimedRuntime(
             run_dir=self._paths.run,
             state_dir=self._paths.containers,
@@ -211,7 +211,9 @@ class Agent:
             hosts_dir=paths.config / "registries",
             node_file=paths.state / "config.json",
         )
-        self._puller = puller = ImagePuller(self._images, self._workers.wake, fetch=fetch)
+        self._puller = puller = ImagePuller(
+            self._images, self._workers.wake, fetch=fetch, at_once=pulls_at_once(config)
+        )
         self._housekeeping = Housekeeping(
             config,
             paths,
@@ -550,8 +552,8 @@ class Agent:
             "addresses": [*addresses, {"type": "Hostname", "address": self._options.node_name}],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self._config.port}},
             "nodeInfo": node_status.node_info(self._machine),
-            "runtimeHandlers": node_status.runtime_handlers(self._handlers, self._users.supported),
-            "images": node_status.images(self._images.list()),
+            "runtimeHandlers": node_status.runtime_handlers(["", *self._runtimes], self._users.supported),
+            "images": node_status.images(self._images.list(), self._config.node_status_max_images),
             "features": {"supplementalGroupsPolicy": True},
             "conditions": node_status.conditions(before, self._health(), now),
         }
@@ -580,7 +582,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL)
     threading.stack_size(512 * 1024)
     try:
-        agent = Agent(parse_arguments(sys.argv[1:] if argv is None else argv))
+        agent = Agent(prepare(parse_arguments(sys.argv[1:] if argv is None else argv)))
     except (CertificateError, ConfigError, NoAddress, RuntimeFailure, OSError) as error:
         print(f"kubelet_py.agent: {error}", file=sys.stderr)
         return 1

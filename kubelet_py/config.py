@@ -2,18 +2,19 @@
 
 Only keys that really do something here are known; any other key in the file is refused by name, because
 a setting that is silently ignored is worse than an error (config_elsewhere.py has those that may say what
-the agent does anyhow). Defaults are upstream's unless said otherwise.
+the agent does anyhow, and tuning without effect). Defaults are upstream's unless said otherwise.
 Deviations: `cgroupDriver` is what the host wants (upstream: cgroupfs): systemd where that runs the machine
 and owns a v2 tree, in which nobody else should make cgroups, cgroupfs elsewhere; `seccompDefault` is true
 here (upstream: false), so that containers are confined unless a pod says Unconfined. `syncFrequency` is the
 net under the watches of ConfigMaps and Secrets: after that long the volumes of every pod are looked at again.
+`serializeImagePulls` is false here (upstream: true), and `failSwapOn` is (upstream: true): swap does no harm,
+as no pod is given any.
 
 Durations are Go's texts ("10s", "1m30s") in the file and seconds (float) in the value.
 """
 
 from __future__ import annotations
 
-import argparse
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from kubeclient.ranges import read_ranges
-from kubelet_py import config_elsewhere
+from kubelet_py import config_elsewhere, config_files
 from kubelet_py.errors import ConfigError
-from kubelet_py.node import peers, segments
+from kubelet_py.node import peers
 from kubelet_py.pods import backoff
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -128,6 +129,19 @@ class Config:
     tls_private_key_file: str = ""
     healthz_bind_address: str = "127.0.0.1"
     healthz_port: int = 10248
+    enable_server: bool = True
+    enable_debugging_handlers: bool = True
+    enable_system_log_handler: bool = True
+    enable_debug_flags_handler: bool = True
+    tls_min_version: str = ""
+    tls_cipher_suites: tuple[str, ...] = ()
+    fail_swap_on: bool = False
+    provider_id: str = ""
+    node_status_max_images: int = 50
+    serialize_image_pulls: bool = False
+    max_parallel_image_pulls: int = 0
+    logging: Mapping[str, Any] = field(default_factory=dict)
+    without_effect: tuple[str, ...] = ()  # keys of the file that are for upstream's kubelet alone
 
 
 DURATIONS = {
@@ -154,9 +168,9 @@ _MAY_BE_ZERO = {
 # Where a file says none or zero, it is upstream's default: kubeadm writes every duration as 0s.
 _DEFAULT_AT_ZERO = (DURATIONS - _MAY_BE_ZERO - {"cpu_cfs_quota_period"}) | {
     "image_minimum_gc_age", "node_lease_duration_seconds", "max_pods", "port", "address",
-    "healthz_bind_address", "container_log_max_size",
+    "healthz_bind_address", "container_log_max_size", "max_parallel_image_pulls",
 }  # fmt: skip
-_POSITIVE = (*sorted(DURATIONS - _MAY_BE_ZERO), "node_lease_duration_seconds", "max_pods")
+POSITIVE = (*sorted(DURATIONS - _MAY_BE_ZERO), "node_lease_duration_seconds", "max_pods")
 TAINT_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 CGROUP_DRIVERS = ("", "cgroupfs", "systemd")
 KEYS = {
@@ -223,6 +237,18 @@ KEYS = {
     "tlsPrivateKeyFile": "tls_private_key_file",
     "healthzBindAddress": "healthz_bind_address",
     "healthzPort": "healthz_port",
+    "enableServer": "enable_server",
+    "enableDebuggingHandlers": "enable_debugging_handlers",
+    "enableSystemLogHandler": "enable_system_log_handler",
+    "enableDebugFlagsHandler": "enable_debug_flags_handler",
+    "tlsMinVersion": "tls_min_version",
+    "tlsCipherSuites": "tls_cipher_suites",
+    "failSwapOn": "fail_swap_on",
+    "providerID": "provider_id",
+    "nodeStatusMaxImages": "node_status_max_images",
+    "serializeImagePulls": "serialize_image_pulls",
+    "maxParallelImagePulls": "max_parallel_image_pulls",
+    "logging": "logging",
 }
 
 
@@ -242,7 +268,7 @@ def from_document(document: Mapping[str, Any]) -> Config:
         text = f"keys that this agent does not act on: {', '.join(unusual)}"
         raise ConfigError(f"Could not use configuration: {text}")
     kinds = {f.name: f.type for f in fields(Config)}
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"without_effect": config_elsewhere.without_effect(document)}
     for key, name in KEYS.items():
         if key in document and not (name in _DEFAULT_AT_ZERO and config_elsewhere.unset(document[key])):
             values[name] = _convert(key, name, str(kinds[name]), document[key])
@@ -254,12 +280,15 @@ def from_document(document: Mapping[str, Any]) -> Config:
 def checked(config: Config) -> Config:
     """The same settings, unless one of them has a value that means nothing here (ConfigError names it)."""
     from kubelet_py.node import allocatable, shutdown, thresholds  # late: they are made of this Config
-    from kubelet_py.server import access_settings
+    from kubelet_py.server import access_settings, tls_settings
 
     allocatable.check(config)
     thresholds.parse(config)
     shutdown.groups(config)
     access_settings.read(config.authentication, config.authorization)
+    tls_settings.check(config.tls_min_version, config.tls_cipher_suites)
+    verbosity(config)
+    _check_pulls(config)
     for address in config.cluster_dns:
         try:
             ipaddress.ip_address(str(address))  # a number would be taken for an address of that value
@@ -306,7 +335,7 @@ def checked(config: Config) -> Config:
     if config.cgroup_driver not in CGROUP_DRIVERS:
         text = f"cgroupDriver {config.cgroup_driver!r}: it must be cgroupfs or systemd"
         raise ConfigError(f"Could not use configuration: {text}")
-    for name in _POSITIVE:
+    for name in POSITIVE:
         if getattr(config, name) <= 0:
             key = next(k for k, known in KEYS.items() if known == name)
             raise ConfigError(f"Could not use configuration: {key} must be greater than 0")
@@ -317,6 +346,32 @@ def checked(config: Config) -> Config:
         except ValueError as error:
             raise ConfigError(f"Could not use configuration: {what}: {error}") from error
     return config
+
+
+def verbosity(config: Config) -> int:
+    """How loud the log is, in klog's numbers. Raises ConfigError for what a log of ours cannot be."""
+    asked = {key: value for key, value in config.logging.items() if not config_elsewhere.unset(value)}
+    loud = asked.pop("verbosity", 0)
+    asked.pop("flushFrequency", None)  # lines are written at once
+    if asked.pop("format", "text") != "text" or asked or type(loud) is not int or loud < 0:
+        text = 'logging: only format "text", a verbosity and flushFrequency'
+        raise ConfigError(f"Could not use configuration: {text}")
+    return loud
+
+
+def pulls_at_once(config: Config) -> int:
+    """How many images may be fetched at the same time; 0 for as many as are wanted."""
+    return 1 if config.serialize_image_pulls else config.max_parallel_image_pulls
+
+
+def _check_pulls(config: Config) -> None:
+    if config.max_parallel_image_pulls < 0:
+        raise ConfigError("Could not use configuration: maxParallelImagePulls must be a positive number")
+    if config.serialize_image_pulls and config.max_parallel_image_pulls > 1:
+        text = "maxParallelImagePulls cannot be larger than 1 unless serializeImagePulls is false"
+        raise ConfigError(f"Could not use configuration: {text}")
+    if config.node_status_max_images < -1:
+        raise ConfigError("Could not use configuration: nodeStatusMaxImages must be -1 or greater")
 
 
 def longest_restart_wait(config: Config) -> float:
@@ -376,22 +431,12 @@ def _convert(key: str, name: str, kind: str, value: Any) -> Any:
 
 def load(path: Path) -> Config:
     """Read a KubeletConfiguration YAML or JSON file."""
-    import yaml  # late: 10 ms and 3 MB that an agent without a file never needs
-
-    try:
-        document = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"Could not read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"Could not parse {path}: {error}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"Could not use {path}: it holds no KubeletConfiguration")
-    return from_document(document)
+    return from_document(config_files.parsed(path))
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The agent's command line: where it lives and who it is."""
+    """The agent's command line (flags.py): where it lives and who it is."""
 
     root: Path
     node_name: str
@@ -405,131 +450,3 @@ class Options:
     pod_routes: str = "auto"
     wireguard_port: int = peers.DEFAULT_PORT
     pod_gso_size: int = 0
-
-
-def parse_labels(text: str) -> dict[str, str]:
-    """`a=b,c=d` → {"a": "b", "c": "d"}."""
-    labels = {}
-    for part in filter(None, text.split(",")):
-        key, separator, value = part.partition("=")
-        if not separator:
-            raise ConfigError(f"Could not read label {part!r}: write it as key=value")
-        labels[key] = value
-    return labels
-
-
-def parse_headers(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """`a:b,c:d`, several times → {"a": ("b",), "c": ("d",)}; of one name all values are kept."""
-    headers: dict[str, tuple[str, ...]] = {}
-    for part in filter(None, ",".join(texts).split(",")):
-        name, separator, value = part.partition(":")
-        if not separator or not name.strip():
-            raise ConfigError(f"Could not read header {part!r}: write it as name:value")
-        headers[name.strip()] = (*headers.get(name.strip(), ()), value)
-    return headers
-
-
-def parse_arguments(argv: Sequence[str]) -> Options:
-    """Flags win over the file, as upstream."""
-    import socket
-    from dataclasses import replace
-
-    parser = argparse.ArgumentParser(prog="kubelet_py.agent", description="The node agent")
-    parser.add_argument("--root", type=Path, default=Path("/"), help="folder that prefixes every path")
-    parser.add_argument("--node-name", default=socket.gethostname().lower())
-    parser.add_argument("--config", type=Path, help="KubeletConfiguration file")
-    parser.add_argument("--node-ip", default="", help="address to register, or one per IP version")
-    parser.add_argument("--node-ip-reason", default="", help="why that one, for the log and for `status`")
-    parser.add_argument("--address", help="where the HTTPS server listens")
-    parser.add_argument("--port", type=int, help="port of the HTTPS server (10250)")
-    parser.add_argument(
-        "--pod-routes",
-        type=peers.mode,
-        metavar=peers.CHOICES,
-        default="auto",
-        help="how to reach pods of other nodes (auto: by VXLAN where a router lies between; wireguard: "
-        "encrypted)",
-    )
-    parser.add_argument(
-        "--wireguard-port", type=peers.port, default=peers.DEFAULT_PORT, help="UDP port of the tunnel (51820)"
-    )
-    parser.add_argument(
-        "--pod-gso-size",
-        type=segments.size,
-        metavar=segments.CHOICES,
-        default=0,
-        help="bytes of TCP that a pod hands out at a time (auto: as many as every interface takes that a "
-        "route leads out by)",
-    )
-    parser.add_argument("--cni-bin-dir", type=Path, action="append", default=[], help="may be repeated")
-    parser.add_argument("--cluster-cidr", help="range of all pods' addresses, or one per IP version")
-    parser.add_argument("--service-cidr", help="range of the Services' addresses, or one per IP version")
-    parser.add_argument("--cluster-dns", help="name servers of pods, separated by commas")
-    parser.add_argument("--cluster-domain", help="domain of the cluster's names, as cluster.local")
-    parser.add_argument("--max-pods", type=int, help="how many pods may run here (110)")
-    parser.add_argument("--pod-manifest-path", help="folder of static pods' manifests")
-    parser.add_argument("--manifest-url", help="address of static pods' manifests")
-    parser.add_argument(
-        "--manifest-url-header", action="append", default=[], help="name:value,… sent to it, may be repeated"
-    )
-    parser.add_argument("--node-labels", default="", help="key=value,… set at registration")
-    parser.add_argument("--register-node", action=argparse.BooleanOptionalAction, default=None)
-    parser.add_argument("--kubeconfig", type=Path, help="how to reach the API server (kubelet.conf)")
-    parser.add_argument(
-        "--bootstrap-kubeconfig",
-        type=Path,
-        help="asks for a client certificate where --kubeconfig is not there or its certificate is over",
-    )
-    parser.add_argument("--cert-dir", type=Path, help="where certificates got by request are kept")
-    parser.add_argument("--rotate-certificates", action=argparse.BooleanOptionalAction, default=None)
-    parser.add_argument(
-        "--rotate-server-certificates", action=argparse.BooleanOptionalAction, default=None,
-        help="serverTLSBootstrap: get the HTTPS server's certificate from the cluster's CA, and renew it",
-    )  # fmt: skip
-    parser.add_argument("--tls-cert-file", help="certificate of the HTTPS server")
-    parser.add_argument("--tls-private-key-file", help="its key")
-    arguments = parser.parse_args(argv)
-    config = load(arguments.config) if arguments.config else Config()
-    if arguments.port is not None:
-        config = replace(config, port=arguments.port)
-    if arguments.max_pods is not None:
-        config = replace(config, max_pods=arguments.max_pods)
-    if arguments.address:
-        config = replace(config, address=arguments.address)
-    if arguments.cluster_cidr:
-        config = replace(config, cluster_cidr=arguments.cluster_cidr)
-    if arguments.cluster_dns:
-        config = replace(config, cluster_dns=tuple(arguments.cluster_dns.split(",")))
-    if arguments.cluster_domain:
-        config = replace(config, cluster_domain=arguments.cluster_domain)
-    if arguments.service_cidr:
-        config = replace(config, service_cidr=arguments.service_cidr)
-    if arguments.register_node is not None:
-        config = replace(config, register_node=arguments.register_node)
-    if arguments.rotate_server_certificates is not None:
-        config = replace(config, server_tls_bootstrap=arguments.rotate_server_certificates)
-    for name in ("rotate_certificates", "tls_cert_file", "tls_private_key_file"):
-        if getattr(arguments, name) is not None:
-            config = replace(config, **{name: getattr(arguments, name)})
-    if arguments.pod_manifest_path is not None:
-        config = replace(config, static_pod_path=arguments.pod_manifest_path)
-    if arguments.manifest_url is not None:
-        config = replace(config, static_pod_url=arguments.manifest_url)
-    if arguments.manifest_url_header:
-        config = replace(config, static_pod_url_header=parse_headers(arguments.manifest_url_header))
-    if arguments.node_labels:
-        config = replace(config, node_labels=parse_labels(arguments.node_labels))
-    return Options(
-        root=arguments.root.absolute(),
-        node_name=arguments.node_name,
-        config=checked(config),
-        node_ip=arguments.node_ip,
-        node_ip_reason=arguments.node_ip_reason,
-        cni_bin_dirs=tuple(arguments.cni_bin_dir),
-        pod_routes=arguments.pod_routes,
-        wireguard_port=arguments.wireguard_port,
-        pod_gso_size=arguments.pod_gso_size,
-        kubeconfig=arguments.kubeconfig and arguments.kubeconfig.absolute(),
-        bootstrap_kubeconfig=arguments.bootstrap_kubeconfig and arguments.bootstrap_kubeconfig.absolute(),
-        cert_dir=arguments.cert_dir and arguments.cert_dir.absolute(),
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,9 @@ from kubelet_py.config import Config
 from kubelet_py.node.reviews import NodeReviews
 from kubelet_py.node.serving import ServingCertificate
 from kubelet_py.paths import NodePaths
-from kubelet_py.server import access_settings
+from kubelet_py.server import access_settings, tls_settings
 from kubelet_py.server.access import Access
+from kubelet_py.server.handlers import Handlers
 from kubelet_py.server.healthz import HealthChecks
 from kubelet_py.server.http_counts import HttpCounts
 
@@ -50,7 +52,9 @@ class Port:
 
     def start(self, registered: Callable[[], bool]) -> None:
         """Open it with the certificate that there is, or as soon as the cluster's CA has signed one."""
-        if self._client is None and not self._serving.configured():
+        if not self._config.enable_server:
+            log.info("Started without a server on port %d (enableServer is false)", self._config.port)
+        elif self._client is None and not self._serving.configured():
             log.info("Started without a server on port %d (nobody could log in)", self._config.port)
         elif self._config.server_tls_bootstrap and self._client is not None:
             self._serving.start_by_request(self._serve, self._client, registered)
@@ -68,7 +72,7 @@ class Port:
         if self._server is not None:
             self._server.use_certificate(str(certificate), str(key))
             return
-        counts, authority = HttpCounts(), self._paths.pki / "ca.crt"
+        config, counts, authority = self._config, HttpCounts(), self._paths.pki / "ca.crt"
         self._server = KubeletServer(
             self._backend(counts.instruments),
             counts=counts,
@@ -80,5 +84,13 @@ class Port:
             access=self._access,
             log_folder=self._paths.pod_logs.parent,
             checks=self._checks,
+            handlers=Handlers(
+                config.enable_debugging_handlers,
+                config.enable_system_log_handler,
+                config.enable_debug_flags_handler,
+            ),
+            limit_tls=partial(
+                tls_settings.limit, version=config.tls_min_version, suites=config.tls_cipher_suites
+            ),
         )
         self._server.start()

@@ -190,6 +190,8 @@ class Registrar:
             skeleton["metadata"]["annotations"] = notes
         if self._config.register_with_taints:
             skeleton["spec"]["taints"] = [dict(taint) for taint in self._config.register_with_taints]
+        if self._config.provider_id:
+            skeleton["spec"]["providerID"] = self._config.provider_id
         body = {**skeleton, "status": self._report(self._clock(), skeleton)}
         self._startup.attempted()
         try:

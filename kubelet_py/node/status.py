@@ -19,7 +19,6 @@ from kubelet_py.release import release
 
 KUBERNETES_VERSION = "v1.32.0"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-MOST_IMAGES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +224,9 @@ def runtime_handlers(names: Sequence[str], user_namespaces: bool) -> list[Object
     return [{"name": name, **({} if name else {"features": own})} for name in names]
 
 
-def images(known: Sequence[Any]) -> list[Object]:
-    """The node's largest images, as the API lists them."""
-    ordered = sorted(known, key=lambda image: -int(image.size))[:MOST_IMAGES]
+def images(known: Sequence[Any], most: int) -> list[Object]:
+    """The node's largest images, as the API lists them; `most` of them (nodeStatusMaxImages), -1 for all."""
+    ordered = sorted(known, key=lambda image: -int(image.size))[: most if most >= 0 else None]
     return [
         {"names": [*image.repo_digests, *image.repo_tags], "sizeBytes": int(image.size)}
         for image in ordered

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +66,10 @@ class ImagePuller:
         *,
         clock: Callable[[], float] = time.time,
         fetch: Callable[[ImageStore, Object, str, Secrets], Image] | None = None,
+        at_once: int = 0,
     ) -> None:
+        """`at_once`: how many images are fetched at the same time; 0: as many as are wanted."""
+        self._places = threading.BoundedSemaphore(at_once) if at_once else nullcontext()
         self._store = store
         self._wake = wake
         self._clock = clock
@@ -206,7 +210,8 @@ class ImagePuller:
                 present = None if again else self._store.lookup(name)
                 if present is not None:
                     return present, False
-                return self.counts.pulled(lambda: self._fetch(self._store, pod, name, secrets)), True
+                with self._places:
+                    return self.counts.pulled(lambda: self._fetch(self._store, pod, name, secrets)), True
         finally:
             with self._lock:
                 turn.users -= 1

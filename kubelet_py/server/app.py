@@ -32,6 +32,7 @@ from kubelet_py.server import host_logs, logs, observation, streaming
 from kubelet_py.server import query as query_of
 from kubelet_py.server.access import Access
 from kubelet_py.server.errors import HttpError
+from kubelet_py.server.handlers import Handlers, set_verbosity
 from kubelet_py.server.healthz import HealthChecks
 from kubelet_py.server.http_counts import HttpCounts
 from kubelet_py.server.listener import Input, Listener, Output
@@ -84,12 +85,18 @@ class KubeletServer:
         log_folder: Path,
         checks: HealthChecks | None = None,
         counts: HttpCounts | None = None,
+        handlers: Handlers | None = None,
+        limit_tls: Callable[[ssl.SSLContext], None] = lambda context: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client_ca_file = client_ca_file
         self.backend, self.access, self.clock = backend, access, clock
         self.log_folder, self.checks = log_folder, checks or HealthChecks()
-        self.counts = counts or HttpCounts()
+        self.counts, self.handlers, self._limit_tls = (
+            counts or HttpCounts(),
+            handlers or Handlers(),
+            limit_tls,
+        )
         self._address = (address, port)
         self._context = self._make_context(cert_file, key_file)
         self._listener: Listener | None = None
@@ -99,6 +106,7 @@ class KubeletServer:
 
     def _make_context(self, cert_file: str, key_file: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._limit_tls(context)
         context.load_cert_chain(cert_file, key_file)
         if self._client_ca_file:
             context.load_verify_locations(self._client_ca_file)
@@ -213,6 +221,8 @@ class _Handler(BaseHTTPRequestHandler):
         head = parts[0] if parts else ""
         authorization = self.headers.get("Authorization", "")
         self.server.owner.access.check(self.request.getpeercert(), authorization, self.command, path)
+        if reason := self.server.owner.handlers.refusal(parts):
+            raise HttpError(405, f"{reason}\n")
         route = self._ROUTES.get(head)
         if head in observation.PAGES:
             route = (("GET",), partial(_Handler._page, head=head))
@@ -271,6 +281,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._bytes(200, *observation.instruments_answer(owner.checks.instruments))
         else:
             self._bytes(200, *observation.PAGES[head](owner.backend, parts, query))
+
+    def _debug(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        self._text(200, set_verbosity(self.command, parts, self._body, logging.getLogger()))
 
     def _logs(self, parts: list[str], query: dict[str, list[str]]) -> None:
         if "query" in query:
@@ -510,6 +523,7 @@ class _Handler(BaseHTTPRequestHandler):
         str, tuple[tuple[str, ...], Callable[[_Handler, list[str], dict[str, list[str]]], None]]
     ] = {
         "healthz": (("GET",), _healthz),
+        "debug": (("GET", "POST", "PUT", "PATCH", "DELETE"), _debug),
         "logs": (("GET",), _logs),
         "containerLogs": (("GET",), _container_logs),
         "run": (("POST",), _run),

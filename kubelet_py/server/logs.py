@@ -49,13 +49,16 @@ class LogOptions:
 
 
 def parse_options(query: Mapping[str, Sequence[str]], now: float) -> LogOptions:
-    """Read a query string (names as in v1.PodLogOptions); raises HttpError 400 naming the option."""
+    """Read a query string (names as in v1.PodLogOptions). Raises HttpError naming the option: 400 for what
+    cannot be read, 422 for what may not be asked for, as upstream."""
+    if _first(query, "stream"):
+        raise HttpError(422, "invalid stream: the output and the errors of a container are one log here")
     tail = _integer(query, "tailLines", 0)
     if tail is None and _first(query, "tail") not in ("", "all"):
         tail = _integer(query, "tail", 0)
     seconds, moment = _integer(query, "sinceSeconds", 1), _first(query, "sinceTime")
     if seconds is not None and moment:
-        raise HttpError(400, "at most one of sinceTime or sinceSeconds may be specified")
+        raise HttpError(422, "at most one of sinceTime or sinceSeconds may be specified")
     since = int((now - seconds) * 1e9) if seconds is not None else 0
     if moment:
         try:
@@ -91,7 +94,7 @@ def _integer(query: Mapping[str, Sequence[str]], name: str, least: int) -> int |
     except ValueError as error:
         raise HttpError(400, f"invalid {name} {text!r}: must be a number") from error
     if value < least:
-        raise HttpError(400, f"invalid {name} {text!r}: must be at least {least}")
+        raise HttpError(422, f"invalid {name} {text!r}: must be at least {least}")
     return value
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kubelet_py import config
+from kubelet_py import config, config_elsewhere
 from kubelet_py.errors import ConfigError
+from kubelet_py.node.host_checks import prepare
 
 KUBEADM = """
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -64,11 +66,10 @@ def test_the_file_that_kubeadm_writes_is_what_it_says_and_defaults(tmp_path: Pat
 @pytest.mark.parametrize(
     ("document", "problem"),
     [
-        ({"logging": {"verbosity": 4}}, r'not act on: logging \(only \{"format": "text"\}\)'),
         ({"readOnlyPort": 10255}, r"not act on: readOnlyPort \(only empty\)"),
-        ({"failSwapOn": True, "hairpinMode": "none"}, r"failSwapOn \(only false\), hairpinMode \(only "),
+        ({"failCgroupV1": True, "hairpinMode": "none"}, r"failCgroupV1 \(only false\), hairpinMode \(only "),
         ({"memorySwap": {"swapBehavior": "LimitedSwap"}}, "not act on: memorySwap"),
-        ({"enableServer": False}, r"enableServer \(only true\)"),
+        ({"enableSystemLogQuery": True}, r"enableSystemLogQuery \(only false\)"),
         ({"topologyManagerPolicy": "single-numa-node", "typo": 1}, "unknown keys typo"),
     ],
 )
@@ -81,9 +82,96 @@ def test_what_would_change_something_is_refused(document: dict[str, Any], proble
     "document",
     [
         {"failSwapOn": False, "enableServer": True, "readOnlyPort": 0, "topologyManagerPolicy": "none"},
-        {"memorySwap": {"swapBehavior": "NoSwap"}, "logging": {"format": "text", "verbosity": 0}},
+        {
+            "memorySwap": {"swapBehavior": "NoSwap"},
+            "logging": {},
+            "tracing": {},
+            "singleProcessOOMKill": False,
+        },
         {"runtimeRequestTimeout": "2m0s", "maxPods": 0, "port": 0, "address": ""},
     ],
 )
 def test_what_the_agent_does_anyhow_may_be_said(document: dict[str, Any]) -> None:
     assert config.from_document(document) == config.Config()
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        ({"logging": {"format": "json"}}, "logging: only format"),
+        ({"logging": {"vmodule": [{"filePattern": "a", "verbosity": 9}]}}, "logging: only format"),
+        ({"logging": {"verbosity": "4"}}, "logging: only format"),
+        ({"serializeImagePulls": True, "maxParallelImagePulls": 2}, "cannot be larger than 1"),
+        ({"maxParallelImagePulls": -1}, "must be a positive number"),
+        ({"nodeStatusMaxImages": -2}, "must be -1 or greater"),
+        ({"tlsCipherSuites": ["TLS_RSA_WITH_RC4_128_SHA"]}, "unknown TLS_RSA_WITH_RC4_128_SHA"),
+        ({"eventRecordQPS": "many"}, r"eventRecordQPS \(it must be of type int\)"),
+        ({"podLogsDir": "/logs"}, "podLogsDir"),
+    ],
+)
+def test_values_that_mean_nothing_here_are_refused_by_name(document: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        config.from_document(document)
+
+
+def started(settings: config.Config) -> config.Options:
+    return config.Options(Path("/"), "n1", settings)
+
+
+def test_tuning_without_effect_is_taken_and_told(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    document = {"registryPullQPS": 10, "eventBurst": 0, "contentType": "application/vnd.kubernetes.protobuf"}
+    found = config.from_document(document)
+    assert found.without_effect == ("contentType", "registryPullQPS")
+    logger = logging.getLogger("test-of-preparing")
+    prepare(started(found), tmp_path / "none", logger)
+    assert "no effect here keys=contentType,registryPullQPS" in caplog.text
+    assert logger.level == logging.INFO
+    prepare(started(config.from_document({"logging": {"verbosity": 4}})), tmp_path / "none", logger)
+    assert logger.level == logging.DEBUG
+
+
+def test_a_node_with_swap_does_not_start_where_there_must_be_none(tmp_path: Path) -> None:
+    swaps = tmp_path / "swaps"
+    swaps.write_text("Filename\tType\tSize\tUsed\tPriority\n")
+    logger = logging.getLogger("test-of-preparing")
+    strict = config.from_document({"failSwapOn": True})
+    prepare(started(strict), swaps, logger)
+    swaps.write_text(swaps.read_text() + "/dev/sda2 partition 1000 0 -2\n")
+    prepare(started(config.Config()), swaps, logger)
+    with pytest.raises(ConfigError, match=r"running with swap on is not supported.*/dev/sda2"):
+        prepare(started(strict), swaps, logger)
+
+
+def test_every_key_of_v1beta1_is_known_here() -> None:
+    """What upstream's 1.32 to 1.35 have: a new one is honoured, or stands among those that are elsewhere."""
+    known = set(config.KEYS) | config_elsewhere.KEYS
+    assert set(V1BETA1.split()) - known == set()
+    with pytest.raises(ConfigError, match="unknown keys a, b"):
+        config.from_document({"b": 1, "a": 2, "maxPods": 3})
+
+
+V1BETA1 = """
+enableServer staticPodPath podLogsDir syncFrequency fileCheckFrequency httpCheckFrequency staticPodURL
+staticPodURLHeader address port readOnlyPort tlsCertFile tlsPrivateKeyFile tlsCipherSuites tlsMinVersion
+tlsCurvePreferences rotateCertificates serverTLSBootstrap authentication authorization registryPullQPS
+registryBurst imagePullCredentialsVerificationPolicy preloadedImagesVerificationAllowlist eventRecordQPS
+eventBurst enableDebuggingHandlers enableContentionProfiling healthzPort healthzBindAddress oomScoreAdj
+clusterDomain clusterDNS streamingConnectionIdleTimeout nodeStatusUpdateFrequency nodeStatusReportFrequency
+nodeLeaseDurationSeconds imageMinimumGCAge imageMaximumGCAge imageGCHighThresholdPercent
+imageGCLowThresholdPercent volumeStatsAggPeriod kubeletCgroups systemCgroups cgroupRoot cgroupsPerQOS
+cgroupDriver cpuManagerPolicy cpuManagerPolicyOptions cpuManagerReconcilePeriod memoryManagerPolicy
+memoryReservationPolicy topologyManagerPolicy topologyManagerPolicyOptions topologyManagerScope qosReserved
+runtimeRequestTimeout hairpinMode maxPods podCIDR podPidsLimit resolvConf cpuCFSQuota cpuCFSQuotaPeriod
+nodeStatusMaxImages maxOpenFiles contentType kubeAPIQPS kubeAPIBurst serializeImagePulls maxParallelImagePulls
+evictionHard evictionSoft evictionSoftGracePeriod evictionPressureTransitionPeriod evictionMaxPodGracePeriod
+evictionMinimumReclaim mergeDefaultEvictionSettings podsPerCore enableControllerAttachDetach
+protectKernelDefaults makeIPTablesUtilChains iptablesMasqueradeBit iptablesDropBit featureGates failSwapOn
+memorySwap containerLogMaxSize containerLogMaxFiles containerLogMaxWorkers containerLogMonitorInterval
+configMapAndSecretChangeDetectionStrategy systemReserved kubeReserved reservedSystemCPUs
+showHiddenMetricsForVersion systemReservedCgroup kubeReservedCgroup enforceNodeAllocatable
+allowedUnsafeSysctls volumePluginDir providerID kernelMemcgNotification logging enableSystemLogHandler
+enableSystemLogQuery shutdownGracePeriod shutdownGracePeriodCriticalPods shutdownGracePeriodByPodPriority
+crashLoopBackOff reservedMemory enableProfilingHandler enableDebugFlagsHandler seccompDefault
+memoryThrottlingFactor registerWithTaints registerNode tracing localStorageCapacityIsolation
+containerRuntimeEndpoint imageServiceEndpoint failCgroupV1 userNamespaces singleProcessOOMKill
+"""

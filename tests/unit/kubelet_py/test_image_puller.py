@@ -44,20 +44,26 @@ class Registry:
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, at_once: int = 0) -> None:
         self.store = Store()
         self.registry = Registry(self.store)
         self.now = NOW
         self.woken: queue.Queue[str] = queue.Queue()
         self.events: list[str] = []
         self.puller = ImagePuller(
-            self.store, self.woken.put, clock=lambda: self.now, fetch=self.registry.fetch  # type: ignore[arg-type]
-        )  # fmt: skip
+            self.store,  # type: ignore[arg-type]
+            self.woken.put,
+            clock=lambda: self.now,
+            fetch=self.registry.fetch,
+            at_once=at_once,
+        )
 
-    def ensure(self, name: str = "c", policy: str = "IfNotPresent", uid: str = "u") -> Any:
+    def ensure(
+        self, name: str = "c", policy: str = "IfNotPresent", uid: str = "u", image: str = "big"
+    ) -> Any:
         body = pod(name)
         body["metadata"]["uid"] = uid
-        container = {"name": name, "image": "big", "imagePullPolicy": policy}
+        container = {"name": name, "image": image, "imagePullPolicy": policy}
         return self.puller.ensure(
             body, container, lambda kind, reason, text: self.events.append(reason), lambda name: None
         )
@@ -134,3 +140,24 @@ def test_nothing_is_kept_of_a_pod_that_went_during_its_pull(bench: Bench) -> Non
         bench.ensure()
     bench.registry.outcomes.put(None)
     assert threading.active_count() < 50
+
+
+@pytest.mark.parametrize(("at_once", "begun"), [(1, 1), (2, 2), (0, 3)])
+def test_so_many_images_are_fetched_at_the_same_time(at_once: int, begun: int) -> None:
+    bench = Bench(at_once)
+    names = ("a", "b", "c")
+    for name in names:
+        with pytest.raises(ImagePulling):
+            bench.ensure(name, image=name)
+    settled = threading.Event()
+    for _ in range(500):
+        if len(bench.registry.fetches) >= begun:
+            break
+        settled.wait(0.01)
+    settled.wait(0.05)  # one more would come now
+    assert len(bench.registry.fetches) == begun
+    for _ in names:
+        bench.registry.outcomes.put(None)
+    for _ in names:
+        bench.woken.get(timeout=LONG)
+    assert sorted(bench.registry.fetches) == [*names]

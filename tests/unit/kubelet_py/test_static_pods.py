@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from kubelet_py.config import Config, from_document, parse_arguments
+from kubelet_py.config import Config, from_document
 from kubelet_py.errors import ConfigError
+from kubelet_py.flags import parse_arguments
 from kubelet_py.pods import manifest_url, static_pods
 from kubelet_py.pods.admission import requests
 from kubelet_py.pods.context import ObjectSource
@@ -399,7 +400,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     argv = ["--config", str(file), "--manifest-url", "https://flag/", "--manifest-url-header", "a:b,c:d"]
     config = parse_arguments([*argv, "--manifest-url-header", "a:e"]).config
     assert (config.static_pod_url, config.http_check_frequency) == ("https://flag/", 5.0)
-    assert config.static_pod_url_header == {"a": ("b", "e"), "c": ("d",)}
+    assert config.static_pod_url_header == {"a": ["b", "e"], "c": ["d"]}
     assert Config().http_check_frequency == 20.0
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from kubelet_py.config import Config, from_document, parse_arguments
+from kubelet_py.config import Config, from_document
 from kubelet_py.errors import ConfigError
+from kubelet_py.flags import parse_arguments
 from kubelet_py.node import allocatable, status
 from kubelet_py.node.status import Health, Machine
 

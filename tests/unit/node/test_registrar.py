@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count, pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from kubelet_py.errors import AddressTaken
 from kubelet_py.instruments import Number
 from kubelet_py.node.registrar import RENEW_SHARE, Registrar
 from kubelet_py.node.startup import StartupTimes
+from kubelet_py.node.status import images
 
 LONG = 5.0
 
@@ -321,3 +323,23 @@ def test_annotations_are_kept_as_they_are_given_and_others_left_alone() -> None:
     with api.changed:
         assert api.changed.wait_for(lambda: api.notes == wanted, LONG)
     registrar.stop()
+
+
+def test_a_new_node_has_the_provider_id_that_is_configured_and_the_largest_images() -> None:
+    api = Counting()
+    made: list[dict[str, Any]] = []
+    registrar = Registrar(
+        api,  # type: ignore[arg-type]
+        name="n1",
+        labels={},
+        config=replace(Config(), provider_id="lab://n1"),
+        report=lambda now, node: {"conditions": [], "capacity": "small"},
+        on_node=made.append,
+    )
+    registrar.start()
+    api.wait(lambda: bool(api.reports) or bool(made))
+    registrar.stop()
+    assert made[0]["spec"] == {"providerID": "lab://n1"}
+    known = [SimpleNamespace(repo_digests=(), repo_tags=(f"i{size}",), size=size) for size in (1, 3, 2)]
+    sizes = {most: [image["sizeBytes"] for image in images(known, most)] for most in (2, 0, -1)}
+    assert sizes == {2: [3, 2], 0: [], -1: [3, 2, 1]}

@@ -111,21 +111,22 @@ def test_options_are_read_as_upstream_reads_them(query: dict[str, list[str]], op
 
 
 @pytest.mark.parametrize(
-    "query",
+    ("query", "code"),
     [
-        {"tailLines": ["x"]},
-        {"tailLines": ["-1"]},
-        {"limitBytes": ["0"]},
-        {"sinceSeconds": ["0"]},
-        {"sinceTime": ["yesterday"]},
-        {"sinceTime": ["2026-11-21T02:00:00"]},
-        {"sinceTime": ["1970-01-01T00:00:07Z"], "sinceSeconds": ["3"]},
+        ({"tailLines": ["x"]}, 400),
+        ({"tailLines": ["-1"]}, 422),
+        ({"limitBytes": ["0"]}, 422),
+        ({"sinceSeconds": ["0"]}, 422),
+        ({"sinceTime": ["yesterday"]}, 400),
+        ({"sinceTime": ["2026-11-21T02:00:00"]}, 400),
+        ({"sinceTime": ["1970-01-01T00:00:07Z"], "sinceSeconds": ["3"]}, 422),
+        ({"stream": ["Stderr"]}, 422),
     ],
 )
-def test_bad_options_are_refused_by_name(query: dict[str, list[str]]) -> None:
+def test_bad_options_are_refused_by_name(query: dict[str, list[str]], code: int) -> None:
     with pytest.raises(HttpError) as caught:
         parse_options(query, 100.0)
-    assert caught.value.code == 400 and next(iter(query)) in caught.value.message
+    assert caught.value.code == code and next(iter(query)) in caught.value.message
 
 
 class Steps(Watch):
