@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runtime.images.errors import UnpackError
-from runtime.images.large import LARGE, LargeFiles, write_all
 from runtime.images.plain import Hashed, decompress
 from runtime.images.rooted import open_in_root
 from runtime.images.sparse import SparseMap
@@ -96,18 +95,15 @@ class _Extractor:
     def __init__(self, folder: Path, limits: Limits) -> None:
         self._limits = limits
         self._root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._large = LargeFiles(self._complete, _failed)
         self._masked = _masked_modes(folder)
         self._parents: dict[bytes, int] = {}
         self._folder_times: list[tuple[bytes, int]] = []
         self.lost = False  # whether something was replaced that this very layer brought
 
     def __enter__(self) -> _Extractor:
-        self._large.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._large.__exit__()
         self._forget()
         os.close(self._root)
 
@@ -138,8 +134,7 @@ class _Extractor:
                 create(self._parent(above), path, name, entry, reader)
 
     def finish(self) -> None:
-        """Wait for the large files, and set the folders' times, which creating their content has changed."""
-        self._large.finish()
+        """Set the folders' times, which creating their content has changed."""
         for path, mtime in reversed(self._folder_times):
             above, _, name = path.rpartition(b"/")
             try:
@@ -198,28 +193,19 @@ class _Extractor:
     # -- kinds ---------------------------------------------------------------------------------------
 
     def _file(self, parent: int, path: bytes, name: bytes, entry: Entry, reader: TarReader) -> None:
-        large = entry.size >= LARGE and entry.sparse is None
-        if large:
-            self._large.prepare()
         descriptor = os.open(name, _NEW_FILE, entry.mode & 0o777, dir_fd=parent)
-        if large:
-            self._large.take(descriptor, entry, reader.content(stored=path))
-            return
         try:
             if entry.sparse is not None:
                 self._spread(descriptor, entry.sparse, reader)
             else:
                 for chunk in reader.content(stored=path):
-                    write_all(descriptor, chunk)
-            self._complete(descriptor, entry)
+                    _write(descriptor, chunk)
+            # Last, since writing takes setuid bits, capabilities and time.
+            if entry.mode & self._masked or entry.uid or entry.gid or entry.xattrs:
+                self._dress(descriptor, entry)
+            os.utime(descriptor, ns=_times(entry))
         finally:
             os.close(descriptor)
-
-    def _complete(self, descriptor: int, entry: Entry) -> None:
-        """What a file gets when its content is there: writing takes setuid bits, capabilities and time."""
-        if entry.mode & self._masked or entry.uid or entry.gid or entry.xattrs:
-            self._dress(descriptor, entry)
-        os.utime(descriptor, ns=_times(entry))
 
     def _other(self, parent: int, path: bytes, name: bytes, entry: Entry, reader: TarReader) -> None:
         if entry.kind == "symlink":
@@ -243,7 +229,7 @@ class _Extractor:
             os.lseek(descriptor, offset, os.SEEK_SET)
             while length:
                 data = data or next(chunks)
-                write_all(descriptor, data[:length])
+                _write(descriptor, data[:length])
                 length, data = length - len(data[:length]), data[length:]
         os.ftruncate(descriptor, where.size)
 
@@ -359,6 +345,13 @@ class _Extractor:
                     if error.errno != errno.ENOTSUP:  # tmpfs before Linux 6.6; upstream goes on
                         raise
                     log.debug("Skipped attribute path=%s key=%s reason=ENOTSUP", _text(entry.name), key)
+
+
+def _write(descriptor: int, data: bytes | memoryview) -> None:
+    """write(2) until nothing is left: it may take less than it is given."""
+    done = os.write(descriptor, data)
+    while done < len(data):
+        done += os.write(descriptor, data[done:])
 
 
 def _masked_modes(folder: Path) -> int:

@@ -1,4 +1,5 @@
-"""Large files' contents are written by a thread of its own, of which nothing is left however it ends."""
+"""Contents of files of all sizes, over several of the chunks that layers are read in; and however a layer
+ends, no thread and no descriptor is left."""
 
 from __future__ import annotations
 
@@ -15,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from runtime.images.errors import UnpackError
-from runtime.images.large import LARGE
 from runtime.images.plain import CHUNK
 from runtime.images.unpack import unpack_layer
 from tests.unit.images.build import digest, info, tar_of
@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away and mounts"),
 ]
 
+LARGE = 1 << 16
 Member = tuple[tarfile.TarInfo, bytes]
 
 
@@ -50,7 +51,7 @@ def large(name: str, size: int = LARGE, **fields: object) -> Member:
 
 
 def test_contents_and_what_writing_would_take_come_out_as_in_the_archive(target: Path) -> None:
-    sizes = (LARGE - 1, LARGE, LARGE + 1, CHUNK - 1000, CHUNK, 3 * CHUNK + 7, 5)
+    sizes = (LARGE - 1, LARGE, 1, CHUNK - 1000, CHUNK, 3 * CHUNK + 7, 0, 5)
     members = [
         large(f"file{number}", size, mode=0o4755, uid=7, gid=8, mtime=1000 + number)
         for number, size in enumerate(sizes * 3)
@@ -66,7 +67,7 @@ def test_contents_and_what_writing_would_take_come_out_as_in_the_archive(target:
     assert os.getxattr(target / "file3", "user.note") == b"hi"
 
 
-def test_links_to_a_file_and_its_successor_do_not_wait_for_its_content(target: Path) -> None:
+def test_links_to_a_file_keep_its_content_when_another_takes_its_name(target: Path) -> None:
     link = info("link", tarfile.LNKTYPE, linkname="first")
     members = [large("first", 2 * CHUNK, mtime=5), (link, b""), (info("first", mtime=6), b"2"), large("d/x")]
     folder = info("d", mtime=7), b"3"
