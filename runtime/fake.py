@@ -182,6 +182,9 @@ class FakeKernel:
     def copy_tree(self, source: int, target: int) -> None:
         self._note("copy_tree", self.open_fds[source], self.open_fds[target])
 
+    def set_label(self, folder: int, label: str) -> None:
+        self._note("set_label", self.open_fds[folder], label)
+
     def umask(self, mask: int) -> int:
         self._note("umask", mask)
         return 0o022

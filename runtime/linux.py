@@ -257,6 +257,14 @@ class LinuxKernel:
         """A folder's content into another; see copyup."""
         copy_tree(source, target)
 
+    def set_label(self, folder: int, label: str) -> None:
+        """SELinux's label of a folder, which may be an O_PATH descriptor."""
+        opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            os.setxattr(opened, "security.selinux", label.encode() + b"\0")
+        finally:
+            os.close(opened)
+
     def umask(self, mask: int) -> int:
         return os.umask(mask)
 

@@ -50,8 +50,11 @@ def _mount(
         raise SpecError(where, f"idmapped {mount.type} is not supported")
     if mount.type == "proc":
         return MountProc(mount.destination, options)
-    if spec.linux.mount_label and mount.type != "sysfs":
-        options = changed(options, data=(*options.data, f"context={spec.linux.mount_label}"))
+    label = spec.linux.mount_label
+    if mount.type == "mqueue":
+        return Mount(mount.destination, mount.type, mount.source, options, label=label)
+    if label and mount.type != "sysfs":
+        options = changed(options, data=(*options.data, f"context={label}"))
     return Mount(mount.destination, mount.type, mount.source, options)
 
 

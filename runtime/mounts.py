@@ -178,6 +178,7 @@ class Mount(Operation):
     source: str
     options: MountOptions
     mappings: tuple[str, str] = ("", "")
+    label: str = ""  # SELinux's, of a new mount's root: for file systems that take no context=
 
     def describe(self) -> str:
         return f"mount {self.source or self.type} on {self.destination}"
@@ -252,6 +253,8 @@ class Mount(Operation):
                 if covered >= 0:
                     kernel.copy_tree(covered, tree)
                 kernel.mount_setattr(tree, set=self.options.set, clear=ATTR_ATIME)
+            if self.label:
+                kernel.set_label(tree, self.label)
             self._tree(kernel, tree)
         except OSError:
             kernel.close(tree)

@@ -303,6 +303,7 @@ class Recorder(LinuxKernel):
 
     chroot: Any = _unforeseen
     copy_tree: Any = _unforeseen
+    set_label: Any = _unforeseen
     become_root: Any = _unforeseen
     raise_limit: Any = _unforeseen
     choose_cpus: Any = _unforeseen
