@@ -10,7 +10,7 @@ import signal
 import time
 
 from runtime import oom, prepared, state
-from runtime.cgroups import oom_files
+from runtime.cgroups import files, oom_files
 from runtime.errors import CgroupError, RuntimeFailure
 from runtime.logs import LineFormatter, LogFile
 from runtime.operations import Rootfs, container_plan
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 START_ERROR_CODE = 128
 LEFTOVER_OUTPUT_SECONDS = 1.0
 SAVE_AGAIN_SECONDS = 1.0
+KILLED_SECONDS = 0.2
 
 
 class Tools(Record):
@@ -450,17 +451,23 @@ class Container:
         self._execs += 1
         return f"{self._cgroup_path}/exec-{self._execs}"
 
-    def remove_exec_cgroup(self, made: str) -> None:
-        """At once when it is empty; otherwise after a later exec, or with the container's own."""
+    def remove_exec_cgroup(self, made: str, *, killed: bool = False) -> None:
+        """At once when it is empty; otherwise after a later exec, or with the container's own.
+
+        Never waits: what an exec left running may run as long as the container, and the pod's logs and probes
+        would stand still meanwhile. The kernel needs a moment for a whole tree that was `killed`.
+        """
         self._exec_cgroups.append(made)
-        left = []
-        for path in self._exec_cgroups:
-            try:
-                if self.cgroups.exists(path):
-                    self.cgroups.remove(path)
-            except (CgroupError, OSError):
-                left.append(path)
-        self._exec_cgroups = left
+        self._sweep_exec_cgroups()
+        if killed and made in self._exec_cgroups:
+            self.loop.call_later(KILLED_SECONDS, self._sweep_exec_cgroups)
+
+    def _sweep_exec_cgroups(self) -> None:
+        # They hold processes together and nothing else, so they are in the v2 tree alone (create_bare).
+        root = self.cgroups.unified
+        self._exec_cgroups = [
+            path for path in self._exec_cgroups if not files.remove_if_empty(f"{root}/{path}")
+        ]
 
     def reopen_log(self) -> None:
         """Only while it runs: nothing is written to the log of an ended container."""

@@ -198,7 +198,7 @@ class Exec:
             output.close()
         if self._stdin is not None:
             self._stdin.close()
-        self._container.remove_exec_cgroup(self._cgroup_path)
+        self._container.remove_exec_cgroup(self._cgroup_path, killed=self._killed)
         self._connection.on_closed = self._connection.on_drained = None
         if self._timed_out:
             end_with(self._connection, exitCode=code, error="command timed out", timedOut=True)

@@ -135,6 +135,17 @@ def remove_folder(folder: str, recursive: bool) -> None:
         pause = min(pause * 2, 0.05)
 
 
+def remove_if_empty(folder: str) -> bool:
+    """rmdir, once and without waiting; whether it is gone. For who may not wait, as a shim may not."""
+    try:
+        os.rmdir(folder)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # processes or cgroups are in it
+    return True
+
+
 def _remove_children(folder: str) -> bool:
     """Whether there were any."""
     try:

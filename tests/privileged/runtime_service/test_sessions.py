@@ -120,6 +120,33 @@ def test_background_process_outlives_an_exec_that_ends_by_itself(node: Node) -> 
     assert b"sleep 3002" in node.service.exec_sync(container, ["ps", "-o", "args"], 10).stdout
 
 
+def test_what_execs_left_running_holds_up_no_later_exec(node: Node) -> None:
+    """Each cgroup that is still in use was once waited for, two seconds at every exec's end."""
+    sandbox = node.sandbox()
+    container = node.run(sandbox, SLEEP)
+    leave = ["sh", "-c", "sleep 3003 & echo $!"]
+    left = [node.service.exec_sync(container, leave, 10).stdout.decode() for _ in range(5)]
+    started = time.monotonic()
+    assert node.service.exec_sync(container, ["true"], 10).exit_code == 0
+    assert time.monotonic() - started < 8  # not five times two seconds
+    node.service.exec_sync(container, ["sh", "-c", f"kill {' '.join(left)}".replace("\n", "")], 10)
+    home = f"{sandbox.config.cgroup_parent}/{container}"
+
+    def swept() -> bool:
+        node.service.exec_sync(container, ["true"], 10)
+        return not any(node.driver.exists(f"{home}/exec-{number}") for number in range(1, 8))
+
+    wait_for(swept)
+
+
+def test_cgroup_of_a_killed_exec_goes_without_another_exec(node: Node) -> None:
+    sandbox = node.sandbox()
+    container = node.run(sandbox, SLEEP)
+    with pytest.raises(ExecTimeout):
+        node.service.exec_sync(container, ["sh", "-c", "for n in $(seq 50); do sleep 3004 & done; wait"], 0.5)
+    wait_for(lambda: not node.driver.exists(f"{sandbox.config.cgroup_parent}/{container}/exec-1"))
+
+
 def test_slow_client_gets_every_byte(node: Node) -> None:
     container = node.run(node.sandbox(), SLEEP)
     stream = open_exec(node, container, ["head", "-c", "8000000", "/dev/zero"])
