@@ -25,6 +25,7 @@ class Progress:
         self._bars = out.isatty()
         self._lock = threading.Lock()
         self._blobs: dict[str, tuple[int, int]] = {}
+        self._settled: set[str] = set()
         self._drawn_lines = 0
         self._drawn_at = float("-inf")
 
@@ -63,11 +64,16 @@ class Progress:
             width = os.get_terminal_size(self._out.fileno()).columns
         except OSError:
             width = 80
+        # Only what is under way is drawn over, as an image may have more layers than the terminal has lines.
+        # What is finished is written once more, above the others, and then scrolls away like any other line.
+        over = {digest for digest, (done, size) in self._blobs.items() if done >= size}
+        live = [digest for digest in self._blobs if digest not in over]
+        fresh = [digest for digest in self._blobs if digest in over - self._settled]
         up = f"\x1b[{self._drawn_lines}A" if self._drawn_lines else ""
-        lines = [_line(digest, done, size)[: width - 1] for digest, (done, size) in self._blobs.items()]
+        lines = [_line(digest, *self._blobs[digest])[: width - 1] for digest in (*fresh, *live)]
         self._out.write(up + "".join(f"\r{line}\x1b[K\n" for line in lines))
         self._out.flush()
-        self._drawn_lines = len(lines)
+        self._drawn_lines, self._settled = len(live), over
 
 
 def _line(digest: str, done: int, size: int) -> str:

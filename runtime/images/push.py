@@ -145,7 +145,6 @@ class _Push:
             digest = f"sha256:{sha.hexdigest()}"
             if self._there(digest):
                 self._present += 1
-                self._tell(digest, size, size)
             else:
                 self._upload(handle, digest, size)
         return f"{documents.OCI_LAYER}+gzip", digest, size

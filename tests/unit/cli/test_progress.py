@@ -43,7 +43,21 @@ def test_a_terminal_shows_bars_that_are_drawn_over_ten_times_a_second_at_most() 
 
 def test_bars_of_several_blobs_stand_below_each_other() -> None:
     out = Terminal()
-    with Progress(out, "uploading", clock=lambda: 0.0) as progress:
-        progress(A, 1, 2)
-        progress(B, 3, 3)
-    assert "\x1b[1A\raaaaaaaaaaaa" in out.getvalue() and "\x1b[2A" in out.getvalue()
+    with Progress(out, "uploading", clock=lambda: float(len(out.getvalue()))) as progress:
+        progress(A, 1, 4)
+        progress(B, 1, 3)
+        progress(A, 2, 4)
+    assert "\x1b[1A\raaaaaaaaaaaa" in out.getvalue() and "\x1b[2A\raaaaaaaaaaaa" in out.getvalue()
+    assert out.getvalue().rindex("aaaa") < out.getvalue().rindex("bbbb")
+
+
+def test_more_blobs_than_the_terminal_has_lines_are_each_left_standing_once() -> None:
+    """Drawn over as a whole, sixty lines would scroll by again with each of sixty layers."""
+    out, names = Terminal(), [f"sha256:{number:064x}" for number in range(60, 120)]
+    with Progress(out, "downloading", clock=lambda: float(len(out.getvalue()))) as progress:
+        for one, other in zip(names[::2], names[1::2], strict=True):
+            for done in (1, 2):
+                progress(one, done, 2)
+                progress(other, done, 2)
+    assert [up for up in ("\x1b[1A", "\x1b[2A", "\x1b[3A") if up in out.getvalue()] == ["\x1b[1A", "\x1b[2A"]
+    assert out.getvalue().count("100%") == len(names)
