@@ -9,19 +9,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.progress import Progress, human
 from kubelet_py.paths import NodePaths
+from runtime.errors import errno_name
 from runtime.images import reference
 from runtime.images.errors import ImageError, ImageNotFound
 from runtime.images.store import Image, ImageStore
+
+_HINTS = {
+    errno.EACCES: " (run it as root)",
+    errno.EPERM: " (run it as root)",
+    errno.EISDIR: " (give the path of a file)",
+    errno.ENOSPC: " (free some disk space)",
+    errno.EDQUOT: " (free some disk space)",
+    errno.EROFS: " (give a --root that can be written to)",
+}
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -108,8 +119,25 @@ def _action(
     whole = f"{text[0].upper()}{text[1:]}. {more}"
     parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=whole)
     parser.add_argument("--root", type=Path, default=Path("/"), help="prefix of all paths (default /)")
-    parser.set_defaults(handler=run)
+    parser.set_defaults(handler=lambda args: _plainly(run, args))
     return parser
+
+
+def _plainly(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """What the system refuses anywhere below is one line that names the file and what to do."""
+    try:
+        return run(args)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = errno_name(error.errno) if error.errno else str(error)
+        where = f" of {error.filename}" if isinstance(error.filename, str) else ""
+        said = vars(args)
+        names = said.get("names") or [said.get("name") or said.get("file") or "images"]
+        hint = _HINTS.get(error.errno or 0, "")
+        raise CommandError(f"Could not {args.action} {' '.join(names)}: {reason}{where}{hint}") from error
+    except ImageError as error:
+        raise CommandError(str(error)) from error
 
 
 def _guarded(names: Iterable[str], do: Callable[[str], None]) -> int:
@@ -211,15 +239,32 @@ def _export(args: argparse.Namespace) -> int:
             export_images(store, args.names, sys.stdout.buffer, args.format)
             return
         try:
-            with open(output, "wb") as handle:
+            with _whole_file(output) as handle:
                 export_images(store, args.names, handle, args.format)
         except OSError as error:
             raise ImageError(f"Could not write {output}: {error.strerror}") from error
-        except ImageError:
-            Path(output).unlink()  # half an archive is none
-            raise
 
     return _guarded([args.output], write)
+
+
+@contextlib.contextmanager
+def _whole_file(name: str) -> Iterator[BinaryIO]:
+    """A file that gets its name when all of it is written: half an archive is none, and one that was there
+    before outlives an export that fails. Pipes and devices are written to as they are."""
+    target = os.path.realpath(name)
+    if os.path.exists(target) and not os.path.isfile(target):
+        with open(target, "wb") as handle:
+            yield handle
+        return
+    part = f"{target}.part-{os.getpid()}"
+    with open(part, "xb") as handle:
+        try:
+            yield handle
+            handle.flush()
+            os.replace(part, target)
+        except BaseException:
+            os.unlink(part)
+            raise
 
 
 def _tag(args: argparse.Namespace) -> int:
@@ -271,7 +316,9 @@ def _rm(args: argparse.Namespace) -> int:
     used = _images_in_use(store, NodePaths(args.root).containers)
 
     def remove(name: str) -> None:
-        print(f"Deleted: {store.remove(name, in_use=used).id}")
+        image = store.remove(name, in_use=used)
+        stays = store.lookup(image.id) is not None
+        print(f"Untagged: {reference.parse(name)}" if stays else f"Deleted: {image.id}")
 
     return _guarded(args.names, remove)
 

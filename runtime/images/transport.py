@@ -81,6 +81,8 @@ class Channel:
         self._session, self._reference, self._credentials = session, reference, credentials
         self._actions = "pull" if verb == "pull" else "pull,push"
         self._insecure = insecure
+        if ca_file:
+            open(ca_file, "rb").close()  # requests would only notice in the middle of the first request
         self._trust = trust_file(endpoint.ca) if endpoint.ca else -1
         own = f"/proc/self/fd/{self._trust}" if self._trust >= 0 else True
         self._verify: bool | str = False if insecure or endpoint.skip_verify else (ca_file or own)
