@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from controlplane.apiserver.validation_downward import ENVIRONMENT_PATHS, check_field_ref, check_resource_ref
 from controlplane.apiserver.validation_fields import (
     NOT_NEGATIVE,
     Causes,
+    config_key,
     dns_label,
     environment_name,
     port_name,
     qualified_name,
 )
 from controlplane.apiserver.validation_security import check_container_security
-from controlplane.apiserver.validation_volumes import FIELD_PATHS, check_field_ref, check_inside
+from controlplane.apiserver.validation_volumes import check_inside
 from kubeclient import quantity
 
 Object = dict[str, Any]
@@ -160,6 +162,8 @@ def _check_environment(causes: Causes, path: str, container: Object) -> None:
             _check_value_from(causes, f"{where}.valueFrom", variable)
     for index, source in enumerate(container.get("envFrom") or ()):
         where = f"{path}.envFrom[{index}]"
+        if source.get("prefix"):
+            causes.each(f"{where}.prefix", source["prefix"], environment_name(source["prefix"]))
         kinds = [kind for kind in ("configMapRef", "secretRef") if kind in source]
         if not kinds:
             causes.invalid(where, "", "must specify one of: `configMapRef` or `secretRef`")
@@ -183,12 +187,13 @@ def _check_value_from(causes: Causes, path: str, variable: Object) -> None:
     for kind in kinds:
         where = f"{path}.{kind}"
         if kind == "fieldRef":
-            check_field_ref(causes, where, source[kind], FIELD_PATHS)
+            check_field_ref(causes, where, source[kind], ENVIRONMENT_PATHS)
         elif kind == "resourceFieldRef":
-            if not source[kind].get("resource"):
-                causes.required(f"{where}.resource")
+            check_resource_ref(causes, where, source[kind], of_volume=False)
         elif not source[kind].get("key"):
             causes.required(f"{where}.key")
+        else:
+            causes.each(f"{where}.key", source[kind]["key"], config_key(source[kind]["key"]))
 
 
 def _check_mounts(causes: Causes, path: str, container: Object, volumes: set[str]) -> None:

@@ -8,30 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from controlplane.apiserver.validation_downward import VOLUME_PATHS, check_field_ref, check_resource_ref
 from controlplane.apiserver.validation_fields import Causes, dns_label
 from controlplane.apiserver.validation_storage import check_claim_spec
 from kubeclient import quantity
 
 Object = dict[str, Any]
 
-FIELD_PATHS = (
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.uid",
-    "spec.nodeName",
-    "spec.serviceAccountName",
-    "status.hostIP",
-    "status.hostIPs",
-    "status.podIP",
-    "status.podIPs",
-)
-_VOLUME_FIELD_PATHS = (
-    "metadata.annotations",
-    "metadata.labels",
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.uid",
-)
 _HOST_PATH_TYPES = (
     "",
     "BlockDevice",
@@ -53,7 +36,8 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "image": ("reference",),
 }
 _PROJECTIONS = ("secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle")
-_MIN_TOKEN_SECONDS = 600
+_MIN_TOKEN_SECONDS, _MAX_TOKEN_SECONDS = 600, 1 << 32
+_PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 
 
 def check_volumes(causes: Causes, path: str, volumes: list[Object]) -> set[str]:
@@ -94,6 +78,10 @@ def _check_source(causes: Causes, path: str, volume: Object) -> None:
         if quantity.parse(str(source["sizeLimit"])) < 0:
             detail = "SizeLimit field must be a valid resource quantity"
             causes.forbidden(f"{path}.emptyDir.sizeLimit", detail)
+    elif kind == "nfs" and source.get("path") and not source["path"].startswith("/"):
+        causes.invalid(f"{path}.nfs.path", source["path"], "must be an absolute path")
+    elif kind == "image":
+        causes.one_of(f"{path}.image.pullPolicy", source.get("pullPolicy"), _PULL_POLICIES, empty_ok=True)
     elif kind == "ephemeral" and source.get("volumeClaimTemplate"):
         where = f"{path}.ephemeral.volumeClaimTemplate.spec"
         check_claim_spec(causes, where, source["volumeClaimTemplate"].get("spec") or {})
@@ -107,22 +95,24 @@ def _check_host_path(causes: Causes, path: str, source: Object) -> None:
 
 
 def _check_items(causes: Causes, path: str, source: Object, kind: str) -> None:
-    mode = source.get("defaultMode")
-    if isinstance(mode, int) and not 0 <= mode <= 0o777:
-        causes.invalid(
-            f"{path}.defaultMode", mode, "must be a number between 0 and 0777 (octal), both inclusive"
-        )
+    _check_mode(causes, f"{path}.defaultMode", source.get("defaultMode"))
     items = source.get("items")
     for index, item in enumerate(items if isinstance(items, list) else ()):
         where = f"{path}.items[{index}]"
         if not item.get("path"):
             causes.required(f"{where}.path")
         else:
-            check_inside(causes, f"{where}.path", item["path"])
+            check_own_path(causes, f"{where}.path", item["path"])
+        _check_mode(causes, f"{where}.mode", item.get("mode"))
         if kind == "downwardAPI":
             _check_downward(causes, where, item)
         elif not item.get("key"):
             causes.required(f"{where}.key")
+
+
+def _check_mode(causes: Causes, path: str, mode: Any) -> None:
+    if isinstance(mode, int) and not 0 <= mode <= 0o777:
+        causes.invalid(path, mode, "must be a number between 0 and 0777 (octal), both inclusive")
 
 
 def _check_downward(causes: Causes, path: str, item: Object) -> None:
@@ -130,27 +120,11 @@ def _check_downward(causes: Causes, path: str, item: Object) -> None:
     if field is not None and resource is not None:
         causes.invalid(path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously")
     elif field is not None:
-        check_field_ref(causes, f"{path}.fieldRef", field, _VOLUME_FIELD_PATHS)
+        check_field_ref(causes, f"{path}.fieldRef", field, VOLUME_PATHS)
     elif resource is None:
         causes.required(path, "one of fieldRef and resourceFieldRef is required")
-    elif not resource.get("containerName"):
-        causes.required(f"{path}.resourceFieldRef.containerName")
-
-
-def check_field_ref(causes: Causes, path: str, reference: Object, supported: tuple[str, ...]) -> None:
-    """metadata.labels['x'] and metadata.annotations['x'] are always allowed besides `supported`."""
-    field_path = reference.get("fieldPath") or ""
-    if not field_path:
-        causes.required(f"{path}.fieldPath")
-        return
-    base, bracket, _ = field_path.partition("['")
-    if bracket and field_path.endswith("']"):
-        if base not in ("metadata.labels", "metadata.annotations"):
-            causes.invalid(
-                f"{path}.fieldPath", field_path, "error converting fieldPath: does not support subscript"
-            )
-    elif field_path not in supported:
-        causes.not_supported(f"{path}.fieldPath", field_path, supported)
+    else:
+        check_resource_ref(causes, f"{path}.resourceFieldRef", resource, of_volume=True)
 
 
 def _check_projected(causes: Causes, path: str, source: Object) -> None:
@@ -182,8 +156,14 @@ def _check_projection(causes: Causes, path: str, source: Object, kind: str) -> N
             causes.invalid(
                 f"{path}.expirationSeconds", seconds, "may not specify a duration less than 10 minutes"
             )
+        elif isinstance(seconds, int) and seconds > _MAX_TOKEN_SECONDS:
+            detail = "may not specify a duration larger than 2^32 seconds"
+            causes.invalid(f"{path}.expirationSeconds", seconds, detail)
+    if kind in ("serviceAccountToken", "clusterTrustBundle"):
         if not source.get("path"):
             causes.required(f"{path}.path")
+        else:
+            check_own_path(causes, f"{path}.path", source["path"])
 
 
 def check_inside(causes: Causes, path: str, value: str) -> None:
@@ -192,5 +172,10 @@ def check_inside(causes: Causes, path: str, value: str) -> None:
         causes.invalid(path, value, "must be a relative path")
     if ".." in value.split("/"):
         causes.invalid(path, value, "must not contain '..'")
-    elif value.startswith(".."):
+
+
+def check_own_path(causes: Causes, path: str, value: str) -> None:
+    """The path of a file that the kubelet writes: also none of the names that it keeps for itself."""
+    check_inside(causes, path, value)
+    if value.startswith("..") and ".." not in value.split("/"):
         causes.invalid(path, value, "must not start with '..'")
