@@ -6,6 +6,7 @@
     ├── AddressTaken           another Node announces the address of this one
     ├── ExpansionError         text with $(VAR) or a field path that has no answer
     ├── VolumeError            a volume that cannot be set up (the pod waits, event FailedMount)
+    │   └── VolumesError       several, each with an event of its own
     ├── SandboxError           the pod's namespaces or network failed (event FailedCreatePodSandBox)
     └── ContainerError         one container cannot start; `reason` is what the API shows
         ├── ImagePulling       nothing is wrong: the pod is woken when its image is here
@@ -18,6 +19,8 @@ A ContainerError becomes `state.waiting{reason, message}` of its container, with
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class NodeError(Exception):
@@ -42,6 +45,14 @@ class ExpansionError(NodeError):
 
 class VolumeError(NodeError):
     """A volume that cannot be set up; retried (backoff.retry_seconds)."""
+
+
+class VolumesError(VolumeError):
+    """What is wrong with a pod's volumes: a text for each one that cannot be set up."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        super().__init__("; ".join(texts))
+        self.texts = tuple(texts)
 
 
 class SandboxError(NodeError):

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from kubelet_py.errors import ContainerError, ImageError, ImagePulling, SandboxError, VolumeError
+from kubelet_py.errors import ContainerError, ImageError, ImagePulling, SandboxError, VolumesError
 from kubelet_py.pods import backoff, hooks, timeline
 from kubelet_py.pods.actions import Kill, PodActions, Start, compute_pod_actions
 from kubelet_py.pods.admission import LATER
@@ -177,11 +177,15 @@ class PodSyncer:
         try:
             with self._p.timelines.step(record.uid, timeline.VOLUMES):
                 record.volumes = self._p.volumes.set_up(self._context(record.pod, view.ips))
-        except VolumeError as error:
-            self._p.event(record.pod, "", "Warning", "FailedMount", str(error))
+        except VolumesError as error:
+            self._tell_of_volumes(record.pod, error)
             log.info("Failed to set up volumes pod=%s error=%s", full_name(record.pod), error)
             return False
         return True
+
+    def _tell_of_volumes(self, pod: Object, error: VolumesError) -> None:
+        for text in error.texts:
+            self._p.event(pod, "", "Warning", "FailedMount", text)
 
     def _context(self, pod: Object, ips: tuple[str, ...]) -> Context:
         return Context(
@@ -203,8 +207,8 @@ class PodSyncer:
             return
         try:
             self._p.volumes.refresh(self._context(record.pod, self._p.pleg.view(record.uid).ips))
-        except VolumeError as error:
-            self._p.event(record.pod, "", "Warning", "FailedMount", str(error))
+        except VolumesError as error:
+            self._tell_of_volumes(record.pod, error)
             log.info("Failed to refresh volumes pod=%s error=%s", full_name(record.pod), error)
         except OSError as error:
             log.info("Failed to refresh volumes pod=%s error=%s", full_name(record.pod), error)

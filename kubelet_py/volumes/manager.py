@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kubelet_py.errors import VolumeError
+from kubelet_py.errors import VolumeError, VolumesError
 from kubelet_py.instruments import Histogram, Instrument
 from kubelet_py.pods.container_spec import Mount
 from kubelet_py.pods.model import Object
@@ -74,11 +74,11 @@ class VolumeManager:
         self.instruments: tuple[Instrument, ...] = (self._durations,)
 
     def set_up(self, context: Context) -> dict[str, Volume]:
-        """The pod's volumes by name; VolumeError (event FailedMount) when one is not possible yet.
+        """The pod's volumes by name; VolumesError (events FailedMount) when some are not possible yet.
 
         Image volumes are missing: their containers bring the images, and `set_up_image` shows them.
         """
-        found = {}
+        found, failed = {}, []
         for volume in context.pod["spec"].get("volumes") or ():
             if kind_of(volume) == "image":
                 continue
@@ -86,15 +86,15 @@ class VolumeManager:
             try:
                 found[volume["name"]] = self._set_up_one(context, volume)
                 status = "success"
-            except claim.ClaimError:
-                raise
+            except claim.ClaimError as error:
+                failed.append(str(error))
             except (VolumeError, OSError) as error:
-                raise VolumeError(
-                    f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}'
-                ) from error
+                failed.append(f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}')
             finally:
                 seconds = time.monotonic() - began
                 self._durations.observe(seconds, plugin(kind_of(volume)), "volume_mount", status, "false")
+        if failed:
+            raise VolumesError(failed)
         return found
 
     def _set_up_one(self, context: Context, volume: Object) -> Volume:
@@ -140,9 +140,9 @@ class VolumeManager:
     def refresh(self, context: Context) -> bool:
         """Write changed payloads of a pod whose volumes are there; True when something changed.
 
-        Every volume is tried; VolumeError tells of the first that could not be made.
+        Every volume is tried; VolumesError tells of those that could not be made.
         """
-        changed, failed = False, ""
+        changed, failed = False, []
         for volume in context.pod["spec"].get("volumes") or ():
             kind = kind_of(volume)
             folder = self._folder(context.pod["metadata"]["uid"], kind, volume["name"])
@@ -151,11 +151,11 @@ class VolumeManager:
             try:
                 files = PAYLOADS[kind](context, volume[kind])
             except VolumeError as error:
-                failed = failed or f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}'
+                failed.append(f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}')
                 continue
             changed |= atomic_writer.write(folder, files, context.fs_group)
         if failed:
-            raise VolumeError(failed)
+            raise VolumesError(failed)
         return changed
 
     def mounts(self, uid: str, container: Object, volumes: Volumes, values: Mapping[str, str]) -> list[Mount]:

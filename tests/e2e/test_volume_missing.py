@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from e2e_node import Node, pod
-from volume_pods import config_map, event, holding, secret, shown
+from volume_pods import config_map, event, events, holding, secret, shown
 
 pytestmark = pytest.mark.e2e
 
@@ -27,9 +27,20 @@ def test_a_missing_volume_is_told_and_its_pod_starts_when_it_appears(node: Node)
     for name, (_, text) in cases.items():
         assert event(node, name, "FailedMount") == f'MountVolume.SetUp failed for volume "v" : {text}'
         assert node.phase(name) == "Pending"
+    node.apply(
+        holding(
+            "lacks-two",
+            {"name": "v", "configMap": {"name": "late-map"}},
+            {"name": "w", "secret": {"secretName": "late-secret"}},
+        )
+    )
+    told = {f'MountVolume.SetUp failed for volume "{v}" : {text}' for v, text in (
+        ("v", 'configmap "late-map" not found'), ("w", 'secret "late-secret" not found')
+    )}  # fmt: skip
+    node.until("an event for each volume", lambda: set(events(node, "lacks-two", "FailedMount")) == told)
     node.apply(config_map("late-map", {"k": "v"}), secret("late-secret", {"k": "v"}))
     node.apply(config_map("keyless", {"other": "", "k": "v"}))
-    node.wait_running(*cases)
+    node.wait_running(*cases, "lacks-two")
 
 
 def test_a_missing_reference_of_the_environment_is_told_and_waited_for(node: Node) -> None:

@@ -98,11 +98,12 @@ def shown(node: Node, name: str, path: str) -> str:
 
 
 def event(node: Node, name: str, reason: str) -> str:
-    def look() -> str:
-        found = node.kubectl("get", "events", "--field-selector", f"involvedObject.name={name}", "-o", "json")
-        return next((e["message"] for e in found.json()["items"] if e["reason"] == reason), "")
+    return str(node.until(f"event {reason} about {name}", lambda: events(node, name, reason))[0])
 
-    return str(node.until(f"event {reason} about {name}", look))
+
+def events(node: Node, name: str, reason: str) -> list[str]:
+    found = node.kubectl("get", "events", "--field-selector", f"involvedObject.name={name}", "-o", "json")
+    return [each["message"] for each in found.json()["items"] if each["reason"] == reason]
 
 
 def over(node: Node, name: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kubelet_py.errors import VolumeError
+from kubelet_py.errors import VolumeError, VolumesError
 from kubelet_py.volumes.manager import VolumeManager
 from kubelet_py.volumes.plugin import Context
 
@@ -57,6 +57,18 @@ def test_a_failed_one_is_counted_as_such(tmp_path: Path) -> None:
     with pytest.raises(VolumeError):
         manager.set_up(context({"name": "m", "configMap": {"name": "missing"}}))
     assert counts(manager) == {("kubernetes.io/configmap", "volume_mount", "fail-unknown"): 1}
+
+
+def test_every_volume_that_lacks_something_is_told(tmp_path: Path) -> None:
+    manager = VolumeManager(tmp_path)
+    volumes = [{"name": name, "configMap": {"name": what}} for name, what in (("a", "x"), ("b", "m"))]
+    asked = context(*volumes, {"name": "c", "configMap": {"name": "y"}})
+    with pytest.raises(VolumesError) as raised:
+        manager.set_up(asked)
+    assert raised.value.texts == tuple(
+        f'MountVolume.SetUp failed for volume "{name}" : configmap "{what}" not found'
+        for name, what in (("a", "x"), ("c", "y"))
+    )
 
 
 def test_volumes_go_where_the_folder_of_pods_is_a_link(tmp_path: Path) -> None:
