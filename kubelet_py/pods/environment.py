@@ -21,6 +21,10 @@ Skipped = Callable[[str, str, Sequence[str]], None]
 
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']*)'\]")
+_GO_ESCAPES = {
+    "\\": "\\\\", '"': '\\"', "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t",
+    "\v": "\\v",
+}  # fmt: skip
 _ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 
 
@@ -90,9 +94,17 @@ def field_value(pod: Object, path: str, facts: Mapping[str, str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Go's %q, as the downward API writes label values."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-    return f'"{escaped}"'
+    """Go's %q, as the downward API writes the values of labels and annotations."""
+    return '"' + "".join(_GO_ESCAPES.get(char) or _escaped(char) for char in text) + '"'
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    if char.isprintable():
+        return char
+    if code < 0x20 or code == 0x7F:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def resource_value(container: Object, reference: Mapping[str, Any], allocatable: Mapping[str, str]) -> str:

@@ -21,7 +21,10 @@ OBJECTS: dict[tuple[str, str], Object] = {
     ("secret", "s"): {"data": {"a": "hidden"}},
 }
 POD: Object = {
-    "metadata": {"name": "p", "namespace": "ns", "uid": "u", "labels": {"a": 'x"y'}},
+    "metadata": {
+        "name": "p", "namespace": "ns", "uid": "u", "labels": {"a": 'x"y'},
+        "annotations": {"b": "1\r\n\t\x01\u2028é\\", "a": "\U000e0001\x7f"},
+    },
     "spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "1500m"}}}]},
 }
 
@@ -49,6 +52,8 @@ def context(**security: Any) -> Context:
         (secret, {"name": "s", "optional": True, "items": [{"key": "no", "path": "x"}]}, {}),
         (downward_api, {"items": [{"path": "l", "fieldRef": {"fieldPath": "metadata.labels"}}]},
          {"l": File(b'a="x\\"y"')}),
+        (downward_api, {"items": [{"path": "l", "fieldRef": {"fieldPath": "metadata.annotations"}}]},
+         {"l": File('a="\\U000e0001\\x7f"\nb="1\\r\\n\\t\\x01\\u2028é\\\\"'.encode())}),
         (downward_api, {"items": [{"path": "r", "resourceFieldRef":
                                    {"containerName": "c", "resource": "limits.cpu", "divisor": "1m"}}]},
          {"r": File(b"1500")}),
