@@ -90,9 +90,7 @@ def _place(context: Context, spec: Object, folder: Path, read_only: bool) -> Pat
     if "hostPath" in spec:
         return host_path.set_up(context, spec["hostPath"])
     if "local" in spec:
-        path = Path(spec["local"]["path"])
-        if not path.exists():
-            raise VolumeError(f'path "{path}" does not exist')
+        path = _local(Path(spec["local"]["path"]))
         if context.fs_group is not None and not read_only:
             policy = context.security.get("fsGroupChangePolicy")
             ownership.give_to_group(path, context.fs_group, policy)
@@ -101,6 +99,19 @@ def _place(context: Context, spec: Object, folder: Path, read_only: bool) -> Pat
         return nfs.set_up(spec["nfs"], folder, spec.get("mountOptions") or ())
     kinds = [key for key, value in spec.items() if isinstance(value, dict) and key not in _NO_SOURCES]
     raise VolumeError(f"no volume plugin matched: persistent volumes of {'/'.join(kinds)} are not supported")
+
+
+def _local(path: Path) -> Path:
+    """A folder. Upstream also makes a file system on a block device, which this node leaves to people."""
+    if not path.exists():
+        raise VolumeError(f'path "{path}" does not exist')
+    if path.is_block_device():
+        raise VolumeError(
+            f'path "{path}" is a block device, which this node does not format (mount it and name the folder)'
+        )
+    if not path.is_dir():
+        raise VolumeError(f'path "{path}" is not a directory')
+    return path
 
 
 _NO_SOURCES = ("capacity", "claimRef", "nodeAffinity")

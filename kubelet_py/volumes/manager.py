@@ -6,6 +6,7 @@ old one made. What comes from the API as a secret lies on a tmpfs.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -89,7 +90,8 @@ class VolumeManager:
             except claim.ClaimError as error:
                 failed.append(str(error))
             except (VolumeError, OSError) as error:
-                failed.append(f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}')
+                why = _in_words(error)
+                failed.append(f'MountVolume.SetUp failed for volume "{volume["name"]}" : {why}')
             finally:
                 seconds = time.monotonic() - began
                 self._durations.observe(seconds, plugin(kind_of(volume)), "volume_mount", status, "false")
@@ -218,6 +220,13 @@ class VolumeManager:
 
     def _folder(self, uid: str, kind: str, name: str) -> Path:
         return self._pods / uid / "volumes" / plugin(kind).replace("/", "~") / name
+
+
+def _in_words(error: Exception) -> str:
+    if not isinstance(error, OSError) or not error.errno or not error.filename:
+        return str(error)
+    name = errno.errorcode.get(error.errno, error.errno)
+    return f"Could not use {error.filename}: {name} ({error.strerror})"
 
 
 def plugin(kind: str) -> str:

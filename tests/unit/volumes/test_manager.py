@@ -71,6 +71,16 @@ def test_every_volume_that_lacks_something_is_told(tmp_path: Path) -> None:
     )
 
 
+def test_what_the_kernel_refuses_is_told_in_words(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(link)
+    with pytest.raises(VolumesError) as raised:
+        source = {"path": str(link), "type": "File"}
+        VolumeManager(tmp_path).set_up(context({"name": "h", "hostPath": source}))
+    told = f"Could not use {link}: ELOOP (Too many levels of symbolic links)"
+    assert raised.value.texts == (f'MountVolume.SetUp failed for volume "h" : {told}',)
+
+
 def test_volumes_go_where_the_folder_of_pods_is_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "pods").symlink_to(tmp_path / "real")

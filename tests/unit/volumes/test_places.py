@@ -218,6 +218,11 @@ WHOLE = (
             'MountVolume.NewMounter initialization failed for volume "pv" : path "/nowhere" does not exist',
         ),
         (
+            lambda o: o["persistentvolume"]["spec"]["local"].update(path="/etc/passwd"),
+            'MountVolume.NewMounter initialization failed for volume "pv" : path "/etc/passwd" is not '
+            "a directory",
+        ),
+        (
             lambda o: o["persistentvolume"]["spec"].update(local=None, csi={"driver": "x"}),
             'MountVolume.SetUp failed for volume "pv" : no volume plugin matched: persistent volumes of csi '
             "are not supported",
