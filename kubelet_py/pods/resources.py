@@ -222,7 +222,8 @@ def pod_resources(pod: Object, rules: Rules) -> dict[str, Any]:
 
 
 def oom_score_adj(pod: Object, container: Object, capacity_bytes: int) -> int:
-    """-997 Guaranteed, 1000 BestEffort, between 3 and 999 Burstable: less for a larger memory request."""
+    """-997 Guaranteed, 1000 BestEffort, between 3 and 999 Burstable: less for a larger memory request. What
+    the pod asks for beyond its containers counts for each of them in equal parts (KEP-2837)."""
     if is_critical(pod) and pod["spec"].get("priorityClassName") == "system-node-critical":
         return -997
     kind = qos_class(pod)
@@ -230,16 +231,25 @@ def oom_score_adj(pod: Object, container: Object, capacity_bytes: int) -> int:
         return -997
     if kind == BEST_EFFORT:
         return 1000
-    score = _score(container, capacity_bytes)
+    request = _stated_memory(container)
     if is_restartable(container) and any(c["name"] == container["name"] for c in init_containers(pod)):
-        # A sidecar is not killed before the container that it serves.
-        score = min(score, min(_score(c, capacity_bytes) for c in containers(pod)))
+        # A sidecar does not go before every container that it serves.
+        request = max(request, min(_stated_memory(c) for c in containers(pod)))
+    score = 1000 - 1000 * (request + _memory_share(pod)) // max(1, capacity_bytes)
     return max(3, min(999, score))
 
 
-def _score(container: Object, capacity_bytes: int) -> int:
-    request = quantity.value(((container.get("resources") or {}).get("requests") or {}).get("memory", "0"))
-    return 1000 - 1000 * request // max(1, capacity_bytes)
+def _stated_memory(container: Object) -> int:
+    return quantity.value(((container.get("resources") or {}).get("requests") or {}).get("memory", "0"))
+
+
+def _memory_share(pod: Object) -> int:
+    """Each container's part of the memory that only the pod as a whole asks for."""
+    whole = pod_level(pod, "requests").get("memory")
+    if not whole:
+        return 0
+    left = quantity.value(whole) - _summed(pod, requests_of)["memory"]
+    return max(0, left) // len(containers(pod) + init_containers(pod))
 
 
 def pod_cgroup(root: str, pod: Object) -> tuple[str, ...]:

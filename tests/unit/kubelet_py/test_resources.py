@@ -117,6 +117,17 @@ OOM: list[tuple[str, Object, str, int]] = [
     ("a sidecar lives as long as what it serves",
      with_resources({"c": {"requests": {"memory": "400Mi"}}, "s": {"requests": {"memory": "4Mi"}}},
                     init=[SIDECAR]), "s", 900),
+    ("a sidecar lives no longer than the last that it serves",
+     with_resources({"c": {"requests": {"memory": "400Mi"}}, "d": {"requests": {"memory": "200Mi"}},
+                     "s": {"requests": {"memory": "4Mi"}}}, init=[SIDECAR]), "s", 950),
+    ("a sidecar's own request, where it is more",
+     with_resources({"c": {}, "s": {"requests": {"memory": "400Mi"}}}, init=[SIDECAR]), "s", 900),
+    ("half of what the pod asks for beyond its containers",
+     with_resources({"c": {"requests": {"memory": "400Mi"}}, "d": {}},
+                    resources={"requests": {"memory": "1200Mi"}}), "c", 800),
+    ("the other half, for one that asks for nothing",
+     with_resources({"c": {"requests": {"memory": "400Mi"}}, "d": {}},
+                    resources={"requests": {"memory": "1200Mi"}}), "d", 900),
 ]  # fmt: skip
 
 
