@@ -157,11 +157,20 @@ def shortages(wanted: Requests, taken: Sequence[Requests], allocatable: Mapping[
     found = [Shortage("pods", 1, len(taken), most)] if len(taken) + 1 > most else []
     for name in sorted(wanted.amounts, key=_order):
         requested = wanted.amounts[name]
+        if resources.is_extended(name) and name not in allocatable:
+            continue  # nobody says that there are any here, so nobody counts them
         used = sum(other.amounts.get(name, 0) for other in taken)
         capacity = resources.amount(name, allocatable.get(name, "0"))
         if requested and used + requested > capacity:
             found.append(Shortage(name, requested, used, capacity))
     return found
+
+
+def room_of(node: Object, allocatable: Mapping[str, str]) -> Mapping[str, str]:
+    """What the node has for pods: `allocatable`, and what somebody else told the API that it has."""
+    told = (node.get("status") or {}).get("allocatable") or {}
+    more = {name: str(text) for name, text in told.items() if resources.is_extended(name)}
+    return {**allocatable, **more}
 
 
 def _order(name: str) -> tuple[int, str]:
@@ -291,8 +300,9 @@ class Gate:
             return None
         self._restore(record)
         refused = self._admit(record, self._node())
-        if refused is not None and refused.reason == AFFINITY:
-            # The scheduler may have seen a label that the watch of the Node has not told us of yet.
+        if refused is not None and (refused.reason == AFFINITY or "/" in refused.reason):
+            # The scheduler may have seen a label, or another number of somebody's own resource, that the
+            # watch of the Node has not told us of yet.
             fresh = self._fresh_node()
             refused = self._admit(record, fresh) if fresh is not None else refused
         return refused
@@ -327,19 +337,19 @@ class Gate:
     def _refusal(
         self, record: Admitted, wanted: Requests, taken: Sequence[Admitted], node: Object
     ) -> Waiting | None:
-        pod = record.pod
+        pod, room = record.pod, room_of(node, self._allocatable)
         refused = foreign(pod) or pressed(pod, self._pressures()) or self._forbids(pod)
         if refused is not None:
             return refused
         if self._shutting_down():
             return SHUTDOWN
-        refused = refusal(pod, wanted, _of(taken), node, self._allocatable)
+        refused = refusal(pod, wanted, _of(taken), node, room)
         if refused is None or self._preempt is None or not resources.is_critical(pod):
             return refused
         staying = [other for other in taken if other.ending is None and not other.ends]
-        if refusal(pod, wanted, _of(staying), node, self._allocatable) is None:
+        if refusal(pod, wanted, _of(staying), node, room) is None:
             return LATER
-        lacking = {s.name: s.missing for s in shortages(wanted, _of(staying), self._allocatable)}
+        lacking = {s.name: s.missing for s in shortages(wanted, _of(staying), room)}
         if not lacking or misfit(pod, wanted, _of(staying), node) is not None:
             return refused
         try:
@@ -357,7 +367,8 @@ class Gate:
         """Have the pod take what its new spec asks for (`record.requests` follows), or say what lacks."""
         with self._lock:
             wanted = requests(pod)
-            lacking = shortages(wanted, _of(self._taken(record, self._held())), self._allocatable)
+            room = room_of(self._node(), self._allocatable)
+            lacking = shortages(wanted, _of(self._taken(record, self._held())), room)
             before = record.requests.amounts if record.requests is not None else {}
             # What it has already it may keep, however full the node is.
             lacking = [s for s in lacking if wanted.amounts.get(s.name, 0) > before.get(s.name, 0)]

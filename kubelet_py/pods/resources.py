@@ -43,8 +43,13 @@ class Rules:
 
 
 def counted(name: str) -> bool:
-    """Is this a resource that the node itself counts?"""
-    return name in COUNTED or name.startswith(HUGE)
+    """Is this a resource that the node counts, be it one that only its Node object says it has?"""
+    return name in COUNTED or name.startswith(HUGE) or is_extended(name)
+
+
+def is_extended(name: str) -> bool:
+    """Somebody's own resource, like example.com/dongle (upstream: IsExtendedResourceName)."""
+    return "/" in name and "kubernetes.io/" not in name and not name.startswith("requests.")
 
 
 def amount(name: str, text: str) -> int:

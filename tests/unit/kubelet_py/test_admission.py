@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from pods_in_words import NOW, pod
 
-from kubelet_py.pods.admission import LATER, Gate, Totals, foreign, has_turn, refusal, requests
+from kubelet_py.pods.admission import LATER, Gate, Totals, foreign, has_turn, refusal, requests, room_of
 from kubelet_py.pods.model import Object, Waiting
 from kubelet_py.pods.record import PodRecord
 
+DONGLE = "example.com/dongle"
 NODE: Object = {
     "metadata": {"name": "n1", "labels": {"disk": "ssd", "size": "4"}},
     "spec": {"taints": [{"key": "gone", "effect": "NoExecute"}, {"key": "soft", "effect": "NoSchedule"}]},
+    "status": {"allocatable": {DONGLE: "4", "cpu": "64"}},
 }
 FREE = {"cpu": "2", "memory": "1Gi", "ephemeral-storage": "1Gi", "pods": "3"}
 ANYWHERE = {"tolerations": [{"operator": "Exists"}]}
@@ -57,6 +59,8 @@ CASES: list[tuple[str, Object, list[Object], Waiting | None]] = [
     ("the disk", asking(**{"ephemeral-storage": "2Gi"}), [],
      insufficient("ephemeral-storage", 2 << 30, 0, 1 << 30)),
     ("a resource that nobody here counts", asking(**{"example.com/gpu": "1"}), [], None),
+    ("one that the Node tells of", asking(**{DONGLE: "4"}), [], None),
+    ("too much of it", asking(**{DONGLE: "3"}), [asking(**{DONGLE: "2"})], insufficient(DONGLE, 3, 2, 4)),
     ("pods before all else", asking(cpu="9"), [pod()] * 3, insufficient("pods", 1, 3, 3)),
     ("a free port", listening(80), [listening(81)], None),
     ("a taken port", listening(80), [listening(80)], Waiting("NodePorts", PORTS)),
@@ -82,7 +86,7 @@ CASES: list[tuple[str, Object, list[Object], Waiting | None]] = [
 @pytest.mark.parametrize(("name", "body", "others", "wanted"), CASES, ids=[case[0] for case in CASES])
 def test_refusals(name: str, body: Object, others: list[Object], wanted: Waiting | None) -> None:
     taken = [requests(other) for other in others]
-    assert refusal(body, requests(body), taken, NODE, FREE) == wanted
+    assert refusal(body, requests(body), taken, NODE, room_of(NODE, FREE)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -126,6 +130,14 @@ def test_a_label_that_the_scheduler_saw_first_is_asked_for() -> None:
         assert asked == ["node"] and (own.requests is not None) == (wanted is None)
     own = record("p", pod(nodeSelector={"disk": "ssd"}, **ANYWHERE))
     assert gate_of(own, fresh_node=lambda: pytest.fail("it was asked")).admit(own) is None
+
+
+def test_the_gate_counts_what_somebody_else_told_the_api_that_the_node_has() -> None:
+    first, second = (record(name, asking(**{DONGLE: "3"})) for name in ("first", "second"))
+    assert gate_of(first, second).admit(first) is None
+    assert gate_of(first, second).admit(second) == insufficient(DONGLE, 3, 3, 4)
+    more = {**NODE, "status": {"allocatable": {DONGLE: "6"}}}
+    assert gate_of(first, second, fresh_node=lambda: more).admit(second) is None, "the scheduler knew it"
 
 
 def test_requests_are_the_sum_or_the_largest_init_container_with_the_sidecars() -> None:
