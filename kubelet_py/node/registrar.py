@@ -33,8 +33,9 @@ RETRY_FIRST, RETRY_LONGEST = 0.05, 5.0
 
 class Registrar:
     """`report(now, before)` builds the status to send; `on_node` sees every Node object that came back;
-    `tell` gets (Normal, reason, message) for each condition that changed; `admit` raises AddressTaken where
-    the node must not register. `annotations` are kept as they are given; None is for one that must not be."""
+    `tell` gets (Normal, reason, message) for each condition that changed, and for a cordon; `admit` raises
+    AddressTaken where the node must not register. `annotations` are kept as they are given; None is for one
+    that must not be."""
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Registrar:
         self._node: Object | None = None
         self._sent_at = 0.0
         self._overwritten = False
+        self._cordoned = False
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._threads = [
@@ -88,6 +90,7 @@ class Registrar:
     def seen(self, node: Object) -> None:
         """The API shows the Node like this. If it is not as we reported it, look there and correct it: this
         may also be how it was before our last report, which a watch tells late."""
+        self._tell_cordon(bool((node.get("spec") or {}).get("unschedulable")))
         known = self._node
         if known is None:
             return
@@ -169,6 +172,14 @@ class Registrar:
     def _tell_changes(self, before: Object, after: Object) -> None:
         old, new = before.get("conditions") or (), after.get("conditions") or ()
         for reason in node_status.condition_events(old, new):
+            self._tell("Normal", reason, f"Node {self._name} status is now: {reason}")
+
+    def _tell_cordon(self, cordoned: bool) -> None:
+        """kubectl cordon and uncordon leave nothing but a field: the event says when (upstream:
+        recordNodeSchedulableEvent)."""
+        if cordoned != self._cordoned:
+            self._cordoned = cordoned
+            reason = "NodeNotSchedulable" if cordoned else "NodeSchedulable"
             self._tell("Normal", reason, f"Node {self._name} status is now: {reason}")
 
     def _register(self) -> Object:

@@ -243,6 +243,25 @@ def test_a_node_whose_address_is_taken_registers_once_it_is_free(caplog: pytest.
     assert said == ["Refused to register node=n1 reason=192.0.2.5 is announced by node b"]
 
 
+def test_a_cordon_and_its_end_are_told_once_each() -> None:
+    told: list[tuple[str, str, str]] = []
+    registrar = Registrar(
+        Api(),  # type: ignore[arg-type]
+        name="n1",
+        labels={},
+        config=Config(),
+        report=lambda now, node: ready("True"),
+        on_node=lambda node: None,
+        tell=lambda *event: told.append(event),
+    )
+    for spec in ({}, {"unschedulable": True}, {"unschedulable": True, "podCIDR": "10.0.0.0/24"}, {}, {}):
+        registrar.seen({"metadata": {"name": "n1"}, "spec": spec})
+    assert told == [
+        ("Normal", "NodeNotSchedulable", "Node n1 status is now: NodeNotSchedulable"),
+        ("Normal", "NodeSchedulable", "Node n1 status is now: NodeSchedulable"),
+    ]
+
+
 def test_a_nodes_addresses_are_replaced_as_a_whole() -> None:
     """A strategic merge would join two of one type, and leave the node with one address twice."""
     api, sent = Counting(), threading.Event()
