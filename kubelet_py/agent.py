@@ -235,6 +235,7 @@ class Agent:
             wake=self._workers.wake,
             volumes=self._volumes.usage,
             reclaim_images=self._housekeeping.reclaim_images,
+            remove_log=self._sandboxes.remove_log,
             event=self._events.tell,
             tell=self._node_events.tell,
             changed=self._refresh_node,

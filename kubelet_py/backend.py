@@ -149,6 +149,8 @@ class AgentBackend:
             if not ended:
                 raise LookupError(f'previous terminated container "{container}" in pod "{pod}" not found')
             return self._log_of(ended[0])
+        if not attempts and (gone := _terminated(record.status or {}, container)):
+            raise LookupError(f"unable to retrieve container logs for {gone}")
         if not attempts or (attempts[0].started_at is None and attempts[0].state != "EXITED"):
             waiting_for = record.waiting.get(container)
             reason = waiting_for.reason if waiting_for else "ContainerCreating"
@@ -192,6 +194,16 @@ class AgentBackend:
 
     def _log_of(self, container: ContainerView) -> Path:
         return Path(self._runtime.container(container.id).config.log_path)
+
+
+def _terminated(status: Object, container: str) -> str:
+    """The id under which the container was told to have ended, "" when it was not: its record may be gone,
+    where the disk was full."""
+    for kind in ("containerStatuses", "initContainerStatuses"):
+        for entry in status.get(kind) or ():
+            if entry["name"] == container:
+                return str((entry.get("state") or {}).get("terminated", {}).get("containerID", ""))
+    return ""
 
 
 def connect_inside(netns: str, port: int) -> socket.socket:

@@ -25,7 +25,7 @@ class Cleaner:
 
     def __init__(self, cgroups: CgroupDriver) -> None:
         self._cgroups = cgroups
-        self._folders: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._folders: queue.SimpleQueue[Path | threading.Event | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="runtime-cleaner", daemon=True)
 
     def start(self) -> None:
@@ -33,6 +33,12 @@ class Cleaner:
 
     def add(self, folder: Path) -> None:
         self._folders.put(folder)
+
+    def wait(self, seconds: float) -> bool:
+        """Until all that was added before is cleared away, or for so long; whether it is."""
+        done = threading.Event()
+        self._folders.put(done)
+        return done.wait(seconds)
 
     def close(self) -> None:
         """End after what is queued, or soon: what is left is on disk."""
@@ -42,6 +48,9 @@ class Cleaner:
 
     def _work(self) -> None:
         while (folder := self._folders.get()) is not None:
+            if isinstance(folder, threading.Event):
+                folder.set()
+                continue
             try:
                 recovery.clear(self._cgroups, folder)
             except (OSError, CgroupError, ValueError) as error:

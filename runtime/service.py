@@ -322,6 +322,10 @@ class RuntimeService:
                 return
         self._cleaner.add(recovery.give_up(self._containers_dir / container_id))
 
+    def wait_for_removals(self, seconds: float) -> bool:
+        """Until the disk has back what removed containers held, or for so long; whether it has."""
+        return self._cleaner.wait(seconds)
+
     def list_containers(self) -> list[Container]:
         with self._lock:
             return list(self._containers.values())

@@ -38,11 +38,15 @@ class Evictable(Protocol):
 
     pod: Object
     finished: bool
-    released: bool
     ending: Ending | None
 
     @property
     def uid(self) -> str: ...
+
+    @property
+    def emptied(self) -> bool:
+        """Whether what it held, its volumes too, is the node's again."""
+        ...
 
     @property
     def ends(self) -> bool: ...
@@ -141,7 +145,7 @@ class EvictionManager:
         if self._victim is None:
             return False
         record, since = self._victim
-        if not record.released and now - since < CLEANUP_SECONDS:
+        if not record.emptied and now - since < CLEANUP_SECONDS:
             return True
         self._victim = None
         return False

@@ -32,6 +32,9 @@ from runtime.service import RuntimeService
 
 log = logging.getLogger(__name__)
 
+# The longest wait for files that go behind everybody's back: memory has to be looked at as well.
+CLEARING_SECONDS = 10.0
+
 # Upstream's words for a pod's end by the node, in the events that tell of it.
 _KINDS = {"Evicted": "Warning", "Preempting": "Warning", "Terminated": "Normal"}
 
@@ -52,15 +55,17 @@ class Guard:
         wake: Callable[[str], None],
         volumes: Callable[[Object], Mapping[str, Used]],
         reclaim_images: Callable[[], None],
+        remove_log: Callable[[str], None],
         event: Event,
         tell: Callable[[str, str, str], None],
         changed: Callable[[], None],
     ) -> None:
-        """`volumes` measures a pod's emptyDirs. `changed` is called when the Node's conditions are others;
-        `tell` tells of the node."""
+        """`volumes` measures a pod's emptyDirs; `remove_log` removes a container's log. `changed` is called
+        when the Node's conditions are others; `tell` tells of the node."""
         self._signals = Signals(paths, cgroups, machine)
         self._runtime, self._records, self._view, self._wake = runtime, records, view, wake
         self._volumes, self._reclaim_images, self._event = volumes, reclaim_images, event
+        self._remove_log = remove_log
         self.tell, self.conditions_changed = tell, changed
         limits = thresholds.parse(config)
         if "pods" in config.enforce_node_allocatable:
@@ -117,17 +122,21 @@ class Guard:
         return {name: used.bytes for name, used in self._volumes(record.pod).items()}
 
     def reclaim(self, threshold: Threshold) -> None:
-        """Dead containers of pods that are over, then images that nobody uses."""
+        """Dead containers of pods that are over, with their logs, then images that nobody uses. Whoever looks
+        at the disk next is to see what that gave: else a pod would go for nothing."""
         for record in self._records():
             if record.cleaned:
                 self._remove_dead(record)
         self._reclaim_images()
+        if not self._runtime.wait_for_removals(CLEARING_SECONDS):
+            log.warning("Failed to clear dead containers away in time seconds=%g", CLEARING_SECONDS)
 
     def _remove_dead(self, record: PodRecord) -> None:
         for container in self._view(record.uid).containers:
             if container.state != "EXITED":
                 continue
             try:
+                self._remove_log(container.id)  # first: without its record nobody would find it again
                 self._runtime.remove_container(container.id)
             except RuntimeFailure as error:
                 log.warning("Failed to remove dead container id=%s error=%s", container.id[:12], error)

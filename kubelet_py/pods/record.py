@@ -100,6 +100,10 @@ class PodRecord:
         return str(self.pod["metadata"]["uid"])
 
     @property
+    def emptied(self) -> bool:
+        return self.cleaned or self.deleted
+
+    @property
     def ends(self) -> bool:
         return self.gone or bool(self.pod["metadata"].get("deletionTimestamp"))
 

@@ -350,8 +350,9 @@ class Sandboxes:
 
     def remove_log(self, container_id: str) -> None:
         """Remove an old attempt's log, what was rotated away of it, and the link to it."""
-        log_path = next(c.config.log_path for c in self._service.list_containers() if c.id == container_id)
-        remove_log(self._paths, container_id, Path(log_path))
+        for container in self._service.list_containers():
+            if container.id == container_id:  # else somebody else was faster
+                remove_log(self._paths, container_id, Path(container.config.log_path))
 
     def remove_logs(self, pod: Object) -> None:
         """Remove the pod's log folder and the links into it."""

@@ -1,10 +1,15 @@
-"""A node whose disk is a small tmpfs: its own things go first, then a pod, and then it takes pods again."""
+"""A node whose disk is a small tmpfs: its own things go first, then a pod, and then it takes pods again.
+
+Space is a hard threshold here, the number of files a soft one.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from e2e_node import Node, pod
@@ -20,9 +25,13 @@ from resource_node import (
 
 pytestmark = pytest.mark.e2e
 MI = 1 << 20
+INODES, SOFT_INODES, SOFT_SECONDS, LONGEST_GRACE = 20_000, 8_000, 3, 4
 HOLD = "trap 'exit 0' TERM; sleep 3600 & wait"
 CONFIG = {
     "evictionHard": {"nodefs.available": "60Mi"},
+    "evictionSoft": {"nodefs.inodesFree": str(SOFT_INODES)},
+    "evictionSoftGracePeriod": {"nodefs.inodesFree": f"{SOFT_SECONDS}s"},
+    "evictionMaxPodGracePeriod": LONGEST_GRACE,
     "evictionMinimumReclaim": {"nodefs.available": "10Mi"},
     "evictionPressureTransitionPeriod": "3s",
     "imageMinimumGCAge": "1us",
@@ -31,7 +40,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def node(uplink: str) -> Iterator[Node]:
-    with running_node(uplink, CONFIG, disk="220m") as made:
+    with running_node(uplink, CONFIG, disk=f"220m,nr_inodes={INODES}") as made:
         yield made
 
 
@@ -92,3 +101,38 @@ def test_the_pod_that_fills_the_disk_is_evicted_and_the_node_recovers(node: Node
     node.until("no taint", lambda: taint not in taints(node))
     node.apply(pod("after", HOLD))
     node.wait_running("after")
+
+
+def moment(stamp: str) -> float:
+    return datetime.fromisoformat(stamp).timestamp()
+
+
+def condition(status: Any, kind: str) -> Any:
+    return next(c for c in status["conditions"] if c["type"] == kind)
+
+
+def test_a_soft_threshold_waits_gives_the_pod_its_grace_and_takes_nobody_else(node: Node) -> None:
+    """Seen to take `after` as well while the files of the first were still being removed."""
+    script = f"i=0; while [ $i -lt {INODES - SOFT_INODES} ]; do : > /f$i; i=$((i+1)); done; echo made; "
+    node.apply(
+        pod("many", script + "trap '' TERM; while :; do sleep 1; done", terminationGracePeriodSeconds=60)
+    )
+    node.until("pressure", lambda: conditions(node)["DiskPressure"] == "True KubeletHasDiskPressure")
+    pressed_at = moment(condition(the_node(node)["status"], "DiskPressure")["lastTransitionTime"])
+    found = wait_failed(node, "many", "Evicted")
+    assert found["message"].startswith(
+        "The node was low on resource: inodes. Threshold quantity: 8k, available: "
+    )
+    evicted_at = moment(condition(found, "DisruptionTarget")["lastTransitionTime"])
+    ended = found["containerStatuses"][0]["state"]["terminated"]
+    # Stamps are whole seconds.
+    assert evicted_at - pressed_at >= SOFT_SECONDS - 1
+    assert LONGEST_GRACE - 1 <= moment(ended["finishedAt"]) - evicted_at < 60, "not its own, nor a hard one's"
+    calm = "False KubeletHasNoDiskPressure"
+    node.until("no pressure", lambda: conditions(node)["DiskPressure"] == calm)
+    assert [node.phase(name) for name in ("modest", "after")] == ["Running", "Running"]
+    logs = node.kubectl("logs", "many", check=False)
+    assert f"unable to retrieve container logs for {ended['containerID']}" in logs.err
+    path = f"/api/v1/nodes/{the_node(node)['metadata']['name']}/proxy/metrics"
+    counted = node.kubectl("get", "--raw", path).out.splitlines()
+    assert 'kubelet_evictions{eviction_signal="nodefs.inodesFree"} 1' in counted

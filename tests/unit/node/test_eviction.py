@@ -23,7 +23,7 @@ class Record:
     usage: Usage = field(default_factory=Usage)
     volumes: Mapping[str, int] = field(default_factory=dict)
     finished: bool = False
-    released: bool = False
+    emptied: bool = False
     ends: bool = False
     ending: Ending | None = None
 
@@ -97,9 +97,9 @@ def test_one_pod_at_a_time_the_greediest_first_and_the_next_when_it_has_gone() -
     assert ending.message == ending.disruption
     assert ending.message.startswith("The node was low on resource: memory. Threshold quantity: 100, ")
     assert manager.look() == "waiting for the end of big_d(big)"
-    node.records[1].released = node.records[1].finished = True
+    node.records[1].emptied = node.records[1].finished = True
     assert manager.look() == "evicted other_d(other) for memory"
-    node.records[2].released = True
+    node.records[2].emptied = True
     node.available[MEMORY], node.now = 500, 1.0
     assert manager.look() == "no pressure"
     assert node.evicted() == ["big", "other"]
@@ -147,7 +147,7 @@ def test_a_soft_threshold_gives_the_lesser_grace_after_its_period() -> None:
     assert manager.look() == "under MemoryPressure"
     node.now = 10.0
     manager.look()
-    node.records[0].released = True
+    node.records[0].emptied = True
     manager.look()
     graces = [r.ending.grace for r in node.records if r.ending is not None]
     assert graces == [5.0, 7.0], "the pod's own, or evictionMaxPodGracePeriod"

@@ -1,0 +1,58 @@
+"""What a reclaim takes, and that the disk has it back before anybody looks: else a pod goes for nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from pods_in_words import NOW, down, pod, up, view
+
+from kubelet_py.config import Config
+from kubelet_py.node.guard import CLEARING_SECONDS, Guard
+from kubelet_py.node.thresholds import NODE_FS, Amount, Threshold
+from kubelet_py.paths import NodePaths
+from kubelet_py.pods.model import PodView
+from kubelet_py.pods.record import PodRecord
+
+
+class Runtime:
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    def remove_container(self, container_id: str) -> None:
+        self.steps.append(f"remove {container_id}")
+
+    def wait_for_removals(self, seconds: float) -> bool:
+        self.steps.append(f"wait {seconds:g}")
+        return True
+
+
+def test_a_reclaim_removes_what_is_over_with_its_logs_and_waits_until_it_is_gone(tmp_path: Path) -> None:
+    def record(uid: str, **more: Any) -> PodRecord:
+        body = pod()
+        return PodRecord({**body, "metadata": {**body["metadata"], "uid": uid}}, NOW, **more)
+
+    views: dict[str, PodView] = {
+        "over": view(down(), up("late")),
+        "crashing": view(down("crashed")),
+    }
+    runtime = Runtime()
+    nothing = cast(Any, None)
+    guard = Guard(
+        config=Config(),
+        paths=NodePaths(tmp_path),
+        machine=nothing,
+        cgroups=nothing,
+        runtime=cast(Any, runtime),
+        records=lambda: [record("over", cleaned=True), record("crashing")],
+        view=views.__getitem__,
+        wake=lambda uid: None,
+        volumes=lambda pod: {},
+        reclaim_images=lambda: runtime.steps.append("images"),
+        remove_log=lambda identifier: runtime.steps.append(f"log {identifier}"),
+        event=lambda *event: None,
+        tell=lambda *event: None,
+        changed=lambda: None,
+    )
+    guard.reclaim(Threshold(NODE_FS, Amount(1)))
+    assert runtime.steps == ["log c-0", "remove c-0", "images", f"wait {CLEARING_SECONDS:g}"]
