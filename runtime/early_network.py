@@ -4,7 +4,8 @@ Wiring a pod takes about as long as starting its shim and its pause, and needs n
 namespace. So the agent makes it and holds it by a descriptor; while plugins wire it, pause starts, and joins
 it by that descriptor's path. unshare(2) acts on the calling thread, which goes back to its own namespace at
 once: what the new one is like (its sysctls, its owner) is what it would be if pause had made it in that
-moment. It is made for one pod, and goes with its last holder: nothing of it is kept for a later one.
+moment. It is made for one pod, for the next one ahead (spare_network.py), and goes with its last holder:
+nothing of it is kept for a later one.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ _OF_LINKS = ("net.ipv4.conf.", "net.ipv6.conf.", "net.ipv4.neigh.", "net.ipv6.ne
 
 
 class EarlyNetwork:
-    """Made when it is constructed, and held until `close`. `join`: type → path, as plans join namespaces; it
-    is left in the sandbox's folder for its shim, too. Raises OSError."""
+    """Made (`make`: a descriptor) when it is constructed, and held until `close`. `join`: type → path, as plans
+    join namespaces; it is left in the sandbox's folder for its shim, too. Raises OSError."""
 
-    def __init__(self, kernel: Kernel, folder: Path) -> None:
-        self._descriptor = _made(kernel)
+    def __init__(self, make: Callable[[], int], folder: Path) -> None:
+        self._descriptor = make()
         self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
         self.join = {"network": self.path}
         try:
@@ -42,7 +43,7 @@ class EarlyNetwork:
             raise
 
     @classmethod
-    def of(cls, kernel: Kernel, oci: Mapping[str, Any], folder: Path) -> EarlyNetwork | None:
+    def of(cls, make: Callable[[], int], oci: Mapping[str, Any], folder: Path) -> EarlyNetwork | None:
         """For pause's configuration; None when the pod has no network of its own, or a user namespace, which
         has to own it, or settings of links, which pause must have written before there is one. What cannot
         be made now is left to pause, which tells why."""
@@ -52,7 +53,7 @@ class EarlyNetwork:
         if any(name.startswith(_OF_LINKS) for name in oci["linux"].get("sysctl") or ()):
             return None
         try:
-            return cls(kernel, folder)
+            return cls(make, folder)
         except OSError as error:
             log.warning("Could not make a network namespace, left it to pause error=%s", error)
             return None
@@ -90,7 +91,8 @@ class SandboxStart:
         return self._result
 
 
-def _made(kernel: Kernel) -> int:
+def made(kernel: Kernel) -> int:
+    """A descriptor of a new network namespace. Raises OSError."""
     own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         kernel.unshare(FLAGS["network"])

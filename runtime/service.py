@@ -23,7 +23,7 @@ from runtime import recovery, shim_link, state
 from runtime.ahead import Ahead
 from runtime.cgroups import CgroupDriver
 from runtime.cleaner import Cleaner
-from runtime.early_network import EarlyNetwork, SandboxStart
+from runtime.early_network import EarlyNetwork, SandboxStart, made
 from runtime.errors import (
     CgroupError,
     ExecTimeout,
@@ -36,6 +36,7 @@ from runtime.loop import Loop
 from runtime.namespaces import namespaces_of
 from runtime.oci_config import container_config, pause_config, signal_number
 from runtime.shim_link import ShimLink
+from runtime.spare_network import SpareNetwork
 from runtime.state import EXITED, READY, RUNNING, ContainerState, SandboxState
 from runtime.streams import EXIT, STDERR, STDOUT, Stream
 from runtime.values import (
@@ -85,6 +86,7 @@ class RuntimeService:
         self._cgroups = cgroups
         self._forkserver = Forkserver()
         self._ahead = Ahead()
+        self._networks = SpareNetwork(lambda: made(self._ahead.kernel))
         self._cleaner = Cleaner(cgroups)
         self._loop = Loop()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -105,6 +107,7 @@ class RuntimeService:
         self._loop.watch(self._wake, lambda mask: self._loop.stop())
         self._adopt()
         self._thread.start()
+        self._networks.start()
         self._cleaner.start()
 
     def close(self) -> None:
@@ -112,6 +115,7 @@ class RuntimeService:
         os.eventfd_write(self._wake, 1)
         if self._thread.is_alive():
             self._thread.join()
+        self._networks.close()
         self._cleaner.close()
         for link in self._links.values():
             link.close()
@@ -189,7 +193,7 @@ class RuntimeService:
         link = self._watch_shim(identifier, connection)
         started = link.expect(0)
         self._loop.watch(link.fileno(), lambda mask: self._read_shim(identifier, link))
-        network = EarlyNetwork.of(self._ahead.kernel, record["oci"], folder)
+        network = EarlyNetwork.of(self._networks.take, record["oci"], folder)
         try:
             self._ahead.pause(str(folder), record, network.join if network else None)
         except Exception:

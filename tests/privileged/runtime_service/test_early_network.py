@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from runtime import shim_link, state
-from runtime.early_network import EarlyNetwork
+from runtime.early_network import EarlyNetwork, made
 from runtime.errors import StartError
 from runtime.forkserver_link import Forkserver
 from runtime.linux import LinuxKernel
 from runtime.oci_config import pause_config
+from runtime.spare_network import CALM_SECONDS, SpareNetwork
 from runtime.streams import REQUEST, pack
 from runtime.values import SandboxConfig
 from tests.privileged.runtime_service.harness import ROOT_CGROUP, Node, wait_for
@@ -61,6 +62,21 @@ def test_two_pods_have_two(node: Node) -> None:
     assert [namespace(start.finish().netns) for start in starts] == early
 
 
+def test_one_made_ahead_is_new_and_goes_with_its_descriptor() -> None:
+    clock, before = [1000.0], own()
+    spares = SpareNetwork(lambda: made(LinuxKernel()), lambda: clock[0])
+    first = spares.take()
+    clock[0] += CALM_SECONDS
+    spares.next_step()
+    second = spares.take()
+    try:
+        found = [namespace(f"/proc/self/fd/{descriptor}") for descriptor in (first, second)]
+        assert len({*found, before}) == 3 and own() == before
+    finally:
+        os.close(first)
+        os.close(second)
+
+
 def test_there_is_none_for_a_pod_on_the_hosts_network_or_with_its_own_users(node: Node) -> None:
     on_host = node.service.begin_pod_sandbox(config(host_network=True))
     assert (on_host.netns, on_host.finish().netns) == ("", "")
@@ -95,7 +111,7 @@ def shim_of(node: Node, tmp_path: Path) -> Iterator[tuple[str, socket.socket, Ea
     state.write_json(f"{folder}/sandbox.json", {**record, "created_at": 0.0, "config": {}})
     forkserver = Forkserver()
     forkserver.start()
-    network = EarlyNetwork(LinuxKernel(), folder)
+    network = EarlyNetwork(lambda: made(LinuxKernel()), folder)
     try:
         with shim_link.listen(str(folder)) as listener:
             line = forkserver.fork_shim(str(folder), str(tmp_path / "containers"), listener)
