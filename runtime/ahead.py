@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.cgroups import CgroupDriver
+    from runtime.empty_root import EmptyNamespace
     from runtime.spec import Spec
     from runtime.stencil import Own, Stencil
 
@@ -43,6 +44,18 @@ class Ahead:
 
         self._tools = tools
         self._stencils = Stencils()
+        self._empty: EmptyNamespace | None = None
+
+    def open(self) -> None:
+        """Make what all pods have in common."""
+        from runtime.empty_root import EmptyNamespace
+
+        self._empty = EmptyNamespace.of(self.kernel)
+
+    def close(self) -> None:
+        if self._empty is not None:
+            self._empty.close()
+            self._empty = None
 
     def _get_tools(self) -> tuple[Kernel, CgroupDriver]:
         if self._tools is None:
@@ -67,11 +80,12 @@ class Ahead:
             made: Recording | Stencil | None = known
             kernel, driver = self._get_tools()
             join = driver.create(record["cgroup"]).join()
-            places = join.unified, *join.tasks, *(joined or {}).values()
+            empty = self._empty.path if self._empty else ""
+            places = (join.unified, *join.tasks, *(joined or {}).values(), *([empty] if empty else []))
             hostname = oci.get("hostname", "")
             own = Own(names_of(record["id"]), record["cgroup"], places, hostname=hostname)
             if known is None or not known.fits(own):
-                plan = sandbox_plan(parse(oci), cgroup=join, join=joined)
+                plan = sandbox_plan(parse(oci), cgroup=join, join=joined, empty=empty)
                 made = self._compiled(shape, kernel, plan, (), own)
             return made is not None and made.write(f"{folder}/{NAME}", own, join.late)
         except (RuntimeFailure, OSError, ValueError, KeyError):

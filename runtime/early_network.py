@@ -29,8 +29,8 @@ _OF_LINKS = ("net.ipv4.conf.", "net.ipv6.conf.", "net.ipv4.neigh.", "net.ipv6.ne
 
 
 class EarlyNetwork:
-    """Made (`make`: a descriptor) when it is constructed, and held until `close`. `join`: type → path, as plans
-    join namespaces; it is left in the sandbox's folder for its shim, too. Raises OSError."""
+    """Made when it is constructed (`make` gives a descriptor), and held until `close`. `join`: type → path,
+    as plans join namespaces; it is left in the sandbox's folder for its shim, too. Raises OSError."""
 
     def __init__(self, make: Callable[[], int], folder: Path) -> None:
         self._descriptor = make()

@@ -110,10 +110,11 @@ class Rootfs(Record):
 
 
 def sandbox_plan(
-    spec: Spec, *, cgroup: CgroupJoin | None, join: Mapping[str, str] | None = None
+    spec: Spec, *, cgroup: CgroupJoin | None, join: Mapping[str, str] | None = None, empty: str = ""
 ) -> Plan:
     """The pause process in the namespaces that `spec` names, with sysctls and hostname, in an empty root.
-    Those in `join` (type → path) are there already."""
+    Those in `join` (type → path) are there already. `empty`: path of a mount namespace that has such a root
+    (see empty_root.py)."""
     new, joined = _namespaces(spec, join or {})
     user = "user" in new
     adjustment = spec.process.oom_score_adj if spec.process else None
@@ -122,11 +123,11 @@ def sandbox_plan(
             *_entering(cgroup, user),
             *([RaiseLimits((), adjustment)] if user else []),
             *_joining(joined),
+            *([JoinNamespace("mount", empty)] if empty else []),
             *_making(spec, tuple(dict.fromkeys(("mount", *new)))),
-            SetPropagation("rprivate"),
+            *([] if empty else [SetPropagation("rprivate")]),
             *_settings(spec, new, joined, {}),
-            EmptyRoot(),
-            PivotRoot(),
+            *([] if empty else [EmptyRoot(), PivotRoot()]),
             *_born(None if user else cgroup, new, joined),
             NewSession(),
             ConnectStdio(),

@@ -104,6 +104,7 @@ class RuntimeService:
         for folder in (self._sandboxes_dir, self._containers_dir):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._forkserver.start()
+        self._ahead.open()
         self._loop.watch(self._wake, lambda mask: self._loop.stop())
         self._adopt()
         self._thread.start()
@@ -116,6 +117,7 @@ class RuntimeService:
         if self._thread.is_alive():
             self._thread.join()
         self._networks.close()
+        self._ahead.close()
         self._cleaner.close()
         for link in self._links.values():
             link.close()

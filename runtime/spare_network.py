@@ -1,7 +1,7 @@
 """A network namespace made ahead, for the next pod.
 
-Making one takes 0.3 to 1.2 ms in the kernel, which is a tenth of a pod's start. So while pods come, one is kept
-ready, made when nobody waits for it. Nobody has been in it: it is for one pod, as one made for it.
+Making one takes 0.3 to 1.2 ms in the kernel, which is a tenth of a pod's start. So while pods come, one is
+kept ready, made when nobody waits for it. Nobody has been in it: it is for one pod, as one made for it.
 
 A new namespace begins with copies of some of the host's sysctls (net.ipv4.conf.default, tcp_rmem). Therefore
 a spare is made anew every few seconds: what is changed on the host holds for pods that begin a little later.

@@ -222,6 +222,21 @@ def test_a_sandbox_is_pause_in_an_empty_root() -> None:
     assert lines[-2:] == ["execute pause from memory", "start the process"]
 
 
+def test_a_sandbox_that_is_given_an_empty_root_copies_it_and_leaves_no_other() -> None:
+    spec = parse({"ociVersion": "1.2.0", "hostname": "pod", "linux": {"namespaces": [{"type": "uts"}]}})
+    lines = sandbox_plan(spec, cgroup=None, join={"network": "/n"}, empty="/proc/7/fd/9").describe()
+    order = [
+        "open the host's /proc",
+        "separate the working directory",
+        "join the network namespace /n",
+        "join the mount namespace /proc/7/fd/9",
+        "make new mount, uts namespaces",
+        "set the hostname pod",
+        "start a session",
+    ]
+    assert lines[1 : len(order) + 1] == order
+
+
 def test_an_exec_joins_and_mounts_nothing() -> None:
     process = parse_process({"args": ["ls"], "cwd": "/", "env": ["PATH=/bin"]})
     lines = exec_plan(parse(example.container()), process, init_pid=42, cgroup=None).describe()
