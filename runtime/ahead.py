@@ -8,7 +8,10 @@ compiled again (stencil.py).
 
 from __future__ import annotations
 
+import os
+
 from runtime import cgroups
+from runtime.bare import Bare
 from runtime.errors import RuntimeFailure
 from runtime.foresight import Unforeseen
 from runtime.kernel import Kernel, Region
@@ -116,13 +119,14 @@ class Ahead:
             resources = known.resources if known else spec.linux.resources if spec else {}
             cgroup = driver.create(record["cgroup"], resources)
             files, entered, process = cgroup.oom_files(), cgroup.join(), oci["process"]
-            places = (entered.unified, *entered.tasks, *join.values(), *own_sources(oci, names))
+            bare = Bare(f"/proc/{pause}/ns/mnt", os.uname().release)
+            places = (entered.unified, *entered.tasks, *join.values(), bare.path, *own_sources(oci, names))
             own = Own(names, record["cgroup"], places, (*process["args"],), (*(process.get("env") or ()),))
             made: Recording | Stencil | None = known
             if known is None or not known.fits(own):
                 spec = spec or parse(oci)
                 rootfs = Rootfs(layers, f"{folder}/upper", f"{folder}/work")
-                plan = container_plan(spec, rootfs=rootfs, join=join, cgroup=entered)
+                plan = container_plan(spec, rootfs=rootfs, join=join, cgroup=entered, bare=bare)
                 made = self._compiled(shape, kernel, plan, layers, own, spec)
             watched = files.events, files.control
             return made is not None and made.write(f"{folder}/{NAME}", own, entered.late, pause, watched)

@@ -70,11 +70,7 @@ class MountOverlay(Operation):
     def run(self, kernel: Kernel, context: Context) -> None:
         if self.shared:
             cut_off(kernel, posixpath.dirname(self.upper))
-        for folder in (self.upper, self.work):
-            try:
-                kernel.mkdir(folder, 0o755)
-            except FileExistsError:
-                continue
+        make_folders(kernel, self.upper, self.work)
         data = overlay_data(self.layers, self.upper, self.work)
         if len(os.fsencode(data)) < PAGE:
             kernel.mount("overlay", self.upper, "overlay", 0, data)
@@ -101,6 +97,15 @@ class MountOverlay(Operation):
         finally:
             kernel.close(config)
             kernel.close(target)
+
+
+def make_folders(kernel: Kernel, *folders: str) -> None:
+    """Those of an overlay, where they are missing."""
+    for folder in folders:
+        try:
+            kernel.mkdir(folder, 0o755)
+        except FileExistsError:
+            continue
 
 
 def overlay_data(layers: tuple[str, ...], upper: str, work: str) -> str:
@@ -400,7 +405,15 @@ class MaskPath(Operation):
     def _mask(self, kernel: Kernel, context: Context, kind: int) -> int:
         if kind == 0o040000:
             return _empty_folder(kernel)
+        held = context.prepared.pop(mask_of(self.path), -1)
+        if held >= 0:
+            return kernel.duplicate(held)
         return kernel.open_tree(context.null, "", OPEN_TREE_CLONE | AT_EMPTY_PATH)
+
+
+def mask_of(path: str) -> str:
+    """Under which name a mask for the path is prepared, where it cannot be made when it is put there."""
+    return f"mask of {path}"
 
 
 def _existing(kernel: Kernel, context: Context, path: str) -> int:

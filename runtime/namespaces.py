@@ -75,9 +75,15 @@ class OpenNull(Operation):
         return "open the host's /dev/null"
 
     def run(self, kernel: Kernel, context: Context) -> None:
-        context.null = context.keep(kernel.open("/dev/null", os.O_PATH | os.O_NOFOLLOW))
-        if kernel.fstat(context.null).rdev != os.makedev(1, 3):
-            raise OSError(22, "/dev/null is not device 1:3")
+        context.null = open_null(kernel, context)
+
+
+def open_null(kernel: Kernel, context: Context) -> int:
+    """The host's /dev/null, looked at. Raises OSError when it is another device."""
+    null = context.keep(kernel.open("/dev/null", os.O_PATH | os.O_NOFOLLOW))
+    if kernel.fstat(null).rdev != os.makedev(1, 3):
+        raise OSError(22, "/dev/null is not device 1:3")
+    return null
 
 
 class Undumpable(Operation):

@@ -91,6 +91,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from runtime.bare import Bare
+
     Compile = Callable[[Mapping[str, Any]], tuple[bytes, int]]
 
 JOIN_ORDER = ("user", "ipc", "uts", "network", "pid", "time", "cgroup", "mount")
@@ -156,11 +158,13 @@ def container_plan(
     pivot: bool = True,
     new_keyring: bool = True,
     compile: Compile = compiled,
+    bare: Bare | None = None,
 ) -> Plan:
     """A container: the root from `rootfs` or else from spec.root.path (absolute), namespaces joined by `join`
     (type → path) or as the spec says. `wait_on` is put before the execve (OCI create waits there for start).
     `preserve_fds` descriptors from 3 on stay open. `pivot` False is for a root in a ramfs, which
-    pivot_root(2) refuses to leave. `compile` makes a seccomp filter of a profile.
+    pivot_root(2) refuses to leave. `compile` makes a seccomp filter of a profile. `bare`: an empty mount
+    namespace to begin with, if that will do.
     """
     process = spec.process
     if process is None:
@@ -180,6 +184,10 @@ def container_plan(
         *mounts(spec, cgroups=bool(birth) and not foreign),
         *(cgroup_binds(spec, cgroup) if foreign else []),
     ]
+    usual = rootfs is None or birth or user or shared or not pivot
+    if bare and (rootfs is None or usual or not bare.fits(spec, rootfs, mounted)):
+        bare = None
+    held = user or bare is not None  # the sources of binds are
     propagation = spec.linux.rootfs_propagation
     # Unbindable is for the finished root: the bundle's has to be bound first.
     first = "rprivate" if propagation.endswith("unbindable") else propagation or "rslave"
@@ -191,13 +199,15 @@ def container_plan(
             *_own_cgroup(cgroup, user),
             OwnFolder(),
             *([RaiseLimits(process.rlimits, process.oom_score_adj)] if user else []),
-            *(OpenSource(m) for m in mounted if isinstance(m, Mount) and early(m.options, user)),
+            *(bare.opened(spec, rootfs) if bare and rootfs else []),  # first: its line leads mountinfo
+            *(OpenSource(m) for m in mounted if isinstance(m, Mount) and early(m.options, held)),
             *([_early_root(spec, rootfs)] if user else []),
             *_joining(joined),
+            *([JoinNamespace("mount", bare.path)] if bare else []),
             *_making(spec, new),
-            *([] if shared else [SetPropagation(first)]),
-            OpenNull(),
-            AttachRoot() if user else _root(spec, rootfs),
+            *([] if shared or bare else [SetPropagation(first)]),
+            *([] if bare else [OpenNull()]),
+            bare.attached() if bare else AttachRoot() if user else _root(spec, rootfs),
             *([*birth, *born] if birth else []),
             *mounted,
             *_devices(spec, user),
@@ -208,7 +218,7 @@ def container_plan(
             *(ProtectPath(path) for path in spec.linux.readonly_paths),
             *(MaskPath(path) for path in spec.linux.masked_paths),
             *([ProtectRoot()] if spec.root and spec.root.readonly else []),
-            EnterRoot() if shared else PivotRoot() if pivot else MoveRoot(),
+            EnterRoot() if shared or bare else PivotRoot() if pivot else MoveRoot(),
             *([SetRootPropagation(propagation)] if propagation else []),
             EnterWorkingDirectory(process.cwd),
             FindExecutable(process.args[0], _search_path(process)),

@@ -211,6 +211,9 @@ class Recorder(LinuxKernel):
     def chdir(self, path: str) -> None:
         self._ask("chdir", (path,))
 
+    def chroot(self, path: str) -> None:
+        self._ask("chroot", (path,))
+
     def getcwd(self) -> str:
         self._ask("getcwd", (Scratch(), 512))
         self._check(0, 0xFF, ord("/"))
@@ -251,6 +254,8 @@ class Recorder(LinuxKernel):
         tree, target = self._where(from_fd), self._where(to_fd)
         if target.inside and not tree.inside:
             self._root.mount(target.path, tree.path)
+        elif target.path == "/":
+            self._note(Slot(from_fd), Seen("", True, FOLDER))  # it covers what was the root: see bare.py
 
     # --- processes
 
@@ -301,7 +306,6 @@ class Recorder(LinuxKernel):
     def _unforeseen(self, *_arguments: Any, **_options: Any) -> Any:
         raise Unforeseen("it needs an answer that nobody knows yet")
 
-    chroot: Any = _unforeseen
     copy_tree: Any = _unforeseen
     set_label: Any = _unforeseen
     become_root: Any = _unforeseen

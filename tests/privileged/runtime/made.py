@@ -9,6 +9,7 @@ from typing import Any
 
 from runtime import prepared
 from runtime.ahead import prepare
+from runtime.bare import Bare
 from runtime.launch import Process, launch
 from runtime.operations import Rootfs, container_plan
 from runtime.plan import Plan
@@ -16,10 +17,12 @@ from runtime.spec import parse
 
 
 class Made:
-    """Its folders, plan and program. `box` is the fixture."""
+    """Its folders, plan and program. `box` is the fixture; `empty` the path of an empty mount namespace that
+    it begins with."""
 
-    def __init__(self, box: Any, name: str, config: dict[str, Any]) -> None:
+    def __init__(self, box: Any, name: str, config: dict[str, Any], empty: str = "") -> None:
         self._box = box
+        self._bare = Bare(empty, os.uname().release) if empty else None
         self.folder = box.folder / name
         self.fresh()
         self.cgroup = box.driver.create(f"{box.base}/box-{name}", config["linux"]["resources"])
@@ -34,7 +37,9 @@ class Made:
 
     def plan(self) -> Plan:
         rootfs = Rootfs((str(self._box.root),), f"{self.folder}/upper", f"{self.folder}/work")
-        return container_plan(parse(self.config), rootfs=rootfs, join={}, cgroup=self.cgroup.join())
+        return container_plan(
+            parse(self.config), rootfs=rootfs, join={}, cgroup=self.cgroup.join(), bare=self._bare
+        )
 
     def prepare(self) -> bool:
         return prepare(self._box.kernel, self.plan(), (str(self._box.root),), self.program)

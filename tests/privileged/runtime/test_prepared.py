@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtime import prepared
+from runtime.capabilities import NAMES as CAPABILITIES
+from runtime.empty_root import EmptyNamespace
 from runtime.errors import ExecutableError
+from runtime.linux import LinuxKernel
 from runtime.machine import ENTRY_WORDS, TOLERATE
+from runtime.mounting import MNT_DETACH
+from runtime.namespaces import CLONE_FS, FLAGS
+from runtime.own_thread import in_thread_of_its_own
 from runtime.program import Program, entry_offset, load
 from tests.privileged.runtime.made import Made
 
@@ -21,12 +30,20 @@ UNKNOWN_CALL = 0xFFFF
 LOOK = """
 id; umask; pwd; hostname; env | grep -v PWD
 grep -E '^(Cap|NoNewPrivs|Seccomp:|Sig[BI]|Groups|NSpid|Umask)' /proc/self/status
-cut -d' ' -f5- /proc/self/mountinfo | sed 's/[0-9]*:[0-9]*//; s/lowerdir.*//; s/inode64//'
+head -n 1 /proc/self/mountinfo | cut -d' ' -f5
+cut -d' ' -f5- /proc/self/mountinfo | sed 's/[0-9]*:[0-9]*//; s/lowerdir.*//; s/inode64//' | sort
 cat /proc/self/limits; cat /proc/self/oom_score_adj; cat /proc/1/comm
 stat -c '%n %N %f %u:%g %t:%T' /dev/*; ls /dev/fd/ | wc -l; stat -c '%f %u:%g' / /proc /dev /sys /tmp /etc
 cat /proc/self/cgroup | grep -c box; ls /var/run/secrets; cat /etc/hosts
 echo x 2>&1 >/proc/sys/kernel/hostname
 true
+"""
+NESTED = """
+alias b=/bin/busybox
+b cut -d' ' -f5- /proc/self/mountinfo | b sed 's/[0-9]*:[0-9]*//; s/lowerdir.*//; s/inode64//' | b sort
+b unshare -U true && echo users
+b unshare -m sh -c \
+    'mount -t tmpfs t /tmp && mkdir /tmp/old && /bin/busybox pivot_root /tmp /tmp/old && echo pivoted'
 """
 
 
@@ -63,21 +80,75 @@ def rich(box: Any) -> dict[str, Any]:
     return dict(box.spec(LOOK, process=process, mounts=volumes))
 
 
-def test_it_is_the_same_container(box: Any) -> None:
-    texts, kinds = {}, ("plain", "rich", "ro")
-    for name, way in (("executed", Made.launch), ("prepared", Made.start)):
+@pytest.fixture
+def empty() -> Iterator[str]:
+    """The path of a mount namespace with nothing in it."""
+    made = EmptyNamespace(LinuxKernel())
+    yield made.path
+    made.close()
+
+
+def configured(box: Any, kind: str) -> dict[str, Any]:
+    if kind == "nested":
+        namespaces = [{"type": each} for each in ("mount", "pid", "ipc", "uts", "network")]
+        linux = {"namespaces": namespaces, "maskedPaths": [], "readonlyPaths": [], "seccomp": None}
+        return dict(box.spec(NESTED, capabilities=CAPABILITIES, linux=linux))
+    return rich(box) if kind == "rich" else dict(box.spec(LOOK, readonly=kind == "ro"))
+
+
+def test_it_is_the_same_container(box: Any, empty: str) -> None:
+    texts, kinds = {}, ("plain", "rich", "ro", "nested")
+    ways = ("executed", "prepared", "executed, bare", "prepared, bare")
+    for name in ways:
         for kind in kinds:
-            config = rich(box) if kind == "rich" else box.spec(LOOK, readonly=kind == "ro")
-            made = Made(box, f"{name}-{kind}", config)
-            if name == "prepared":
+            config, bare = configured(box, kind), empty if "bare" in name else ""
+            made = Made(box, f"{name.replace(', ', '-')}-{kind}", config, bare)
+            plan = made.plan().describe()
+            assert ("cover the empty root" in plan) == bool(bare) != ("make all mounts rslave" in plan)
+            if "prepared" in name:
                 assert made.prepare()
-            process = way(made)
+            process = made.start() if "prepared" in name else made.launch()
             assert process is not None and process.start_time_ticks > 0
             texts[name, kind] = made.ended(process), process.warnings
             assert not os.path.exists(made.program)
     for kind in kinds:
-        assert texts["prepared", kind] == texts["executed", kind]
+        for name in ways[1:]:
+            assert texts[name, kind] == texts["executed", kind], name
     assert "uid=5 gid=6 groups=7,8" in texts["prepared", "rich"][0]
+    assert texts["executed", "nested"][0].splitlines()[-2:] == ["users", "pivoted"]
+
+
+def test_below_the_root_of_a_bare_container_is_nothing(box: Any, empty: str) -> None:
+    """Where another's has the host's initramfs: who uncovers it finds an empty, read-only folder."""
+    made = Made(box, "uncovers", box.spec(["sleep", "60"]), empty)
+    assert made.prepare()
+    process = made.start()
+    assert process is not None
+    found: list[object] = []
+
+    def uncover() -> None:
+        held = os.open(f"/proc/{process.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        kernel = LinuxKernel()
+        try:
+            kernel.unshare(CLONE_FS)
+            kernel.setns(held, FLAGS["mount"])
+            found.append("bin" in os.listdir("/"))
+            kernel.umount("/", MNT_DETACH)
+            kernel.setns(held, FLAGS["mount"])
+            found.append(os.listdir("/"))
+            os.mkdir("/made")
+        except OSError as error:
+            found.append(error.errno)
+        finally:
+            os.close(held)
+
+    try:
+        in_thread_of_its_own(uncover)
+    finally:
+        signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
+        os.close(process.pidfd)
+    assert found == [True, [], errno.EROFS]
 
 
 def test_a_program_is_good_for_one_start_and_one_pause(box: Any) -> None:
@@ -117,11 +188,12 @@ def test_what_needs_thought_is_not_prepared(box: Any) -> None:
     assert not Made(box, "proc", box.spec("true", mounts=proc)).prepare()
 
 
-def test_a_failure_at_an_entry_leaves_nothing(box: Any) -> None:
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_failure_at_an_entry_leaves_nothing(box: Any, empty: str, bare: bool) -> None:
     """At every third, for the time's sake, and at each of clone3's neighbours."""
     config = rich(box)
     config["process"]["args"] = ["true"]
-    made = Made(box, "fails", config)
+    made = Made(box, f"fails-{bare}", config, empty if bare else "")
     assert made.prepare()
     whole = Path(made.program).read_bytes()
     with open(made.program, "rb") as file:
