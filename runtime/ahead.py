@@ -189,9 +189,13 @@ class Recording(Record):
 
 def record_plan(kernel: Kernel, plan: Plan, layers: tuple[str, ...], owner: int = 0) -> Recording | None:
     """The plan's operations, asked ahead of time; None when they cannot be foreseen."""
+    return record(Recorder(kernel, layers), plan, owner)
+
+
+def record(recorder: Recorder, plan: Plan, owner: int) -> Recording | None:
+    """What the recorder, a new one, is asked by the plan; None when it cannot be foreseen."""
     if plan.apart:
         return None
-    recorder = Recorder(kernel, layers)
     context = Context((GIVEN[0], GIVEN[1], GIVEN[2]), False)
     try:
         for context.number, operation in enumerate(plan.operations):

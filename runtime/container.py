@@ -12,6 +12,7 @@ import time
 from runtime import oom, prepared, state
 from runtime.cgroups import files, oom_files
 from runtime.errors import CgroupError, RuntimeFailure
+from runtime.exec_program import ExecPrograms
 from runtime.logs import LineFormatter, LogFile
 from runtime.operations import Rootfs, container_plan
 from runtime.records import Record
@@ -149,12 +150,18 @@ class Container:
         self._work = "work"
         self._execs = 0
         self._exec_cgroups: list[str] = []
+        self.exec_programs = ExecPrograms(self.directory)
         self._waiters: list[Callable[[], None]] = []
 
     @property
     def pid(self) -> int:
         """The first process's pid on the host. Raises RuntimeFailure when it doesn't run."""
         return self._require_running().pid
+
+    @property
+    def pidfd(self) -> int:
+        """Of the first process; ours. Raises RuntimeFailure when it doesn't run."""
+        return self._require_running().pidfd
 
     @property
     def start_time(self) -> int:

@@ -14,7 +14,7 @@ from runtime.cgroups import oom_files
 from runtime.cgroups.oom_files import OomFiles
 from runtime.errors import errno_name
 from runtime.launch import Process, finish
-from runtime.program import load
+from runtime.program import Program, load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,24 +47,13 @@ def start(
         program = load(file)
         if program is None or program.pause != pause or min(stdio) <= 2:
             return None
-        if give is not None:
-            give(program.owner)
-        given = [(offset, stdio[stream]) for stream, offset in program.given]
-        wanted = (0, program.child, *(offset for offset, _ in program.tolerated))
-        failed, pid, *results = kernel.perform(file, program.place, given, wanted)
+        pid, warnings = perform(kernel, file, program, stdio, give)
     except OSError:
         return None  # no memory, or none at its place: executing the plan may do without, or says so
     finally:
         os.close(file)
-    if failed:
-        _reap(pid)
-    if failed or pid <= 0:
+    if pid <= 0:
         return None
-    warnings = [
-        f"{text}: {errno_name(-result)}"
-        for (_, text), result in zip(program.tolerated, results, strict=True)
-        if result < 0 and result != -errno.ENOSYS
-    ]
     watched = (-1, 0)
     try:
         watched = oom_files.watch(OomFiles(*program.oom))
@@ -73,6 +62,26 @@ def start(
     started = finish(kernel, pid, os.pidfd_open(pid), (*program.notes, *warnings), program.late)
     values = started.pid, started.start_time_ticks, started.pidfd, -1, started.warnings
     return Process(*values, watched)
+
+
+def perform(
+    kernel: LinuxKernel, file: int, program: Program, values: tuple[int, ...], give: Give | None
+) -> tuple[int, list[str]]:
+    """Runs the program of an open file with the `values` that are Given to it: the pid of our new child, 0
+    when it has stopped, and what could not be done. Raises OSError when it cannot be run."""
+    if give is not None:
+        give(program.owner)
+    given = [(offset, values[number]) for number, offset in program.given]
+    wanted = (0, program.child, *(offset for offset, _ in program.tolerated))
+    failed, pid, *results = kernel.perform(file, program.place, given, wanted)
+    if failed:
+        _reap(pid)
+        return 0, []
+    return pid, [
+        f"{text}: {errno_name(-result)}"
+        for (_, text), result in zip(program.tolerated, results, strict=True)
+        if result < 0 and result != -errno.ENOSYS
+    ]
 
 
 def _reap(pid: int) -> None:

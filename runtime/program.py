@@ -41,7 +41,8 @@ class Slot(int):
 
 
 class Given(int):
-    """One of the descriptors that a start is given for standard input, output and error."""
+    """One of the values that are known when the program runs: the descriptors for standard input, output and
+    error, and for an exec those of runtime/exec_program.py."""
 
     FIRST = 1 << 19
 
@@ -83,7 +84,7 @@ class Entry:
 
 
 class Program(Record):
-    """`place` in memory and file. `given`: (stream, offset of a word) where the three descriptors go.
+    """`place` in memory and file. `given`: (number of the value, offset of a word) where what is Given goes.
     `child`: offset of the word that becomes its pid. `tolerated`: offsets of results that may be errors, and
     what could not be done then. `late` and `notes` as plan.Plan has them. `owner`: the user that pipes are
     given to. `pause`: pid of the process whose namespaces are joined, or 0. `oom`: OomFiles of its cgroup."""
@@ -156,11 +157,13 @@ class Assembly:
         if isinstance(argument, Jump):
             return self._address + entry_offset(argument.entry)
         if isinstance(argument, Holed):
-            place = self._data.put(argument.content)
+            place = self._base + self._data.put(argument.content)
+            word = place + argument.offset
             if isinstance(argument.slot, Slot):
-                word = self._base + place + argument.offset
                 self._stores.setdefault(argument.slot - Slot.FIRST, []).append(word)
-            return self._base + place
+            elif isinstance(argument.slot, Given):
+                self.given.append((argument.slot.stream, word - self._address))
+            return place
         return self._base + self._data.place(argument)
 
     def image(self) -> bytes:

@@ -45,6 +45,7 @@ class NoCgroups:
     """A cgroup driver, and its only cgroup, in which nothing is."""
 
     oom_kills = 0
+    unified = "/nonexistent"
 
     def create(self, path: str, resources: Any = None) -> NoCgroups:
         return self

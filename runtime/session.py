@@ -132,9 +132,7 @@ class Exec:
             stderr=bool(request.get("stderr")) and not self._tty,
         )
         try:
-            started = self._container.starter.start(
-                lambda: launch_exec(self._container, request, self._cgroup_path, stdio)
-            )
+            started = self._by_program(request, stdio) or self._by_worker(request, stdio)
         except BaseException:
             stdio.close_own()
             raise
@@ -143,6 +141,32 @@ class Exec:
         stdio.take_console(started.console)
         self._adopt(stdio)
         return started
+
+    def _by_program(self, request: Mapping[str, Any], stdio: Stdio) -> Process | None:
+        """Started by the program that was compiled for it, if there is one that will do."""
+        container, argv = self._container, request["argv"]
+        if self._tty or not container.exec_programs.has(argv):
+            return None
+        container.cgroups.create_bare(self._cgroup_path)
+        started = container.exec_programs.start(
+            container.kernel,
+            argv,
+            stdio.child,
+            init=container.pidfd,
+            cgroup=f"{container.cgroups.unified}/{self._cgroup_path}",
+            give=stdio.give_to,
+        )
+        if started is not None:
+            container.starter.adopt(started)
+        return started
+
+    def _by_worker(self, request: Mapping[str, Any], stdio: Stdio) -> Process:
+        container = self._container
+        compilable = not (self._tty or container.has_foreign_runtime)
+        place = container.exec_programs.place_for(request["argv"]) if compilable else ""
+        return container.starter.start(
+            lambda: launch_exec(container, request, self._cgroup_path, stdio, place)
+        )
 
     def _adopt(self, stdio: Stdio) -> None:
         if stdio.stdin >= 0:
@@ -206,8 +230,11 @@ class Exec:
             end_with(self._connection, exitCode=code)
 
 
-def launch_exec(container: Container, request: Mapping[str, Any], cgroup_path: str, stdio: Stdio) -> Process:
-    """The worker's part of an exec: read the container's spec, put the command in, start it."""
+def launch_exec(
+    container: Container, request: Mapping[str, Any], cgroup_path: str, stdio: Stdio, program: str = ""
+) -> Process:
+    """The worker's part of an exec: read the container's spec, put the command in, start it. `program`: the
+    file that it shall be compiled to before, for the next one."""
     config = container.read_oci()
     tty = bool(request.get("tty"))
     process = {**config["process"], "args": list(request["argv"]), "terminal": tty}
@@ -233,7 +260,15 @@ def launch_exec(container: Container, request: Mapping[str, Any], cgroup_path: s
         return container.launch(container.kernel, planned, stdio.child, terminal=tty, attend=attend)
 
     if not (spec.linux.seccomp and spec.linux.seccomp.get("listenerPath")):
-        return start(plan())
+        planned = plan()
+        if program:
+            from runtime.exec_ahead import compile_exec
+
+            root, owner = f"/proc/{container.pid}/root", process_spec.user.uid
+            compile_exec(
+                container.kernel, planned, program, root=root, cgroup=cgroup.unified, owner=owner
+            )
+        return start(planned)
     from runtime.attended import launch_attended
     from runtime.container import described_for_agent
 

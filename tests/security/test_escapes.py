@@ -23,6 +23,7 @@ from runtime.namespaces import OpenHost, SetSysctl
 from runtime.operations import exec_plan
 from runtime.plan import NO_STDIO, Context
 from runtime.spec import parse, parse_process
+from tests.privileged.runtime.entered import Entered
 from tests.privileged.runtime_service.harness import Node, shims, wait_for
 
 pytestmark = pytest.mark.privileged
@@ -67,6 +68,20 @@ def test_E01_the_shims_program_cannot_be_written(node: Node) -> None:
                 os.open(f"/proc/self/fd/{program}", os.O_WRONLY)
         finally:
             os.close(program)
+
+
+def test_E01_a_compiled_exec_does_not_run_the_starters_own_program(box: Any) -> None:
+    """E01, CVE-2019-5736: neither one that was such a link when it was compiled, nor one that becomes one."""
+    entered = Entered(box, {})
+    root = Path(f"/proc/{entered.running.pid}/root")
+    argv = ["/bin/ls", "-l", "/proc/self/exe"]
+    assert entered.compile(argv) and "/bin/busybox" in (entered.by_program(argv) or "")
+    (root / "bin/ls").unlink()
+    (root / "bin/ls").symlink_to("/proc/self/exe")
+    assert entered.by_program(argv) is None
+    assert not entered.compile(argv) or entered.by_program(argv) is None
+    with pytest.raises(LaunchError, match="symbolic links"):
+        entered.executed(argv)
 
 
 @pytest.mark.parametrize("way", ["start", "exec"])
@@ -130,6 +145,21 @@ def test_E02_an_exec_cannot_work_in_a_folder_of_the_host(box: Any) -> None:
             box.exec(running, "ls", cwd=f"/proc/self/fd/{leak}").wait()
     finally:
         os.close(leak)
+
+
+def test_E02_a_compiled_exec_inherits_nothing_and_works_inside(box: Any) -> None:
+    """E02, CVE-2024-21626: as one that is executed; the program was compiled when the leak was not there."""
+    entered = Entered(box, {})
+    assert entered.compile(["ls"])
+    leak = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    os.set_inheritable(leak, True)
+    try:
+        listed = (entered.by_program(["ls", "-l", "/proc/self/fd"]) or "").splitlines()
+        cwd = {"cwd": f"/proc/self/fd/{leak}"}
+        assert not entered.compile(["pwd"], **cwd) or entered.by_program(["pwd"]) is None
+    finally:
+        os.close(leak)
+    assert [line.split()[-3] for line in listed if "->" in line] == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize("name", ["proc", "sys"])

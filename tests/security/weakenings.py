@@ -335,6 +335,7 @@ WEAKENINGS = (
         'how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, NO_MAGICLINKS)',
         'how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, 0)',
         "test_E01_an_image_cannot_run_the_starters_own_program",
+        "test_E01_a_compiled_exec_does_not_run_the_starters_own_program",
     ),
     weak(
         "interpreter writable",
@@ -349,6 +350,7 @@ WEAKENINGS = (
         'context.child(Step("close_range", (self.first, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)))',
         "return",
         "test_E02_nothing_is_inherited",
+        "test_E02_a_compiled_exec_inherits_nothing_and_works_inside",
     ),
     weak(
         "working directory by the host's /proc",

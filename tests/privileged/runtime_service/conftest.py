@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,19 @@ def runtime() -> OciRuntime | None:
 
 @pytest.fixture
 def node(tmp_path: Path, rootfs: Path, runtime: OciRuntime | None) -> Iterator[Node]:
+    with node_in(tmp_path, rootfs, runtime) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_node(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Node]:
+    """One for all tests of a module."""
+    with node_in(tmp_path_factory.mktemp("node"), rootfs, None) as made:
+        yield made
+
+
+@contextmanager
+def node_in(tmp_path: Path, rootfs: Path, runtime: OciRuntime | None) -> Iterator[Node]:
     driver = detect()
     made = Node(tmp_path, rootfs, driver, None, runtime=runtime)  # type: ignore[arg-type]
     made.service = made.fresh()
