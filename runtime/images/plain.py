@@ -82,8 +82,8 @@ class Hashed:
                     raise UnpackError(
                         f"Could not read archive: more than {self._limit} bytes when decompressed"
                     )
-                self._hash.update(chunk)
                 self._ready.put(chunk)
+                self._hash.update(chunk)
                 if self._given_up:
                     break
         except BaseException as error:  # raised again by whoever reads
