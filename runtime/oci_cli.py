@@ -9,6 +9,7 @@ A start is short enough for imports to count: what one command alone needs is im
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -151,6 +152,7 @@ def _attend(arguments: Arguments, process: Process) -> int:
     if process.console >= 0 and not arguments.console_socket:
         from runtime.oci_console import relay
 
+        gc.enable()
         relay(process.console)
     return wait(process)
 
@@ -246,6 +248,7 @@ def _events(arguments: Arguments) -> int:
     if arguments.stats:
         print(json_text.dumps(stats(arguments.id, cgroup)))
         return 0
+    gc.enable()  # what oci_launcher.py writes starts without
     follow(
         arguments.id,
         cgroup,

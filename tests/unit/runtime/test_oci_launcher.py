@@ -74,6 +74,17 @@ def test_a_missing_extension_file_is_searched_for() -> None:
     assert later.find_spec("_struct") is None
 
 
+def test_a_command_looks_for_no_garbage(launcher: Path, tmp_path: Path) -> None:
+    """Debugging tells of each collection."""
+    script = tmp_path / "telling"
+    script.write_text("import gc\ngc.set_debug(gc.DEBUG_STATS)\n" + launcher.read_text().partition("\n")[2])
+    done = run(python(launcher), "-IS", script, "features")
+    assert "ociVersionMax" in done.stdout and "gc:" not in done.stderr
+    kept = script.read_text().replace("gc.disable()", "gc.set_threshold(100)")
+    script.write_text(kept)
+    assert "gc: collecting" in run(python(launcher), "-IS", script, "features").stderr
+
+
 def test_all_commands_find_what_they_import_late(launcher: Path, tmp_path: Path) -> None:
     assert "ociVersionMax" in run(launcher, "features").stdout
     assert run(launcher, "spec", "--bundle", tmp_path).returncode == 0
