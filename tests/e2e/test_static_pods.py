@@ -115,7 +115,7 @@ def test_an_edited_manifests_pod_starts_when_the_former_one_has_ended(
         (manifests / file).with_suffix(".new").rename(manifests / file)
 
     def heard(words: str) -> None:
-        node.until(words, lambda: said.exists() and said.read_text().split("\n")[-2] == words)
+        node.until(words, lambda: said.exists() and said.read_text().endswith(f"{words}\n"))
 
     write("edited.json", "one")
     heard("one runs")
