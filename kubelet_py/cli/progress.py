@@ -15,6 +15,7 @@ from typing import TextIO
 
 _REDRAW_SECONDS = 0.1
 _BAR = 30
+_COLUMNS = 80  # of a terminal that does not know, as a serial line
 
 
 class Progress:
@@ -61,9 +62,9 @@ class Progress:
     def _draw(self) -> None:
         self._drawn_at = self._clock()
         try:
-            width = os.get_terminal_size(self._out.fileno()).columns
+            width = os.get_terminal_size(self._out.fileno()).columns or _COLUMNS
         except OSError:
-            width = 80
+            width = _COLUMNS
         # Only what is under way is drawn over, as an image may have more layers than the terminal has lines.
         # What is finished is written once more, above the others, and then scrolls away like any other line.
         over = {digest for digest, (done, size) in self._blobs.items() if done >= size}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 from kubelet_py.cli.progress import Progress
 
@@ -61,3 +62,11 @@ def test_more_blobs_than_the_terminal_has_lines_are_each_left_standing_once() ->
                 progress(other, done, 2)
     assert [up for up in ("\x1b[1A", "\x1b[2A", "\x1b[3A") if up in out.getvalue()] == ["\x1b[1A", "\x1b[2A"]
     assert out.getvalue().count("100%") == len(names)
+
+
+def test_a_terminal_without_a_size_gets_whole_lines() -> None:
+    master, slave = os.openpty()
+    with open(slave, "w") as out, Progress(out, "downloading") as progress:
+        progress(A, 3, 3)
+    assert b"3B/3B" in os.read(master, 1000)
+    os.close(master)
