@@ -178,7 +178,7 @@ class ImagePuller:
         began = self._clock()
         held = self._backoffs.get((uid, name))
         try:
-            image, fresh = self._pull_in_turn(pod, name, secrets, again)
+            image, fresh = self._pull_in_turn(pod, name, tell, secrets, again)
         except (StoreError, OSError) as error:
             now = self._clock()
             entry = backoff.after_try(held[0] if held else None, held[1] if held else now, now)
@@ -200,7 +200,9 @@ class ImagePuller:
         tell("Normal", "Pulled", message)
         return image
 
-    def _pull_in_turn(self, pod: Object, name: str, secrets: Secrets, again: bool) -> tuple[Image, bool]:
+    def _pull_in_turn(
+        self, pod: Object, name: str, tell: Tell, secrets: Secrets, again: bool
+    ) -> tuple[Image, bool]:
         """The image, and whether it had to be fetched. `again`: fetch it although it is here."""
         with self._lock:
             turn = self._turns.setdefault(name, _Turn(threading.Lock()))
@@ -210,13 +212,30 @@ class ImagePuller:
                 present = None if again else self._store.lookup(name)
                 if present is not None:
                     return present, False
+                found = _told_secrets(pod, tell, secrets)
                 with self._places:
-                    return self.counts.pulled(lambda: self._fetch(self._store, pod, name, secrets)), True
+                    return self.counts.pulled(lambda: self._fetch(self._store, pod, name, found)), True
         finally:
             with self._lock:
                 turn.users -= 1
                 if not turn.users:
                     self._turns.pop(name, None)
+
+
+def _secret_names(pod: Object) -> list[str]:
+    # A manifest may leave a name out; upstream passes over it.
+    return [entry["name"] for entry in pod["spec"].get("imagePullSecrets") or () if entry.get("name")]
+
+
+def _told_secrets(pod: Object, tell: Tell, secrets: Secrets) -> Secrets:
+    """The pod's secrets, read; those that are missing are told of, as the pull may do without."""
+    found = {name: secrets(name) for name in _secret_names(pod)}
+    missing = ", ".join(name for name, secret in found.items() if secret is None)
+    if missing:
+        text = f"Unable to retrieve some image pull secrets ({missing}); "
+        text += "attempting to pull the image may not succeed."
+        tell("Warning", "FailedToRetrieveImagePullSecret", text)
+    return found.get
 
 
 def _key(pod: Object, container: Object) -> tuple[str, str, str]:
@@ -259,8 +278,8 @@ def _keyring(pod: Object, secrets: Secrets) -> Keyring:
     from runtime.images.credentials import Keyring, parse_docker_config
 
     ring = Keyring()
-    for entry in pod["spec"].get("imagePullSecrets") or ():
-        secret = secrets(entry["name"])
+    for name in _secret_names(pod):
+        secret = secrets(name)
         data: Mapping[str, str] = (secret or {}).get("data") or {}
         for key in (".dockerconfigjson", ".dockercfg"):
             if key in data:

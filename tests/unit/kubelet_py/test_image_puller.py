@@ -50,6 +50,7 @@ class Bench:
         self.now = NOW
         self.woken: queue.Queue[str] = queue.Queue()
         self.events: list[str] = []
+        self.said: list[str] = []
         self.puller = ImagePuller(
             self.store,  # type: ignore[arg-type]
             self.woken.put,
@@ -59,14 +60,22 @@ class Bench:
         )
 
     def ensure(
-        self, name: str = "c", policy: str = "IfNotPresent", uid: str = "u", image: str = "big"
+        self,
+        name: str = "c",
+        policy: str = "IfNotPresent",
+        uid: str = "u",
+        image: str = "big",
+        secrets: Any = (),
     ) -> Any:
         body = pod(name)
         body["metadata"]["uid"] = uid
+        body["spec"]["imagePullSecrets"] = secrets
         container = {"name": name, "image": image, "imagePullPolicy": policy}
-        return self.puller.ensure(
-            body, container, lambda kind, reason, text: self.events.append(reason), lambda name: None
-        )
+        return self.puller.ensure(body, container, self.tell, {"here": {"data": {}}}.get)
+
+    def tell(self, kind: str, reason: str, text: str) -> None:
+        self.events.append(reason)
+        self.said.append(text)
 
 
 @pytest.fixture
@@ -82,6 +91,20 @@ def test_a_pull_holds_nobody_and_wakes_its_pod(bench: Bench) -> None:
     assert bench.woken.get(timeout=LONG) == "u"
     assert bench.ensure().name == "big" and bench.registry.fetches == ["big"]
     assert bench.events == ["Pulling", "Pulled"]
+
+
+def test_a_missing_pull_secret_is_told_and_the_pull_tried_without_it(bench: Bench) -> None:
+    names = [{"name": name} for name in ("gone", "here", "lost")]
+    with pytest.raises(ImagePulling):
+        bench.ensure(secrets=[*names, {}])
+    bench.registry.outcomes.put(None)
+    bench.woken.get(timeout=LONG)
+    assert bench.ensure(secrets=names).name == "big"
+    assert bench.events == ["Pulling", "FailedToRetrieveImagePullSecret", "Pulled"]
+    assert bench.said[1] == (
+        "Unable to retrieve some image pull secrets (gone, lost); "
+        "attempting to pull the image may not succeed."
+    )
 
 
 def test_always_pulls_once_for_every_start(bench: Bench) -> None:
