@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,8 @@ from controlplane.storage.cache import Cache
 
 Object = dict[str, Any]
 
+EXTRA = "authentication.kubernetes.io/"
+LEEWAY = 60.0  # seconds that a token goes on after what it is bound to was to be gone
 API_AUDIENCES = (ISSUER, "https://kubernetes.default.svc", "kubernetes")
 
 
@@ -60,14 +63,18 @@ class Authenticator:
         self._same("core/serviceaccounts", namespace, account)
         extra: dict[str, tuple[str, ...]] = {}
         if claims.get("jti"):
-            extra["authentication.kubernetes.io/credential-id"] = (f"JTI={claims['jti']}",)
-        for kind, collection in (("pod", "core/pods"), ("secret", "core/secrets")):
+            extra[f"{EXTRA}credential-id"] = (f"JTI={claims['jti']}",)
+        for kind, collection in (("pod", "core/pods"), ("secret", "core/secrets"), ("node", "core/nodes")):
             bound = private.get(kind)
-            if bound:
+            if not bound:
+                continue
+            if kind != "node":
                 self._same(collection, namespace, bound)
-                if kind == "pod":
-                    extra["authentication.kubernetes.io/pod-name"] = (bound["name"],)
-                    extra["authentication.kubernetes.io/pod-uid"] = (bound["uid"],)
+            elif "pod" not in private:  # beside a pod it only says where that runs
+                self._same(collection, "", bound)
+            if kind != "secret":
+                for part in ("name", "uid"):
+                    extra |= {f"{EXTRA}{kind}-{part}": (bound[part],)} if bound.get(part) else {}
         groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", AUTHENTICATED)
         name = f"system:serviceaccount:{namespace}:{account.get('name')}"
         return User(name, groups, account.get("uid", ""), extra)
@@ -97,6 +104,10 @@ class Authenticator:
         uid = reference.get("uid", "")
         if entry is None or f'"{uid}"'.encode() not in entry.raw or entry.parse()["metadata"]["uid"] != uid:
             raise BadTokenError(f"{collection} {namespace}/{reference.get('name')} is gone")
+        if b'"deletionTimestamp"' in entry.raw:
+            due = entry.parse()["metadata"].get("deletionTimestamp")
+            if due and datetime.fromisoformat(due).timestamp() + LEEWAY < self._clock():
+                raise BadTokenError(f"{collection} {namespace}/{reference.get('name')} has been deleted")
 
 
 def of_certificate(peer: Mapping[str, Any]) -> User:

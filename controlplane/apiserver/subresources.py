@@ -227,10 +227,10 @@ class SubresourceHandler:
         if not reference:
             return None
         kind, name = reference.get("kind", ""), reference.get("name", "")
-        info = {"Pod": _PODS, "Secret": _SECRETS}.get(kind)
+        info = {"Pod": _PODS, "Secret": _SECRETS, "Node": _NODES}.get(kind)
         if info is None:
             raise bad_request(f"cannot bind token for serviceaccount to a {kind}")
-        obj = self._registry.get(info, namespace, name).parse()
+        obj = self._registry.get(info, namespace if info.namespaced else "", name).parse()
         uid = obj["metadata"]["uid"]
         if reference.get("uid") and reference["uid"] != uid:
             raise uid_mismatch(info, name, reference["uid"], uid)
@@ -241,8 +241,11 @@ class SubresourceHandler:
                 f' serviceaccount name "{used}".'
             )
         claims: Object = {kind.lower(): {"name": name, "uid": uid}}
-        if kind == "Pod" and obj["spec"].get("nodeName"):
-            claims["node"] = {"name": obj["spec"]["nodeName"]}
+        node = obj["spec"].get("nodeName") if kind == "Pod" else ""
+        if node:
+            entry = self._registry.cache.get(self._registry.collection_name(_NODES), "", node)
+            known = {"uid": entry.parse()["metadata"]["uid"]} if entry is not None else {}
+            claims["node"] = {"name": node, **known}
         return claims
 
 
@@ -268,6 +271,7 @@ def _info(group: str, version: str, plural: str) -> ResourceInfo:
 
 _PODS = _info("", "v1", "pods")
 _SECRETS = _info("", "v1", "secrets")
+_NODES = _info("", "v1", "nodes")
 # Its definition merges patches of a Scale, its name finds the columns of one.
 _SCALE = ResourceInfo(
     group="autoscaling",

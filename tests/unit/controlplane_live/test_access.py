@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from controlplane.apiserver.bootstrap import ensure_roles
+from controlplane.apiserver.timestamps import rfc3339
 
 from .conftest import MERGE, Client, Live, pod
 
@@ -68,6 +70,55 @@ def test_a_bound_token_ends_with_its_pod(live: Live, namespace: str) -> None:
     api.must("DELETE", f"{pods}/p")
     assert "authenticated" not in api.must("POST", path, review)["status"]
     assert live.with_token(bound)("GET", "/api")[0] == 401
+
+
+def claims_of(text: str) -> dict[str, Any]:
+    payload = text.split(".")[1]
+    found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return found
+
+
+def test_a_token_says_on_which_node_its_pod_is(live: Live, namespace: str) -> None:
+    """Upstream's ServiceAccountTokenPodNodeInfo; the pod goes on being what counts."""
+    api, nodes, name = live.admin, "/api/v1/nodes", f"node-{namespace}"
+    uid = api.must("POST", nodes, {"metadata": {"name": name}})["metadata"]["uid"]
+    api.must("POST", f"/api/v1/namespaces/{namespace}/pods", pod("p", nodeName=name))
+    bound = token(api, namespace, boundObjectRef={"kind": "Pod", "apiVersion": "v1", "name": "p"})
+    assert claims_of(bound)["kubernetes.io"]["node"] == {"name": name, "uid": uid}
+    api.must("DELETE", f"{nodes}/{name}")
+    review = "/apis/authentication.k8s.io/v1/tokenreviews"
+    user = api.must("POST", review, {"spec": {"token": bound}})["status"]["user"]
+    assert user["extra"]["authentication.kubernetes.io/node-name"] == [name]
+    assert user["extra"]["authentication.kubernetes.io/node-uid"] == [uid]
+    late = token(api, namespace, boundObjectRef={"kind": "Pod", "apiVersion": "v1", "name": "p"})
+    assert claims_of(late)["kubernetes.io"]["node"] == {"name": name}
+
+
+def test_a_token_bound_to_a_node_ends_with_it(live: Live, namespace: str) -> None:
+    api, nodes, name = live.admin, "/api/v1/nodes", f"node-{namespace}"
+    api.must("POST", nodes, {"metadata": {"name": name}})
+    bound = token(api, namespace, boundObjectRef={"kind": "Node", "apiVersion": "v1", "name": name})
+    review = "/apis/authentication.k8s.io/v1/tokenreviews"
+    assert api.must("POST", review, {"spec": {"token": bound}})["status"]["authenticated"]
+    api.must("DELETE", f"{nodes}/{name}")
+    assert "authenticated" not in api.must("POST", review, {"spec": {"token": bound}})["status"]
+
+
+@pytest.mark.parametrize(("ago", "good"), [(30, True), (90, False)])
+def test_a_token_ends_though_its_pod_is_kept(live: Live, namespace: str, ago: int, good: bool) -> None:
+    """A finalizer may keep what was deleted for ever; its token goes on for a minute."""
+    api = live.admin
+    api.must("POST", f"/api/v1/namespaces/{namespace}/pods", pod("p"))
+    bound = token(api, namespace, boundObjectRef={"kind": "Pod", "apiVersion": "v1", "name": "p"})
+
+    def delete(found: dict[str, Any]) -> dict[str, Any]:
+        found["metadata"]["deletionTimestamp"] = rfc3339(time.time() - ago)
+        return found
+
+    live.store(("", "v1", "pods"), namespace, "p", delete)
+    review = "/apis/authentication.k8s.io/v1/tokenreviews"
+    status = api.must("POST", review, {"spec": {"token": bound}})["status"]
+    assert status.get("authenticated", False) is good
 
 
 @pytest.mark.parametrize("text", ["nonsense", "a.b.c", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0."])
