@@ -81,6 +81,14 @@ CASES = [
 ]  # fmt: skip
 
 
+UNMASKED = looking(
+    "unmasked", "grep -c ' /proc/' /proc/mounts; grep -q . /proc/keys && echo shown", [], hostUsers=False,
+    container={"securityContext": {"procMount": "Unmasked"}},
+)  # fmt: skip
+if supported(LinuxKernel()):
+    CASES.append(Case("procMount Unmasked covers nothing of /proc", UNMASKED, ["0", "shown"]))
+
+
 @pytest.fixture(scope="module")
 def started(node: Node) -> Node:
     start_all(node, CASES)

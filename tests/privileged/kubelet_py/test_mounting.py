@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kubelet_py.volumes import mounting
+from kubelet_py.volumes import empty_dir, mounting
+from kubelet_py.volumes.plugin import Context
 
 pytestmark = pytest.mark.privileged
 
@@ -26,3 +27,22 @@ def test_mounts_below_a_folder_go_the_deepest_first_and_others_stay(tmp_path: Pa
     assert not any(folder in place.parents for place in mounting.mount_points())
     assert mounting.is_mounted(sibling)
     mounting.unmount(sibling)
+
+
+@pytest.mark.parametrize("medium", ["HugePages", "HugePages-2Mi"])
+def test_an_empty_dir_of_huge_pages(tmp_path: Path, medium: str) -> None:
+    if not Path("/sys/kernel/mm/hugepages/hugepages-2048kB").is_dir():
+        pytest.skip("this kernel has no huge pages of 2 MiB")
+    limits = {"hugepages-2Mi": "2Mi"}
+    spec = {"containers": [{"name": "c", "resources": {"limits": limits}}]}
+    asked = Context({"metadata": {}, "spec": spec}, lambda kind, name: None, lambda *_: "")
+    folder = empty_dir.set_up(asked, {"medium": medium}, tmp_path / "v")
+    try:
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+        (found,) = [fields for fields in mounts if fields[1] == str(folder)]
+        assert found[2] == "hugetlbfs" and "pagesize=2M" in found[3].split(",")
+        assert folder.stat().st_mode & 0o777 == 0o777
+        assert empty_dir.set_up(asked, {"medium": medium}, folder) == folder, "once is enough"
+    finally:
+        mounting.unmount(folder)
+    assert not mounting.is_mounted(folder)
