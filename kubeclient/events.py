@@ -3,9 +3,8 @@
 They are sent by a thread of their own and never hold up the work they tell about: while there is much to
 tell, there is much to do, so they wait until nothing was told for QUIET seconds, but no event longer than
 LONGEST. A pod's start comes with four or five, half of the requests of a hundred pods that start at once,
-which would take the API server's time just before the statuses that everybody waits for. An event that
-repeats within ten minutes raises `count` on the first one instead of making another; an object that floods is
-held to a burst of 25 and then one per five minutes. Source: client-go's tools/record (correlator).
+which would take the API server's time just before the statuses that everybody waits for. What repeats,
+is similar or floods is made less of by event_correlator.py. Source: client-go's tools/record.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from kubeclient.errors import ApiError, NotFound
+from kubeclient.event_correlator import EventCorrelator, Told
 from kubeclient.resources import EVENTS
 from kubeclient.rest import RestClient
 
@@ -27,20 +26,8 @@ log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 _Item = tuple[Object, str, str, str, float]
-SAME_FOR = 600.0
-BURST = 25
-REFILL = 1 / 300
 WAITING = 1000
 QUIET, LONGEST = 0.1, 3.0
-REMEMBERED = 4096
-
-
-@dataclass(slots=True)
-class _Known:
-    name: str
-    namespace: str
-    count: int
-    seen: float
 
 
 class EventRecorder:
@@ -60,8 +47,7 @@ class EventRecorder:
         self._component = component
         self._host = host
         self._clock = clock
-        self._known: dict[tuple[str, ...], _Known] = {}
-        self._tokens: dict[str, tuple[float, float]] = {}
+        self._correlator = EventCorrelator()
         self._monotonic = monotonic
         self._waiting: deque[tuple[float, _Item]] = deque()
         self._told_at = 0.0
@@ -110,51 +96,42 @@ class EventRecorder:
                 )
 
     def _send(self, reference: Object, kind: str, reason: str, message: str, now: float) -> None:
-        key = (reference.get("uid", ""), reference.get("fieldPath", ""), kind, reason, message)
-        if not self._allowed(key[0], now):
+        told = self._correlator.tell(reference, kind, reason, message[:1024], now)
+        if told is None:
             return
-        known = self._known.get(key)
-        if known is not None and now - known.seen < SAME_FOR:
-            known.count += 1
-            known.seen = now
+        if told.name:
+            body = {"count": told.count, "lastTimestamp": _stamp(now), "message": told.message}
             try:
-                body = {"count": known.count, "lastTimestamp": _stamp(now)}
-                self._client.patch(EVENTS, known.name, body, known.namespace)
+                self._client.patch(EVENTS, told.name, body, _namespace(reference))
                 return
             except NotFound:
                 pass  # it was cleaned up meanwhile: make a new one
-        made = self._client.create(EVENTS, self._event(reference, kind, reason, message, now))
-        if len(self._known) >= REMEMBERED:
-            self._known.pop(next(iter(self._known)))
-        self._known[key] = _Known(made["metadata"]["name"], made["metadata"]["namespace"], 1, now)
+        made = self._client.create(EVENTS, self._event(reference, kind, reason, told, now))
+        self._correlator.made(reference, kind, reason, told.message, made["metadata"]["name"])
 
-    def _event(self, reference: Object, kind: str, reason: str, message: str, now: float) -> Object:
-        namespace = reference.get("namespace") or "default"
-        name = f"{reference['name']}.{int(now * 1e9):x}"
+    def _event(self, reference: Object, kind: str, reason: str, told: Told, now: float) -> Object:
         return {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": name, "namespace": namespace},
+            "metadata": {
+                "name": f"{reference['name']}.{int(now * 1e9):x}",
+                "namespace": _namespace(reference),
+            },
             "involvedObject": reference,
             "reason": reason,
-            "message": message[:1024],
+            "message": told.message[:1024],
             "source": self._source,
-            "firstTimestamp": _stamp(now),
+            "firstTimestamp": _stamp(told.first),
             "lastTimestamp": _stamp(now),
-            "count": 1,
+            "count": told.count,
             "type": kind,
             "reportingComponent": self._component,
             "reportingInstance": self._host,
         }
 
-    def _allowed(self, uid: str, now: float) -> bool:
-        """A token bucket per object."""
-        tokens, since = self._tokens.pop(uid, (float(BURST), now))
-        tokens = min(float(BURST), tokens + (now - since) * REFILL)
-        self._tokens[uid] = (max(0.0, tokens - 1), now)
-        if len(self._tokens) > REMEMBERED:
-            self._tokens.pop(next(iter(self._tokens)))
-        return tokens >= 1
+
+def _namespace(reference: Object) -> str:
+    return str(reference.get("namespace") or "default")
 
 
 def hold_back(oldest: float, newest: float, now: float, count: int) -> float:

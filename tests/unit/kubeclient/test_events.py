@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from kubeclient.errors import NotFound
+from kubeclient.event_correlator import COMBINED, EventCorrelator
 from kubeclient.events import LONGEST, QUIET, WAITING, EventRecorder, hold_back
 
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "d", "uid": "u"}}
@@ -76,7 +78,11 @@ def test_one_objects_flood_is_cut_and_another_object_is_still_heard(flood) -> No
     other = {**POD, "metadata": {**POD["metadata"], "uid": "v"}}
     events.event(other, "Normal", "R", "other")
     assert client.done.wait(5)
-    assert [e["message"] for e in client.created] == [*map(str, range(25)), "other"]
+    # Nine as they are; the tenth is made as one for all the others, which then only changes.
+    combined = "(combined from similar events): "
+    assert [e["message"] for e in client.created] == [*map(str, range(9)), f"{combined}9", "other"]
+    told = [(body["count"], body["message"]) for _, body in client.patched]
+    assert told == [(number - 8, f"{combined}{number}") for number in range(10, 25)]
 
 
 @pytest.mark.parametrize(
@@ -93,3 +99,78 @@ def test_events_wait_while_more_are_told_but_not_long(
     oldest: float, newest: float, now: float, count: int, left: float
 ) -> None:
     assert hold_back(oldest, newest, now, count) == pytest.approx(left)
+
+
+class Clock:
+    """Tells the correlator about a pod, and keeps what is to be sent."""
+
+    def __init__(self) -> None:
+        self.correlator = EventCorrelator()
+        self.now = 1000.0
+        self.made = 0
+
+    def tell(
+        self, message: str, *, reason: str = "R", path: str = "", uid: str = "u"
+    ) -> tuple[str, int, str]:
+        """(message, count, name); ("", 0, "") for what is not heard."""
+        reference = {"kind": "Pod", "name": "p", "namespace": "d", "uid": uid, "fieldPath": path}
+        told = self.correlator.tell(reference, "Normal", reason, message, self.now)
+        if told is None:
+            return "", 0, ""
+        if not told.name:
+            self.made += 1
+            self.correlator.made(reference, "Normal", reason, told.message, f"e{self.made}")
+        return told.message, told.count, told.name
+
+
+def test_the_tenth_similar_event_within_ten_minutes_is_told_with_the_others() -> None:
+    clock = Clock()
+    for number in range(9):
+        assert clock.tell(f"m{number}", path=f"spec.containers{{c{number}}}") == (f"m{number}", 1, "")
+        clock.now += 60
+    assert clock.tell("other", reason="Q")[0] == "other", "of another reason"
+    assert clock.tell("m9") == (f"{COMBINED}m9", 1, "")
+    assert clock.tell("m10") == (f"{COMBINED}m10", 2, "e11")
+    assert clock.tell("m10", uid="v") == ("m10", 1, ""), "about another object"
+    clock.now += 599
+    assert clock.tell("m11")[0] == f"{COMBINED}m11"
+    clock.now += 601
+    assert clock.tell("m12") == ("m12", 1, ""), "ten minutes of silence"
+
+
+def test_what_repeats_for_hours_is_one_event() -> None:
+    clock = Clock()
+    assert clock.tell("again") == ("again", 1, "")
+    for hour in range(1, 5):
+        clock.now += 3600
+        assert clock.tell("again") == ("again", hour + 1, "e1")
+    assert clock.tell("again", path="spec.containers{c}") == ("again", 1, ""), "of a part of the object"
+
+
+def test_a_flood_is_cut_and_counted_and_one_is_heard_every_five_minutes() -> None:
+    clock = Clock()
+    heard = [clock.tell("flood")[1] for _ in range(40)]
+    assert heard == [*range(1, 26), *[0] * 15]
+    clock.now += 299
+    assert clock.tell("flood")[1] == 0
+    clock.now += 2
+    assert clock.tell("flood") == ("flood", 42, "e1"), "with those that were not heard"
+    assert clock.tell("flood")[1] == 0
+    assert clock.tell("flood", uid="v")[1] == 1
+
+
+def test_an_event_that_was_cleaned_up_is_made_again_with_its_count() -> None:
+    class Cleaned(Recorded):
+        def patch(self, resource: Any, name: str, body: dict[str, Any], namespace: str) -> dict[str, Any]:
+            super().patch(resource, name, body, namespace)
+            raise NotFound({"reason": "NotFound", "code": 404})
+
+    client = Cleaned(3)
+    events = recorder(client)
+    for _ in range(2):
+        events.event(POD, "Warning", "BackOff", "Back-off restarting")
+    assert client.done.wait(5)
+    assert [(each["count"], each["firstTimestamp"]) for each in client.created] == [
+        (1, "1970-01-01T00:16:40Z"),
+        (2, "1970-01-01T00:16:40Z"),
+    ]
