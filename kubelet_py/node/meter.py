@@ -174,7 +174,9 @@ class Meter:
                 return None
             cgroup = self._cgroups.open(path)
             stats = cgroup.stats()
-            report: dict[str, Any] = cgroup.report() if detail else {}
+            more: dict[str, Any] = {}
+            if detail:
+                more = {"detail": cgroup.report(), "limits": cgroup.limits(), "tasks": len(cgroup.pids())}
         except (CgroupError, OSError):
             return None  # ended meanwhile
         at = self._clock()
@@ -191,7 +193,7 @@ class Meter:
             swap=stats.memory_swap,
             processes=stats.pids,
             oom_kills=stats.oom_kills,
-            detail=report,
+            **more,
         )
 
     def _pod(self, record: PodRecord, *, disks: bool, network: bool, detail: bool) -> PodUsage | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubelet_py.volumes.disk_usage import Used
+from runtime.cgroups.files import CgroupLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,8 @@ class Load:
     """CPU and memory of one cgroup, or of the machine, at one moment.
 
     `rate` is in billionths of a core since the reading before; None when there was none. `detail` is the
-    cgroup's own report (runtime/cgroups/report.py), only where it was asked for.
+    cgroup's own report (runtime/cgroups/report.py), `limits` what is set and `tasks` how many processes are
+    in the very cgroup, only where it was asked for.
     """
 
     at: float
@@ -61,6 +63,8 @@ class Load:
     processes: int = 0
     oom_kills: int = 0
     detail: Mapping[str, Any] = field(default_factory=dict)
+    limits: CgroupLimits | None = None
+    tasks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

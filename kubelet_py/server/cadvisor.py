@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from kubelet_py.node.usage import Interface, Load, NodeUsage
 from kubelet_py.server.exposition import Family, Sample, family
 
-NANO = 1e9
+NANO, MICRO = 1e9, 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,20 @@ def _raw(*names: str) -> Value:
     return value
 
 
+def _limit(name: str) -> Value:
+    """Nothing for what is not limited, or not known."""
+
+    def value(load: Load) -> float | None:
+        found: int = getattr(load.limits, name, 0)
+        return found if found > 0 else None
+
+    return value
+
+
+def _pressure(part: str, kind: str) -> Value:
+    return lambda load: _of(load, part, "psi", kind, "total", scale=MICRO)
+
+
 FAMILIES: tuple[tuple[str, str, str, Value], ...] = (
     ("cpu_user_seconds_total", "counter", "Cumulative user cpu time consumed", _usage("user")),
     ("cpu_system_seconds_total", "counter", "Cumulative system cpu time consumed", _usage("kernel")),
@@ -75,6 +89,24 @@ FAMILIES: tuple[tuple[str, str, str, Value], ...] = (
     ("threads", "gauge", "Number of threads running", lambda o: _of(o, "pids", "current")),
     ("threads_max", "gauge", "Most threads allowed", lambda o: _of(o, "pids", "limit")),
     ("spec_memory_limit_bytes", "gauge", "Memory limit, 0 for none", lambda o: o.limit or 0),
+    ("spec_cpu_period", "gauge", "CPU period of the container", _limit("period")),
+    ("spec_cpu_quota", "gauge", "CPU quota of the container", _limit("quota")),
+    ("spec_cpu_shares", "gauge", "CPU share of the container", _limit("shares")),
+    ("processes", "gauge", "Number of processes running inside the container", lambda o: o.tasks),
+    *(
+        (
+            f"pressure_{what}_{word}_seconds_total",
+            "counter",
+            f"Total time duration {who} tasks in the container have waited due to {cause}",
+            _pressure(part, kind),
+        )
+        for what, part, cause in (
+            ("cpu", "cpu", "CPU congestion"),
+            ("memory", "memory", "memory congestion"),
+            ("io", "blkio", "IO congestion"),
+        )
+        for word, kind, who in (("waiting", "some", "some"), ("stalled", "full", "all"))
+    ),
 )
 NETWORK: tuple[tuple[str, str, Callable[[Interface], int]], ...] = (
     ("receive_bytes", "bytes received", lambda i: i.rx_bytes),
@@ -111,6 +143,16 @@ def cadvisor_families(usage: NodeUsage) -> Iterator[Family]:
         "gauge",
         "Last time a container was seen by the exporter",
         [Sample(int(s.load.at), s.labels, s.load.at) for s in series],
+    )
+    yield family(
+        "container_memory_failures_total",
+        "counter",
+        "Cumulative count of memory allocation failures",
+        [
+            Sample(count, {"failure_type": kind, "scope": "hierarchy", **s.labels}, s.load.at)
+            for s in series
+            for kind, count in (("pgfault", s.load.faults), ("pgmajfault", s.load.major_faults))
+        ],
     )
     yield from _disks(usage)
     yield from _disk_traffic(series)

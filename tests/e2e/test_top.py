@@ -126,6 +126,8 @@ def test_metrics_have_the_pod_under_upstreams_names(node: Node, busy: str, get: 
     text = get("/metrics/cadvisor")[1]
     assert series(text, "container_cpu_cfs_throttled_periods_total", **place)[0] > 0
     assert series(text, "container_spec_memory_limit_bytes", **place) == [64 << 20]
+    assert series(text, "container_spec_cpu_quota", **place) == [10_000]
+    assert series(text, "container_processes", **place)[0] >= 1
     assert series(text, "container_network_receive_bytes_total", pod="busy", interface="eth0")
     text = get("/metrics")[1]
     assert series(text, "kubelet_running_pods")[0] >= 1

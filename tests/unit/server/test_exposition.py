@@ -59,6 +59,13 @@ def test_cadvisor_has_the_series_that_dashboards_query() -> None:
         f"container_memory_failcnt{{{LABELS}}} 3 {at}",
         f"container_oom_events_total{{{LABELS}}} 1 {at}",
         f"container_spec_memory_limit_bytes{{{LABELS}}} 1000 {at}",
+        f"container_spec_cpu_quota{{{LABELS}}} 50000 {at}",
+        f"container_spec_cpu_period{{{LABELS}}} 100000 {at}",
+        f"container_spec_cpu_shares{{{LABELS}}} 102 {at}",
+        f"container_processes{{{LABELS}}} 3 {at}",
+        f"container_pressure_cpu_waiting_seconds_total{{{LABELS}}} 1.5 {at}",
+        f"container_pressure_cpu_stalled_seconds_total{{{LABELS}}} 0.25 {at}",
+        f'container_memory_failures_total{{failure_type="pgmajfault",scope="hierarchy",{LABELS}}} 2 {at}',
         f'container_fs_usage_bytes{{device="",{LABELS}}} 100 {at}',
         'container_network_receive_bytes_total{interface="eth0",container="",id="/kubepods/podu1",'
         f'image="pause",name="s1",namespace="default",pod="web"}} 11 {at}',
@@ -69,7 +76,8 @@ def test_cadvisor_has_the_series_that_dashboards_query() -> None:
 
 def test_a_number_that_the_kernel_does_not_count_is_left_out() -> None:
     shown = text(cadvisor.cadvisor_families(usage_sample.node(detail=False)))
-    assert "container_cpu_cfs_periods_total" not in shown
+    assert "container_cpu_cfs_periods_total" not in shown and "container_spec_cpu_quota" not in shown
+    assert "container_pressure_memory" not in shown and "container_processes" not in shown
     assert "container_memory_working_set_bytes" in shown
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from kubelet_py.node.usage import ContainerUsage, Disk, Interface, Load, NodeUsage, PodUsage, VolumeUsage
 from kubelet_py.volumes.disk_usage import Used
+from runtime.cgroups.files import CgroupLimits
 
 AT = 1_800_000_000.5
 REPORT = {
     "cpu": {
         "usage": {"total": 2_500_000_000, "user": 1_500_000_000, "kernel": 1_000_000_000},
         "throttling": {"periods": 10, "throttledPeriods": 4, "throttledTime": 250_000_000},
+        "psi": {"some": {"avg10": 0.5, "total": 1_500_000}, "full": {"avg10": 0.0, "total": 250_000}},
     },
     "memory": {"usage": {"limit": 1000, "usage": 700, "max": 900, "failcnt": 3}, "raw": {"total_cache": 77}},
     "pids": {"current": 5, "limit": 9},
@@ -21,6 +23,7 @@ REPORT = {
         "ioServicedRecursive": [{"major": 999, "minor": 7, "op": "Read", "value": 1}],
     },
 }
+LIMITED = {"limits": CgroupLimits(shares=102, quota=50_000, period=100_000), "tasks": 3}
 DISK = Disk(available=600, capacity=1000, used=400, inodes=50, inodes_free=30, inodes_used=20)
 ETH0 = Interface("eth0", 11, 12, 13, 14, 21, 22, 23, 24)
 
@@ -39,7 +42,7 @@ def node(*, disks: bool = True, network: bool = True, detail: bool = True) -> No
         image="registry/app:1",
         cgroup="kubepods/podu1/c1",
         started_at=1_799_999_900.0,
-        load=load(detail=report),
+        load=load(detail=report, **LIMITED if detail else {}),
         rootfs=Used(100, 3) if disks else None,
         logs=Used(20, 1) if disks else None,
     )
