@@ -272,6 +272,9 @@ def from_document(document: Mapping[str, Any]) -> Config:
     for key, name in KEYS.items():
         if key in document and not (name in _DEFAULT_AT_ZERO and config_elsewhere.unset(document[key])):
             values[name] = _convert(key, name, str(kinds[name]), document[key])
+    if "node_status_update_frequency" in values:
+        # Upstream's rule: who says how often to look means how often to report, unless that is said too.
+        values.setdefault("node_status_report_frequency", values["node_status_update_frequency"])
     if values.get("merge_default_eviction_settings"):
         values["eviction_hard"] = EVICTION_HARD | values.get("eviction_hard", {})
     return checked(Config(**values))

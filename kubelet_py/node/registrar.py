@@ -66,6 +66,7 @@ class Registrar:
         self._clock = clock
         self._node: Object | None = None
         self._sent_at = 0.0
+        self._sent: Object | None = None  # what was reported last, while nobody wrote over it
         self._overwritten = False
         self._cordoned = False
         self._wake = threading.Event()
@@ -127,7 +128,7 @@ class Registrar:
             self._node = self._register()
             self._on_node(self._node)
         if self._overwritten:
-            self._overwritten = False
+            self._overwritten, self._sent = False, None
             self._node = self._read()
             if self._node is None:
                 return
@@ -136,7 +137,8 @@ class Registrar:
         now = self._clock()
         before = self._node.get("status") or {}
         wanted = self._report(now, self._node)
-        unchanged = node_status.same_report(before, wanted)
+        # An older API server drops what it does not know: its answer is not what we said.
+        unchanged = node_status.same_report(before if self._sent is None else self._sent, wanted)
         if unchanged and now - self._sent_at < self._config.node_status_report_frequency:
             return
         try:
@@ -145,7 +147,7 @@ class Registrar:
         except NotFound:
             self._register_again()
             return
-        self._sent_at = now
+        self._sent_at, self._sent = now, wanted
         self._note_ready(wanted)
         self._tell_changes(before, wanted)
         self._on_node(self._node)
@@ -162,7 +164,7 @@ class Registrar:
 
     def _register_again(self) -> None:
         log.warning("Found node deleted, registered it again node=%s", self._name)
-        self._node = None
+        self._node = self._sent = None
         self._wake.set()
 
     def _note_ready(self, sent: Object) -> None:

@@ -235,15 +235,20 @@ def images(known: Sequence[Any], most: int) -> list[Object]:
 
 
 def same_report(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two statuses differ in nothing but heartbeat times."""
+    """Whether what `new` says is in `old` already, but for heartbeat times.
 
-    def bare(status: Mapping[str, Any]) -> dict[str, Any]:
-        kept = dict(status)
-        kept["conditions"] = [
-            {key: value for key, value in condition.items() if key != "lastHeartbeatTime"}
-            for condition in status.get("conditions") or ()
-        ]
-        return kept
+    The API keeps conditions as a set by type: in the order in which it heard of them, and with those that
+    others put there (a node problem detector), which are no change of ours.
+    """
+    theirs, ours = _by_type(old), _by_type(new)
+    rest = [key for key in new if key != "conditions"]
+    return all((old.get(key) or None) == (new[key] or None) for key in rest) and all(
+        theirs.get(kind) == condition for kind, condition in ours.items()
+    )
 
-    names = set(new)
-    return {k: v for k, v in bare(old).items() if k in names} == bare(new)
+
+def _by_type(status: Mapping[str, Any]) -> dict[str, Object]:
+    return {
+        condition["type"]: {key: value for key, value in condition.items() if key != "lastHeartbeatTime"}
+        for condition in status.get("conditions") or ()
+    }

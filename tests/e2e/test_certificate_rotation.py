@@ -28,7 +28,10 @@ pytestmark = pytest.mark.e2e
 NAME = "brief"
 SIGNED_SECONDS = 15  # a certificate is renewed when 70 to 90 % of its life is over
 SERVICE_CIDR = "10.96.0.0/12"
-CONFIG = {"nodeLeaseDurationSeconds": 4, "rotateCertificates": True, "serverTLSBootstrap": True}
+CONFIG = {
+    "nodeLeaseDurationSeconds": 4, "rotateCertificates": True, "serverTLSBootstrap": True,
+    "nodeStatusUpdateFrequency": "1s", "nodeStatusReportFrequency": "5m",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,20 @@ class Brief:
     def renewed(self) -> float:
         """When the node's heartbeat came last."""
         text = self.node.get("lease", NAME, "kube-node-lease")["spec"]["renewTime"]
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+        return _seconds(text)
+
+    def reported(self) -> float:
+        """When the node's status was sent last."""
+        conditions = self.node.get("node", NAME)["status"]["conditions"]
+        return max(_seconds(condition["lastHeartbeatTime"]) for condition in conditions)
 
     def requests(self) -> list[Any]:
         found: list[Any] = self.node.kubectl("get", "csr", "-o", "json").json()["items"]
         return found
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
 def start(node: Node, paths: NodePaths, module: str, *argv: str) -> subprocess.Popen[bytes]:
@@ -130,6 +142,11 @@ def test_the_agent_outlives_its_certificates(brief: Brief) -> None:
         ),
         120,
     )
+
+
+def test_a_status_that_stays_is_not_sent_again(brief: Brief) -> None:
+    """It looks every second; the heartbeat is the Lease's alone."""
+    brief.node.until("no report for five seconds", lambda: brief.renewed() - brief.reported() > 5)
 
 
 def _or_none(brief: Brief) -> x509.Certificate | None:

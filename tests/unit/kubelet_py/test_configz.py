@@ -35,6 +35,14 @@ def test_durations_read_as_go_writes_them(seconds: float, text: str) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
+def test_a_node_that_looks_more_often_reports_as_often_unless_that_is_said() -> None:
+    found = from_document({"nodeStatusUpdateFrequency": "4s"})
+    assert (found.node_status_update_frequency, found.node_status_report_frequency) == (4.0, 4.0)
+    found = from_document({"nodeStatusUpdateFrequency": "4s", "nodeStatusReportFrequency": "5m"})
+    assert found.node_status_report_frequency == 300.0
+    assert from_document({"nodeStatusUpdateFrequency": "0s"}) == Config()
+
+
 def test_a_healthz_port_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="healthzPort"):
         from_document({"healthzPort": 70000})

@@ -19,7 +19,7 @@ from kubelet_py.errors import AddressTaken
 from kubelet_py.instruments import Number
 from kubelet_py.node.registrar import RENEW_SHARE, Registrar
 from kubelet_py.node.startup import StartupTimes
-from kubelet_py.node.status import images
+from kubelet_py.node.status import images, same_report
 
 LONG = 5.0
 
@@ -362,3 +362,50 @@ def test_a_new_node_has_the_provider_id_that_is_configured_and_the_largest_image
     known = [SimpleNamespace(repo_digests=(), repo_tags=(f"i{size}",), size=size) for size in (1, 3, 2)]
     sizes = {most: [image["sizeBytes"] for image in images(known, most)] for most in (2, 0, -1)}
     assert sizes == {2: [3, 2], 0: [], -1: [3, 2, 1]}
+
+
+class Sorting(Counting):
+    """Keeps conditions in an order of its own, with somebody else's; knows no features."""
+
+    def patch(self, resource: Resource, name: str, body: dict[str, Any], **how: str) -> dict[str, Any]:
+        answer = super().patch(resource, name, body, **how)
+        status = {key: value for key, value in answer["status"].items() if key != "features"}
+        foreign = {"type": "KernelDeadlock", "status": "False"}
+        status["conditions"] = [foreign, *reversed(status["conditions"])]
+        return {**answer, "status": status}
+
+
+def test_a_status_that_the_api_keeps_in_another_form_is_not_sent_again_and_again() -> None:
+    api, looks = Sorting(), count(1)
+    seen: list[int] = []
+
+    def report(now: float, node: dict[str, Any]) -> dict[str, Any]:
+        with api.changed:
+            seen.append(next(looks))
+            api.changed.notify_all()
+        conditions = [{"type": kind, "status": "False"} for kind in ("MemoryPressure", "Ready")]
+        return {"conditions": conditions, "capacity": "small", "features": {"a": True}}
+
+    registrar = Registrar(
+        api,  # type: ignore[arg-type]
+        name="n1",
+        labels={},
+        config=replace(Config(), node_status_update_frequency=0.005),
+        report=report,
+        on_node=lambda node: None,
+    )
+    registrar.start()
+    api.wait(lambda: len(seen) >= 20)
+    registrar.stop()
+    assert len(api.reports) == 1
+
+
+def test_a_report_is_the_same_whatever_the_order_of_conditions_and_whoever_else_has_one() -> None:
+    def status(*kinds: str, at: str = "t1", **more: Any) -> dict[str, Any]:
+        return {"conditions": [{"type": k, "status": "True", "lastHeartbeatTime": at} for k in kinds], **more}
+
+    ours = status("Ready", "DiskPressure", at="t2", images=[])
+    assert same_report(status("DiskPressure", "Ready", "Foreign", images=[], extra=1), ours)
+    assert same_report(status("DiskPressure", "Ready"), ours), "an empty list is left out by the API"
+    assert not same_report(status("Ready", images=[]), ours)
+    assert not same_report(status("DiskPressure", "Ready", images=["i"]), ours)
