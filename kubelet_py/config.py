@@ -56,7 +56,7 @@ NAMESPACED_SYSCTLS = ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.", "n
 SYSCTL_PATTERN = re.compile(r"(?:[a-z0-9][-_a-z0-9]*[./])*(?:[a-z0-9][-_a-z0-9]*\*?|\*)")
 # What can be switched here; each is off unless featureGates says true. crashLoopBackOff needs no gate (as in
 # upstream's 1.35); the one of 1.32 may be given all the same.
-FEATURE_GATES = ("MemoryQoS", "KubeletCrashLoopBackOffMax")
+FEATURE_GATES = ("MemoryQoS", "KubeletCrashLoopBackOffMax", "NodeLogQuery")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +133,7 @@ class Config:
     enable_debugging_handlers: bool = True
     enable_system_log_handler: bool = True
     enable_debug_flags_handler: bool = True
+    enable_system_log_query: bool = False
     tls_min_version: str = ""
     tls_cipher_suites: tuple[str, ...] = ()
     fail_swap_on: bool = False
@@ -241,6 +242,7 @@ KEYS = {
     "enableDebuggingHandlers": "enable_debugging_handlers",
     "enableSystemLogHandler": "enable_system_log_handler",
     "enableDebugFlagsHandler": "enable_debug_flags_handler",
+    "enableSystemLogQuery": "enable_system_log_query",
     "tlsMinVersion": "tls_min_version",
     "tlsCipherSuites": "tls_cipher_suites",
     "failSwapOn": "fail_swap_on",
@@ -292,6 +294,9 @@ def checked(config: Config) -> Config:
     tls_settings.check(config.tls_min_version, config.tls_cipher_suites)
     verbosity(config)
     _check_pulls(config)
+    if config.enable_system_log_query and not config.enable_system_log_handler:
+        text = "enableSystemLogHandler is required for enableSystemLogQuery"
+        raise ConfigError(f"Could not use configuration: {text}")
     for address in config.cluster_dns:
         try:
             ipaddress.ip_address(str(address))  # a number would be taken for an address of that value

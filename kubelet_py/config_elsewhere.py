@@ -20,7 +20,6 @@ _USUAL: dict[str, tuple[Any, ...]] = {
     "containerRuntimeEndpoint": (),
     "enableControllerAttachDetach": (True,),
     "enableProfilingHandler": (False,),
-    "enableSystemLogQuery": (False,),
     "failCgroupV1": (False,),
     "hairpinMode": ("promiscuous-bridge", "hairpin-veth"),
     "imagePullCredentialsVerificationPolicy": ("NeverVerify",),

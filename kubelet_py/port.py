@@ -88,6 +88,7 @@ class Port:
                 config.enable_debugging_handlers,
                 config.enable_system_log_handler,
                 config.enable_debug_flags_handler,
+                config.enable_system_log_query,
             ),
             limit_tls=partial(
                 tls_settings.limit, version=config.tls_min_version, suites=config.tls_cipher_suites

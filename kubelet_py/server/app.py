@@ -16,7 +16,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -28,7 +28,7 @@ from kubeclient.streams.errors import StreamError
 from kubeclient.streams.spdy import SpdyConnection
 from kubeclient.streams.transport import Duplex
 from kubeclient.streams.websocket import WebSocket, accept_key
-from kubelet_py.server import host_logs, logs, observation, streaming
+from kubelet_py.server import host_logs, log_query, logs, observation, streaming
 from kubelet_py.server import query as query_of
 from kubelet_py.server.access import Access
 from kubelet_py.server.errors import HttpError
@@ -286,9 +286,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._text(200, set_verbosity(self.command, parts, self._body, logging.getLogger()))
 
     def _logs(self, parts: list[str], query: dict[str, list[str]]) -> None:
-        if "query" in query:
-            raise HttpError(403, "node log query is not served by this node\n")
-        found = host_logs.open_below(self.server.owner.log_folder, parts)
+        folder = self.server.owner.log_folder
+        if self.server.owner.handlers.log_query:
+            if (asked := log_query.parse(query)) is not None:
+                if parts:
+                    raise HttpError(406, "path not allowed in query mode\n")
+                asked.check(folder)
+                if asked.services:
+                    self._pieces(log_query.answer(asked, folder, log_query.run))
+                    return
+                parts = [part for part in asked.files[0].split("/") if part]
+        elif "query" in query:
+            raise HttpError(403, "node log query is not served by this node (enableSystemLogQuery)\n")
+        found = host_logs.open_below(folder, parts)
         if isinstance(found, str):
             if not urlsplit(self.path).path.endswith("/"):
                 place = (parts or ["logs"])[-1]
@@ -349,6 +359,13 @@ class _Handler(BaseHTTPRequestHandler):
         except LookupError:
             return False
         return current == path and backend.container_running(namespace, pod, container)
+
+    def _pieces(self, pieces: Iterator[bytes]) -> None:
+        """All of them, as they come."""
+        self._chunked_head()
+        for piece in pieces if self.command != "HEAD" else ():
+            self._chunk(piece)
+        self.wfile.write(b"0\r\n\r\n" if self.command != "HEAD" else b"")
 
     def _chunked_head(self) -> None:
         self._answered = True

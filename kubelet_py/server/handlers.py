@@ -19,11 +19,12 @@ LOUD = 4
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
-    """enableDebuggingHandlers, enableSystemLogHandler, enableDebugFlagsHandler."""
+    """enableDebuggingHandlers, enableSystemLogHandler, enableDebugFlagsHandler, enableSystemLogQuery."""
 
     debugging: bool = True
     system_logs: bool = True
     flags: bool = True
+    log_query: bool = False
 
     def refusal(self, parts: Sequence[str]) -> str:
         """Why the path is switched off; "" where it is not."""

@@ -69,7 +69,7 @@ def test_the_file_that_kubeadm_writes_is_what_it_says_and_defaults(tmp_path: Pat
         ({"readOnlyPort": 10255}, r"not act on: readOnlyPort \(only empty\)"),
         ({"failCgroupV1": True, "hairpinMode": "none"}, r"failCgroupV1 \(only false\), hairpinMode \(only "),
         ({"memorySwap": {"swapBehavior": "LimitedSwap"}}, "not act on: memorySwap"),
-        ({"enableSystemLogQuery": True}, r"enableSystemLogQuery \(only false\)"),
+        ({"enableProfilingHandler": True}, r"enableProfilingHandler \(only false\)"),
         ({"topologyManagerPolicy": "single-numa-node", "typo": 1}, "unknown keys typo"),
     ],
 )
@@ -107,6 +107,7 @@ def test_what_the_agent_does_anyhow_may_be_said(document: dict[str, Any]) -> Non
         ({"tlsCipherSuites": ["TLS_RSA_WITH_RC4_128_SHA"]}, "unknown TLS_RSA_WITH_RC4_128_SHA"),
         ({"eventRecordQPS": "many"}, r"eventRecordQPS \(it must be of type int\)"),
         ({"podLogsDir": "/logs"}, "podLogsDir"),
+        ({"enableSystemLogQuery": True, "enableSystemLogHandler": False}, "is required for enableSystemLogQ"),
     ],
 )
 def test_values_that_mean_nothing_here_are_refused_by_name(document: dict[str, Any], problem: str) -> None:
