@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 IDLE_SECONDS = 0.3
+OFTEN_SECONDS = 2.5
 
 
 class Timer:
@@ -35,6 +36,20 @@ class Timer:
 
     def __lt__(self, other: Timer) -> bool:
         return self.when < other.when
+
+
+class Rhythm:
+    """Of what happens again and again, as probes do. Between those that come more often than every
+    OFTEN_SECONDS a rest would not come to its second part (see pages.py), which is the one that gives most
+    back, and would cost more than the probe."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def beat(self, now: float) -> float:
+        """It happens: for how many seconds the next one is to be waited for."""
+        since, self._last = now - self._last, now
+        return 2 * since if since < OFTEN_SECONDS else 0.0
 
 
 class Loop:
@@ -81,6 +96,10 @@ class Loop:
         timer = Timer(self._clock() + seconds, callback)
         heapq.heappush(self._timers, timer)
         return timer
+
+    def stay_awake(self, seconds: float) -> None:
+        """Something is expected to happen by then: no rest before."""
+        self._rests_from = max(self._rests_from, self._clock() + seconds)
 
     def run(self) -> None:
         """Go on until `stop` is called; may be called again after an exception out of a callback."""

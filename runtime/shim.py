@@ -28,7 +28,7 @@ from runtime import json_text, prepared, state
 from runtime.container import Container, Errand, Tools, run_errand
 from runtime.errors import RuntimeFailure
 from runtime.launch import launch
-from runtime.loop import Loop, Timer
+from runtime.loop import Loop, Rhythm, Timer
 from runtime.namespaces import namespaces_of
 from runtime.operations import sandbox_plan
 from runtime.session import null, reply
@@ -87,6 +87,7 @@ class Shim:
         self._greeted = False
         self._containers: dict[str, Container] = {}
         self._pause: Process | None = None
+        self._rhythm = Rhythm()
         self._ended: list[Callable[[], None]] = []
         self._ending = False
         self._stays = Timer(0.0, self.starter.dismiss)
@@ -320,6 +321,7 @@ class Shim:
 
     def _exec(self, connection: Connection, request: Mapping[str, Any]) -> None:
         self._hand_over(connection)
+        self.loop.stay_awake(self._rhythm.beat(time.monotonic()))
         self._container(request).exec(connection, request)
 
     def _attach(self, connection: Connection, request: Mapping[str, Any]) -> None:

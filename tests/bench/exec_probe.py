@@ -1,8 +1,9 @@
 """What one exec probe costs: CPU of the agent, of the shim that starts the command, and of the command.
 
 Run as root: `hack/isolate .venv/bin/python -m tests.bench.exec_probe [count]` (200 unless told). One pod has
-one container; the probe is kubelet_py/pods/probes.py's, its command busybox's `true`, one after another. CPU
-is the kernel's count of user and system time, so it holds on a busy machine; the time a probe takes does
+one container; the probe is kubelet_py/pods/probes.py's, its command busybox's `true`, one after another.
+Then PODS pods are probed once a second each, as on a node: a shim that rests between two events pays for it.
+CPU is the kernel's count of user and system time, so it holds on a busy machine; the time a probe takes does
 not. `commands` are the processes that the shim has waited for.
 """
 
@@ -22,7 +23,8 @@ from runtime.cgroups import detect
 from tests.bench.shim_memory import SLEEPER, make_rootfs
 from tests.privileged.runtime_service.harness import ROOT_CGROUP, Node, shims, wait_for
 
-WARM_UP = 10
+WARM_UP, PODS, ROUNDS = 10, 20, 10
+SETTLE_SECONDS = 4.0  # a new shim does not rest
 
 
 def spent(shim: psutil.Process) -> tuple[float, float, float]:
@@ -35,27 +37,47 @@ def spent(shim: psutil.Process) -> tuple[float, float, float]:
     )
 
 
+class Probed:
+    """Pods of one container, and their shims."""
+
+    def __init__(self, node: Node, pods: int) -> None:
+        self._node = node
+        before = shims(node.folder)
+        self._containers = [node.run(node.sandbox(), SLEEPER) for _ in range(pods)]
+        self._shims = [psutil.Process(pid) for pid in shims(node.folder) - before]
+        for _ in range(WARM_UP):
+            self.probe()
+
+    def probe(self) -> None:
+        """Each of them once."""
+        for container in self._containers:
+            outcome = probes.exec_command(self._node.service, container, ["true"], 10.0)
+            assert outcome.success, outcome.text
+
+    def cost(self, rounds: int, pause: float) -> str:
+        """Of one probe, as cells of a table."""
+        before, begun = self._spent(), time.perf_counter()
+        for _ in range(rounds):
+            self.probe()
+            time.sleep(pause)
+        count = rounds * len(self._containers)
+        span = time.perf_counter() - begun - rounds * pause
+        each = [(after - first) / count * 1e3 for first, after in zip(before, self._spent(), strict=True)]
+        return " | ".join(f"{ms:.2f}" for ms in (*each, sum(each), span / count * 1e3))
+
+    def _spent(self) -> tuple[float, float, float]:
+        all_of_them = [spent(shim) for shim in self._shims]
+        return all_of_them[0][0], sum(each[1] for each in all_of_them), sum(each[2] for each in all_of_them)
+
+
 def measure(node: Node, count: int) -> None:
-    sandbox = node.sandbox()
-    container = node.run(sandbox, SLEEPER)
-    (pid,) = shims(node.folder)
-    shim = psutil.Process(pid)
-
-    def probe() -> None:
-        outcome = probes.exec_command(node.service, container, ["true"], 10.0)
-        assert outcome.success, outcome.text
-
-    for _ in range(WARM_UP):
-        probe()
-    before, begun = spent(shim), time.perf_counter()
-    for _ in range(count):
-        probe()
-    span = time.perf_counter() - begun
-    each = [(after - first) / count * 1e3 for first, after in zip(before, spent(shim), strict=True)]
     print("| per exec probe, ms of CPU | agent's side | shim | commands | all | ms of time |")
     print("|---|---|---|---|---|---|")
-    cells = [f"{ms:.2f}" for ms in (*each, sum(each), span / count * 1e3)]
-    print(f"| {count} of `true`, one after another | {' | '.join(cells)} |")
+    print(f"| {count} of `true`, one after another | {Probed(node, 1).cost(count, 0.0)} |")
+    many = Probed(node, PODS)
+    time.sleep(SETTLE_SECONDS)
+    many.cost(2, 1.0)
+    print(f"| {ROUNDS} in each of {PODS} pods, once a second | {many.cost(ROUNDS, 1.0)} |")
 
 
 def main() -> int:

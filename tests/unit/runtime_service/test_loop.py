@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from runtime.loop import IDLE_SECONDS, Loop
+from runtime.loop import IDLE_SECONDS, OFTEN_SECONDS, Loop, Rhythm
 
 LATE = 2 * IDLE_SECONDS  # a slow machine makes the waits longer, never shorter
 LONG = 3600.0
@@ -66,3 +66,20 @@ def test_who_is_told_to_rest_does_not_wait(sleepers: list[Sleeper]) -> None:
     sleepers[0].loop.tired = True
     sleepers[0].loop.run()
     assert len(sleepers[0].rests) == 1
+
+
+def test_what_is_expected_puts_off_a_rest(sleepers: list[Sleeper]) -> None:
+    sleepers.append(Sleeper(0.0, 1))
+    began = time.monotonic()
+    sleepers[0].loop.stay_awake(2 * LATE)
+    sleepers[0].loop.stay_awake(LATE)
+    sleepers[0].loop.run()
+    assert sleepers[0].rests[0] - began >= 2 * LATE
+
+
+def test_only_what_comes_often_is_waited_for() -> None:
+    rhythm = Rhythm()
+    assert rhythm.beat(100.0) == 0.0
+    assert [rhythm.beat(101.0), rhythm.beat(103.0)] == [2.0, 4.0]
+    assert rhythm.beat(103.0 + OFTEN_SECONDS) == 0.0
+    assert rhythm.beat(104.0 + OFTEN_SECONDS) == 2.0
