@@ -16,6 +16,7 @@ from kubelet_py.pods.model import Object
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_PORT_NAME = r"(?=.*[a-z])[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?"
 _PULL = ("Always", "IfNotPresent", "Never")
 _POLICIES = ("Always", "OnFailure", "Never")
 _DNS = ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None")
@@ -44,10 +45,11 @@ def faults(pod: Object) -> Iterator[str]:
     for index, volume in enumerate(spec.get("volumes") or ()):
         yield from _label(f"spec.volumes[{index}].name", volume.get("name", ""), volumes)
     names: set[str] = set()
+    grace = spec["terminationGracePeriodSeconds"]
     for group in ("initContainers", "containers"):
         for index, container in enumerate(spec.get(group) or ()):
             where = f"spec.{group}[{index}]"
-            yield from _container(where, container, names, volumes)
+            yield from _container(where, container, names, volumes, grace)
             policy = container.get("restartPolicy")
             if policy is not None and group == "containers":
                 yield f"{where}.restartPolicy: Forbidden: may not be set for non-init containers"
@@ -55,7 +57,9 @@ def faults(pod: Object) -> Iterator[str]:
                 yield from _one_of(f"{where}.restartPolicy", policy, ("Always",))
 
 
-def _container(path: str, container: Object, names: set[str], volumes: set[str]) -> Iterator[str]:
+def _container(
+    path: str, container: Object, names: set[str], volumes: set[str], grace: int
+) -> Iterator[str]:
     yield from _label(f"{path}.name", container.get("name", ""), names)
     if not container.get("image"):
         yield f"{path}.image: Required value"
@@ -74,10 +78,10 @@ def _container(path: str, container: Object, names: set[str], volumes: set[str])
     yield from _mounts(f"{path}.volumeMounts", container.get("volumeMounts") or (), volumes)
     for kind in PROBES:
         if kind in container:
-            yield from _probe(f"{path}.{kind}", container[kind])
+            yield from _probe(path, kind, container[kind])
     for hook, handler in (container.get("lifecycle") or {}).items():
         if hook in ("postStart", "preStop"):
-            yield from _handler(f"{path}.lifecycle.{hook}", handler, _HOOK_HANDLERS)
+            yield from _hook(f"{path}.lifecycle.{hook}", handler, grace)
 
 
 def _mounts(path: str, mounts: Sequence[Object], volumes: set[str]) -> Iterator[str]:
@@ -95,11 +99,28 @@ def _mounts(path: str, mounts: Sequence[Object], volumes: set[str]) -> Iterator[
         places.add(place)
 
 
-def _probe(path: str, probe: Object) -> Iterator[str]:
-    yield from _handler(path, probe, _PROBE_HANDLERS)
+def _probe(path: str, kind: str, probe: Object) -> Iterator[str]:
+    where = f"{path}.{kind}"
+    yield from _handler(where, probe, _PROBE_HANDLERS)
     least = {"periodSeconds": 1, "timeoutSeconds": 1, "successThreshold": 1, "failureThreshold": 1}
     for name in ("initialDelaySeconds", *least):
-        yield from _bounded(f"{path}.{name}", probe.get(name), least.get(name, 0))
+        yield from _bounded(f"{where}.{name}", probe.get(name), least.get(name, 0))
+    grace, successes = probe.get("terminationGracePeriodSeconds"), probe.get("successThreshold") or 1
+    if kind != "readinessProbe" and successes > 1:
+        yield f"{where}.successThreshold: Invalid value: {successes}: must be 1"
+    if grace is not None and kind == "readinessProbe":
+        text = f"Invalid value: {grace}: must not be set for readinessProbes"
+        yield f"{where}.terminationGracePeriodSeconds: {text}"
+    elif grace is not None and grace <= 0:
+        yield f"{where}.terminationGracePeriodSeconds: Invalid value: {grace}: must be greater than 0"
+
+
+def _hook(path: str, hook: Object, grace: int) -> Iterator[str]:
+    yield from _handler(path, hook, _HOOK_HANDLERS)
+    seconds = (hook.get("sleep") or {}).get("seconds") or 0
+    if "sleep" in hook and not 0 < seconds <= grace:
+        bounds = f"must be greater than 0 and less than terminationGracePeriodSeconds ({grace})"
+        yield f"{path}.sleep: Invalid value: {seconds}: {bounds}"
 
 
 def _handler(path: str, handler: Object, kinds: Sequence[str]) -> Iterator[str]:
@@ -108,6 +129,21 @@ def _handler(path: str, handler: Object, kinds: Sequence[str]) -> Iterator[str]:
         yield f"{path}: Required value: must specify a handler type"
     for kind in given[1:]:
         yield f"{path}.{kind}: Forbidden: may not specify more than 1 handler type"
+    for kind in given[:1]:
+        yield from _action(f"{path}.{kind}", kind, handler[kind])
+
+
+def _action(path: str, kind: str, action: Object) -> Iterator[str]:
+    if kind == "exec" and not action.get("command"):
+        yield f"{path}.command: Required value"
+    if kind in ("httpGet", "tcpSocket", "grpc"):
+        port = action.get("port", 0)
+        if isinstance(port, int):
+            yield from _bounded(f"{path}.port", port, 1, 65535)
+        elif re.fullmatch(_PORT_NAME, port) is None:
+            yield f'{path}.port: Invalid value: "{port}": must be the name of a port, or its number'
+    if kind == "httpGet":
+        yield from _one_of(f"{path}.scheme", action.get("scheme") or "HTTP", ("HTTP", "HTTPS"))
 
 
 def _resources(path: str, table: Mapping[str, Any]) -> Iterator[str]:

@@ -117,6 +117,9 @@ def test_a_pod_that_the_api_would_not_take_is_refused(spec: dict[str, Any], says
     assert str(refused.value).startswith("Could not use /m/x: invalid pod: [")
 
 
+HTTP = {"httpGet": {"port": "web-1"}}
+
+
 @pytest.mark.parametrize(
     ("container", "says"),
     [
@@ -138,6 +141,25 @@ def test_a_pod_that_the_api_would_not_take_is_refused(spec: dict[str, Any], says
             {"lifecycle": {"postStart": {"exec": {}, "sleep": {}}}},
             "lifecycle.postStart.sleep: Forbidden: may not specify more than 1 handler type",
         ),
+        ({"livenessProbe": {"exec": {}}}, "livenessProbe.exec.command: Required value"),
+        ({"readinessProbe": {"httpGet": {"path": "/"}}}, "httpGet.port: Invalid value: 0: must be between 1"),
+        ({"readinessProbe": {"tcpSocket": {"port": "80"}}}, 'tcpSocket.port: Invalid value: "80": must be'),
+        ({"startupProbe": {"grpc": {"port": 70000}}}, "grpc.port: Invalid value: 70000"),
+        ({"startupProbe": {"httpGet": {"port": 1, "scheme": "FTP"}}}, 'scheme: Unsupported value: "FTP"'),
+        ({"livenessProbe": {**HTTP, "successThreshold": 2}}, "successThreshold: Invalid value: 2: must be 1"),
+        (
+            {"livenessProbe": {**HTTP, "terminationGracePeriodSeconds": 0}},
+            "livenessProbe.terminationGracePeriodSeconds: Invalid value: 0: must be greater than 0",
+        ),
+        (
+            {"readinessProbe": {**HTTP, "terminationGracePeriodSeconds": 5}},
+            "terminationGracePeriodSeconds: Invalid value: 5: must not be set for readinessProbes",
+        ),
+        (
+            {"lifecycle": {"preStop": {"sleep": {"seconds": 31}}}},
+            "preStop.sleep: Invalid value: 31: must be greater than 0 and less than "
+            "terminationGracePeriodSeconds (30)",
+        ),
         ({"imagePullPolicy": "Once"}, 'imagePullPolicy: Unsupported value: "Once"'),
         ({"restartPolicy": "Always"}, "restartPolicy: Forbidden: may not be set for non-init containers"),
     ],
@@ -146,6 +168,13 @@ def test_a_container_that_the_api_would_not_take_is_refused(container: dict[str,
     whole = pod(containers=[{"name": "c", "image": "b", **container}])
     with pytest.raises(ConfigError, match=re.escape(says)):
         parse(json.dumps(whole), "/m/x", "n1", NOW)
+
+
+def test_probes_and_hooks_that_are_whole_are_taken() -> None:
+    hooks = {"postStart": {"sleep": {"seconds": 30}}, "preStop": {"httpGet": {"port": 80, "scheme": "HTTPS"}}}
+    probes = {"readinessProbe": {**HTTP, "successThreshold": 2}, "livenessProbe": {"grpc": {"port": 80}}}
+    whole = pod(containers=[{"name": "c", "image": "b", "lifecycle": hooks, **probes}])
+    assert only(parse(json.dumps(whole), "/m/x", "n1", NOW))["spec"]["containers"][0]["lifecycle"] == hooks
 
 
 def test_zero_and_an_empty_text_are_what_is_not_set() -> None:
