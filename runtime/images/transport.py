@@ -134,10 +134,13 @@ class Channel:
         10 s); `data` must then be bytes. Raises RegistryUnavailable, PullUnauthorized.
         """
         attempts = _ATTEMPTS if patient else 1
+        return self._again(attempts, what, lambda: self._authorized(method, url, what, headers or {}, data))
+
+    def _again(self, attempts: int, what: str, ask: Callable[[], requests.Response]) -> requests.Response:
         for attempt in range(1, attempts + 1):
             pause = min(0.25 * 2**attempt, _LONGEST_WAIT)
             try:
-                response = self._authorized(method, url, what, headers or {}, data)
+                response = ask()
             except BROKEN as error:
                 if attempt == attempts or _hopeless(error):
                     raise self.unreachable(what, error) from error
@@ -146,7 +149,8 @@ class Channel:
                 if response.status_code not in _PASSING or attempt == attempts:
                     return response
                 with suppress(ValueError):
-                    pause = min(float(response.headers.get("Retry-After", pause)), _LONGEST_WAIT)
+                    asked = float(response.headers.get("Retry-After", pause))
+                    pause = min(max(0.0, asked), _LONGEST_WAIT)  # in this order nan is nothing
                 log.info("Asked again what=%s attempt=%d status=%d", what, attempt, response.status_code)
                 response.close()
             self.sleep(pause)
@@ -248,7 +252,9 @@ class Channel:
             )
         scope = fields.get("scope") or f"repository:{self._reference.path}:{self._actions}"
         service = fields.get("service", "")
-        with self._ask_token(realm, service, scope) as response:
+        # A token service is as busy as its registry, and may be another machine.
+        ask = self._again(_ATTEMPTS, "token", lambda: self._ask_token(realm, service, scope))
+        with ask as response:
             if response.status_code != 200:
                 raise self.refused(response, "token")
             try:

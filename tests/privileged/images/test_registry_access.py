@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 from kubelet_py.pods.image_puller import fetch_with_credentials
 from runtime.images import push, registry
 from runtime.images.credentials import Credentials
-from runtime.images.errors import PullUnauthorized, RegistryUnavailable
+from runtime.images.errors import PullNotFound, PullUnauthorized, RegistryUnavailable
 from runtime.images.store import ImageStore
 from tests.privileged.images import registry_server
 from tests.privileged.images.test_registry import PASSWORDS
@@ -155,6 +155,43 @@ def test_docker_registry_accepts_the_tokens_that_we_fetch(tmp_path: Path, archiv
             for wrong in (None, Credentials("ann", "wrong"), Credentials(identity_token="no")):
                 with pytest.raises(PullUnauthorized, match="401"):
                     registry.pull(ImageStore(tmp_path / "three"), name, credentials=wrong)
+
+
+def test_a_busy_token_service_is_asked_again_after_growing_pauses(tmp_path: Path) -> None:
+    answers = [503, 429, 500, 200]
+    strange = {429: "-3", 500: "nan"}
+
+    class Service(http.server.BaseHTTPRequestHandler):
+        where = ""
+
+        def do_GET(self) -> None:
+            if self.path.startswith("/token"):
+                status, body = answers.pop(0), b'{"token": "right"}'
+            elif self.headers.get("Authorization") == "Bearer right":
+                status, body = 404, b"{}"
+            else:
+                status, body = 401, b"{}"
+            self.send_response(status)
+            self.send_header("WWW-Authenticate", f'Bearer realm="http://{self.where}/token",service="lab"')
+            if status in strange:
+                self.send_header("Retry-After", strange[status])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    pauses: list[float] = []
+    with serving(Service) as where:
+        Service.where = where
+        with pytest.raises(PullNotFound, match="404"):  # so it was let in
+            registry.pull(ImageStore(tmp_path), f"{where}/app:v1", sleep=pauses.append)
+        assert pauses == [0.5, 0.0, 0.0], "what no clock knows is no time at all"
+        answers.extend([503] * 4)
+        with pytest.raises(RegistryUnavailable, match="token: 503"):
+            registry.pull(ImageStore(tmp_path), f"{where}/app:v1", sleep=pauses.append)
+    assert answers == [], "four times, and not four times for each try of the manifest"
 
 
 def test_a_pods_secrets_are_tried_before_the_nodes_own_file(tmp_path: Path, archive: io.BytesIO) -> None:
