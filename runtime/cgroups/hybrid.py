@@ -22,7 +22,7 @@ from runtime.errors import CgroupError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
 ALWAYS = ("cpu", "cpuacct", "memory", "pids")
@@ -134,6 +134,7 @@ class Hybrid:
         self.path = path
         self._driver = driver
         self._late = late
+        self._made: set[str] = set()  # controllers that have it for certain
 
     def update(self, resources: Mapping[str, Any]) -> None:
         """Applies linux.resources now; what is not mentioned stays. Raises CgroupError."""
@@ -165,8 +166,18 @@ class Hybrid:
             if controller not in self._driver.controllers:
                 raise CgroupError(f"Could not set {name}: this host has no v1 controller {controller}")
             if controller in (*ON_DEMAND, *RARE):
-                self._driver.make(controller, self.path)
+                self._make(controller)
             self._write(controller, name, *values)
+
+    def make(self, controllers: Iterable[str]) -> None:
+        """Makes it in those of the controllers that this host has. Raises CgroupError."""
+        for controller in controllers:
+            if controller in self._driver.controllers:
+                self._make(controller)
+
+    def _make(self, controller: str) -> None:
+        self._driver.make(controller, self.path)
+        self._made.add(controller)
 
     def _write(self, controller: str, name: str, *values: str) -> None:
         folder = self._driver.folder(controller, self.path)
@@ -193,7 +204,8 @@ class Hybrid:
             if controller in below or (below.get("") and os.path.exists(own)):
                 tasks.append(f"{files.below(own, below.get(controller) or below[''])}/tasks")
                 continue
-            while place and not os.path.exists(self._driver.folder(controller, place)):
+            known = controller in self._made
+            while place and not known and not os.path.exists(self._driver.folder(controller, place)):
                 place = place.rpartition("/")[0]
             if place:
                 tasks.append(f"{self._driver.folder(controller, place)}/tasks")
@@ -323,9 +335,7 @@ class HybridDriver:
         cgroup = Hybrid(self, path, late)
         try:
             files.make_folders(self.unified, path)
-            for controller in ALWAYS:
-                if controller in self.controllers:
-                    self.make(controller, path)
+            cgroup.make(ALWAYS)
             cgroup.apply(other_writes(resources))
         except CgroupError:
             self.remove(path)

@@ -10,6 +10,7 @@ from typing import Any
 
 from cni import conflist, skeleton
 from cni.invoke import Invoker
+from kubelet_py.node.network import SPARE_ADDRESSES
 from runtime import cgroups
 from runtime.service import RuntimeService
 from runtime.values import ContainerConfig, SandboxConfig
@@ -37,7 +38,11 @@ class PodStart:
         )
         conflist.write(network / "10-kubelet-py.conflist", body)
         self._invoker = Invoker(
-            config_dir=network, bin_dirs=[own], cache_dir=folder / "cache", own_bin_dir=own
+            config_dir=network,
+            bin_dirs=[own],
+            cache_dir=folder / "cache",
+            own_bin_dir=own,
+            spare_addresses=SPARE_ADDRESSES,  # as the agent has them
         )
         self._count = 0
 
@@ -48,6 +53,7 @@ class PodStart:
 
     def __exit__(self, *_error: object) -> None:
         self._invoker.gc(())
+        self._invoker.close()
         self._invoker.tear_down()
         self._service.close()
 

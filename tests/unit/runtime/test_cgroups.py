@@ -302,3 +302,16 @@ def test_what_v2_lacks_is_not_read_off_the_root_which_has_no_cgroup_kill(tmp_pat
     assert [line for line in old if "cgroup.kill" in line]
     (tmp_path / "init.scope/cgroup.kill").touch()
     assert v2.UnifiedDriver(str(tmp_path)).missing_features() == []
+
+
+def test_a_new_hybrid_cgroup_is_joined_where_one_that_is_found_is(tmp_path: Path) -> None:
+    """What it has just made need not be looked for; the others are the nearest that there are."""
+    names = ("cpu", "memory", "cpuset", "devices")
+    for name in (*names, "unified"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "devices/pod").mkdir()
+    driver = hybrid.HybridDriver({n: str(tmp_path / n) for n in names}, str(tmp_path / "unified"))
+    made = driver.create("pod/c").join()
+    assert made == driver.open("pod/c").join()
+    places = ("cpu/pod/c", "memory/pod/c", "devices/pod")
+    assert made.tasks == tuple(f"{tmp_path}/{place}/tasks" for place in places)
