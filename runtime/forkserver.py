@@ -17,6 +17,7 @@ from __future__ import annotations
 import _thread
 import gc
 import os
+import select
 import signal
 import socket
 import sys
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from runtime.cgroups import CgroupDriver
 
 THREAD_STACK = 256 * 1024
+CALM_SECONDS = 0.03
 
 
 def main(descriptor: int) -> None:
@@ -45,9 +47,9 @@ def main(descriptor: int) -> None:
     kernel, driver, pages = settle(descriptor)
     with socket.socket(fileno=descriptor) as agent:
         sitting = prepare_sitting(kernel, pages)
-        if sitting is not None:
+        while sitting is not None:
             serve_orders(sitting.line, (sitting.line, agent), kernel, sitting.cast)
-            finish_sitting(sitting)
+            sitting = finish_sitting(sitting)
         serve_orders(agent, (agent,), kernel, Cast(driver, pages, launch))
 
 
@@ -55,12 +57,15 @@ def serve_orders(
     line: socket.socket, lines: tuple[socket.socket, ...], kernel: LinuxKernel, cast: Cast
 ) -> None:
     """Until the other end of `line` is closed. `lines`: what a shim must not keep."""
+    come = False
     while True:
-        spare = make_spare(lines, kernel, cast)
+        # Where no pods come, none shall have memory for the next one.
+        spare = make_spare(lines, kernel, cast, warm=come)
         message, numbers = take(line)
         try:
             if not message:
                 return
+            come = True
             if not hand_over(spare, message, numbers) and fork() == 0:
                 rest = () if spare is None else (spare,)
                 become_shim(read(message, numbers), (*lines, *rest), kernel, cast)
@@ -72,7 +77,7 @@ def serve_orders(
 
 
 def make_spare(
-    lines: tuple[socket.socket, ...], kernel: LinuxKernel, cast: Cast
+    lines: tuple[socket.socket, ...], kernel: LinuxKernel, cast: Cast, *, warm: bool
 ) -> socket.socket | None:
     """A line to a fork that waits for an order, so that none has to wait for a fork; None when the kernel
     refuses. It ends with the line."""
@@ -80,7 +85,7 @@ def make_spare(
     child = fork()
     if child == 0:
         ours.close()
-        be_spare(theirs, lines, kernel, cast)
+        be_spare(theirs, lines, kernel, cast, warm=warm)
     theirs.close()
     if child < 0:
         ours.close()
@@ -100,12 +105,15 @@ def hand_over(spare: socket.socket | None, message: bytes, numbers: list[int]) -
 
 
 def be_spare(
-    line: socket.socket, lines: tuple[socket.socket, ...], kernel: LinuxKernel, cast: Cast
+    line: socket.socket, lines: tuple[socket.socket, ...], kernel: LinuxKernel, cast: Cast, *, warm: bool
 ) -> None:
-    """The child's side. Does not return."""
+    """The child's side. `warm`: when the pod that it was made beside has started, it gets what memory it will
+    need. Does not return."""
     try:
         for inherited in lines:
             inherited.close()
+        if warm and not select.select((line,), (), (), CALM_SECONDS)[0]:
+            cast.pages.warm()
         order = receive(line)
         if order is None:
             os._exit(0)
@@ -147,11 +155,13 @@ def prepare_sitting(kernel: LinuxKernel, pages: Pages) -> Sitting | None:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
-def finish_sitting(sitting: Sitting) -> None:
+def finish_sitting(sitting: Sitting) -> Sitting | None:
+    """The one that follows."""
     try:
-        sitting.finish()
+        return sitting.finish()
     except (OSError, RuntimeFailure) as error:
         complain(error)
+        return None
 
 
 def complain(error: Exception) -> None:

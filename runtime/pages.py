@@ -100,6 +100,9 @@ MAPPED = f"/memfd:{NAME} (deleted)"
 PAGE = 4096
 ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 ENTRY = struct.Struct("=5Q")
+SPAN = struct.Struct("=2Q")  # address, length
+PRESENT, OF_FILE = 1 << 63, 1 << 61  # of a word of /proc/<pid>/pagemap
+MADV_POPULATE_WRITE = 23
 STORE_BYTES = 512 * 1024
 LONGER_MS = 2000
 
@@ -119,6 +122,9 @@ class Pages:
         self._mmap.argtypes = [
             ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long
         ]  # fmt: skip
+        self._madvise = libc.madvise
+        self._madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        self._expected: tuple[tuple[int, int], ...] = ()
         self._mprotect = libc.mprotect
         self._mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         self._taken = False
@@ -189,6 +195,39 @@ class Pages:
         self._taken = not left
         if left:
             raise OSError(0, f"Could not map {left} of {len(self._links)} parts of memory onto a file")
+
+    def written(self) -> bytes:
+        """In a fork of the process that has taken: SPANs of the memory that it has written to since. Raises
+        OSError."""
+        spans = b""
+        pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for start, length, *_ in ENTRY.iter_unpack(self._table):
+                found = os.pread(pagemap, length // PAGE * 8, start // PAGE * 8)
+                words = struct.unpack(f"={len(found) // 8}Q", found)
+                own = [n for n, word in enumerate(words) if word & (PRESENT | OF_FILE) == PRESENT]
+                for number in own:
+                    spans += SPAN.pack(start + number * PAGE, PAGE)
+        finally:
+            os.close(pagemap)
+        return spans
+
+    def expect(self, spans: bytes) -> None:
+        """What `written` has told of one fork will be written to by the others."""
+        joined: list[tuple[int, int]] = []
+        for start, length in SPAN.iter_unpack(spans):
+            if joined and sum(joined[-1]) == start:
+                start, before = joined.pop()
+                length += before
+            joined.append((start, length))
+        self._expected = tuple(joined)
+
+    def warm(self) -> None:
+        """Get the pages that will be written to now, while nobody waits for them: each is a page fault less
+        later. Where the kernel cannot do that (before 5.14) they come when they are needed, as ever."""
+        for start, length in self._expected:
+            if self._madvise(start, length, MADV_POPULATE_WRITE):
+                return
 
     def rest(self, descriptor: int, timeout: int) -> None:
         """Give back every page that is as in the picture, and wait until `descriptor` can be read, but at

@@ -79,10 +79,23 @@ class Sitter:
         self._pages = pages
         self._done = done
 
+    def warm(self) -> None:
+        """What will be needed is not known yet."""
+
     def rest(self, descriptor: int, timeout: int) -> None:
-        self._pages.pose()
-        os.write(self._done, b"1")
+        os.write(self._done, self._tell())
         os.killpg(0, signal.SIGKILL)  # with the stand-ins
+
+    def _tell(self) -> bytes:
+        self._pages.pose()
+        return b"1"
+
+
+class Teller(Sitter):
+    """The same when the picture has been taken: tells which memory a shim writes to."""
+
+    def _tell(self) -> bytes:
+        return self._pages.written()
 
 
 NO_CGROUPS: Any = NoCgroups()
@@ -91,28 +104,43 @@ NO_CGROUPS: Any = NoCgroups()
 class Sitting:
     """Orders for the forkserver's own loop, on `line`, until its end; the shims are made with `cast`.
 
-    Several, because only the second of two equal rounds leaves memory as it has found it.
+    Several for the picture, because only the second of two equal rounds leaves memory as it has found it;
+    then one more, which tells what shims write to.
     """
 
-    def __init__(self, folder: int, pages: Pages) -> None:
+    def __init__(
+        self, folder: int, pages: Pages, sitter: type[Sitter] = Sitter, sittings: int = SITTINGS
+    ) -> None:
         self._folder = folder
         self._pages = pages
+        self._takes = sitter is Sitter
         self._reader, writer = os.pipe2(os.O_CLOEXEC)
-        sitter: Any = Sitter(pages, writer)
-        self.cast = Cast(NO_CGROUPS, sitter, stand_in)
-        self.line, self._agent = call_agent(f"/proc/self/fd/{folder}", SITTINGS, ahead=True)
+        sits: Any = sitter(pages, writer)
+        self.cast = Cast(NO_CGROUPS, sits, stand_in)
+        self.line, self._agent = call_agent(f"/proc/self/fd/{folder}", sittings, ahead=True)
         self._writer = writer
 
-    def finish(self) -> None:
-        """The end of `line` has come. Raises OSError, RuntimeFailure."""
+    def finish(self) -> Sitting | None:
+        """The end of `line` has come; the sitting that follows. Raises OSError, RuntimeFailure."""
+        following: Sitting | None = None
         os.close(self._writer)
-        posed = os.read(self._reader, SITTINGS)
+        told = b""
+        while piece := os.read(self._reader, 65536):
+            told += piece
         os.close(self._reader)
         self.line.close()
-        os.close(self._folder)
-        if len(posed) < SITTINGS:
-            raise RuntimeFailure("the shim of the rehearsal ended early")
-        self._pages.take()
+        try:
+            if not self._takes:
+                self._pages.expect(told)
+                return None
+            if len(told) < SITTINGS:
+                raise RuntimeFailure("the shim of the rehearsal ended early")
+            self._pages.take()
+            following = Sitting(self._folder, self._pages, Teller, 1)
+        finally:
+            if following is None:
+                os.close(self._folder)
+        return following
 
 
 def rehearse(kernel: LinuxKernel, pages: Pages) -> Sitting | None:

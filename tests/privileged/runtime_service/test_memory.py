@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import platform
 import subprocess
 import sys
@@ -11,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.pages import CODE
+from runtime.forkserver_link import NAME
+from runtime.pages import CODE, MADV_POPULATE_WRITE, PAGE
 from tests.privileged.runtime_service.harness import Node, read_all, wait_for
 from tests.privileged.runtime_service.resting_memory import SMALL_KB
 
@@ -22,6 +25,7 @@ pytestmark = [
 
 LARGEST_PRIVATE_KB = 1024
 LARGEST_QUIET_KB = 300
+WARM_KB = 1500  # 900 without
 TICKER = "trap 'exit 7' TERM; for i in 1 2 3 4; do echo $i; sleep 0.5; done; sleep 100 & wait"
 
 
@@ -68,6 +72,51 @@ def test_every_byte_is_the_same_after_a_rest() -> None:
     sizes = [int(word) for word in ended.stdout.split()]
     assert (ended.returncode, ended.stderr, len(sizes)) == (0, "", 2)
     assert max(sizes) <= SMALL_KB
+
+
+def test_memory_that_will_be_written_to_is_had_ahead() -> None:
+    if not can_populate():
+        pytest.skip("MADV_POPULATE_WRITE is missing: it came with Linux 5.14")
+    command = [sys.executable, "-m", "tests.privileged.runtime_service.warmed_memory"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    ahead, usual = (int(word) for word in ended.stdout.split())
+    assert usual >= 100 and 0 <= ahead < 20
+
+
+def test_spare_shim_has_its_memory_when_nobody_has_waited_for_it(node: Node) -> None:
+    if not can_populate():
+        pytest.skip("MADV_POPULATE_WRITE is missing: it came with Linux 5.14")
+    shim = shim_of(node, node.sandbox().id)
+    (forkserver,) = (pid for pid in children(os.getpid()) if comm(pid) == NAME)
+
+    def sizes() -> list[int]:
+        return [private(pid) for pid in children(forkserver) - {shim}]
+
+    wait_for(lambda: sizes() and min(sizes()) > WARM_KB, 60)
+
+
+def children(pid: int) -> set[int]:
+    found = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found |= {int(word) for word in (task / "children").read_text().split()}
+    return found
+
+
+def comm(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def can_populate() -> bool:
+    """Whether the kernel knows MADV_POPULATE_WRITE."""
+    memory = mmap.mmap(-1, PAGE)
+    try:
+        memory.madvise(MADV_POPULATE_WRITE)
+    except OSError:
+        return False
+    finally:
+        memory.close()
+    return True
 
 
 def test_shim_goes_on_unharmed_after_many_rests(node: Node) -> None:

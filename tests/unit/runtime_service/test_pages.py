@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.pages import CODE, Pages, movable
+from runtime.pages import CODE, SPAN, Pages, movable
 
 LISTINGS = Path(__file__).parent / "listings"
 MAPS = b"""\
@@ -40,6 +40,22 @@ def test_unknown_processor_takes_no_picture() -> None:
 
 def test_without_a_picture_resting_returns_at_once() -> None:
     Pages("x86_64").rest(0, -1)
+
+
+def test_neighbours_that_will_be_written_to_are_one_span() -> None:
+    pages = Pages("riscv64")
+    asked: list[tuple[int, int]] = []
+
+    def madvise(start: int, length: int, advice: int) -> int:
+        asked.append((start, length))
+        return 0 if start < 0x9000 else -1
+
+    pages._madvise = madvise  # type: ignore[assignment]
+    pages.warm()
+    assert asked == []
+    pages.expect(b"".join(SPAN.pack(start, 0x1000) for start in (0x1000, 0x2000, 0x4000, 0x9000, 0xB000)))
+    pages.warm()
+    assert asked == [(0x1000, 0x2000), (0x4000, 0x1000), (0x9000, 0x1000)], "the kernel has refused the last"
 
 
 @pytest.mark.parametrize("number, name", [(0, "copy"), (1, "take"), (2, "rest")])
