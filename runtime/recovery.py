@@ -7,6 +7,7 @@ where the cgroup has gone.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -107,7 +108,7 @@ def end_container(driver: CgroupDriver, folder: Path) -> ContainerState | None:
         message=LOST_MESSAGE,
         finished_at=time.time(),
     )
-    state.write_json(f"{folder}/state.json", state.plain(ended))
+    _save(folder, state.plain(ended))
     return ended
 
 
@@ -128,8 +129,19 @@ def end_sandbox(driver: CgroupDriver, folder: Path) -> SandboxState:
         exit_code=LOST_CODE,
         message=LOST_MESSAGE,
     )
-    state.write_json(f"{folder}/state.json", state.plain(ended))
+    _save(folder, state.plain(ended))
     return ended
+
+
+def _save(folder: Path, ended: dict[str, Any]) -> None:
+    """Write down how it ended. On a full disk the old record stays, whose processes are gone: it is ended
+    once more by whoever reads it, and until then what it holds can be removed."""
+    try:
+        state.write_json(f"{folder}/state.json", ended)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        log.warning("Could not save state folder=%s error=%s", folder, error.strerror)
 
 
 def end_by_shim(folder: Path, timeout: float) -> bool:

@@ -129,9 +129,13 @@ class Shim:
                 time.sleep(MISTAKE_PAUSE_SECONDS)
 
     def complain(self, text: str) -> None:
-        """One line in shim.log."""
+        """One line in shim.log. Who complains has more to do: a full disk, of which most complaints are, may
+        have no room for them either."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        os.write(2, f"{stamp} {text}\n".encode())
+        try:
+            os.write(2, f"{stamp} {text}\n".encode())
+        except OSError:
+            pass
 
     def announce(self, kind: str, container: Container | None) -> None:
         """Tell every subscriber. What is told is on disk already."""
@@ -222,7 +226,11 @@ class Shim:
         assert pause is not None
         self.loop.forget(pause.pidfd)
         code = self.starter.reap(pause)
-        self._change(exited_at=time.time(), exit_code=code)
+        try:
+            self._change(exited_at=time.time(), exit_code=code)
+        except OSError as error:
+            # Whoever reads the old record sees that the process in it is gone.
+            self.complain(f"Could not save state of sandbox {self._record['id']}: {error.strerror}")
         self.announce("sandbox-exited", None)
 
     def _namespaces(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -349,3 +350,38 @@ def test_pods_one_after_another_leave_nothing(node: Node) -> None:
         node.service.remove_pod_sandbox(sandbox.id)
     wait_for(lambda: not count()["folders"] and not shims(node.folder))
     wait_for(lambda: count()["descriptors"] <= before["descriptors"])
+
+
+FILLER = ["sh", "-c", f"while :; do echo {'x' * 8000}; done"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "small", str(tmp_path)], check=True)
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_an_end_is_told_and_everything_removed_on_a_disk_that_is_full(small_disk: Path, node: Node) -> None:
+    """A shim that could not write down that it could not write to the log went no further."""
+    sandbox = node.sandbox()
+    container = node.run(sandbox, FILLER)
+    wait_for(lambda: os.statvfs(small_disk).f_bavail == 0, 60)
+    node.service.stop_container(container, 0)
+    assert node.ended(container, 60).exit_code == 137
+    node.service.stop_pod_sandbox(sandbox.id)
+    node.service.remove_container(container)
+    node.service.remove_pod_sandbox(sandbox.id)
+    assert node.service.wait_for_removals(60)
+    assert node.service.list_containers() == []
+
+
+def test_a_node_is_reset_on_a_disk_that_is_full(small_disk: Path, node: Node) -> None:
+    node.run(node.sandbox(), FILLER)
+    wait_for(lambda: os.statvfs(small_disk).f_bavail == 0, 60)
+    node.service.close()
+    node.fresh().remove_everything()
+    assert list((small_disk / "run/sandboxes").iterdir()) == []
+    assert list((small_disk / "containers").iterdir()) == []
+    node.service = node.fresh()
+    node.service.start()
