@@ -3,7 +3,8 @@
 In this order: the files of the configuration (tlsCertFile); one that the cluster's CA signs upon request and
 that is exchanged before it ends (serverTLSBootstrap); the one that `kubelet-py up` made together with the
 CA; a self-signed one, which is what upstream's kubelet does without any of them. With serverTLSBootstrap the
-port opens when the certificate is there: who connected before could not know whom to.
+port opens when the certificate is there: who connected before could not know whom to. Files that somebody
+exchanges on the disk are read again by the server itself (server/tls_settings.py).
 """
 
 from __future__ import annotations

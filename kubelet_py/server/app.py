@@ -28,7 +28,7 @@ from kubeclient.streams.errors import StreamError
 from kubeclient.streams.spdy import SpdyConnection
 from kubeclient.streams.transport import Duplex
 from kubeclient.streams.websocket import WebSocket, accept_key
-from kubelet_py.server import host_logs, log_query, logs, observation, streaming
+from kubelet_py.server import host_logs, log_query, logs, observation, streaming, tls_settings
 from kubelet_py.server import query as query_of
 from kubelet_py.server.access import Access
 from kubelet_py.server.errors import HttpError
@@ -92,17 +92,14 @@ class KubeletServer:
         self._client_ca_file = client_ca_file
         self.backend, self.access, self.clock = backend, access, clock
         self.log_folder, self.checks = log_folder, checks or HealthChecks()
-        self.counts, self.handlers, self._limit_tls = (
-            counts or HttpCounts(),
-            handlers or Handlers(),
-            limit_tls,
-        )
+        self.counts, self.handlers = counts or HttpCounts(), handlers or Handlers()
+        self._limit_tls = limit_tls
         self._address = (address, port)
-        self._context = self._make_context(cert_file, key_file)
+        self._lock = threading.Lock()
+        self.use_certificate(cert_file, key_file)
         self._listener: Listener | None = None
         self._thread: threading.Thread | None = None
         self._connections: set[Duplex] = set()
-        self._lock = threading.Lock()
 
     def _make_context(self, cert_file: str, key_file: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -116,9 +113,23 @@ class KubeletServer:
 
     def use_certificate(self, cert_file: str, key_file: str) -> None:
         """Show another one to those who connect from now on; open connections stay. Raises OSError."""
-        self._context = self._make_context(cert_file, key_file)
-        if self._listener is not None:
-            self._listener.context = self._context
+        files = tls_settings.Files(cert_file, key_file, self._client_ca_file)
+        context = self._make_context(cert_file, key_file)
+        with self._lock:
+            self._shown, self._files, self._context = (cert_file, key_file), files, context
+
+    def context(self) -> ssl.SSLContext:
+        """For the next connection: with the files as they are now, or as they were while they do not fit
+        together."""
+        with self._lock:
+            shown, changed = self._shown, self._files.changed()
+        if changed:
+            try:
+                self.use_certificate(*shown)
+                log.info("Read the serving certificate again file=%s", shown[0])
+            except OSError as error:
+                log.warning("Failed to read the serving certificate again file=%s error=%s", shown[0], error)
+        return self._context
 
     @property
     def port(self) -> int:
@@ -126,7 +137,7 @@ class KubeletServer:
 
     def start(self) -> None:
         """Bind and serve in a thread; raises OSError when the port is taken."""
-        self._listener = Listener(self._address, _Handler, self, self._context)
+        self._listener = Listener(self._address, _Handler, self, self.context)
         self._thread = threading.Thread(target=self._listener.serve, name="kubelet-server", daemon=True)
         self._thread.start()
         log.info("Started kubelet server address=%s port=%d", self._address[0], self.port)

@@ -11,6 +11,7 @@ import socket
 import socketserver
 import ssl
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from kubeclient.streams.transport import Duplex
@@ -27,8 +28,13 @@ class Listener(socketserver.ThreadingTCPServer):
     request_queue_size = 128
 
     def __init__(
-        self, address: tuple[str, int], handler: type[Any], owner: Any, context: ssl.SSLContext | None
+        self,
+        address: tuple[str, int],
+        handler: type[Any],
+        owner: Any,
+        context: Callable[[], ssl.SSLContext] | None,
     ) -> None:
+        """`context` is asked for each connection: a certificate may be another one by then."""
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.owner, self.context = owner, context
         self.stopping = threading.Event()
@@ -40,7 +46,7 @@ class Listener(socketserver.ThreadingTCPServer):
         if self.context is None:
             return connection, address
         # The handshake is done in the connection's own thread: a slow client must not hold up others.
-        wrapped = self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        wrapped = self.context().wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return wrapped, address
 
     def handle_error(self, request: Any, client_address: Any) -> None:

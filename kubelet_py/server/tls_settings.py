@@ -1,4 +1,6 @@
-"""tlsMinVersion and tlsCipherSuites of a KubeletConfiguration: Go's names, and what OpenSSL calls them.
+"""What the port's TLS is made of: versions, suites, and files that somebody may exchange while it runs.
+
+tlsMinVersion and tlsCipherSuites have Go's names here, and OpenSSL's behind them.
 
 The suites are those of TLS 1.2; those of 1.3 cannot be chosen in Go, so naming them changes nothing. Versions
 before 1.2 and suites that OpenSSL leaves out (RC4, 3DES) are refused by name.
@@ -6,6 +8,7 @@ before 1.2 and suites that OpenSSL leaves out (RC4, 3DES) are refused by name.
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Sequence
 
@@ -29,6 +32,30 @@ SUITES = {
         for name, cipher in {**_CIPHERS, **_POLY}.items()
     },
 }
+
+
+class Files:
+    """Certificate, key and CA: whoever renews them writes over the files, or renames others to their places.
+    `changed` says so once for each change; of two files the second may come a moment later."""
+
+    def __init__(self, *paths: str) -> None:
+        self._paths = [path for path in paths if path]
+        self._seen = self._look()
+
+    def changed(self) -> bool:
+        before, self._seen = self._seen, self._look()
+        return before != self._seen
+
+    def _look(self) -> list[tuple[int, int, int]]:
+        found = []
+        for path in self._paths:
+            try:
+                status = os.stat(path)
+            except OSError:
+                found.append((0, 0, 0))
+            else:
+                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+        return found
 
 
 def check(version: str, suites: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import ssl
 import threading
 from pathlib import Path
@@ -86,6 +87,37 @@ def test_another_certificate_is_shown_without_ending_open_connections(node: Node
     assert isinstance(fresh.sock, ssl.SSLSocket)
     assert (("commonName", "kubelet-2"),) in (fresh.sock.getpeercert() or {})["subject"]
     fresh.close()
+
+
+def test_files_that_somebody_exchanged_are_shown_once_they_fit_together(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    used = [Path(path) for path in node.pki.issue("of-files")]
+    node.server.use_certificate(*map(str, used))
+    renewed = [Path(path) for path in node.pki.issue("renewed")]
+    assert shown(node) == "of-files"
+    shutil.copy(renewed[0], used[0])
+    assert shown(node) == "of-files", "its key is not there yet"
+    assert "Failed to read the serving certificate again" in caplog.text
+    caplog.clear()
+    assert shown(node) == "of-files" and "again" not in caplog.text, "told once"
+    shutil.copy(renewed[1], used[1])
+    assert shown(node) == "renewed"
+    caplog.clear()
+    assert shown(node) == "renewed" and "again" not in caplog.text, "read once"
+    used[1].unlink()
+    assert shown(node) == "renewed", "as long as there is nothing better"
+
+
+def shown(node: Node) -> str:
+    """Whose certificate a new connection sees."""
+    connection = node.http(node.admin)
+    connection.connect()
+    assert isinstance(connection.sock, ssl.SSLSocket)
+    subject = (connection.sock.getpeercert() or {})["subject"]
+    connection.close()
+    return str(subject[-1][0][1])
 
 
 def test_a_certificate_of_another_ca_is_refused(node: Node, tmp_path: Path) -> None:
