@@ -281,10 +281,10 @@ class _Handler(BaseHTTPRequestHandler):
     # -- plain answers -------------------------------------------------------------------------------
 
     def _healthz(self, parts: list[str], query: dict[str, list[str]]) -> None:
-        if len(parts) > 1 or not set(parts) <= set(HealthChecks.NAMES):
+        found = self.server.owner.checks.page(parts, query)
+        if found is None:
             raise HttpError(404, "404 page not found\n")
-        reason = self.server.owner.checks.failing(*parts)
-        self._text(500 if reason else 200, f"healthz check failed: {reason}\n" if reason else "ok")
+        self._text(*found)
 
     def _page(self, parts: list[str], query: dict[str, list[str]], *, head: str) -> None:
         owner = self.server.owner

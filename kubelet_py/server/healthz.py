@@ -9,7 +9,8 @@ from __future__ import annotations
 import http.server
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import parse_qs, urlsplit
 
 from kubelet_py.instruments import Instrument, Number
 from kubelet_py.server.listener import Listener
@@ -58,15 +59,37 @@ class HealthChecks:
         )
         self.instruments: tuple[Instrument, ...] = (self._state, self._total)
 
-    def failing(self, *names: str) -> str:
-        """Run the checks of these names, or all: why the first that fails does, "" if none does."""
-        found = ""
-        for name in names or self.NAMES:
-            reason = self._loop() if name == "syncloop" else ""
-            self._state.set(0 if reason else 1, name, "healthz")
-            self._total.add(name, "healthz", "error" if reason else "success")
-            found = found or reason
-        return found
+    def page(self, parts: Sequence[str], query: Mapping[str, Sequence[str]]) -> tuple[int, str] | None:
+        """/healthz and /healthz/NAME: code and text; None where there is no such check.
+
+        ?verbose lists the checks, ?exclude=NAME leaves one out (apiserver's pkg/server/healthz).
+        """
+        if len(parts) > 1 or not set(parts) <= set(self.NAMES):
+            return None
+        excluded = [] if parts else [name for name in query.get("exclude", ()) if name]
+        reasons = {name: self._run(name) for name in parts or self.NAMES if name not in excluded}
+        failing = next(filter(None, reasons.values()), "")
+        if parts or "verbose" not in query:
+            return (500, f"healthz check failed: {failing}\n") if failing else (200, "ok")
+        lines = [_line(name, reasons.get(name)) for name in self.NAMES]
+        if unknown := sorted(set(excluded) - set(self.NAMES)):
+            names = ", ".join(f'"{name}"' for name in unknown)
+            lines.append(f"warn: some health checks cannot be excluded: no matches for {names}")
+        lines.append(f"healthz check {'failed' if failing else 'passed'}")
+        return 500 if failing else 200, "\n".join([*lines, ""])
+
+    def _run(self, name: str) -> str:
+        reason = self._loop() if name == "syncloop" else ""
+        self._state.set(0 if reason else 1, name, "healthz")
+        self._total.add(name, "healthz", "error" if reason else "success")
+        return reason
+
+
+def _line(name: str, reason: str | None) -> str:
+    """None: it was left out."""
+    if reason is None:
+        return f"[+]{name} excluded: ok"
+    return f"[-]{name} failed: {reason}" if reason else f"[+]{name} ok"
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -78,12 +101,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: Listener
 
     def do_GET(self) -> None:
-        if self.path.partition("?")[0] != "/healthz":
-            self._answer(404, "404 page not found\n")
-        elif reason := self.server.owner.failing():
-            self._answer(500, f"healthz check failed: {reason}\n")
-        else:
-            self._answer(200, "ok")
+        target = urlsplit(self.path)
+        head, *parts = [part for part in target.path.split("/") if part] or [""]
+        query = parse_qs(target.query, keep_blank_values=True)
+        found = self.server.owner.page(parts, query) if head == "healthz" else None
+        self._answer(*(found or (404, "404 page not found\n")))
 
     do_HEAD = do_GET
 

@@ -24,12 +24,27 @@ def test_it_is_healthy_while_the_loop_turns() -> None:
     server = HealthzServer("127.0.0.1", 0, HealthChecks(loop_check(lambda: 0.0, lambda: now[0])))
     server.start()
     try:
-        assert ask(server, "/healthz?verbose") == (200, "ok")
-        assert ask(server, "/pods")[0] == 404
+        assert ask(server, "/healthz") == ask(server, "/healthz/ping") == (200, "ok")
+        assert [ask(server, path)[0] for path in ("/pods", "/", "/healthz/nope")] == [404] * 3
+        listed = "[+]ping ok\n[+]log ok\n[+]syncloop ok\nhealthz check passed\n"
+        assert ask(server, "/healthz?verbose") == (200, listed)
         now[0] += 1
         assert ask(server, "/healthz") == (
             500,
             "healthz check failed: sync Loop took longer than expected\n",
+        )
+        assert ask(server, "/healthz?exclude=syncloop") == (200, "ok")
+        assert ask(server, "/healthz/syncloop?exclude=syncloop")[0] == 500, "it was asked for"
+        code, text = ask(server, "/healthz?verbose&exclude=log&exclude=none")
+        assert (code, text.splitlines()) == (
+            500,
+            [
+                "[+]ping ok",
+                "[+]log excluded: ok",
+                "[-]syncloop failed: sync Loop took longer than expected",
+                'warn: some health checks cannot be excluded: no matches for "none"',
+                "healthz check failed",
+            ],
         )
     finally:
         server.stop()
