@@ -24,6 +24,18 @@ _MESSAGES = ("File", "FallbackToLogsOnError")
 _PROTOCOLS = ("TCP", "UDP", "SCTP")
 _PROBE_HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
 _HOOK_HANDLERS = ("exec", "httpGet", "tcpSocket", "sleep")
+_PROPAGATIONS = ("Bidirectional", "HostToContainer", "None")
+_RECURSIVE = ("Disabled", "Enabled", "IfPossible")
+_LARGEST_ID = 2**31 - 1
+_NEEDED = {
+    "configMap": ("name",),
+    "hostPath": ("path",),
+    "image": ("reference",),
+    "nfs": ("server", "path"),
+    "persistentVolumeClaim": ("claimName",),
+    "secret": ("secretName",),
+}
+_NEEDED_OF_SOURCE = {"configMap": ("name",), "secret": ("name",), "serviceAccountToken": ("path",)}
 PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 
 
@@ -44,12 +56,16 @@ def faults(pod: Object) -> Iterator[str]:
     volumes: set[str] = set()
     for index, volume in enumerate(spec.get("volumes") or ()):
         yield from _label(f"spec.volumes[{index}].name", volume.get("name", ""), volumes)
+        yield from _volume(f"spec.volumes[{index}]", volume)
+    yield from _pod_security("spec.securityContext", spec.get("securityContext") or {})
     names: set[str] = set()
     grace = spec["terminationGracePeriodSeconds"]
     for group in ("initContainers", "containers"):
         for index, container in enumerate(spec.get(group) or ()):
             where = f"spec.{group}[{index}]"
             yield from _container(where, container, names, volumes, grace)
+            context = container.get("securityContext") or {}
+            yield from _container_security(f"{where}.securityContext", context, spec)
             policy = container.get("restartPolicy")
             if policy is not None and group == "containers":
                 yield f"{where}.restartPolicy: Forbidden: may not be set for non-init containers"
@@ -84,6 +100,60 @@ def _container(
             yield from _hook(f"{path}.lifecycle.{hook}", handler, grace)
 
 
+def _volume(path: str, volume: Object) -> Iterator[str]:
+    kinds = [kind for kind in volume if kind != "name"]
+    for kind in kinds[1:]:
+        yield f"{path}.{kind}: Forbidden: may not specify more than 1 volume type"
+    for kind in kinds[:1]:
+        source = volume[kind] or {}
+        yield from _source(f"{path}.{kind}", source, _NEEDED.get(kind, ()))
+        for index, entry in enumerate(source.get("sources") or ()):
+            for name, inner in entry.items():
+                where = f"{path}.{kind}.sources[{index}].{name}"
+                yield from _source(where, inner or {}, _NEEDED_OF_SOURCE.get(name, ()))
+
+
+def _source(path: str, source: Object, needed: Sequence[str]) -> Iterator[str]:
+    for name in needed:
+        if not source.get(name):
+            yield f"{path}.{name}: Required value"
+    yield from _bounded(f"{path}.defaultMode", source.get("defaultMode"), 0, 0o777)
+    for index, item in enumerate(source.get("items") or ()):
+        if not item.get("path"):
+            yield f"{path}.items[{index}].path: Required value"
+        yield from _bounded(f"{path}.items[{index}].mode", item.get("mode"), 0, 0o777)
+
+
+def _pod_security(path: str, context: Object) -> Iterator[str]:
+    yield from _security(path, context)
+    yield from _bounded(f"{path}.fsGroup", context.get("fsGroup"), 0, _LARGEST_ID)
+    for index, group in enumerate(context.get("supplementalGroups") or ()):
+        yield from _bounded(f"{path}.supplementalGroups[{index}]", group, 0, _LARGEST_ID)
+    for field, known in (
+        ("supplementalGroupsPolicy", ("Merge", "Strict")),
+        ("fsGroupChangePolicy", ("Always", "OnRootMismatch")),
+    ):
+        yield from _one_of(f"{path}.{field}", context.get(field) or known[0], known)
+
+
+def _container_security(path: str, context: Object, spec: Object) -> Iterator[str]:
+    yield from _security(path, context)
+    kind = context.get("procMount") or "Default"
+    yield from _one_of(f"{path}.procMount", kind, ("Default", "Unmasked"))
+    if kind == "Unmasked" and spec.get("hostUsers") is not False:
+        yield f'{path}.procMount: Invalid value: "Unmasked": `hostUsers` must be false to use `Unmasked`'
+    if context.get("privileged") and context.get("allowPrivilegeEscalation") is False:
+        text = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"
+        yield f"{path}: Invalid value: {text}"
+
+
+def _security(path: str, context: Object) -> Iterator[str]:
+    for field in ("runAsUser", "runAsGroup"):
+        yield from _bounded(f"{path}.{field}", context.get(field), 0, _LARGEST_ID)
+    if context.get("windowsOptions") is not None:
+        yield f"{path}.windowsOptions: Forbidden: windows options cannot be set for a linux pod"
+
+
 def _mounts(path: str, mounts: Sequence[Object], volumes: set[str]) -> Iterator[str]:
     places: set[str] = set()
     for index, mount in enumerate(mounts):
@@ -97,6 +167,8 @@ def _mounts(path: str, mounts: Sequence[Object], volumes: set[str]) -> Iterator[
         elif place in places:
             yield f'{where}.mountPath: Invalid value: "{place}": must be unique'
         places.add(place)
+        for field, known in (("mountPropagation", _PROPAGATIONS), ("recursiveReadOnly", _RECURSIVE)):
+            yield from _one_of(f"{where}.{field}", mount.get(field) or known[-1], known)
 
 
 def _probe(path: str, kind: str, probe: Object) -> Iterator[str]:

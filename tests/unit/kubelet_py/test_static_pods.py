@@ -109,6 +109,28 @@ def test_a_manifest_that_cannot_be_used_is_refused(text: str) -> None:
         ({"hostNetwork": "yes"}, "spec.hostNetwork: must be true or false, not a text"),
         ({"ephemeralContainers": [{"name": "e"}]}, "static pods do not support ephemeral containers"),
         ({"overhead": {"cpu": "x"}}, 'spec.overhead[cpu]: Invalid value: "x"'),
+        ({"volumes": [{"name": "v", "hostPath": {}}]}, "spec.volumes[0].hostPath.path: Required value"),
+        ({"volumes": [{"name": "v", "secret": {}}]}, "spec.volumes[0].secret.secretName: Required value"),
+        ({"volumes": [{"name": "v", "emptyDir": {}, "nfs": {}}]}, "nfs: Forbidden: may not specify more"),
+        (
+            {"volumes": [{"name": "v", "projected": {"sources": [{"configMap": {"items": []}}]}}]},
+            "spec.volumes[0].projected.sources[0].configMap.name: Required value",
+        ),
+        (
+            {"volumes": [{"name": "v", "configMap": {"name": "m", "items": [{"key": "k", "mode": 2541}]}}]},
+            "spec.volumes[0].configMap.items[0].path: Required value, "
+            "spec.volumes[0].configMap.items[0].mode: Invalid value: 2541: must be between 0 and 511",
+        ),
+        ({"securityContext": {"runAsUser": -1}}, "spec.securityContext.runAsUser: Invalid value: -1"),
+        ({"securityContext": {"fsGroup": 2**31}}, "spec.securityContext.fsGroup: Invalid value: 2147483648"),
+        (
+            {"securityContext": {"supplementalGroupsPolicy": "strict"}},
+            'spec.securityContext.supplementalGroupsPolicy: Unsupported value: "strict"',
+        ),
+        (
+            {"securityContext": {"windowsOptions": {"runAsUserName": "x"}}},
+            "spec.securityContext.windowsOptions: Forbidden: windows options cannot be set for a linux pod",
+        ),
     ],
 )
 def test_a_pod_that_the_api_would_not_take_is_refused(spec: dict[str, Any], says: str) -> None:
@@ -159,6 +181,19 @@ HTTP = {"httpGet": {"port": "web-1"}}
             {"lifecycle": {"preStop": {"sleep": {"seconds": 31}}}},
             "preStop.sleep: Invalid value: 31: must be greater than 0 and less than "
             "terminationGracePeriodSeconds (30)",
+        ),
+        (
+            {"securityContext": {"procMount": "Unmasked"}},
+            'procMount: Invalid value: "Unmasked": `hostUsers` must be false to use `Unmasked`',
+        ),
+        ({"securityContext": {"procMount": "Open"}}, 'procMount: Unsupported value: "Open"'),
+        (
+            {"securityContext": {"privileged": True, "allowPrivilegeEscalation": False}},
+            "securityContext: Invalid value: cannot set `allowPrivilegeEscalation` to false and `privileged`",
+        ),
+        (
+            {"volumeMounts": [{"name": "v", "mountPath": "/v", "mountPropagation": "Both"}]},
+            'volumeMounts[0].mountPropagation: Unsupported value: "Both"',
         ),
         ({"imagePullPolicy": "Once"}, 'imagePullPolicy: Unsupported value: "Once"'),
         ({"restartPolicy": "Always"}, "restartPolicy: Forbidden: may not be set for non-init containers"),
