@@ -150,7 +150,8 @@ class Agent:
         self._peers = PeerWays(ways, config.pod_cidr, self._tunnel)
         self._images = ImageStore(paths.images)
         self._workers = PodWorkers(lambda uid: self._syncer.sync(uid))
-        self._manager = PodManager(client, self._workers.wake, self._node_uid)
+        sandboxes, wake = self._runtime.list_sandboxes, self._workers.wake
+        self._manager = PodManager(client, wake, self._node_uid, sandboxes=sandboxes)
         recorder = EventRecorder(client, "kubelet", self._options.node_name) if client else None
         self._events = PodEvents(recorder, self._manager.mirror)
         self._node_events = NodeEvents(recorder, self._options.node_name)
@@ -177,10 +178,8 @@ class Agent:
             cgroup_times=self._qos.durations,
         )
         self._leftovers = Leftovers(paths, self._cgroups, self._volumes)
-        workers = self._workers
-        self._pleg = Pleg(self._runtime, self._sandboxes.ips, workers.wake, workers.wake_after)
-        said, host_ip = self._events.tell_of_probe, self._node.ips[0]
-        self._prober = Prober(self._runtime, changed=workers.wake, tell=said, host_ip=host_ip)
+        self._pleg = Pleg(self._runtime, self._sandboxes.ips, wake, self._workers.wake_after)
+        self._prober = Prober(self._runtime, changed=wake, tell=self._events.tell_of_probe, host_ip=first)
         self._services = Informer(client, SERVICES) if client else None
         self._checks = HealthChecks(loop_check(lambda: self._turned_at, time.monotonic))
         self._healthz = HealthzServer(config.healthz_bind_address, config.healthz_port, self._checks)
@@ -211,9 +210,8 @@ class Agent:
             hosts_dir=paths.config / "registries",
             node_file=paths.state / "config.json",
         )
-        self._puller = puller = ImagePuller(
-            self._images, self._workers.wake, fetch=fetch, at_once=pulls_at_once(config)
-        )
+        at_once = pulls_at_once(config)
+        self._puller = puller = ImagePuller(self._images, wake, fetch=fetch, at_once=at_once)
         self._housekeeping = Housekeeping(
             config,
             paths,

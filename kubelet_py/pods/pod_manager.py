@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from kubeclient.rest import RestClient
@@ -51,9 +51,12 @@ class PodManager:
         wake: Callable[[str], None],
         node_uid: Callable[[], str],
         *,
+        sandboxes: Callable[[], Sequence[Sandbox]] = tuple,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`sandboxes`: what the runtime holds now."""
         self._client = client
+        self._sandboxes = sandboxes
         self._wake = wake
         self._node_uid = node_uid
         self._clock = clock
@@ -163,12 +166,15 @@ class PodManager:
 
     def on_static_pods(self, source: str, pods: dict[str, Object]) -> None:
         """All static pods as the manifests of a source say now."""
+        held = self._sandboxes()
         with self._lock:
             self._told.add(source)
             for uid, record in self._records.items():
                 if source_of(record.pod) == source and uid not in pods:
                     record.gone = True
                     record.nudge.set()
+            # First those of former manifests, edited while no agent was here: the new ones wait for them.
+            self._find_orphans([s for s in held if s.config.uid not in pods], (source,))
             for uid, pod in pods.items():
                 known = self._records.get(uid)
                 if known is None or known.gone:
@@ -224,31 +230,40 @@ class PodManager:
         """End what runs of pods that do not exist any more, and have cleared away what is left of others: of
         those sources that have told their pods, and the latter only when all have."""
         with self._lock:
-            for sandbox in sandboxes:
-                config = sandbox.config
-                source = config.annotations.get(ANNOTATION_CONFIG_SOURCE, API_SOURCE)
-                if config.uid in self._records or source not in self._told:
-                    continue
-                log.info("Found orphaned pod=%s/%s uid=%s", config.namespace, config.name, config.uid)
-                self._orphans.add()
-                pod: Object = {
-                    "apiVersion": "v1",
-                    "kind": "Pod",
-                    "metadata": {"name": config.name, "namespace": config.namespace, "uid": config.uid},
-                    # Whoever deleted it meant it; nobody waits for a grace that is not known any more.
-                    "spec": {
-                        "containers": [],
-                        "hostNetwork": config.host_network,
-                        "terminationGracePeriodSeconds": 1,
-                    },
-                }
-                self._records[config.uid] = PodRecord(pod, self._clock(), gone=True)
-                self._wake(config.uid)
+            self._find_orphans(sandboxes, self._told)
             if not self._told.issuperset(SOURCES) or not pods_dir.is_dir():
                 return
             for folder in pods_dir.iterdir():
                 if folder.name not in self._records:
                     clear(folder.name)
+
+    def _find_orphans(self, sandboxes: Iterable[Sandbox], sources: Collection[str]) -> None:
+        """Under the lock: make records of the pods of these sources that nobody wants any more."""
+        for sandbox in sandboxes:
+            config = sandbox.config
+            source = config.annotations.get(ANNOTATION_CONFIG_SOURCE, API_SOURCE)
+            if config.uid in self._records or source not in sources:
+                continue
+            log.info("Found orphaned pod=%s/%s uid=%s", config.namespace, config.name, config.uid)
+            self._orphans.add()
+            pod: Object = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "name": config.name,
+                    "namespace": config.namespace,
+                    "uid": config.uid,
+                    "annotations": {ANNOTATION_CONFIG_SOURCE: source},
+                },
+                # Whoever deleted it meant it; nobody waits for a grace that is not known any more.
+                "spec": {
+                    "containers": [],
+                    "hostNetwork": config.host_network,
+                    "terminationGracePeriodSeconds": 1,
+                },
+            }
+            self._records[config.uid] = PodRecord(pod, self._clock(), gone=True)
+            self._wake(config.uid)
 
 
 def _tells_nothing(new: Object, old: Object) -> bool:

@@ -129,7 +129,14 @@ def test_a_static_pod_lives_through_its_agents_death_and_ends_with_its_file(node
     assert node.containers() == before, "adopted, not restarted"
     assert node.end(signal.SIGTERM) < 2.0, "a clean stop is quick"
     assert node.containers() == before
+    # Edited meanwhile: the new pod may want the former one's port, and starts when that is gone.
+    manifest(node, "web", "trap 'exit 0' TERM; sleep 1001 & wait")
+    log = node.paths.root / "agent.log"
+    known = len(log.read_text())
     node.start()
+    node.until(lambda: "Started container pod=web-alone" in log.read_text()[known:], "the new pod")
+    words = log.read_text()[known:]
+    assert words.index("Removed pod=web-alone") < words.index("Created sandbox pod=web-alone")
     file.unlink()
     node.until(lambda: not node.containers(), "the end of the pod")
     node.until(lambda: not any(node.paths.pods.iterdir()), "an empty pods folder")

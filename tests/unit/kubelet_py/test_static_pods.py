@@ -18,7 +18,7 @@ from kubelet_py.config import Config, from_document
 from kubelet_py.errors import ConfigError
 from kubelet_py.flags import parse_arguments
 from kubelet_py.pods import manifest_url, static_pods
-from kubelet_py.pods.admission import requests
+from kubelet_py.pods.admission import has_turn, requests
 from kubelet_py.pods.context import ObjectSource
 from kubelet_py.pods.manifest_url import ManifestUrl
 from kubelet_py.pods.manifests import Manifest, parse
@@ -504,6 +504,30 @@ def test_what_runs_of_a_source_that_has_not_answered_is_left_alone(tmp_path: Pat
         seen.append((sorted(r.uid for r in manager.records()), [*removed]))
     everything = ["api", "file", "http"]
     assert seen == [([], []), (["file"], []), (["file", "http"], []), (everything, ["leftover"])]
+
+
+def test_what_runs_of_a_former_manifest_comes_before_the_pod_of_the_new_one() -> None:
+    """The manifest was edited while no agent was here: the new pod has its turn when the former is gone."""
+    config = SandboxConfig(name="p-n1", namespace="default", uid="former", annotations={SOURCE: "file"})
+    held = [Sandbox("s", "READY", 1, "", 0.0, config), sandbox("other", "http")]
+    woken: list[str] = []
+    manager = PodManager(None, woken.append, lambda: "", sandboxes=lambda: held)
+    pods = parse(json.dumps(pod("p")), "/m", "n1", NOW).pods
+    manager.on_static_pods("file", pods)
+    former, new = manager.records()
+    assert (former.uid, former.gone, new.uid) == ("former", True, next(iter(pods)))
+    assert woken[0] == "former" and set(woken) == {"former", new.uid}
+    assert not has_turn(new, manager.records(), {"former"})
+    manager.forget("former")
+    assert has_turn(new, manager.records(), set())
+
+
+def test_what_runs_of_the_manifest_as_it_is_stays() -> None:
+    pods = parse(json.dumps(pod("p")), "/m", "n1", NOW).pods
+    [uid] = pods
+    manager = PodManager(None, lambda uid: None, lambda: "", sandboxes=lambda: [sandbox(uid, "file")])
+    manager.on_static_pods("file", pods)
+    assert [(record.uid, record.gone) for record in manager.records()] == [(uid, False)]
 
 
 def test_a_source_ends_only_its_own_pods() -> None:
