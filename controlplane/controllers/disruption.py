@@ -7,6 +7,7 @@ deletion is seen here or two minutes have passed. Source: upstream's disruption 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +23,11 @@ from kubeclient.rest import RestClient
 from kubeclient.selectors import LabelSelector
 
 FORGOTTEN_SECONDS = 120.0
+UNMANAGED = (
+    "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. As a result, the "
+    "status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account "
+    'for these pods please set ".spec.minAvailable" field of the PDB to an integer value.'
+)
 
 
 def budget_status(
@@ -49,6 +55,17 @@ def budget_status(
         "disruptionsAllowed": max(0, healthy - desired) if expected > 0 else 0,
     }
     return status | ({"disruptedPods": disrupted} if disrupted else {})
+
+
+def remarks(budget: Object, pods: Sequence[Object]) -> list[tuple[str, str, str]]:
+    """Why the budget may not count as its author thinks: (type, reason, message) of events. Pure."""
+    spec, found = budget["spec"], []
+    if not pods:
+        found.append(("Normal", "NoPods", "No matching pods found"))
+    counts_workloads = spec.get("maxUnavailable") is not None or isinstance(spec.get("minAvailable"), str)
+    if counts_workloads and any(controller_of(pod) is None for pod in pods):
+        found.append(("Warning", "UnmanagedPods", UNMANAGED.format(json.dumps(spec.get("selector")))))
+    return found
 
 
 def _bounds(
@@ -106,6 +123,8 @@ class Disruption(Controller):
             return
         now = datetime.now(UTC)
         pods = [pod for pod in self._pods.list() if _selects(budget, pod) and _unfinished(pod)]
+        for kind, reason, message in remarks(budget, pods):
+            self.recorder.event(budget, kind, reason, message)
         old = budget.get("status") or {}
         status = budget_status(budget, pods, self._scale_of, now.timestamp())
         status["conditions"] = [_condition(status, old, now)]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from controlplane.controllers.disruption import budget_status
+from controlplane.controllers.disruption import budget_status, remarks
 from controlplane.controllers.stamps import seconds
 
 NOW = seconds("2026-01-01T01:00:00Z")
@@ -43,6 +43,32 @@ def allowed(found: dict[str, Any], pods: list[Any], replicas: int | None = None)
 )
 def test_how_many_pods_may_go(spec, pods, replicas, expected) -> None:
     assert allowed(budget(**spec), [pod(f"p{i}") for i in range(pods)], replicas) == expected
+
+
+def owned(name: str) -> dict[str, Any]:
+    found = pod(name)
+    found["metadata"]["ownerReferences"] = [
+        {"kind": "ReplicaSet", "name": "r", "uid": "r", "controller": True}
+    ]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("spec", "pods", "reasons"),
+    [
+        ({"minAvailable": 1}, [], ["NoPods"]),
+        ({"minAvailable": 1}, [pod("a")], []),
+        ({"maxUnavailable": 1}, [owned("a"), pod("b")], ["UnmanagedPods"]),
+        ({"minAvailable": "50%"}, [pod("a")], ["UnmanagedPods"]),
+        ({"maxUnavailable": "50%"}, [owned("a")], []),
+    ],
+)
+def test_what_is_said_of_a_budget_that_cannot_be_counted(spec, pods, reasons) -> None:
+    found = remarks(budget(selector={"matchLabels": {"app": "x"}}, **spec), pods)
+    assert [reason for _, reason, _ in found] == reasons
+    for kind, reason, message in found:
+        assert kind == ("Warning" if reason == "UnmanagedPods" else "Normal")
+        assert reason != "UnmanagedPods" or '(selector: {"matchLabels": {"app": "x"}})' in message
 
 
 def test_only_ready_pods_that_stay_are_healthy() -> None:

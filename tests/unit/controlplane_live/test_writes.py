@@ -209,16 +209,21 @@ def test_replacing_a_service_need_not_repeat_its_address(api: Client, namespace:
 
 
 @pytest.mark.parametrize(
-    ("allowed", "seen", "code", "retry"),
-    [(1, 1, 201, None), (0, 1, 429, None), (1, 0, 429, "10")],  # the last one is not counted yet
+    ("allowed", "seen", "code", "retry", "cause"),
+    [
+        (1, 1, 201, None, ""),
+        (0, 1, 429, None, "The disruption budget b needs 2 healthy pods and has 1 currently"),
+        (1, 0, 429, "10", "The disruption budget b is still being processed by the server."),
+    ],
 )
 def test_eviction_respects_the_budget(
-    api: Client, namespace: str, allowed: int, seen: int, code: int, retry: str | None
+    api: Client, namespace: str, allowed: int, seen: int, code: int, retry: str | None, cause: str
 ) -> None:
     budgets = f"/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets"
     selector = {"matchLabels": {"a": "b"}}
     api.must("POST", budgets, {"metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": selector}})
-    api.patch(f"{budgets}/b/status", {"status": {"disruptionsAllowed": allowed, "observedGeneration": seen}})
+    counted = {"disruptionsAllowed": allowed, "desiredHealthy": 2, "currentHealthy": 1}
+    api.patch(f"{budgets}/b/status", {"status": {**counted, "observedGeneration": seen}})
     path = PODS.format(namespace)
     body = pod("p", nodeName="n1")
     body["metadata"]["labels"] = {"a": "b"}
@@ -239,7 +244,24 @@ def test_eviction_respects_the_budget(
         assert "deletionTimestamp" in gone["metadata"]
         reasons = {c["type"]: c.get("reason") for c in gone["status"]["conditions"]}
         assert reasons["DisruptionTarget"] == "EvictionByEvictionAPI"
+    else:
+        refused = answered.json()
+        assert refused["message"] == "Cannot evict pod as it would violate the pod's disruption budget."
+        assert refused["details"]["causes"] == [{"reason": "DisruptionBudget", "message": cause}]
     assert answered.headers.get("Retry-After") == retry
+
+
+def test_nobody_can_say_which_of_two_budgets_an_eviction_is_to_ask(api: Client, namespace: str) -> None:
+    budgets = f"/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets"
+    for name in ("a", "b"):
+        api.must("POST", budgets, {"metadata": {"name": name}, "spec": {"minAvailable": 0, "selector": {}}})
+    path = PODS.format(namespace)
+    api.must("POST", path, pod("p", nodeName="n1"))
+    api.patch(f"{path}/p/status", {"status": {"phase": "Running"}})
+    answered = api.send("POST", f"{path}/p/eviction", {"metadata": {"name": "p"}, "kind": "Eviction"})
+    assert answered.status_code == 500
+    assert answered.json()["message"].startswith("This pod has more than one PodDisruptionBudget, ")
+    assert "deletionTimestamp" not in api.must("GET", f"{path}/p")["metadata"]
 
 
 @pytest.mark.parametrize(
