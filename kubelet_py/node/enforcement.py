@@ -6,6 +6,7 @@ Source: upstream's enforceNodeAllocatableCgroups; the events' words are its.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 
@@ -19,6 +20,8 @@ from runtime.cgroups import CgroupDriver
 from runtime.errors import CgroupError
 
 log = logging.getLogger(__name__)
+
+MAKE_IT = "make it, on a host of cgroup v1 in each hierarchy and in the v2 tree beside them"
 
 
 def rules_of(config: Config, machine: Machine, cgroups: CgroupDriver) -> Rules:
@@ -77,11 +80,13 @@ class Enforcement:
         try:
             self._cgroups.open(cgroup.strip("/")).update(limits)
         except CgroupError as error:
-            self._failed(f'Failed to enforce {whose} Reserved Cgroup Limits on "{cgroup}"', error)
+            missing = error.errno == errno.ENOENT
+            self._failed(f'Failed to enforce {whose} Reserved Cgroup Limits on "{cgroup}"', error, missing)
         else:
             text = f"Updated limits on {whose.lower()} reserved cgroup {cgroup}"
             self._tell("Normal", "NodeAllocatableEnforced", text)
 
-    def _failed(self, what: str, error: CgroupError) -> None:
+    def _failed(self, what: str, error: CgroupError, missing: bool = False) -> None:
         log.warning("%s error=%s", what, error)
-        self._tell("Warning", "FailedNodeAllocatableEnforcement", f"{what}: {error}")
+        hint = f" ({MAKE_IT})" if missing else ""
+        self._tell("Warning", "FailedNodeAllocatableEnforcement", f"{what}: {error}{hint}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from kubelet_py.config import from_document
 from kubelet_py.node import thresholds
-from kubelet_py.node.enforcement import Enforcement, rules_of
+from kubelet_py.node.enforcement import MAKE_IT, Enforcement, rules_of
 from kubelet_py.node.events import NodeEvents
 from kubelet_py.node.pressure import Observation
 from kubelet_py.node.ranking import ContainerUsage, Usage
@@ -46,7 +47,7 @@ class Driver:
     def open(self, path: str) -> Cgroup:
         key = path.replace("/", "_")
         if key not in self.stats_of:
-            raise CgroupError(f"Could not open cgroup {path}: ENOENT")
+            raise CgroupError(f"Could not open cgroup {path}: ENOENT", errno.ENOENT)
         return Cgroup(self, key)
 
 
@@ -156,14 +157,15 @@ def test_reserved_cgroups_are_limited_and_a_missing_one_is_told() -> None:
     driver: Any = Driver(**{"system.slice": CgroupStats()})
     qos: Any = type("Qos", (), {"enforce": lambda self, limits: told.append(str(limits))})()
     enforcement = Enforcement(
-        driver, qos, MACHINE, config, lambda kind, reason, text: told.append(f"{kind} {reason}")
+        driver, qos, MACHINE, config, lambda kind, reason, text: told.append(f"{kind} {reason} {text}")
     )
     enforcement.enforce()
     assert driver.written == [("system.slice", {"cpu": {"shares": 512}, "memory": {"limit": 1 << 30}})]
     assert told == [
         "{'memory': {'limit': -1}}",
-        "Warning FailedNodeAllocatableEnforcement",
-        "Normal NodeAllocatableEnforced",
+        'Warning FailedNodeAllocatableEnforcement Failed to enforce Kube Reserved Cgroup Limits on "/kube": '
+        f"Could not open cgroup kube: ENOENT ({MAKE_IT})",
+        "Normal NodeAllocatableEnforced Updated limits on system reserved cgroup /system.slice",
     ]
 
 
