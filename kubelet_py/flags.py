@@ -200,6 +200,11 @@ _KEYS: dict[Callable[[str], Any], dict[str, str]] = {
     headers: {"manifest-url-header": "staticPodURLHeader"},
     taints: {"register-with-taints": "registerWithTaints"},
 }
+_SHOWN = {
+    str: "TEXT", number: "NUMBER", switch: "TRUE|FALSE", listed: "TEXT,...", pairs: "NAME=VALUE,...",
+    thresholds: "SIGNAL<VALUE,...", gates: "NAME=TRUE|FALSE,...", headers: "NAME:VALUE,...",
+    taints: "KEY=VALUE:EFFECT,...",
+}  # fmt: skip
 JOINED = {"authentication", "authorization", "logging", "featureGates"}
 KEY_OF = {flag: key for table in _KEYS.values() for flag, key in table.items()}
 
@@ -243,7 +248,8 @@ def _joined(known: Document, more: Document) -> Document:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="kubelet_py.agent", description="The node agent", allow_abbrev=False,
+        prog="kubelet_py.agent", usage="%(prog)s [FLAG ...]", description="The node agent",
+        allow_abbrev=False,
         epilog="Each flag with [KEY] says what this key of the KubeletConfiguration says, and wins over it.",
     )  # fmt: skip
     parser.set_defaults(overlay={})
@@ -310,7 +316,7 @@ def _add(parser: argparse.ArgumentParser, flag: str, key: str, read: Callable[[s
         )
     parser.add_argument(
         *names, dest=key, action=_Overlay, type=read, default=argparse.SUPPRESS, help=f"[{key}]",
-        metavar=read.__name__.upper(), **more,
+        metavar=_SHOWN[read], **more,
     )  # fmt: skip
 
 

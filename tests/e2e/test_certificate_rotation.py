@@ -28,10 +28,9 @@ pytestmark = pytest.mark.e2e
 NAME = "brief"
 SIGNED_SECONDS = 15  # a certificate is renewed when 70 to 90 % of its life is over
 SERVICE_CIDR = "10.96.0.0/12"
-CONFIG = {
-    "nodeLeaseDurationSeconds": 4, "rotateCertificates": True, "serverTLSBootstrap": True,
-    "nodeStatusUpdateFrequency": "1s", "nodeStatusReportFrequency": "5m",
-}  # fmt: skip
+# What the agent is told lies in a file, in a drop-in beside it, and in flags.
+CONFIG = {"nodeLeaseDurationSeconds": 40, "rotateCertificates": True, "nodeStatusReportFrequency": "5m"}
+DROP_IN = {"nodeLeaseDurationSeconds": 4, "nodeStatusUpdateFrequency": "1s"}
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,9 @@ def brief(unstarted_node: Node) -> Iterator[Brief]:
     paths.kubeconfig("kubelet").unlink()
     config = paths.config / "kubelet.json"
     config.write_text(json.dumps(CONFIG))
+    drop_ins = paths.config / "kubelet.conf.d"
+    drop_ins.mkdir()
+    (drop_ins / "10-often.conf").write_text(json.dumps(DROP_IN))
     running = [
         start(
             node, paths, "controlplane.main", "--config-dir", str(paths.config), "--data-dir",
@@ -106,8 +108,9 @@ def brief(unstarted_node: Node) -> Iterator[Brief]:
         login["users"] = [{"name": login["users"][0]["name"], "user": {"token": token}}]
         paths.kubeconfig("bootstrap-kubelet").write_text(json.dumps(login))
         agent = start(
-            node, paths, "kubelet_py.agent", "--root", str(node.root), "--node-name", NAME, "--node-ip",
-            NODE_IP, "--config", str(config), "--bootstrap-kubeconfig",
+            node, paths, "kubelet_py.agent", "--root", str(node.root), "--hostname-override", NAME,
+            "--node-ip", NODE_IP, "--config", str(config), "--config-dir", str(drop_ins),
+            "--rotate-server-certificates=true", "--bootstrap-kubeconfig",
             str(paths.kubeconfig("bootstrap-kubelet")),
         )  # fmt: skip
         running.append(agent)

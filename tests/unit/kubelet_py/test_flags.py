@@ -100,6 +100,14 @@ def test_what_cannot_be_read_is_told_with_the_flag(
     assert says in capsys.readouterr().err
 
 
+def test_help_tells_each_flag_and_its_key(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    shown = capsys.readouterr().out
+    assert {flag for flag in KEY_OF if f"--{flag} " not in shown} == set()
+    assert {key for key in KEY_OF.values() if f"[{key}]" not in shown} == set()
+
+
 def test_a_node_is_named_by_either_flag() -> None:
     assert parse_arguments(["--hostname-override", "n7"]).node_name == "n7"
     assert parse_arguments(["--node-name", "n8"]).node_name == "n8"
