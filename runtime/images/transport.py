@@ -49,6 +49,12 @@ _LONGEST_WAIT = 10.0
 _REDIRECTS = 5
 _PASSING = frozenset({429, 500, 502, 503, 504})
 _CHALLENGE = re.compile(r'([a-zA-Z]+)="((?:[^"\\]|\\.)*)"')
+_NO_TLS = " (it does not speak TLS: name it as http:// in its hosts.toml, or pull with --insecure)"
+_HINTS = {
+    "CERTIFICATE_VERIFY_FAILED": " (trust it by `ca` in its hosts.toml, or pull with --ca-file)",
+    "WRONG_VERSION_NUMBER": _NO_TLS,
+    "RECORD_LAYER_FAILURE": _NO_TLS,
+}
 # What requests takes for "not even from the environment".
 _NO_PROXY: Any = {"http": None, "https": None, "all": None}
 
@@ -309,11 +315,12 @@ class Channel:
         return PullError(text)
 
     def unreachable(self, what: str, error: Exception) -> RegistryUnavailable:
-        """The exception for a connection that failed, with the system's reason."""
+        """The exception for a connection that failed, with the system's reason and what to do."""
         cause: BaseException = error
         while (inner := cause.__cause__ or cause.__context__) is not None:
             cause = inner
-        return RegistryUnavailable(f"{self.what}: {what}: {cause}")
+        hint = next((hint for sign, hint in _HINTS.items() if sign in str(cause)), "")
+        return RegistryUnavailable(f"{self.what}: {what}: {cause}{hint}")
 
 
 def _error_text(response: requests.Response) -> str:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
+from kubelet_py.cli.main import main
 from kubelet_py.pods.image_puller import fetch_with_credentials
 from runtime.images import push, registry
 from runtime.images.credentials import Credentials
@@ -124,6 +125,18 @@ def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 @pytest.fixture
+def server_of_text() -> Iterator[str]:
+    """Speaks HTTP and no TLS."""
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            return
+
+    with serving(Server) as where:
+        yield where
+
+
+@pytest.fixture
 def archive() -> io.BytesIO:
     return io.BytesIO(tar_file(docker_archive([layer([("file", b"content")])], ["app:v1"])))
 
@@ -192,6 +205,26 @@ def test_a_busy_token_service_is_asked_again_after_growing_pauses(tmp_path: Path
         with pytest.raises(RegistryUnavailable, match="token: 503"):
             registry.pull(ImageStore(tmp_path), f"{where}/app:v1", sleep=pauses.append)
     assert answers == [], "four times, and not four times for each try of the manifest"
+
+
+def test_a_registry_without_tls_is_named_as_such(tmp_path: Path, server_of_text: str) -> None:
+    folder = tmp_path / "hosts/plain.example"
+    folder.mkdir(parents=True)
+    (folder / "hosts.toml").write_text(f'server = "https://{server_of_text}"\n')
+    with pytest.raises(RegistryUnavailable, match="it does not speak TLS: name it as http:// in its hosts"):
+        registry.pull(ImageStore(tmp_path / "store"), "plain.example/app:v1", hosts_dir=tmp_path / "hosts")
+
+
+def test_who_asked_for_no_look_at_certificates_is_not_warned_of_it(
+    tmp_path: Path, archive: io.BytesIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Certificate(tmp_path, "registry.lab.example")
+    ImageStore(tmp_path / "var/lib/kubelet-py/images").import_archive(archive)
+    with registry_server.registry(tmp_path / "registry", tls=(own.file, own.key_file)) as where:
+        flags = ("--root", str(tmp_path), "--insecure", "--quiet")
+        assert main(["image", "push", *flags, "app:v1", f"{where}/app:v1"]) == 0
+        assert main(["image", "pull", *flags, f"{where}/app:v1"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_pods_secrets_are_tried_before_the_nodes_own_file(tmp_path: Path, archive: io.BytesIO) -> None:
@@ -270,7 +303,7 @@ def test_https_goes_through_the_environments_proxy_unless_no_proxy_names_the_hos
             push.push(origin, image.id, target=name, ca_file=trusted)
             assert registry.pull(ImageStore(tmp_path / "one"), name, ca_file=trusted).id == image.id
             assert set(Proxy.asked) == {"registry.lab.example:443"}
-            with pytest.raises(RegistryUnavailable, match="certificate"):
+            with pytest.raises(RegistryUnavailable, match=r"certificate.* \(trust it by `ca` in its hosts"):
                 registry.pull(ImageStore(tmp_path / "two"), name)
             Proxy.asked.clear()
             monkeypatch.setenv("NO_PROXY", ".lab.example")
