@@ -416,9 +416,8 @@ class _Handler(BaseHTTPRequestHandler):
         answer = orjson.loads(end)
         if answer.get("exitCode") != 0:
             reason = answer.get("error") or f"command terminated with exit code {answer.get('exitCode')}"
-            raise HttpError(
-                500, f"error executing command in container: {reason}\n{b''.join(output).decode()}"
-            )
+            text = b"".join(output).decode("utf-8", "replace")
+            raise HttpError(500, f"error executing command in container: {reason}\n{text}")
         self._bytes(200, b"".join(output), "text/plain; charset=utf-8")
 
     # -- upgrades ------------------------------------------------------------------------------------

@@ -264,6 +264,12 @@ def test_run_gives_the_output(node: Node) -> None:
     assert status == 500 and "exit code 1" in text
 
 
+def test_run_that_fails_tells_even_what_is_no_text(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"a\xff")
+    status, text = node.get(f"/run/default/web/main?cmd=cat+{tmp_path}/bytes+/nonexistent", "POST")
+    assert status == 500 and "exit code 1" in text and "a\ufffd" in text
+
+
 EXEC = "/exec/default/web/main?output=1&error=1"
 
 
