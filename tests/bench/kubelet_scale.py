@@ -5,6 +5,7 @@
     restart    SIGKILL of the agent among 100 pods, until the next one has adopted all
     configmap  a ConfigMap's change, until the file in a pod's volume has it
     probes     300 probes a second, half httpGet and half tcpSocket, answered by busybox's httpd in the pods
+    execs      300 exec probes a second of busybox's `true`
 
 All on one node below a temporary root. CPU is the kernel's count of the agent's own time (utime + stime), so
 it holds on a machine that has other things to do; seconds do not, so `restart` tells both.
@@ -45,6 +46,7 @@ PROBES = 300
 # relists (30 s), syncFrequency (60 s) and the lease (10 s) all have their turn in it
 IDLE_SECONDS = 65
 SENDERS = 8
+Actions = Callable[[int], tuple[dict[str, Any], dict[str, Any]]]  # by port, readiness and liveness
 LONGEST = 300.0  # seconds until all pods are as they should be
 
 
@@ -234,22 +236,36 @@ def _text(file: Path) -> str:
 
 def probes(bench: Bench) -> None:
     """Two probes a second for each container, one by HTTP and one by TCP; five containers a pod."""
+    _probe(bench, "half httpGet, half tcpSocket", _by_network)
+
+
+def execs(bench: Bench) -> None:
+    """The same by two commands."""
+    command = {"exec": {"command": ["true"]}}
+    _probe(bench, "all exec", lambda port: (command, command))
+
+
+def _probe(bench: Bench, what: str, actions: Actions) -> None:
     containers_each = 5
     count = PROBES // (2 * containers_each)
-    bench.make([_probed(f"probed-{number}", containers_each) for number in range(count)], ready)
+    bench.make([_probed(f"probed-{number}", containers_each, actions) for number in range(count)], ready)
     time.sleep(5)
     before, begun = _probe_count(bench), time.perf_counter()
     share = bench.idle(20)["agent"]
     rate = (_probe_count(bench) - before) / (time.perf_counter() - begun)
     bench.clear()
     _tell(
-        f"CPU of the agent with {PROBES} probes a second wanted (half httpGet, half tcpSocket)",
+        f"CPU of the agent with {PROBES} probes a second wanted ({what})",
         f"{share:.1f} % of a core at {rate:.0f} a second",
         "≤ 20 %",
     )
 
 
-def _probed(name: str, count: int) -> dict[str, Any]:
+def _by_network(port: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {"httpGet": {"port": port, "path": "/hostname"}}, {"tcpSocket": {"port": port}}
+
+
+def _probed(name: str, count: int, actions: Actions) -> dict[str, Any]:
     body = pod(name)
     every = {"periodSeconds": 1, "timeoutSeconds": 5}
     body["spec"]["containers"] = [
@@ -258,8 +274,8 @@ def _probed(name: str, count: int) -> dict[str, Any]:
             "image": "busybox",
             "imagePullPolicy": "IfNotPresent",
             "command": ["httpd", "-f", "-p", str(port), "-h", "/etc"],
-            "readinessProbe": {"httpGet": {"port": port, "path": "/hostname"}, **every},
-            "livenessProbe": {"tcpSocket": {"port": port}, **every},
+            "readinessProbe": {**actions(port)[0], **every},
+            "livenessProbe": {**actions(port)[1], **every},
         }
         for port in range(8000, 8000 + count)
     ]
@@ -280,6 +296,7 @@ ROWS: dict[str, Callable[[Bench], None]] = {
     "exit": container_exit,
     "configmap": configmap,
     "probes": probes,
+    "execs": execs,
     "restart": restart,
     "pods": pods,
 }
