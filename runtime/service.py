@@ -7,7 +7,6 @@ nothing for the containers: the next `start` finds the shims by their folders an
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -38,7 +37,7 @@ from runtime.oci_config import container_config, pause_config, signal_number
 from runtime.shim_link import ShimLink
 from runtime.spare_network import SpareNetwork
 from runtime.state import EXITED, READY, RUNNING, ContainerState, SandboxState
-from runtime.streams import EXIT, STDERR, STDOUT, Stream
+from runtime.streams import STDERR, STDOUT, Stream
 from runtime.values import (
     Container,
     ContainerConfig,
@@ -61,7 +60,6 @@ START_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
 ADOPT_SECONDS = 5.0
 MISTAKE_PAUSE_SECONDS = 0.1
-EXEC_GRACE_SECONDS = 10.0
 LARGEST_EXEC_OUTPUT = 16 * 1024 * 1024
 
 
@@ -379,32 +377,23 @@ class RuntimeService:
 
     def exec_sync(self, container_id: str, argv: Sequence[str], timeout: float | None) -> ExecResult:
         """Run `argv` to its end. Raises StartError, or ExecTimeout when all it started had to be killed."""
-        stream = self._session(
-            "exec", container_id, argv=list(argv), stdout=True, stderr=True, timeout=timeout or None
-        )
         collected = {STDOUT: bytearray(), STDERR: bytearray()}
+
+        def collect(channel: int, payload: bytes) -> None:
+            kept = collected[channel]
+            kept += payload[: LARGEST_EXEC_OUTPUT - len(kept)]
+
+        stream = self._connected("exec", container_id)
         try:
-            stream.settimeout(timeout + EXEC_GRACE_SECONDS if timeout else None)
-            while (frame := stream.receive()) is not None:
-                channel, payload = frame
-                if channel == EXIT:
-                    return exec_result(json.loads(payload), collected, argv)
-                kept = collected[channel]
-                kept += payload[: LARGEST_EXEC_OUTPUT - len(kept)]
+            ended = shim_link.run(stream, START_SECONDS, timeout, collect, container_id, argv)
         except TimeoutError as error:
             raise ExecTimeout(f"command {' '.join(argv)!r} timed out") from error
         finally:
             stream.close()
-        raise ShimError("Could not finish exec: the pod's shim has gone")
+        return exec_result(ended, collected, argv)
 
     def _session(self, op: str, container_id: str, **values: Any) -> Stream:
-        container = self.container(container_id)
-        if container.state != RUNNING:
-            raise StartError(f"container {container_id} is not running: it is {container.state}")
-        try:
-            stream = Stream(shim_link.connect(str(self._sandboxes_dir / container.sandbox_id)))
-        except OSError as error:
-            raise ShimError(f"Could not {op}: the pod's shim has gone ({error.strerror})") from error
+        stream = self._connected(op, container_id)
         try:
             stream.settimeout(START_SECONDS)
             shim_link.ask(stream, op, container=container_id, **values)
@@ -413,6 +402,15 @@ class RuntimeService:
             stream.close()
             raise StartError(str(error)) from error
         return stream
+
+    def _connected(self, op: str, container_id: str) -> Stream:
+        container = self.container(container_id)
+        if container.state != RUNNING:
+            raise StartError(f"container {container_id} is not running: it is {container.state}")
+        try:
+            return Stream(shim_link.connect(str(self._sandboxes_dir / container.sandbox_id)))
+        except OSError as error:
+            raise ShimError(f"Could not {op}: the pod's shim has gone ({error.strerror})") from error
 
     # events
 

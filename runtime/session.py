@@ -122,7 +122,8 @@ class Exec:
         connection.on_frame = self._frame
         connection.on_closed = self._client_gone
         connection.on_drained = self._client_caught_up
-        reply(connection, request.get("id", 0), pid=self._process.pid)
+        if not request.get("quiet"):  # who only waits for the end is told that alone
+            reply(connection, request.get("id", 0), pid=self._process.pid)
 
     def _launch(self, request: Mapping[str, Any]) -> Process:
         stdio = Stdio(

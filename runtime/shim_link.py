@@ -13,11 +13,11 @@ import queue
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from runtime.errors import ShimError
-from runtime.streams import EVENT, REQUEST, RESPONSE, FrameError, FrameReader, Stream, pack
+from runtime.errors import ShimError, StartError
+from runtime.streams import EVENT, EXIT, REQUEST, RESPONSE, FrameError, FrameReader, Stream, pack
 
 SOCKET = "shim.sock"
 
@@ -79,6 +79,48 @@ def _answer(stream: Stream, op: str) -> dict[str, Any]:
                 return checked(op, json.loads(frame[1]))
     except TimeoutError as error:
         raise ShimError(f"Could not {op}: the pod's shim did not answer in time") from error
+
+
+def run(
+    stream: Stream,
+    patience: float,
+    timeout: float | None,
+    output: Callable[[int, bytes], None],
+    container: str,
+    argv: Sequence[str],
+) -> dict[str, Any]:
+    """Has a command run to its end, on a stream that nobody else reads: what the shim says of that end.
+    `patience`: seconds for its start. `output` is called with its channel and bytes.
+
+    With a timeout, which is the shim's to keep, the start is not waited for apart: that would be one more
+    waking of a thread for each of hundreds of probes a second. Raises StartError, ShimError, TimeoutError.
+    """
+    values = {"container": container, "argv": list(argv), "stdout": True, "stderr": True}
+    if timeout:
+        stream.settimeout(patience + timeout)
+        request = {"id": 1, "op": "exec", **values, "timeout": timeout, "quiet": True}
+        stream.send(REQUEST, json.dumps(request).encode())
+    else:
+        stream.settimeout(patience)
+        _started(lambda: ask(stream, "exec", **values))
+        stream.settimeout(None)
+    while (frame := stream.receive()) is not None:
+        channel, payload = frame
+        if channel == EXIT:
+            ended: dict[str, Any] = json.loads(payload)
+            return ended
+        if channel == RESPONSE:  # an error, or a word of a shim that is older than we
+            _started(lambda payload=payload: checked("exec", json.loads(payload)))  # type: ignore[misc]
+        else:
+            output(channel, payload)
+    raise ShimError("Could not finish exec: the pod's shim has gone")
+
+
+def _started(asked: Callable[[], dict[str, Any]]) -> None:
+    try:
+        asked()
+    except ShimError as error:
+        raise StartError(str(error)) from error
 
 
 def greet(directories: Iterable[str]) -> list[socket.socket | OSError]:
