@@ -120,8 +120,10 @@ class Recorder(LinuxKernel):
         return Seen(f"{folder.path}/{path}", False, status.st_mode, status.st_rdev)
 
     def open(self, path: str, flags: int, *, dir_fd: int | None = None) -> int:
-        if dir_fd is not None or not (path.startswith("/") or path == "."):
-            raise Unforeseen("an open by descriptor")
+        if dir_fd is not None:
+            return self._open_below(dir_fd, path, flags)
+        if not (path.startswith("/") or path == "."):
+            raise Unforeseen("a relative path of the host")
         slot = self._at("openat", None, path, flags | os.O_CLOEXEC, 0)
         if path == ".":
             return slot
@@ -129,6 +131,16 @@ class Recorder(LinuxKernel):
             return self._note(slot, Seen("", True, FOLDER))
         status = os.stat(path)
         return self._note(slot, Seen(path, False, status.st_mode, status.st_rdev))
+
+    def _open_below(self, folder_fd: int, path: str, flags: int) -> int:
+        """In a folder of the host's: /proc, where the files of security modules are."""
+        folder = self._where(folder_fd)
+        if folder.inside or not folder.path:
+            raise Unforeseen("an open in the container")
+        place = f"{folder.path}/{path}"
+        status = os.stat(place)
+        slot = self._at("openat", folder_fd, path, flags | os.O_CLOEXEC, 0)
+        return self._note(slot, Seen(place, False, status.st_mode, status.st_rdev))
 
     def close(self, fd: int) -> None:
         return

@@ -14,7 +14,8 @@ from runtime.fake import FakeKernel
 from runtime.foresight import Foresight, Unforeseen
 from runtime.kernel import Region
 from runtime.machine import CHECK, ENTRY_WORDS, RESULT, X86_64
-from runtime.plan import Context, Operation, Plan
+from runtime.plan import Context, Operation, Plan, Refused
+from runtime.process import CheckLabels
 from runtime.program import (
     Assembly,
     Entry,
@@ -28,7 +29,7 @@ from runtime.program import (
     load,
     save,
 )
-from runtime.recorder import Recorder
+from runtime.recorder import Recorder, Seen
 from runtime.table import HEAD_WORDS
 
 NUMBERS = {"openat": 257, "setns": 308, "clone3": 435, "exit_group": 231}
@@ -171,3 +172,20 @@ def test_the_recorder_is_asked_what_a_kernel_is_asked() -> None:
     Around().run(fake, context)
     renamed = {"dumpable": "prctl"}
     assert [e.call for e in recorder.entries] == [renamed.get(name, name) for name in fake.names()]
+
+
+def test_a_label_of_a_security_module_is_foreseen_where_there_is_one(tmp_path: Path) -> None:
+    """Below the host's /proc, for which a folder stands here."""
+    recorder, context = Recorder(FakeKernel(), ()), Context((5, 6, 7), False)
+    context.host_proc = recorder.open(str(tmp_path), os.O_PATH)
+    with pytest.raises(Refused, match="AppArmor is not enabled"):
+        CheckLabels(True, False).run(recorder, context)
+    (tmp_path / "self/attr/apparmor").mkdir(parents=True)
+    (tmp_path / "self/attr/apparmor/exec").write_text("")
+    CheckLabels(True, False).run(recorder, context)
+    asked = recorder.entries[-1]
+    assert asked.call == "openat" and not asked.expected
+    assert asked.arguments[:2] == (context.host_proc, "self/attr/apparmor/exec")
+    context.root = recorder._note(Slot(Slot.FIRST + 99), Seen("", True, 0o040755))
+    with pytest.raises(Unforeseen):
+        recorder.open("etc", os.O_PATH, dir_fd=context.root)
