@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 START_ERROR_CODE = 128
 LEFTOVER_OUTPUT_SECONDS = 1.0
 SAVE_AGAIN_SECONDS = 1.0
-KILLED_SECONDS = 0.2
+KILLED_SECONDS, KILLED_SECONDS_AT_MOST = 0.2, 60.0
 
 
 class Tools(Record):
@@ -462,19 +462,20 @@ class Container:
         """At once when it is empty; otherwise after a later exec, or with the container's own.
 
         Never waits: what an exec left running may run as long as the container, and the pod's logs and probes
-        would stand still meanwhile. The kernel needs a moment for a whole tree that was `killed`.
+        would stand still meanwhile. For a whole tree that was `killed` the kernel needs a while: that one is
+        looked after.
         """
         self._exec_cgroups.append(made)
-        self._sweep_exec_cgroups()
-        if killed and made in self._exec_cgroups:
-            self.loop.call_later(KILLED_SECONDS, self._sweep_exec_cgroups)
+        self._sweep_exec_cgroups(made if killed else "")
 
-    def _sweep_exec_cgroups(self) -> None:
+    def _sweep_exec_cgroups(self, dying: str = "", pause: float = KILLED_SECONDS) -> None:
         # They hold processes together and nothing else, so they are in the v2 tree alone (create_bare).
         root = self.cgroups.unified
         self._exec_cgroups = [
             path for path in self._exec_cgroups if not files.remove_if_empty(f"{root}/{path}")
         ]
+        if dying in self._exec_cgroups and pause < KILLED_SECONDS_AT_MOST:
+            self.loop.call_later(pause, lambda: self._sweep_exec_cgroups(dying, 2 * pause))
 
     def reopen_log(self) -> None:
         """Only while it runs: nothing is written to the log of an ended container."""
