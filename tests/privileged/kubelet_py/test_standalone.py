@@ -118,7 +118,7 @@ def output(node: Standalone, name: str) -> str:
 
 
 def test_a_static_pod_lives_through_its_agents_death_and_ends_with_its_file(node: Standalone) -> None:
-    file = manifest(node, "web", "trap 'exit 0' TERM; sleep 1000 & wait")
+    file = manifest(node, "web", "trap 'sleep 0.9; exit 0' TERM; sleep 1000 & wait")
     node.until(node.containers, "the pod's processes")
     node.until(lambda: "sleep" in map(_name, node.containers()), "its sleep")
     before = node.containers()
