@@ -148,8 +148,9 @@ def test_a_pushed_image_is_pulled_by_skopeo_and_by_us(
     other = ImageStore(tmp_path / "other")
     assert registry.pull(other, name).id == image.id
     # Once more: everything is there, and the same bytes are made.
-    again = push.push(store, "team/app:v1", target=name)
-    assert (again.sent, again.present) == (0, 4)
+    seen: list[str] = []
+    again = push.push(store, "team/app:v1", target=name, progress=lambda digest, *_: seen.append(digest))
+    assert (again.sent, again.present, seen) == (0, 4, []), "what is there is no upload"
     assert f"{server}/team/app@{again.digest}" in store.list()[0].repo_digests
 
 
