@@ -487,7 +487,7 @@ class Agent:
         if kind != "DELETED":
             self._on_node(new)
         if self._registrar is not None:
-            self._registrar.refresh() if kind == "DELETED" else self._registrar.seen(new)
+            self._registrar.deleted() if kind == "DELETED" else self._registrar.seen(new)
 
     def _on_pod_event(self, kind: str, new: Object, old: Object | None) -> None:
         self._manager.on_api_event(kind, new, old)

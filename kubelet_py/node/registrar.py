@@ -99,6 +99,11 @@ class Registrar:
             self._overwritten = True
             self._wake.set()
 
+    def deleted(self) -> None:
+        """The API shows the Node no more. Look there: this may be a Node before the one that is there now."""
+        self._overwritten = True
+        self._wake.set()
+
     def node(self) -> Object | None:
         """The Node object as the API had it last."""
         return self._node

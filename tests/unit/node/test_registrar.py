@@ -212,6 +212,25 @@ def test_a_node_that_was_called_unknown_says_at_once_how_it_is() -> None:
     assert told.count("NodeReady") == 3, "registered, heard of again, registered again"
 
 
+def test_a_node_that_was_deleted_is_registered_again_though_nothing_of_it_changed() -> None:
+    api = Overwriting()
+    registrar = Registrar(
+        api,  # type: ignore[arg-type]
+        name="n1",
+        labels={},
+        config=Config(),  # it reports the same again after 300 s
+        report=lambda now, node: ready("True"),
+        on_node=lambda node: None,
+    )
+    registrar.start()
+    api.wait(2)  # it registers, and reports
+    with api.changed:
+        api.gone = True
+    registrar.deleted()
+    api.wait(3)
+    registrar.stop()
+
+
 def test_a_node_whose_address_is_taken_registers_once_it_is_free(caplog: pytest.LogCaptureFixture) -> None:
     api, asked = Overwriting(), threading.Semaphore(0)
     taken = ["192.0.2.5 is announced by node b"]
