@@ -44,6 +44,7 @@ from kubelet_py.node.network_keeper import NetworkKeeper, first_subnet
 from kubelet_py.node.peer_routes import PeerRoutes, PeerWays
 from kubelet_py.node.qos import QosCgroups
 from kubelet_py.node.registrar import Registrar, as_it_is_now
+from kubelet_py.node.report import NodeReport
 from kubelet_py.node.startup import StartupTimes
 from kubelet_py.paths import NodePaths
 from kubelet_py.pods import app_armor, security
@@ -238,6 +239,19 @@ class Agent:
             tell=self._node_events.tell,
             changed=self._refresh_node,
         )
+        self._report = NodeReport(
+            config=config,
+            node=self._node,
+            machine=self._machine,
+            handlers=["", *self._runtimes],
+            users=self._users,
+            images=self._images,
+            network=self._network,
+            cni=network,
+            cgroups=self._cgroups,
+            enforcement=self._enforcement,
+            guard=self._guard,
+        )
         self._cpus = CpuManager(config, paths.state, self._runtime.update_resources, cpu_topology.here())
         starter = ContainerStarter(
             paths=paths,
@@ -364,9 +378,9 @@ class Agent:
         self._registrar = Registrar(
             client,
             name=name,
-            labels=self._labels(),
+            labels=self._report.labels(),
             config=self._config,
-            report=self._report,
+            report=self._report.status,
             on_node=self._on_node,
             tell=self._node_events.tell,
             admit=self._announcement.check,
@@ -532,39 +546,14 @@ class Agent:
         node = self._registrar.node() if self._registrar is not None else None
         return str(node["metadata"]["uid"]) if node is not None else ""
 
-    def _labels(self) -> dict[str, str]:
-        return node_status.labels(self._machine, self._options.node_name, self._config)
-
     def _node_object(self) -> Object:
         """The Node as the API has it; before it does, what it will be registered with."""
         name = self._options.node_name
         informed = self._node_informer.get(name) if self._node_informer is not None else None
         registered = self._registrar.node() if self._registrar is not None else None
-        return informed or registered or {"metadata": {"name": name, "labels": self._labels()}, "spec": {}}
-
-    def _report(self, now: float, node: Object) -> Object:
-        addresses = [{"type": "InternalIP", "address": ip} for ip in self._node.ips]
-        before = (node.get("status") or {}).get("conditions") or ()
-        return {
-            "capacity": allocatable.capacity(self._machine, self._config),
-            "allocatable": dict(self._node.allocatable),
-            "addresses": [*addresses, {"type": "Hostname", "address": self._options.node_name}],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": self._config.port}},
-            "nodeInfo": node_status.node_info(self._machine),
-            "runtimeHandlers": node_status.runtime_handlers(["", *self._runtimes], self._users.supported),
-            "images": node_status.images(self._images.list(), self._config.node_status_max_images),
-            "features": {"supplementalGroupsPolicy": True},
-            "conditions": node_status.conditions(before, self._health(), now),
-        }
-
-    def _health(self) -> node_status.Health:
-        return node_status.Health(
-            network=self._network.problem(),
-            routed=self._cni.ours(),
-            degraded=[*self._cgroups.missing_features(), *self._enforcement.problems],
-            pressures=self._guard.pressures(),
-            shutting_down=self._guard.shutting_down(),
-        )
+        if found := informed or registered:
+            return found
+        return {"metadata": {"name": name, "labels": self._report.labels()}, "spec": {}}
 
     def begin_shutdown(self) -> None:
         """End all pods by priority (kubelet-py node shutdown)."""
