@@ -210,7 +210,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answered = False
         try:
             self._read_body()
-            target = urlsplit(self.path)
+            try:
+                target = urlsplit(self.path)
+            except ValueError as error:
+                raise HttpError(400, "400: the request names no path\n") from error
             parts = [unquote(part) for part in target.path.split("/") if part]
             query = parse_qs(target.query, keep_blank_values=True)
             if self._body and self.headers.get("Content-Type", "").startswith(

@@ -101,7 +101,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: Listener
 
     def do_GET(self) -> None:
-        target = urlsplit(self.path)
+        try:
+            target = urlsplit(self.path)
+        except ValueError:
+            self._answer(400, "400: the request names no path\n")
+            return
         head, *parts = [part for part in target.path.split("/") if part] or [""]
         query = parse_qs(target.query, keep_blank_values=True)
         found = self.server.owner.page(parts, query) if head == "healthz" else None
@@ -110,12 +114,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _answer(self, code: int, text: str) -> None:
+        data = text.encode()
         self.send_response(code)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
-        self.send_header("Content-Length", str(len(text)))
+        self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(text.encode())
+            self.wfile.write(data)
 
     def version_string(self) -> str:
         return "kubelet-py"

@@ -31,7 +31,7 @@ Run = Callable[[Sequence[str]], Iterator[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class LogQuery:
-    """What is asked for. The options are journalctl's; None or "" where they were not given."""
+    """What is asked for. The options are journalctl's (None or "" where they were not given), in UTC."""
 
     services: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
@@ -92,6 +92,8 @@ def parse(query: Query) -> LogQuery | None:
         boot=_number(query, "boot"),
         pattern=(query.get("pattern") or [""])[0],
     )
+    if "\0" in found.pattern:
+        raise HttpError(400, f"{_invalid('pattern', found.pattern, 'it holds a NUL')}\n")
     return found if found != LogQuery() else None
 
 
@@ -118,7 +120,7 @@ def command(query: LogQuery, services: Sequence[str]) -> list[str]:
     argv = ["journalctl", "--utc", "--no-pager", "--output=short-precise"]
     for flag, moment in (("since", query.since), ("until", query.until)):
         if moment is not None:
-            argv.append(f"--{flag}={moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}")
+            argv.append(f"--{flag}={moment:%Y-%m-%d %H:%M:%S}")
     if query.tail is not None:
         argv += ["--pager-end", f"--lines={query.tail}"]
     argv += [f"--unit={service}" for service in services]
@@ -170,11 +172,11 @@ def _moment(query: Query, name: str) -> datetime | None:
         return None
     try:
         found = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        found = None
-    if found is None or found.tzinfo is None:
-        raise HttpError(400, f"{_invalid(name, text, 'invalid time format')}\n")
-    return found
+        if found.tzinfo is not None:
+            return found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass  # no time, or before the first or after the last that there is
+    raise HttpError(400, f"{_invalid(name, text, 'invalid time format')}\n")
 
 
 def _number(query: Query, name: str) -> int | None:

@@ -183,6 +183,10 @@ def test_what_is_no_request_is_told_in_plain_words(node: Node) -> None:
     assert (answer.status, answer.headers["Content-Type"]) == (501, "text/plain; charset=utf-8")
     assert answer.read() == b"501: Unsupported method ('BREW')\n"
     connection.close()
+    connection.connect()
+    connection.sock.sendall(b"GET http://[/pods HTTP/1.1\r\n\r\n")
+    assert b" 400 " in connection.sock.recv(100)
+    connection.close()
 
 
 def test_healthz_says_why_the_agent_is_not_healthy(node: Node) -> None:

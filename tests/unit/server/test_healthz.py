@@ -34,6 +34,7 @@ def test_it_is_healthy_while_the_loop_turns() -> None:
             "healthz check failed: sync Loop took longer than expected\n",
         )
         assert ask(server, "/healthz?exclude=syncloop") == (200, "ok")
+        assert ask(server, "/healthz?verbose&exclude=%E2%82%AC")[1].endswith("healthz check failed\n")
         assert ask(server, "/healthz/syncloop?exclude=syncloop")[0] == 500, "it was asked for"
         code, text = ask(server, "/healthz?verbose&exclude=log&exclude=none")
         assert (code, text.splitlines()) == (
@@ -46,6 +47,17 @@ def test_it_is_healthy_while_the_loop_turns() -> None:
                 "healthz check failed",
             ],
         )
+    finally:
+        server.stop()
+
+
+def test_a_request_without_a_path_is_refused() -> None:
+    server = HealthzServer("127.0.0.1", 0, HealthChecks())
+    server.start()
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), 10) as raw:
+            raw.sendall(b"GET http://[/healthz HTTP/1.0\r\n\r\n")
+            assert b" 400 " in raw.recv(100)
     finally:
         server.stop()
 

@@ -77,6 +77,8 @@ def test_options_become_those_of_journalctl() -> None:
         ("query=", 400, "query cannot be empty"),
         ("query=%20%20", 400, "query cannot be empty"),
         ("query=a&sinceTime=yesterday", 400, "sinceTime: Invalid value: 'yesterday': invalid time format"),
+        ("query=a&sinceTime=0001-01-01T00:00:00%2B10:00", 400, "invalid time format"),
+        ("query=a&pattern=b%00c", 400, "pattern: Invalid value: 'b\\x00c': it holds a NUL"),
         ("query=a&tailLines=x", 400, "tailLines"),
         ("tailLines=3", 406, "query: Required value: cannot be empty with options"),
         ("query=a&query=/b", 406, "cannot specify a file and service"),
