@@ -330,6 +330,8 @@ def checked(config: Config) -> Config:
         raise ConfigError(f"Could not use configuration: {text}")
     _check_static_pod_url(config)
     longest_restart_wait(config)
+    if not 1 <= config.port <= 65535:
+        raise ConfigError("Could not use configuration: port must be between 1 and 65535")
     if not 0 <= config.healthz_port <= 65535:
         raise ConfigError("Could not use configuration: healthzPort must be a port, or 0 for none")
     if not 0 < config.memory_throttling_factor <= 1:

@@ -246,6 +246,15 @@ def _joined(known: Document, more: Document) -> Document:
     }
 
 
+def _with_report(document: Document) -> Document:
+    """PURE. How often to look says how often to report, too, where a file says it; flags are read when that
+    has been settled, as upstream."""
+    look, report = document.get("nodeStatusUpdateFrequency"), document.get("nodeStatusReportFrequency")
+    if not config_elsewhere.unset(report):
+        return document
+    return document | {"nodeStatusReportFrequency": "5m" if config_elsewhere.unset(look) else look}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kubelet_py.agent", usage="%(prog)s [FLAG ...]", description="The node agent",
@@ -326,9 +335,9 @@ def parse_arguments(argv: Sequence[str]) -> Options:
     document = config_files.read(arguments.config, arguments.config_dir)
     for key in KEYS.keys() & arguments.overlay.keys():
         # In a file, zero is what kubeadm writes for "not set"; nobody types that.
-        if KEYS[key] in POSITIVE and config_elsewhere.unset(arguments.overlay[key]):
+        if KEYS[key] in (*POSITIVE, "port") and config_elsewhere.unset(arguments.overlay[key]):
             raise ConfigError(f"Could not use configuration: {key} must be greater than 0")
-    config = from_document(laid_over(document, arguments.overlay))
+    config = from_document(laid_over(_with_report(document), arguments.overlay))
     for name in ("cluster_cidr", "service_cidr", "node_labels"):
         if getattr(arguments, name):
             config = replace(config, **{name: getattr(arguments, name)})

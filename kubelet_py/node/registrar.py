@@ -144,7 +144,8 @@ class Registrar:
         wanted = self._report(now, self._node)
         # An older API server drops what it does not know: its answer is not what we said.
         unchanged = node_status.same_report(before if self._sent is None else self._sent, wanted)
-        if unchanged and now - self._sent_at < self._config.node_status_report_frequency:
+        # Either way: somebody may have set the clock back.
+        if unchanged and abs(now - self._sent_at) < self._config.node_status_report_frequency:
             return
         try:
             patch = {"status": _patch_of(wanted)}

@@ -104,6 +104,8 @@ def test_what_the_agent_does_anyhow_may_be_said(document: dict[str, Any]) -> Non
         ({"serializeImagePulls": True, "maxParallelImagePulls": 2}, "cannot be larger than 1"),
         ({"maxParallelImagePulls": -1}, "must be a positive number"),
         ({"nodeStatusMaxImages": -2}, "must be -1 or greater"),
+        ({"port": 65536}, "port must be between 1 and 65535"),
+        ({"port": -1}, "port must be between 1 and 65535"),
         ({"tlsCipherSuites": ["TLS_RSA_WITH_RC4_128_SHA"]}, "unknown TLS_RSA_WITH_RC4_128_SHA"),
         ({"eventRecordQPS": "many"}, r"eventRecordQPS \(it must be of type int\)"),
         ({"podLogsDir": "/logs"}, "podLogsDir"),

@@ -54,6 +54,7 @@ def test_each_flag_says_what_a_known_key_says() -> None:
         ("--register-node=false", "register_node", False),
         ("--no-register-node", "register_node", False),
         ("--node-status-update-frequency=4s", "node_status_update_frequency", 4.0),
+        ("--node-status-update-frequency=4s", "node_status_report_frequency", 300.0),
         ("--v=4", "logging", {"verbosity": 4}),
         ("--node-labels=a=b,c=", "node_labels", {"a": "b", "c": ""}),
         ("--container-runtime-endpoint=", "max_pods", 50),
@@ -74,6 +75,7 @@ def test_a_flag_wins_over_the_file(flags: str, name: str, value: Any, tmp_path: 
         ("--feature-gates=Nonsense=true", "Nonsense"),
         ("--tls-min-version=VersionTLS10", "tlsMinVersion"),
         ("--max-pods=0", "maxPods"),
+        ("--port=0", "port must be greater than 0"),
     ],
 )
 def test_a_flag_is_refused_as_its_key_is(flag: str, says: str) -> None:

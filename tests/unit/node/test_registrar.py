@@ -134,6 +134,25 @@ def test_the_lease_is_the_heartbeat_and_the_status_is_sent_when_it_changes_or_is
     registrar.stop()
 
 
+def test_the_status_is_sent_when_the_clock_was_set_back() -> None:
+    api, now = Counting(), [1e9]
+    registrar = Registrar(
+        api,  # type: ignore[arg-type]
+        name="n1",
+        labels={},
+        config=Config(),
+        report=lambda now, node: {"conditions": [], "capacity": "small"},
+        on_node=lambda node: None,
+        clock=lambda: now[0],
+    )
+    registrar.start()
+    api.wait(lambda: len(api.reports) == 1)
+    now[0] -= 86400
+    registrar.refresh()
+    api.wait(lambda: len(api.reports) == 2)
+    registrar.stop()
+
+
 def _shortest(moments: list[float]) -> float:
     return min(later - sooner for sooner, later in pairwise(moments))
 
