@@ -152,6 +152,19 @@ def test_a_status_that_stays_is_not_sent_again(brief: Brief) -> None:
     brief.node.until("no report for five seconds", lambda: brief.renewed() - brief.reported() > 5)
 
 
+def test_a_node_that_is_deleted_comes_back_at_once(brief: Brief) -> None:
+    """Its next report would be due in five minutes."""
+    node = brief.node
+    uid = node.get("node", NAME)["metadata"]["uid"]
+    node.kubectl("delete", "node", NAME)
+
+    def another() -> bool:
+        found = node.kubectl("get", "node", NAME, "-o", "jsonpath={.metadata.uid}", check=False)
+        return found.code == 0 and found.out != uid
+
+    node.until("the node is another one", another)
+
+
 def _or_none(brief: Brief) -> x509.Certificate | None:
     """Nobody listens before the first certificate is signed."""
     try:
