@@ -36,6 +36,9 @@ _NEEDED = {
     "secret": ("secretName",),
 }
 _NEEDED_OF_SOURCE = {"configMap": ("name",), "secret": ("name",), "serviceAccountToken": ("path",)}
+# Fields of other names in other kinds are none of the API: nobody has looked at their types.
+_WITH_ITEMS = ("configMap", "secret", "downwardAPI")
+_WITH_MODE = (*_WITH_ITEMS, "projected")
 PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 
 
@@ -105,20 +108,22 @@ def _volume(path: str, volume: Object) -> Iterator[str]:
     for kind in kinds[1:]:
         yield f"{path}.{kind}: Forbidden: may not specify more than 1 volume type"
     for kind in kinds[:1]:
-        source = volume[kind] or {}
-        yield from _source(f"{path}.{kind}", source, _NEEDED.get(kind, ()))
-        for index, entry in enumerate(source.get("sources") or ()):
+        where, source = f"{path}.{kind}", volume[kind]
+        yield from _source(where, kind, source, _NEEDED.get(kind, ()))
+        if kind in _WITH_MODE:
+            yield from _bounded(f"{where}.defaultMode", source.get("defaultMode"), 0, 0o777)
+        for index, entry in enumerate(source.get("sources") or () if kind == "projected" else ()):
             for name, inner in entry.items():
-                where = f"{path}.{kind}.sources[{index}].{name}"
-                yield from _source(where, inner or {}, _NEEDED_OF_SOURCE.get(name, ()))
+                yield from _source(
+                    f"{where}.sources[{index}].{name}", name, inner, _NEEDED_OF_SOURCE.get(name, ())
+                )
 
 
-def _source(path: str, source: Object, needed: Sequence[str]) -> Iterator[str]:
+def _source(path: str, kind: str, source: Object, needed: Sequence[str]) -> Iterator[str]:
     for name in needed:
         if not source.get(name):
             yield f"{path}.{name}: Required value"
-    yield from _bounded(f"{path}.defaultMode", source.get("defaultMode"), 0, 0o777)
-    for index, item in enumerate(source.get("items") or ()):
+    for index, item in enumerate(source.get("items") or () if kind in _WITH_ITEMS else ()):
         if not item.get("path"):
             yield f"{path}.items[{index}].path: Required value"
         yield from _bounded(f"{path}.items[{index}].mode", item.get("mode"), 0, 0o777)

@@ -304,6 +304,30 @@ def test_whatever_stands_at_any_place_it_is_taken_or_refused(value: Any) -> None
                 requests(taken)
 
 
+FIELDS = ("items", "sources", "defaultMode", "path", "foo")
+VOLUMES = {
+    "emptyDir": {}, "hostPath": {"path": "/h"}, "nfs": {"server": "s", "path": "/n"}, "iscsi": {}, "csi": {},
+    "configMap": {"name": "m"}, "secret": {"secretName": "s"}, "persistentVolumeClaim": {"claimName": "c"},
+    "projected": {"sources": [{"clusterTrustBundle": {}}, {"serviceAccountToken": {"path": "t"}}]},
+    "image": {"reference": "i"}, "downwardAPI": {"items": []}, "glusterfs": {}, "foo": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", VOLUMES)
+def test_fields_that_no_volume_of_its_kind_has_end_no_thread(kind: str) -> None:
+    given = [ANYTHING, *([{**VOLUMES[kind], field: value} for value in ANYTHING] for field in FIELDS)]
+    inner = VOLUMES["projected"]["sources"] if kind == "projected" else []
+    for entry in inner:
+        (name,) = entry
+        given.append([
+            {"sources": [{name: {**entry[name], field: value}}]} for field in FIELDS for value in ANYTHING
+        ])  # fmt: skip
+        given.append([{"sources": [{name: value}]} for value in ANYTHING])
+    for source in (source for sources in given for source in sources):
+        with contextlib.suppress(ConfigError):
+            parse(json.dumps(pod(volumes=[{"name": "v", kind: source}])), "/m/x", "n1", NOW)
+
+
 def test_yaml_is_read_as_it_becomes_json() -> None:
     text = (
         "kind: Pod\n"
