@@ -43,6 +43,7 @@ UpdateRule = Callable[[Causes, Object, Object], None]
 _MAX_ANNOTATIONS = 256 * 1024
 _RBAC = "rbac.authorization.k8s.io"
 _REQUESTS = ("certificates.k8s.io", "certificatesigningrequests")
+_TEMPLATES = ("spec.template.", "spec.jobTemplate.")
 _STANDARD_FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion")
 
 
@@ -78,10 +79,21 @@ def validate_update(info: ResourceInfo, new: Object, old: Object, subresource: s
         special = validation_pod_resize.pod_resize
     create = _CREATE.get((info.group, info.plural))
     if create is not None and _judged_anew((info.group, info.plural), new, old):
-        create(causes, new)
+        causes.found += _new_faults(create, new, old)
     if special is not None:
         special(causes, new, old)
     return causes.found
+
+
+def _new_faults(rule: CreateRule, new: Object, old: Object) -> list[Cause]:
+    """What the rule for new objects says of `new`, but for a template's faults of before: a ReplicaSet that
+    was stored when less was refused must still be scaled down, else no mended Deployment replaces it."""
+    causes, before = Causes(), Causes()
+    rule(causes, new)
+    if any(cause.field.startswith(_TEMPLATES) for cause in causes.found):
+        rule(before, old)
+    known = [cause for cause in before.found if cause.field.startswith(_TEMPLATES)]
+    return [cause for cause in causes.found if cause not in known]
 
 
 def _judged_anew(kind: tuple[str, str], new: Object, old: Object) -> bool:

@@ -478,3 +478,21 @@ def test_sentences_are_those_of_a_real_server(oracle: Callable[[str], Any]) -> N
         causes = validate_create(info, prepared(obj))
         answer = errors.invalid(info.kind, info.group, obj["metadata"]["name"], causes)
         assert json.loads(answer.body()) == recorded[name], name
+
+
+def test_what_was_stored_under_older_rules_can_still_be_scaled() -> None:
+    variable = {"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.gpu"}}}
+    old = copy.deepcopy(DEPLOYMENT)
+    old["spec"]["template"]["spec"]["containers"] = [{**CONTAINER, "env": [variable]}]
+    assert create(old)
+    new = copy.deepcopy(old)
+    new["spec"]["replicas"] = 3
+    assert update(new, old) == []
+    new["spec"]["replicas"] = -1
+    assert update(new, old) == ["spec.replicas: Invalid value: -1: must be greater than or equal to 0"]
+    new = copy.deepcopy(old)
+    new["spec"]["template"]["spec"]["containers"][0]["env"][0]["valueFrom"]["resourceFieldRef"] = {
+        "resource": "limits.tpu"
+    }
+    (said,) = update(new, old)
+    assert 'resourceFieldRef.resource: Unsupported value: "limits.tpu"' in said
