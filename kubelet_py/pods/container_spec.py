@@ -6,6 +6,7 @@ document has no namespace paths: the runtime's service knows the sandbox and fil
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -175,7 +176,7 @@ def _bind(mount: Mount, mapped: bool) -> dict[str, Any]:
 
 def _covered(path: str, mounts: Sequence[Mount]) -> bool:
     """Whether a volume lies there: its files are the pod's business, and no node is made among them."""
-    places = [f"/{mount.destination.strip('/')}" for mount in mounts]
+    places = [posixpath.normpath(f"/{mount.destination.strip('/')}") for mount in mounts]
     return any(path == place or path.startswith(f"{place}/") for place in places)
 
 
