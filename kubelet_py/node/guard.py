@@ -138,7 +138,7 @@ class Guard:
             try:
                 self._remove_log(container.id)  # first: without its record nobody would find it again
                 self._runtime.remove_container(container.id)
-            except RuntimeFailure as error:
+            except (RuntimeFailure, OSError) as error:
                 log.warning("Failed to remove dead container id=%s error=%s", container.id[:12], error)
 
     def evict(self, record: Any, ending: Ending) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,20 +29,18 @@ class Runtime:
         return True
 
 
-def test_a_reclaim_removes_what_is_over_with_its_logs_and_waits_until_it_is_gone(tmp_path: Path) -> None:
-    def record(uid: str, **more: Any) -> PodRecord:
-        body = pod()
-        return PodRecord({**body, "metadata": {**body["metadata"], "uid": uid}}, NOW, **more)
+def record(uid: str, **more: Any) -> PodRecord:
+    body = pod()
+    return PodRecord({**body, "metadata": {**body["metadata"], "uid": uid}}, NOW, **more)
 
-    views: dict[str, PodView] = {
-        "over": view(down(), up("late")),
-        "crashing": view(down("crashed")),
-    }
-    runtime = Runtime()
+
+def guard(
+    folder: Path, runtime: Runtime, views: dict[str, PodView], remove_log: Callable[[str], None]
+) -> Guard:
     nothing = cast(Any, None)
-    guard = Guard(
+    return Guard(
         config=Config(),
-        paths=NodePaths(tmp_path),
+        paths=NodePaths(folder),
         machine=nothing,
         cgroups=nothing,
         runtime=cast(Any, runtime),
@@ -49,10 +49,25 @@ def test_a_reclaim_removes_what_is_over_with_its_logs_and_waits_until_it_is_gone
         wake=lambda uid: None,
         volumes=lambda pod: {},
         reclaim_images=lambda: runtime.steps.append("images"),
-        remove_log=lambda identifier: runtime.steps.append(f"log {identifier}"),
+        remove_log=remove_log,
         event=lambda *event: None,
         tell=lambda *event: None,
         changed=lambda: None,
     )
-    guard.reclaim(Threshold(NODE_FS, Amount(1)))
+
+
+def test_a_reclaim_removes_what_is_over_with_its_logs_and_waits_until_it_is_gone(tmp_path: Path) -> None:
+    views = {"over": view(down(), up("late")), "crashing": view(down("crashed"))}
+    runtime = Runtime()
+    made = guard(tmp_path, runtime, views, lambda identifier: runtime.steps.append(f"log {identifier}"))
+    made.reclaim(Threshold(NODE_FS, Amount(1)))
     assert runtime.steps == ["log c-0", "remove c-0", "images", f"wait {CLEARING_SECONDS:g}"]
+
+
+def test_a_log_that_stays_keeps_the_node_from_nothing(tmp_path: Path) -> None:
+    def stays(identifier: str) -> None:
+        raise OSError(errno.EIO, "Input/output error", "/var/log/pods/x/0.log")
+
+    runtime = Runtime()
+    guard(tmp_path, runtime, {"over": view(down())}, stays).reclaim(Threshold(NODE_FS, Amount(1)))
+    assert runtime.steps == ["images", f"wait {CLEARING_SECONDS:g}"]
