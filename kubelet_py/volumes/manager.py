@@ -152,10 +152,9 @@ class VolumeManager:
                 continue
             try:
                 files = PAYLOADS[kind](context, volume[kind])
+                changed |= atomic_writer.write(folder, files, context.fs_group)
             except VolumeError as error:
                 failed.append(f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}')
-                continue
-            changed |= atomic_writer.write(folder, files, context.fs_group)
         if failed:
             raise VolumesError(failed)
         return changed

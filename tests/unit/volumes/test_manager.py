@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,16 @@ def test_volumes_go_where_the_folder_of_pods_is_a_link(tmp_path: Path) -> None:
     manager.set_up(context({"name": "d", "emptyDir": {}}))
     manager.tear_down("uid")
     assert [*(tmp_path / "real").iterdir()] == []
+
+
+def test_a_key_that_is_no_files_name_is_told_of_and_keeps_no_other_volume_back(tmp_path: Path) -> None:
+    data = {"m": {"a": "1"}, "n": {"a": "1"}}
+    maps = [{"name": name, "configMap": {"name": name}} for name in data]
+    told = replace(context(*maps), lookup=lambda kind, name: {**MAP, "data": data[name]})
+    manager = VolumeManager(tmp_path)
+    manager.set_up(told)
+    data.update(m={"../a": "2"}, n={"a": "2"})
+    with pytest.raises(VolumesError, match="invalid path"):
+        manager.refresh(told)
+    found = tmp_path / "uid/volumes/kubernetes.io~configmap"
+    assert (found / "n/a").read_text() == "2" and (found / "m/a").read_text() == "1"
