@@ -5,6 +5,7 @@ The registrar decides when it is sent.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from kubelet_py.config import Config
@@ -18,7 +19,10 @@ from kubelet_py.pods.context import NodeFacts
 from kubelet_py.pods.model import Object
 from kubelet_py.pods.user_namespaces import UserNamespaces
 from runtime.cgroups import CgroupDriver
+from runtime.images.errors import ImageError
 from runtime.images.store import ImageStore
+
+log = logging.getLogger(__name__)
 
 
 class NodeReport:
@@ -58,10 +62,19 @@ class NodeReport:
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self._config.port}},
             "nodeInfo": node_status.node_info(self._machine),
             "runtimeHandlers": node_status.runtime_handlers(self._handlers, self._users.supported),
-            "images": node_status.images(self._images.list(), self._config.node_status_max_images),
+            "images": self._known_images(),
             "features": {"supplementalGroupsPolicy": True},
             "conditions": node_status.conditions(before, self._health(), now),
         }
+
+    def _known_images(self) -> list[Object]:
+        """None where they cannot be read, as upstream: how the node is must be told all the same."""
+        try:
+            known = self._images.list()
+        except (ImageError, OSError) as error:
+            log.warning("Failed to list images for the node's status error=%s", error)
+            return []
+        return node_status.images(known, self._config.node_status_max_images)
 
     def _health(self) -> node_status.Health:
         return node_status.Health(

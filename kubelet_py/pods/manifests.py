@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from kubelet_py.errors import ConfigError
 from kubelet_py.pods import manifest_rules, manifest_shape
 from kubelet_py.pods.model import (
@@ -87,6 +89,7 @@ def _documents(text: str, place: str) -> list[Object]:
             raise ConfigError(f"Could not use {place}: it is no Pod")
         if manifest_shape.is_deeper(document, DEEPEST):
             raise ConfigError(f"Could not use {place}: it is nested too deeply")
+        _check_writable(document, place)
         if document.get("kind") not in LISTS:
             found.append(document)
             continue
@@ -96,6 +99,14 @@ def _documents(text: str, place: str) -> list[Object]:
         kind = {"kind": "Pod"} if document["kind"] == "PodList" else {}
         found += [{**kind, **item} for item in items]
     return found
+
+
+def _check_writable(document: Object, place: str) -> None:
+    """Half a surrogate pair ("\\ud800") or a number of 30 digits can be read and not be sent to an API."""
+    try:
+        orjson.dumps(document)
+    except TypeError as error:
+        raise ConfigError(f"Could not use {place}: it cannot be sent: {error}") from error
 
 
 def _from_json(text: str, place: str) -> list[Any]:

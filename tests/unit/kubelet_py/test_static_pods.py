@@ -88,6 +88,8 @@ def test_a_text_may_hold_several_pods(text: str) -> None:
         json.dumps({"kind": "PodList", "items": "x"}), json.dumps({"kind": "ConfigMap"}),
         json.dumps({"kind": "ConfigMap", "metadata": {"name": "c"}, "data": [1]}),
         json.dumps({"kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "no base64!"}}),
+        json.dumps({**pod(), "metadata": {"name": "p", "annotations": {"half": "\ud800"}}}),
+        json.dumps(pod(terminationGracePeriodSeconds=10**30)),
     ],
 )  # fmt: skip
 def test_a_manifest_that_cannot_be_used_is_refused(text: str) -> None:
