@@ -55,7 +55,8 @@ EVICTION_HARD = {
 NAMESPACED_SYSCTLS = ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.", "net.")
 SYSCTL_PATTERN = re.compile(r"(?:[a-z0-9][-_a-z0-9]*[./])*(?:[a-z0-9][-_a-z0-9]*\*?|\*)")
 # What can be switched here; each is off unless featureGates says true. crashLoopBackOff needs no gate (as in
-# upstream's 1.35); the one of 1.32 may be given all the same.
+# upstream's 1.35), nor does enableSystemLogQuery; those of 1.32 may be given all the same, and one that is
+# false refuses its key.
 FEATURE_GATES = ("MemoryQoS", "KubeletCrashLoopBackOffMax", "NodeLogQuery")
 
 
@@ -294,6 +295,9 @@ def checked(config: Config) -> Config:
     tls_settings.check(config.tls_min_version, config.tls_cipher_suites)
     verbosity(config)
     _check_pulls(config)
+    if config.enable_system_log_query and config.feature_gates.get("NodeLogQuery") is False:
+        text = "featureGates: NodeLogQuery is off, so enableSystemLogQuery must not be set"
+        raise ConfigError(f"Could not use configuration: {text}")
     if config.enable_system_log_query and not config.enable_system_log_handler:
         text = "enableSystemLogHandler is required for enableSystemLogQuery"
         raise ConfigError(f"Could not use configuration: {text}")

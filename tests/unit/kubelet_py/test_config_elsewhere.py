@@ -110,6 +110,7 @@ def test_what_the_agent_does_anyhow_may_be_said(document: dict[str, Any]) -> Non
         ({"eventRecordQPS": "many"}, r"eventRecordQPS \(it must be of type int\)"),
         ({"podLogsDir": "/logs"}, "podLogsDir"),
         ({"enableSystemLogQuery": True, "enableSystemLogHandler": False}, "is required for enableSystemLogQ"),
+        ({"enableSystemLogQuery": True, "featureGates": {"NodeLogQuery": False}}, "NodeLogQuery is off"),
     ],
 )
 def test_values_that_mean_nothing_here_are_refused_by_name(document: dict[str, Any], problem: str) -> None:
