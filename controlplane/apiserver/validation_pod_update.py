@@ -168,6 +168,8 @@ def ephemeral_containers_update(new: Object, old: Object) -> Causes:
     spec = new.get("spec") or {}
     volumes = {volume.get("name") or "" for volume in spec.get("volumes") or ()}
     check_containers(causes, "spec", spec, volumes, template=False)
+    # The other containers do not change here: one that was taken when less was refused is debugged like any.
+    causes.found = [cause for cause in causes.found if cause.field.startswith("spec.ephemeralContainers")]
     added = {item.get("name"): item for item in spec.get("ephemeralContainers") or ()}
     for index, existing in enumerate((old.get("spec") or {}).get("ephemeralContainers") or ()):
         name = existing.get("name")

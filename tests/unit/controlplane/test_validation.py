@@ -496,3 +496,14 @@ def test_what_was_stored_under_older_rules_can_still_be_scaled() -> None:
     }
     (said,) = update(new, old)
     assert 'resourceFieldRef.resource: Unsupported value: "limits.tpu"' in said
+
+
+def test_a_pod_that_was_stored_under_older_rules_can_be_debugged() -> None:
+    sleeps = {"lifecycle": {"preStop": {"sleep": {"seconds": 60}}}}
+    old = pod(containers=[{**CONTAINER, **sleeps}])
+    assert create(old)
+    more = pod(containers=[{**CONTAINER, **sleeps}], ephemeralContainers=[{**CONTAINER, "name": "e"}])
+    assert ephemeral_containers_update(prepared(more), prepared(old)).found == []
+    more["spec"]["ephemeralContainers"][0]["name"] = "c"
+    (said,) = ephemeral_containers_update(prepared(more), prepared(old)).found
+    assert said.field == "spec.ephemeralContainers[0].name"
