@@ -47,9 +47,9 @@ def main(descriptor: int) -> None:
     kernel, driver, pages = settle(descriptor)
     with socket.socket(fileno=descriptor) as agent:
         sitting = prepare_sitting(kernel, pages)
-        while sitting is not None:
-            serve_orders(sitting.line, (sitting.line, agent), kernel, sitting.cast)
-            sitting = finish_sitting(sitting)
+        if sitting is not None:
+            take_picture(sitting, agent, kernel)
+        sitting = None  # its memory is free again, as in the picture
         serve_orders(agent, (agent,), kernel, Cast(driver, pages, launch))
 
 
@@ -112,7 +112,7 @@ def be_spare(
     try:
         for inherited in lines:
             inherited.close()
-        if warm and not select.select((line,), (), (), CALM_SECONDS)[0]:
+        if warm and not has_come(line):
             cast.pages.warm()
         order = receive(line)
         if order is None:
@@ -122,6 +122,14 @@ def be_spare(
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
         os._exit(1)
+
+
+def has_come(line: socket.socket) -> bool:
+    """Whether there is an order within CALM_SECONDS. By poll(2): what Python wants for select(2) touches
+    three more pages of the stack, which a shim then has for ever."""
+    poll = select.poll()
+    poll.register(line, select.POLLIN)
+    return bool(poll.poll(CALM_SECONDS * 1000))
 
 
 def settle(descriptor: int) -> tuple[LinuxKernel, CgroupDriver, Pages]:
@@ -155,13 +163,17 @@ def prepare_sitting(kernel: LinuxKernel, pages: Pages) -> Sitting | None:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
-def finish_sitting(sitting: Sitting) -> Sitting | None:
-    """The one that follows."""
+def take_picture(sitting: Sitting, agent: socket.socket, kernel: LinuxKernel) -> None:
+    """Shims sit for it, made by our own loop."""
+
+    def serve(sitting: Sitting) -> None:
+        serve_orders(sitting.line, (sitting.line, agent), kernel, sitting.cast)
+
+    serve(sitting)
     try:
-        return sitting.finish()
+        sitting.finish(serve)
     except (OSError, RuntimeFailure) as error:
         complain(error)
-        return None
 
 
 def complain(error: Exception) -> None:

@@ -124,7 +124,7 @@ class Pages:
         ]  # fmt: skip
         self._madvise = libc.madvise
         self._madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        self._expected: tuple[tuple[int, int], ...] = ()
+        self._expected = b""
         self._mprotect = libc.mprotect
         self._mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         self._taken = False
@@ -210,22 +210,16 @@ class Pages:
                     spans += SPAN.pack(start + number * PAGE, PAGE)
         finally:
             os.close(pagemap)
-        return spans
+        return joined(spans)
 
     def expect(self, spans: bytes) -> None:
         """What `written` has told of one fork will be written to by the others."""
-        joined: list[tuple[int, int]] = []
-        for start, length in SPAN.iter_unpack(spans):
-            if joined and sum(joined[-1]) == start:
-                start, before = joined.pop()
-                length += before
-            joined.append((start, length))
-        self._expected = tuple(joined)
+        self._expected = spans
 
     def warm(self) -> None:
         """Get the pages that will be written to now, while nobody waits for them: each is a page fault less
         later. Where the kernel cannot do that (before 5.14) they come when they are needed, as ever."""
-        for start, length in self._expected:
+        for start, length in SPAN.iter_unpack(self._expected):
             if self._madvise(start, length, MADV_POPULATE_WRITE):
                 return
 
@@ -266,6 +260,17 @@ def make_store() -> mmap.mmap:
         if error.errno != errno.EINVAL:  # as a kernel says that has no huge pages
             raise
     return store
+
+
+def joined(spans: bytes) -> bytes:
+    """SPANs, in order, of which neighbours are one."""
+    found: list[tuple[int, int]] = []
+    for start, length in SPAN.iter_unpack(spans):
+        if found and sum(found[-1]) == start:
+            start, before = found.pop()
+            length += before
+        found.append((start, length))
+    return b"".join(SPAN.pack(*span) for span in found)
 
 
 def start_of(memory: mmap.mmap) -> int:

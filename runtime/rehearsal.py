@@ -29,6 +29,7 @@ from runtime.streams import REQUEST, RESPONSE, FrameReader, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from runtime.pages import Pages
@@ -104,8 +105,7 @@ NO_CGROUPS: Any = NoCgroups()
 class Sitting:
     """Orders for the forkserver's own loop, on `line`, until its end; the shims are made with `cast`.
 
-    Several for the picture, because only the second of two equal rounds leaves memory as it has found it;
-    then one more, which tells what shims write to.
+    Several for the picture, because only the second of two equal rounds leaves memory as it has found it.
     """
 
     def __init__(
@@ -113,34 +113,67 @@ class Sitting:
     ) -> None:
         self._folder = folder
         self._pages = pages
-        self._takes = sitter is Sitter
         self._reader, writer = os.pipe2(os.O_CLOEXEC)
         sits: Any = sitter(pages, writer)
         self.cast = Cast(NO_CGROUPS, sits, stand_in)
         self.line, self._agent = call_agent(f"/proc/self/fd/{folder}", sittings, ahead=True)
         self._writer = writer
 
-    def finish(self) -> Sitting | None:
-        """The end of `line` has come; the sitting that follows. Raises OSError, RuntimeFailure."""
-        following: Sitting | None = None
-        os.close(self._writer)
-        told = b""
-        while piece := os.read(self._reader, 65536):
-            told += piece
-        os.close(self._reader)
-        self.line.close()
+    def finish(self, serve: Callable[[Sitting], None]) -> None:
+        """The end of `line` has come: takes the picture. Then one more sitting, for which `serve` serves the
+        orders, tells what shims write to. Raises OSError, RuntimeFailure."""
         try:
-            if not self._takes:
-                self._pages.expect(told)
-                return None
-            if len(told) < SITTINGS:
+            if len(self.told()) < SITTINGS:
                 raise RuntimeFailure("the shim of the rehearsal ended early")
             self._pages.take()
-            following = Sitting(self._folder, self._pages, Teller, 1)
+            self._pages.expect(told_apart(self._folder, self._pages, serve))
         finally:
-            if following is None:
-                os.close(self._folder)
-        return following
+            os.close(self._folder)
+
+    def told(self) -> bytes:
+        """What the sitters have told."""
+        os.close(self._writer)
+        self.line.close()
+        return read_whole(self._reader)
+
+
+def told_apart(folder: int, pages: Pages, serve: Callable[[Sitting], None]) -> bytes:
+    """Which memory a shim writes to. From a fork: whatever this process does now, it and all its shims would
+    have besides what is in the picture. Raises OSError."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        if os.fork() == 0:
+            be_apart(folder, pages, serve, writer)
+    except OSError:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    return read_whole(reader)
+
+
+def be_apart(folder: int, pages: Pages, serve: Callable[[Sitting], None], writer: int) -> None:
+    """The fork's side. Does not return."""
+    try:
+        sitting = Sitting(folder, pages, Teller, 1)
+        serve(sitting)
+        told = sitting.told()
+        while told:
+            told = told[os.write(writer, told) :]
+    except BaseException as error:
+        # Whatever it was, this process may not get back into the forkserver.
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        os._exit(0)
+
+
+def read_whole(reader: int) -> bytes:
+    """All that comes from a pipe, which is closed then."""
+    found = b""
+    while piece := os.read(reader, 65536):
+        found += piece
+    os.close(reader)
+    return found
 
 
 def rehearse(kernel: LinuxKernel, pages: Pages) -> Sitting | None:

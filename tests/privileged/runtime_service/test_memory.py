@@ -25,6 +25,7 @@ pytestmark = [
 
 LARGEST_PRIVATE_KB = 1024
 LARGEST_QUIET_KB = 300
+LARGEST_STACK_KB = 12
 WARM_KB = 1500  # 900 without
 TICKER = "trap 'exit 7' TERM; for i in 1 2 3 4; do echo $i; sleep 0.5; done; sleep 100 & wait"
 
@@ -33,6 +34,12 @@ def private(pid: int) -> int:
     """kB that the process has for itself."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+def stack(pid: int) -> int:
+    """kB of its stack that the process has for itself: no rest gives them back."""
+    mapping = Path(f"/proc/{pid}/smaps").read_text().partition("[stack]")[2].partition("VmFlags")[0]
+    return sum(int(line.split()[1]) for line in mapping.splitlines() if line.startswith("Private_"))
 
 
 def shim_of(node: Node, sandbox_id: str) -> int:
@@ -55,6 +62,7 @@ def test_shim_that_is_quiet_for_longer_keeps_only_what_differs(node: Node) -> No
     neighbour = node.sandbox()
     shim = shim_of(node, sandbox.id)
     wait_for(lambda: private(shim) < LARGEST_QUIET_KB, 60)
+    assert 0 < stack(shim_of(node, neighbour.id)) <= LARGEST_STACK_KB  # a spare that had its memory ahead
     command = ["echo", "still here"]
     stream = node.service.exec(container, command, tty=False, stdin=False, stdout=True, stderr=True)
     got, last = read_all(stream)

@@ -50,7 +50,7 @@ def main() -> int:
     os.wait()
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     wanted = {start + place for place in places}
-    found = {address for address, _ in SPAN.iter_unpack(spans)}
+    found = {page for span in SPAN.iter_unpack(spans) for page in range(span[0], sum(span), PAGE)}
     untouched = {start + place + PAGE for place in places}
     if not wanted <= found or untouched & found:
         return 1

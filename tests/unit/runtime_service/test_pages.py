@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.pages import CODE, SPAN, Pages, movable
+from runtime.pages import CODE, SPAN, Pages, joined, movable
 
 LISTINGS = Path(__file__).parent / "listings"
 MAPS = b"""\
@@ -53,7 +53,8 @@ def test_neighbours_that_will_be_written_to_are_one_span() -> None:
     pages._madvise = madvise  # type: ignore[assignment]
     pages.warm()
     assert asked == []
-    pages.expect(b"".join(SPAN.pack(start, 0x1000) for start in (0x1000, 0x2000, 0x4000, 0x9000, 0xB000)))
+    written = (SPAN.pack(start, 0x1000) for start in (0x1000, 0x2000, 0x4000, 0x9000, 0xB000))
+    pages.expect(joined(b"".join(written)))
     pages.warm()
     assert asked == [(0x1000, 0x2000), (0x4000, 0x1000), (0x9000, 0x1000)], "the kernel has refused the last"
 
