@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,6 @@ from tests.unit.runtime.example_spec import container
 
 FIRST, SECOND = "a" * 32 + "0" * 32, "b" * 32 + "1" * 32
 UIDS = "5f1d3a52-7c1f-4c2e-9a55-0123456789ab", "99999999-7c1f-4c2e-9a55-ba9876543210"
-
-PIDS = os.getpid(), os.getppid()  # whose namespaces can be looked at
 
 
 class Cgroup:
@@ -70,9 +70,11 @@ class Driver:
 
 
 class Node:
-    """Containers of pods, as the agent makes them, each as a program on disk."""
+    """Containers of pods, as the agent makes them, each as a program on disk. `pids`: of two processes whose
+    namespaces can be looked at."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pids: tuple[int, int]) -> None:
+        self.pids = pids
         self.folder = folder
         self.layer = folder / "layer"
         (self.layer / "bin").mkdir(parents=True)
@@ -105,7 +107,7 @@ class Node:
 
     def make(self, number: int, ahead: Ahead | None = None, **process: Any) -> tuple[Program, bytes]:
         """The first or second container: program and image."""
-        identifier, pid = (FIRST, SECOND)[number], PIDS[number]
+        identifier, pid = (FIRST, SECOND)[number], self.pids[number]
         folder = self.folder / "containers" / identifier
         for name in ("upper", "work"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -129,8 +131,9 @@ class Node:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path)
+def node(tmp_path: Path) -> Iterator[Node]:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:  # ends with its input
+        yield Node(tmp_path, (os.getpid(), other.pid))
 
 
 def meaning(program: Program, image: bytes) -> list[object]:
@@ -179,9 +182,9 @@ def test_what_is_cut_is_what_would_have_been_compiled(node: Node) -> None:
 def test_nothing_of_the_one_gets_to_the_other(node: Node) -> None:
     node.make(0, args=["sh", "-c", "first"], env=["PATH=/bin", "SECRET=first"])
     _, image = node.make(1)
-    for text in ("first", FIRST, UIDS[0], f"token-{UIDS[0][:3]}", "pod-one", f"/proc/{PIDS[0]}/"):
+    for text in ("first", FIRST, UIDS[0], f"token-{UIDS[0][:3]}", "pod-one", f"/proc/{node.pids[0]}/"):
         assert text.encode() not in image
-    assert SECOND.encode() in image and f"/proc/{PIDS[1]}/ns/net".encode() in image
+    assert SECOND.encode() in image and f"/proc/{node.pids[1]}/ns/net".encode() in image
 
 
 @pytest.mark.parametrize(
