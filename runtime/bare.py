@@ -4,9 +4,11 @@ A copy of the host's mounts has to be left again: pivot_root looks at every thre
 what was copied waits for an RCU grace period. So where a pod's pause has a mount namespace with an empty
 root, its containers begin with a copy of that. What they need of the host is opened before, as mounts that
 are attached nowhere: the root, the sources of binds, /dev/null for masks. The root then covers the empty one
-and is entered by chroot(2). Underneath lies a read-only tmpfs with nothing in it, where after pivot_root the
-host's initramfs would lie: who uncovers it finds less, not more. For the kernel such a root is the
-namespace's own (current_chrooted and mntns_install follow what covers it).
+and is entered by chroot(2). Underneath lies a read-only tmpfs with nothing in it, and below that the host's
+initramfs, on which the root lies after pivot_root: who uncovers it finds less, not more. For the kernel such
+a root is the namespace's own (current_chrooted and mntns_install follow what covers it). The copy is made
+private as one of the host's is: in a pod with one PID namespace a privileged container can join pause's mount
+namespace and make the empty root shared, and what covered it would be seen there.
 
 Not for what has to do with the host's mounts later: propagation to or from them.
 """

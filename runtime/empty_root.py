@@ -2,8 +2,9 @@
 
 Otherwise each pause would copy the host's mounts only to leave them: pivot_root looks at every thread of the
 host, and detaching the old root waits for an RCU grace period (0.2 ms each, milliseconds on a busy machine).
-A copy of this one is a copy of a single mount: a tmpfs, read-only, in which nothing can be made. It is the
-agent's, held by a descriptor; what was copied from it stays when it goes.
+A copy of this one is a copy of two mounts: a tmpfs, read-only, in which nothing can be made, over the
+kernel's initramfs, which no mount namespace is without. It is the agent's, held by a descriptor; what was
+copied from it stays when it goes.
 """
 
 from __future__ import annotations

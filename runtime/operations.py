@@ -205,7 +205,7 @@ def container_plan(
             *_joining(joined),
             *([JoinNamespace("mount", bare.path)] if bare else []),
             *_making(spec, new),
-            *([] if shared or bare else [SetPropagation(first)]),
+            *([] if shared else [SetPropagation("rprivate" if bare else first)]),
             *([] if bare else [OpenNull()]),
             bare.attached() if bare else AttachRoot() if user else _root(spec, rootfs),
             *([*birth, *born] if birth else []),

@@ -18,7 +18,7 @@ from runtime.empty_root import EmptyNamespace
 from runtime.errors import ExecutableError
 from runtime.linux import LinuxKernel
 from runtime.machine import ENTRY_WORDS, TOLERATE
-from runtime.mounting import MNT_DETACH
+from runtime.mounting import MNT_DETACH, MS_REC, PROPAGATION
 from runtime.namespaces import CLONE_FS, FLAGS
 from runtime.own_thread import in_thread_of_its_own
 from runtime.program import Program, entry_offset, load
@@ -149,6 +149,25 @@ def test_below_the_root_of_a_bare_container_is_nothing(box: Any, empty: str) -> 
         os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
         os.close(process.pidfd)
     assert found == [True, [], errno.EROFS]
+
+
+def test_what_a_bare_container_mounts_is_its_own(box: Any, empty: str) -> None:
+    """Also where the empty namespace was changed, as a privileged container can change that of its pause when
+    the pod has one PID namespace."""
+
+    def share() -> None:
+        kernel = LinuxKernel()
+        kernel.unshare(CLONE_FS)
+        held = os.open(empty, os.O_RDONLY | os.O_CLOEXEC)
+        kernel.setns(held, FLAGS["mount"])
+        os.close(held)
+        kernel.mount("", "/", "", PROPAGATION["shared"] | MS_REC, "")
+
+    made = Made(box, "shared", box.spec("/bin/busybox grep -c shared: /proc/self/mountinfo; true"), empty)
+    assert made.prepare()
+    in_thread_of_its_own(share)
+    process = made.start()
+    assert process is not None and made.ended(process) == "0\n"
 
 
 def test_a_program_is_good_for_one_start_and_one_pause(box: Any) -> None:
