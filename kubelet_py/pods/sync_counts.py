@@ -9,6 +9,7 @@ from itertools import product
 from kubelet_py.instruments import Histogram, Instrument, Number
 from kubelet_py.pods.model import Object, is_static
 from kubelet_py.pods.record import PodRecord
+from kubelet_py.pods.resources import COUNTED
 
 CREATE, UPDATE, SYNC, KILL = "create", "update", "sync", "kill"
 
@@ -71,8 +72,9 @@ class SyncCounts:
             self._pod_errors.add()
 
     def refused(self, reason: str) -> None:
-        """The node did not let a pod in."""
-        self._refusals.add(reason)
+        """The node did not let a pod in. Names that people gave to resources make no series of their own."""
+        named = reason.startswith("OutOf") and reason.removeprefix("OutOf") not in ("pods", *COUNTED)
+        self._refusals.add("OutOfExtendedResources" if named else reason)
 
     def container(self, pod: Object, name: str, code: str = "") -> None:
         """A container was tried; `code` is the reason of its failure."""

@@ -208,8 +208,11 @@ def test_orphans_and_pods_that_came_back_are_counted(tmp_path: Path) -> None:
 
 def test_refused_pods_are_counted_by_reason() -> None:
     counts = SyncCounts()
-    counts.refused("OutOfcpu")
-    assert counted(counts, "kubelet_admission_rejections_total", reason="OutOfcpu") == 1
+    for reason in ("OutOfcpu", "OutOfpods", "OutOfexample.com/a", "OutOfexample.com/b", "OutOfhugepages-2Mi"):
+        counts.refused(reason)
+    name = "kubelet_admission_rejections_total"
+    assert counted(counts, name, reason="OutOfcpu") == counted(counts, name, reason="OutOfpods") == 1
+    assert counted(counts, name, reason="OutOfExtendedResources") == 3
 
 
 def test_the_pods_queue_counts_what_waits_and_what_is_done() -> None:
