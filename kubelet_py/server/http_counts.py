@@ -1,7 +1,8 @@
 """Requests to port 10250, counted as upstream counts them (pkg/kubelet/server/metrics).
 
-A path counts by its first part (metrics by two), and an unknown one as "other": what anyone may ask for must
-not make series without end. A request that takes the connection over lasts as long as its streams do.
+A path counts by its first part (the pages of metrics by two), and an unknown one as "other": what anyone may
+ask for must not make series without end. A request that takes the connection over lasts as long as its
+streams do.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from kubelet_py.instruments import Histogram, Instrument, Number
 
 OTHER = "other"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+METRICS = ("cadvisor", "probes", "resource", "slis")
 LONG_RUNNING = ("exec", "attach", "portForward")
 LABELS = ("method", "path", "server_type", "long_running")
 
@@ -50,6 +52,6 @@ class HttpCounts:
 def labels_of(method: str, parts: Sequence[str], *, known: bool) -> tuple[str, str, str, str]:
     """The values of LABELS; `known`: there is such a page."""
     head = parts[0] if parts and known else OTHER
-    path = "/".join(parts[:2]) if head == "metrics" else head
+    path = "/".join(parts[:2]) if head == "metrics" and set(parts[1:2]) & set(METRICS) else head
     long_running = "true" if head in LONG_RUNNING else "false"
     return method if method in METHODS else OTHER, path, "readwrite", long_running

@@ -258,6 +258,7 @@ def test_requests_to_the_api_server_count_by_code_and_an_unanswered_one_too() ->
 
 def test_requests_to_the_agent_count_by_page_and_strange_ones_together() -> None:
     assert labels_of("GET", ["metrics", "cadvisor"], known=True)[1] == "metrics/cadvisor"
+    assert labels_of("GET", ["metrics", "a1"], known=True)[1] == "metrics", "anyone may ask for a2, too"
     assert labels_of("POST", ["exec", "default", "web", "main"], known=True) == (
         "POST", "exec", "readwrite", "true"
     )  # fmt: skip
