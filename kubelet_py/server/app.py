@@ -47,6 +47,7 @@ _IDLE = 120.0
 _HANDSHAKE = 10.0
 _CREATE_STREAMS = 30.0
 _MAX_BODY = 1 << 20
+_MAX_OUTPUT = 16 << 20  # of /run, kept until the end, as containerd's; a pod must not fill the agent's memory
 
 
 class Backend(observation.Observed, Protocol):
@@ -403,12 +404,12 @@ class _Handler(BaseHTTPRequestHandler):
             stream = backend.exec(identifier, argv, tty=False, stdin=False, stdout=True, stderr=True)
         except (OSError, LookupError, RuntimeFailure) as error:
             raise HttpError(500, f"error executing command in container: {error}") from error
-        output, end = [], b"{}"
+        output, end = bytearray(), b"{}"
         try:
             while (found := stream.receive()) is not None:
                 channel, data = found
                 if channel in (channels.STDOUT, channels.STDERR):
-                    output.append(data)
+                    output += data[: _MAX_OUTPUT - len(output)]
                 elif channel == channels.STATUS:
                     end = data
                     break
@@ -419,9 +420,9 @@ class _Handler(BaseHTTPRequestHandler):
         answer = orjson.loads(end)
         if answer.get("exitCode") != 0:
             reason = answer.get("error") or f"command terminated with exit code {answer.get('exitCode')}"
-            text = b"".join(output).decode("utf-8", "replace")
+            text = output.decode("utf-8", "replace")
             raise HttpError(500, f"error executing command in container: {reason}\n{text}")
-        self._bytes(200, b"".join(output), "text/plain; charset=utf-8")
+        self._bytes(200, bytes(output), "text/plain; charset=utf-8")
 
     # -- upgrades ------------------------------------------------------------------------------------
 

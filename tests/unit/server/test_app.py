@@ -268,6 +268,11 @@ def test_run_gives_the_output(node: Node) -> None:
     assert status == 500 and "exit code 1" in text
 
 
+def test_run_keeps_no_more_than_fits(node: Node) -> None:
+    status, text = node.get("/run/default/web/main?cmd=head+-c+17000000+/dev/zero", "POST")
+    assert (status, len(text)) == (200, 16 << 20)
+
+
 def test_run_that_fails_tells_even_what_is_no_text(node: Node, tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"a\xff")
     status, text = node.get(f"/run/default/web/main?cmd=cat+{tmp_path}/bytes+/nonexistent", "POST")
