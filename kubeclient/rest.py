@@ -218,7 +218,11 @@ class RestClient:
         code, received, answer = self.raw(method, path, params=params, body=data, headers=headers)
         if code >= 400:
             raise from_response(code, received, answer)
-        parsed: Object = orjson.loads(answer)
+        try:
+            parsed: Object = orjson.loads(answer)
+        except ValueError as error:  # a proxy's page, with a code that means yes
+            text = f"Could not read the answer to {method} {path}: {error}"
+            raise ServerUnavailable.unreachable(text) from error
         return parsed
 
 

@@ -76,6 +76,17 @@ def test_a_page_that_is_no_status_keeps_its_text(api, client) -> None:
         client.get(PODS, "a", "default")
 
 
+def test_a_page_that_says_yes_and_is_no_object_is_no_answer(api, client) -> None:
+    def page(request: BaseHTTPRequestHandler, _: bytes) -> None:
+        start_chunks(request)
+        chunk(request, b"<html>Log in first</html>")
+        chunk(request, b"")
+
+    api.routes["GET", f"{PATH}/a"] = page
+    with pytest.raises(ServerUnavailable, match=f"Could not read the answer to GET {PATH}/a"):
+        client.get(PODS, "a", "default")
+
+
 def test_every_exchange_is_observed_with_its_code(api) -> None:
     seen: list[tuple[str, int]] = []
     api.json("GET", f"{PATH}/a", status(404, "NotFound"), 404)
