@@ -77,11 +77,13 @@ class Stream:
         self._lock = _thread.allocate_lock()
 
     def send(self, channel: int, data: bytes) -> None:
-        """Send `data` on `channel`, in pieces of at most 64 kB. Raises OSError when the shim is gone."""
+        """Send `data` on `channel`, in pieces of at most 64 kB unless it is a request: that is a document,
+        not a part of a stream. Raises OSError when the shim is gone."""
         view = memoryview(data)
+        size = LARGEST if channel == REQUEST else PIECE
         with self._lock:
-            for start in range(0, max(len(view), 1), PIECE):
-                self._socket.sendall(pack(channel, bytes(view[start : start + PIECE])))
+            for start in range(0, max(len(view), 1), size):
+                self._socket.sendall(pack(channel, bytes(view[start : start + size])))
 
     def close_channel(self, channel: int) -> None:
         """Say that nothing more will come on `channel`; for 0 the process sees the end of its stdin."""

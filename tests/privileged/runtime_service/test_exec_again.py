@@ -72,6 +72,12 @@ def test_output_code_and_arguments_are_its_own(warm: Warm) -> None:
         assert warm.run("sh", "-c", script, "a b", f"{code}") == (code, output, b"err\n")
 
 
+def test_a_long_argument_is_whole_and_one_that_is_too_long_refused(warm: Warm) -> None:
+    assert warm.run("sh", "-c", "echo ${#0}", "x" * 120_000) == (0, b"120000\n", b"")
+    with pytest.raises(StartError, match=r"[Aa]rgument list too long"):
+        warm.run("echo", "x" * 140_000)
+
+
 def test_the_pipes_are_its_users(warm: Warm) -> None:
     script = "echo out >/proc/self/fd/1; echo err >/proc/self/fd/2"
     assert warm.run("sh", "-c", script) == (0, b"out\n", b"err\n")

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from runtime.streams import CLOSE, LARGEST, STDIN, STDOUT, FrameError, FrameReader, Stream, pack
+from runtime.streams import CLOSE, LARGEST, REQUEST, STDIN, STDOUT, FrameError, FrameReader, Stream, pack
 
 
 def pair() -> tuple[Stream, socket.socket]:
@@ -43,6 +43,19 @@ def test_stream_splits_large_writes_and_keeps_order() -> None:
     assert got == data
     assert frames[-1] == (CLOSE, bytes((STDIN,)))
     stream.close()
+    peer.close()
+
+
+def test_a_large_request_is_one_frame() -> None:
+    stream, peer = pair()
+    data = b"x" * 200_000
+    sender = threading.Thread(target=lambda: (stream.send(REQUEST, data), stream.close()))
+    sender.start()
+    reader, frames = FrameReader(), []
+    while piece := peer.recv(65536):
+        frames += list(reader.feed(piece))
+    sender.join()
+    assert frames == [(REQUEST, data)]
     peer.close()
 
 
