@@ -78,6 +78,14 @@ def test_a_long_argument_is_whole_and_one_that_is_too_long_refused(warm: Warm) -
         warm.run("echo", "x" * 140_000)
 
 
+def test_an_argument_is_not_cut_at_a_nul(warm: Warm) -> None:
+    with warm.other() as container:
+        for _ in range(3):
+            warm.node.service.exec_sync(container, ["true"], 60)
+        with pytest.raises(StartError, match="must be a string without NUL"):
+            warm.node.service.exec_sync(container, ["true", "a\0b"], 60)
+
+
 def test_the_pipes_are_its_users(warm: Warm) -> None:
     script = "echo out >/proc/self/fd/1; echo err >/proc/self/fd/2"
     assert warm.run("sh", "-c", script) == (0, b"out\n", b"err\n")
