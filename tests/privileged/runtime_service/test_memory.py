@@ -25,7 +25,7 @@ pytestmark = [
 
 LARGEST_PRIVATE_KB = 1024
 LARGEST_QUIET_KB = 300
-LARGEST_STACK_KB = 12
+LARGEST_STACK_KB = 16
 WARM_KB = 1500  # 900 without
 TICKER = "trap 'exit 7' TERM; for i in 1 2 3 4; do echo $i; sleep 0.5; done; sleep 100 & wait"
 
