@@ -15,12 +15,14 @@ import pytest
 
 from kubelet_py.pods import last_words
 from kubelet_py.server import logs
+from runtime import prepared
 from runtime.capabilities import DEFAULT, NAMES
 from runtime.errors import LaunchError
 from runtime.linux import LinuxKernel
-from runtime.mounting import make_inside
-from runtime.namespaces import OpenHost, SetSysctl
+from runtime.mounting import MNT_DETACH, make_inside
+from runtime.namespaces import CLONE_FS, FLAGS, OpenHost, SetSysctl
 from runtime.operations import exec_plan
+from runtime.own_thread import in_thread_of_its_own
 from runtime.plan import NO_STDIO, Context
 from runtime.spec import parse, parse_process
 from tests.privileged.runtime.entered import Entered
@@ -407,6 +409,31 @@ def test_E15_nothing_of_the_old_root_is_left(box: Any) -> None:
     places = {line.split()[4] for line in lines if " - " in line}
     assert "/" in places and not any(place.startswith(("/work", "/tmp", "/var")) for place in places)
     assert "work" not in lines and "bin" in lines
+
+
+def test_E15_nothing_of_the_host_lies_below_a_prepared_containers_root(node: Node) -> None:
+    """E15: its root covers an empty one, and whoever takes it away finds the host nowhere."""
+    container = node.create(node.sandbox(), ["sleep", "60"])
+    assert list(node.folder.rglob(f"*{container}*/{prepared.NAME}")), "it was not prepared"
+    node.service.start_container(container)
+    namespace = f"/proc/{node.service.container(container).pid}/ns/mnt"
+    found: list[list[str]] = []
+
+    def uncover() -> None:
+        kernel = LinuxKernel()
+        kernel.unshare(CLONE_FS)
+        held = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            kernel.setns(held, FLAGS["mount"])
+            found.append(os.listdir("/"))
+            kernel.umount("/", MNT_DETACH)
+            kernel.setns(held, FLAGS["mount"])
+            found.append(os.listdir("/"))
+        finally:
+            os.close(held)
+
+    in_thread_of_its_own(uncover)
+    assert "bin" in found[0] and found[1] == []
 
 
 def test_E16_settings_that_run_programs_on_the_host_are_read_only(pods: Any) -> None:
