@@ -8,7 +8,7 @@ and owns a v2 tree, in which nobody else should make cgroups, cgroupfs elsewhere
 here (upstream: false), so that containers are confined unless a pod says Unconfined. `syncFrequency` is the
 net under the watches of ConfigMaps and Secrets: after that long the volumes of every pod are looked at again.
 `serializeImagePulls` is false here (upstream: true), and `failSwapOn` is (upstream: true): swap does no harm,
-as no pod is given any.
+as no pod is given any. `fileCheckFrequency` is 2 s (upstream: 20 s): a look at a folder is cheap.
 
 Durations are Go's texts ("10s", "1m30s") in the file and seconds (float) in the value.
 """
