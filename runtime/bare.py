@@ -100,7 +100,8 @@ class OpenOverlay(Operation):
 
 
 class HoldMasks(Operation):
-    """A mount of the host's /dev/null for each path that may have to be masked by it."""
+    """A mount of the host's /dev/null for each path that may have to be masked by it: private, or what a
+    container mounts over a mask appeared over the host's /dev/null where that is shared (systemd's way)."""
 
     paths: tuple[str, ...]
 
@@ -110,8 +111,9 @@ class HoldMasks(Operation):
     def run(self, kernel: Kernel, context: Context) -> None:
         null = open_null(kernel, context)
         for path in self.paths:
-            mask = kernel.open_tree(null, "", OPEN_TREE_CLONE | AT_EMPTY_PATH)
-            context.prepared[mask_of(path)] = context.keep(mask)
+            mask = context.keep(kernel.open_tree(null, "", OPEN_TREE_CLONE | AT_EMPTY_PATH))
+            kernel.mount_setattr(mask, propagation=MS_PRIVATE)
+            context.prepared[mask_of(path)] = mask
 
 
 class CoverRoot(Operation):

@@ -27,11 +27,13 @@ from tests.privileged.runtime.made import Made
 pytestmark = pytest.mark.privileged
 
 UNKNOWN_CALL = 0xFFFF
+# Masks of what is executed are slaves of the host's mounts where those are shared; a program's are private.
 LOOK = """
 id; umask; pwd; hostname; env | grep -v PWD
 grep -E '^(Cap|NoNewPrivs|Seccomp:|Sig[BI]|Groups|NSpid|Umask)' /proc/self/status
 head -n 1 /proc/self/mountinfo | cut -d' ' -f5
-cut -d' ' -f5- /proc/self/mountinfo | sed 's/[0-9]*:[0-9]*//; s/lowerdir.*//; s/inode64//' | sort
+cut -d' ' -f5- /proc/self/mountinfo | sed 's/ master:[0-9]*//; s/[0-9]*:[0-9]*//; s/lowerdir.*//' |
+    sed 's/inode64//' | sort
 cat /proc/self/limits; cat /proc/self/oom_score_adj; cat /proc/1/comm
 stat -c '%n %N %f %u:%g %t:%T' /dev/*; ls /dev/fd/ | wc -l; stat -c '%f %u:%g' / /proc /dev /sys /tmp /etc
 cat /proc/self/cgroup | grep -c box; ls /var/run/secrets; cat /etc/hosts
@@ -168,6 +170,29 @@ def test_what_a_bare_container_mounts_is_its_own(box: Any, empty: str) -> None:
     in_thread_of_its_own(share)
     process = made.start()
     assert process is not None and made.ended(process) == "0\n"
+
+
+def test_what_a_bare_container_mounts_stays_its_own_where_the_hosts_mounts_are_shared(
+    box: Any, empty: str
+) -> None:
+    """As systemd has them: also what it mounts over a path that is masked."""
+    script = "cd /bin; ./busybox mount --bind ./busybox /proc/kcore && ./busybox wc -c </proc/kcore"
+    tell = f"{script}; ./busybox grep -c shared: /proc/self/mountinfo; true"
+    spec = box.spec(tell, capabilities=CAPABILITIES, linux={"seccomp": None})
+    before = Path("/proc/self/mountinfo").read_text()
+    dev = next(line for line in before.splitlines() if line.split()[4] == "/dev")
+    box.kernel.mount("", "/dev", "", PROPAGATION["shared"], "")
+    try:
+        shared = Path("/proc/self/mountinfo").read_text()
+        made = Made(box, "own", spec, empty)
+        assert made.prepare()
+        process = made.start()
+        assert process is not None and made.ended(process).splitlines()[1:] == ["0"]
+        assert Path("/proc/self/mountinfo").read_text() == shared
+    finally:
+        if " shared:" not in dev:
+            box.kernel.mount("", "/dev", "", PROPAGATION["private"], "")
+    assert Path("/proc/self/mountinfo").read_text() == before
 
 
 def test_a_program_is_good_for_one_start_and_one_pause(box: Any) -> None:
