@@ -95,11 +95,17 @@ class Resizer:
             if self._settled.get(container.id) is record.allocated and not protecting:
                 continue  # it was looked at, and nobody has agreed to anything else since
             expected = resources.container_resources(spec, self._rules)
-            changed = resize.differing(expected, self._actual(home, container))
+            actual = self._actual(home, container)
+            changed = resize.differing(expected, actual)
             if changed and resize.restarts(spec, changed):
                 # Nothing is restarted for a value that was read while it was still being set.
                 self._limits.pop(container.id, None)
-                changed = resize.differing(expected, self._actual(home, container))
+                actual = self._actual(home, container)
+                changed = resize.differing(expected, actual)
+            if not (actual.shares or actual.memory_known):
+                # It has ended since the view was taken. If it was to start anew, that still holds.
+                again |= record.restarting & {container.name}
+                continue
             if changed and resize.restarts(spec, changed):
                 again.add(container.name)
             elif changed or protecting:

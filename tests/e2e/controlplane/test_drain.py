@@ -15,7 +15,7 @@ pytestmark = pytest.mark.e2e
 
 
 def spread(cluster: Cluster, namespace: str) -> list[str]:
-    return sorted(pod["spec"]["nodeName"] for pod in cluster.pods(namespace))
+    return sorted(pod["spec"].get("nodeName", "") for pod in cluster.pods(namespace))
 
 
 def protect(cluster: Cluster, namespace: str, least: int, allowed: int) -> None:

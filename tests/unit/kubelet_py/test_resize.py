@@ -241,6 +241,18 @@ def test_a_restart_is_waited_for_until_the_new_container_has_what_it_is_to_have(
     assert node.tree.writes[0][1]["memory"] == {"limit": 64 * MI}
 
 
+def test_a_restart_is_still_due_when_the_container_ended_after_the_look(tmp_path: Path) -> None:
+    """It runs in the view and its cgroup is gone already: the pod would end with its exit code of 0."""
+    policy = {"resizePolicy": [{"resourceName": "memory", "restartPolicy": "RestartContainer"}]}
+    node = Node(tmp_path, having(SMALL, **policy))
+    node.want({"requests": {"memory": "32Mi"}, "limits": {"memory": "64Mi"}}, **policy)
+    assert node.act() == {"c"}
+    node.tree.now["home/c-0"] = CgroupLimits(quota=0)
+    assert node.act() == {"c"}
+    node.record.restarting = frozenset()
+    assert node.act() == frozenset(), "it ended by itself"
+
+
 def test_with_memory_qos_a_request_alone_moves_what_protects_it(tmp_path: Path) -> None:
     node = Node(tmp_path, having(SMALL), Rules(throttling=0.9))
     node.want({**SMALL, "requests": {"cpu": "100m", "memory": "100Mi"}})
