@@ -128,7 +128,7 @@ class Netlink:
         found: list[bytes] = []
         interrupted = False
         while True:
-            for kind, flags, sequence, payload in parse(self._socket.recv(1 << 18)):
+            for kind, flags, sequence, payload in parse(self._socket.recv(65536)):
                 if sequence != wanted:
                     continue
                 interrupted |= bool(flags & 0x10)  # NLM_F_DUMP_INTR

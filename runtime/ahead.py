@@ -82,7 +82,7 @@ class Ahead:
             known = self._stencils.find(shape)
             made: Recording | Stencil | None = known
             kernel, driver = self._get_tools()
-            join = driver.create(record["cgroup"]).join()
+            join = driver.create_bare(record["cgroup"]).join()
             empty = self._empty.path if self._empty else ""
             places = (join.unified, *join.tasks, *(joined or {}).values(), *([empty] if empty else []))
             hostname = oci.get("hostname", "")

@@ -33,6 +33,7 @@ from runtime.pages import Pages
 from runtime.rehearsal import Sitting, rehearse
 from runtime.seccomp.filter import compiled
 from runtime.seccomp.profile import runtime_default
+from runtime.state import boot_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def settle(descriptor: int) -> tuple[LinuxKernel, CgroupDriver, Pages]:
     driver = cgroups.detect()
     machine = this_machine().name
     compiled(runtime_default(DEFAULT, machine))  # what nearly every container loads
+    boot_id()  # read once for all
     pages = Pages(machine)
     gc.collect()
     gc.freeze()

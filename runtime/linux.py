@@ -337,8 +337,11 @@ class LinuxKernel:
 
     def start_time(self, pid: int) -> int:
         """Clock ticks between boot and the process's start: field 22 of /proc/<pid>/stat."""
-        with open(f"/proc/{pid}/stat", "rb", 0) as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return int(os.read(descriptor, 4096).rpartition(b")")[2].split()[19])
+        finally:
+            os.close(descriptor)
 
     def memfd(self, name: str, data: bytes) -> int:
         """A sealed file in memory: nobody can change what was written, whoever holds a descriptor."""

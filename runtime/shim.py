@@ -207,7 +207,7 @@ class Shim:
 
     def _launch_pause(self, *, sibling: bool) -> Process:
         spec = parse(self._record["oci"])
-        cgroup = self.cgroups.create(self._record["cgroup"])
+        cgroup = self.cgroups.create_bare(self._record["cgroup"])
         descriptor = null()
         join = (state.read_json(f"{self.directory}/{state.JOIN}") or {}) if self._greeted else {}
         plan = sandbox_plan(spec, cgroup=cgroup.join(), join=join)

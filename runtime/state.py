@@ -64,7 +64,13 @@ def identify(pid: int) -> Identity:
 
 
 def boot_id() -> str:
-    return read_file("/proc/sys/kernel/random/boot_id").decode().strip()
+    """The running kernel's. No process outlives it, so it is read once; shims have it from the forkserver."""
+    if not _boot:
+        _boot.append(read_file("/proc/sys/kernel/random/boot_id").decode().strip())
+    return _boot[0]
+
+
+_boot: list[str] = []
 
 
 class SandboxState(Record):

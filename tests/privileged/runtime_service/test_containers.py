@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import time
@@ -231,3 +232,20 @@ def test_non_root_container_may_open_its_stdout_again(node: Node) -> None:
     )
     assert node.ended(container).exit_code == 0
     assert node.log(container) == b"hi\n"
+
+
+def test_a_pause_is_counted_with_its_pod(node: Node) -> None:
+    # It is killed and frozen by a cgroup of its own; a memory cgroup for it would cost more than it does.
+    sandbox = node.sandbox()
+    memberships = dict(
+        line.split(":", 2)[1:] for line in Path(f"/proc/{sandbox.pid}/cgroup").read_text().splitlines()
+    )
+    own = f"/{sandbox.config.cgroup_parent}/{sandbox.id}"
+    assert memberships[""].endswith(own)
+    for controller in ("cpu", "cpuacct", "memory", "pids"):
+        if controller in memberships:
+            assert not memberships[controller].endswith(own)
+    driver = node.driver
+    if driver.name == "hybrid":
+        made = [tree for tree in glob.glob("/sys/fs/cgroup/*") if os.path.isdir(f"{tree}{own}")]
+        assert made == [str(getattr(driver, "unified", ""))]

@@ -68,6 +68,9 @@ class Driver:
         self.made.append((path, resources))
         return Cgroup(self._root, path)
 
+    def create_bare(self, path: str) -> Cgroup:
+        return self.create(path)
+
 
 class Node:
     """Containers of pods, as the agent makes them, each as a program on disk. `pids`: of two processes whose
