@@ -4,12 +4,14 @@ They are sent by a thread of their own and never hold up the work they tell abou
 tell, there is much to do, so they wait until nothing was told for QUIET seconds, but no event longer than
 LONGEST. A pod's start comes with four or five, half of the requests of a hundred pods that start at once,
 which would take the API server's time just before the statuses that everybody waits for. What repeats,
-is similar or floods is made less of by event_correlator.py. Source: client-go's tools/record.
+is similar or floods is made less of by event_correlator.py. An API server that does not answer is asked
+TRIES times; what it refuses is not told again. Source: client-go's tools/record.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections import deque
@@ -17,7 +19,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from kubeclient.errors import ApiError, NotFound
+from kubeclient.errors import AlreadyExists, ApiError, NotFound, ServerUnavailable, TooManyRequests
 from kubeclient.event_correlator import EventCorrelator, Told
 from kubeclient.resources import EVENTS
 from kubeclient.rest import RestClient
@@ -28,6 +30,7 @@ Object = dict[str, Any]
 _Item = tuple[Object, str, str, str, float]
 WAITING = 1000
 QUIET, LONGEST = 0.1, 3.0
+TRIES, RETRY_SECONDS = 12, 10.0
 
 
 class EventRecorder:
@@ -41,8 +44,10 @@ class EventRecorder:
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._client = client
+        self._sleep = sleep
         self._source = {"component": component, **({"host": host} if host else {})}
         self._component = component
         self._host = host
@@ -87,18 +92,30 @@ class EventRecorder:
 
     def _run(self) -> None:
         while True:
-            item = self._next()
-            try:
-                self._send(*item)
-            except ApiError as error:
-                log.info(
-                    "Failed to send event reason=%s object=%s error=%s", item[2], item[0].get("name"), error
-                )
+            reference, kind, reason, message, now = self._next()
+            told = self._correlator.tell(reference, kind, reason, message[:1024], now)
+            if told is not None:
+                self._deliver(reference, kind, reason, told, now)
 
-    def _send(self, reference: Object, kind: str, reason: str, message: str, now: float) -> None:
-        told = self._correlator.tell(reference, kind, reason, message[:1024], now)
-        if told is None:
-            return
+    def _deliver(self, reference: Object, kind: str, reason: str, told: Told, now: float) -> None:
+        for tries in range(1, TRIES + 1):
+            try:
+                self._send(reference, kind, reason, told, now, again=tries > 1)
+                return
+            except (ServerUnavailable, TooManyRequests) as error:
+                if tries == TRIES:
+                    name = reference.get("name")
+                    log.warning("Gave up on event reason=%s object=%s error=%s", reason, name, error)
+                    return
+                # The first wait is a random one: nodes shall not all come back at once.
+                self._sleep(RETRY_SECONDS * (random.random() if tries == 1 else 1))
+            except ApiError as error:
+                log.info("Refused event reason=%s object=%s error=%s", reason, reference.get("name"), error)
+                return
+
+    def _send(
+        self, reference: Object, kind: str, reason: str, told: Told, now: float, *, again: bool
+    ) -> None:
         if told.name:
             body = {"count": told.count, "lastTimestamp": _stamp(now), "message": told.message}
             try:
@@ -106,8 +123,14 @@ class EventRecorder:
                 return
             except NotFound:
                 pass  # it was cleaned up meanwhile: make a new one
-        made = self._client.create(EVENTS, self._event(reference, kind, reason, told, now))
-        self._correlator.made(reference, kind, reason, told.message, made["metadata"]["name"])
+        event = self._event(reference, kind, reason, told, now)
+        try:
+            self._client.create(EVENTS, event)
+        except AlreadyExists:
+            if not again:
+                raise
+            # The server that did not answer had made it all the same.
+        self._correlator.made(reference, kind, reason, told.message, event["metadata"]["name"])
 
     def _event(self, reference: Object, kind: str, reason: str, told: Told, now: float) -> Object:
         return {

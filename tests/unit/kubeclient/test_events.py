@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 
 import pytest
 
-from kubeclient.errors import NotFound
+from kubeclient.errors import AlreadyExists, Forbidden, NotFound, ServerUnavailable
 from kubeclient.event_correlator import COMBINED, EventCorrelator
-from kubeclient.events import LONGEST, QUIET, WAITING, EventRecorder, hold_back
+from kubeclient.events import LONGEST, QUIET, RETRY_SECONDS, TRIES, WAITING, EventRecorder, hold_back
 
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "d", "uid": "u"}}
 
@@ -174,3 +175,75 @@ def test_an_event_that_was_cleaned_up_is_made_again_with_its_count() -> None:
         (1, "1970-01-01T00:16:40Z"),
         (2, "1970-01-01T00:16:40Z"),
     ]
+
+
+class Unreachable(Recorded):
+    """Does not answer `failures` times; what it was asked to create then has been made by it with `made`."""
+
+    def __init__(self, count: int, failures: int, made: bool = False) -> None:
+        super().__init__(count)
+        self._failures = failures
+        self._made = made
+
+    def create(self, resource: Any, obj: dict[str, Any], namespace: str | None = None) -> dict[str, Any]:
+        if self._failures:
+            self._failures -= 1
+            if self._made:
+                self.created.append(obj)
+            raise ServerUnavailable({"code": 503, "message": "connection refused"})
+        if obj["metadata"]["name"] in [known["metadata"]["name"] for known in self.created]:
+            self._one()
+            raise AlreadyExists({"code": 409, "reason": "AlreadyExists"})
+        return super().create(resource, obj, namespace)
+
+
+def retrying(client: Recorded, slept: list[float]) -> EventRecorder:
+    times = itertools.count(1000.0)
+    return EventRecorder(
+        client,  # type: ignore[arg-type]
+        "kubelet",
+        clock=lambda: next(times),
+        sleep=slept.append,
+    )
+
+
+def test_an_event_waits_for_a_server_that_does_not_answer() -> None:
+    client, slept = Unreachable(2, failures=3), list[float]()
+    events = retrying(client, slept)
+    events.event(POD, "Normal", "Killing", "Stopping container c")
+    events.event(POD, "Normal", "Started", "Started container c")
+    assert client.done.wait(5)
+    assert [event["reason"] for event in client.created] == ["Killing", "Started"]
+    assert 0 <= slept[0] <= RETRY_SECONDS and slept[1:] == [RETRY_SECONDS, RETRY_SECONDS]
+
+
+def test_an_event_is_given_up_after_twelve_tries_and_the_next_is_told() -> None:
+    client, slept = Unreachable(1, failures=TRIES), list[float]()
+    events = retrying(client, slept)
+    events.event(POD, "Normal", "Lost", "nobody heard it")
+    events.event(POD, "Normal", "Heard", "somebody did")
+    assert client.done.wait(5)
+    assert [event["reason"] for event in client.created] == ["Heard"] and len(slept) == TRIES - 1 == 11
+
+
+def test_an_event_whose_answer_was_lost_is_not_made_twice_and_counts_on() -> None:
+    client, slept = Unreachable(2, failures=1, made=True), list[float]()
+    events = retrying(client, slept)
+    for _ in range(2):
+        events.event(POD, "Warning", "BackOff", "Back-off restarting")
+    assert client.done.wait(5)
+    (made,) = client.created
+    assert [(name, body["count"]) for name, body in client.patched] == [(made["metadata"]["name"], 2)]
+
+
+def test_what_the_server_refuses_is_not_told_again() -> None:
+    class Refusing(Recorded):
+        def create(self, resource: Any, obj: dict[str, Any], namespace: str | None = None) -> dict[str, Any]:
+            self._one()
+            raise Forbidden({"code": 403, "message": "namespace is being terminated"})
+
+    client, slept = Refusing(2), list[float]()
+    events = retrying(client, slept)
+    events.event(POD, "Normal", "One", "1")
+    events.event(POD, "Normal", "Two", "2")
+    assert client.done.wait(5) and slept == []
