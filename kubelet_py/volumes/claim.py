@@ -13,6 +13,7 @@ from kubelet_py.errors import VolumeError
 from kubelet_py.pods.admission import matches_terms
 from kubelet_py.pods.model import Object
 from kubelet_py.volumes import host_path, nfs, ownership
+from kubelet_py.volumes.exclusive import Exclusive, InUse
 from kubelet_py.volumes.plugin import Context, Volume
 
 CLAIM, VOLUME = "persistentvolumeclaim", "persistentvolume"
@@ -29,7 +30,7 @@ def claim_name(pod: Object, volume: Object) -> str:
     return str(volume["persistentVolumeClaim"]["claimName"])
 
 
-def set_up(context: Context, volume: Object, folder: Path) -> Volume:
+def set_up(context: Context, volume: Object, folder: Path, exclusive: Exclusive) -> Volume:
     """The volume behind the claim, ready for use."""
     name = volume["name"]
     try:
@@ -49,7 +50,10 @@ def set_up(context: Context, volume: Object, folder: Path) -> Volume:
         )
     read_only = bool((volume.get("persistentVolumeClaim") or {}).get("readOnly"))
     try:
-        return Volume(_place(context, spec, folder, read_only), read_only)
+        with exclusive.held(context.pod["metadata"]["uid"], persistent):
+            return Volume(_place(context, spec, folder, read_only), read_only)
+    except InUse as error:
+        raise ClaimError(f'MountVolume.SetUp failed for volume "{title}" : {error}') from error
     except VolumeError as error:
         step = "NewMounter initialization" if "local" in spec else "SetUp"
         raise ClaimError(f'MountVolume.{step} failed for volume "{title}" : {error}') from error

@@ -32,6 +32,7 @@ from kubelet_py.volumes import (
 )
 from kubelet_py.volumes.container_mounts import container_mounts
 from kubelet_py.volumes.disk_usage import Used, used
+from kubelet_py.volumes.exclusive import Exclusive
 from kubelet_py.volumes.mapped_layers import mount_mapped_layers
 from kubelet_py.volumes.plugin import Context, PayloadMaker, Volume, Volumes, kind_of
 from runtime.kernel import Kernel
@@ -63,6 +64,7 @@ class VolumeManager:
     def __init__(self, pods: Path, kernel: Kernel | None = None) -> None:
         self._pods = pods
         self._kernel = kernel or LinuxKernel()
+        self._exclusive = Exclusive(pods)
         self._durations = Histogram(
             "storage_operation_duration_seconds",
             "Storage operation duration",
@@ -109,7 +111,7 @@ class VolumeManager:
             case "emptyDir":
                 return Volume(empty_dir.set_up(context, source, folder))
             case "persistentVolumeClaim" | "ephemeral":
-                return claim.set_up(context, volume, folder)
+                return claim.set_up(context, volume, folder, self._exclusive)
             case "nfs":
                 return Volume(nfs.set_up(source, folder), bool(source.get("readOnly")))
         maker = PAYLOADS.get(kind)
@@ -181,11 +183,13 @@ class VolumeManager:
         self._remove(home / SUBPATHS)  # binds of what is in the volumes
         volumes = home / "volumes"
         if not volumes.is_dir():
+            self._exclusive.give_back(uid)
             return
         mounts = mounting.below(volumes)
         for folder in volumes.glob("*/*"):
             self._unmount(folder, [mount for mount in mounts if mount == folder or folder in mount.parents])
         shutil.rmtree(volumes)
+        self._exclusive.give_back(uid)
 
     def _unmount(self, folder: Path, mounts: Sequence[Path]) -> None:
         """Take one volume away, and count how long that took. Nothing is asked of what is mounted there: it

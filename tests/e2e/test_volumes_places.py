@@ -142,6 +142,25 @@ def test_a_host_path_volume_and_one_whose_folder_is_missing(node: Node, host: Pa
     assert event(node, "uses-nowhere", "FailedMount") == wanted
 
 
+def test_the_volume_of_one_pod_is_kept_from_another_that_names_its_node(node: Node, host: Path) -> None:
+    hostname = node.kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}").out
+    folder = host / "sole"
+    folder.mkdir()
+    volume, wanted = local_volume("sole", folder, hostname, "sole")[0], claim("sole", "sole")
+    for one in (volume, wanted):
+        one["spec"]["accessModes"] = ["ReadWriteOncePod"]
+    node.apply(volume, wanted)
+    source = {"name": "v", "persistentVolumeClaim": {"claimName": "sole"}}
+    node.apply(holding("sole-first", source, nodeName=hostname))
+    node.wait_running("sole-first")
+    node.apply(looking("sole-second", "echo mine > /v/file", [source], nodeName=hostname))
+    text = "volume uses the ReadWriteOncePod access mode and is already in use by another pod"
+    assert event(node, "sole-second", "FailedMount") == f'MountVolume.SetUp failed for volume "sole" : {text}'
+    assert not (folder / "file").exists()
+    node.kubectl("delete", "pod", "sole-first", "--grace-period=0", "--force")
+    assert over(node, "sole-second") == [] and (folder / "file").read_text() == "mine\n"
+
+
 def test_an_image_as_a_volume(node: Node) -> None:
     volume = {"name": "v", "image": {"reference": "busybox", "pullPolicy": "Never"}}
     script = "ls /v/bin | grep -x busybox; /v/bin/busybox true 2>&1; touch /v/x 2>&1 || true"

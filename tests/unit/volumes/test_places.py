@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from kubelet_py.errors import VolumeError
 from kubelet_py.volumes import claim, empty_dir, host_path, nfs, ownership, subpath
 from kubelet_py.volumes.container_mounts import container_mounts
 from kubelet_py.volumes.disk_usage import used
+from kubelet_py.volumes.exclusive import Exclusive
+from kubelet_py.volumes.manager import VolumeManager
 from kubelet_py.volumes.plugin import Context, Volume
 
 Object = dict[str, Any]
@@ -163,6 +166,12 @@ def bound(path: str = "/tmp", **more: Any) -> dict[str, Object]:
 
 
 VOLUME = {"name": "v", "persistentVolumeClaim": {"claimName": "c"}}
+
+
+def set_up(context: Context, volume: Object, folder: Path) -> Volume:
+    return claim.set_up(context, volume, folder / "x", Exclusive(folder / "pods"))
+
+
 HERE = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["here"]}
 AFFINITY = {"required": {"nodeSelectorTerms": [{"matchExpressions": [HERE]}]}}
 
@@ -173,9 +182,9 @@ def node(name: str) -> Object:
 
 def test_a_bound_claim_leads_to_its_volume(tmp_path: Path) -> None:
     objects = bound(str(tmp_path), nodeAffinity=AFFINITY)
-    assert claim.set_up(context(None, node("here"), **objects), VOLUME, tmp_path / "x") == Volume(tmp_path)
+    assert set_up(context(None, node("here"), **objects), VOLUME, tmp_path) == Volume(tmp_path)
     read_only = {"name": "v", "persistentVolumeClaim": {"claimName": "c", "readOnly": True}}
-    found = claim.set_up(context(None, node("here"), **objects), read_only, tmp_path / "x")
+    found = set_up(context(None, node("here"), **objects), read_only, tmp_path)
     assert found == Volume(tmp_path, read_only=True)
 
 
@@ -236,17 +245,42 @@ def test_what_keeps_a_claim_from_being_used(tmp_path: Path, change: Any, text: s
     if spec.get("local", 1) is None:
         del spec["local"]
     with pytest.raises(claim.ClaimError) as raised:
-        claim.set_up(context(None, node("there"), **objects), VOLUME, tmp_path / "x")
+        set_up(context(None, node("there"), **objects), VOLUME, tmp_path)
     assert str(raised.value) == text
+
+
+def test_a_volume_of_one_pod_is_refused_to_another_until_that_is_over(tmp_path: Path) -> None:
+    objects = bound(str(tmp_path), accessModes=["ReadWriteOncePod"])
+    objects["persistentvolume"]["metadata"]["uid"] = "pv-uid"
+    first, second = (context(None, node("here"), **objects) for _ in range(2))
+    second = replace(second, pod={**second.pod, "metadata": {**second.pod["metadata"], "uid": "second"}})
+    assert set_up(first, VOLUME, tmp_path).path == tmp_path
+    assert set_up(first, VOLUME, tmp_path).path == tmp_path, "the pod that has it may look again"
+    with pytest.raises(claim.ClaimError) as raised:  # also by an agent that begins anew, as set_up here does
+        set_up(second, VOLUME, tmp_path)
+    assert str(raised.value) == (
+        'MountVolume.SetUp failed for volume "pv" : volume uses the ReadWriteOncePod access mode and is '
+        "already in use by another pod"
+    )
+    VolumeManager(tmp_path / "pods").give_up(str(first.pod["metadata"]["uid"]))
+    assert set_up(second, VOLUME, tmp_path).path == tmp_path
+
+
+def test_a_volume_of_one_pod_is_free_when_it_could_not_be_had(tmp_path: Path) -> None:
+    objects = bound("/nowhere", accessModes=["ReadWriteOncePod"])
+    objects["persistentvolume"]["metadata"]["uid"] = "pv-uid"
+    with pytest.raises(claim.ClaimError, match="does not exist"):
+        set_up(context(None, node("here"), **objects), VOLUME, tmp_path)
+    assert not list(tmp_path.glob("pods/*/exclusive-volumes/*"))
 
 
 def test_an_ephemeral_claim_must_be_the_pods_own(tmp_path: Path) -> None:
     objects = bound(str(tmp_path))
     volume: Object = {"name": "v", "ephemeral": {"volumeClaimTemplate": {}}}
     with pytest.raises(claim.ClaimError, match="PVC default/p-v was not created for pod default/p"):
-        claim.set_up(context(None, node("here"), **objects), volume, tmp_path / "x")
+        set_up(context(None, node("here"), **objects), volume, tmp_path)
     objects["persistentvolumeclaim"]["metadata"]["ownerReferences"] = [{"controller": True, "uid": "uid"}]
-    assert claim.set_up(context(None, node("here"), **objects), volume, tmp_path / "x").path == tmp_path
+    assert set_up(context(None, node("here"), **objects), volume, tmp_path).path == tmp_path
 
 
 def test_a_share_is_mounted_with_its_options(tmp_path: Path) -> None:
