@@ -2,8 +2,9 @@
 
 v1 has a file for it. On v2 the kernel asks a program attached to the cgroup (BPF_CGROUP_DEVICE) at each mknod
 and open of a device; programs of all ancestors must agree, so what lies below a container is bound too. The
-program is a few comparisons per rule, the last matching rule first, written here as instructions: no
-compiler, no library.
+program is a few comparisons per rule, the last rule first, written here as instructions: no compiler, no
+library. Reading, writing and mknod are decided one by one, each by the last rule that names it, as v1 adds up
+the letters of a device's rules; who asks for several needs all.
 
 Once the list denies everything, the devices every container has are allowed again, as runc does; making nodes
 stays allowed, since opening them does not.
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
 
 ANY = -1
 ACCESS = {"m": 1, "r": 2, "w": 4}
+EVERY = 7
 KINDS = {"b": 1, "c": 2}
 _NUMBERS = {"x86_64": 321, "aarch64": 280}
 BPF_PROG_LOAD, BPF_PROG_ATTACH = 5, 8
 BPF_PROG_TYPE_CGROUP_DEVICE, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI = 15, 6, 2
 LOAD_WORD, MOVE, MOVE_NUMBER, AND, SHIFT_RIGHT = 0x61, 0xBF, 0xB7, 0x57, 0x77
-UNLESS_EQUAL, UNLESS_SAME, EXIT = 0x56, 0x5D, 0x95
+UNLESS_EQUAL, IF_EQUAL, EXIT = 0x56, 0x16, 0x95
 
 
 class Rule(Record):
@@ -81,7 +83,7 @@ def rules(resources: Mapping[str, Any] | None) -> list[Rule]:
 
 def program(listed: Sequence[Rule]) -> bytes:
     """The eBPF program: 1 in r0 allows, 0 denies. Without any rule that covers everything, the rest is
-    allowed."""
+    allowed. r4 is what is wanted and not allowed yet."""
     code = [
         _instruction(LOAD_WORD, 2, 1),
         _instruction(MOVE, 3, 2),
@@ -99,28 +101,36 @@ def program(listed: Sequence[Rule]) -> bytes:
 
 
 def _block(rule: Rule) -> list[bytes]:
-    verdict = _verdict(rule.allow)
     tests: list[tuple[int, int]] = []
     if rule.kind != "a":
         tests.append((3, KINDS[rule.kind]))
     tests += [(register, n) for register, n in ((5, rule.major), (6, rule.minor)) if n != ANY]
-    access = _access_test(rule, len(verdict))
+    decision = _decision(rule)
     code: list[bytes] = []
     for index, (register, wanted) in enumerate(tests):
-        behind = len(tests) - index - 1 + len(access) + len(verdict)
+        behind = len(tests) - index - 1 + len(decision)
         code.append(_instruction(UNLESS_EQUAL, register, offset=behind, number=wanted))
-    return [*code, *access, *verdict]
+    return [*code, *decision]
 
 
-def _access_test(rule: Rule, behind: int) -> list[bytes]:
-    """All that is wanted must be among what the rule names."""
+def _decision(rule: Rule) -> list[bytes]:
+    """Ends the program if this rule has the last word: it allows all that is left to be allowed, or denies
+    some of it."""
+    verdict = _verdict(rule.allow)
     bits = sum(ACCESS[letter] for letter in set(rule.access))
-    if rule.kind == "a" or bits == 7:
-        return []
+    if rule.kind == "a" or bits == EVERY:
+        return verdict
+    if rule.allow:
+        return [
+            _instruction(AND, 4, number=EVERY - bits),
+            _instruction(UNLESS_EQUAL, 4, offset=len(verdict), number=0),
+            *verdict,
+        ]
     return [
         _instruction(MOVE, 1, 4),
         _instruction(AND, 1, number=bits),
-        _instruction(UNLESS_SAME, 1, 4, offset=behind),
+        _instruction(IF_EQUAL, 1, offset=len(verdict), number=0),
+        *verdict,
     ]
 
 

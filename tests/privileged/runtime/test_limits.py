@@ -146,6 +146,37 @@ def test_the_v2_driver_limits_devices_by_a_program(box: Any) -> None:
         driver.remove(path)
 
 
+NULL = {"type": "c", "major": 1, "minor": 3}
+
+
+@pytest.mark.parametrize(
+    ("rules", "opened"),
+    [
+        ([{"allow": False}], ["read", "write", "both"]),
+        ([{"allow": False}, {"allow": False, **NULL}], []),
+        ([{"allow": False}, {"allow": False, **NULL, "access": "w"}], ["read"]),
+        ([{"allow": True}, {"allow": False, **NULL, "access": "w"}], ["read"]),
+        (
+            [{"allow": False}, {"allow": False, **NULL}]
+            + [{"allow": True, **NULL, "access": letter} for letter in "rw"],
+            ["read", "write", "both"],
+        ),
+        ([{"allow": False, **NULL, "access": "r"}, {"allow": True}], ["read", "write", "both"]),
+    ],
+)
+def test_rules_of_one_device_say_the_same_on_both_versions(box: Any, rules: Any, opened: list[str]) -> None:
+    """What is denied to a writer is denied to who opens for both, and letters of two rules add up."""
+    script = (
+        "(: < /dev/null) && echo read; (: > /dev/null) && echo write; (: <> /dev/null) && echo both; true"
+    )
+    for driver in (box.driver, UnifiedDriver(getattr(box.driver, "unified", None) or box.driver.root)):
+        path = f"{box.base}/null-{driver.name}"
+        cgroup = driver.create(path, {"devices": rules})
+        _, text = box.launch(box.spec(script), cgroup).wait(60)
+        assert [line for line in text.splitlines() if line in ("read", "write", "both")] == opened, text
+        driver.remove(path)
+
+
 def test_limits_are_read_back_as_they_are_set(box: Any) -> None:
     """What a resized container's status shows; cgroup v2 keeps a weight, which several shares have."""
     running = box.start("echo up; sleep 60", linux=limited(memory={"limit": 16 * MIB}))

@@ -111,8 +111,8 @@ def verdict(program: bytes, kind: int, access: int, major: int, minor: int) -> i
             registers[target] >>= number
         elif code == 0x56:
             at += offset if registers[target] != number & 0xFFFFFFFF else 0
-        elif code == 0x5D:
-            at += offset if registers[target] != registers[source] else 0
+        elif code == 0x16:
+            at += offset if registers[target] == number & 0xFFFFFFFF else 0
         else:
             assert code == 0x95
             return registers[0]
@@ -138,6 +138,38 @@ def test_the_device_program_decides_by_the_last_matching_rule(
         }
     )
     assert verdict(devices.program(listed), kind, access, major, minor) == allowed
+
+
+TUN = {"type": "c", "major": 10, "minor": 200}
+NONE, ALL = {"allow": False}, {"allow": True}
+
+
+@pytest.mark.parametrize(
+    ("entries", "allowed"),
+    [
+        # Letters of several rules add up, in either order. (Nodes may be made once all was denied.)
+        ([NONE, {"allow": True, **TUN, "access": "r"}, {"allow": True, **TUN, "access": "w"}], "r w rw m rm"),
+        ([NONE, {"allow": True, **TUN, "access": "w"}, {"allow": True, **TUN, "access": "r"}], "r w rw m rm"),
+        # What is denied is denied to who asks for more, too.
+        ([ALL, {"allow": False, **TUN, "access": "w"}], "r m rm"),
+        ([NONE, {"allow": True, **TUN}, {"allow": False, **TUN, "access": "w"}], "r m rm"),
+        # The later rule has the word, the wider one or the narrower.
+        ([NONE, {"allow": True, "type": "c"}, {"allow": False, **TUN}], ""),
+        ([NONE, {"allow": False, **TUN}, {"allow": True, "type": "c", "access": "r"}], "r"),
+        ([{"allow": True, **TUN}, NONE], "m"),
+        ([{"allow": False, **TUN, "access": "r"}, ALL], "r w rw m rm"),
+        ([NONE, {"allow": True, "major": 10, "access": "r"}, {"allow": True, **TUN, "access": "w"}],
+         "r w rw m rm"),
+    ],
+)  # fmt: skip
+def test_each_access_is_decided_by_the_last_rule_that_names_it(
+    entries: list[dict[str, Any]], allowed: str
+) -> None:
+    program = devices.program(devices.rules({"devices": entries}))
+    asked = {"r": 2, "w": 4, "rw": 6, "m": 1, "rm": 3}
+    assert {name for name, access in asked.items() if verdict(program, 2, access, 10, 200)} == set(
+        allowed.split()
+    )
 
 
 def test_allowing_all_devices_allows_all() -> None:
