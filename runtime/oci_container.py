@@ -145,8 +145,12 @@ class Runtime:
 
     def _make_cgroup(self, identity: str, config: Mapping[str, Any], spec: Spec) -> cgroups.Cgroup:
         path = self._driver.names.container(spec.linux.cgroups_path, identity)
-        if self._driver.exists(path) and self._driver.open(path).pids():
-            raise StateError(f"Could not create container {identity}: cgroup {path} has processes in it")
+        if self._driver.exists(path):
+            there = self._driver.open(path)
+            if there.pids():
+                raise StateError(f"Could not create container {identity}: cgroup {path} has processes in it")
+            if there.frozen():  # its first process would stop before it is one
+                raise StateError(f"Could not create container {identity}: cgroup {path} is frozen")
         return self._driver.create(path, spec.linux.resources, config.get("annotations"))
 
     def _launch_first(
@@ -397,7 +401,8 @@ class Runtime:
         return self.cgroup(identity).pids()
 
     def update(self, identity: str, resources: Mapping[str, Any]) -> None:
-        """Changes limits; what is not mentioned stays. Raises StateError for a stopped container."""
+        """Changes limits; what is not mentioned stays, but swap, which has no limit either once memory has
+        none (as runc's update has it). Raises StateError for a stopped container."""
         container = self.store.load(identity)
         if self.store.status(container) == STOPPED:
             raise StateError(f"Could not update container {identity}: it is not running")
@@ -406,9 +411,8 @@ class Runtime:
         check(resources)
         cgroup = self._driver_of(container).open(container.cgroup)
         memory = resources.get("memory") or {}
-        limit, usage = memory.get("limit") or -1, cgroup.stats().memory_usage
-        if memory.get("checkBeforeUpdate") and 0 <= limit < usage:
-            raise StateError(f"Could not limit memory of {identity} to {limit}: it uses {usage} already")
+        if memory.get("limit") == -1 and memory.get("swap") is None:
+            resources = {**resources, "memory": {**memory, "swap": -1}}
         cgroup.update(resources)
 
     def _driver_of(self, container: Container) -> cgroups.CgroupDriver:
@@ -431,7 +435,8 @@ class Runtime:
             raise StateError(f"Could not execute in container {identity}: it is {status}, not running{hint}")
         if not self._driver.exists(container.cgroup):
             raise StateError(f"Could not execute in container {identity}: its cgroup is gone")
-        join = self._driver.open(container.cgroup).join(below)
+        cgroup = self._driver.open(container.cgroup)
+        join = cgroup.join(below or cgroup.beside(container.pid))
         spec = parse(container.config)
         process = self._at_home(process, f"/proc/{container.pid}/root")
         started = self._launch_more(container, spec, process, join, options)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 UNLIMITED = 2**63 - 1
 REMOVE_SECONDS = 2.0
+FREEZE_SECONDS = 10.0
 NOWHERE: Mapping[str, str] = {}
 
 
@@ -159,8 +160,14 @@ def _remove_children(folder: str) -> bool:
 
 
 def pids_in(folder: str, recursive: bool = True) -> list[int]:
-    """Processes of a cgroup, and of those below it."""
-    found = [int(line) for line in read(f"{folder}/cgroup.procs").split()]
+    """Processes of a cgroup, and of those below it. A threaded one has none of its own to tell (EOPNOTSUPP):
+    they are its domain's, above it."""
+    try:
+        found = [int(line) for line in read(f"{folder}/cgroup.procs").split()]
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        found = []
     if recursive:
         try:
             with os.scandir(folder) as entries:
@@ -190,6 +197,19 @@ def kill_tree(folder: str) -> None:
                     continue
 
 
+def freeze(folder: str) -> None:
+    """cgroup.freeze, and waits until all processes of the subtree have stopped, as cgroup.events tells: one
+    in a long system call goes on for a while. Raises CgroupError, with all of them going on again."""
+    write(f"{folder}/cgroup.freeze", "1")
+    deadline = time.monotonic() + FREEZE_SECONDS
+    while table(f"{folder}/cgroup.events").get("frozen") != 1:
+        if time.monotonic() > deadline:
+            write(f"{folder}/cgroup.freeze", "0")
+            text = f"Could not freeze {folder}: its processes have not stopped in {FREEZE_SECONDS:.0f} s"
+            raise CgroupError(text, errno.ETIMEDOUT)
+        time.sleep(0.001)
+
+
 def below(folder: str, path: str) -> str:
     """An existing cgroup below `folder`; `folder` itself for "". Raises CgroupError."""
     if not path.strip("/"):
@@ -211,6 +231,14 @@ def checked_path(path: str) -> str:
 def section(resources: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
     """A part of linux.resources; {} if absent."""
     return (resources or {}).get(name) or {}
+
+
+def check_use(memory: Mapping[str, Any], used: int) -> None:
+    """Refuses new limits (checkBeforeUpdate) when as much memory is in use already. Raises CgroupError."""
+    for key in ("limit", "swap"):
+        if 0 < (memory.get(key) or 0) <= used:
+            text = f"Could not limit memory.{key} to {memory[key]}: {used} bytes are in use"
+            raise CgroupError(f"{text} (checkBeforeUpdate)")
 
 
 def weight_of_shares(shares: int) -> int:

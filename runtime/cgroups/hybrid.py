@@ -138,6 +138,9 @@ class Hybrid:
 
     def update(self, resources: Mapping[str, Any]) -> None:
         """Applies linux.resources now; what is not mentioned stays. Raises CgroupError."""
+        memory = section(resources, "memory")
+        if memory.get("checkBeforeUpdate"):
+            files.check_use(memory, self.stats().memory_usage)
         cpuset = self._driver.folder("cpuset", self.path)
         apart = os.path.exists(cpuset)
         self.apply([*other_writes(resources), *cpu_writes(resources)])
@@ -212,13 +215,17 @@ class Hybrid:
         unified = files.below(f"{self._driver.unified}/{self.path}", below.get(UNIFIED) or below.get("", ""))
         return CgroupJoin(unified, tuple(tasks), self._late)
 
+    def beside(self, pid: int) -> Mapping[str, str]:
+        """In itself: a v2 tree without controllers hands none on."""
+        return files.NOWHERE
+
     def kill(self) -> None:
         """SIGKILL to every process in the subtree, those being forked included."""
         files.kill_tree(f"{self._driver.unified}/{self.path}")
 
     def freeze(self) -> None:
-        """Stops the subtree; returns when the request is made."""
-        files.write(f"{self._driver.unified}/{self.path}/cgroup.freeze", "1")
+        """Stops the subtree; returns when all its processes have stopped. Raises CgroupError."""
+        files.freeze(f"{self._driver.unified}/{self.path}")
 
     def thaw(self) -> None:
         """Lets the subtree run again."""

@@ -8,6 +8,7 @@ kernel was started without it (psi=0) or the cgroup's cgroup.pressure is 0.
 from __future__ import annotations
 
 import errno
+import glob
 import os
 
 from runtime.cgroups import files
@@ -33,14 +34,34 @@ def unified(folder: str) -> dict[str, Any]:
         },
         "memory": {
             **_sizes("usage", folder, V2_MEMORY),
-            **_sizes("swap", folder, V2_SWAP),
+            **_swap(folder),
             "cache": memory.get("file", 0),
             "raw": memory,
             **pressure(f"{folder}/memory.pressure"),
         },
         "pids": _sizes("pids", folder, PIDS).get("pids", {}),
         "blkio": {**_v2_disks(files.read(f"{folder}/io.stat")), **pressure(f"{folder}/io.pressure")},
+        **_huge_pages(folder),
     }
+
+
+def _swap(folder: str) -> dict[str, dict[str, int]]:
+    """Memory and swap together, as v1 counts them and runc tells them everywhere; how much of both there was
+    at most is not known."""
+    swap = _sizes("swap", folder, V2_SWAP).get("swap", {})
+    memory = _sizes("usage", folder, V2_MEMORY).get("usage", {})
+    both = {key: value + memory[key] for key, value in swap.items() if key in memory}
+    return {"swap": both} if both else {}
+
+
+def _huge_pages(folder: str) -> dict[str, dict[str, dict[str, int]]]:
+    """{"hugetlb": {"2MB": bytes in use, and how often the limit was met}}; {} where they are not counted."""
+    found = {}
+    for path in sorted(glob.glob(f"{glob.escape(folder)}/hugetlb.*.events")):
+        size = os.path.basename(path).split(".")[1]
+        used = files.number(f"{folder}/hugetlb.{size}.current")
+        found[size] = {"usage": used, "failcnt": files.table(path).get("max", 0)}
+    return {"hugetlb": found} if found else {}
 
 
 def hybrid(folders: Mapping[str, str]) -> dict[str, Any]:
@@ -74,7 +95,7 @@ V1_MEMORY = {
     "limit": "limit_in_bytes", "usage": "usage_in_bytes", "max": "max_usage_in_bytes", "failcnt": "failcnt"
 }  # fmt: skip
 V2_MEMORY = {"limit": "memory.max", "usage": "memory.current", "max": "memory.peak"}
-V2_SWAP = {"limit": "memory.swap.max", "usage": "memory.swap.current", "max": "memory.swap.peak"}
+V2_SWAP = {"limit": "memory.swap.max", "usage": "memory.swap.current"}
 V2_CPU = {"total": "usage", "kernel": "system", "user": "user"}
 PIDS = {"current": "pids.current", "limit": "pids.max"}
 V1_DISKS = {"ioServiceBytesRecursive": "io_service_bytes", "ioServicedRecursive": "io_serviced"}

@@ -92,11 +92,20 @@ class UnitCgroup(Unified):
 
     def update(self, resources: Mapping[str, Any]) -> None:
         """Applies linux.resources now; what is not mentioned stays. Raises CgroupError."""
-        resources = self.completed(resources)
+        resources = self._awake(self.completed(resources))
         changed = properties.of_resources(resources)
         if changed:
             self._manager.set(self._unit, changed)
         super().update(resources)
+
+    def _awake(self, resources: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With an end to idleness (cpu.idle) where a weight is asked for, as systemd has it in its cgroup."""
+        cpu, unified = files.section(resources, "cpu"), files.section(resources, "unified")
+        weighed = bool(cpu.get("shares")) or "cpu.weight" in unified
+        said = cpu.get("idle") is not None or "cpu.idle" in unified
+        if not weighed or said or files.read(f"{self.folder}/cpu.idle") != "1":
+            return resources
+        return {**resources, "cpu": {**cpu, "idle": 0}}
 
 
 class SystemdDriver:
@@ -230,7 +239,10 @@ class SystemdDriver:
         folder = f"{self.tree.root}/{place.path}"
         pending = self._pending.pop(place.path, None)
         if pending is None and place.unit.endswith(".scope") and not self.exists(path):
-            return  # systemd has forgotten it; a scope of that name would be somebody else's
+            # systemd has ended it; an active scope of that name would be somebody else's. One that failed is
+            # kept if the container's annotations say so (CollectMode).
+            self._manager.forget(place.unit)
+            return
         if recursive and os.path.isdir(folder):
             files.kill_tree(folder)
         elif files.pids_in(folder):

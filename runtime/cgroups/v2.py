@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WANTED = ("cpu", "memory", "pids", "cpuset", "io", "hugetlb")
 ENABLED = (*WANTED, "rdma", "misc")
+WITHOUT_SWAP = (("memory.swap.max", "0"), ("memory.swap.max", "max"))
 # What v2 has no file for: asking for it is an error, never dropped.
 V1_ONLY = {
     "memory": ("swappiness", "disableOOMKiller", "kernel", "kernelTCP"),
@@ -40,18 +41,32 @@ def _limit(value: int) -> str:
 
 
 def cpu_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """File and value for each CPU limit."""
+    """File and value for each CPU limit, those of `unified` last: they have the word. An idle cgroup takes no
+    weight (EINVAL), so it is told to be none before, and what is to be idle gets none, as runc has it."""
     cpu, writes = section(resources, "cpu"), []
-    if cpu.get("shares"):
+    idle = cpu.get("idle")
+    if idle == 0:
+        writes.append(("cpu.idle", "0"))
+    if cpu.get("shares") and not idle:
         writes.append(("cpu.weight", str(files.weight_of_shares(cpu["shares"]))))
     if cpu.get("quota") or cpu.get("period"):
         quota = cpu.get("quota") or -1
         writes.append(("cpu.max", f"{'max' if quota < 0 else quota} {cpu.get('period') or 100000}"))
     if cpu.get("burst") is not None:
         writes.append(("cpu.max.burst", str(cpu["burst"])))
-    if cpu.get("idle") is not None:
-        writes.append(("cpu.idle", str(cpu["idle"])))
-    return writes
+    if idle:
+        writes.append(("cpu.idle", str(idle)))
+    return writes + [write for write in _unified_writes(resources) if write[0].startswith("cpu.")]
+
+
+def lower_burst_first(writes: list[tuple[str, str]], burst: int) -> list[tuple[str, str]]:
+    """The same for a cgroup that has this burst (µs): no burst may exceed the quota, so a lower one is
+    written before the new quota, a higher one after it."""
+    first = [
+        (name, value) for name, value in writes
+        if name == "cpu.max.burst" and value.isdigit() and int(value) <= burst
+    ]  # fmt: skip
+    return [*first, *(write for write in writes if write not in first)]
 
 
 def other_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -66,10 +81,16 @@ def other_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     writes += _page_writes(resources)
     writes += _io_writes(section(resources, "blockIO"))
     writes += files.rdma_writes(resources)
+    return writes + [write for write in _unified_writes(resources) if not write[0].startswith("cpu.")]
+
+
+def _unified_writes(resources: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """A value of several lines (io.max of several disks) is written line by line: the kernel reads one."""
+    writes = []
     for name, value in section(resources, "unified").items():
         if "/" in name or not all(name.partition(".")):
             raise CgroupError(f"Could not use unified resource {name!r}: it must be CONTROLLER.PARAMETER")
-        writes.append((name, str(value)))
+        writes += [(name, line) for line in str(value).splitlines() or [""]]
     return writes
 
 
@@ -160,22 +181,29 @@ class Unified:
     def update(self, resources: Mapping[str, Any]) -> None:
         """Applies linux.resources now; what is not mentioned stays. Raises CgroupError."""
         resources = self.completed(resources)
-        self.apply([*other_writes(resources), *cpu_writes(resources)])
+        writes = [*other_writes(resources), *cpu_writes(resources)]
+        self.apply(lower_burst_first(writes, files.number(f"{self.folder}/cpu.max.burst")))
 
     def completed(self, resources: Mapping[str, Any]) -> Mapping[str, Any]:
-        """`resources` for a running container: with the memory limit that a new swap limit is counted from;
-        refused if they want it (checkBeforeUpdate) and the memory in use is above the new limit already."""
+        """`resources` for a running container: with the memory limit that a new swap limit is counted from,
+        and with the quota or period that is not mentioned; refused if they want it (checkBeforeUpdate) and
+        as much memory as the new limit is in use already."""
         memory = section(resources, "memory")
         if memory.get("swap", 0) > 0 and not memory.get("limit"):
             limit = files.number(f"{self.folder}/memory.max")
             if 0 < limit < files.UNLIMITED:
                 memory = {**memory, "limit": limit}
-        if memory.get("checkBeforeUpdate") and memory.get("limit", 0) > 0:
-            used = files.number(f"{self.folder}/memory.current")
-            if used > memory["limit"]:
-                text = f"Could not limit memory to {memory['limit']}: {used} bytes are in use"
-                raise CgroupError(f"{text} (checkBeforeUpdate)")
-        return {**resources, "memory": memory} if memory else resources
+        if memory.get("checkBeforeUpdate"):
+            files.check_use(memory, files.number(f"{self.folder}/memory.current"))
+        completed = {"memory": memory, "cpu": self._whole_quota(section(resources, "cpu"))}
+        return {**resources, **{name: part for name, part in completed.items() if part}}
+
+    def _whole_quota(self, cpu: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With both quota and period, if one is changed."""
+        if bool(cpu.get("quota")) == bool(cpu.get("period")):
+            return cpu
+        now = self.limits()
+        return {**cpu, "quota": cpu.get("quota") or now.quota, "period": cpu.get("period") or now.period}
 
     def apply(self, writes: list[tuple[str, str]]) -> None:
         """Writes values into the cgroup's files. Raises CgroupError."""
@@ -185,14 +213,27 @@ class Unified:
     def _write(self, name: str, value: str) -> None:
         try:
             files.write(f"{self.folder}/{name}", value)
+            if name == "io.weight":
+                self._weigh_by_scheduler(value)
         except CgroupError as error:
             if error.errno != errno.ENOENT:
                 raise
             if name == "io.weight" and os.path.exists(f"{self.folder}/io.bfq.weight"):
                 files.write(f"{self.folder}/io.bfq.weight", bfq_weight(value))
-            # Swap accounting is a boot option; without it nothing can be swapped against the limit either.
+            # Swap accounting is a boot option; who wants no limit, or no swap, may not know whether it is on.
             # Reservations of huge pages are counted from Linux 5.7 on.
-            elif name != "memory.swap.max" and not name.endswith(".rsvd.max"):
+            elif (name, value) not in WITHOUT_SWAP and not name.endswith(".rsvd.max"):
+                raise
+
+    def _weigh_by_scheduler(self, value: str) -> None:
+        """io.weight counts where the kernel weighs by cost; a disk with the scheduler BFQ weighs by its own
+        file, which is there as long as its module is, and refuses other disks (EOPNOTSUPP)."""
+        if not os.path.exists(f"{self.folder}/io.bfq.weight"):
+            return
+        try:
+            files.write(f"{self.folder}/io.bfq.weight", bfq_weight(value))
+        except CgroupError as error:
+            if error.errno != errno.EOPNOTSUPP:
                 raise
 
     def join(self, below: Mapping[str, str] = files.NOWHERE) -> CgroupJoin:
@@ -203,13 +244,25 @@ class Unified:
             raise CgroupError(f"Could not join {', '.join(below)} apart: cgroup v2 has one tree")
         return CgroupJoin(files.below(self.folder, below.get("", "")), (), late)
 
+    def beside(self, pid: int) -> Mapping[str, str]:
+        """Where one more process can be (see `join`): in itself, or, once it hands controllers on and takes
+        no processes any more (EBUSY), in the cgroup below it to which its first process `pid` has gone, as a
+        container's init does that may write to its cgroups."""
+        if not files.read(f"{self.folder}/cgroup.subtree_control"):
+            return files.NOWHERE
+        place = files.read(f"/proc/{pid}/cgroup").rpartition("::/")[2]
+        inside = place.removeprefix(f"{self.path}/")
+        if inside == place or files.read(f"{self._root}/{place}/cgroup.type") != "domain":
+            return files.NOWHERE
+        return {"": inside}
+
     def kill(self) -> None:
         """SIGKILL to every process in the subtree, those being forked included."""
         files.kill_tree(self.folder)
 
     def freeze(self) -> None:
-        """Stops the subtree; returns when the request is made."""
-        files.write(f"{self.folder}/cgroup.freeze", "1")
+        """Stops the subtree; returns when all its processes have stopped. Raises CgroupError."""
+        files.freeze(self.folder)
 
     def thaw(self) -> None:
         """Lets the subtree run again."""

@@ -54,6 +54,15 @@ class Manager:
                     raise
                 self._job(bus, what, "StartTransientUnit", "ssa(sv)a(sa(sv))", _starting(unit, properties))
 
+    def forget(self, unit: str) -> None:
+        """Has systemd drop a unit that has failed, if one of that name is there. Raises SystemdError."""
+        with self._connect() as bus:
+            try:
+                self._forget(bus, unit)
+            except Refusal as refused:
+                if refused.name != MISSING:
+                    raise
+
     def _forget(self, bus: Bus, unit: str) -> bool:
         """Has systemd drop a unit that has failed. False when it is in use."""
         if self._active(bus, unit) != "failed":

@@ -27,6 +27,7 @@ _NUMBERS = {
 }  # fmt: skip
 _SETS = {"cpuset.cpus": "AllowedCPUs", "cpuset.mems": "AllowedMemoryNodes"}
 LATE = ("CPU", "TasksMax")
+IDLE = {"1": 0, "0": INFINITY}  # cpu.idle → CPUWeight; the kernel takes no others
 
 
 def of_writes(writes: Iterable[tuple[str, str]]) -> list[Property]:
@@ -45,8 +46,8 @@ def _property(file: str, value: str) -> dict[str, Variant]:
             return {_SETS[file]: Variant("ay", bits(value))}
         if file == "cpu.max":
             return _quota(*value.split())
-        if file == "cpu.idle" and int(value):
-            return {"CPUWeight": Variant("t", 0)}  # 252: the weight called idle
+        if file == "cpu.idle" and value.strip() in IDLE:  # 252: the weight called idle
+            return {"CPUWeight": Variant("t", IDLE[value.strip()])}
         if file == "io.weight" and value.startswith("default"):
             return {"IOWeight": Variant("t", int(value.split()[1]))}
     except (ValueError, TypeError, IndexError):

@@ -33,6 +33,34 @@ def test_blkio_of_a_v1_hierarchy_and_none_where_the_cgroup_has_no_place_in_it(tm
     assert report.hybrid({})["blkio"] == {}
 
 
+def write_all(folder: Path, **texts: str) -> None:
+    for name, text in texts.items():
+        (folder / name.replace("_", ".")).write_text(f"{text}\n")
+
+
+@pytest.mark.parametrize(
+    ("limit", "swap_limit", "told"),
+    [("4096", "1024", {"limit": 5120, "usage": 1100}), ("4096", "max", {"usage": 1100}),
+     ("max", "1024", {"usage": 1100})],
+)  # fmt: skip
+def test_swap_counts_memory_too(tmp_path: Path, limit: str, swap_limit: str, told: dict[str, int]) -> None:
+    write_all(tmp_path, memory_max=limit, memory_current="1000", memory_peak="2000")
+    assert "swap" not in report.unified(str(tmp_path))["memory"]
+    write_all(tmp_path, memory_swap_max=swap_limit, memory_swap_current="100", memory_swap_peak="300")
+    memory = report.unified(str(tmp_path))["memory"]
+    assert memory["swap"] == told and memory["usage"]["max"] == 2000
+
+
+def test_huge_pages_by_their_size(tmp_path: Path) -> None:
+    assert "hugetlb" not in report.unified(str(tmp_path))
+    write_all(tmp_path, hugetlb_2MB_current="4194304", hugetlb_2MB_events="max 3")
+    write_all(tmp_path, hugetlb_1GB_current="0", hugetlb_1GB_events="max 0")
+    (tmp_path / "hugetlb.2MB.events.local").write_text("max 9\n")
+    assert report.unified(str(tmp_path))["hugetlb"] == {
+        "1GB": {"usage": 0, "failcnt": 0}, "2MB": {"usage": 4194304, "failcnt": 3}
+    }  # fmt: skip
+
+
 SOME = "some avg10=1.71 avg60=2.36 avg300=0.00 total=230548833\n"
 FULL = "full avg10=0.50 avg60=0.25 avg300=0.00 total=157622356\n"
 SOME_READ = {"avg10": 1.71, "avg60": 2.36, "avg300": 0.0, "total": 230548833}

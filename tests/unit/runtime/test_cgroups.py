@@ -306,6 +306,92 @@ def test_an_update_of_swap_alone_counts_from_the_limit_there_is(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("asked", "written"),
+    [
+        ({"quota": 60000}, "60000 90000"),
+        ({"quota": -1}, "max 90000"),
+        ({"period": 50000}, "40000 50000"),
+        ({"quota": 10000, "period": 20000}, "10000 20000"),
+    ],
+)
+def test_a_quota_or_period_that_is_not_mentioned_stays(
+    tmp_path: Path, asked: dict[str, int], written: str
+) -> None:
+    folder = files_of(tmp_path, **{"cpu.max": "40000 90000\n"})
+    v2.Unified(str(tmp_path), "c").update({"cpu": asked})
+    assert (folder / "cpu.max").read_text().startswith(written)  # a plain file keeps the rest
+    (folder / "cpu.max").write_text("max 90000")
+    v2.Unified(str(tmp_path), "c").update({"cpu": {"period": 50000}})
+    assert (folder / "cpu.max").read_text() == "max 50000"
+
+
+def files_of(root: Path, **texts: str) -> Path:
+    (root / "c").mkdir()
+    for name, text in texts.items():
+        (root / "c" / name).write_text(text)
+    return root / "c"
+
+
+def test_the_unified_names_have_the_last_word() -> None:
+    resources = {
+        "cpu": {"shares": 3333, "quota": 40000, "period": 100000},
+        "memory": {"limit": 4096},
+        "unified": {"cpu.max": "5000 50000", "cpu.weight": "42", "memory.max": "8192", "memory.min": "1"},
+    }
+    assert dict(v2.cpu_writes(resources)) == {"cpu.weight": "42", "cpu.max": "5000 50000"}
+    assert dict(v2.other_writes(resources)) == {"memory.max": "8192", "memory.min": "1"}
+
+
+def test_a_unified_value_of_several_lines_is_written_line_by_line() -> None:
+    value = "254:0 rbps=1000\n254:16 rbps=2000\n"
+    assert v2.other_writes({"unified": {"io.max": value, "memory.high": ""}}) == [
+        ("io.max", "254:0 rbps=1000"), ("io.max", "254:16 rbps=2000"), ("memory.high", ""),
+    ]  # fmt: skip
+
+
+def test_what_is_idle_has_no_weight() -> None:
+    """The kernel takes no weight for an idle cgroup."""
+    assert v2.cpu_writes({"cpu": {"idle": 1, "shares": 512}}) == [("cpu.idle", "1")]
+    assert v2.cpu_writes({"cpu": {"idle": 0, "shares": 512}}) == [("cpu.idle", "0"), ("cpu.weight", "20")]
+
+
+@pytest.mark.parametrize(
+    ("now", "names"), [(9000, ["cpu.max.burst", "cpu.max"]), (0, ["cpu.max", "cpu.max.burst"])]
+)
+def test_a_burst_is_never_above_the_quota(now: int, names: list[str]) -> None:
+    writes = v2.cpu_writes({"cpu": {"quota": 5000, "burst": 4000}})
+    assert [name for name, _ in v2.lower_burst_first(writes, now)] == names
+
+
+def test_a_limit_of_swap_is_an_error_where_swap_is_not_counted(tmp_path: Path) -> None:
+    files_of(tmp_path, **{"memory.max": ""})
+    cgroup = v2.Unified(str(tmp_path), "c")
+    cgroup.update({"memory": {"limit": 4096, "swap": 4096}})
+    cgroup.update({"memory": {"limit": 4096, "swap": -1}})
+    with pytest.raises(CgroupError, match=r"memory\.swap\.max: ENOENT"):
+        cgroup.update({"memory": {"limit": 4096, "swap": 8192}})
+
+
+@pytest.mark.parametrize("memory", [{"limit": 5000}, {"limit": 6000, "swap": 5000}])
+def test_an_update_to_what_is_in_use_is_refused_if_asked(tmp_path: Path, memory: dict[str, int]) -> None:
+    folder = files_of(tmp_path, **{"memory.max": "9000", "memory.swap.max": "1", "memory.current": "5000"})
+    with pytest.raises(CgroupError, match="5000 bytes are in use"):
+        v2.Unified(str(tmp_path), "c").update({"memory": {**memory, "checkBeforeUpdate": True}})
+    assert (folder / "memory.max").read_text() == "9000"
+
+
+def test_what_does_not_stop_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = files_of(tmp_path, **{"cgroup.freeze": "", "cgroup.events": "populated 1\nfrozen 0\n"})
+    monkeypatch.setattr(files, "FREEZE_SECONDS", 0.01)
+    with pytest.raises(CgroupError, match="have not stopped"):
+        v2.Unified(str(tmp_path), "c").freeze()
+    assert (folder / "cgroup.freeze").read_text() == "0"
+    (folder / "cgroup.events").write_text("populated 1\nfrozen 1\n")
+    v2.Unified(str(tmp_path), "c").freeze()
+    assert (folder / "cgroup.freeze").read_text() == "1"
+
+
+@pytest.mark.parametrize(
     ("texts", "wanted"),
     [
         ({"cpu.weight": "4", "cpu.max": "50000 100000", "memory.max": "1048576"},

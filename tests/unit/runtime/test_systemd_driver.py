@@ -52,6 +52,9 @@ class FakeManager(Manager):
         if unit in self.places:
             shutil.rmtree(self.root / self.places[unit], ignore_errors=True)
 
+    def forget(self, unit: str) -> None:
+        self.asked.append(("forget", unit))
+
     def cgroup(self, unit: str) -> str:
         return self.places[unit]
 
@@ -194,7 +197,7 @@ def test_removing_a_container_stops_its_scope_if_that_is_there(tmp_path: Path) -
     made.remove(LEAF, recursive=True)
     assert manager.asked == [("stop", "x.scope")]
     made.remove(LEAF, recursive=True)
-    assert len(manager.asked) == 1
+    assert manager.asked[1:] == [("forget", "x.scope")]
 
 
 def test_a_unit_with_processes_is_not_removed_by_the_way(tmp_path: Path) -> None:

@@ -95,6 +95,18 @@ def test_a_running_unit_of_the_name_is_left_alone(systemd: FakeSystemd) -> None:
     assert "ResetFailedUnit" not in systemd.members()
 
 
+def test_only_a_unit_that_has_failed_is_forgotten(systemd: FakeSystemd) -> None:
+    for state, last in (("active", "Get"), ("failed", "ResetFailedUnit")):
+        systemd.answers["Get"] = lambda body, state=state: ("v", (Variant("s", state),))
+        manager(systemd).forget("x.scope")
+        assert systemd.members()[-1] == last
+    refuse(systemd, "GetUnit", MISSING, times=1)
+    manager(systemd).forget("x.scope")
+    refuse(systemd, "GetUnit", "org.freedesktop.DBus.Error.AccessDenied", times=1)
+    with pytest.raises(Refusal, match=r"look at x\.scope"):
+        manager(systemd).forget("x.scope")
+
+
 def test_a_unit_is_stopped_and_forgotten(systemd: FakeSystemd) -> None:
     refuse(systemd, "ResetFailedUnit", MISSING)  # systemd has forgotten it by itself
     manager(systemd).stop("x.scope")
