@@ -15,8 +15,12 @@ from controlplane.scheduler.pod_affinity import Placed
 from kubeclient.selectors import LabelSelector
 
 Object = dict[str, Any]
-Fits = Callable[[str, Sequence[Placed]], bool]
-"""Whether the pod fits on that node if these pods are all there are."""
+WhyNot = Callable[[str, Sequence[Placed]], Sequence[str]]
+"""Why the pod does not fit on that node if these pods are all there are; empty when it does."""
+WhyEmpty = Callable[[str], Sequence[str]]
+"""Why the pod does not fit on that node for what the node alone is."""
+NO_HELP = "Preemption is not helpful for scheduling"
+NO_VICTIMS = "No preemption victims found for incoming pod"
 
 HOPELESS = (
     "node(s) didn't match the requested node name",
@@ -29,6 +33,8 @@ HOPELESS = (
     "node(s) didn't find available persistent volumes to bind",
 )
 """How reasons begin that no pod's end would change."""
+TOO_LITTLE = "Insufficient "
+"""How the reason of an empty node begins that is too small for the pod."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,30 +76,53 @@ def choose(
     refused: Mapping[str, Sequence[str]],
     placed: Sequence[Placed],
     budgets: Sequence[Object],
-    fits: Fits,
+    why_not: WhyNot,
 ) -> Sacrifice | None:
     """The best sacrifice on one of the nodes, given why each refused the pod; None where none makes room."""
     hopeful = [node for node, reasons in refused.items() if not hopeless(reasons)]
-    found = (_on_node(priority, node, placed, budgets, fits) for node in hopeful)
+    found = (_on_node(priority, node, placed, budgets, why_not) for node in hopeful)
     return min((each for each in found if each is not None), key=Sacrifice.cost, default=None)
 
 
-def _on_node(
-    priority: int, node: str, placed: Sequence[Placed], budgets: Sequence[Object], fits: Fits
-) -> Sacrifice | None:
+def why_none(
+    priority: int,
+    refused: Mapping[str, Sequence[str]],
+    placed: Sequence[Placed],
+    why_not: WhyNot,
+    empty: WhyEmpty,
+) -> dict[str, Sequence[str]]:
+    """What upstream says of each node that makes no room, given why it refused the pod."""
+    found: dict[str, Sequence[str]] = {}
+    for node, reasons in refused.items():
+        lower, kept = _lower(priority, node, placed)
+        if hopeless(reasons) or any(text.startswith(TOO_LITTLE) for text in empty(node)):
+            found[node] = [NO_HELP]
+        else:
+            found[node] = why_not(node, kept) if lower else [NO_VICTIMS]
+    return found
+
+
+def _lower(priority: int, node: str, placed: Sequence[Placed]) -> tuple[list[Placed], list[Placed]]:
+    """(the node's pods of lower priority, all others)."""
     lower = [pod for pod in placed if pod.node == node and pod.priority < priority]
-    kept = [pod for pod in placed if pod.node != node or pod.priority >= priority]
-    if not lower or not fits(node, kept):
+    return lower, [pod for pod in placed if pod.node != node or pod.priority >= priority]
+
+
+def _on_node(
+    priority: int, node: str, placed: Sequence[Placed], budgets: Sequence[Object], why_not: WhyNot
+) -> Sacrifice | None:
+    lower, kept = _lower(priority, node, placed)
+    if not lower or why_not(node, kept):
         return None
     breaking, free = _by_budget(lower, budgets)
     victims: list[Placed] = []
     broken = 0
     for pod in [*breaking, *free]:
-        if fits(node, [*kept, pod]):
-            kept.append(pod)
-        else:
+        if why_not(node, [*kept, pod]):
             victims.append(pod)
             broken += pod in breaking
+        else:
+            kept.append(pod)
     return Sacrifice(node, tuple(victims), broken) if victims else None
 
 

@@ -7,13 +7,14 @@ priority do not get that room. Source: upstream's framework/preemption.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from controlplane.controllers.disruption_target import announce
-from controlplane.scheduler import preemption
+from controlplane.scheduler import filters, preemption
 from controlplane.scheduler.filters import Requests
 from controlplane.scheduler.pod_affinity import Placed
-from controlplane.scheduler.snapshot import Snapshot, Verdict, fits
+from controlplane.scheduler.snapshot import Snapshot, Verdict, obstacles
 from kubeclient.errors import ApiError, Conflict, NotFound
 from kubeclient.events import EventRecorder
 from kubeclient.resources import POD_DISRUPTION_BUDGETS, PODS
@@ -25,32 +26,43 @@ Object = dict[str, Any]
 REASON, WHY = "PreemptionByScheduler", "default-scheduler: preempting to accommodate a higher priority pod"
 
 
+class Room(NamedTuple):
+    """The node that makes room, "" for none, None for no change; where none does, upstream's words why."""
+
+    node: str | None
+    why_none: str = ""
+
+
 class Preemptor:
     def __init__(self, client: RestClient, events: EventRecorder) -> None:
         self._client = client
         self._events = events
 
-    def make_room(
-        self, pod: Object, requests: Requests, snapshot: Snapshot, verdict: Verdict
-    ) -> str | None:
-        """End what has to go for the refused pod; its node then, "" for none, None for no change."""
+    def make_room(self, pod: Object, requests: Requests, snapshot: Snapshot, verdict: Verdict) -> Room:
+        """End what has to go for the refused pod."""
         priority = preemption.priority_of(pod)
+        if pod["spec"].get("preemptionPolicy") == "Never":
+            return Room(self._give_up(pod), "not eligible due to preemptionPolicy=Never.")
         if preemption.waits_for_ends(pod, snapshot.placed, verdict.refused):
-            return None
-        lower = any(other.priority < priority for other in snapshot.placed)
-        if not lower or not verdict.refused or pod["spec"].get("preemptionPolicy") == "Never":
-            return self._give_up(pod)
+            return Room(None, "not eligible due to a terminating pod on the nominated node.")
+
+        if not snapshot.nodes:
+            return Room(self._give_up(pod))
+
+        def why_not(node: str, placed: Sequence[Placed]) -> Sequence[str]:
+            return obstacles(pod, requests, snapshot, node, placed)
+
+        def why_empty(node: str) -> Sequence[str]:
+            return filters.why_not(pod, requests, filters.node_view(snapshot.nodes[node], ()))
+
         try:
-            budgets = self._client.list(POD_DISRUPTION_BUDGETS)["items"]
-            found = preemption.choose(
-                priority,
-                verdict.refused,
-                snapshot.placed,
-                budgets,
-                lambda node, placed: fits(pod, requests, snapshot, node, placed),
-            )
+            lower = any(other.priority < priority for other in snapshot.placed)
+            budgets = self._client.list(POD_DISRUPTION_BUDGETS)["items"] if lower and verdict.refused else ()
+            found = preemption.choose(priority, verdict.refused, snapshot.placed, budgets, why_not)
             if found is None:
-                return self._give_up(pod)
+                told = preemption.why_none(priority, verdict.refused, snapshot.placed, why_not, why_empty)
+                reasons = [told.get(name, [preemption.NO_HELP]) for name in snapshot.nodes]
+                return Room(self._give_up(pod), filters.explain(len(reasons), reasons))
             self._nominate(pod, found.node)
             for victim in found.victims:
                 if not victim.ending:
@@ -58,8 +70,8 @@ class Preemptor:
         except ApiError as error:
             # The pod is refused for now and comes back; what ended meanwhile is seen then.
             log.warning("Failed to preempt for pod=%s error=%s", pod["metadata"]["name"], error)
-            return None
-        return found.node
+            return Room(None)
+        return Room(found.node)
 
     def _give_up(self, pod: Object) -> str:
         """No node makes room: one that was promised is not any more."""

@@ -173,8 +173,8 @@ class Scheduler:
         elif verdict.chosen is not None:
             self._bind(pod, verdict.chosen.name)
         else:
-            self._refuse(pod, verdict.message)
-            self._make_room(pod, requests, snapshot, verdict)
+            why_none = self._make_room(pod, requests, snapshot, verdict)
+            self._refuse(pod, f"{verdict.message} preemption: {why_none}" if why_none else verdict.message)
 
     def _look(self, pod: Object) -> Snapshot:
         """The cluster as the pod sees it; room that was promised to pods no lower than it is taken."""
@@ -184,10 +184,11 @@ class Scheduler:
         placed = [*self._taken.values(), *promised]
         return Snapshot(dict(self._nodes), placed, self._namespaces(), storage)
 
-    def _make_room(self, pod: Object, requests: Requests, snapshot: Snapshot, verdict: Verdict) -> None:
-        node = self._preemptor.make_room(pod, requests, snapshot, verdict)
+    def _make_room(self, pod: Object, requests: Requests, snapshot: Snapshot, verdict: Verdict) -> str:
+        """Preempt for it; why that gives it no room, if so."""
+        node, why_none = self._preemptor.make_room(pod, requests, snapshot, verdict)
         if node is None:
-            return
+            return why_none
         uid = pod["metadata"]["uid"]
         with self._changed:
             # Unless it is gone or bound meanwhile: those are not in the queue.
@@ -195,6 +196,7 @@ class Scheduler:
                 self._promised[uid] = placed_on(pod, node, requests)
             elif not node:
                 self._break_promise(uid)
+        return why_none
 
     def _namespaces(self) -> dict[str, dict[str, str]]:
         """Labels by namespace."""

@@ -77,14 +77,16 @@ def decide(pod: Object, requests: Requests, owner: str, snapshot: Snapshot) -> V
     return Verdict(found, choices[found.name])
 
 
-def fits(
+def obstacles(
     pod: Object, requests: Requests, snapshot: Snapshot, node: str, placed: Sequence[Placed]
-) -> bool:
-    """Whether the pod fits on that node if these pods are all there are."""
+) -> Sequence[str]:
+    """Why the pod does not fit on that node if these pods are all there are; empty when it does."""
     views = snapshot.views(placed)
     view = next(view for view in views if view.name == node)
-    reasons = why_not(pod, requests, view) or held(pod, snapshot.storage, placed)
-    reasons = reasons or on_node(pod, view.node, snapshot.storage)[0]
-    if reasons or Spread(pod, placed, views).why_not(node):
-        return False
-    return not Neighbours(pod, placed, snapshot.labels(), snapshot.namespaces).why_not(node)
+    return (
+        why_not(pod, requests, view)
+        or held(pod, snapshot.storage, placed)
+        or on_node(pod, view.node, snapshot.storage)[0]
+        or Spread(pod, placed, views).why_not(node)
+        or Neighbours(pod, placed, snapshot.labels(), snapshot.namespaces).why_not(node)
+    )

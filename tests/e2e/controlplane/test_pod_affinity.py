@@ -49,7 +49,10 @@ def test_pods_that_want_a_node_each_wait_for_another_node(cluster: Cluster, name
         return ""
 
     cluster.until("one waits", message)
-    assert message() == "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules."
+    assert message() == (
+        "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules. preemption: 0/2 nodes are "
+        "available: 2 No preemption victims found for incoming pod."
+    )
     assert nodes_of(cluster, namespace, "web") == ["", "n1", "n2"]
     late = FakeNode(cluster.client, "n3")
     try:

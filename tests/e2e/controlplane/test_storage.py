@@ -170,11 +170,12 @@ def test_a_claim_that_waits_is_bound_when_its_pod_has_a_node(lab: Lab) -> None:
 
 def test_a_pod_whose_claims_are_not_ready_stays_pending(lab: Lab) -> None:
     lab.pod("lost", claim="nowhere")
-    wanted = '0/2 nodes are available: persistentvolumeclaim "nowhere" not found.'
+    no_help = "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+    wanted = f'0/2 nodes are available: persistentvolumeclaim "nowhere" not found. {no_help}'
     assert lab.event("lost", "FailedScheduling") == wanted
     lab.claim()
     lab.pod()
-    wanted = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."
+    wanted = f"0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims. {no_help}"
     assert lab.event("p", "FailedScheduling") == wanted
     lab.volume()
     lab.becomes(PODS, "p", "Running")
@@ -187,7 +188,8 @@ def test_a_claim_for_one_pod_is_had_by_one(lab: Lab) -> None:
     lab.becomes(PODS, "first", "Running")
     lab.pod("second")
     text = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
-    assert lab.event("second", "FailedScheduling") == f"0/2 nodes are available: 2 {text}."
+    nobody = "preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."
+    assert lab.event("second", "FailedScheduling") == f"0/2 nodes are available: 2 {text}. {nobody}"
     lab.cluster.client.delete(PODS, "first", lab.namespace)
     lab.becomes(PODS, "second", "Running")
 

@@ -6,10 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from controlplane.scheduler.filters import Requests, pod_requests
 from controlplane.scheduler.pod_affinity import NO_RULES, Placed
 from controlplane.scheduler.preemption import Sacrifice, choose, waits_for_ends
-from controlplane.scheduler.snapshot import Snapshot, decide, fits
+from controlplane.scheduler.preemptor import Preemptor
+from controlplane.scheduler.snapshot import Snapshot, decide, obstacles
 from controlplane.scheduler.volumes import Storage
 
 Object = dict[str, Any]
@@ -52,7 +55,7 @@ def sacrifice(
     assert verdict.chosen is None
     priority = int(pod["spec"]["priority"])
     return choose(
-        priority, verdict.refused, placed, budgets, lambda n, p: fits(pod, requests, snapshot, n, p)
+        priority, verdict.refused, placed, budgets, lambda n, p: obstacles(pod, requests, snapshot, n, p)
     )
 
 
@@ -119,3 +122,58 @@ def test_who_waits_for_others_ends() -> None:
 def test_three_of_negative_priority_are_more_than_one() -> None:
     placed = [there(name, "n1", -10, 1300) for name in ("a", "b", "c")] + [there("d", "n2", -10, 4000)]
     assert names(sacrifice(wants("4"), [node("n1"), node("n2")], placed)) == ("n2", ["d"])
+
+
+class NoServer:
+    """A client that is asked for budgets only."""
+
+    def list(self, _resource: Any) -> Object:
+        return {"items": []}
+
+
+LOW, EQUAL = 0, 100
+NO_VICTIMS = "0/1 nodes are available: 1 No preemption victims found for incoming pod."
+NO_HELP = "0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+
+
+@pytest.mark.parametrize(
+    ("pod", "placed", "text"),
+    [
+        (wants("2"), [there("a", "n1", EQUAL, 4000)], NO_VICTIMS),
+        (wants("5"), [there("a", "n1", LOW, 4000)], NO_HELP),
+        (
+            wants("3"),
+            [there("a", "n1", LOW, 1000), there("b", "n1", EQUAL, 3000)],
+            "0/1 nodes are available: 1 Insufficient cpu.",
+        ),
+        (
+            wants("1", nodeSelector={"disk": "fast"}),
+            [there("a", "n1", LOW, 4000)],
+            NO_HELP,
+        ),
+        (
+            wants("2", preemptionPolicy="Never"),
+            [there("a", "n1", LOW, 4000)],
+            "not eligible due to preemptionPolicy=Never.",
+        ),
+        (
+            wants("2") | {"status": {"nominatedNodeName": "n1"}},
+            [dataclasses.replace(there("a", "n1", LOW, 4000), ending=True)],
+            "not eligible due to a terminating pod on the nominated node.",
+        ),
+    ],
+)
+def test_a_pod_that_gets_no_room_is_told_why(pod: Object, placed: list[Placed], text: str) -> None:
+    snapshot, requests = Snapshot({"n1": node("n1")}, placed, {}, Storage()), pod_requests(pod)
+    verdict = decide(pod, requests, "", snapshot)
+    assert verdict.chosen is None
+    preemptor = Preemptor(NoServer(), None)  # type: ignore[arg-type]
+    assert preemptor.make_room(pod, requests, snapshot, verdict).why_none == text
+
+
+def test_of_a_cluster_without_nodes_no_more_is_said() -> None:
+    pod, empty = wants("1"), Snapshot({}, [], {}, Storage())
+    verdict = decide(pod, pod_requests(pod), "", empty)
+    preemptor = Preemptor(NoServer(), None)  # type: ignore[arg-type]
+    assert verdict.message == "no nodes available to schedule pods"
+    assert preemptor.make_room(pod, pod_requests(pod), empty, verdict) == ("", "")

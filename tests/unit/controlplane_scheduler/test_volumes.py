@@ -10,7 +10,7 @@ from controlplane import claims
 from controlplane.controllers.volume_binder import remove_host_path
 from controlplane.scheduler.filters import Requests
 from controlplane.scheduler.pod_affinity import NO_RULES, Placed
-from controlplane.scheduler.snapshot import Snapshot, decide, fits
+from controlplane.scheduler.snapshot import Snapshot, decide, obstacles
 from controlplane.scheduler.volumes import (
     CONFLICT,
     IN_USE,
@@ -189,8 +189,8 @@ def test_a_claim_for_one_pod_is_nobody_elses(
     verdict = decide(POD, NOTHING, "", snapshot)
     wanted = f"0/2 nodes are available: 2 {IN_USE}." if reasons else ""
     assert (verdict.message, verdict.chosen is None) == (wanted, bool(reasons))
-    assert fits(POD, NOTHING, snapshot, "here", [other]) is not bool(reasons)
-    assert fits(POD, NOTHING, snapshot, "there", [])
+    assert obstacles(POD, NOTHING, snapshot, "here", [other]) == reasons
+    assert not obstacles(POD, NOTHING, snapshot, "there", [])
 
 
 BEYOND = ["/etc", "/tmp", "/tmp/", "/tmp/../etc", "/tmp/a/../../etc", "/var/tmp/x", "tmp/x"]
