@@ -20,13 +20,14 @@ MEMORY, HUGE_PAGES = "Memory", "HugePages"
 
 
 def set_up(context: Context, source: Object, folder: Path) -> Path:
-    """The folder, mode 0777; with an fsGroup its group, and the setgid bit that hands it on."""
+    """The folder, mode 0777 (1777 in memory, as the kernel makes a tmpfs and upstream leaves it); with an
+    fsGroup its group, and the setgid bit that hands it on."""
     medium = source.get("medium") or ""
     page_bytes = page_size(context.pod, medium) if medium not in ("", MEMORY) else 0
     folder.mkdir(parents=True, exist_ok=True)
     if medium == MEMORY:
         size = memory_size(context.pod, source, context.allocatable)
-        mounting.mount_tmpfs(folder, size=size or None, mode=0o777)
+        mounting.mount_tmpfs(folder, size=size or None, mode=0o1777)
     elif page_bytes:
         mounting.mount_huge_pages(folder, page_bytes)
     if folder.stat().st_mode & 0o777 != 0o777:

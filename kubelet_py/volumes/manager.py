@@ -27,6 +27,7 @@ from kubelet_py.volumes import (
     host_path,
     mounting,
     nfs,
+    ownership,
     projected,
     secret,
 )
@@ -120,8 +121,12 @@ class VolumeManager:
         files = maker(context, source)
         folder.mkdir(parents=True, exist_ok=True)
         if kind in IN_MEMORY:
-            mounting.mount_tmpfs(folder)
+            mounting.mount_tmpfs(folder, mode=0o1777)
+        else:
+            folder.chmod(0o777)
         atomic_writer.write(folder, files, context.fs_group)
+        if context.fs_group is not None:
+            ownership.give_root(folder, context.fs_group)
         # Files that come from the API are never the container's to change (upstream since 1.9.6).
         return Volume(folder, read_only=True)
 

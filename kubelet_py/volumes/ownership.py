@@ -25,6 +25,12 @@ def give_to_group(folder: Path, group: int, policy: str | None = None) -> None:
     _give(str(folder), None, group)
 
 
+def give_root(folder: Path, group: int) -> None:
+    """Hand over the folder alone; nobody else can change what its path leads to."""
+    os.chown(folder, -1, group)
+    folder.chmod(stat.S_IMODE(folder.stat().st_mode) | FOLDER_MODE)
+
+
 def _matches(found: os.stat_result, group: int) -> bool:
     mode = stat.S_IMODE(found.st_mode)
     return found.st_gid == group and mode & FOLDER_MODE == FOLDER_MODE

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from e2e_node import Node
-from volume_pods import Case, check, config_map, looking, parameters, secret, start_all
+from volume_pods import Case, check, config_map, looking, over, parameters, secret, start_all
 
 from kubeclient import quantity
 
@@ -77,7 +77,8 @@ def empty(user: str, mode: str, medium: str) -> Case:
     )
     container = {} if user == "root" else {"securityContext": {"runAsUser": 1001}}
     where = "memory" if medium == "tmpfs" else "disk"
-    said = [f"{int(mode, 8):o} {'0' if user == 'root' else '1001'}", "777", "x", where]
+    root = "1777" if medium == "tmpfs" else "777"
+    said = [f"{int(mode, 8):o} {'0' if user == 'root' else '1001'}", root, "x", where]
     body = looking(
         f"empty-{user}-{mode}-{medium}", script, [{"name": "v", "emptyDir": source}], container=container
     )
@@ -97,8 +98,8 @@ def shared() -> Object:
 def modes(medium: str, source: Object) -> Case:
     volumes = [{"name": "v", "emptyDir": source}]
     title = f"[sig-storage] EmptyDir volumes volume on {medium} should have the correct mode"
-    name = "emptymode-" + medium.replace(" ", "-")
-    return Case(title, looking(name, "stat -c '%a %u:%g' /v", volumes), ["777 0:0"])
+    name, root = "emptymode-" + medium.replace(" ", "-"), "1777" if medium == "tmpfs" else "777"
+    return Case(title, looking(name, "stat -c '%a %u:%g' /v", volumes), [f"{root} 0:0"])
 
 
 def of_payload(kind: str, source: Object, path: str, said: str, *objects: Object) -> Case:
@@ -171,9 +172,27 @@ def test_a_folder_in_memory_is_as_large_as_its_limit_or_its_pods(started: Node) 
 def test_a_folder_of_the_pods_group(started: Node) -> None:
     context = {"runAsUser": 1001, "runAsGroup": 3000, "fsGroup": 2000}
     script = "stat -c '%a %g' /v; echo x > /v/file; stat -c %g /v/file; id -G"
-    for medium in ("", "Memory"):
+    for medium, mode in (("", "2777"), ("Memory", "3777")):
         name = f"grouped{medium.lower()}"
         body = looking(name, script, [{"name": "v", "emptyDir": {"medium": medium}}], securityContext=context)
         started.apply(body)
         started.until(f"{name} over", lambda name=name: started.phase(name) == "Succeeded", 60)
-        assert started.kubectl("logs", name).out.splitlines() == ["2777 2000", "2000", "3000 2000"]
+        assert started.kubectl("logs", name).out.splitlines() == [
+            f"{mode} 2000", "2000", "3000 2000"
+        ]  # fmt: skip
+
+
+def test_the_root_of_a_volume_of_files_is_as_upstream_makes_it(started: Node) -> None:
+    started.apply(config_map("rooted", {"a": "x"}), secret("rooted", {"a": "x"}))
+    volumes = [
+        {"name": "c", "configMap": {"name": "rooted"}},
+        {"name": "s", "secret": {"secretName": "rooted"}},
+        {"name": "p", "projected": {"sources": [{"configMap": {"name": "rooted"}}]}},
+    ]
+    script = "for each in c s p; do stat -c '%a %u:%g' /$each; done"
+    started.apply(
+        looking("rooted", script, volumes),
+        looking("rooted-grouped", script, volumes, securityContext={"fsGroup": 2000}),
+    )
+    assert over(started, "rooted") == ["777 0:0", "1777 0:0", "1777 0:0"]
+    assert over(started, "rooted-grouped") == ["2777 0:2000", "3777 0:2000", "3777 0:2000"]

@@ -163,8 +163,8 @@ WEAKENINGS = (
     weak(
         "secrets on the disk",
         "kubelet_py/volumes/manager.py",
-        "        if kind in IN_MEMORY:\n            mounting.mount_tmpfs(folder)\n",
-        "",
+        "            mounting.mount_tmpfs(folder, mode=0o1777)\n",
+        "            pass\n",
         "test_K08_secrets_lie_in_memory_and_nobody_else_reads_their_name",
     ),
     weak(
