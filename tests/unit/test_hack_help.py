@@ -31,4 +31,5 @@ def test_it_says_what_it_does(script: str, option: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     first, *_ = done.stdout.splitlines()
     assert first.endswith((".", ":")) or len(first) > 60, first
-    assert not first.startswith("#") and "set -euo" not in done.stdout and "pytest [options]" not in done.stdout
+    assert not first.startswith("#")
+    assert "set -euo" not in done.stdout and "pytest [options]" not in done.stdout
