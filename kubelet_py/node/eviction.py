@@ -57,7 +57,10 @@ class Node(Protocol):
 
     def observe(self) -> Mapping[str, Observation]: ...
     def pods(self) -> Sequence[Evictable]: ...
-    def usage(self, record: Evictable, resource: str) -> Usage: ...
+    def usage(self, record: Evictable, resource: str, signal: str = "") -> Usage:
+        """Of a disk, what lies on that of the `signal`; everywhere where there is none."""
+        ...
+
     def volumes(self, record: Evictable) -> Mapping[str, int]: ...
     def reclaim(self, threshold: Threshold) -> None: ...
     def evict(self, record: Evictable, ending: Ending) -> None: ...
@@ -164,7 +167,10 @@ class EvictionManager:
             if not pressure.met([threshold], self._node.observe(), reclaimed=True):
                 return f"reclaimed {resource} of the node's own"
         records = {record.uid: record for record in self._active()}
-        candidates = [Candidate(uid, r.pod, self._node.usage(r, resource)) for uid, r in records.items()]
+        candidates = [
+            Candidate(uid, r.pod, self._node.usage(r, resource, threshold.signal))
+            for uid, r in records.items()
+        ]
         for candidate in ranking.rank(resource, candidates):
             if resources.is_critical(candidate.pod):
                 log.info("Kept critical pod pod=%s", full_name(candidate.pod))

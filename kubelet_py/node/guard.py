@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kubelet_py.config import Config
-from kubelet_py.node import eviction, thresholds
+from kubelet_py.node import disks, eviction, thresholds
 from kubelet_py.node.logind import Inhibitor
 from kubelet_py.node.pressure import Observation
 from kubelet_py.node.ranking import Usage
@@ -115,19 +115,22 @@ class Guard:
     def pods(self) -> Sequence[PodRecord]:
         return [record for record in self._records() if record.requests is not None]
 
-    def usage(self, record: Any, resource: str) -> Usage:
-        return self._signals.usage(record.pod, self._view(record.uid), resource)
+    def usage(self, record: Any, resource: str, signal: str = "") -> Usage:
+        return self._signals.usage(record.pod, self._view(record.uid), resource, signal)
 
     def volumes(self, record: Any) -> Mapping[str, int]:
         return {name: used.bytes for name, used in self._volumes(record.pod).items()}
 
     def reclaim(self, threshold: Threshold) -> None:
-        """Dead containers of pods that are over, with their logs, then images that nobody uses. Whoever looks
-        at the disk next is to see what that gave: else a pod would go for nothing."""
+        """Dead containers of pods that are over, with their logs, then images that nobody uses: those of them
+        that are on the disk. Whoever looks at it next is to see what that gave: else a pod would go for
+        nothing."""
+        parts = disks.reclaimable(self._signals.disks(), threshold.signal)
         for record in self._records():
-            if record.cleaned:
+            if disks.CONTAINERS in parts and record.cleaned:
                 self._remove_dead(record)
-        self._reclaim_images()
+        if disks.IMAGES in parts:
+            self._reclaim_images()
         if not self._runtime.wait_for_removals(CLEARING_SECONDS):
             log.warning("Failed to clear dead containers away in time seconds=%g", CLEARING_SECONDS)
 

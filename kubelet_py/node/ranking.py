@@ -33,7 +33,8 @@ class ContainerUsage:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one pod uses now; None: not known. `disk` and `inodes` include volumes and logs."""
+    """What one pod uses now; None: not known. `disk` and `inodes` include volumes and logs, as far as they
+    are on the disk in question."""
 
     memory: int | None = None
     disk: int | None = None

@@ -11,13 +11,14 @@ import os
 from pathlib import Path
 
 from kubelet_py.node import thresholds
+from kubelet_py.node.disks import EVERYTHING, LAYERS, LOGS, VOLUMES, Disks, counted, laid_out
 from kubelet_py.node.pressure import Observation
 from kubelet_py.node.ranking import ContainerUsage, Usage
 from kubelet_py.node.status import Machine
 from kubelet_py.paths import NodePaths
 from kubelet_py.pods import resources
 from kubelet_py.pods.model import Object, PodView
-from kubelet_py.volumes.disk_usage import used
+from kubelet_py.volumes.disk_usage import Used, used
 from runtime.cgroups import CgroupDriver
 from runtime.errors import CgroupError
 
@@ -74,10 +75,18 @@ class Signals:
             return None
         return Observation(stats.memory_limit - stats.memory_working_set, stats.memory_limit)
 
-    def usage(self, pod: Object, view: PodView, resource: str) -> Usage:
-        """What the pod uses of one resource (memory, ephemeral-storage, inodes, pids), now."""
+    def disks(self) -> Disks:
+        """What shares a file system now; a folder that is not made yet will be on the state's."""
+        state = _device(self._paths.state, 0)
+        return laid_out(state, _device(self._paths.images, state), _device(self._paths.containers, state))
+
+    def usage(self, pod: Object, view: PodView, resource: str, signal: str = "") -> Usage:
+        """What the pod uses of one resource (memory, ephemeral-storage, inodes, pids), now.
+
+        Of a disk, what the `signal` is about; of all disks where there is none.
+        """
         if resource in ("ephemeral-storage", "inodes"):
-            return self._disk(pod, view)
+            return self._disk(pod, view, counted(self.disks(), signal) if signal else EVERYTHING)
         home = view.sandbox.cgroup if view.sandbox else ""
         if not home:
             return Usage()
@@ -94,19 +103,28 @@ class Signals:
             containers[container.name] = ContainerUsage(memory=own.memory_working_set)
         return Usage(memory=stats.memory_working_set, pids=stats.pids, containers=containers)
 
-    def _disk(self, pod: Object, view: PodView) -> Usage:
+    def _disk(self, pod: Object, view: PodView, parts: frozenset[str]) -> Usage:
         metadata = pod["metadata"]
         logs = self._paths.pod_logs / f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
-        total = used(self._paths.pods / metadata["uid"])
+        # Folders of volumes that are mounts of their own are on other file systems, and not counted.
+        total = used(self._paths.pods / metadata["uid"]) if VOLUMES in parts else Used()
         own: dict[str, int] = {}
         for container in view.containers:
             layer = used(self._paths.containers / container.id / "upper")
             own[container.name] = own.get(container.name, 0) + layer.bytes
-            total += layer
+            if LAYERS in parts:
+                total += layer
         for name in own:
             written = used(logs / name)
             own[name] += written.bytes
-            total += written
-        # Folders of volumes that are mounts of their own are on other file systems, and not counted.
+            if LOGS in parts:
+                total += written
         containers = {name: ContainerUsage(disk=size) for name, size in own.items()}
         return Usage(disk=total.bytes, inodes=total.inodes, containers=containers)
+
+
+def _device(folder: Path, missing: int) -> int:
+    try:
+        return os.stat(folder).st_dev
+    except FileNotFoundError:
+        return missing

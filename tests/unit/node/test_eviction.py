@@ -9,7 +9,7 @@ from typing import Any
 from kubelet_py.node.eviction import EvictionManager
 from kubelet_py.node.pressure import Observation
 from kubelet_py.node.ranking import Usage
-from kubelet_py.node.thresholds import MEMORY, NODE_FS, Amount, Threshold
+from kubelet_py.node.thresholds import IMAGE_FS, MEMORY, NODE_FS, Amount, Threshold
 from kubelet_py.pods.model import ANNOTATION_CONFIG_SOURCE, Ending, Object
 
 HARD = Threshold(MEMORY, Amount(100))
@@ -22,6 +22,7 @@ class Record:
     pod: Object
     usage: Usage = field(default_factory=Usage)
     volumes: Mapping[str, int] = field(default_factory=dict)
+    by_signal: Mapping[str, Usage] = field(default_factory=dict)
     finished: bool = False
     emptied: bool = False
     ends: bool = False
@@ -56,8 +57,8 @@ class Fake:
     def pods(self) -> Sequence[Record]:
         return self.records
 
-    def usage(self, record: Record, resource: str) -> Usage:
-        return record.usage
+    def usage(self, record: Record, resource: str, signal: str = "") -> Usage:
+        return record.by_signal.get(signal, record.usage)
 
     def volumes(self, record: Record) -> Mapping[str, int]:
         return record.volumes
@@ -162,6 +163,20 @@ def test_the_node_gives_its_own_before_it_takes_a_pods_disk() -> None:
     node.available[NODE_FS], node.frees = 50, 10
     assert manager.look() == "evicted a_d(a) for ephemeral-storage"
     assert node.reclaims == 2
+
+
+def test_the_pod_goes_that_has_most_on_the_disk_that_is_short() -> None:
+    logger, writer = record("logger", 0), record("writer", 0)
+    logger.by_signal = {NODE_FS: Usage(disk=50), IMAGE_FS: Usage(disk=0)}
+    writer.by_signal = {NODE_FS: Usage(disk=10), IMAGE_FS: Usage(disk=90)}
+    node = Fake(logger, writer)
+    node.available[NODE_FS] = 50
+    manager = node.manager(DISK)
+    assert manager.look() == "evicted logger_d(logger) for ephemeral-storage"
+    node = Fake(record("other", 0), writer)
+    node.available[IMAGE_FS] = 50
+    manager = node.manager(Threshold(IMAGE_FS, Amount(100)))
+    assert manager.look() == "evicted writer_d(writer) for ephemeral-storage"
 
 
 def test_memory_is_not_reclaimed_from_the_disk() -> None:
