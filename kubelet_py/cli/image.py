@@ -191,7 +191,9 @@ def _pull(args: argparse.Namespace) -> int:
 
     def fetch(name: str) -> None:
         with _transfer(args, name, "downloading") as settings:
-            image = registry.pull(_store(args), name, **settings)
+            progress: Progress | None = settings["progress"]
+            waiting = progress.waiting if progress is not None else None
+            image = registry.pull(_store(args), name, waiting=waiting, **settings)
         print(f"{reference.parse(name)} {image.id}")
 
     return _guarded([args.name], fetch)

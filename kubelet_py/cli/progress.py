@@ -27,6 +27,7 @@ class Progress:
         self._lock = threading.Lock()
         self._blobs: dict[str, tuple[int, int]] = {}
         self._settled: set[str] = set()
+        self._waiting: set[str] = set()  # for another pull
         self._drawn_lines = 0
         self._drawn_at = float("-inf")
 
@@ -44,12 +45,28 @@ class Progress:
         """`done` of `size` bytes of this blob are over."""
         with self._lock:
             before = self._blobs.get(digest)
+            waited = digest in self._waiting
+            self._waiting.discard(digest)
             self._blobs[digest] = (done, size)
-            if before == (done, size):
+            if before == (done, size) and not waited:
                 return
             if not self._bars:
-                self._tell(digest, started=before is None, finished=done >= size, size=size)
+                finished = done >= size
+                started = before is None or (waited and not finished)
+                self._tell(digest, started=started, finished=finished, size=size)
             elif done >= size or self._clock() - self._drawn_at >= _REDRAW_SECONDS:
+                self._draw()
+
+    def waiting(self, digest: str, done: int, size: int) -> None:
+        """Another pull has this blob in hand, and `done` of its `size` bytes."""
+        with self._lock:
+            first = digest not in self._waiting
+            self._waiting.add(digest)
+            self._blobs[digest] = (min(done, size - 1), size)  # not over before it has been checked
+            if not self._bars and first:
+                text = f"{_short(digest)}: waiting for another pull ({human(size)})"
+                print(text, file=self._out, flush=True)
+            elif self._bars and self._clock() - self._drawn_at >= _REDRAW_SECONDS:
                 self._draw()
 
     def _tell(self, digest: str, *, started: bool, finished: bool, size: int) -> None:
@@ -71,10 +88,16 @@ class Progress:
         live = [digest for digest in self._blobs if digest not in over]
         fresh = [digest for digest in self._blobs if digest in over - self._settled]
         up = f"\x1b[{self._drawn_lines}A" if self._drawn_lines else ""
-        lines = [_line(digest, *self._blobs[digest])[: width - 1] for digest in (*fresh, *live)]
+        lines = [
+            (_line(digest, *self._blobs[digest]) + self._note(digest))[: width - 1]
+            for digest in (*fresh, *live)
+        ]
         self._out.write(up + "".join(f"\r{line}\x1b[K\n" for line in lines))
         self._out.flush()
         self._drawn_lines, self._settled = len(live), over
+
+    def _note(self, digest: str) -> str:
+        return " (another pull)" if digest in self._waiting else ""
 
 
 def _line(digest: str, done: int, size: int) -> str:

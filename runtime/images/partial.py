@@ -1,75 +1,89 @@
-"""Downloads that broke off, kept so that the next pull goes on where they ended.
+"""Blobs on their way in: one file for each, which all pulls of a store share.
 
-A pull writes its blobs into a folder of its own, which is removed when it ends, however it ends. On a bad
-line a large image would begin from nothing each time the kubelet tries again, and might never arrive. So what
-a failed, interrupted or killed pull had of its blobs moves here, named by digest: root/partial/<hex>. Whoever
-wants the blob takes the file by renaming it, so no two pulls write to one; and whoever takes it hashes it
-from the start, so nothing here is believed.
+root/partial/<hex> is written by one pull at a time, which has it locked; the lock dies with its process. Who
+comes while it is locked waits and uses what the first got: the layer, the whole file, or, if that pull broke
+off or was killed, the part, which it goes on with. On a bad line a large image would else begin from nothing
+each time the kubelet tries again, and pods that want the same image would fetch it several times over.
+Nothing here is believed: whoever opens a file hashes it from the start.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+from runtime.images import locks
 
 log = logging.getLogger(__name__)
 
-PREFIX = "blob-"
 _KEPT_SECONDS = 24 * 3600.0
 
 
-def blob_file(folder: Path, digest: str) -> Path:
-    """Where a pull that works in `folder` writes the blob."""
-    return folder / f"{PREFIX}{digest.partition(':')[2]}"
-
-
 class Partials:
-    """The folder of broken-off downloads of one store."""
+    """The folder of downloads of one store."""
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._folder, self._clock = folder, clock
 
-    def keep_from(self, work: Path) -> None:
-        """Take the blobs out of a pull's folder; of two of the same blob the longer one stays."""
+    @contextmanager
+    def writing(self, digest: str, wait: Callable[[int], None]) -> Iterator[BinaryIO]:
+        """The blob's file, to read and append, locked while the block runs; it stays open afterwards.
+
+        While another pull has it, `wait` is called again and again with the bytes that are there. It sleeps,
+        and raises to give up.
+        """
+        path = self._file(digest)
         self._folder.mkdir(parents=True, exist_ok=True)
-        for file in work.glob(f"{PREFIX}*"):
-            kept = self._folder / file.name.removeprefix(PREFIX)
-            size = file.stat().st_size
-            if size and size > _size(kept):
-                os.replace(file, kept)
-                log.info("Kept a broken-off download digest=%s bytes=%d", kept.name, size)
-
-    def claim(self, digest: str, file: Path) -> bool:
-        """Move what there is of the blob to `file`; False where there is nothing."""
+        while True:
+            handle = open(path, "a+b")
+            if locks.taken(handle.fileno()) and locks.names(path, handle.fileno()):
+                break
+            size = os.fstat(handle.fileno()).st_size
+            handle.close()
+            wait(size)
         try:
-            os.rename(self._folder / digest.partition(":")[2], file)
-        except FileNotFoundError:
-            return False
-        return True
+            yield handle
+            handle.flush()
+        except BaseException:
+            handle.close()
+            raise
+        fcntl.flock(handle, fcntl.LOCK_UN)
 
-    def forget(self, digest: str) -> None:
-        """The blob will not be needed: its layer is in the store."""
-        (self._folder / digest.partition(":")[2]).unlink(missing_ok=True)
+    def forget(self, digests: Iterable[str]) -> None:
+        """Their layers are in the store, or they are of no use."""
+        for digest in digests:
+            locks.drop_if_free(self._file(digest))
+
+    def keep(self, digests: Iterable[str]) -> None:
+        """The pull of these ended early: what it got is for the next one."""
+        for digest in digests:
+            try:
+                size = self._file(digest).stat().st_size
+            except FileNotFoundError:
+                continue
+            if size:
+                log.info("Kept a broken-off download digest=%s bytes=%d", digest, size)
+            else:
+                locks.drop_if_free(self._file(digest))
 
     def drop(self, *, older_than: float = _KEPT_SECONDS) -> int:
-        """Delete those not touched for so many seconds (0: all); returns how many bytes."""
+        """Delete those not touched for so many seconds (0: all) that nobody has locked; their bytes."""
         freed, limit = 0, self._clock() - older_than
         for file in list(self._folder.iterdir()) if self._folder.is_dir() else ():
             try:
-                status = file.stat()
-                if not older_than or status.st_mtime < limit:
-                    file.unlink()
-                    freed += status.st_size
+                if older_than and file.stat().st_mtime >= limit:
+                    continue
             except FileNotFoundError:
-                continue  # a pull has just claimed it
+                continue  # a pull has just finished with it
+            dropped = locks.drop_if_free(file)
+            freed += dropped.st_size if dropped is not None else 0
         return freed
 
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:
-        return 0
+    def _file(self, digest: str) -> Path:
+        return self._folder / digest.partition(":")[2]

@@ -24,10 +24,11 @@ import requests
 
 from runtime.images import manifest as documents
 from runtime.images.credentials import Credentials
+from runtime.images.download import Progress
 from runtime.images.errors import ImageNotFound, ManifestError, PullError, RegistryUnavailable
 from runtime.images.export import oci_manifest
 from runtime.images.reference import Reference, is_digest, parse
-from runtime.images.registry import Progress, open_channels
+from runtime.images.registry import open_channels
 from runtime.images.store import Image, ImageStore
 from runtime.images.transport import Channel
 

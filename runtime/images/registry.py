@@ -3,7 +3,7 @@
 A pull is: the manifest by tag or digest (through an index, by platform), its config, then the layers that
 are not on disk yet. Each may come from another server: the mirrors of hosts.toml are asked in order, the
 registry itself last, and a transfer that breaks off goes on where it was, with the next server if need be, or
-with the next pull (partial.py).
+with the next pull (partial.py, download.py). Pulls that want the same blob fetch it once.
 
 What is never done: fetching from `urls` in a manifest (CVE-2020-15157); trusting a size or a digest that was
 not counted. Credentials are for the registry that the image's name has: mirrors are not given them.
@@ -11,7 +11,6 @@ not counted. Credentials are for the registry that the image's name has: mirrors
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -19,26 +18,24 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from types import TracebackType
+from typing import BinaryIO, TypeVar
 
 import requests
 
 from runtime.images import hosts
 from runtime.images import manifest as documents
 from runtime.images.credentials import ANONYMOUS, Credentials
-from runtime.images.errors import DigestMismatch, ImageError, ManifestError, PullError, RegistryUnavailable
-from runtime.images.partial import Partials, blob_file
+from runtime.images.download import Download, Progress
+from runtime.images.errors import DigestMismatch, ImageError, ManifestError, PullError
 from runtime.images.reference import Reference, parse
 from runtime.images.store import Image, ImageStore, LayerSource
-from runtime.images.transport import BROKEN, CHUNK, Channel
+from runtime.images.transport import Channel
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]
-"""Called with a blob's digest, the bytes that are here, and the bytes that it has; from several threads."""
-
-_ATTEMPTS = 5
 _PARALLEL = 3
+_LOOK_SECONDS = 0.1  # between looks at a download that another pull has in hand
 _MAX_INDEX_DEPTH = 3
 _Found = TypeVar("_Found")
 
@@ -49,6 +46,7 @@ def pull(
     *,
     credentials: Credentials | None = None,
     progress: Progress | None = None,
+    waiting: Progress | None = None,
     insecure: Collection[str] = (),
     ca_file: str | None = None,
     hosts_dir: Path | None = None,
@@ -58,8 +56,8 @@ def pull(
 
     `insecure` are hosts (with port, as in the image name) that may be asked without TLS or with an unknown
     certificate; `hosts_dir` holds <host>/hosts.toml files (see hosts.py). Layers that are present are not
-    fetched again. Raises the PullError tree, InvalidReference, InvalidHosts, ManifestError, DigestMismatch,
-    UnpackError.
+    fetched again. While another pull fetches a blob, `waiting` is called instead of `progress`. Raises the
+    PullError tree, InvalidReference, InvalidHosts, ManifestError, DigestMismatch, UnpackError.
     """
     reference = parse(name)
     with open_channels(
@@ -71,17 +69,17 @@ def pull(
         hosts_dir=hosts_dir,
         sleep=sleep,
     ) as channels:
-        source = _Source(reference, channels, store.partials)
+        source = _Source(reference, channels, progress, waiting)
         kept, top_digest = _manifests(source, reference)
         found = documents.parse_manifest(kept[-1])
         config = source.document(found.config, documents.MAX_CONFIG)
         diff_ids = documents.parse_config(config).diff_ids
         if len(diff_ids) != len(found.layers):
             raise ManifestError(f"Could not pull {reference}: manifest and config disagree about the layers")
-        with store.ingest() as folder:
-            files = _fetch_layers(source, store, folder, found, diff_ids, progress)
+        with store.ingest() as folder, _Blobs(source, store, found, diff_ids) as blobs:
+            blobs.fetch()
             layers = [
-                LayerSource(diff_id, layer.size, _opener(source, folder, files, layer))
+                LayerSource(diff_id, layer.size, blobs.opener(layer))
                 for diff_id, layer in zip(diff_ids, found.layers, strict=True)
             ]
             image = store.add(
@@ -92,8 +90,6 @@ def pull(
                 digests=[f"{reference.repository}@{top_digest}"],
                 documents=kept,
             )
-        for layer in found.layers:
-            store.partials.forget(layer.digest)
     log.info("Pulled image image=%s id=%s", reference, image.id)
     return image
 
@@ -152,51 +148,89 @@ def _manifests(source: _Source, reference: Reference) -> tuple[list[bytes], str]
     raise ManifestError(f"Could not pull {reference}: indexes are nested too deeply")
 
 
-def _fetch_layers(
-    source: _Source,
-    store: ImageStore,
-    folder: Path,
-    found: documents.Manifest,
-    diff_ids: tuple[str, ...],
-    progress: Progress | None,
-) -> dict[str, Path]:
-    """Download, some at a time, the layers that the store lacks; files by digest."""
-    missing = {
-        layer.digest: layer
-        for diff_id, layer in zip(diff_ids, found.layers, strict=True)
-        if not store.has_layer(diff_id)
-    }
-    if not missing:
-        return {}
-    with ThreadPoolExecutor(max_workers=_PARALLEL, thread_name_prefix="image-pull") as pool:
-        tasks = [pool.submit(source.blob, layer, folder, progress) for layer in missing.values()]
-        try:
-            for done in as_completed(tasks):
-                done.result()  # the first one that fails ends the pull, whichever it is
-        except BaseException:
-            source.stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-        return {digest: task.result() for digest, task in zip(missing, tasks, strict=True)}
+class _Blobs:
+    """The layers of one image on their way through the store's shared downloads.
 
+    Leaving the block closes the files. What the pull got is then of no use, or, where it broke off, for the
+    next one.
+    """
 
-def _opener(
-    source: _Source, folder: Path, files: dict[str, Path], layer: documents.Descriptor
-) -> Callable[[], Any]:
-    def open_layer() -> Any:
-        # A layer that was present may have been removed in the meantime: fetch it after all.
-        if layer.digest not in files:
-            files[layer.digest] = source.blob(layer, folder, None)
-        return open(files[layer.digest], "rb")
+    def __init__(
+        self, source: _Source, store: ImageStore, found: documents.Manifest, diff_ids: tuple[str, ...]
+    ) -> None:
+        self._source, self._store = source, store
+        self._layers = list(zip(found.layers, diff_ids, strict=True))
+        self._files: dict[str, BinaryIO] = {}
 
-    return open_layer
+    def __enter__(self) -> _Blobs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+        digests = {layer.digest for layer, _ in self._layers}
+        if isinstance(error, (PullError, KeyboardInterrupt, SystemExit)):
+            self._store.partials.keep(digests)
+        else:
+            self._store.partials.forget(digests)
+
+    def fetch(self) -> None:
+        """Download, some at a time, the layers that the store lacks."""
+        missing = {
+            layer.digest: (layer, diff_id)
+            for layer, diff_id in self._layers
+            if not self._store.has_layer(diff_id)
+        }
+        if not missing:
+            return
+        with ThreadPoolExecutor(max_workers=_PARALLEL, thread_name_prefix="image-pull") as pool:
+            tasks = [pool.submit(self._fetch, layer, diff_id) for layer, diff_id in missing.values()]
+            try:
+                for done in as_completed(tasks):
+                    done.result()  # the first one that fails ends the pull, whichever it is
+            except BaseException:
+                self._source.stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def opener(self, layer: documents.Descriptor) -> Callable[[], BinaryIO]:
+        """How the store opens the layer."""
+
+        def open_layer() -> BinaryIO:
+            # A layer that was present may have been removed in the meantime: fetch it after all.
+            if layer.digest not in self._files:
+                self._fetch(layer)
+            return open(f"/proc/self/fd/{self._files[layer.digest].fileno()}", "rb")
+
+        return open_layer
+
+    def _fetch(self, layer: documents.Descriptor, diff_id: str | None = None) -> None:
+        """Have the blob's file, whole and checked, unless its layer has come by another pull."""
+        with self._store.partials.writing(layer.digest, lambda got: self._source.wait(layer, got)) as file:
+            come = diff_id is not None and self._store.has_layer(diff_id)
+            if not come:
+                self._source.blob(layer, file)
+        if come:
+            self._source.tell(layer)
+            file.close()
+        else:
+            self._files[layer.digest] = file
 
 
 class _Source:
     """The servers that may have the repository."""
 
-    def __init__(self, reference: Reference, channels: Sequence[Channel], partials: Partials) -> None:
-        self._reference, self._channels, self._partials = reference, channels, partials
+    def __init__(
+        self,
+        reference: Reference,
+        channels: Sequence[Channel],
+        progress: Progress | None,
+        waiting: Progress | None,
+    ) -> None:
+        self._reference, self._channels = reference, channels
+        self._progress, self._waiting = progress, waiting
         self.stop = threading.Event()  # set when the pull is given up: its downloads then end soon
 
     def manifest(self, selector: str) -> tuple[bytes, str, str]:
@@ -233,14 +267,22 @@ class _Source:
 
         return self._first("pull", what, ask)
 
-    def blob(self, descriptor: documents.Descriptor, folder: Path, progress: Progress | None) -> Path:
-        """Download a blob into `folder`, resuming broken transfers; returns the checked file."""
-        path = blob_file(folder, descriptor.digest)
-        self._partials.claim(descriptor.digest, path)
-        with open(path, "a+b") as handle:
-            download = _Download(descriptor, handle, progress, self.stop)
-            self._first("pull", f"blob {descriptor.digest}", download.run)
-        return path
+    def blob(self, descriptor: documents.Descriptor, handle: BinaryIO) -> None:
+        """Download a blob into the file, resuming broken transfers, and check it."""
+        download = Download(descriptor, handle, self._progress, self.stop)
+        self._first("pull", f"blob {descriptor.digest}", download.run)
+
+    def tell(self, descriptor: documents.Descriptor) -> None:
+        """All of the blob has come, by another pull."""
+        if self._progress is not None:
+            self._progress(descriptor.digest, descriptor.size, descriptor.size)
+
+    def wait(self, descriptor: documents.Descriptor, got: int) -> None:
+        """A moment, while another pull has `got` bytes of the blob; PullError when the pull is given up."""
+        if self._waiting is not None:
+            self._waiting(descriptor.digest, got, descriptor.size)
+        if self.stop.wait(_LOOK_SECONDS):
+            raise PullError(f"Could not pull blob {descriptor.digest}: the pull was given up")
 
     def _first(self, capability: str, what: str, ask: Callable[[Channel], _Found]) -> _Found:
         """The answer of the first server that gives one; the last one's error where none does."""
@@ -254,92 +296,3 @@ class _Source:
                 if channel is not able[-1]:
                     log.info("Went on to the next server what=%s error=%s", what, error)
         raise last
-
-
-class _Download:
-    """A blob on its way into a file, from one server after the other."""
-
-    def __init__(
-        self,
-        descriptor: documents.Descriptor,
-        handle: BinaryIO,
-        progress: Progress | None,
-        stop: threading.Event,
-    ) -> None:
-        self._descriptor, self._handle, self._progress = descriptor, handle, progress
-        self._stop = stop
-        self._sha, self._done = hashlib.new(descriptor.digest.partition(":")[0]), 0
-        handle.seek(0)
-        while chunk := handle.read(CHUNK):  # what an earlier pull had got
-            self._sha.update(chunk)
-            self._done += len(chunk)
-        self._inherited = self._done > 0
-        if self._done > descriptor.size:
-            self._restart()
-
-    def run(self, channel: Channel) -> None:
-        """Fetch what is missing from this server; raises the PullError tree and DigestMismatch."""
-        try:
-            self._fetch(channel)
-        except DigestMismatch:
-            if not self._inherited:
-                raise
-            # It may be what was kept of an earlier pull that is wrong, not the server.
-            self._inherited = False
-            self._fetch(channel)
-
-    def _fetch(self, channel: Channel) -> None:
-        size, what = self._descriptor.size, f"blob {self._descriptor.digest}"
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                self._read(channel, what)
-                if self._done == size:
-                    break
-                reason = "the connection ended early"
-            except BROKEN as error:
-                reason = type(error).__name__
-            if attempt == _ATTEMPTS:
-                broken = f"stopped at {self._done} of {size} bytes, {attempt} times ({reason})"
-                raise RegistryUnavailable(f"{channel.what}: {what} {broken}")
-            channel.sleep(0.2 * 2**attempt)
-        algorithm = self._descriptor.digest.partition(":")[0]
-        actual = f"{algorithm}:{self._sha.hexdigest()}"
-        if actual != self._descriptor.digest:
-            self._restart()
-            raise DigestMismatch(f"Could not accept {what}: it is {actual}")
-
-    def _read(self, channel: Channel, what: str) -> None:
-        start = self._done
-        if start == self._descriptor.size and start:
-            self._tell()
-            return
-        headers = {"Range": f"bytes={start}-"} if start else {}
-        with channel.get(channel.url(f"blobs/{self._descriptor.digest}"), what, headers) as response:
-            skip = start if response.status_code == 200 else 0  # a server without ranges starts over
-            for chunk in response.iter_content(CHUNK):
-                if skip >= len(chunk):
-                    skip -= len(chunk)
-                    continue
-                self._take(chunk[skip:])
-                skip = 0
-
-    def _take(self, chunk: bytes) -> None:
-        if self._stop.is_set():
-            raise PullError(f"Could not pull blob {self._descriptor.digest}: the pull was given up")
-        self._done += len(chunk)
-        if self._done > self._descriptor.size:
-            self._restart()
-            digest, size = self._descriptor.digest, self._descriptor.size
-            raise DigestMismatch(f"Could not accept blob {digest}: over its {size} bytes")
-        self._sha.update(chunk)
-        self._handle.write(chunk)
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._progress is not None:
-            self._progress(self._descriptor.digest, self._done, self._descriptor.size)
-
-    def _restart(self) -> None:
-        self._sha, self._done = hashlib.new(self._descriptor.digest.partition(":")[0]), 0
-        self._handle.seek(0)
-        self._handle.truncate()

@@ -5,7 +5,8 @@
     root/tapes/<diff id>      what rebuilds a layer's archive from its folder, for export and push
     root/archives/<diff id>   the archive itself, for the rare layers that a tape cannot rebuild
     root/ingest/<random>/     work in progress, each held by a lock of its writer
-    root/partial/<digest>     what broken-off downloads had got, for the next pull of the same image
+    root/partial/<digest>     blobs on their way in, shared by all pulls (partial.py)
+    root/locks/<diff id>      held by who unpacks that layer
     root/images.json          ids, names, sizes; replaced atomically
     root/lock                 serialises changes of images.json between processes
 
@@ -33,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from runtime.images import locks
 from runtime.images import reference as names
 from runtime.images import tape as tapes
 from runtime.images.errors import (
@@ -41,7 +43,6 @@ from runtime.images.errors import (
     ImageInUse,
     ImageNotFound,
     InvalidReference,
-    PullError,
 )
 from runtime.images.manifest import check_digest, digest_of, parse_config
 from runtime.images.partial import Partials
@@ -50,6 +51,7 @@ from runtime.images.unpack import Limits, unpack_layer
 
 log = logging.getLogger(__name__)
 
+_KEPT = ("layers", "tapes", "archives", "blobs/sha256")
 _SHORT_ID = re.compile(r"(?:sha256:)?([a-f0-9]{6,64})")
 
 
@@ -147,12 +149,9 @@ class ImageStore:
 
     @contextlib.contextmanager
     def ingest(self) -> Iterator[Path]:
-        """A private folder on the store's file system, gone afterwards; crashed writers' are swept first.
-
-        Blobs in it outlive a pull that broke off (partial.py).
-        """
+        """A private folder on the store's file system, gone afterwards; crashed writers' are swept first."""
         parent = self._root / "ingest"
-        for name in ("ingest", "blobs/sha256", "layers", "tapes", "archives"):
+        for name in ("ingest", "locks", *_KEPT):
             (self._root / name).mkdir(parents=True, exist_ok=True)
         os.chmod(self._root, 0o700)  # setuid files of layers must not be reachable by users of the host
         with self._locked():
@@ -162,9 +161,6 @@ class ImageStore:
             fcntl.flock(holder, fcntl.LOCK_EX)
         try:
             yield folder
-        except (PullError, KeyboardInterrupt, SystemExit):
-            self.partials.keep_from(folder)
-            raise
         finally:
             shutil.rmtree(folder)
             os.close(holder)
@@ -254,7 +250,7 @@ class ImageStore:
             (self._root / "ingest").mkdir(exist_ok=True)
             doomed = Path(tempfile.mkdtemp(dir=self._root / "ingest"))
             swept = 0
-            for kind in ("layers", "tapes", "archives", "blobs/sha256"):
+            for kind in _KEPT:
                 folder, needed = self._root / kind, files if kind.startswith("blobs") else wanted
                 for stray in list(folder.iterdir()) if folder.is_dir() else ():
                     if f"sha256:{stray.name}" not in needed:
@@ -354,6 +350,12 @@ class ImageStore:
     def _ensure_layer(self, folder: Path, layer: LayerSource) -> None:
         if self.has_layer(layer.diff_id):
             return
+        with locks.held(self._kept("locks", layer.diff_id)):
+            if not self.has_layer(layer.diff_id):  # else another one has unpacked it meanwhile
+                self._publish(layer.diff_id, *self._unpack(folder, layer))
+
+    def _unpack(self, folder: Path, layer: LayerSource) -> tuple[str, Path, Path]:
+        """The layer's folder, and what rebuilds its archive: a tape or, rarely, the archive itself."""
         target = Path(tempfile.mkdtemp(dir=folder))
         os.chmod(target, 0o755)  # the mode of a container's "/" when the layer does not say
         tape_file = folder / f"tape-{target.name}"
@@ -369,10 +371,12 @@ class ImageStore:
             kind = "archives"
             with layer.open() as source, open(tape_file, "wb") as handle:
                 shutil.copyfileobj(source, handle, 1 << 20)
+        return kind, tape_file, target
+
+    def _publish(self, diff_id: str, kind: str, tape_file: Path, target: Path) -> None:
         with self._locked():  # so that `sweep` sees both or neither
-            os.replace(tape_file, self._kept(kind, layer.diff_id))
-            with contextlib.suppress(FileExistsError):  # another process was faster with the same content
-                _rename_folder(target, self._layer(layer.diff_id))
+            os.replace(tape_file, self._kept(kind, diff_id))
+            os.rename(target, self._layer(diff_id))
 
     def _record(
         self,
@@ -424,6 +428,8 @@ class ImageStore:
 
     def _sweep(self, parent: Path) -> None:
         self.partials.drop()
+        for lock in (self._root / "locks").iterdir():
+            locks.drop_if_free(lock)
         for leftover in parent.iterdir():
             try:
                 holder = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -431,7 +437,6 @@ class ImageStore:
                 continue
             try:
                 fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.partials.keep_from(leftover)
                 shutil.rmtree(leftover)
             except (BlockingIOError, FileNotFoundError):
                 continue  # its writer lives, or was deleting it at this moment
@@ -443,15 +448,6 @@ def _delete(folder: Path) -> None:
     # A writer that starts at this moment may take the folder for a crashed one's, and sweep it with us.
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
-
-
-def _rename_folder(source: Path, target: Path) -> None:
-    try:
-        os.rename(source, target)
-    except OSError as error:
-        if target.is_dir():
-            raise FileExistsError(str(target)) from error
-        raise
 
 
 def _full_name(name: str) -> str:

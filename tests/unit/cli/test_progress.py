@@ -42,6 +42,30 @@ def test_a_terminal_shows_bars_that_are_drawn_over_ten_times_a_second_at_most() 
     assert text.endswith("\x1b[1A\raaaaaaaaaaaa [" + "=" * 30 + "] 100% 1kB/1kB\x1b[K\n")
 
 
+def test_a_blob_that_another_pull_fetches_is_waited_for_in_words() -> None:
+    out = io.StringIO()
+    with Progress(out, "downloading") as progress:
+        for done in (10, 20, 30):
+            progress.waiting(A, done, 30)
+        progress(A, 30, 30)  # it came
+        progress.waiting(B, 1, 5)
+        progress(B, 2, 5)  # the other one ended early
+        progress(B, 5, 5)
+    assert out.getvalue().splitlines() == [
+        f"{'a' * 12}: waiting for another pull (30B)",
+        f"{'a' * 12}: done",
+        f"{'b' * 12}: waiting for another pull (5B)",
+        f"{'b' * 12}: downloading 5B",
+        f"{'b' * 12}: done",
+    ]
+    terminal = Terminal()
+    with Progress(terminal, "downloading", clock=lambda: float(len(terminal.getvalue()))) as progress:
+        progress.waiting(A, 15, 30)
+        progress(A, 30, 30)
+    first, *_, last = terminal.getvalue().split("\x1b[K\n")[:-1]
+    assert "50% 15B/30B (another pull)" in first and "100%" in last and "another" not in last
+
+
 def test_bars_of_several_blobs_stand_below_each_other() -> None:
     out = Terminal()
     with Progress(out, "uploading", clock=lambda: float(len(out.getvalue()))) as progress:
