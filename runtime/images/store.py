@@ -13,7 +13,8 @@
 Compressed layers are not kept: once unpacked and checked against their diffID they would only double the
 disk's bill. Several processes use one store (the agent pulls while a person imports), so whatever appears
 under layers/ or blobs/ gets there by rename, complete, and a crash leaves only an unlocked ingest folder,
-which the next writer sweeps away.
+which the next writer sweeps away. That holds for a power cut, too: what is renamed is on the disk before
+(durable.py), and the names are before images.json speaks of them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runtime.images import locks
+from runtime.images import durable, locks
 from runtime.images import reference as names
 from runtime.images import tape as tapes
 from runtime.images.errors import (
@@ -335,6 +336,7 @@ class ImageStore:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, self._index_file)
+        durable.sync(self._root)
 
     def _image(self, image_id: str, record: Mapping[str, Any]) -> Image:
         return Image(
@@ -352,7 +354,9 @@ class ImageStore:
             return
         with locks.held(self._kept("locks", layer.diff_id)):
             if not self.has_layer(layer.diff_id):  # else another one has unpacked it meanwhile
-                self._publish(layer.diff_id, *self._unpack(folder, layer))
+                with durable.written(folder):
+                    kind, tape_file, target = self._unpack(folder, layer)
+                self._publish(layer.diff_id, kind, tape_file, target)
 
     def _unpack(self, folder: Path, layer: LayerSource) -> tuple[str, Path, Path]:
         """The layer's folder, and what rebuilds its archive: a tape or, rarely, the archive itself."""
@@ -393,7 +397,10 @@ class ImageStore:
             if not target.exists():
                 temporary = folder / f"document-{target.name}"
                 temporary.write_bytes(document)
+                durable.sync(temporary)
                 os.replace(temporary, target)
+        for kind in _KEPT:
+            durable.sync(self._root / kind)
         records = self._records()
         parsed = parse_config(config)
         old = records.get(image_id, {})
