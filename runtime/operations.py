@@ -286,7 +286,7 @@ def exec_plan(
             FindExecutable(executable or process.args[0], _search_path(process)),
             *_born(None if user else cgroup, (), ()),
             *(_cpus(process) if affinity else []),
-            JoinCgroupNamespace(),
+            *_same_cgroup_root(spec),
             NewSession(),
             *_scheduling(spec, process),
             ProbeExecutable(process.args, process.env),
@@ -305,6 +305,13 @@ def exec_plan(
     )
 
 
+def _same_cgroup_root(spec: Spec) -> list[Operation]:
+    """Into the container's cgroup namespace, if it has one: the host's is nobody's to join who has entered a
+    user namespace (EPERM)."""
+    own = any(namespace.type == "cgroup" for namespace in spec.linux.namespaces)
+    return [JoinCgroupNamespace()] if own else []
+
+
 def hook_plan(spec: Spec, hook: Hook, *, init_pid: int, cgroup: CgroupJoin | None) -> Plan:
     """A createContainer hook: a program of the host's, in the namespaces of a container whose process has not
     changed its root yet (config.md, "createContainer Hooks"), with all that we may do."""
@@ -320,7 +327,7 @@ def hook_plan(spec: Spec, hook: Hook, *, init_pid: int, cgroup: CgroupJoin | Non
             JoinProcess(init_pid, kinds),
             FindExecutable(hook.path, ""),
             *_born(None if user else cgroup, (), ()),
-            JoinCgroupNamespace(),
+            *_same_cgroup_root(spec),
             NewSession(),
             ConnectStdio(),
             ResetSignals(),

@@ -49,6 +49,19 @@ def test_no_file_of_the_hosts_root_can_be_changed_from_inside(bundle: Bundle, tm
     assert os.listdir(tmp_path / "host") == ["secret"]
 
 
+def test_exec_where_the_cgroup_namespace_is_the_hosts(bundle: Bundle) -> None:
+    """It belongs to the host's user namespace, and nobody inside another may join it."""
+    mapped(bundle)
+    bundle.change(
+        lambda config: config["linux"].update(
+            namespaces=[n for n in config["linux"]["namespaces"] if n["type"] != "cgroup"]
+        )
+    )
+    bundle.start("sleep", "1000")
+    done = bundle("exec", bundle.identity, "stat", "-c", "%N", "/proc/self/ns/cgroup")
+    assert os.readlink("/proc/self/ns/cgroup") in done.stdout, done.stderr
+
+
 def test_exec_enters_the_user_namespace(bundle: Bundle) -> None:
     mapped(bundle)
     bundle.start("sleep", "1000")
