@@ -151,7 +151,16 @@ class Runtime:
                 raise StateError(f"Could not create container {identity}: cgroup {path} has processes in it")
             if there.frozen():  # its first process would stop before it is one
                 raise StateError(f"Could not create container {identity}: cgroup {path} is frozen")
-        return self._driver.create(path, spec.linux.resources, config.get("annotations"))
+        cgroup = self._driver.create(path, spec.linux.resources, config.get("annotations"))
+        try:
+            if _owns_its_cgroup(config, spec):
+                from runtime.userns import host_id
+
+                cgroup.give(host_id(spec.linux.uid_mappings, spec.process.user.uid if spec.process else 0))
+        except BaseException:
+            self._driver.remove(path, recursive=True)
+            raise
+        return cgroup
 
     def _launch_first(
         self, identity: str, bundle: str, config: dict[str, Any], spec: Spec, cgroup: cgroups.Cgroup,
@@ -459,6 +468,20 @@ def _add_problems(error: HookError, problems: list[str]) -> None:
     """A failed hook's error says what else went wrong on the way out."""
     if problems:
         error.args = ("; ".join([str(error), *problems]),)
+
+
+def _owns_its_cgroup(config: Mapping[str, Any], spec: Spec) -> bool:
+    """Whether the cgroup becomes its user's: it has a cgroup namespace of its own, and the tree mounted so
+    that it can be written to (runtime-spec, "Cgroup ownership"). Not who joins a user namespace whose ids
+    nobody has told us."""
+    new = {namespace.type: not namespace.path for namespace in spec.linux.namespaces}
+    if not new.get("cgroup") or ("user" in new and not spec.linux.uid_mappings):
+        return False
+    return any(
+        mount.get("type") == "cgroup" and mount.get("destination") == "/sys/fs/cgroup"
+        and "ro" not in (mount.get("options") or ())
+        for mount in config.get("mounts") or ()
+    )  # fmt: skip
 
 
 def _make_fifo(path: str) -> int:

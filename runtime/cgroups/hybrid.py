@@ -219,6 +219,9 @@ class Hybrid:
         """In itself: a v2 tree without controllers hands none on."""
         return files.NOWHERE
 
+    def give(self, uid: int) -> None:
+        """Stays root's: v1 cgroups are not safe to give away (runtime-spec, "Cgroup ownership")."""
+
     def kill(self) -> None:
         """SIGKILL to every process in the subtree, those being forked included."""
         files.kill_tree(f"{self._driver.unified}/{self.path}")

@@ -16,7 +16,7 @@ from runtime.cgroups.files import CgroupLimits, CgroupStats, section
 from runtime.cgroups.join import CgroupJoin
 from runtime.cgroups.names import PlainNames
 from runtime.cgroups.oom_files import OomFiles
-from runtime.errors import CgroupError
+from runtime.errors import CgroupError, errno_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WANTED = ("cpu", "memory", "pids", "cpuset", "io", "hugetlb")
 ENABLED = (*WANTED, "rdma", "misc")
+ALWAYS_SAFE = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"]  # before Linux 4.15 told
 WITHOUT_SWAP = (("memory.swap.max", "0"), ("memory.swap.max", "max"))
 # What v2 has no file for: asking for it is an error, never dropped.
 V1_ONLY = {
@@ -255,6 +256,19 @@ class Unified:
         if inside == place or files.read(f"{self._root}/{place}/cgroup.type") != "domain":
             return files.NOWHERE
         return {"": inside}
+
+    def give(self, uid: int) -> None:
+        """Makes the folder, and the files that the kernel lists as safe to give away (cgroup-v2.rst, "Model
+        of Delegation"), this user's. Raises CgroupError."""
+        safe = files.read("/sys/kernel/cgroup/delegate").split() or ALWAYS_SAFE
+        try:
+            os.chown(self.folder, uid, -1)
+            for name in safe:
+                if os.path.exists(f"{self.folder}/{name}"):
+                    os.chown(f"{self.folder}/{name}", uid, -1)
+        except OSError as error:
+            text = f"Could not give cgroup {self.folder} to user {uid}: {errno_name(error.errno or 0)}"
+            raise CgroupError(text, error.errno or 0) from error
 
     def kill(self) -> None:
         """SIGKILL to every process in the subtree, those being forked included."""
