@@ -64,6 +64,9 @@ class FakeKernel:
     def setdomainname(self, name: str) -> None:
         self._note("setdomainname", name)
 
+    def raise_loopback(self) -> None:
+        self._note("raise_loopback")
+
     # --- mounts
 
     def mount(self, source: str, target: str, fstype: str, flags: int, data: str) -> None:

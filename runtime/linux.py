@@ -51,6 +51,7 @@ KILLED = "the process was killed before it was ready"
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 TIOCGPTPEER, TIOCSPTLCK, TIOCSWINSZ = 0x5441, 0x40045431, 0x5414
+AF_INET, SOCK_DGRAM, SIOCSIFFLAGS, IFF_UP = 2, 2, 0x8914, 1
 F_DUPFD_CLOEXEC, F_ADD_SEALS, ALL_SEALS = 1030, 1033, 0xF
 
 
@@ -111,6 +112,14 @@ class LinuxKernel:
     def setdomainname(self, name: str) -> None:
         raw = name.encode()
         self._call("setdomainname", raw, len(raw))
+
+    def raise_loopback(self) -> None:
+        """IFF_UP for `lo` of the thread's network namespace (netdevice(7)); 127.0.0.1 comes with it."""
+        fd = self._call("socket", AF_INET, SOCK_DGRAM | os.O_CLOEXEC, 0)
+        try:
+            self._call("ioctl", fd, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))
+        finally:
+            self.close(fd)
 
     # --- mounts
 

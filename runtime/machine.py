@@ -76,7 +76,7 @@ _X86_NUMBERS = {
     "sched_setaffinity": 203, "set_mempolicy": 238, "sched_setattr": 314, "fspick": 433,
     "pidfd_getfd": 438, "pidfd_send_signal": 424, "chroot": 161, "ppoll": 271, "fstat": 5, "chdir": 80,
     "getcwd": 79, "fchmod": 91, "fstatfs": 138, "mkdirat": 258, "mknodat": 259, "fchownat": 260,
-    "newfstatat": 262, "symlinkat": 266, "exit_group": 231,
+    "newfstatat": 262, "symlinkat": 266, "exit_group": 231, "socket": 41,
 }  # fmt: skip
 _ARM_NUMBERS = {
     "read": 63, "write": 64, "exit": 93, "close": 57, "rt_sigaction": 134, "rt_sigprocmask": 135,
@@ -90,7 +90,7 @@ _ARM_NUMBERS = {
     "sched_setaffinity": 122, "set_mempolicy": 237, "sched_setattr": 274, "fspick": 433,
     "pidfd_getfd": 438, "pidfd_send_signal": 424, "chroot": 51, "ppoll": 73, "fstat": 80, "chdir": 49,
     "getcwd": 17, "fchmod": 52, "fstatfs": 44, "mkdirat": 34, "mknodat": 33, "fchownat": 54,
-    "newfstatat": 79, "symlinkat": 36, "exit_group": 94,
+    "newfstatat": 79, "symlinkat": 36, "exit_group": 94, "socket": 198,
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from runtime.mounting import KNOWN_OPTIONS, SUPERBLOCK, MountOptions, changed, p
 from runtime.mounts import Mount, MountCgroup, Remount
 from runtime.plan import Operation
 from runtime.procfs import MountProc
-from runtime.spec import IdMapping, MountSpec, Spec
+from runtime.spec import IdMapping, LinuxSpec, MountSpec, Spec
 
 FOR_BINDS = KNOWN_OPTIONS - {*SUPERBLOCK, "tmpcopyup"}
 
@@ -75,7 +75,13 @@ def without_effect(spec: Spec) -> list[str]:
     for mount in spec.mounts:
         bound = mount.type == "bind" or "bind" in mount.options or "rbind" in mount.options
         if bound and "remount" not in mount.options and not FOR_BINDS.issuperset(mount.options):
-            named = ", ".join(option for option in mount.options if option not in FOR_BINDS)
+            named = ", ".join(
+                option
+                for option in mount.options
+                if option not in FOR_BINDS and not option.startswith(("idmap=", "ridmap="))
+            )
+            if not named:
+                continue
             found.append(f"Could not use {named} for {mount.destination}: it is a bind mount")
     return found
 
@@ -86,16 +92,47 @@ def early(options: MountOptions, user: bool) -> bool:
 
 
 def _mount_mappings(spec: Spec, mount: MountSpec, options: MountOptions, where: str) -> tuple[str, str]:
-    """The mount's own mappings, or the container's for the option alone."""
+    """The mount's own mappings, the option's, or the container's for the option alone."""
     if bool(mount.uid_mappings) != bool(mount.gid_mappings):
         raise SpecError(where, "needs both uidMappings and gidMappings, or none")
     if mount.uid_mappings:
         return mapping_text(mount.uid_mappings), mapping_text(mount.gid_mappings)
     if not options.idmap:
         return "", ""
+    if options.idmap_by:
+        return _mappings_of_option(spec.linux, options.idmap_by, where)
     if not (spec.linux.uid_mappings and spec.linux.gid_mappings):
         raise SpecError(f"{where}.options", f"{options.idmap} needs mappings of the mount or the container")
     return mapping_text(spec.linux.uid_mappings), mapping_text(spec.linux.gid_mappings)
+
+
+def _mappings_of_option(linux: LinuxSpec, text: str, where: str) -> tuple[str, str]:
+    """crun's `idmap=uids=0-1000-10#10-2000-5;gids=0-1000-10` (crun(1), "Mount extensions"): ids of the file
+    system from the first number on are seen as those from the second on, as many as the third says. Raises
+    SpecError."""
+    found = {}
+    for part in text.split(";"):
+        name, _, ranges = part.partition("=")
+        mappings = {"uids": linux.uid_mappings, "gids": linux.gid_mappings}.get(name)
+        if mappings is None or name in found:
+            raise SpecError(f"{where}.options", f"idmap={text} is not uids=FROM-TO-COUNT;gids=FROM-TO-COUNT")
+        found[name] = "".join(_range(one, mappings, where) for one in ranges.split("#"))
+    if len(found) != 2:
+        raise SpecError(f"{where}.options", f"idmap={text} needs both uids and gids")
+    return found["uids"], found["gids"]
+
+
+def _range(text: str, mappings: tuple[IdMapping, ...], where: str) -> str:
+    """One line of uid_map. With @ the second number is the container's; the mapping that has the first one
+    says by how much the host's differ (crun again)."""
+    numbers = text.removeprefix("@").split("-")
+    if len(numbers) != 3 or not all(number.isascii() and number.isdigit() for number in numbers):
+        raise SpecError(f"{where}.options", f"{text} is not three numbers with - between them")
+    inside, outside, size = map(int, numbers)
+    if text.startswith("@"):
+        held = [m for m in mappings if m.container <= inside < m.container + m.size]
+        outside += held[0].host - held[0].container if held else 0
+    return f"{inside} {outside} {size}\n"
 
 
 def cgroup_mounts(spec: Spec) -> list[Operation]:

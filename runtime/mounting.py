@@ -64,7 +64,8 @@ KNOWN_OPTIONS = frozenset(
 class MountOptions(Record):
     """Options sorted by what they become: attributes of this mount or of the whole tree, propagation, and
     data for the file system. `copy_up`: fill a tmpfs with what it covers. `idmap`: "" or one of idmap (this
-    mount) and ridmap (all below, too). `remount`: change the mount that is there."""
+    mount) and ridmap (all below, too); `idmap_by`: mappings of the option's own, as crun has them, "" for the
+    container's. `remount`: change the mount that is there."""
 
     bind: bool = False
     recursive: bool = False
@@ -77,6 +78,7 @@ class MountOptions(Record):
     data: tuple[str, ...] = ()
     copy_up: bool = False
     idmap: str = ""
+    idmap_by: str = ""
     remount: bool = False
 
 
@@ -102,7 +104,7 @@ def parse_options(options: tuple[str, ...]) -> MountOptions:
 def _parse(options: tuple[str, ...]) -> MountOptions:
     chosen: dict[str, int] = {"set": 0, "clear": 0, "tree_set": 0, "tree_clear": 0}
     bind = recursive = tree = copy_up = remount = False
-    idmap = ""
+    idmap = idmap_by = ""
     propagation = 0
     data: list[str] = []
     for option in options:
@@ -124,8 +126,8 @@ def _parse(options: tuple[str, ...]) -> MountOptions:
             chosen[prefix + "set"] &= ~_CLEAR[name]
         elif option == "tmpcopyup":
             copy_up = True
-        elif option in ("idmap", "ridmap"):
-            idmap = option
+        elif option.partition("=")[0] in ("idmap", "ridmap"):
+            idmap, _, idmap_by = option.partition("=")
         elif option == "remount":
             remount = True
         elif option in WITHOUT_EFFECT:
@@ -134,7 +136,7 @@ def _parse(options: tuple[str, ...]) -> MountOptions:
             data.append(option)
     return MountOptions(bind=bind, recursive=recursive, propagation=propagation, tree_propagation=tree,
                         data=tuple(data), copy_up=copy_up, idmap=idmap,
-                        remount=remount, **chosen)  # fmt: skip
+                        idmap_by=idmap_by, remount=remount, **chosen)  # fmt: skip
 
 
 def open_inside(

@@ -200,7 +200,7 @@ class Mount(Operation):
             target = self._target(kernel, context, tree)
             try:
                 self._check_proc(kernel, target, tree)
-                kernel.move_mount(tree, target)
+                _attach(kernel, tree, target)
             finally:
                 kernel.close(target)
         finally:
@@ -342,6 +342,19 @@ class OpenSource(Operation):
 
     def run(self, kernel: Kernel, context: Context) -> None:
         context.prepared[self.mount.destination] = context.keep(self.mount.open(kernel, context))
+
+
+def _attach(kernel: Kernel, tree: int, target: int) -> None:
+    """move_mount, with mount(2)'s word for a file on a folder and a folder on a file; it says EINVAL."""
+    try:
+        kernel.move_mount(tree, target)
+    except OSError as error:
+        kinds = {kernel.fstat(fd).mode & 0o170000 == 0o040000 for fd in (tree, target)}
+        if error.errno != errno.EINVAL or len(kinds) == 1:
+            raise
+        raise NotADirectoryError(
+            errno.ENOTDIR, "Not a directory (a folder goes on a folder, a file on a file)"
+        ) from error
 
 
 def _cleared(added: int, cleared: int) -> int:

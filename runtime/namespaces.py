@@ -180,6 +180,17 @@ class NewNamespaces(Operation):
         kernel.unshare(flags_of(self.kinds))
 
 
+class RaiseLoopback(Operation):
+    """Brings up the loopback interface of the new network namespace, as runc and crun do: nobody else comes
+    to wire a container that has nothing but that (`podman run --network none`)."""
+
+    def describe(self) -> str:
+        return "bring up the loopback interface"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        kernel.raise_loopback()
+
+
 class NewCgroupNamespace(Operation):
     """The child's own cgroups become the roots it sees; therefore after it has joined them."""
 

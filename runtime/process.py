@@ -265,6 +265,7 @@ class FindExecutable(Operation):
 
     name: str
     path: str
+    strict: bool = False  # look at one that is given by its path, too: its execve comes too late to tell
 
     def describe(self) -> str:
         return f'find "{self.name}"'
@@ -272,6 +273,8 @@ class FindExecutable(Operation):
     def run(self, kernel: Kernel, context: Context) -> None:
         if "/" in self.name:
             context.executable = self.name
+            if self.strict and not self._fits(kernel):
+                raise PermissionError(13, "not executable")
             return
         denied = False
         for folder in self.path.split(":"):
@@ -286,6 +289,13 @@ class FindExecutable(Operation):
         if denied:
             raise PermissionError(13, "found, but not executable")
         raise FileNotFoundError(2, "executable file not found in $PATH")
+
+    def _fits(self, kernel: Kernel) -> bool:
+        """Whether it is a program; one that is not there is ProbeExecutable's to tell of."""
+        try:
+            return kernel.is_executable(self.name)
+        except OSError:
+            return True
 
 
 class Execute(Operation):

@@ -78,6 +78,53 @@ def test_an_idmapped_mount_is_the_containers_own_in_a_user_namespace(bundle: Bun
     assert (source / "new").stat().st_uid == 0
 
 
+def test_mappings_may_stand_in_the_option(bundle: Bundle, tmp_path: Path) -> None:
+    """As crun has them and podman documents: -v SRC:DST:idmap=uids=…;gids=…"""
+    source = tmp_path / "data"
+    source.mkdir()
+    for number in (0, 10):
+        (source / f"file{number}").write_text("x")
+        os.chown(source / f"file{number}", number, number)
+    option = "idmap=uids=0-1000-10#10-2000-5;gids=0-3000-11"
+    bundle.mount(destination="/mnt", type="bind", source=str(source), options=["bind", option])
+    done = bundle.run("stat -c '%u %g' /mnt/file0 /mnt/file10")
+    if "EINVAL" in done.stderr:
+        pytest.skip("idmapped mounts of this file system are missing")
+    assert done.stdout == "1000 3000\n2000 3010\n", done.stderr
+
+
+def test_mappings_in_the_option_may_be_the_containers(bundle: Bundle, tmp_path: Path) -> None:
+    """@: the second number is an id of the container's user namespace."""
+    source = tmp_path / "data"
+    source.mkdir()
+    (source / "file").write_text("x")
+    bundle.namespace("user", uidMappings=MAPPING, gidMappings=MAPPING)
+    subprocess.run(["chown", "-hR", "100000:100000", str(bundle.root)], check=True)
+    option = "idmap=uids=@0-5-10;gids=@0-6-10"
+    bundle.mount(destination="/mnt", type="bind", source=str(source), options=["bind", option])
+    done = bundle.run("stat -c '%u %g' /mnt/file")
+    if "EINVAL" in done.stderr:
+        pytest.skip("idmapped mounts of this file system are missing")
+    assert done.stdout == "5 6\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("idmap=uids=0-1-2", "needs both uids and gids"),
+        ("idmap=uids=0-1-2;gids=0-1", "0-1 is not three numbers"),
+        ("idmap=uids=0-1-2;gids=0--1-2", "0--1-2 is not three numbers"),
+        ("idmap=0-1-2", "is not uids="),
+    ],
+)
+def test_mappings_of_an_option_that_are_none_are_refused(
+    bundle: Bundle, tmp_path: Path, option: str, words: str
+) -> None:
+    bundle.mount(destination="/mnt", type="bind", source=str(tmp_path), options=["bind", option])
+    done = bundle.run("true")
+    assert done.returncode == 1 and "mounts[" in done.stderr and words in done.stderr
+
+
 def test_idmap_without_mappings_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     bundle.mount(destination="/mnt", type="bind", source=str(tmp_path), options=["bind", "idmap"])
     assert "idmap needs mappings" in bundle.run("true").stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bundle import Bundle
@@ -70,6 +71,19 @@ def test_exec_enters_the_user_namespace(bundle: Bundle) -> None:
     assert (done.stdout.split(), done.returncode) == (["0", "0", "100000", "65536"], 3), done.stderr
     other = bundle("exec", "--user", "5:6", bundle.identity, "sh", "-c", "id -u; id -g")
     assert other.stdout.split() == ["5", "6"], other.stderr
+
+
+def test_hooks_where_the_cgroup_namespace_is_the_hosts(bundle: Bundle) -> None:
+    mapped(bundle)
+
+    def shared(config: dict[str, Any]) -> None:
+        listed = config["linux"]["namespaces"]
+        config["linux"]["namespaces"] = [one for one in listed if one["type"] != "cgroup"]
+        config["hooks"] = {"createContainer": [{"path": "/bin/true"}]}
+
+    bundle.change(shared)
+    done = bundle.run("echo ran")
+    assert done.stdout == "ran\n", done.stderr
 
 
 def test_a_user_namespace_can_be_joined(bundle: Bundle, tmp_path: Path, oci_binary: str) -> None:

@@ -217,6 +217,35 @@ def test_a_program_that_is_missing_leaves_no_container(peer: Peer) -> None:
     assert peer("list", "-q").stdout == ""
 
 
+@pytest.mark.parametrize("name", ["/etc/passwd", "/full"])
+def test_a_path_that_is_no_program_leaves_no_container(peer: Peer, name: str) -> None:
+    """create says so: at start nobody would be told."""
+    peer.args(name)
+    text = peer.refused("create", "--bundle", str(peer.folder), peer.identity)
+    assert "permission denied" in text or "operation not permitted" in text
+    assert peer("list", "-q").stdout == ""
+    peer.args("sleep", "1000")
+    peer.start("sleep", "1000")
+    assert "permission denied" in peer.refused("exec", peer.identity, name) or peer.name == CRUN
+
+
+def test_a_new_network_namespace_has_its_loopback_up(peer: Peer) -> None:
+    done = peer.run("ip -o link show lo; ip -o addr show lo")
+    assert "LOOPBACK,UP" in done.stdout and "127.0.0.1/8" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("source", "destination"), [("file", "/full"), ("folder", "/etc/passwd")])
+def test_a_file_goes_on_no_folder_and_a_folder_on_no_file(
+    peer: Peer, tmp_path: Path, source: str, destination: str
+) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    peer.mount(destination=destination, type="bind", source=str(tmp_path / source), options=["rbind"])
+    text = peer.refused("create", "--bundle", str(peer.folder), peer.identity)
+    assert "not a directory" in text or peer.name != OURS
+    assert peer("list", "-q").stdout == ""
+
+
 def test_limits(peer: Peer) -> None:
     peer.start("sleep", "1000")
     done = peer("update", "--memory", "67108864", "--pids-limit", "50", peer.identity)

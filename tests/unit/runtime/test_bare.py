@@ -35,13 +35,14 @@ def described(spec: dict[str, Any], bare: Bare = BARE, rootfs: Rootfs = TWO, **o
 def test_what_it_needs_of_the_host_is_opened_before_the_host_is_left() -> None:
     lines = described(example.container())
     start = lines.index("separate the working directory")
-    assert lines[start + 1 : start + 10] == [
+    assert lines[start + 1 : start + 11] == [
         "make an overlay of 2 layers and /c/upper",
         "open the host's /dev/null for 4 paths",
         "open /pod/hosts for /etc/hosts",
         "join the ipc namespace /proc/42/ns/ipc",
         "join the mount namespace /proc/42/ns/mnt",
         "make new mount, uts, network, pid namespaces",
+        "bring up the loopback interface",
         "make all mounts rprivate",
         COVERED,
         "mount proc on /proc",

@@ -29,6 +29,10 @@ RDONLY, NOSUID, NODEV, NOEXEC, ATIME, NOATIME, STRICT = 1, 2, 4, 8, 0x70, 0x10, 
         (("relatime",), MountOptions(clear=ATIME)),
         (("tmpcopyup", "size=1m"), MountOptions(copy_up=True, data=("size=1m",))),
         (("rbind", "ridmap"), MountOptions(bind=True, recursive=True, idmap="ridmap")),
+        (
+            ("bind", "idmap=uids=0-1-2;gids=0-1-2"),
+            MountOptions(bind=True, idmap="idmap", idmap_by="uids=0-1-2;gids=0-1-2"),
+        ),
         (("suid",), MountOptions(clear=NOSUID)),
     ],
 )
