@@ -67,7 +67,7 @@ class _Members:
         data = self.document(name)
         try:
             return json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArchiveError(f"Could not import archive: {name} is not JSON ({error})") from error
 
     def document(self, name: str) -> bytes:

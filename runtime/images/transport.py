@@ -48,7 +48,8 @@ _ATTEMPTS = 4
 _LONGEST_WAIT = 10.0
 _REDIRECTS = 5
 _PASSING = frozenset({429, 500, 502, 503, 504})
-_CHALLENGE = re.compile(r'([a-zA-Z]+)="((?:[^"\\]|\\.)*)"')
+_CHALLENGE = re.compile(r'(?<![a-zA-Z])([a-zA-Z]{1,32})="((?:[^"\\]|\\.)*)"')
+_MAX_TOKEN = 1 << 20
 _NO_TLS = " (it does not speak TLS: name it as http:// in its hosts.toml, or pull with --insecure)"
 _HINTS = {
     "CERTIFICATE_VERIFY_FAILED": " (trust it by `ca` in its hosts.toml, or pull with --ca-file)",
@@ -167,7 +168,8 @@ class Channel:
     ) -> requests.Response:
         used = self._authorization
         response = self._follow(method, url, headers, data)
-        if response.status_code == 401:
+        # Another server, to which we were redirected, may not say where our credentials go (CVE-2020-15157).
+        if response.status_code == 401 and self._is_own(response.url):
             challenge = response.headers.get("WWW-Authenticate", "")
             response.close()
             self._authenticate(challenge, what, used)
@@ -177,12 +179,11 @@ class Channel:
     def _follow(self, method: str, url: str, headers: Mapping[str, str], data: Any) -> requests.Response:
         origin = urlsplit(self.base)
         for _ in range(_REDIRECTS + 1):
-            target = urlsplit(url)
             sent = dict(headers)
             # Bytes are hashed as stored: no transfer compression may come between.
             sent["Accept-Encoding"] = "identity"
             query = {}
-            if (target.scheme, target.netloc) == (origin.scheme, origin.netloc):
+            if self._is_own(url):
                 sent |= dict(self.endpoint.headers)
                 if self._authorization:
                     sent["Authorization"] = self._authorization
@@ -199,6 +200,11 @@ class Channel:
             if urlsplit(url).scheme != "https" and origin.scheme == "https":
                 raise PullError(f"{self.what}: redirected from https to {url[:200]}")
         raise PullError(f"{self.what}: more than {_REDIRECTS} redirects")
+
+    def _is_own(self, url: str) -> bool:
+        """Whether it is the registry itself that is asked there."""
+        target, origin = urlsplit(url), urlsplit(self.base)
+        return (target.scheme, target.netloc) == (origin.scheme, origin.netloc)
 
     def _request(self, method: str, url: str, **settings: Any) -> requests.Response:
         return self._session.request(
@@ -264,9 +270,9 @@ class Channel:
             if response.status_code != 200:
                 raise self.refused(response, "token")
             try:
-                answer = response.json()
+                answer = json.loads(self.read_small(response, _MAX_TOKEN, "token"))
                 token = answer.get("token") or answer.get("access_token")
-            except (ValueError, AttributeError) as error:
+            except (ValueError, RecursionError, AttributeError) as error:
                 raise PullError(
                     f"{self.what}: the token service did not send JSON"
                 ) from error
@@ -328,7 +334,7 @@ def _error_text(response: requests.Response) -> str:
         first = next(response.iter_content(4096), b"")
         errors = json.loads(first)["errors"]
         return f": {errors[0]['message']}" if errors else ""
-    except (ValueError, KeyError, TypeError, IndexError, requests.RequestException):
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError, requests.RequestException):
         return ""  # the status line says enough; error bodies are optional in the specification
 
 

@@ -7,6 +7,7 @@ from tests.security.weakening import Weakening, weak
 PROCESS = "runtime/process.py"
 UNPACK = "runtime/images/unpack.py"
 STORE = "runtime/images/store.py"
+TRANSPORT = "runtime/images/transport.py"
 MANIFEST = "runtime/images/manifest.py"
 NODE_ACCESS = "controlplane/apiserver/node_access.py"
 
@@ -106,9 +107,52 @@ WEAKENINGS = (
     weak(
         "the token to every host",
         "runtime/images/transport.py",
-        "if (target.scheme, target.netloc) == (origin.scheme, origin.netloc):",
-        "if True:",
+        "            if self._is_own(url):\n",
+        "            if True:\n",
         "test_I02_credentials_stay_with_their_host",
+    ),
+    weak(
+        "everybody says where credentials go",
+        TRANSPORT,
+        "if response.status_code == 401 and self._is_own(response.url):",
+        "if response.status_code == 401:",
+        "test_I02_only_the_registry_says_where_credentials_go",
+    ),
+    weak(
+        "challenges searched everywhere",
+        TRANSPORT,
+        "(?<![a-zA-Z])([a-zA-Z]{1,32})=",
+        "([a-zA-Z]+)=",
+        "test_I02_a_challenge_without_end_is_not_searched_for_ever",
+    ),
+    weak(
+        "tokens of any size",
+        TRANSPORT,
+        'json.loads(self.read_small(response, _MAX_TOKEN, "token"))',
+        "response.json()",
+        "test_I02_a_token_has_a_size_limit",
+    ),
+    Weakening(
+        "answers of any depth",
+        (
+            (TRANSPORT, "except (ValueError, RecursionError, AttributeError) as", "except ValueError as"),
+            (TRANSPORT, "except (ValueError, RecursionError, KeyError, ", "except (ValueError, KeyError, "),
+        ),
+        ("test_I02_answers_that_are_nested_deeply_are_refused",),
+    ),
+    weak(
+        "documents of any depth",
+        "runtime/images/archive.py",
+        "except (ValueError, RecursionError) as",
+        "except ValueError as",
+        "test_I02_documents_of_archives_that_are_nested_deeply_are_refused",
+    ),
+    weak(
+        "layers open to all",
+        STORE,
+        "os.chmod(self._root, 0o700)",
+        "os.chmod(self._root, 0o755)",
+        "test_I01_setuid_files_of_images_are_out_of_reach_of_the_hosts_users",
     ),
     weak(
         "plain HTTP everywhere",
