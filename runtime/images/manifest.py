@@ -36,6 +36,8 @@ MAX_MANIFEST = 4 << 20
 MAX_CONFIG = 8 << 20
 MAX_LAYERS = 500
 
+_TEXTS = frozenset(("User", "WorkingDir", "StopSignal"))
+_LISTS = frozenset(("Env", "Entrypoint", "Cmd"))
 _LAYERS = frozenset(
     {OCI_LAYER, f"{OCI_LAYER}+gzip", f"{OCI_LAYER}+zstd"}
     | {f"application/vnd.docker.image.rootfs.diff.tar{suffix}" for suffix in ("", ".gzip", ".zstd")}
@@ -200,12 +202,30 @@ def parse_config(data: bytes) -> ImageConfig:
     if not isinstance(process, dict):
         raise ManifestError("Could not use image config: config is not an object")
     return ImageConfig(
-        process=process,
+        process={name: _process_field(name, value) for name, value in process.items()},
         diff_ids=tuple(diff_ids),
         architecture=str(document.get("architecture") or ""),
         os=str(document.get("os") or ""),
         created=str(document.get("created") or ""),
     )
+
+
+def _process_field(name: str, value: Any) -> Any:
+    """One of the process defaults, of the type that the image spec gives it (config.md, "Properties"). As in
+    Go, half a character (a lone surrogate), which no process could be given, becomes U+FFFD."""
+    if name in _TEXTS and value is not None:
+        return _whole(value, f"config.{name}")
+    if name in _LISTS and value is not None:
+        if not isinstance(value, list):
+            raise ManifestError(f"Could not use image config: config.{name} is not a list")
+        return [_whole(text, f"config.{name}[{index}]") for index, text in enumerate(value)]
+    return value
+
+
+def _whole(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise ManifestError(f"Could not use image config: {where} is not a string")
+    return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _score(entry: Descriptor, wanted: Platform) -> int:

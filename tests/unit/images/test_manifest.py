@@ -107,3 +107,33 @@ def test_changed_bytes_do_not_pass_for_their_digest() -> None:
     manifest.check_digest(data, manifest.digest_of(data), "it")
     with pytest.raises(DigestMismatch):
         manifest.check_digest(data + b"!", manifest.digest_of(data), "it")
+
+
+def process_of(**config: Any) -> Any:
+    data = encode(rootfs={"type": "layers", "diff_ids": [DIGEST]}, config=config)
+    return manifest.parse_config(data).process
+
+
+@pytest.mark.parametrize(
+    ("config", "where"),
+    [
+        ({"User": 0}, "config.User is not a string"),
+        ({"WorkingDir": ["/"]}, "config.WorkingDir is not a string"),
+        ({"StopSignal": 9}, "config.StopSignal is not a string"),
+        ({"Env": "A=b"}, "config.Env is not a list"),
+        ({"Env": ["A=b", 1]}, r"config.Env\[1\] is not a string"),
+        ({"Cmd": "sh"}, "config.Cmd is not a list"),
+        ({"Entrypoint": {"a": "b"}}, "config.Entrypoint is not a list"),
+    ],
+)
+def test_process_defaults_of_another_type_are_refused(config: dict[str, Any], where: str) -> None:
+    """Or who starts a container of the image would come upon them."""
+    with pytest.raises(ManifestError, match=where):
+        process_of(**config)
+
+
+def test_half_a_character_becomes_the_replacement_character() -> None:
+    """A JSON text may hold one, a process's environment cannot. Go's decoder does the same."""
+    found = process_of(Env=["A=\ud83d\ude00", "B=\ud800"], Cmd=["\udfff"], User=None, Labels={"a": 1})
+    assert found["Env"] == ["A=\U0001f600", "B=\ufffd"]
+    assert (found["Cmd"], found["User"], found["Labels"]) == (["\ufffd"], None, {"a": 1})
