@@ -16,6 +16,7 @@ import socket
 from runtime.errors import ExecutableError, LaunchError, RuntimeFailure
 from runtime.kernel import Kernel
 from runtime.plan import Context, Plan
+from runtime.stopped import LOOK_SECONDS, kill_stopped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,8 +89,13 @@ def _serve(
     channel: socket.socket, pid: int, plan: Plan, context: Context, attend: Attend | None
 ) -> BaseException | None:
     problem: BaseException | None = None
+    channel.settimeout(LOOK_SECONDS)
     while True:
-        data, fds, _, _ = socket.recv_fds(channel, LARGEST, 1, socket.MSG_CMSG_CLOEXEC)
+        try:
+            data, fds, _, _ = socket.recv_fds(channel, LARGEST, 1, socket.MSG_CMSG_CLOEXEC)
+        except TimeoutError:
+            kill_stopped(os.getpid())
+            continue
         if not data:
             return LaunchError(0, "run the set-up process", 0, "it ended early")
         if data in (b"map", b"time"):

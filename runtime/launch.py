@@ -16,6 +16,7 @@ from runtime.kernel import Kernel
 from runtime.plan import Context, Operation, Plan, Refused
 from runtime.process import Execute, FindExecutable
 from runtime.records import Record
+from runtime.stopped import LOOK_SECONDS, kill_stopped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,14 +95,20 @@ def launch(
         finally:
             done.release()
 
+    makers = (os.getpid(), *([os.getppid()] if sibling else []))
     _thread.start_new_thread(work, ())
-    done.acquire()
+    _wait(done, makers)
     while line and line.answer():
-        done.acquire()
+        _wait(done, makers)
     failure = outcome[0] if outcome else LaunchError(0, "run the set-up thread", 0, "it ended early")
     if failure is not None:
         raise failure
     return _finish(kernel, plan, context)
+
+
+def _wait(done: _thread.LockType, makers: tuple[int, ...]) -> None:
+    while not done.acquire(True, LOOK_SECONDS):
+        kill_stopped(*makers)
 
 
 class _Line:

@@ -26,6 +26,7 @@ from runtime.kernel import (
     Step,
 )  # fmt: skip
 from runtime.machine import Machine, this_machine
+from runtime.stopped import LOOK_SECONDS, kill_stopped
 from runtime.table import HEAD_WORDS, REGION, Table, Talk
 
 TYPE_CHECKING = False
@@ -40,13 +41,14 @@ FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE, FSCONFIG_CMD_RECONF
 FSPICK_CLOEXEC, FSPICK_EMPTY_PATH = 1, 8
 CLONE_VM, CLONE_PIDFD, CLONE_VFORK = 0x100, 0x1000, 0x4000
 CLONE_CLEAR_SIGHAND, CLONE_INTO_CGROUP = 0x100000000, 0x200000000
-SETTER = CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND
+SETTER = CLONE_VM | CLONE_PIDFD | CLONE_CLEAR_SIGHAND
 CLONE_PARENT, CLONE_NEWUSER, ATTR_IDMAP, CLONE_FILES = 0x8000, 0x10000000, 0x100000, 0x400
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_FAILED = 2**64 - 1
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE = 1, 2, 0x20, 0x4000
 MAP_POPULATE, MAP_FIXED_NOREPLACE = 0x8000, 0x100000
 POLLIN = 1
+LOOK_NANOSECONDS = int(LOOK_SECONDS * 1e9)
 KILLED = "the process was killed before it was ready"
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
@@ -414,14 +416,15 @@ class LinuxKernel:
                 raise FileExistsError(errno.EEXIST, "mmap: " + os.strerror(errno.EEXIST))
             for offset, value in given:
                 clibrary.write(address + offset, value.to_bytes(8, "little"))
-            arguments = struct.pack("=11Q", SETTER, 0, 0, 0, signals.SIGCHLD, 0, 0, 0, 0, 0, 0)
+            pidfd = clibrary.Number(-1)
+            arguments = struct.pack("=11Q", SETTER, pidfd.address, 0, 0, signals.SIGCHLD, 0, 0, 0, 0, 0, 0)
+            # It may run beside us, on our stack: its instructions do not use one.
             setter = self._spawn_code(arguments, len(arguments), address + HEAD_WORDS * 8, address)
             if setter < 0:
                 raise OSError(-setter, f"clone3: {os.strerror(-setter)}")
-            try:
-                os.waitpid(setter, 0)
-            except ChildProcessError:
-                pass  # a process-wide reaper was faster
+            while not self._ends(pidfd.value, LOOK_NANOSECONDS):
+                kill_stopped(os.getpid())
+            _reap(pidfd.value)
             return tuple(clibrary.word(address + offset) for offset in wanted)
         finally:
             self._munmap(address, place.size)

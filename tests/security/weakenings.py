@@ -370,6 +370,13 @@ WEAKENINGS = (
         ("test_E03_nobody_can_look_into_a_process_that_enters",),
     ),
     weak(
+        "children that were stopped are waited for",
+        "runtime/stopped.py",
+        "if _is_stopped(pid):",
+        "if False:",
+        "test_E03_a_container_that_stops_what_enters_it_does_not_stop_its_shim",
+    ),
+    weak(
         "/proc and /sys through symlinks",
         LAUNCH_MOUNTING,
         "resolve = INSIDE if symlinks else INSIDE | NO_SYMLINKS",
