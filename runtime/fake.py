@@ -173,6 +173,9 @@ class FakeKernel:
             raise FileNotFoundError(errno.ENOENT, path)
         return True
 
+    def head(self, path: str) -> bytes:
+        return b""
+
     def fchdir(self, fd: int) -> None:
         self._note("fchdir", self.open_fds[fd])
 

@@ -26,6 +26,7 @@ from runtime.kernel import (
     Step,
 )  # fmt: skip
 from runtime.machine import Machine, this_machine
+from runtime.mounting import NO_MAGICLINKS
 from runtime.stopped import LOOK_SECONDS, kill_stopped
 from runtime.table import HEAD_WORDS, REGION, Table, Talk
 
@@ -48,6 +49,7 @@ MAP_FAILED = 2**64 - 1
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE = 1, 2, 0x20, 0x4000
 MAP_POPULATE, MAP_FIXED_NOREPLACE = 0x8000, 0x100000
 POLLIN = 1
+HEAD_BYTES = 256  # BINPRM_BUF_SIZE
 LOOK_NANOSECONDS = int(LOOK_SECONDS * 1e9)
 KILLED = "the process was killed before it was ready"
 PR_SET_DUMPABLE = 4
@@ -254,6 +256,24 @@ class LinuxKernel:
         """A regular file with any execute bit; raises OSError when it is not there."""
         status = os.stat(path)
         return status.st_mode & 0o170000 == 0o100000 and bool(status.st_mode & 0o111)
+
+    def head(self, path: str) -> bytes:
+        """The first bytes of a file, by which execve(2) tells what it is; b"" if it is none, or is behind a
+        magic link."""
+        try:
+            # Looked at before it is opened: opening a device may have it do something.
+            for flags in (os.O_PATH, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY):
+                fd = self.openat2(AT_FDCWD, path, flags, resolve=NO_MAGICLINKS)
+                try:
+                    if os.fstat(fd).st_mode & 0o170000 != 0o100000:
+                        return b""
+                    if flags != os.O_PATH:
+                        return os.pread(fd, HEAD_BYTES, 0)
+                finally:
+                    os.close(fd)
+        except OSError:
+            pass  # who executes it tells why
+        return b""
 
     def fchdir(self, fd: int) -> None:
         os.fchdir(fd)

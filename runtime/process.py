@@ -24,6 +24,7 @@ PR_SET_DUMPABLE = 4
 KEYCTL_JOIN_SESSION_KEYRING = 1
 TIOCSCTTY = 0x540E
 CLOSE_RANGE_CLOEXEC = 4
+MOST_INTERPRETERS = 6  # execve(2) follows five
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -312,17 +313,29 @@ class Execute(Operation):
 
 
 class ProbeExecutable(Execute):
-    """Refuses a program whose path leads through a magic link. `/bin/x -> /proc/self/exe` in an image would
-    execute the starter's own program file with the container's dynamic loader, which could then overwrite
-    it (CVE-2019-5736). By the child, which sees the container's /proc; before the limits, which may leave no
-    descriptor, and the filter, which may not know openat2."""
+    """Refuses a program whose path leads through a magic link, and a script whose interpreter's does. A
+    link to /proc/self/exe, or `#!/proc/self/exe`, in an image would execute the starter's own program
+    file with the container's dynamic loader, which could then overwrite it (CVE-2019-5736). By the child,
+    which sees the container's /proc; before the limits, which may leave no descriptor, and the filter,
+    which may not know openat2."""
 
     def describe(self) -> str:
         return f'examine "{self.args[0]}"'
 
     def run(self, kernel: Kernel, context: Context) -> None:
         how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, NO_MAGICLINKS)
-        context.child(Step("openat2", (AT_FDCWD, context.executable, how, len(how))))
+        programs = (context.executable, *interpreters(kernel, context.executable))
+        context.child(*(Step("openat2", (AT_FDCWD, path, how, len(how))) for path in programs))
+
+
+def interpreters(kernel: Kernel, path: str) -> list[str]:
+    """Of a script: what it names behind `#!`, and what that names if it is a script, too."""
+    found: list[str] = []
+    while len(found) < MOST_INTERPRETERS and (head := kernel.head(path)).startswith(b"#!"):
+        line = head[2:].partition(b"\n")[0].replace(b"\t", b" ").lstrip(b" ")
+        path = os.fsdecode(line.partition(b" ")[0].partition(b"\0")[0])
+        found.append(path)
+    return found
 
 
 class ExecuteImage(Operation):

@@ -217,6 +217,11 @@ class Recorder(LinuxKernel):
         self._check(self._machine.mode_offset, 0o111, 0, differs=True)
         return True
 
+    def head(self, path: str) -> bytes:
+        """Nothing: it may be another file when the program runs. Who runs programs is executed from a
+        read-only mount, and needs no such care."""
+        return b""
+
     def fchdir(self, fd: int) -> None:
         self._ask("fchdir", (fd,))
 

@@ -3,16 +3,47 @@ does not name."""
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runtime.errors import RuntimeFailure
+from runtime.errors import LaunchError, RuntimeFailure
 from tests.privileged.runtime_service.harness import Node
 
 pytestmark = pytest.mark.privileged
+
+# -- E01: the starter's own program -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["start", "exec"])
+@pytest.mark.parametrize("chain", [False, True])
+def test_E01_an_image_cannot_have_its_scripts_run_by_the_starters_own_program(
+    box: Any, way: str, chain: bool
+) -> None:
+    """E01, CVE-2019-5736: no link is in the path of a script that begins with #!/proc/self/exe. busybox is
+    the dynamic loader here, and would tell that it knows no program "exe"."""
+    for folder in ("lib", "lib64"):
+        (box.root / folder).mkdir()
+        for name in ("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"):
+            shutil.copy("/usr/bin/busybox", box.root / folder / name)
+    for name, interpreter in (("outer", "/bin/inner" if chain else "/proc/self/exe"), ("inner", "/bin/mine")):
+        (box.root / "bin" / name).write_text(f"#! \t{interpreter} x\n")
+        (box.root / "bin" / name).chmod(0o755)
+    (box.root / "bin/mine").symlink_to("/proc/self/exe")
+    with pytest.raises(LaunchError, match="symbolic links"):
+        if way == "start":
+            box.start(["outer"]).wait()
+        else:
+            running = box.start("echo up; exec sleep 60")
+            running.read_until("up")
+            box.exec(running, ["/bin/outer"]).wait()
+    (box.root / "bin/inner").write_text("#!/bin/sh\necho a script\n")
+    assert box.run(["inner"]) == (0, "a script\n")
+
 
 # -- E03: memory and signals of who enters -----------------------------------------------------------------
 

@@ -338,6 +338,13 @@ WEAKENINGS = (
         "test_E01_a_compiled_exec_does_not_run_the_starters_own_program",
     ),
     weak(
+        "interpreters of scripts not looked at",
+        PROCESS,
+        "programs = (context.executable, *interpreters(kernel, context.executable))",
+        "programs = (context.executable,)",
+        "test_E01_an_image_cannot_have_its_scripts_run_by_the_starters_own_program",
+    ),
+    weak(
         "interpreter writable",
         "runtime/forkserver_link.py",
         "    kernel.mount_setattr(tree, set=ATTR_RDONLY)\n",
