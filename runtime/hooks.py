@@ -2,7 +2,7 @@
 
 Each gets the container's state as JSON on standard input. A hook that fails stops the container; a poststop
 hook that fails is reported, and the others still run. Without `env` a hook has the environment of whoever
-runs it, as with runc and crun.
+runs it, as with crun; a startContainer hook, which is a program of the container's, has the container's.
 """
 
 from __future__ import annotations

@@ -231,7 +231,8 @@ class Runtime:
         for hook in spec.hooks.get("createContainer", ()):
             from runtime.operations import hook_plan
 
-            plan = hook_plan(spec, hook, init_pid=container.pid, cgroup=cgroup.join())
+            env = tuple(f"{name}={value}" for name, value in os.environ.items())
+            plan = hook_plan(spec, hook, init_pid=container.pid, cgroup=cgroup.join(), env=env)
             inner = {**described, "pid": _inner_pid(container.pid)}
             run_inside("createContainer", hook, inner, self._starter(plan))
         self.store.creating(container.id, False)

@@ -314,12 +314,15 @@ def _same_cgroup_root(spec: Spec) -> list[Operation]:
     return [JoinCgroupNamespace()] if own else []
 
 
-def hook_plan(spec: Spec, hook: Hook, *, init_pid: int, cgroup: CgroupJoin | None) -> Plan:
+def hook_plan(
+    spec: Spec, hook: Hook, *, init_pid: int, cgroup: CgroupJoin | None, env: tuple[str, ...] = ()
+) -> Plan:
     """A createContainer hook: a program of the host's, in the namespaces of a container whose process has not
-    changed its root yet (config.md, "createContainer Hooks"), with all that we may do."""
+    changed its root yet (config.md, "createContainer Hooks"), with all that we may do. `env`: the environment
+    of who runs it, which a hook without one gets (crun's way): not the container's, or an image had the
+    host's program load its libraries by LD_PRELOAD (CVE-2025-23266)."""
     user, kinds, apart = _kinds_of(spec)
     every = 2**64 - 1
-    env = hook.env if hook.env is not None else spec.process.env if spec.process else ()
     return _plan(
         [
             Undumpable(),
@@ -335,7 +338,7 @@ def hook_plan(spec: Spec, hook: Hook, *, init_pid: int, cgroup: CgroupJoin | Non
             ResetSignals(),
             CloseDescriptors(3),
             SetCredentials(0, 0, (), CapabilityBits(every, every, every, 0, 0)),
-            Execute(hook.args or (hook.path,), env),
+            Execute(hook.args or (hook.path,), env if hook.env is None else hook.env),
             Start(),
         ],
         cgroup,

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from runtime.errors import LaunchError, RuntimeFailure
+from tests.privileged.oci_callers.conftest import bundle, busybox_root, oci_binary
 from tests.privileged.runtime_service.harness import Node
+
+__all__ = ["bundle", "busybox_root", "oci_binary"]
 
 pytestmark = pytest.mark.privileged
 
@@ -43,6 +46,23 @@ def test_E01_an_image_cannot_have_its_scripts_run_by_the_starters_own_program(
             box.exec(running, ["/bin/outer"]).wait()
     (box.root / "bin/inner").write_text("#!/bin/sh\necho a script\n")
     assert box.run(["inner"]) == (0, "a script\n")
+
+
+def test_E01_a_hook_of_the_hosts_does_not_get_the_containers_environment(
+    bundle: Any, tmp_path: Path
+) -> None:
+    """E01, CVE-2025-23266: LD_PRELOAD of an image, for a program that the host runs as root beside it."""
+    notes = tmp_path / "notes"
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", f"env > {notes}"]}
+
+    def change(config: dict[str, Any]) -> None:
+        config["process"]["env"] = ["PATH=/bin", "LD_PRELOAD=/proc/self/cwd/evil.so", "OF=the image"]
+        config["hooks"] = {"createContainer": [hook]}
+
+    bundle.change(change)
+    done = bundle.run("echo $OF")
+    assert done.stdout == "the image\n", done.stderr
+    assert notes.exists() and "the image" not in notes.read_text() and "evil" not in notes.read_text()
 
 
 # -- E03: memory and signals of who enters -----------------------------------------------------------------

@@ -345,6 +345,13 @@ WEAKENINGS = (
         "test_E01_an_image_cannot_have_its_scripts_run_by_the_starters_own_program",
     ),
     weak(
+        "hooks with the image's environment",
+        OPERATIONS,
+        "env if hook.env is None else hook.env",
+        "(spec.process.env if spec.process else env) if hook.env is None else hook.env",
+        "test_E01_a_hook_of_the_hosts_does_not_get_the_containers_environment",
+    ),
+    weak(
         "interpreter writable",
         "runtime/forkserver_link.py",
         "    kernel.mount_setattr(tree, set=ATTR_RDONLY)\n",
