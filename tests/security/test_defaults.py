@@ -176,6 +176,18 @@ def test_S04_the_filter_is_loaded_with_and_without_no_new_privs(pods: Any, kept:
     assert text.split() == ["Seccomp:", "2"]
 
 
+def test_S04_with_no_new_privs_the_filter_comes_after_the_credentials(pods: Any) -> None:
+    """S04: so a profile need not know what giving up rights takes, and nobody can do that again."""
+    names = ["setresuid", "setresgid", "setgroups", "capset", "prctl", "setuid"]
+    spec = pods.describe(
+        "id -u; grep Seccomp: /proc/self/status",
+        security={"runAsUser": 1000, "runAsGroup": 1000, "allowPrivilegeEscalation": False},
+    )
+    rule = {"names": names, "action": "SCMP_ACT_ERRNO"}
+    spec["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
+    assert pods.box.start("", spec=spec).wait()[1].split() == ["1000", "Seccomp:", "2"]
+
+
 def test_S04_other_entries_into_the_kernel_are_killed(pods: Any) -> None:
     """S04: x32's numbers would pass by a filter that only knows x86-64's."""
     if this_machine().name != "x86_64":
@@ -378,6 +390,13 @@ def test_S11_run_as_non_root_refuses_root(
         with pytest.raises(ContainerConfigError, match=why):
             security_context = {"runAsNonRoot": True, **context}
             pods.describe("id", security=security_context, image={"User": image_user}, attempt=number)
+
+
+@pytest.mark.parametrize("user", ["4294967296", "4294967296:0", "1000:4294967296", "9" * 400])
+def test_S11_ids_beyond_32_bits_are_refused(pods: Any, user: str) -> None:
+    """S11, CVE-2024-40635: 2**32 is not 0 for who compares it, and is 0 for the kernel."""
+    with pytest.raises(ContainerConfigError, match="ids end at"):
+        pods.run("id", security={"runAsNonRoot": True}, image={"User": user})
 
 
 def test_S11_the_uid_holds_after_a_restart(pods: Any) -> None:

@@ -3,7 +3,9 @@ does not name."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +48,43 @@ def test_E01_an_image_cannot_have_its_scripts_run_by_the_starters_own_program(
             box.exec(running, ["/bin/outer"]).wait()
     (box.root / "bin/inner").write_text("#!/bin/sh\necho a script\n")
     assert box.run(["inner"]) == (0, "a script\n")
+
+
+POISON = """
+with open("/poison/taken", "a") as file:
+    file.write(__name__ + " ")
+raise ImportError(__name__)
+"""
+
+
+@pytest.mark.parametrize("program", ["true", "/bin/nothing"])
+def test_E01_nothing_is_imported_from_a_container(node: Node, tmp_path: Path, program: str) -> None:
+    """E01, CVE-2019-14271: who has entered a container and loads a library or a module by its path loads the
+    container's, as root of the host."""
+    poison = tmp_path / "poison"
+    poison.mkdir()
+    for name in sys.stdlib_module_names:
+        (poison / f"{name}.py").write_text(POISON)
+    for name in ("encodings", "collections", "importlib", "json", "ctypes", "runtime"):
+        (poison / f"{name}.py").unlink(missing_ok=True)
+        (poison / name).mkdir()
+        for module in ("__init__", "abc", "ascii", "idna", "latin_1", "util", "utf_8", "errors", "stdio"):
+            (poison / name / f"{module}.py").write_text(POISON)
+    places = {"/poison", os.path.dirname(os.__file__), str(Path(__file__).parents[2])}
+    mounts = [
+        {"destination": place, "type": "bind", "source": str(poison), "options": ["bind"]} for place in places
+    ]
+    sandbox = node.sandbox()
+    container = node.run(sandbox, ["sleep", "60"], mounts=mounts)
+    assert os.listdir(f"/proc/{node.service.container(container).pid}/root/poison")
+    for _ in range(4):  # by a worker, and compiled
+        try:
+            node.service.exec_sync(container, [program], timeout=10)
+        except RuntimeFailure:
+            continue
+    with pytest.raises(RuntimeFailure):
+        node.run(sandbox, ["/bin/nothing"], mounts=mounts)
+    assert not (poison / "taken").exists()
 
 
 def test_E01_a_hook_of_the_hosts_does_not_get_the_containers_environment(

@@ -222,6 +222,13 @@ def test_E12_no_writable_v1_cgroup_or_release_agent(box: Any) -> None:
     }
 
 
+@pytest.mark.parametrize("kinds", ["-U", "-Ur", "-Urm"])
+def test_E12_no_namespace_is_made_in_which_cgroups_could_be_mounted(pods: Any, kinds: str) -> None:
+    """E12, CVE-2022-0492: the way to a writable release_agent, by a user namespace of the container's own."""
+    text = pods.run(f"busybox unshare {kinds} echo made", security={"runAsUser": 1000, "runAsGroup": 1000})
+    assert "Operation not permitted" in text and "made" not in text
+
+
 def test_E14_the_terminal_is_a_new_one_and_controlling(box: Any) -> None:
     """E14, CVE-2017-5226."""
     running = box.start(
@@ -360,6 +367,29 @@ def test_E09_a_sysctl_is_written_to_a_real_procfs(tmp_path: Path) -> None:
         context.close(kernel)
         kernel.umount(setting, 2)
     assert fake.read_text() == ""
+
+
+def test_E09_a_proc_that_is_none_is_not_written_to() -> None:
+    """E09, CVE-2019-16884, CVE-2025-52881: labels and sysctls are written below the descriptor of the host's
+    /proc; in another file system they would be mere files."""
+    kernel = LinuxKernel()
+    outcome: list[BaseException | None] = []
+
+    def attempt() -> None:
+        kernel.unshare(CLONE_FS | FLAGS["mount"])
+        kernel.mount("", "/", "", 1 << 18 | 0x4000, "")
+        kernel.mount("tmpfs", "/proc", "tmpfs", 0, "")
+        context = Context(NO_STDIO, False)
+        try:
+            OpenHost().run(kernel, context)
+            outcome.append(None)
+        except OSError as error:
+            outcome.append(error)
+        finally:
+            context.close(kernel)
+
+    in_thread_of_its_own(attempt)
+    assert "not a procfs" in str(outcome[0])
 
 
 def test_E11_links_and_devices_are_not_made_outside(box: Any, tmp_path: Path) -> None:

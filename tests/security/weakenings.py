@@ -92,6 +92,14 @@ WEAKENINGS = (
         "test_S04_the_filter_is_loaded_with_and_without_no_new_privs",
         "test_S04_other_entries_into_the_kernel_are_killed",
         "test_S01_an_exec_gets_no_more_than_its_container",
+        "test_E12_no_namespace_is_made_in_which_cgroups_could_be_mounted",
+    ),
+    weak(
+        "filter before the credentials",
+        OPERATIONS,
+        "        return [], [*after, load], listening\n",
+        "        return [load], after, listening\n",
+        "test_S04_with_no_new_privs_the_filter_comes_after_the_credentials",
     ),
     weak(
         "seccomp off by default",
@@ -259,6 +267,13 @@ WEAKENINGS = (
         "test_S11_run_as_non_root_refuses_root",
     ),
     weak(
+        "ids of any size",
+        "runtime/users.py",
+        "    if number > LARGEST_ID:\n",
+        "    if False:\n",
+        "test_S11_ids_beyond_32_bits_are_refused",
+    ),
+    weak(
         "uid forgotten at restart",
         "kubelet_py/pods/containers.py",
         'user = self._user(image, security.wanted_user(context, image.config.get("User") or ""))',
@@ -343,6 +358,13 @@ WEAKENINGS = (
         "programs = (context.executable, *interpreters(kernel, context.executable))",
         "programs = (context.executable,)",
         "test_E01_an_image_cannot_have_its_scripts_run_by_the_starters_own_program",
+    ),
+    weak(
+        "a module imported inside",
+        NAMESPACES,
+        "        kernel.setns(fd, flags_of(self.kinds))\n",
+        "        kernel.setns(fd, flags_of(self.kinds))\n        import colorsys\n",
+        "test_E01_nothing_is_imported_from_a_container",
     ),
     weak(
         "hooks with the image's environment",
@@ -461,6 +483,13 @@ WEAKENINGS = (
         "resolve = 0x01 | 0x02 | 0x04 | 0x08",
         "resolve = 0",
         "test_E09_a_sysctl_is_written_to_a_real_procfs",
+    ),
+    weak(
+        "any /proc will do",
+        NAMESPACES,
+        "if kernel.filesystem(context.host_proc) != PROC_SUPER_MAGIC:",
+        "if False:",
+        "test_E09_a_proc_that_is_none_is_not_written_to",
     ),
     weak(
         "/dev through symlinks",
