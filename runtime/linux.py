@@ -49,6 +49,7 @@ MAP_FAILED = 2**64 - 1
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE = 1, 2, 0x20, 0x4000
 MAP_POPULATE, MAP_FIXED_NOREPLACE = 0x8000, 0x100000
 POLLIN = 1
+LOOK_UPS = 128
 HEAD_BYTES = 256  # BINPRM_BUF_SIZE
 LOOK_NANOSECONDS = int(LOOK_SECONDS * 1e9)
 KILLED = "the process was killed before it was ready"
@@ -218,7 +219,12 @@ class LinuxKernel:
 
     def openat2(self, dir_fd: int, path: str, flags: int, *, mode: int = 0, resolve: int = 0) -> int:
         how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
-        return self._call("openat2", dir_fd, os.fsencode(path), how, len(how))
+        for _ in range(LOOK_UPS):
+            try:
+                return self._call("openat2", dir_fd, os.fsencode(path), how, len(how))
+            except BlockingIOError:
+                continue  # a rename or mount somewhere on the machine made ".." uncertain
+        raise BlockingIOError(errno.EAGAIN, f"openat2: {os.strerror(errno.EAGAIN)}")
 
     def open(self, path: str, flags: int, *, dir_fd: int | None = None) -> int:
         return os.open(path, flags | os.O_CLOEXEC, dir_fd=dir_fd)

@@ -21,6 +21,7 @@ from kubelet_py.volumes import mounting
 
 SYS_OPENAT2 = 437
 O_PATH = 0o10000000
+LOOK_UPS = 128
 RESOLVE_NO_MAGICLINKS, RESOLVE_BENEATH = 0x02, 0x08
 
 
@@ -85,10 +86,14 @@ def _make(name: str, parent: int, mode: int) -> None:
 def _openat2(folder: int, path: str) -> int:
     how = struct.pack("QQQ", O_PATH | os.O_CLOEXEC, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
     libc = ctypes.CDLL(None, use_errno=True)
-    found = int(libc.syscall(SYS_OPENAT2, folder, os.fsencode(path), how, len(how)))
-    if found >= 0:
-        return found
-    code = ctypes.get_errno()
+    code = errno.EAGAIN
+    for _ in range(LOOK_UPS):
+        found = int(libc.syscall(SYS_OPENAT2, folder, os.fsencode(path), how, len(how)))
+        if found >= 0:
+            return found
+        code = ctypes.get_errno()
+        if code != errno.EAGAIN:  # a rename or mount somewhere on the machine made ".." uncertain
+            break
     if code == errno.ENOENT:
         raise FileNotFoundError(path)
     raise VolumeError(

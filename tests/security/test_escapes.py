@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import shutil
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import pytest
 
 from kubelet_py.pods import last_words
 from kubelet_py.server import logs
+from kubelet_py.volumes.subpath import open_beneath
 from runtime import prepared
 from runtime.capabilities import DEFAULT, NAMES
 from runtime.errors import LaunchError
 from runtime.linux import LinuxKernel
-from runtime.mounting import MNT_DETACH, make_inside
+from runtime.mounting import MNT_DETACH, make_inside, open_inside
 from runtime.namespaces import CLONE_FS, FLAGS, OpenHost, SetSysctl
 from runtime.operations import exec_plan
 from runtime.own_thread import in_thread_of_its_own
@@ -327,6 +329,28 @@ def test_E06_E10_a_swapped_symlink_never_leads_outside(tmp_path: Path, folder: b
         os.close(root_fd)
     assert list(outside.iterdir()) == []
     assert reached > 0
+
+
+def test_E06_a_rename_elsewhere_refuses_no_look_up(tmp_path: Path) -> None:
+    """E06: the kernel cannot tell where ".." of a link leads while something is renamed, anywhere on a host:
+    a container's loop of renames must not keep its neighbours from starting (var/run -> ../run)."""
+    root, kernel = tmp_path / "root", LinuxKernel()
+    for name in ("root/run/secrets", "root/var", "one", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    (root / "var/run").symlink_to("../run")
+    child = os.fork()
+    if child == 0:
+        swapper(tmp_path / "one", tmp_path / "other", threading.Event())
+        os._exit(1)
+    root_fd = os.open(root, os.O_PATH)
+    try:
+        for _ in range(TRIES):
+            os.close(open_inside(kernel, root_fd, "/var/run/secrets"))
+            os.close(open_beneath(root, "var/run/secrets"))
+    finally:
+        os.close(root_fd)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_E07_masks_do_not_come_from_the_images_null(box: Any) -> None:
