@@ -22,6 +22,7 @@ from runtime import state
 from runtime.cgroups import CgroupDriver
 from runtime.errors import CgroupError, ShimError, StartError
 from runtime.own_thread import in_thread_of_its_own
+from runtime.removal import remove_tree
 from runtime.shim_link import call
 from runtime.state import EXITED, RUNNING, ContainerState, Identity, SandboxState
 
@@ -198,4 +199,4 @@ def clear(driver: CgroupDriver, folder: Path) -> None:
         if record.get("runtime"):
             _delete_by_runtime(driver, folder, record)
         remove_cgroup(driver, record.get("cgroup", ""))
-    shutil.rmtree(folder)
+    remove_tree(folder)

@@ -305,4 +305,6 @@ def remove_host_path(path: str) -> str:
         return ""
     except OSError as error:
         return f"could not delete {path}: {error.strerror}"
+    except RecursionError:
+        return f"could not delete {path}: its folders are nested too deeply"
     return ""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from kubelet_py.cli.up import require_root
 from kubelet_py.errors import VolumeError
 from kubelet_py.node import logind
 from kubelet_py.paths import NodePaths
+from runtime.removal import remove_tree
 
 if TYPE_CHECKING:
     from kubelet_py.node.network import NodeNetwork
@@ -193,11 +193,11 @@ def _remove_tree(folder: Path) -> None:
     """Remove the folder; one that is a mount point is somebody's disk: it is emptied, and stays."""
     if not folder.is_mount():
         if folder.exists():
-            shutil.rmtree(folder)
+            remove_tree(folder)
         return
     for entry in list(folder.iterdir()):
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
+            remove_tree(entry)
         else:
             entry.unlink()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BLOCK = 512
+LONG = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,18 @@ def used(folder: Path) -> Used:
         return Used()
     seen = {top.st_ino}
     size = top.st_blocks * BLOCK
-    waiting = [str(folder)]
+    waiting: list[str | int] = [str(folder)]
     while waiting:
+        place = waiting.pop()
+        if isinstance(place, int):
+            os.close(place)
+            continue
         try:
-            with os.scandir(waiting.pop()) as entries:
+            if len(os.fsencode(place)) > LONG:  # the kernel takes no path of more than 4,096 bytes
+                held = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                waiting.append(held)  # until all below it has been looked at
+                place = f"/proc/self/fd/{held}"
+            with os.scandir(place) as entries:
                 found = list(entries)
         except OSError:
             continue

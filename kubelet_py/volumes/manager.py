@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +37,7 @@ from kubelet_py.volumes.mapped_layers import mount_mapped_layers
 from kubelet_py.volumes.plugin import Context, PayloadMaker, Volume, Volumes, kind_of
 from runtime.kernel import Kernel
 from runtime.linux import LinuxKernel
+from runtime.removal import remove_tree
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ class VolumeManager:
         mounts = mounting.below(volumes)
         for folder in volumes.glob("*/*"):
             self._unmount(folder, [mount for mount in mounts if mount == folder or folder in mount.parents])
-        shutil.rmtree(volumes)
+        remove_tree(volumes)
         self._exclusive.give_back(uid)
 
     def _unmount(self, folder: Path, mounts: Sequence[Path]) -> None:
@@ -203,7 +203,7 @@ class VolumeManager:
         try:
             for mount in mounts:
                 mounting.unmount(mount)
-            shutil.rmtree(folder)
+            remove_tree(folder)
             status = "success"
         finally:
             name = folder.parent.name.replace("~", "/")
@@ -224,7 +224,7 @@ class VolumeManager:
         if folder.is_dir():
             for mount in mounting.below(folder):
                 mounting.unmount(mount)
-            shutil.rmtree(folder)
+            remove_tree(folder)
 
     def _folder(self, uid: str, kind: str, name: str) -> Path:
         return self._pods / uid / "volumes" / plugin(kind).replace("/", "~") / name

@@ -49,6 +49,7 @@ from runtime.images.manifest import check_digest, digest_of, parse_config
 from runtime.images.partial import Partials
 from runtime.images.plain import decompress
 from runtime.images.unpack import Limits, unpack_layer
+from runtime.removal import remove_tree
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ class ImageStore:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder)
+            remove_tree(folder)
             os.close(holder)
 
     def add(
@@ -444,7 +445,7 @@ class ImageStore:
                 continue
             try:
                 fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(leftover)
+                remove_tree(leftover)
             except (BlockingIOError, FileNotFoundError):
                 continue  # its writer lives, or was deleting it at this moment
             finally:
@@ -454,7 +455,7 @@ class ImageStore:
 def _delete(folder: Path) -> None:
     # A writer that starts at this moment may take the folder for a crashed one's, and sweep it with us.
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+        remove_tree(folder)
 
 
 def _full_name(name: str) -> str:

@@ -28,6 +28,7 @@ from runtime.images.rooted import open_in_root
 from runtime.images.sparse import SparseMap
 from runtime.images.tape import TapeWriter
 from runtime.images.tarstream import Entry, TarReader
+from runtime.removal import remove_tree
 
 log = logging.getLogger(__name__)
 
@@ -304,12 +305,10 @@ class _Extractor:
         )
 
     def _remove(self, parent: int, name: bytes) -> None:
-        import shutil
-
         present = os.stat(name, dir_fd=parent, follow_symlinks=False)
         self.lost = self.lost or not _is_whiteout(present)
         if stat.S_ISDIR(present.st_mode):
-            shutil.rmtree(os.fsdecode(name), dir_fd=parent)
+            remove_tree(os.fsdecode(name), dir_fd=parent)
         else:
             os.unlink(name, dir_fd=parent)
         self._forget()

@@ -104,6 +104,24 @@ def test_E01_a_hook_of_the_hosts_does_not_get_the_containers_environment(
     assert notes.exists() and "the image" not in notes.read_text() and "evil" not in notes.read_text()
 
 
+# -- what a container leaves behind ------------------------------------------------------------------------
+
+
+def test_I01_folders_deeper_than_our_stack_do_not_end_the_cleaning_of_the_node(node: Node) -> None:
+    """I01, "> N files": 1,500 folders in each other, and removing them ended the thread that clears away what
+    every pod of the node leaves."""
+    script = "cd /; for i in $(seq 1500); do busybox mkdir d; cd d; done; echo deep"
+    sandbox = node.sandbox()
+    nested, plain = node.run(sandbox, ["sh", "-c", script]), node.run(sandbox, ["true"])
+    for container in (nested, plain):
+        node.ended(container, 30)
+    assert node.log(nested) == b"deep\n"
+    for container in (nested, plain):
+        node.service.remove_container(container)
+    assert node.service.wait_for_removals(30)
+    assert os.listdir(node.folder / "containers") == []
+
+
 # -- E03: memory and signals of who enters -----------------------------------------------------------------
 
 STOPPER = "while ! ls /tmp/go; do sleep 0.05; done; while :; do kill -STOP -1; done"

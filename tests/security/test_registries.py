@@ -18,6 +18,7 @@ from runtime.images import registry
 from runtime.images.credentials import Credentials
 from runtime.images.errors import ImageError, ManifestError, PullUnauthorized
 from runtime.images.store import ImageStore
+from runtime.images.unpack import unpack_layer
 from tests.privileged.runtime_service.harness import Node
 from tests.security.test_images import Registry, lying
 from tests.unit.images.build import info, oci_layout, tar_of
@@ -160,6 +161,15 @@ def test_I01_setuid_files_of_images_are_out_of_reach_of_the_hosts_users(
     container = node.run(node.sandbox(), ["sh", "-c", "echo > /su; sleep 60"])
     upper = node.folder / "containers" / container / "upper"
     assert reaches(node.folder) and upper.is_dir() and not reaches(upper)
+
+
+def test_I01_a_tree_that_is_deeper_than_our_stack_is_replaced(tmp_path: Path) -> None:
+    """I01: a file in place of 1,500 folders in each other; removing them must not end in RecursionError."""
+    names = ["/".join("a" * count) for count in range(1, 1500)]
+    members = [(info(name, tarfile.DIRTYPE, mode=0o755), b"") for name in names]
+    (tmp_path / "layer").mkdir()
+    unpack_layer(io.BytesIO(tar_of([*members, (info("a"), b"x")])), tmp_path / "layer")
+    assert (tmp_path / "layer/a").read_bytes() == b"x"
 
 
 def test_I02_documents_of_archives_that_are_nested_deeply_are_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from kubelet_py.volumes.disk_usage import used
 from kubelet_py.volumes.exclusive import Exclusive
 from kubelet_py.volumes.manager import VolumeManager
 from kubelet_py.volumes.plugin import Context, Volume
+from runtime.removal import remove_tree
 
 Object = dict[str, Any]
 GI = 1 << 30
@@ -401,3 +402,22 @@ def test_a_sub_path_that_is_missing_gets_the_mode_of_the_volumes_root(tmp_path: 
         os.umask(before)
     modes = [(tmp_path / name).stat().st_mode & 0o7777 for name in ("a", "a/b")]
     assert modes == [0o2777, 0o2777]
+
+
+def test_what_lies_deeper_than_a_path_is_long_is_counted(tmp_path: Path) -> None:
+    """Or a container would hide there what it takes of the disk."""
+    held = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("d" * 200, dir_fd=held)
+        inner = os.open("d" * 200, os.O_RDONLY, dir_fd=held)
+        os.close(held)
+        held = inner
+    file = os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=held)
+    os.write(file, bytes(1 << 20))
+    os.close(file)
+    os.close(held)
+    before = len(os.listdir("/proc/self/fd"))
+    found = used(tmp_path)
+    assert found.bytes >= 1 << 20 and found.inodes == 32
+    assert len(os.listdir("/proc/self/fd")) == before
+    remove_tree(tmp_path / ("d" * 200))
