@@ -85,7 +85,7 @@ WEAKENINGS = (
     ),
     weak(
         "any blob",
-        "runtime/images/registry.py",
+        "runtime/images/download.py",
         "if actual != self._descriptor.digest:",
         "if False:",
         "test_I02_a_changed_blob_is_refused",
