@@ -1,6 +1,6 @@
 /* A container's warm start in C: the system calls of runtime/launch.py's plan, in its order, without Python.
  *
- * It is the yardstick of tests/bench/container_start.py, which compiles it and tells it what to do:
+ * It is the yardstick of tests/bench/c_start.py, which compiles it and tells it what to do:
  *   warm_start SCRIPT FILTER LOWER SCRATCH
  * SCRIPT: lines "mkdir PATH", "write PATH VALUE", "tasks PATH", "unified PATH", "late PATH VALUE" and "rmdir
  * PATH", with %d for the container's number. FILTER: the seccomp program. LOWER: the image's only layer.
@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <linux/openat2.h>
 #include <linux/seccomp.h>
 #include <linux/filter.h>
@@ -24,8 +25,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
@@ -364,6 +367,10 @@ static void *set_up(void *argument) {
     must(unshare(CLONE_FS), "unshare");
     umask(0);
     must(unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET), "unshare");
+    struct ifreq loopback = {.ifr_name = "lo", .ifr_flags = IFF_UP};
+    int link = must(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket");
+    must(ioctl(link, SIOCSIFFLAGS, &loopback), "raise lo");
+    close(link);
     make_root(s);
     enter_root(s);
     size_t size = 16384; /* where Python keeps the child's table of system calls */
