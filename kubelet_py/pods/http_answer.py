@@ -22,9 +22,10 @@ MOST_HEAD = 64 * 1024
 _STATUS = re.compile(rb"HTTP/\d\.\d ([1-9]\d\d)(?: [^\r\n]*)?\r?\n")
 _HEAD_ENDS = re.compile(rb"\r?\n\r?\n")
 _LOCATION = re.compile(rb"\nlocation:[ \t]*([^\r\n]*)", re.IGNORECASE)
-_LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
+_LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d{1,18})(?!\d)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\ntransfer-encoding:[^\n]*chunked", re.IGNORECASE)
-_LAST_CHUNK = re.compile(rb"(?:^|\n)0+\r?\n(?:[^\r\n]+\r?\n)*\r?\n$")
+_CHUNK_SIZE = re.compile(rb"[ \t]*([0-9a-fA-F]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n")
+_LINE_END = re.compile(rb"\r?\n")
 _PLAIN_PATH = re.compile(r"[!$-;=?-Z_a-z~]*")  # no blanks, no quotes, ASCII only
 
 
@@ -142,9 +143,25 @@ def _whole(code: int, head: bytes, body: bytes) -> bool:
     if code in (101, 204, 304):
         return True
     if _CHUNKED.search(head):
-        return _LAST_CHUNK.search(body) is not None
+        return _ends_in_chunks(body)
     length = _LENGTH.search(head)
     return length is not None and len(body) >= int(length[1])
+
+
+def _ends_in_chunks(body: bytes) -> bool:
+    """Whether the last chunk is there, and what follows it up to an empty line (RFC 9112, 7.1). Chunk by
+    chunk: a search for the last one would begin anew at every line that could be it."""
+    place = 0
+    while (line := _CHUNK_SIZE.match(body, place)) is not None:
+        size = int(line[1], 16)
+        if size == 0:
+            rest = body[line.end() :]
+            return _LINE_END.match(rest) is not None or b"\n\r\n" in rest or b"\n\n" in rest
+        end = _LINE_END.match(body, line.end() + size)
+        if end is None:
+            return False
+        place = end.end()
+    return False
 
 
 def _receive(channel: socket.socket, end: float) -> bytes:

@@ -14,6 +14,7 @@ from kubelet_py.pods import http_answer, probes
 from kubelet_py.pods.http_answer import NoAnswer
 
 LONG = 30.0
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 CONTAINER = {"name": "c", "ports": [{"name": "web", "containerPort": 1}]}
 
 
@@ -72,6 +73,10 @@ def ask(made: Server, timeout: float = LONG) -> int:
         ((b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"), True, 503),
         ((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", b"0\r\n\r\n"), True, 200),
         ((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nTrailer: x\r\n\r\n",), True, 200),
+        ((CHUNKED + b"3;a=b\r\n0\r\n\r\n1\r\nx\r\n0\r\n", b"A: b\r\n", b"\r\n"), True, 200),
+        ((CHUNKED + b"0\n0\n\n",), False, 200),
+        ((CHUNKED + b"no size\r\n\r\n0\r\n\r\n",), False, 200),
+        ((b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\nok",), False, 200),
         ((b"HTTP/1.1 200 OK\r\n\r\n", b"x" * http_answer.MOST_BODY), True, 200),
     ],
 )
@@ -94,6 +99,13 @@ def test_the_status_is_told_when_the_answer_is_whole(
 def test_what_is_no_answer_is_said(pieces: tuple[bytes, ...], text: str) -> None:
     with server(*pieces) as made, pytest.raises(NoAnswer, match=text):
         ask(made)
+
+
+def test_chunks_that_could_end_anywhere_do_not_hold_up_the_agent() -> None:
+    """Searched from each line that could be the last chunk, each piece took eight seconds, and every other
+    thread of the agent waited."""
+    for _ in range(20):
+        assert not http_answer._whole(200, CHUNKED, b"\n0" * 5120)
 
 
 def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for_without_end() -> None:
