@@ -26,24 +26,25 @@ def _mount_options(spec: Spec) -> list[MountOptions]:
     return [parse_options(mount.options) for mount in spec.mounts]
 
 
-def mounts(spec: Spec, *, cgroups: bool) -> list[Operation]:
-    """Mounts in the order of config.json; `cgroups`: those of cgroup trees, too. Raises SpecError."""
+def mounts(spec: Spec, *, cgroups: bool, tree: tuple[str, ...] = ()) -> list[Operation]:
+    """Mounts in the order of config.json; `cgroups`: those of cgroup trees, too, whose options are `tree` and
+    stay that. Raises SpecError."""
     made = [
-        _mount(spec, mount, options, f"mounts[{index}]", cgroups)
+        _mount(spec, mount, options, f"mounts[{index}]", cgroups, tree)
         for index, (mount, options) in enumerate(zip(spec.mounts, _mount_options(spec), strict=True))
     ]
     return [operation for operation in made if operation is not None]
 
 
 def _mount(
-    spec: Spec, mount: MountSpec, options: MountOptions, where: str, cgroups: bool
+    spec: Spec, mount: MountSpec, options: MountOptions, where: str, cgroups: bool, tree: tuple[str, ...]
 ) -> Operation | None:
     if options.remount:
         return Remount(mount.destination, options)
     if options.bind or mount.type == "bind":
         return _bind(spec, mount, options, where)
     if mount.type in ("cgroup", "cgroup2"):
-        return MountCgroup(mount.destination, options) if cgroups else None
+        return _cgroup(mount, options, tree) if cgroups else None
     if not mount.type:
         raise SpecError(f"{where}.type", "is missing")
     if options.idmap or mount.uid_mappings or mount.gid_mappings:
@@ -135,10 +136,15 @@ def _range(text: str, mappings: tuple[IdMapping, ...], where: str) -> str:
     return f"{inside} {outside} {size}\n"
 
 
-def cgroup_mounts(spec: Spec) -> list[Operation]:
-    """The cgroup2 trees that the container's child mounts for itself."""
+def _cgroup(mount: MountSpec, options: MountOptions, tree: tuple[str, ...]) -> MountCgroup:
+    data = dict.fromkeys((*tree, *options.data))  # each once, in order
+    return MountCgroup(mount.destination, options, ",".join(data))
+
+
+def cgroup_mounts(spec: Spec, tree: tuple[str, ...] = ()) -> list[Operation]:
+    """The cgroup2 trees that the container's child mounts for itself. `tree` as for `mounts`."""
     return [
-        MountCgroup(mount.destination, options)
+        _cgroup(mount, options, tree)
         for mount, options in zip(spec.mounts, _mount_options(spec), strict=True)
         if mount.type in ("cgroup", "cgroup2") and not options.bind
     ]

@@ -365,11 +365,13 @@ def _cleared(added: int, cleared: int) -> int:
 class MountCgroup(Operation):
     """A cgroup2 tree as the container's new cgroup namespace shows it, mounted by the child because only the
     child is inside; onto "." after fchdir, so no path is resolved again. v1 trees are never shown
-    (CVE-2022-0492).
+    (CVE-2022-0492). `data`: the tree's own options. From the first cgroup namespace of a machine a mount sets
+    those of the one tree that all see, anew and all of them (cgroup_reconfigure in the kernel's cgroup.c).
     """
 
     destination: str
     options: MountOptions
+    data: str = ""
 
     def describe(self) -> str:
         return f"mount cgroup2 on {self.destination}"
@@ -381,7 +383,7 @@ class MountCgroup(Operation):
         flags = sum(bit for bit in (ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC) if attributes & bit)
         context.child(
             Step("fchdir", (target,)),
-            Step("mount", ("cgroup", ".", "cgroup2", flags, 0)),
+            Step("mount", ("cgroup", ".", "cgroup2", flags, self.data or 0)),
             Step("fchdir", (back,)),
         )
         context.flush = True

@@ -185,7 +185,7 @@ class Runtime:
                 spec, rootfs=None, join={}, cgroup=replaced(join, late=()),
                 wait_on=_wait(fifo) if waits else None,
                 preserve_fds=options.preserve_fds, pivot=not options.no_pivot,
-                new_keyring=options.new_keyring, compile=self._programs.compiled,
+                new_keyring=options.new_keyring, compile=self._programs.compiled, tree=_tree_options(spec),
             )  # fmt: skip
             stdio = NO_STDIO if terminal else STANDARD
             wanted = _attended(spec) or any(spec.hooks.get(kind) for kind in CREATING_HOOKS)
@@ -483,6 +483,14 @@ def _owns_its_cgroup(config: Mapping[str, Any], spec: Spec) -> bool:
         and "ro" not in (mount.get("options") or ())
         for mount in config.get("mounts") or ()
     )  # fmt: skip
+
+
+def _tree_options(spec: Spec) -> tuple[str, ...]:
+    """The cgroup tree's options, for a container that mounts it."""
+    if not any(mount.type in ("cgroup", "cgroup2") for mount in spec.mounts):
+        return ()
+    with open("/proc/self/mountinfo", "rb") as file:
+        return cgroups.tree_options(file.read().decode("utf-8", "surrogateescape"))
 
 
 def _make_fifo(path: str) -> int:

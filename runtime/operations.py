@@ -160,12 +160,14 @@ def container_plan(
     new_keyring: bool = True,
     compile: Compile = compiled,
     bare: Bare | None = None,
+    tree: tuple[str, ...] = (),
 ) -> Plan:
     """A container: the root from `rootfs` or else from spec.root.path (absolute), namespaces joined by `join`
     (type → path) or as the spec says. `wait_on` is put before the execve (OCI create waits there for start).
     `preserve_fds` descriptors from 3 on stay open. `pivot` False is for a root in a ramfs, which
     pivot_root(2) refuses to leave. `compile` makes a seccomp filter of a profile. `bare`: an empty mount
-    namespace to begin with, if that will do.
+    namespace to begin with, if that will do. `tree`: the options of the host's cgroup2 tree, which a
+    container without a new cgroup namespace would take off it.
     """
     process = spec.process
     if process is None:
@@ -181,8 +183,9 @@ def container_plan(
     birth, follow, hooks = _early(hooked) if hooked or wait_on else ([], [], [])
     foreign = user and "cgroup" not in new  # a cgroup namespace of the host's: mounting it is not for us
     born = _born(None if user else cgroup, new, joined)
+    tree = () if "cgroup" in new else tree
     mounted = [
-        *mounts(spec, cgroups=bool(birth) and not foreign),
+        *mounts(spec, cgroups=bool(birth) and not foreign, tree=tree),
         *(cgroup_binds(spec, cgroup) if foreign else []),
     ]
     usual = rootfs is None or birth or user or shared or not pivot
@@ -225,7 +228,7 @@ def container_plan(
             EnterWorkingDirectory(process.cwd),
             FindExecutable(process.args[0], _search_path(process), strict=wait_on is not None),
             *(follow if birth else born),
-            *([] if foreign or birth else cgroup_mounts(spec)),
+            *([] if foreign or birth else cgroup_mounts(spec, tree)),
             NewSession(new_keyring),
             *_scheduling(spec, process),
             ProbeExecutable(process.args, process.env),

@@ -135,7 +135,17 @@ def _trees(mountinfo: str) -> tuple[str, dict[str, str]]:
     return unified, controllers
 
 
+def tree_options(mountinfo: str) -> tuple[str, ...]:
+    """What the v2 tree is mounted with (nsdelegate, memory_recursiveprot …), from the text of a mountinfo. It
+    is one tree, so the first mount of it tells."""
+    for line in mountinfo.splitlines():
+        kind, _, rest = line.partition(" - ")[2].partition(" ")
+        if kind == "cgroup2":
+            return tuple(name for name in rest.split()[-1].split(",") if name not in ("rw", "ro"))
+    return ()
+
+
 __all__ = [
     "CGROUPFS", "SYSTEMD", "Cgroup", "CgroupDriver", "CgroupJoin", "CgroupNames", "CgroupStats", "choose",
-    "detect", "native",
+    "detect", "native", "tree_options",
 ]  # fmt: skip

@@ -6,12 +6,16 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bundle import Bundle
 
+from runtime import cgroups
+
 pytestmark = pytest.mark.privileged
 
+FIRST_CGROUP_NAMESPACE = 0xEFFFFFFB  # PROC_CGROUP_INIT_INO of the kernel's proc_ns.h
 MAPPING = [{"containerID": 0, "hostID": 100000, "size": 65536}]
 
 
@@ -170,3 +174,25 @@ def test_mounts_of_the_host_reach_a_slave(bundle: Bundle, shared: Path) -> None:
 def test_without_pivot_the_root_is_still_the_containers(bundle: Bundle) -> None:
     done = bundle.run("ls /; cat /full/file", "--no-pivot")
     assert done.stdout == "bin\ndev\netc\nfull\nproc\nsys\nfrom the image\n", done.stderr
+
+
+def test_mounting_the_cgroup_tree_from_the_hosts_namespace_leaves_its_options(bundle: Bundle) -> None:
+    """From the first cgroup namespace a mount sets the options of the one tree that everybody sees: without
+    them again, systemd's nsdelegate and memory_recursiveprot would be off for the whole machine."""
+    if os.stat("/proc/self/ns/cgroup").st_ino != FIRST_CGROUP_NAMESPACE:
+        pytest.skip("the machine's first cgroup namespace is missing (sudo ./hack/test --vm)")
+    before = cgroups.tree_options(Path("/proc/self/mountinfo").read_text())
+    if not before:
+        pytest.skip("a cgroup2 tree with options is missing (sudo ./hack/test --vm)")
+
+    def change(config: dict[str, Any]) -> None:
+        linux = config["linux"]
+        linux["namespaces"] = [n for n in linux["namespaces"] if n["type"] != "cgroup"]
+        config["mounts"] = [m for m in config["mounts"] if m["type"] not in ("cgroup", "cgroup2")]
+
+    bundle.change(change)
+    bundle.mount(destination="/sys/fs/cgroup", type="cgroup", source="cgroup", options=["nosuid", "ro"])
+    done = bundle.run("ls /sys/fs/cgroup/system.slice && grep /sys/fs/cgroup /proc/self/mountinfo")
+    assert done.returncode == 0, done.stderr
+    assert cgroups.tree_options(Path("/proc/self/mountinfo").read_text()) == before
+    assert cgroups.tree_options(done.stdout.splitlines()[-1]) == before

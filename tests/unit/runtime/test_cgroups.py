@@ -29,6 +29,20 @@ HYBRID_INFO = r"""25 1 0:22 / /sys/fs/cgroup rw shared:1 - tmpfs tmpfs rw,mode=7
 """
 
 
+@pytest.mark.parametrize(
+    ("mounted", "options"),
+    [
+        ("rw,nsdelegate,memory_recursiveprot", ("nsdelegate", "memory_recursiveprot")),
+        ("ro,memory_localevents", ("memory_localevents",)),
+        ("rw", ()),
+    ],
+)
+def test_the_options_of_the_tree_are_those_of_its_superblock(mounted: str, options: tuple[str, ...]) -> None:
+    line = f"31 23 0:26 / /sys/fs/cgroup rw,nosuid,relatime shared:9 - cgroup2 cgroup2 {mounted}\n"
+    assert cgroups.tree_options("29 25 0:26 / / rw - ext4 /dev/vda rw,discard\n" + line) == options
+    assert cgroups.tree_options("") == ()
+
+
 @pytest.mark.parametrize(("shares", "weight"), [(2, 1), (1024, 39), (262144, 10000), (1, 1), (10**9, 10000)])
 def test_shares_become_weights(shares: int, weight: int) -> None:
     assert files.weight_of_shares(shares) == weight

@@ -11,6 +11,7 @@ import pytest
 from runtime.cgroups.join import CgroupJoin
 from runtime.early import WaitForStart
 from runtime.errors import SpecError
+from runtime.mounts import MountCgroup
 from runtime.operations import Rootfs, container_plan, exec_plan, sandbox_plan
 from runtime.spec import parse, parse_process
 
@@ -262,6 +263,25 @@ def test_a_cgroup_namespace_named_by_path_is_joined_by_the_child() -> None:
     assert opened < lines.index("make new mount, uts, ipc, network, pid namespaces")
     assert lines.index("enter the cgroup") + 1 == lines.index("join the cgroup namespace")
     assert not any(line.startswith("join the cgroup namespace /") for line in lines)
+
+
+@pytest.mark.parametrize("path", [None, "", "/proc/1/ns/cgroup"])
+@pytest.mark.parametrize("created", [False, True])
+def test_a_cgroup_tree_that_is_mounted_from_a_shared_namespace_keeps_its_options(
+    path: str | None, created: bool
+) -> None:
+    """From the first cgroup namespace a mount sets the options of the one tree that everybody sees."""
+    spec = example.container()
+    others = [n for n in spec["linux"]["namespaces"] if n["type"] != "cgroup"]
+    own = [] if path is None else [{"type": "cgroup", "path": path}]
+    spec["linux"]["namespaces"] = [*others, *own]
+    next(m for m in spec["mounts"] if m["type"] == "cgroup")["options"] = ["ro", "nsdelegate"]
+    plan = container_plan(
+        parse(spec), rootfs=ROOTFS, join={}, cgroup=None, tree=("nsdelegate", "memory_recursiveprot"),
+        wait_on=WaitForStart(7) if created else None,
+    )  # fmt: skip
+    (mount,) = (operation for operation in plan if isinstance(operation, MountCgroup))
+    assert mount.data == ("nsdelegate" if path == "" else "nsdelegate,memory_recursiveprot")
 
 
 def test_create_bears_its_child_before_the_mounts_and_runs_hooks_before_the_change_of_root() -> None:
