@@ -6,9 +6,11 @@ inside the namespaces they show, everything else from a new superblock.
 
 from __future__ import annotations
 
+import posixpath
+
 from runtime.cgroups.join import CgroupJoin
 from runtime.errors import SpecError
-from runtime.mounting import KNOWN_OPTIONS, SUPERBLOCK, MountOptions, changed, parse_options
+from runtime.mounting import ATTR_RDONLY, KNOWN_OPTIONS, SUPERBLOCK, MountOptions, changed, parse_options
 from runtime.mounts import Mount, MountCgroup, Remount
 from runtime.plan import Operation
 from runtime.procfs import MountProc
@@ -51,12 +53,35 @@ def _mount(
         raise SpecError(where, f"idmapped {mount.type} is not supported")
     if mount.type == "proc":
         return MountProc(mount.destination, options)
+    if _protected_late(mount, options):
+        options = changed(options, set=options.set & ~ATTR_RDONLY, tree_set=options.tree_set & ~ATTR_RDONLY)
     label = spec.linux.mount_label
     if mount.type == "mqueue":
         return Mount(mount.destination, mount.type, mount.source, options, label=label)
     if label and mount.type != "sysfs":
         options = changed(options, data=(*options.data, f"context={label}"))
     return Mount(mount.destination, mount.type, mount.source, options)
+
+
+def protection(spec: Spec) -> list[Operation]:
+    """What makes those file systems read-only that are filled first: a tmpfs, where the places of mounts below
+    it are made, and /dev, which gets its devices, its console and what hooks bring. As runc and crun do."""
+    found: dict[str, Operation] = {}
+    for mount, options in zip(spec.mounts, _mount_options(spec), strict=True):
+        if found:
+            found.pop(posixpath.normpath(mount.destination), None)  # it is covered
+        if _protected_late(mount, options):
+            once, tree = options.set & ATTR_RDONLY, options.tree_set & ATTR_RDONLY
+            change = Remount(mount.destination, MountOptions(set=once, tree_set=tree))
+            found[posixpath.normpath(mount.destination)] = change
+    return list(found.values())
+
+
+def _protected_late(mount: MountSpec, options: MountOptions) -> bool:
+    if not (options.set | options.tree_set) & ATTR_RDONLY:
+        return False
+    made = not (options.remount or options.bind or mount.type == "bind")
+    return made and (mount.type == "tmpfs" or posixpath.normpath(mount.destination) == "/dev")
 
 
 def _bind(spec: Spec, mount: MountSpec, options: MountOptions, where: str) -> Mount:

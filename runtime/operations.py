@@ -15,7 +15,15 @@ from runtime.cgroups.join import CgroupJoin
 from runtime.devices import DEFAULT, BindConsole, LinkDevices, MakeDevices, OpenTerminal
 from runtime.errors import SpecError
 from runtime.kernel import Filter
-from runtime.mount_list import cgroup_binds, cgroup_mounts, early, mapping_text, mounts, without_effect
+from runtime.mount_list import (
+    cgroup_binds,
+    cgroup_mounts,
+    early,
+    mapping_text,
+    mounts,
+    protection,
+    without_effect,
+)  # fmt: skip
 from runtime.mounts import (
     BindRoot,
     EmptyRoot,
@@ -220,6 +228,7 @@ def container_plan(
             BindConsole(),
             *_settings(spec, new, joined, join),
             *hooks,
+            *protection(spec),
             *(ProtectPath(path) for path in spec.linux.readonly_paths),
             *(MaskPath(path) for path in spec.linux.masked_paths),
             *([ProtectRoot()] if spec.root and spec.root.readonly else []),

@@ -388,3 +388,28 @@ def test_a_kept_run_stays(peer: Peer) -> None:
     assert peer.run("exit 3", "--keep").returncode == 3
     assert peer.status() == "stopped"
     assert peer("delete", peer.identity).returncode == 0
+
+
+@pytest.mark.parametrize("option", ["ro", "rro"])
+def test_a_read_only_dev_is_filled_first(peer: Peer, option: str) -> None:
+    """podman run --read-only --read-only-tmpfs=false asks for it."""
+    if peer.name != OURS and option == "rro":
+        pytest.skip("crun 1.8 fails, runc 1.1 ignores it")
+
+    def change(config: dict[str, Any]) -> None:
+        (dev,) = (mount for mount in config["mounts"] if mount["destination"] == "/dev")
+        dev["options"] = ["nosuid", option, "mode=755"]
+
+    peer.change(change)
+    done = peer.run("touch /dev/x; echo y > /dev/null && ls /dev/pts/ptmx && echo of a device; ls -d /dev/full")
+    assert done.stdout.splitlines() == ["/dev/pts/ptmx", "of a device", "/dev/full"], done
+    assert "Read-only file system" in done.stderr
+
+
+def test_a_read_only_tmpfs_holds_the_mounts_below_it(peer: Peer) -> None:
+    (peer.folder / "data").mkdir()
+    peer.mount(destination="/place", type="tmpfs", source="tmpfs", options=["ro", "nosuid"])
+    peer.mount(destination="/place/data", type="bind", source=str(peer.folder / "data"), options=["bind"])
+    done = peer.run("touch /place/x; touch /place/data/y; ls /place")
+    assert (done.stdout, "Read-only" in done.stderr) == ("data\n", True), done
+    assert os.listdir(peer.folder / "data") == ["y"]
