@@ -241,6 +241,13 @@ def check_use(memory: Mapping[str, Any], used: int) -> None:
             raise CgroupError(f"{text} (checkBeforeUpdate)")
 
 
+def check_swap(limit: int, swap: int) -> None:
+    """OCI's swap is memory plus swap. Raises CgroupError for one below the limit of memory."""
+    if 0 < swap < limit:
+        text = f"Could not limit memory.swap to {swap}: it counts memory, too, whose limit is {limit}"
+        raise CgroupError(text)
+
+
 def weight_of_shares(shares: int) -> int:
     """cpu.shares (2…262144) → cpu.weight (1…10000), the conversion of KEP 2254 and runc 1.1."""
     return 1 + (max(2, min(shares, 262144)) - 2) * 9999 // 262142

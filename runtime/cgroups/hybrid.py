@@ -78,6 +78,7 @@ def _memory_writes(memory: Mapping[str, Any]) -> list[Write]:
         ("reservation", "memory.soft_limit_in_bytes"), ("kernel", KERNEL_MEMORY),
         ("kernelTCP", "memory.kmem.tcp.limit_in_bytes"),
     )  # fmt: skip
+    files.check_swap(memory.get("limit") or 0, memory.get("swap") or 0)
     writes = [("memory", name, _bound(memory[key])) for key, name in names if memory.get(key)]
     if memory.get("swappiness") is not None:
         writes.append(("memory", "memory.swappiness", str(memory["swappiness"])))
@@ -141,15 +142,16 @@ class Hybrid:
         memory = section(resources, "memory")
         if memory.get("checkBeforeUpdate"):
             files.check_use(memory, self.stats().memory_usage)
-        cpuset = self._driver.folder("cpuset", self.path)
-        apart = os.path.exists(cpuset)
-        self.apply([*other_writes(resources), *cpu_writes(resources)])
-        if not apart and os.path.exists(cpuset):
-            self._enter(cpuset)
+        writes = [*other_writes(resources), *cpu_writes(resources)]
+        self.apply(writes)
+        for controller in dict.fromkeys(controller for controller, _, _ in writes):
+            if controller in (*ON_DEMAND, *RARE):
+                self._enter(self._driver.folder(controller, self.path))
 
     def _enter(self, folder: str) -> None:
-        """Bring the processes into a cgroup that was made when they ran already, children of theirs too."""
-        before: set[int] = set()
+        """Bring the processes into a cgroup that was made when they ran already, by this update or by one that
+        failed half-way; children of theirs too."""
+        before = set(files.pids_in(folder))
         while new := set(self.pids()) - before:
             for pid in new:
                 try:

@@ -134,9 +134,7 @@ def _swap_alone(limit: int, swap: int) -> str:
         return "max"
     if limit < 0:
         raise CgroupError("Could not limit memory.swap: a memory.limit is needed beside it")
-    if swap < limit:
-        text = f"Could not limit memory.swap to {swap}: it counts memory, too, whose limit is {limit}"
-        raise CgroupError(text)
+    files.check_swap(limit, swap)
     return str(swap - limit)
 
 

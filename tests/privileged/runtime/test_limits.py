@@ -11,6 +11,7 @@ import pytest
 from runtime.cgroups.files import weight_of_shares
 from runtime.cgroups.hybrid import HybridDriver
 from runtime.cgroups.v2 import UnifiedDriver
+from runtime.errors import CgroupError
 
 pytestmark = pytest.mark.privileged
 
@@ -210,3 +211,29 @@ def test_processors_hold_for_who_runs_already_and_below_a_folder_made_this_momen
     pids = running.cgroup.pids()
     assert len(pids) == 2
     assert [os.sched_getaffinity(pid) for pid in pids] == [{0}, {0}]
+
+
+def test_an_update_holds_for_who_runs_already_in_controllers_that_had_no_limit(box: Any) -> None:
+    """On v1 such a controller has no folder for the container until a limit asks for it, and an update that was
+    refused may have made one."""
+    running = box.start("sleep 60 & echo up; wait")
+    running.read_until("up")
+    driver = getattr(running.cgroup, "_driver", None)
+    if not isinstance(driver, HybridDriver) or not {"blkio", "cpuset"} <= set(driver.controllers):
+        pytest.skip("this host has no v1 blkio and cpuset")
+    with pytest.raises(CgroupError, match="4095"):
+        running.cgroup.update({"cpu": {"cpus": "4095"}})
+    running.cgroup.update({"cpu": {"cpus": "0"}, "blockIO": {"weight": 300}})
+    for controller in ("cpuset", "blkio"):
+        procs = os.path.join(driver.folder(controller, running.cgroup.path), "cgroup.procs")
+        with open(procs) as file:
+            assert sorted(map(int, file.read().split())) == sorted(running.cgroup.pids()), controller
+
+
+def test_swap_below_the_limit_of_memory_changes_nothing(box: Any) -> None:
+    running = box.start("echo up; sleep 60")
+    running.read_until("up")
+    before = running.cgroup.limits()
+    with pytest.raises(CgroupError, match="counts memory"):
+        running.cgroup.update({"memory": {"limit": 64 << 20, "swap": 32 << 20}})
+    assert running.cgroup.limits() == before
