@@ -72,7 +72,9 @@ class SetMemoryPolicy(Operation):
     def run(self, kernel: Kernel, context: Context) -> None:
         nodes = bit_set(self.policy.nodes)
         # The kernel counts one bit less than it is told (set_mempolicy(2), "BUGS").
-        context.child(Step("set_mempolicy", (self.policy.mode, nodes, len(nodes) * 8 + 1 if nodes else 0)))
+        bits = len(nodes) * 8 + 1
+        # Without nodes there is no set either: it would be one of all bits that the kernel can count.
+        context.child(Step("set_mempolicy", (self.policy.mode, *((nodes, bits) if nodes else (0, 0)))))
 
 
 class ChooseStartingCpus(Operation):

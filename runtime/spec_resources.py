@@ -23,6 +23,11 @@ NUMBERS = {
     "blockIO": ("weight", "leafWeight"),
     "network": ("classID",),
 }
+# Those of them that cannot be -1 for "no limit" (uint in specs-go).
+FROM_ZERO = frozenset(
+    ("shares", "period", "realtimePeriod", "burst", "swappiness", "weight", "leafWeight", "classID", "rate",
+     "priority", "hcaHandles", "hcaObjects")
+)  # fmt: skip
 FLAGS = {"memory": ("disableOOMKiller", "useHierarchy", "checkBeforeUpdate")}
 TEXTS = {"cpu": ("cpus", "mems")}
 THROTTLES = (
@@ -79,7 +84,7 @@ def _section(section: Reader, part: str) -> None:
 
 def _numbers(reader: Reader, keys: tuple[str, ...]) -> None:
     for key in keys:
-        reader.number(key, low=LOW)
+        reader.number(key, low=0 if key in FROM_ZERO else LOW)
 
 
 def _required(reader: Reader, *keys: str) -> None:

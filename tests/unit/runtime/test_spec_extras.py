@@ -65,7 +65,7 @@ def test_the_child_is_given_structures_as_the_kernel_has_them() -> None:
     assert struct.unpack("=IIQiIQQQ", step.arguments[1]) == (48, 3, 0, -5, 0, 0, 0, 0)
     step = child(SetMemoryPolicy(MemoryPolicy("MPOL_BIND", 2, (0, 65))))
     assert step.arguments == (2, struct.pack("=QQ", 1, 2), 129)
-    assert child(SetMemoryPolicy(MemoryPolicy("MPOL_LOCAL", 4, ()))).arguments == (4, b"", 0)
+    assert child(SetMemoryPolicy(MemoryPolicy("MPOL_LOCAL", 4, ()))).arguments == (4, 0, 0)
     assert child(ChooseCpus((1,))).arguments == (0, 8, struct.pack("=Q", 2))
     assert child(ChooseCpus(())).arguments[2] == b"\xff" * 512
     assert bit_set((64,)) == struct.pack("=QQ", 0, 1)
@@ -78,6 +78,8 @@ def test_the_child_is_given_structures_as_the_kernel_has_them() -> None:
         ({"memory": {"disableOOMKiller": 1}}, "memory.disableOOMKiller"),
         ({"cpu": {"cpus": 3}}, "cpu.cpus"),
         ({"cpu": []}, "cpu"),
+        ({"cpu": {"shares": -1}}, "cpu.shares"),
+        ({"memory": {"swappiness": -1}}, "memory.swappiness"),
         ({"devices": [{"allow": "no"}]}, "devices[0].allow"),
         ({"blockIO": {"throttleReadBpsDevice": [{"major": 8}]}}, "blockIO.throttleReadBpsDevice[0].minor"),
         ({"network": {"priorities": [{"name": "lo"}]}}, "network.priorities[0].priority"),
