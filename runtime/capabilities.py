@@ -120,6 +120,15 @@ def impossible(sets: Capabilities) -> list[str]:
     ]
 
 
+def withheld(sets: Capabilities | None, permitted: int, bounding: int) -> list[str]:
+    """What of the sets somebody who holds `permitted` and `bounding` cannot give, in words (config.md wants a
+    warning, too)."""
+    wanted = bits(sets)
+    missing = (wanted.permitted | wanted.bounding) & ~(permitted & bounding)
+    names = ", ".join(name for name, number in NUMBERS.items() if missing >> number & 1)
+    return [f"Could not give {names}: EPERM (we have none ourselves)"] if names else []
+
+
 def bounding_steps(wanted: CapabilityBits, held: int) -> list[Step]:
     """Drop from the bounding set (`held` now) what is not wanted; needs CAP_SETPCAP, so it comes before
     capset."""

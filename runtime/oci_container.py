@@ -10,6 +10,7 @@ import os
 import time
 
 from runtime import cgroups, json_text, signals
+from runtime.capabilities import withheld
 from runtime.cgroups.files import write
 from runtime.errors import CgroupError, HookError, SpecError, StateError, errno_name
 from runtime.hooks import STOPPING, run_hooks, run_inside
@@ -187,6 +188,7 @@ class Runtime:
                 preserve_fds=options.preserve_fds, pivot=not options.no_pivot,
                 new_keyring=options.new_keyring, compile=self._programs.compiled, tree=_tree_options(spec),
             )  # fmt: skip
+            plan = self._noted(plan, spec.process)
             stdio = NO_STDIO if terminal else STANDARD
             wanted = _attended(spec) or any(spec.hooks.get(kind) for kind in CREATING_HOOKS)
             process = launch(self._kernel, plan, stdio, terminal=terminal, attend=attend if wanted else None)
@@ -204,6 +206,11 @@ class Runtime:
         made = self._made(identity, process.pid, process.start_time_ticks, bundle, cgroup.path, config)
         self.store.save(made)
         return made, process
+
+    def _noted(self, plan: Plan, process: ProcessSpec | None) -> Plan:
+        """The plan with a warning of the capabilities that are not ours to give."""
+        notes = withheld(process.capabilities if process else None, *self._kernel.capabilities())
+        return replaced(plan, notes=(*plan.notes, *notes)) if notes else plan
 
     def _at_home(self, process: ProcessSpec, root: str) -> ProcessSpec:
         """The process with HOME, as runc and crun give it: what its environment says, else what /etc/passwd
@@ -319,6 +326,7 @@ class Runtime:
 
         def start(planned: Plan, attend: Attend | None = None) -> Process:
             stdio = NO_STDIO if process.terminal else STANDARD
+            planned = self._noted(planned, process)
             return launch(self._kernel, planned, stdio, terminal=process.terminal, attend=attend)
 
         if not _attended(spec):

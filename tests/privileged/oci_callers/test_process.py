@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from bundle import Bundle
 
+from runtime.capabilities import NUMBERS
+
 pytestmark = pytest.mark.privileged
 
 BATCH, IDLE = 3, 5
@@ -115,6 +117,15 @@ def test_the_memory_policy_is_set(bundle: Bundle) -> None:
     assert "bind=static:0" in Path(f"/proc/{bundle.pid()}/numa_maps").read_text()
 
 
+@pytest.mark.parametrize("mode", ["MPOL_DEFAULT", "MPOL_LOCAL"])
+def test_a_memory_policy_without_nodes_is_set(bundle: Bundle, mode: str) -> None:
+    if not Path("/proc/self/numa_maps").exists():
+        pytest.skip("NUMA support of the kernel is missing")
+    linux(bundle, memoryPolicy={"mode": mode})
+    done = bundle.run("grep -m1 -oE 'default|local' /proc/self/numa_maps")
+    assert done.stdout == f"{mode.removeprefix('MPOL_').lower()}\n", done.stderr
+
+
 def test_an_exec_runs_on_the_processors_it_is_given(bundle: Bundle) -> None:
     cpus = sorted(os.sched_getaffinity(0))
     process(bundle, execCPUAffinity={"initial": str(cpus[0]), "final": str(cpus[-1])})
@@ -183,6 +194,21 @@ def test_labels_are_refused_where_no_security_module_runs(bundle: Bundle) -> Non
         process(bundle, selinuxLabel="")
         linux(bundle, mountLabel="system_u:object_r:container_file_t:s0")
         assert "SELinux is not enabled on this host" in bundle.run("true").stderr
+
+
+def test_a_capability_that_is_not_ours_to_give_is_a_warning(bundle: Bundle) -> None:
+    """config.md: it MUST be logged, and should not fail."""
+    held = int(Path("/proc/self/status").read_text().split("CapBnd:")[1].split()[0], 16)
+    name = next((name for name, number in NUMBERS.items() if not held >> number & 1), "")
+    if not name:
+        pytest.skip("a capability that root does not have here is missing")
+    sets = dict.fromkeys(("bounding", "effective", "permitted"), ["CAP_KILL", name])
+    process(bundle, capabilities=sets)
+    done = bundle.run("grep CapEff /proc/self/status")
+    assert done.stdout.split() == ["CapEff:", f"{1 << NUMBERS['CAP_KILL']:016x}"]
+    assert f"Could not give {name}: EPERM" in done.stderr
+    bundle.start("sleep", "1000")
+    assert f"Could not give {name}: EPERM" in (bundle.state / bundle.identity / "warnings").read_text()
 
 
 def test_an_unknown_capability_is_a_warning(bundle: Bundle) -> None:
