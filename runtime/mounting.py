@@ -57,7 +57,7 @@ KNOWN_OPTIONS = frozenset(
     | set(_SET)
     | set(_CLEAR)
     | set(PROPAGATION)
-    | {"r" + name for name in (*_SET, *_CLEAR, *PROPAGATION) if name not in ("defaults", "relatime")}
+    | {"r" + name for name in (*_SET, *_CLEAR, *PROPAGATION) if name != "defaults"}
 )
 
 
