@@ -229,7 +229,7 @@ def container_plan(
             *_settings(spec, new, joined, join),
             *hooks,
             *protection(spec),
-            *(ProtectPath(path) for path in spec.linux.readonly_paths),
+            *(_protect(path) for path in spec.linux.readonly_paths),
             *(MaskPath(path) for path in spec.linux.masked_paths),
             *([ProtectRoot()] if spec.root and spec.root.readonly else []),
             EnterRoot() if shared or bare else PivotRoot() if pivot else MoveRoot(),
@@ -482,7 +482,8 @@ def _born(cgroup: CgroupJoin | None, new: tuple[str, ...], joined: tuple[Namespa
 
 
 def _root(spec: Spec, rootfs: Rootfs | None) -> Operation:
-    shared = spec.linux.rootfs_propagation in ("shared", "rshared")
+    # Only rslave and rprivate have cut the mount that the root lies in off by now.
+    shared = spec.linux.rootfs_propagation in ("shared", "rshared", "slave", "private")
     if rootfs is not None:
         return MountOverlay(rootfs.layers, rootfs.upper, rootfs.work, shared)
     return BindRoot(_root_path(spec), shared)
@@ -498,6 +499,10 @@ def _early_root(spec: Spec, rootfs: Rootfs | None) -> Operation:
     texts = mapping_text(linux.uid_mappings), mapping_text(linux.gid_mappings)
     owner = host_id(linux.uid_mappings, 0), host_id(linux.gid_mappings, 0)
     return OpenMappedRoot(rootfs.layers, rootfs.upper, rootfs.work, texts, owner)
+
+
+def _protect(path: str) -> Operation:
+    return ProtectPath(path) if path.strip("/") else ProtectRoot()
 
 
 def _root_path(spec: Spec) -> str:

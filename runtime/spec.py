@@ -242,11 +242,15 @@ def _process(reader: Reader) -> ProcessSpec:
 
 
 def _environment(reader: Reader) -> tuple[str, ...]:
+    """The last of two values for one name alone, as runc and crun do: a C library would find the first."""
     env = reader.texts("env")
+    found: dict[str, str] = {}
     for index, entry in enumerate(env):
-        if "=" not in entry:
+        name, equals, _ = entry.partition("=")
+        if not (name and equals):
             raise SpecError(f"{reader.at('env')}[{index}]", f"{entry!r} is not NAME=VALUE")
-    return env
+        found[name] = entry
+    return env if len(found) == len(env) else tuple(found.values())
 
 
 def _scheduling(reader: Reader) -> Scheduling | None:

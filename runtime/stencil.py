@@ -200,6 +200,9 @@ def container_shape(
             return None
         if sources is None or "\0" in "".join(args) + "".join(env):
             return None
+        named = {entry.partition("=")[0] for entry in env}
+        if len(named) < len(env) or "" in named:
+            return None  # which of them count is for who reads the document to say
         # The program is looked for by these; see container_plan.
         paths = [entry for entry in env if entry.startswith("PATH=")][:1]
         rest = {**oci, "process": {**process, "args": list(args[:1]), "env": paths}}

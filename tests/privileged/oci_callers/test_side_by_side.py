@@ -413,3 +413,32 @@ def test_a_read_only_tmpfs_holds_the_mounts_below_it(peer: Peer) -> None:
     done = peer.run("touch /place/x; touch /place/data/y; ls /place")
     assert (done.stdout, "Read-only" in done.stderr) == ("data\n", True), done
     assert os.listdir(peer.folder / "data") == ["y"]
+
+
+@pytest.mark.parametrize("propagation", ["private", "slave", "rprivate", "rslave"])
+def test_a_root_in_a_shared_mount(peer: Peer, propagation: str) -> None:
+    """systemd shares all mounts, and pivot_root(2) wants no shared mount around the root."""
+    root = str(peer.root)
+    subprocess.run(["mount", "--bind", root, root], check=True)
+    try:
+        subprocess.run(["mount", "--make-shared", root], check=True)
+        peer.change(lambda config: config["linux"].update(rootfsPropagation=propagation))
+        done = peer.run("echo up")
+        assert (done.stdout, done.returncode) == ("up\n", 0), done.stderr
+    finally:
+        subprocess.run(["umount", "-l", root], check=True)
+
+
+def test_the_root_may_be_named_among_the_read_only_paths(peer: Peer) -> None:
+    if peer.name == CRUN:
+        pytest.skip("crun 1.8 leaves the root writable")
+    peer.change(lambda config: config["linux"].update(readonlyPaths=["/"]))
+    assert "Read-only file system" in peer.run("touch /x").stderr
+
+
+def test_of_two_values_of_a_variable_the_last_is_handed_over(peer: Peer) -> None:
+    peer.change(lambda config: config["process"].update(env=["PATH=/bin", "A=1", "A=2"]))
+    peer.args("env")
+    (peer.root / "bin/env").symlink_to("busybox")
+    done = peer("run", "--bundle", str(peer.folder), peer.identity)
+    assert [line for line in done.stdout.splitlines() if line.startswith("A=")] == ["A=2"], done

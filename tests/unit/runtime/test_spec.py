@@ -31,6 +31,8 @@ def linux(**changes: Any) -> dict[str, Any]:
         (process(args=["a", 1]), "process.args[1]"),
         (process(args=["a\0b"]), "process.args[0]"),
         (process(cwd="tmp"), "process.cwd"),
+        (process(env=["A=1", "B"]), "process.env[1]"),
+        (process(env=["=1"]), "process.env[0]"),
         (process(noNewPrivileges="yes"), "process.noNewPrivileges"),
         (process(oomScoreAdj=1001), "process.oomScoreAdj"),
         (process(user={"uid": -1}), "process.user.uid"),
@@ -79,6 +81,11 @@ def test_values_are_read() -> None:
     assert spec.process.console_size == (24, 80)
     assert spec.root.readonly
     assert spec.linux.namespaces == (Namespace("pid"), Namespace("network", "/x"))
+
+
+def test_of_two_values_for_one_name_the_last_counts() -> None:
+    found = parse_process({"args": ["sh"], "cwd": "/", "env": ["A=1", "PATH=/bin", "A=2", "A_B=3"]})
+    assert found.env == ("A=2", "PATH=/bin", "A_B=3")
 
 
 def test_a_specification_without_process_or_root_is_a_sandbox() -> None:
