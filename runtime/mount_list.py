@@ -64,8 +64,9 @@ def _mount(
 
 
 def protection(spec: Spec) -> list[Operation]:
-    """What makes those file systems read-only that are filled first: a tmpfs, where the places of mounts below
-    it are made, and /dev, which gets its devices, its console and what hooks bring. As runc and crun do."""
+    """What makes those file systems read-only that are filled first: a tmpfs, where the places of mounts
+    below it are made, and /dev, which gets its devices, its console and what hooks bring. As runc and crun
+    do."""
     found: dict[str, Operation] = {}
     for mount, options in zip(spec.mounts, _mount_options(spec), strict=True):
         if found:

@@ -149,8 +149,8 @@ class Hybrid:
                 self._enter(self._driver.folder(controller, self.path))
 
     def _enter(self, folder: str) -> None:
-        """Bring the processes into a cgroup that was made when they ran already, by this update or by one that
-        failed half-way; children of theirs too."""
+        """Bring the processes into a cgroup that was made when they ran already, by this update or by another
+        that failed half-way; children of theirs too."""
         before = set(files.pids_in(folder))
         while new := set(self.pids()) - before:
             for pid in new:

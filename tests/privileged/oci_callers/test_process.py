@@ -202,7 +202,7 @@ def test_a_capability_that_is_not_ours_to_give_is_a_warning(bundle: Bundle) -> N
     name = next((name for name, number in NUMBERS.items() if not held >> number & 1), "")
     if not name:
         pytest.skip("a capability that root does not have here is missing")
-    sets = dict.fromkeys(("bounding", "effective", "permitted"), ["CAP_KILL", name])
+    sets = {key: ["CAP_KILL", name] for key in ("bounding", "effective", "permitted")}
     process(bundle, capabilities=sets)
     done = bundle.run("grep CapEff /proc/self/status")
     assert done.stdout.split() == ["CapEff:", f"{1 << NUMBERS['CAP_KILL']:016x}"]

@@ -214,8 +214,8 @@ def test_processors_hold_for_who_runs_already_and_below_a_folder_made_this_momen
 
 
 def test_an_update_holds_for_who_runs_already_in_controllers_that_had_no_limit(box: Any) -> None:
-    """On v1 such a controller has no folder for the container until a limit asks for it, and an update that was
-    refused may have made one."""
+    """On v1 such a controller has no folder for the container until a limit asks for it, and an update that
+    was refused may have made one."""
     running = box.start("sleep 60 & echo up; wait")
     running.read_until("up")
     driver = getattr(running.cgroup, "_driver", None)
