@@ -367,7 +367,8 @@ class Runtime:
                 _signal(pid, number)
             return
         if self.store.status(container) == STOPPED:
-            raise StateError(f"Could not signal container {identity}: it is not running")
+            # In runc's words: containerd takes them for "it has ended", any others for a stop that failed.
+            raise StateError(f"Could not signal container {identity}: container not running")
         _signal(container.pid, number)
 
     def delete(self, identity: str, *, force: bool = False) -> list[str]:

@@ -182,6 +182,21 @@ def test_a_terminal(ctr: Containerd) -> None:
     assert "/dev/pts/0" in done.stdout
 
 
+def test_a_kill_that_comes_too_late_is_no_failure(ctr: Containerd) -> None:
+    """A kubelet's stop meets a container that has just ended: containerd must take it for that."""
+    assert ctr.run("-d", IMAGE, "ended", "true").returncode == 0
+    try:
+        for _ in range(200):
+            if ctr.status("ended") == "STOPPED":
+                break
+            time.sleep(0.05)
+        done = ctr("task", "kill", "ended")
+        assert "process already finished: not found" in done.stderr
+    finally:
+        ctr("task", "delete", "--force", "ended")
+        assert ctr("container", "rm", "ended").returncode == 0
+
+
 def test_errors_reach_the_user(ctr: Containerd) -> None:
     done = ctr.run("--rm", IMAGE, "missing", "nosuch")
     assert done.returncode != 0
