@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 CLONE_NEWNS = 0x20000
 CAP_SYS_RESOURCE = 24
 LOWEST_SCORE = -1000
-COMMAND_SECONDS = 45.0
+COMMAND_SECONDS = 45.0  # for all commands of a start; the agent waits for a minute
+QUICK_SECONDS = 10.0  # for kill, and for delete after a failed start
+MOST_WORDS = 4096
 OCI_VERSION = "1.0.2"  # crun 1.8 takes no later one; nothing that an agent asks for is younger
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 CONSOLE = "console.sock"
@@ -116,7 +118,12 @@ class Foreign:
     each instance serves once, in a process or a thread that ends afterwards (`runtime/own_thread.py`)."""
 
     def __init__(
-        self, kernel: LinuxKernel, driver: CgroupDriver, runtime: Mapping[str, Any], place: Place
+        self,
+        kernel: LinuxKernel,
+        driver: CgroupDriver,
+        runtime: Mapping[str, Any],
+        place: Place,
+        seconds: float = COMMAND_SECONDS,
     ) -> None:
         self._kernel = kernel
         self._driver = driver
@@ -127,6 +134,8 @@ class Foreign:
         self._bundle = f"{place.directory}/bundle"
         self._log = f"{place.directory}/runtime.log"
         self._hidden = driver.name == "hybrid" and not self._runtime.hybrid_cgroups
+        self._seconds = seconds
+        self._deadline = time.monotonic() + seconds
 
     # commands
 
@@ -180,8 +189,9 @@ class Foreign:
         return Process(started.pid, started.start_time_ticks, -1, started.console, warnings)
 
     def signal(self, number: int) -> None:
-        """kill, which is not only SIGKILL. Raises StartError."""
+        """kill, which is not only SIGKILL. Raises StartError, soon: the shim waits, and has its own way."""
         self._enter("")
+        self._allow(QUICK_SECONDS)
         self._run(["kill", self._place.id, str(number)])
 
     def update(self, resources: Mapping[str, Any]) -> None:
@@ -226,7 +236,7 @@ class Foreign:
         words += ["--pid-file", pid_file]
         if not tty:
             self._run([*words, self._place.id], stdio)
-            return self._started(pid_file, -1)
+            return self._started(words[0], pid_file, -1)
         # Socket paths are short, so it is a relative one: the bundle is the working directory.
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(CONSOLE)
@@ -236,12 +246,26 @@ class Foreign:
                 console = receive_console(listener, self._runtime.path)
             finally:
                 os.unlink(CONSOLE)
-        return self._started(pid_file, console)
+        return self._started(words[0], pid_file, console)
 
-    def _started(self, pid_file: str, console: int) -> Process:
-        pid = int(state.read_file(pid_file))
-        os.unlink(pid_file)
+    def _started(self, verb: str, pid_file: str, console: int) -> Process:
+        """The process that the runtime says it has left. It is ours to signal and to reap only when the shim
+        has become its parent, and so a number that was made up is not taken. Raises StartError."""
+        try:
+            text = state.read_file(pid_file).decode(errors="replace").strip()
+            os.unlink(pid_file)
+        except FileNotFoundError:
+            raise StartError(f"OCI runtime {verb} failed: it left no process (no pid file)") from None
+        if not (text.isascii() and text.isdigit()):
+            raise StartError(f"OCI runtime {verb} failed: {readable(text)!r} in its pid file is no pid")
+        pid = int(text)
+        if parent_of(text) != os.getppid():
+            raise StartError(f"OCI runtime {verb} failed: process {text} of its pid file is none of its own")
         return Process(pid, self._kernel.start_time(pid), -1, console)
+
+    def _allow(self, seconds: float) -> None:
+        """So much time for what comes next, but not more than for everything."""
+        self._deadline = time.monotonic() + min(seconds, self._seconds)
 
     def _run(self, words: Sequence[str], stdio: tuple[int, int, int] = NO_STDIO) -> None:
         """One command to its end. Raises StartError with the runtime's own words."""
@@ -261,6 +285,7 @@ class Foreign:
                     else (os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0)
                     for number, descriptor in enumerate(stdio)
                 ],
+                setpgroup=0,  # what it leaves when it fails can be found by that
                 setsigmask=[],
                 # An ignored signal stays so beyond execve.
                 setsigdef=self._kernel.ignored_signals(),
@@ -268,15 +293,17 @@ class Foreign:
         except OSError as error:
             reason = errno_name(error.errno or 0)
             raise StartError(f"Could not run OCI runtime {runtime.path}: {reason}") from error
-        code = wait(pid, COMMAND_SECONDS)
+        begun = time.monotonic()
+        code = wait(pid, self._deadline - begun)
         if code is None:
-            raise StartError(f"OCI runtime {verb} failed: no end within {COMMAND_SECONDS:g} s")
+            raise StartError(f"OCI runtime {verb} failed: no end within {self._deadline - begun:.3g} s")
         if code != 0:
             text = last_error(self._log, told) or f"{runtime.path} ended with code {code}"
             raise StartError(f"OCI runtime {verb} failed: {text}")
 
     def _discard(self) -> None:
         """After a failed start, whose error is the one to be told."""
+        self._allow(QUICK_SECONDS)
         try:
             self._run(["delete", "--force", self._place.id])
         except StartError:
@@ -310,20 +337,38 @@ def write(path: str, value: str) -> None:
 
 
 def wait(pid: int, seconds: float) -> int | None:
-    """The exit code, or minus the signal; None when it had to be killed because the time was over."""
+    """The exit code, or minus the signal; None when it had to be killed because the time was over. What it
+    has started goes with it when it fails, as far as it is in its process group: the container's own process
+    is in the container's cgroup, and ended by that."""
     pidfd = os.pidfd_open(pid)
     try:
         waiting = select.poll()
         waiting.register(pidfd, select.POLLIN)
         deadline = time.monotonic() + seconds
+        late = False
         while not waiting.poll(max(0, deadline - time.monotonic()) * 1000):
-            if time.monotonic() >= deadline:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                return None
+            if late := time.monotonic() >= deadline:
+                break
+        if late or failed(pidfd):
+            os.killpg(pid, signal.SIGKILL)  # not reaped yet, so the number is still the group's
     finally:
         os.close(pidfd)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return None if late else code
+
+
+def failed(pidfd: int) -> bool:
+    """Whether a process that has ended has not ended well; it stays to be reaped."""
+    ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+    return ended is not None and ended.si_status != 0
+
+
+def parent_of(pid: str) -> int:
+    """The parent of a process, -1 when there is none of that number (proc_pid_stat(5))."""
+    try:
+        return int(state.read_file(f"/proc/{pid}/stat").rpartition(b") ")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return -1
 
 
 def receive_console(listener: socket.socket, path: str) -> int:
@@ -355,5 +400,11 @@ def last_error(path: str, offset: int) -> str:
         except ValueError:
             continue
         if isinstance(entry, dict) and entry.get("level") in ("error", "fatal", "panic"):
-            return str(entry.get("msg", ""))
-    return next((line for line in reversed(lines) if line), "")
+            return readable(str(entry.get("msg", "")))
+    return readable(next((line for line in reversed(lines) if line), ""))
+
+
+def readable(text: str) -> str:
+    """For an event: on one line, without what a terminal would obey, and not without end."""
+    words = " ".join(text.split())[:MOST_WORDS]
+    return "".join(character if character.isprintable() else "\ufffd" for character in words)
