@@ -12,10 +12,10 @@ not counted. Credentials are for the registry that the image's name has: mirrors
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _PARALLEL = 3
 _LOOK_SECONDS = 0.1  # between looks at a download that another pull has in hand
+_END_SECONDS = 1.0  # for downloads to end when a pull is given up; one that waits for a server is left behind
 _MAX_INDEX_DEPTH = 3
 _Found = TypeVar("_Found")
 
@@ -59,17 +60,18 @@ def pull(
     fetched again. While another pull fetches a blob, `waiting` is called instead of `progress`. Raises the
     PullError tree, InvalidReference, InvalidHosts, ManifestError, DigestMismatch, UnpackError.
     """
-    reference = parse(name)
+    reference, stop = parse(name), threading.Event()
     with open_channels(
         reference,
         "pull",
+        stop=stop,
         credentials=credentials,
         insecure=reference.domain in insecure,
         ca_file=ca_file,
         hosts_dir=hosts_dir,
         sleep=sleep,
     ) as channels:
-        source = _Source(reference, channels, progress, waiting)
+        source = _Source(reference, channels, progress, waiting, stop)
         kept, top_digest = _manifests(source, reference)
         found = documents.parse_manifest(kept[-1])
         config = source.document(found.config, documents.MAX_CONFIG)
@@ -104,8 +106,9 @@ def open_channels(
     ca_file: str | None,
     hosts_dir: Path | None,
     sleep: Callable[[float], None],
+    stop: threading.Event | None = None,
 ) -> Iterator[list[Channel]]:
-    """Channels to the servers that may be asked for this repository, in order."""
+    """Channels to the servers that may be asked for this repository, in order; nothing after `stop`."""
     with ExitStack() as stack:
         session = stack.enter_context(requests.Session())
         channels = []
@@ -120,6 +123,7 @@ def open_channels(
                     insecure=insecure,
                     ca_file=None if endpoint.ca else ca_file,
                     sleep=sleep,
+                    stop=stop,
                 )
             except OSError as error:
                 raise hosts.InvalidHosts(f"Could not read {error.filename}: {error.strerror}") from error
@@ -183,17 +187,47 @@ class _Blobs:
             for layer, diff_id in self._layers
             if not self._store.has_layer(diff_id)
         }
-        if not missing:
-            return
-        with ThreadPoolExecutor(max_workers=_PARALLEL, thread_name_prefix="image-pull") as pool:
-            tasks = [pool.submit(self._fetch, layer, diff_id) for layer, diff_id in missing.values()]
+        waiting: queue.SimpleQueue[tuple[documents.Descriptor, str]] = queue.SimpleQueue()
+        over: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        for item in missing.values():
+            waiting.put(item)
+        # Daemons: a process that was told to stop does not wait for a server that says nothing.
+        threads = [
+            threading.Thread(target=self._work, args=(waiting, over), name="image-pull", daemon=True)
+            for _ in range(min(_PARALLEL, len(missing)))
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in missing:
+                error = over.get()
+                if error is not None:
+                    raise error  # the first one that fails ends the pull, whichever it is
+        except BaseException:
+            self._source.stop.set()
+            deadline = time.monotonic() + _END_SECONDS
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join(max(0.0, deadline - time.monotonic()))
+            raise
+
+    def _work(
+        self,
+        waiting: queue.SimpleQueue[tuple[documents.Descriptor, str]],
+        over: queue.SimpleQueue[BaseException | None],
+    ) -> None:
+        """Fetch what waits until nothing does; what became of each goes to `over`."""
+        while not self._source.stop.is_set():
             try:
-                for done in as_completed(tasks):
-                    done.result()  # the first one that fails ends the pull, whichever it is
-            except BaseException:
-                self._source.stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+                layer, diff_id = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                self._fetch(layer, diff_id)
+            except BaseException as error:
+                over.put(error)  # raised by the pull
+            else:
+                over.put(None)
 
     def opener(self, layer: documents.Descriptor) -> Callable[[], BinaryIO]:
         """How the store opens the layer."""
@@ -214,6 +248,7 @@ class _Blobs:
                 self._source.blob(layer, file)
         if come:
             self._source.tell(layer)
+        if come or self._source.stop.is_set():
             file.close()
         else:
             self._files[layer.digest] = file
@@ -228,10 +263,11 @@ class _Source:
         channels: Sequence[Channel],
         progress: Progress | None,
         waiting: Progress | None,
+        stop: threading.Event,
     ) -> None:
         self._reference, self._channels = reference, channels
         self._progress, self._waiting = progress, waiting
-        self.stop = threading.Event()  # set when the pull is given up: its downloads then end soon
+        self.stop = stop  # set when the pull is given up: its downloads then end soon
 
     def manifest(self, selector: str) -> tuple[bytes, str, str]:
         """A manifest or index by tag or digest: its bytes, digest and content type."""

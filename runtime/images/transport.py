@@ -82,12 +82,14 @@ class Channel:
         insecure: bool,
         ca_file: str | None,
         sleep: Callable[[float], None],
+        stop: threading.Event | None = None,
     ) -> None:
+        """Once `stop` is set, nothing more is asked."""
         self.endpoint, self.sleep = endpoint, sleep
         self.what = f"Could not {verb} {reference}"
         self._session, self._reference, self._credentials = session, reference, credentials
         self._actions = "pull" if verb == "pull" else "pull,push"
-        self._insecure = insecure
+        self._insecure, self._stop = insecure, stop or threading.Event()
         if ca_file:
             open(ca_file, "rb").close()  # requests would only notice in the middle of the first request
         self._trust = trust_file(endpoint.ca) if endpoint.ca else -1
@@ -207,6 +209,8 @@ class Channel:
         return (target.scheme, target.netloc) == (origin.scheme, origin.netloc)
 
     def _request(self, method: str, url: str, **settings: Any) -> requests.Response:
+        if self._stop.is_set():
+            raise PullError(f"{self.what}: it was given up")
         return self._session.request(
             method,
             url,
@@ -229,10 +233,10 @@ class Channel:
             return "http"  # the proxy, asked for a tunnel, reached nobody who would speak TLS
         except requests.exceptions.SSLError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise self.unreachable("registry", error) from error
+                raise self.unreachable("answer", error) from error
             return "http"
         except (requests.ConnectionError, requests.Timeout) as error:
-            raise self.unreachable("registry", error) from error
+            raise self.unreachable("answer", error) from error
         return "https"
 
     # -- authentication ------------------------------------------------------------------------------
@@ -326,7 +330,10 @@ class Channel:
         while (inner := cause.__cause__ or cause.__context__) is not None:
             cause = inner
         hint = next((hint for sign, hint in _HINTS.items() if sign in str(cause)), "")
-        return RegistryUnavailable(f"{self.what}: {what}: {cause}{hint}")
+        request = getattr(error, "request", None)
+        host = urlsplit(getattr(request, "url", "") or "").netloc
+        where = f"{what} from {host}" if host else what
+        return RegistryUnavailable(f"{self.what}: {where}: {cause}{hint}")
 
 
 def _error_text(response: requests.Response) -> str:

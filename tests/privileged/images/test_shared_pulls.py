@@ -63,7 +63,7 @@ class Slow(_Door):
         self.relay(half)
         if rest[0]:
             type(self).halves[self.path] += 1
-            self.go.wait(60)
+            self.go.wait(300)
             with contextlib.suppress(ConnectionError):  # who asked may have been killed
                 self.wfile.write(rest[0])
         return True
@@ -170,8 +170,23 @@ def test_who_waits_can_be_stopped(slow: tuple[type[Slow], str], image_id: str, r
     second.send_signal(signal.SIGINT)
     second.communicate(timeout=60)
     assert second.returncode == 130 and first.poll() is None
+    third = run(name)
     kind.go.set()
-    assert first.wait(60) == 0
+    assert first.wait(60) == third.wait(60) == 0
+
+
+def test_who_waits_for_a_silent_server_can_be_stopped(
+    tmp_path: Path, slow: tuple[type[Slow], str], image_id: str, run: Run
+) -> None:
+    kind, name = slow
+    pull = run(name)
+    until(lambda: len(kind.halves) == 3, "all layers are on their way")
+    time.sleep(0.5)
+    pull.send_signal(signal.SIGINT)
+    output = pull.communicate(timeout=45)[0]  # the server would be waited for for 60 s
+    assert pull.returncode == 130 and "Traceback" not in output, output
+    kept = tmp_path / "node/var/lib/kubelet-py/images/partial"
+    assert [file.stat().st_size >= 1 << 20 for file in kept.iterdir()] == [True] * 3
 
 
 def test_a_layer_that_came_meanwhile_is_not_unpacked_again(
