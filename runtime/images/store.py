@@ -27,6 +27,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import threading
@@ -249,18 +250,19 @@ class ImageStore:
             records = self._records()
             wanted = {digest for record in records.values() for digest in record["diffIds"]}
             files = {digest for key, record in records.items() for digest in (key, *record["documents"])}
-            (self._root / "ingest").mkdir(exist_ok=True)
-            doomed = Path(tempfile.mkdtemp(dir=self._root / "ingest"))
-            swept = 0
+            doomed = []
             for kind in _KEPT:
                 folder, needed = self._root / kind, files if kind.startswith("blobs") else wanted
                 for stray in list(folder.iterdir()) if folder.is_dir() else ():
-                    if f"sha256:{stray.name}" not in needed:
-                        os.rename(stray, doomed / f"{folder.name}-{stray.name}")
-                        swept += kind == "layers"
+                    if f"sha256:{stray.name}" in needed:
+                        continue
+                    if kind == "layers":
+                        doomed.append(self._hidden(stray))
+                    else:
+                        stray.unlink()
         _delete(doomed)
         self.partials.drop(older_than=0)
-        return swept
+        return len(doomed)
 
     def import_archive(self, fileobj: BinaryIO, tag: str | None = None) -> builtins.list[Image]:
         """Import a docker-archive or OCI layout tar, plain or compressed; see archive.py."""
@@ -331,13 +333,21 @@ class ImageStore:
         return images
 
     def _write(self, records: Mapping[str, Any]) -> None:
-        temporary = self._index_file.with_suffix(".json.new")
-        with open(temporary, "w") as handle:
-            json.dump({"version": 1, "images": records}, handle, indent=1, sort_keys=True)
+        """Replace images.json, in space put by the last time: images can go from a full disk, too."""
+        spare = self._index_file.with_suffix(".json.new")
+        data = json.dumps({"version": 1, "images": records}, indent=1, sort_keys=True).encode()
+        with open(os.open(spare, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "wb") as handle:
+            handle.write(data)
+            handle.truncate()
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, self._index_file)
+        os.replace(spare, self._index_file)
         durable.sync(self._root)
+        try:
+            with open(spare, "wb") as handle:
+                os.posix_fallocate(handle.fileno(), 0, len(data))
+        except OSError as error:
+            log.info("Put no space by for the next change error=%s", error.strerror)
 
     def _image(self, image_id: str, record: Mapping[str, Any]) -> Image:
         return Image(
@@ -418,10 +428,11 @@ class ImageStore:
         self._write(records)
         return self._image(image_id, records[image_id])
 
-    def _unreferenced(self, record: Mapping[str, Any], remaining: Mapping[str, Any], image_id: str) -> Path:
-        """Move what only the removed image needed out of sight; returns the folder to delete."""
-        (self._root / "ingest").mkdir(exist_ok=True)
-        doomed = Path(tempfile.mkdtemp(dir=self._root / "ingest"))
+    def _unreferenced(
+        self, record: Mapping[str, Any], remaining: Mapping[str, Any], image_id: str
+    ) -> builtins.list[Path]:
+        """Move what only the removed image needed out of sight; returns the folders to delete."""
+        doomed = []
         needed = {
             digest for other in remaining.values() for digest in (*other["diffIds"], *other["documents"])
         }
@@ -429,10 +440,17 @@ class ImageStore:
             self._blob(digest).unlink(missing_ok=True)
         for diff_id in set(record["diffIds"]) - needed:
             with contextlib.suppress(FileNotFoundError):
-                os.rename(self._layer(diff_id), doomed / diff_id.partition(":")[2])
+                doomed.append(self._hidden(self._layer(diff_id)))
             for kind in ("tapes", "archives"):
                 self._kept(kind, diff_id).unlink(missing_ok=True)
         return doomed
+
+    def _hidden(self, layer: Path) -> Path:
+        """Take a layer away by renaming it: a folder for it to lie in would take space."""
+        (self._root / "ingest").mkdir(exist_ok=True)
+        target = self._root / "ingest" / f"{layer.name}-{secrets.token_hex(4)}"
+        os.rename(layer, target)
+        return target
 
     def _sweep(self, parent: Path) -> None:
         self.partials.drop()
@@ -452,10 +470,11 @@ class ImageStore:
                 os.close(holder)
 
 
-def _delete(folder: Path) -> None:
-    # A writer that starts at this moment may take the folder for a crashed one's, and sweep it with us.
-    with contextlib.suppress(FileNotFoundError):
-        remove_tree(folder)
+def _delete(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        # A writer that starts at this moment may take it for a crashed one's, and sweep it with us.
+        with contextlib.suppress(FileNotFoundError):
+            remove_tree(folder)
 
 
 def _full_name(name: str) -> str:
