@@ -26,6 +26,7 @@ from runtime.images import reference
 from runtime.images.errors import ImageError, ImageNotFound
 from runtime.images.store import Image, ImageStore
 
+_VERBS = {"ls": "list", "rm": "remove", "from-binary": "make"}
 _HINTS = {
     errno.EACCES: " (run it as root)",
     errno.EPERM: " (run it as root)",
@@ -61,27 +62,32 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _registry_flags(action)
 
     action = _action(actions, "push", _push, "push an image to its registry, or under another name")
-    action.add_argument("name", metavar="NAME")
+    action.add_argument("name", metavar="NAME", help="the image, by name or id")
     action.add_argument("target", metavar="TARGET", nargs="?", help="the name to push it as")
     _registry_flags(action)
 
     action = _action(actions, "export", _export, "write images to an archive that others can load")
-    action.add_argument("names", metavar="NAME", nargs="+")
+    action.add_argument("names", metavar="NAME", nargs="+", help="a name, or an id for all its names")
     action.add_argument("-o", "--output", required=True, metavar="FILE", help="- for standard output")
-    action.add_argument("--format", choices=("docker-archive", "oci-archive"), default="docker-archive")
+    action.add_argument(
+        "--format",
+        choices=("docker-archive", "oci-archive"),
+        default="docker-archive",
+        help="of the archive (default docker-archive)",
+    )
 
     action = _action(actions, "tag", _tag, "give an image further names")
-    action.add_argument("name", metavar="NAME")
-    action.add_argument("tags", metavar="TAG", nargs="+")
+    action.add_argument("name", metavar="NAME", help="the image, by name or id")
+    action.add_argument("tags", metavar="TAG", nargs="+", help="busybox:mine, localhost:5000/busybox:1")
 
     action = _action(actions, "prune", _prune, "remove images without a name, and what killed pulls left")
     action.add_argument("-a", "--all", action="store_true", help="every image that no container uses")
 
     action = _action(actions, "inspect", _inspect, "print everything about an image as JSON")
-    action.add_argument("names", metavar="NAME", nargs="+")
+    action.add_argument("names", metavar="NAME", nargs="+", help="images, by name or id")
 
     action = _action(actions, "rm", _rm, "remove images by name or id")
-    action.add_argument("names", metavar="NAME", nargs="+")
+    action.add_argument("names", metavar="NAME", nargs="+", help="an image goes with its last name, or by id")
 
     action = _action(
         actions,
@@ -136,7 +142,8 @@ def _plainly(run: Callable[[argparse.Namespace], int], args: argparse.Namespace)
         said = vars(args)
         names = said.get("names") or [said.get("name") or said.get("file") or "images"]
         hint = _HINTS.get(error.errno or 0, "")
-        raise CommandError(f"Could not {args.action} {' '.join(names)}: {reason}{where}{hint}") from error
+        verb = _VERBS.get(args.action, args.action)
+        raise CommandError(f"Could not {verb} {' '.join(names)}: {reason}{where}{hint}") from error
     except ImageError as error:
         raise CommandError(str(error)) from error
 
@@ -216,6 +223,7 @@ def _push(args: argparse.Namespace) -> int:
 def _transfer(args: argparse.Namespace, name: str, verb: str) -> Iterator[dict[str, Any]]:
     """The arguments that `pull` and `push` share, with progress while the block runs."""
     from runtime.images import login
+    from runtime.images.credentials import InvalidCredentials
 
     parsed = reference.parse(name)
     file = args.auth_file or login.default_file(os.environ)
@@ -223,6 +231,8 @@ def _transfer(args: argparse.Namespace, name: str, verb: str) -> Iterator[dict[s
         found = login.credentials_for(parsed, file) if file is not None else []
     except OSError as error:
         raise CommandError(f"Could not read {file}: {error.strerror}") from error
+    except InvalidCredentials as error:
+        raise CommandError(f"{error} (in {file})") from error
     with contextlib.ExitStack() as stack:
         # Where a certificate is not looked at, somebody has said so; the library would repeat it each time.
         stack.enter_context(warnings.catch_warnings())

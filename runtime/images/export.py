@@ -26,7 +26,11 @@ def export_images(store: ImageStore, names: Sequence[str], out: BinaryIO, form: 
     A name gives the archive that tag; an id gives all the image's tags. Raises ImageNotFound, ArchiveError,
     DigestMismatch, UnpackError; then what was written is of no use.
     """
-    chosen = [_choose(store, name) for name in names]
+    tags: dict[str, tuple[Image, list[str]]] = {}
+    for name in names:
+        image, named = _choose(store, name)
+        tags.setdefault(image.id, (image, []))[1].extend(named)
+    chosen = [(image, list(dict.fromkeys(named))) for image, named in tags.values()]
     writer = _Writer(store, out)
     if form == "docker-archive":
         _write_docker(writer, store, chosen)

@@ -141,6 +141,18 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path, capsys: pytest.Capt
     assert "damaged" in capsys.readouterr().err
 
 
+def test_what_a_pull_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The server that was asked, which is not always the one in the image's name, and the file."""
+    hosts = tmp_path / "etc/kubelet-py/registries/docker.io/hosts.toml"
+    hosts.parent.mkdir(parents=True)
+    hosts.write_text('server = "http://localhost:1"\n')
+    assert image(tmp_path, "pull", "busybox") == 1
+    assert "manifest latest from localhost:1: [Errno 111] Connection refused" in capsys.readouterr().err
+    (tmp_path / "auth.json").write_text("{")
+    assert image(tmp_path, "pull", "busybox", "--auth-file", str(tmp_path / "auth.json")) == 1
+    assert f"not JSON (in {tmp_path}/auth.json)" in capsys.readouterr().err
+
+
 def test_who_is_not_root_is_told(tmp_path: Path, archive: Path) -> None:
     assert image(tmp_path, "import", str(archive)) == 0
     child = os.fork()

@@ -130,6 +130,22 @@ def test_our_own_import_reads_several_exported_images(
     assert again.getvalue() == out.getvalue()
 
 
+@pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
+def test_an_image_named_twice_is_exported_once(
+    tmp_path: Path, store: ImageStore, image: Image, form: str
+) -> None:
+    """As docker save has it; two of its names are both in the archive."""
+    other = store.tag(image.id, ["docker.io/library/other:1"])
+    first, second = other.repo_tags
+    file = tmp_path / "twice.tar"
+    with open(file, "wb") as handle:
+        assert len(export_images(store, [first, second, first], handle, form)) == 1
+    with open(file, "rb") as handle:
+        images = ImageStore(tmp_path / "fresh").import_archive(handle)
+    assert {found.id for found in images} == {image.id} and images[-1].repo_tags == other.repo_tags
+    assert len(images) == (1 if form == "docker-archive" else 2), "in OCI layouts each name is an entry"
+
+
 def test_an_unknown_image_leaves_no_half_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(tmp_path, "export", "-o", str(tmp_path / "x.tar"), "nothing") == 1
     assert "no such image" in capsys.readouterr().err
