@@ -77,30 +77,45 @@ def until(what: Callable[[], bool], why: str) -> None:
     raise AssertionError(why)
 
 
-Run = Callable[[str], "subprocess.Popen[str]"]
+class Pull:
+    """The command, running, for the node in this folder."""
+
+    def __init__(self, folder: Path, name: str, number: int) -> None:
+        self._output = folder / f"output{number}"
+        command = [sys.executable, "-m", "kubelet_py.cli.main", "image", "pull", "--root"]
+        with open(self._output, "wb") as output:
+            self.process = subprocess.Popen(
+                [*command, str(folder / "node"), name], cwd=REPOSITORY, stdout=output, stderr=output
+            )
+
+    def said(self) -> str:
+        return self._output.read_text()
+
+    def waits(self) -> int:
+        return self.said().count("waiting for another pull")
+
+    def end(self, signal_number: int | None = None) -> int:
+        """Its exit code, after the signal; the server would be waited for for 60 s."""
+        if signal_number is not None:
+            self.process.send_signal(signal_number)
+        return self.process.wait(timeout=45)
+
+
+Run = Callable[[str], Pull]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
-    """Starts the command, for the node below tmp_path/node."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Pull] = []
 
-    def start(name: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "kubelet_py.cli.main", "image", "pull", "--root"]
-        pull = subprocess.Popen(
-            [*command, str(tmp_path / "node"), name],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        started.append(pull)
-        return pull
+    def start(name: str) -> Pull:
+        started.append(Pull(tmp_path, name, len(started)))
+        return started[-1]
 
     yield start
     for pull in started:
-        pull.kill()
-        pull.communicate()
+        pull.process.kill()
+        pull.process.wait()
 
 
 @pytest.fixture
@@ -113,6 +128,10 @@ def slow(server: str) -> Iterator[tuple[type[Slow], str]]:
         Door.go.set()
 
 
+def halves_in(folder: Path) -> int:
+    return sum(file.stat().st_size >= 1 << 20 for file in folder.glob("*"))
+
+
 def blobs_asked(kind: type[_Door], image_id: str) -> Counter[str]:
     return Counter(path for path in kind.asked if "/blobs/" in path and image_id not in path)
 
@@ -122,16 +141,12 @@ def test_four_processes_fetch_each_layer_once(
 ) -> None:
     kind, name = slow
     pulls = [run(name) for _ in range(4)]
-    config = f"/v2/app/blobs/{image_id}"
-    until(lambda: kind.asked.count(config) == 4 and len(kind.halves) == 3, "all pulls are at the layers")
-    time.sleep(0.5)  # so that each has looked at what the others do
+    until(lambda: sum(pull.waits() for pull in pulls) == 9, "of each layer one pull has it, and three wait")
     kind.go.set()
-    outputs = [pull.communicate(timeout=120)[0] for pull in pulls]
-    assert [pull.returncode for pull in pulls] == [0] * 4, outputs
+    codes, outputs = [pull.end() for pull in pulls], [pull.said() for pull in pulls]
+    assert codes == [0] * 4, outputs
     asked = blobs_asked(kind, image_id)
     assert len(asked) == 3 and set(asked.values()) == {1}, asked
-    waited = [text for text in outputs if "waiting for another pull" in text]
-    assert len(waited) == 3, outputs
     assert all(text.count(": done") == 3 for text in outputs), outputs
     images = tmp_path / "node/var/lib/kubelet-py/images"
     assert [image.id for image in ImageStore(images).list()] == [image_id]
@@ -145,16 +160,13 @@ def test_the_second_goes_on_where_the_first_was_killed(
     kind, name = slow
     partial = tmp_path / "node/var/lib/kubelet-py/images/partial"
     first = run(name)
-    until(
-        lambda: sum(file.stat().st_size >= 1 << 20 for file in partial.glob("*")) == 3, "half of each is here"
-    )
+    until(lambda: halves_in(partial) == 3, "half of each layer is here")
     second = run(name)
-    until(lambda: kind.asked.count(f"/v2/app/blobs/{image_id}") == 2, "the second has come to the layers")
-    time.sleep(0.5)
+    until(lambda: second.waits() == 3, "the second waits for all layers")
     kind.headers_seen.clear()
-    first.send_signal(signal.SIGKILL)
-    output = second.communicate(timeout=120)[0]
-    assert first.wait() == -signal.SIGKILL and second.returncode == 0, output
+    assert first.end(signal.SIGKILL) == -signal.SIGKILL
+    code, output = second.end(), second.said()
+    assert code == 0, output
     ranges = [seen["Range"] for seen in kind.headers_seen]
     assert len(ranges) == 3 and all(int(asked[6:-1]) >= 1 << 20 for asked in ranges), ranges
     assert output.count("waiting for another pull") == output.count(": downloading") == 3, output
@@ -165,28 +177,21 @@ def test_who_waits_can_be_stopped(slow: tuple[type[Slow], str], image_id: str, r
     first = run(name)
     until(lambda: len(kind.halves) == 3, "the first has all layers in hand")
     second = run(name)
-    until(lambda: kind.asked.count(f"/v2/app/blobs/{image_id}") == 2, "the second has come to the layers")
-    time.sleep(0.5)
-    second.send_signal(signal.SIGINT)
-    second.communicate(timeout=60)
-    assert second.returncode == 130 and first.poll() is None
-    third = run(name)
+    until(lambda: second.waits() == 3, "the second waits for all layers")
+    assert second.end(signal.SIGINT) == 130 and first.process.poll() is None
     kind.go.set()
-    assert first.wait(60) == third.wait(60) == 0
+    assert first.end() == 0
 
 
 def test_who_waits_for_a_silent_server_can_be_stopped(
     tmp_path: Path, slow: tuple[type[Slow], str], image_id: str, run: Run
 ) -> None:
-    kind, name = slow
+    _, name = slow
     pull = run(name)
-    until(lambda: len(kind.halves) == 3, "all layers are on their way")
-    time.sleep(0.5)
-    pull.send_signal(signal.SIGINT)
-    output = pull.communicate(timeout=45)[0]  # the server would be waited for for 60 s
-    assert pull.returncode == 130 and "Traceback" not in output, output
     kept = tmp_path / "node/var/lib/kubelet-py/images/partial"
-    assert [file.stat().st_size >= 1 << 20 for file in kept.iterdir()] == [True] * 3
+    until(lambda: halves_in(kept) == 3, "half of each layer is here")
+    assert pull.end(signal.SIGINT) == 130 and "Traceback" not in pull.said()
+    assert halves_in(kept) == 3
 
 
 def test_a_layer_that_came_meanwhile_is_not_unpacked_again(
@@ -228,5 +233,5 @@ def test_prune_leaves_what_a_pull_is_writing(
     ImageStore(images).sweep()
     assert len(list((images / "partial").iterdir())) == 3
     kind.go.set()
-    assert pull.wait(60) == 0 and len(blobs_asked(kind, image_id)) == 3
+    assert pull.end() == 0 and len(blobs_asked(kind, image_id)) == 3
     assert set(blobs_asked(kind, image_id).values()) == {1}
