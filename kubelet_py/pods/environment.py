@@ -37,7 +37,9 @@ def expand(text: str, values: Mapping[str, str]) -> str:
             return "$"
         return values.get(name, match.group(0))
 
-    return _REFERENCE.sub(replace, text)
+    # No reference ends behind the last ")": each that begins there would be searched for its end to the end.
+    end = text.rfind(")") + 1
+    return _REFERENCE.sub(replace, text[:end]) + text[end:].replace("$$", "$")
 
 
 def service_variables(services: Sequence[Object], namespace: str, links: bool) -> dict[str, str]:

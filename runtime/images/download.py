@@ -25,7 +25,7 @@ Progress = Callable[[str, int, int], None]
 
 _ATTEMPTS = 5
 _CHUNK = 1 << 16  # what requests loses of a line that breaks is less than that
-_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+_RANGE = re.compile(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)(?!\d)")
 
 
 class Download:
@@ -143,9 +143,8 @@ class Download:
 def _place(response: requests.Response) -> tuple[int | None, int | None]:
     """Where the answer's bytes begin, and how many the whole blob has; None where it does not say."""
     if response.status_code == 200:
-        length = response.headers.get("Content-Length", "")
-        plain = "Content-Encoding" not in response.headers
-        return 0, int(length) if plain and length.isdecimal() else None
+        length = _length(response)
+        return 0, None if "Content-Encoding" in response.headers else length
     found = _RANGE.match(response.headers.get("Content-Range", ""))
     if found is None:
         return None, None
@@ -157,5 +156,10 @@ def _told_its_end(response: requests.Response) -> bool:
     """Whether the body that has been read ended where the server said, and not with the connection."""
     if response.headers.get("Transfer-Encoding", "").lower() == "chunked":
         return True  # else reading had failed
-    length = response.headers.get("Content-Length", "")
-    return length.isdecimal() and response.raw.tell() == int(length)
+    return response.raw.tell() == _length(response)
+
+
+def _length(response: requests.Response) -> int | None:
+    """Content-Length, None where it is no number: int() raises ValueError for one of thousands of digits."""
+    text = response.headers.get("Content-Length", "")
+    return int(text) if text.isdecimal() and len(text) < 20 else None

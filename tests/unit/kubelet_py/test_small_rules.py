@@ -116,6 +116,13 @@ def test_expansion(text: str, wanted: str) -> None:
     assert environment.expand(text, {"A": "1", "B": "2"}) == wanted
 
 
+def test_references_without_an_end_do_not_hold_up_the_agent() -> None:
+    """100 kB of them took a minute, in which no other thread of the agent ran."""
+    text = "$(" * 100_000
+    assert environment.expand(text, {"A": "1"}) == text
+    assert environment.expand(f"{text})$(A)$$$(A", {text[2:]: "x", "A": "1"}) == "x1$$(A"
+
+
 @pytest.mark.parametrize(
     ("container", "wanted"),
     [
