@@ -161,7 +161,7 @@ WEAKENINGS = (
     weak(
         "no read-only paths",
         OPERATIONS,
-        "            *(ProtectPath(path) for path in spec.linux.readonly_paths),\n",
+        "            *(_protect(path) for path in spec.linux.readonly_paths),\n",
         "",
         "test_S06_the_kernels_settings_cannot_be_opened_for_writing",
         "test_E16_settings_that_run_programs_on_the_host_are_read_only",
