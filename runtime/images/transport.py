@@ -15,7 +15,6 @@ import ipaddress
 import json
 import logging
 import os
-import re
 import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -26,6 +25,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
+from runtime.images import challenges
 from runtime.images.credentials import Credentials
 from runtime.images.errors import (
     ManifestError,
@@ -48,7 +48,6 @@ _ATTEMPTS = 4
 _LONGEST_WAIT = 10.0
 _REDIRECTS = 5
 _PASSING = frozenset({429, 500, 502, 503, 504})
-_CHALLENGE = re.compile(r'(?<![a-zA-Z])([a-zA-Z]{1,32})="((?:[^"\\]|\\.)*)"')
 _MAX_TOKEN = 1 << 20
 _NO_TLS = " (it does not speak TLS: name it as http:// in its hosts.toml, or pull with --insecure)"
 _HINTS = {
@@ -242,19 +241,18 @@ class Channel:
     # -- authentication ------------------------------------------------------------------------------
 
     def _authenticate(self, challenge: str, what: str, used: str) -> None:
-        scheme, _, rest = challenge.partition(" ")
-        fields = {key.lower(): value for key, value in _CHALLENGE.findall(rest)}
+        chosen = challenges.choose(challenges.parse(challenge))
         with self._lock:
             if self._authorization != used:
                 return  # another thread was faster
-            if scheme.lower() == "basic":
-                if self._credentials.empty:
-                    raise PullUnauthorized(f"{self.what}: no credentials for {what}")
-                self._authorization = self._credentials.basic()
-            elif scheme.lower() == "bearer" and "realm" in fields:
-                self._authorization = f"Bearer {self._token(fields)}"
-            else:
+            if chosen is None:
                 raise PullUnauthorized(f"{self.what}: unknown challenge {challenge[:80]!r}")
+            if chosen.scheme == "bearer":
+                self._authorization = f"Bearer {self._token(chosen.fields)}"
+                return
+            if self._credentials.empty:
+                raise PullUnauthorized(f"{self.what}: no credentials for {what}")
+            self._authorization = self._credentials.basic()
 
     def _token(self, fields: Mapping[str, str]) -> str:
         realm = fields["realm"]
@@ -295,8 +293,9 @@ class Channel:
             }
             return self._request("POST", realm, data=form)
         headers = {} if self._credentials.empty else {"Authorization": self._credentials.basic()}
-        # A scope of several parts, as for mounting across repositories, is sent as it was named.
-        return self._request("GET", realm, params={"service": service, "scope": scope}, headers=headers)
+        # Several scopes, as for mounting across repositories, are as many parameters.
+        query = {"service": service, "scope": scope.split()}
+        return self._request("GET", realm, params=query, headers=headers)
 
     # -- answers -------------------------------------------------------------------------------------
 
