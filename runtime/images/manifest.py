@@ -42,6 +42,14 @@ _LAYERS = frozenset(
     {OCI_LAYER, f"{OCI_LAYER}+gzip", f"{OCI_LAYER}+zstd"}
     | {f"application/vnd.docker.image.rootfs.diff.tar{suffix}" for suffix in ("", ".gzip", ".zstd")}
 )
+_SPELLINGS = {
+    "x86_64": ("amd64", ""),
+    "x86-64": ("amd64", ""),
+    "i386": ("386", ""),
+    "aarch64": ("arm64", ""),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+}
 _ARCHITECTURES = {
     "x86_64": ("amd64", ""),
     "aarch64": ("arm64", "v8"),
@@ -177,16 +185,45 @@ def parse_index(data: bytes) -> tuple[Descriptor, ...]:
 
 
 def select(entries: tuple[Descriptor, ...], wanted: Platform) -> Descriptor:
-    """The entry for `wanted`; an exact variant wins over an unspecified one. Raises NoMatchingPlatform."""
-    best: tuple[int, Descriptor] | None = None
-    for entry in entries:
-        score = _score(entry, wanted)
-        if score and (best is None or score > best[0]):
-            best = (score, entry)
+    """The entry that runs best on `wanted`; one without a platform only where there is no other.
+
+    Raises NoMatchingPlatform. Source: containerd's platforms.Only.
+    """
+    usable = [entry for entry in entries if entry.media_type in MANIFESTS | INDEXES]
+    by_platform = {normalized(entry.platform): entry for entry in reversed(usable) if entry.platform}
+    anywhere = (entry for entry in usable if entry.platform is None)
+    fitting = (by_platform[item] for item in _runnable(wanted) if item in by_platform)
+    best = next(fitting, None) or next(anywhere, None)
     if best is None:
         offered = ", ".join(sorted({str(entry.platform) for entry in entries if entry.platform})) or "none"
         raise NoMatchingPlatform(f"Could not use index: no match for platform {wanted} (has {offered})")
-    return best[1]
+    return best
+
+
+def normalized(platform: Platform) -> Platform:
+    """The same with one word for each thing; source: containerd's normalizeArch.
+
+    uname's and Debian's names of architectures become Go's; amd64/v1 and arm64/v8 are what has no variant,
+    and arm without one is arm/v7.
+    """
+    architecture, variant = platform.architecture.lower(), platform.variant.lower()
+    architecture, meant = _SPELLINGS.get(architecture, (architecture, ""))
+    variant = meant or variant
+    if architecture == "arm":
+        variant = f"v{variant.removeprefix('v') or 7}"
+    elif (architecture, variant.removeprefix("v")) in (("arm64", "8"), ("amd64", "1")):
+        variant = ""
+    return Platform(platform.os.lower(), architecture, variant)
+
+
+def _runnable(wanted: Platform) -> list[Platform]:
+    """What this machine runs, best first: older ARM variants, and 32 bits on 64."""
+    first = normalized(wanted)
+    if first.architecture == "amd64":
+        return [first, Platform(first.os, "386")]
+    limit = {"arm": first.variant, "arm64": "v9"}.get(first.architecture, "")
+    older = [Platform(first.os, "arm", item) for item in ("v8", "v7", "v6", "v5") if item < limit]
+    return [first, *older]
 
 
 def parse_config(data: bytes) -> ImageConfig:
@@ -226,21 +263,6 @@ def _whole(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise ManifestError(f"Could not use image config: {where} is not a string")
     return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _score(entry: Descriptor, wanted: Platform) -> int:
-    if entry.media_type not in MANIFESTS | INDEXES:
-        return 0
-    if entry.platform is None:
-        return 1
-    if (entry.platform.os, entry.platform.architecture) != (wanted.os, wanted.architecture):
-        return 0
-    if entry.platform.variant == wanted.variant:
-        return 4
-    if not entry.platform.variant:
-        return 3
-    # An older ARM variant runs on a newer core, never the other way round.
-    return 2 if wanted.architecture == "arm" and entry.platform.variant < wanted.variant else 0
 
 
 def _load(data: bytes, limit: int, what: str) -> dict[str, Any]:
