@@ -300,7 +300,11 @@ def _prune(args: argparse.Namespace) -> int:
     idle = [image for image in store.list() if image.id not in used and (args.all or not image.repo_tags)]
 
     def remove(image_id: str) -> None:
-        print(f"Deleted: {store.remove(image_id, in_use=used).id}")
+        # A container may have come since, or another one have removed it.
+        used = _images_in_use(store, NodePaths(args.root).containers)
+        if image_id not in used:
+            with contextlib.suppress(ImageNotFound):
+                print(f"Deleted: {store.remove(image_id, in_use=used).id}")
 
     code = _guarded([image.id for image in idle], remove)
     if swept := store.sweep():

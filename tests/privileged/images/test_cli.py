@@ -8,12 +8,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from kubelet_py.cli.main import main
+from kubelet_py.paths import NodePaths
+from runtime.images.store import Image, ImageStore
 from tests.unit.images.build import docker_archive, layer, tar_file
 
 pytestmark = [
@@ -139,6 +141,34 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path, capsys: pytest.Capt
     (store / "images.json").write_text("half a docum")
     assert image(tmp_path, "ls") == 1
     assert "damaged" in capsys.readouterr().err
+
+
+def test_prune_looks_again_before_each_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it worked, a container came, and somebody else removed an image."""
+    store = ImageStore(NodePaths(tmp_path).images)
+    names = [f"team/app{number}:v1" for number in range(3)]
+    for number, name in enumerate(names):
+        layers = [layer([("number", b"%d" % number)])]
+        store.import_archive(io.BytesIO(tar_file(docker_archive(layers, [name]))))
+    used, gone, idle = (store.lookup(name) for name in names)
+    assert used and gone and idle
+    listed = ImageStore.list
+
+    def busy(self: ImageStore) -> Sequence[Image]:
+        found = listed(self)
+        monkeypatch.undo()
+        store.remove(gone.id)
+        container = NodePaths(tmp_path).containers / "c1"
+        container.mkdir(parents=True)
+        (container / "config.json").write_text(json.dumps({"config": {"image_id": used.id}}))
+        return found
+
+    monkeypatch.setattr(ImageStore, "list", busy)
+    assert image(tmp_path, "prune", "--all") == 0
+    assert capsys.readouterr().out == f"Deleted: {idle.id}\n"
+    assert [left.id for left in store.list()] == [used.id]
 
 
 def test_what_a_pull_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
