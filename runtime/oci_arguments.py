@@ -21,8 +21,9 @@ SPEC_VERSION = "1.2.0"
 DEFAULT_ROOT = "/run/kubelet-py-oci"
 PROGRAM = "kubelet-py-oci"
 
-SWITCH, TEXT, TEXTS, COUNT, NUMBERS, BYTES = (
-    "yes or no", "text", "texts", "a number from 0 on", "numbers", "a number (of bytes: 64M)"
+SWITCH, TEXT, TEXTS, COUNT, NUMBERS, WHOLE, BYTES = (
+    "yes or no", "text", "texts", "a number from 0 on", "numbers", "a whole number",
+    "a number (of bytes: 64M)",
 )  # fmt: skip
 
 # flag → (section, key) of linux.resources
@@ -63,6 +64,12 @@ _MAKING: tuple[Flag, ...] = (
     ("no-pivot", "", SWITCH, "change the root without pivot_root"),
     ("no-new-keyring", "", SWITCH, "keep the caller's session keyring"),
 )
+
+
+def _kind(limit: str) -> str:
+    return TEXT if limit.startswith("cpuset") else BYTES if limit.startswith("memory") else WHOLE
+
+
 _FORMAT: Flag = ("format", "f", ("table", "json"), "how to print it")
 
 COMMANDS: dict[str, Command] = {
@@ -111,7 +118,7 @@ COMMANDS: dict[str, Command] = {
         (
             ("resources", "r", TEXT, "file with linux.resources, - for standard input"),
             *(
-                (flag, "", TEXT if flag.startswith("cpuset") else BYTES, f"linux.resources.{'.'.join(place)}")
+                (flag, "", _kind(flag), f"linux.resources.{'.'.join(place)}")
                 for flag, place in LIMITS.items()
             ),
         ),
@@ -136,7 +143,7 @@ COMMANDS: dict[str, Command] = {
 
 DEFAULTS = {
     "root": DEFAULT_ROOT, "log-format": "text", "cgroup-manager": "cgroupfs", "rootless": "auto",
-    "bundle": ".", "format": "table", "interval": "5s",
+    "bundle": ".", "format": "table", "interval": "5s", "no-new-privs": None,
 }  # fmt: skip
 
 

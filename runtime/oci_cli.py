@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if arguments.log:
             _check_log(arguments)
-        if arguments.debug and arguments.log:
-            _log(arguments, "debug", f"kubelet-py-oci {' '.join(sys.argv[1:] if argv is None else argv)}")
+        if arguments.debug:
+            _debug(arguments, f"kubelet-py-oci {' '.join(sys.argv[1:] if argv is None else argv)}")
         return COMMANDS[arguments.command](arguments)
     except (RuntimeFailure, OSError, UnknownCapability) as error:
         text = " ".join(str(error).split())
@@ -92,6 +92,14 @@ def _log(arguments: Arguments, level: str, text: str) -> None:
         file.write(line + "\n")
 
 
+def _debug(arguments: Arguments, text: str) -> None:
+    """To standard error where there is no log, as runc does."""
+    if arguments.log:
+        _log(arguments, "debug", text)
+    else:
+        print(f"kubelet-py-oci: {text}", file=sys.stderr)
+
+
 def _complain(arguments: Arguments, problems: Sequence[str]) -> None:
     """Warnings: to the log; without one to standard error, unless that is a container's, which would take
     them for its own words: then to the file `warnings` beside the container's state."""
@@ -105,7 +113,10 @@ def _complain(arguments: Arguments, problems: Sequence[str]) -> None:
 
 
 def _runtime(arguments: Arguments) -> Runtime:
+    """Who makes cgroups is asked for by those commands that make some; a container knows who made its own."""
     manager = cgroups.SYSTEMD if arguments.systemd_cgroup else arguments.cgroup_manager
+    if arguments.command not in ("create", "run"):
+        manager = cgroups.CGROUPFS
     return Runtime(Store(arguments.root), LinuxKernel(), cgroups.choose(manager))
 
 
@@ -266,6 +277,8 @@ def _exec(arguments: Arguments) -> int:
     process = parse_process(wanted(arguments, runtime.store.load(arguments.id).config["process"]))
     if arguments.detach:
         _need_console(arguments, process.terminal)
+    if arguments.console_socket and not process.terminal:
+        raise StateError("Could not exec: there is a console socket, but no terminal (give --tty)")
     started = runtime.exec(
         arguments.id, process, _options(arguments), below(arguments.cgroup), paused=arguments.ignore_paused
     )
@@ -282,6 +295,8 @@ def _spec(arguments: Arguments) -> int:
             file.write(json_text.pretty(example_config()) + "\n")
     except FileExistsError:
         raise StateError(f"Could not write {path}: it exists (remove it first)") from None
+    except OSError as error:
+        raise StateError(f"Could not write {path}: {errno_name(error.errno or 0)}") from error
     return 0
 
 

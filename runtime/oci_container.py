@@ -263,7 +263,7 @@ class Runtime:
         """Lets a created container's process go on. A hook that fails ends and removes the container: raises
         HookError."""
         container = self.store.load(identity)
-        status = self.store.status(container)
+        status = self.status(container)
         if status != CREATED:
             raise StateError(f"Could not start container {identity}: it is {status}, not created")
         hooks = _hooks_of(container)
@@ -444,12 +444,12 @@ class Runtime:
         self, identity: str, process: ProcessSpec, options: Options = PLAIN,
         below: Mapping[str, str] = NOWHERE, *, paused: bool = False,
     ) -> Process:  # fmt: skip
-        """One more process in a running container. `below`: cgroups below the container's that it joins (see
+        """One more process in a created or running container. `below`: cgroups below the container's that it joins (see
         Cgroup.join). `paused`: into a paused container, too, where it stays until that is resumed."""
         _check_descriptors(options.preserve_fds)
         container = self.store.load(identity)
         status = self.status(container)
-        if status != RUNNING and not (paused and status == PAUSED):
+        if status not in (CREATED, RUNNING) and not (paused and status == PAUSED):
             hint = " (resume it, or use --ignore-paused)" if status == PAUSED else ""
             raise StateError(f"Could not execute in container {identity}: it is {status}, not running{hint}")
         if not self._driver.exists(container.cgroup):

@@ -30,8 +30,8 @@ def wanted(arguments: Arguments, base: Mapping[str, Any]) -> dict[str, Any]:
         changes["capabilities"] = _capabilities(base.get("capabilities") or {}, arguments.cap)
     if arguments.cwd:
         changes["cwd"] = arguments.cwd
-    if arguments.no_new_privs:
-        changes["noNewPrivileges"] = True
+    if arguments.no_new_privs is not None:
+        changes["noNewPrivileges"] = arguments.no_new_privs
     if arguments.apparmor:
         changes["apparmorProfile"] = arguments.apparmor
     if arguments.process_label:
@@ -47,13 +47,15 @@ def environment(base: Sequence[str], more: Sequence[str]) -> list[str]:
 
 
 def below(flags: Sequence[str]) -> dict[str, str]:
-    """--cgroup [CONTROLLER,…:]PATH, by controller; "" for all. Raises StateError."""
+    """--cgroup [CONTROLLER,…:]PATH, by controller; "" for all. "/" is the container's own, also where its
+    first process has left that. Raises StateError."""
     found: dict[str, str] = {}
     for text in flags:
         controllers, colon, path = text.rpartition(":")
-        if not path.strip("/") or (colon and not controllers):
-            raise StateError(f"Could not use --cgroup {text}: a path below the container's is needed")
-        for controller in controllers.split(","):
+        named = controllers.split(",")
+        if not path or (colon and "" in named):
+            raise StateError(f"Could not use --cgroup {text}: [CONTROLLER,…:]PATH is needed")
+        for controller in named:
             if controller in found:
                 raise StateError(f"Could not use --cgroup {text}: there is another for the same controller")
             found[controller] = path

@@ -191,13 +191,28 @@ def _count(text: str) -> int:
     return int(text)
 
 
+SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+
+
 def _bytes(text: str) -> int:
-    """A whole number, or bytes with a unit as runc takes them: 64M, 1g."""
-    units = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    clean = text.lower().removesuffix("b") if text[-2:-1].isalpha() else text.lower()
-    if clean[-1:] in units:
-        return int(clean[:-1]) * units[clean[-1]]
-    return int(clean)
+    """-1, or bytes as runc takes them (RAMInBytes of go-units): 64M, 1g, 1.5GiB."""
+    if text == "-1":
+        return -1
+    number = text.rstrip("bBiIkKmMgGtTpP")
+    unit = text[len(number) :].lower().removesuffix("b")
+    unit = unit.removesuffix("i") if len(unit) == 2 else unit
+    number = number.strip()
+    if unit not in SIZES or not (number.isascii() and number.replace(".", "", 1).isdigit()):
+        raise ValueError(text)
+    return int(float(number) * SIZES[unit]) if "." in number else int(number) * SIZES[unit]
+
+
+def _whole(text: str) -> int:
+    """A whole number, which may be below 0."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()):
+        raise ValueError(text)
+    return int(text)
 
 
 _VALUES: dict[str, Callable[[str], Any]] = {
@@ -206,6 +221,7 @@ _VALUES: dict[str, Callable[[str], Any]] = {
     "texts": str,
     "a number from 0 on": _count,
     "numbers": _count,
+    "a whole number": _whole,
     "a number (of bytes: 64M)": _bytes,
 }
 _NOTHING: Mapping[object, Any] = {
@@ -213,6 +229,7 @@ _NOTHING: Mapping[object, Any] = {
     "texts": (),
     "numbers": (),
     "a number from 0 on": 0,
+    "a whole number": None,
     "a number (of bytes: 64M)": None,
 }
 

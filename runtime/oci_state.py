@@ -44,9 +44,12 @@ class Store:
         self.root = root
 
     def folder(self, identity: str) -> str:
-        """The container's folder. Raises StateError for ids that are no plain names."""
-        if identity[:1] not in _LETTERS or len(identity) > 1024 or not _ID_CHARACTERS.issuperset(identity):
+        """The container's folder. Raises StateError for ids that are no plain names. Files of all containers
+        begin with a dot."""
+        if not identity or len(identity) > 1024 or not _ID_CHARACTERS.issuperset(identity):
             raise StateError(f"Could not use container id {identity!r}: letters, digits, _ + . - only")
+        if identity[0] == ".":
+            raise StateError(f"Could not use container id {identity!r}: it begins with a dot")
         return f"{self.root}/{identity}"
 
     def fifo(self, identity: str) -> str:

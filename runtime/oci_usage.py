@@ -7,7 +7,7 @@ import time
 
 from runtime import json_text
 from runtime.cgroups import Cgroup
-from runtime.errors import StateError
+from runtime.errors import StateError, errno_name
 from runtime.oci_arguments import LIMITS
 
 TYPE_CHECKING = False
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from runtime.oci_flags import Arguments
 
 LONGEST = 10**8
-UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def wanted(arguments: Arguments) -> dict[str, Any]:
@@ -42,6 +42,8 @@ def _file(path: str) -> dict[str, Any]:
         else:
             with open(path, encoding="utf-8") as file:
                 found = json_text.loads(file.read())
+    except OSError as error:
+        raise StateError(f"Could not read resources from {path}: {errno_name(error.errno or 0)}") from error
     except ValueError as error:
         raise StateError(f"Could not read resources from {path}: no JSON ({error})") from error
     if not isinstance(found, dict):
@@ -50,13 +52,19 @@ def _file(path: str) -> dict[str, Any]:
 
 
 def seconds(text: str) -> float:
-    """A duration as Go writes it: 5s, 500ms; above 0. Raises StateError."""
-    number = text.rstrip("hms")
-    unit = text[len(number) :]
+    """A duration as Go writes it: 5s, 500ms, 1m30s; above 0. Raises StateError."""
+    rest, found = text.lstrip("+-"), 0.0
     try:
-        found = float(number) * UNITS[unit]
-    except (KeyError, ValueError):
-        raise StateError(f"Could not read interval {text!r} (as 5s or 500ms)") from None
+        while True:
+            number = rest[: next(index for index, letter in enumerate(rest) if letter not in "0123456789.")]
+            unit = next(unit for unit in UNITS if rest.removeprefix(number).startswith(unit))
+            found += float(number) * UNITS[unit]
+            rest = rest[len(number) + len(unit) :]
+            if not rest:
+                break
+    except (StopIteration, ValueError):
+        raise StateError(f"Could not read interval {text!r} (as 5s, 500ms or 1m30s)") from None
+    found = -found if text.startswith("-") else found
     if not 0 < found < LONGEST:
         raise StateError(f"Could not use interval {text!r}: it must be greater than 0 and below {LONGEST}s")
     return found

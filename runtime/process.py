@@ -278,7 +278,7 @@ class FindExecutable(Operation):
                 raise PermissionError(13, "not executable")
             return
         denied = False
-        for folder in self.path.split(":"):
+        for folder in self.path.split(":") if self.name else ():
             candidate = f"{folder or '.'}/{self.name}"
             try:
                 if kernel.is_executable(candidate):

@@ -25,16 +25,18 @@ _ALL = tuple(_signal.valid_signals())
 
 
 def number(name: str) -> int:
-    """`9`, `KILL`, `SIGKILL`, `SIGRTMIN+3` → the number. Raises ValueError."""
+    """`9`, `KILL`, `SIGKILL`, `SIGRTMIN+3`, `SIGRTMAX-3` → the number. Raises ValueError."""
     text = name.strip().upper()
     if text.isascii() and text.isdigit():
         found = int(text)
     else:
-        base, _, offset = text.removeprefix("SIG").partition("+")
+        plain = text.removeprefix("SIG")
+        sign = "-" if plain.startswith("RTMAX") else "+"
+        base, _, offset = plain.partition(sign)
         known = None if base[:1] == "_" else getattr(_signal, f"SIG{base}", None)
         if not isinstance(known, int) or (offset and not (offset.isascii() and offset.isdigit())):
             raise ValueError(f"no such signal: {name}")
-        found = known + int(offset or 0)
+        found = known + int(sign + (offset or "0"))
     if not 1 <= found <= _signal.SIGRTMAX:
         raise ValueError(f"no such signal: {name}")
     return found

@@ -442,3 +442,64 @@ def test_of_two_values_of_a_variable_the_last_is_handed_over(peer: Peer) -> None
     (peer.root / "bin/env").symlink_to("busybox")
     done = peer("run", "--bundle", str(peer.folder), peer.identity)
     assert [line for line in done.stdout.splitlines() if line.startswith("A=")] == ["A=2"], done
+
+
+def test_an_exec_in_a_created_container(peer: Peer) -> None:
+    peer.args("sleep", "1000")
+    assert peer.create().returncode == 0, peer.output()
+    done = peer("exec", peer.identity, "sh", "-c", "echo up; exit 4")
+    assert (done.stdout, done.returncode) == ("up\n", 4), done.stderr
+    assert peer.status() == "created"
+    assert peer("start", peer.identity).returncode == 0
+
+
+def test_a_paused_created_container_is_not_started(peer: Peer) -> None:
+    if peer.name == CRUN:
+        pytest.skip("crun 1.8 starts it when it is resumed")
+    peer.args("sleep", "1000")
+    assert peer.create().returncode == 0, peer.output()
+    assert peer("pause", peer.identity).returncode == 0
+    assert "paused" in peer.refused("start", peer.identity)
+    assert peer("resume", peer.identity).returncode == 0
+    assert peer("start", peer.identity).returncode == 0
+
+
+def test_an_exec_in_the_containers_own_cgroup_by_name(peer: Peer) -> None:
+    peer.start("sleep", "1000")
+    done = peer("exec", "--cgroup", "/", peer.identity, "/bin/true")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_console_socket_without_a_terminal_is_refused(peer: Peer) -> None:
+    if peer.name == CRUN:
+        pytest.skip("crun 1.8 takes it")
+    peer.start("sleep", "1000")
+    assert "console socket" in peer.refused("exec", "--console-socket", "/nowhere", peer.identity, "true")
+
+
+@pytest.mark.parametrize("identity", ["_x", "+x", "-x"])
+def test_an_id_may_begin_with_a_sign(peer: Peer, identity: str) -> None:
+    peer.args("true")
+    done = peer("run", "--bundle", str(peer.folder), "--", identity)
+    assert done.returncode == 0, done.stderr
+
+
+def test_systemd_is_asked_for_by_who_makes_cgroups_alone(peer: Peer) -> None:
+    """Callers give the flag to all commands, on machines without systemd, too."""
+    assert peer("--systemd-cgroup", "list", "-q").returncode == 0
+    assert "exist" in peer.refused("--systemd-cgroup", "state", "nobody") or peer.name == CRUN
+
+
+def test_files_that_are_not_there_are_named(peer: Peer, tmp_path: Path) -> None:
+    peer.start("sleep", "1000")
+    nowhere = str(tmp_path / "absent")
+    for words in (["update", "--resources", nowhere, peer.identity],):
+        text = peer.refused(*words)
+        assert nowhere.lower() in text and "errno" not in text, text
+
+
+def test_debug_without_a_log_goes_to_standard_error(peer: Peer) -> None:
+    if peer.name == CRUN:
+        pytest.skip("crun 1.8 has nothing to say")
+    done = peer("--debug", "state", "nobody")
+    assert len(done.stderr.splitlines()) > 1 or peer.name == RUNC, done.stderr

@@ -32,6 +32,15 @@ def test_without_flags_it_is_the_containers_process_with_another_command() -> No
     assert made("one ls -l") == {**BASE, "args": ["ls", "-l"], "terminal": False}
 
 
+def test_no_new_privs_can_be_switched_off() -> None:
+    base = {**BASE, "noNewPrivileges": True}
+    arguments = Arguments()
+    parse(["exec", "--no-new-privs=false", "one", "x"], arguments)
+    assert wanted(arguments, base)["noNewPrivileges"] is False
+    parse(["exec", "one", "x"], arguments)
+    assert wanted(arguments, base)["noNewPrivileges"] is True
+
+
 def test_flags_change_what_they_name() -> None:
     process = made(
         "--env A=new -e B=c -u 7 -g 8 --cwd / --no-new-privs --apparmor p --process-label l -t one x"
@@ -75,6 +84,6 @@ def test_a_process_file_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_cgroups_are_named_for_all_or_by_controller() -> None:
     assert below(["/sub"]) == {"": "/sub"}
     assert below(["memory,pids:a", "cpu:b"]) == {"memory": "a", "pids": "a", "cpu": "b"}
-    for wrong in ([":x"], ["memory:"], ["/"], ["a", "b"]):
+    for wrong in ([":x"], ["memory:"], [""], ["a,:x"], ["a", "b"]):
         with pytest.raises(StateError):
             below(wrong)

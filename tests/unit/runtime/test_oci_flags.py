@@ -84,11 +84,25 @@ def test_a_mistake_leaves_the_log_that_was_named_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("64M", 64 << 20), ("1g", 1 << 30), ("512kb", 512 << 10), ("100", 100), ("-1", -1)]
-)
+    ("text", "value"),
+    [
+        ("64M", 64 << 20), ("1g", 1 << 30), ("512kb", 512 << 10), ("100", 100), ("-1", -1), ("1.5GiB", 3 << 29),
+        ("64MiB", 64 << 20),
+    ],
+)  # fmt: skip
 def test_limits_are_numbers_with_units(text: str, value: int) -> None:
     assert read(f"update --memory {text} one").memory == value
     assert read("update one").memory is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["--memory -5", "--memory 5i", "--memory 1.2.3", "--memory M", "--memory 5x", "--cpu-quota 5M", "--pids-limit x"],
+)
+def test_what_is_no_limit_is_refused(line: str) -> None:
+    with pytest.raises(UsageError):
+        read(f"update {line} one")
+    assert read("update --pids-limit -1 --cpu-quota 50000 one").pids_limit == -1
 
 
 def test_two_dashes_end_the_flags_before_the_id_and_before_the_command() -> None:
