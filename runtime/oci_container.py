@@ -444,8 +444,9 @@ class Runtime:
         self, identity: str, process: ProcessSpec, options: Options = PLAIN,
         below: Mapping[str, str] = NOWHERE, *, paused: bool = False,
     ) -> Process:  # fmt: skip
-        """One more process in a created or running container. `below`: cgroups below the container's that it joins (see
-        Cgroup.join). `paused`: into a paused container, too, where it stays until that is resumed."""
+        """One more process in a created or running container. `below`: cgroups below the container's that it
+        joins (see Cgroup.join). `paused`: into a paused container, too, where it stays until that is
+        resumed."""
         _check_descriptors(options.preserve_fds)
         container = self.store.load(identity)
         status = self.status(container)

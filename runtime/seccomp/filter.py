@@ -148,7 +148,8 @@ def assemble(instructions: Sequence[Instruction]) -> bytes:
 
 
 def program(profile: Mapping[str, Any], machine: str) -> list[Instruction]:
-    """The program: architecture first, then the tree over the numbers."""
+    """The program: architecture first, then the tree over the numbers. The machine's own is always among them
+    (seccomp_init(3) begins with it, and so do runc and crun)."""
     wanted = profile.get("architectures") or [ARCHITECTURES[machine]]
     for name in wanted:
         if name not in KNOWN_ARCHITECTURES:
@@ -158,13 +159,12 @@ def program(profile: Mapping[str, Any], machine: str) -> list[Instruction]:
     if machine == "x86_64" and "SCMP_ARCH_X32" not in wanted:
         # x32 shares the architecture value and marks its numbers.
         tree = [Instruction(JGE, X32_BIT, 0, 1), Instruction(RETURN, KILL_PROCESS), *tree]
-    native = ARCHITECTURES[machine] in wanted
     other = _of_32_bits(profile, default) if machine == "x86_64" and "SCMP_ARCH_X86" in wanted else []
     # The way to the native calls stays as short as if there were no others: what is not theirs is sorted out
     # behind them.
     return [
         Instruction(LOAD, 4),
-        Instruction(JEQ, MACHINES[machine].audit_arch, 1 if native else 0, 0),
+        Instruction(JEQ, MACHINES[machine].audit_arch, 1, 0),
         Instruction(JUMP, len(tree) + 1) if other else Instruction(RETURN, KILL_PROCESS),
         Instruction(LOAD, 0),
         *tree,

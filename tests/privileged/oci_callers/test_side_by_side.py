@@ -503,3 +503,12 @@ def test_debug_without_a_log_goes_to_standard_error(peer: Peer) -> None:
         pytest.skip("crun 1.8 has nothing to say")
     done = peer("--debug", "state", "nobody")
     assert len(done.stderr.splitlines()) > 1 or peer.name == RUNC, done.stderr
+
+
+def test_a_seccomp_profile_for_other_machines_filters_this_one_too(peer: Peer) -> None:
+    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}
+    other = "SCMP_ARCH_AARCH64"
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": [other], "syscalls": [rule]}
+    peer.change(lambda config: config["linux"].update(seccomp=profile))
+    done = peer.run("mkdir /x; echo up")
+    assert (done.stdout, "not permitted" in done.stderr) == ("up\n", True), done

@@ -86,8 +86,8 @@ def test_a_mistake_leaves_the_log_that_was_named_before() -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("64M", 64 << 20), ("1g", 1 << 30), ("512kb", 512 << 10), ("100", 100), ("-1", -1), ("1.5GiB", 3 << 29),
-        ("64MiB", 64 << 20),
+        ("64M", 64 << 20), ("1g", 1 << 30), ("512kb", 512 << 10), ("100", 100), ("-1", -1),
+        ("1.5GiB", 3 << 29), ("64MiB", 64 << 20),
     ],
 )  # fmt: skip
 def test_limits_are_numbers_with_units(text: str, value: int) -> None:
@@ -97,8 +97,11 @@ def test_limits_are_numbers_with_units(text: str, value: int) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["--memory -5", "--memory 5i", "--memory 1.2.3", "--memory M", "--memory 5x", "--cpu-quota 5M", "--pids-limit x"],
-)
+    [
+        "--memory -5", "--memory 5i", "--memory 1.2.3", "--memory M", "--memory 5x", "--cpu-quota 5M",
+        "--pids-limit x",
+    ],
+)  # fmt: skip
 def test_what_is_no_limit_is_refused(line: str) -> None:
     with pytest.raises(UsageError):
         read(f"update {line} one")

@@ -21,7 +21,8 @@ def test_realtime_signals_are_counted_from_the_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "0", "65", "-9", "FOO", "SIG", "_IGN", "SIG_IGN", "TERM+x", "RTMAX+1", "TERM-1", "RTMAX-64", "9x"]
+    "name",
+    ["", "0", "65", "-9", "FOO", "SIG", "_IGN", "SIG_IGN", "TERM+x", "RTMAX+1", "TERM-1", "RTMAX-64", "9x"],
 )
 def test_what_is_no_signal_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="no such signal"):
