@@ -120,7 +120,7 @@ class _Parser:
     """Recursive descent over the tokens of a label selector."""
 
     def __init__(self, text: str) -> None:
-        self._tokens = [first or second for first, second in _TOKEN.findall(text)]
+        self._tokens = [first or second for first, second in _TOKEN.findall(text.rstrip())]
         self._at = 0
 
     def requirements(self) -> Iterator[Requirement]:

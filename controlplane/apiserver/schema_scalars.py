@@ -12,7 +12,8 @@ from typing import Any
 
 from kubeclient import quantity
 
-_QUANTITY = re.compile(r"^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$")
+_FORM = r"^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$"
+_QUANTITY = re.compile(_FORM.replace("[0-9.]+", "[0-9.]++"))  # digits are not tried in both places
 _TIME = re.compile(r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$")
 
 
@@ -34,13 +35,13 @@ def json_word(value: Any, go_name: str) -> str:
 
 def _quantity(value: Any) -> tuple[Any, str] | None:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        return None, "quantities must match the regular expression '" + _QUANTITY.pattern + "'"
+        return None, "quantities must match the regular expression '" + _FORM + "'"
     text = value.strip() if isinstance(value, str) else f"{value}"
     try:
         return quantity.canonical(text), ""
     except ValueError:
         if not _QUANTITY.match(text):
-            return None, "quantities must match the regular expression '" + _QUANTITY.pattern + "'"
+            return None, "quantities must match the regular expression '" + _FORM + "'"
         return None, "unable to parse quantity's suffix"
 
 

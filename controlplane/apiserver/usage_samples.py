@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 PodKey = tuple[str, str]  # namespace, name
 
 _LINE = re.compile(r"(\w+)(?:\{([^}]*)\})? (\S+)(?: (\d+))?")
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_LABEL = re.compile(r'(?<!\w)(\w+)="((?:[^"\\]|\\.)*)"')
 _CPU, _MEMORY = "cpu_usage_seconds_total", "memory_working_set_bytes"
 _START = "container_start_time_seconds"
 _LEAST_SECONDS = 0.5  # a rate over less is noise
