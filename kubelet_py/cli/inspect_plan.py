@@ -1,12 +1,15 @@
 """`kubelet-py inspect plan`: the operations that a pod's containers were started by, in their order.
 
 A container's start is data (runtime/operations.py): the list shown here is built by the same function from
-the same `oci.json` as the one that the shim executed. Of a container that was removed nothing can be shown.
+the same `oci.json` as the one that the shim's program was compiled from (runtime/ahead.py). Where there is no
+program (terminals, for one) it is the one that is executed; a program that came upon something unforeseen was
+followed by that, with the host's mounts to be left. Of a container that was removed nothing can be shown.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from kubelet_py.cli.errors import CommandError
@@ -35,6 +38,7 @@ def inspect_plan(paths: NodePaths, pod: dict[str, Any]) -> dict[str, list[str]]:
 
 def operations(paths: NodePaths, container: str, driver: CgroupDriver) -> list[str]:
     """The plan of a container by its id, a line for each operation. Raises CommandError."""
+    from runtime.bare import Bare
     from runtime.early import WaitForStart
     from runtime.errors import RuntimeFailure
     from runtime.namespaces import namespaces_of
@@ -61,6 +65,7 @@ def operations(paths: NodePaths, container: str, driver: CgroupDriver) -> list[s
             rootfs=Rootfs(tuple(record["config"]["layers"]), str(folder / "upper"), str(folder / "work")),
             join=namespaces_of(pod["oci"], pause),
             cgroup=_join(driver, record["cgroup"]),
+            bare=None if record["config"]["tty"] else Bare(f"/proc/{pause}/ns/mnt", os.uname().release),
         )
     except RuntimeFailure as error:
         raise CommandError(f"container {container[:12]} has no plan: {error}") from error

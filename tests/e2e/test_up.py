@@ -223,7 +223,8 @@ def test_inspect_goes_from_pod_and_service_to_the_kernel_and_back(web: Node) -> 
     [pause] = [p["pid"] for p in report["processes"] if p["container"] == "(pause)"]
     [plan] = web.cli("inspect", "plan", "web", "-o", "json").json().values()
     steps = "\n".join(plan)
-    wanted = (f"/proc/{pause}/ns/net", "an overlay", "container's root", "seccomp", "execute")
+    entered = (f"/proc/{pause}/ns/net", f"/proc/{pause}/ns/mnt", "cover the empty root", "container's root")
+    wanted = ("an overlay", *entered, "seccomp", "execute")
     order = [steps.index(text) for text in wanted]
     assert order == sorted(order)
 
