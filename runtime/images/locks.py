@@ -2,32 +2,47 @@
 
 A lock is flock(2) on a file that is made for it and removed with it, or that is what is locked. As the file
 may be removed while others wait for it, who has got the lock looks whether the name still means that file.
+
+These locks spare work; nothing becomes wrong without. A process that was stopped (Ctrl-Z) keeps its locks, so
+nobody waits for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.1
+
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Wait for the lock `path`, whose folder is there, and have it while the block runs."""
-    while True:
+def held(path: Path, patience: float) -> Iterator[None]:
+    """Wait for the lock `path`, whose folder is there, and have it while the block runs.
+
+    After `patience` seconds the block runs without.
+    """
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if names(path, descriptor):
+            if taken(descriptor) and names(path, descriptor):
                 try:
                     yield
                 finally:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
                 return
         finally:
             os.close(descriptor)
+        time.sleep(_LOOK_SECONDS)
+    log.warning("Went on without a lock that is kept lock=%s seconds=%g", path, patience)
+    yield
 
 
 def taken(descriptor: int) -> bool:

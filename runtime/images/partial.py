@@ -2,7 +2,8 @@
 
 root/partial/<hex> is written by one pull at a time, which has it locked; the lock dies with its process. Who
 comes while it is locked waits and uses what the first got: the layer, the whole file, or, if that pull broke
-off or was killed, the part, which it goes on with. On a bad line a large image would else begin from nothing
+off or was killed, the part, which it goes on with. It does not wait for a file that no longer grows, as when
+the other was stopped: then it goes on with a copy. On a bad line a large image would else begin from nothing
 each time the kubelet tries again, and pods that want the same image would fetch it several times over.
 Nothing here is believed: whoever opens a file hashes it from the start.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,13 +26,16 @@ from runtime.images import locks
 log = logging.getLogger(__name__)
 
 _KEPT_SECONDS = 24 * 3600.0
+_PATIENCE = 90.0  # longer than a pull waits for a server that says nothing
 
 
 class Partials:
     """The folder of downloads of one store."""
 
-    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
-        self._folder, self._clock = folder, clock
+    def __init__(
+        self, folder: Path, *, clock: Callable[[], float] = time.time, patience: float = _PATIENCE
+    ) -> None:
+        self._folder, self._clock, self._patience = folder, clock, patience
 
     @contextmanager
     def writing(self, digest: str, wait: Callable[[int], None]) -> Iterator[BinaryIO]:
@@ -40,11 +46,16 @@ class Partials:
         """
         path = self._file(digest)
         self._folder.mkdir(parents=True, exist_ok=True)
+        seen, since = -1, 0.0
         while True:
             handle = open(path, "a+b")
             if locks.taken(handle.fileno()) and locks.names(path, handle.fileno()):
                 break
             size = os.fstat(handle.fileno()).st_size
+            if size != seen:
+                seen, since = size, time.monotonic()
+            elif time.monotonic() - since > self._patience:
+                self._replace(path, handle)
             handle.close()
             wait(size)
         try:
@@ -54,6 +65,15 @@ class Partials:
             handle.close()
             raise
         fcntl.flock(handle, fcntl.LOCK_UN)
+
+    def _replace(self, path: Path, stuck: BinaryIO) -> None:
+        """Have the name mean a copy, which nobody has locked."""
+        log.warning("Went on with a copy of a download that stood still digest=%s", path.name)
+        descriptor, name = tempfile.mkstemp(prefix="copy-", dir=self._folder)
+        with open(descriptor, "wb") as copy:
+            stuck.seek(0)
+            shutil.copyfileobj(stuck, copy, 1 << 20)
+        os.replace(name, path)
 
     def forget(self, digests: Iterable[str]) -> None:
         """Their layers are in the store, or they are of no use."""

@@ -54,6 +54,7 @@ from runtime.removal import remove_tree
 
 log = logging.getLogger(__name__)
 
+_PATIENCE = 300.0  # for another process to unpack a layer
 _KEPT = ("layers", "tapes", "archives", "blobs/sha256")
 _SHORT_ID = re.compile(r"(?:sha256:)?([a-f0-9]{6,64})")
 
@@ -363,7 +364,7 @@ class ImageStore:
     def _ensure_layer(self, folder: Path, layer: LayerSource) -> None:
         if self.has_layer(layer.diff_id):
             return
-        with locks.held(self._kept("locks", layer.diff_id)):
+        with locks.held(self._kept("locks", layer.diff_id), _PATIENCE):
             if not self.has_layer(layer.diff_id):  # else another one has unpacked it meanwhile
                 with durable.written(folder):
                     kind, tape_file, target = self._unpack(folder, layer)
@@ -390,8 +391,9 @@ class ImageStore:
 
     def _publish(self, diff_id: str, kind: str, tape_file: Path, target: Path) -> None:
         with self._locked():  # so that `sweep` sees both or neither
-            os.replace(tape_file, self._kept(kind, diff_id))
-            os.rename(target, self._layer(diff_id))
+            if not self.has_layer(diff_id):
+                os.replace(tape_file, self._kept(kind, diff_id))
+                os.rename(target, self._layer(diff_id))
 
     def _record(
         self,

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.images import push, registry
+from runtime.images import locks, push, registry
+from runtime.images import store as store_module
 from runtime.images.errors import PullError
+from runtime.images.partial import Partials
 from runtime.images.store import ImageStore
 from tests.privileged.images import registry_server
 from tests.privileged.images.test_mirrors import _Door, door
@@ -235,3 +237,33 @@ def test_prune_leaves_what_a_pull_is_writing(
     kind.go.set()
     assert pull.end() == 0 and len(blobs_asked(kind, image_id)) == 3
     assert set(blobs_asked(kind, image_id).values()) == {1}
+
+
+def test_nobody_waits_for_ever_for_a_pull_that_was_stopped(
+    tmp_path: Path, slow: tuple[type[Slow], str], image_id: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-Z: the locks stay, of downloads and, here held by hand, of a layer that is unpacked."""
+    kind, name = slow
+    images = tmp_path / "node/var/lib/kubelet-py/images"
+    stopped = run(name)
+    until(lambda: halves_in(images / "partial") == 3, "half of each layer is here")
+    stopped.process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(store_module, "_PATIENCE", 0.2)
+    store = ImageStore(images)
+    store.partials = Partials(images / "partial", patience=0.2)
+    layer_lock = images / "locks" / store_lock_name(tmp_path, image_id)
+    kind.headers_seen.clear()
+    with locks.held(layer_lock, 1.0):
+        assert registry.pull(store, name).id == image_id
+    ranges = [seen["Range"] for seen in kind.headers_seen if "Range" in seen]
+    assert len(ranges) == 3 and all(int(asked[6:-1]) >= 1 << 20 for asked in ranges), ranges
+    stopped.process.send_signal(signal.SIGCONT)
+    kind.go.set()
+    assert stopped.end() == 0
+    assert [image.id for image in ImageStore(images).list()] == [image_id]
+    for folder in ("partial", "locks", "ingest"):
+        assert not list((images / folder).iterdir()), folder
+
+
+def store_lock_name(tmp_path: Path, image_id: str) -> str:
+    return ImageStore(tmp_path / "origin").diff_ids(image_id)[0].partition(":")[2]
