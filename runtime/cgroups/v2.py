@@ -164,8 +164,9 @@ def _io_weight(weight: int) -> int:
 
 def bfq_weight(value: str) -> str:
     """A line for io.weight → the same for io.bfq.weight, where the disks' scheduler weighs instead."""
-    place, weight = value.split()
-    return f"{place} {10 + -(-(int(weight) - 1) * 990 // 9999)}"
+    *place, weight = value.split() or [""]
+    scaled = str(10 + -(-(int(weight) - 1) * 990 // 9999)) if weight.isdigit() else weight
+    return " ".join((*place, scaled))
 
 
 class Unified:
@@ -210,30 +211,33 @@ class Unified:
             self._write(name, value)
 
     def _write(self, name: str, value: str) -> None:
+        if name == "io.weight":
+            self._weigh(value)
+            return
         try:
             files.write(f"{self.folder}/{name}", value)
-            if name == "io.weight":
-                self._weigh_by_scheduler(value)
         except CgroupError as error:
             if error.errno != errno.ENOENT:
                 raise
-            if name == "io.weight" and os.path.exists(f"{self.folder}/io.bfq.weight"):
-                files.write(f"{self.folder}/io.bfq.weight", bfq_weight(value))
             # Swap accounting is a boot option; who wants no limit, or no swap, may not know whether it is on.
             # Reservations of huge pages are counted from Linux 5.7 on.
-            elif (name, value) not in WITHOUT_SWAP and not name.endswith(".rsvd.max"):
+            if (name, value) not in WITHOUT_SWAP and not name.endswith(".rsvd.max"):
                 raise
 
-    def _weigh_by_scheduler(self, value: str) -> None:
-        """io.weight counts where the kernel weighs by cost; a disk with the scheduler BFQ weighs by its own
-        file, which is there as long as its module is, and refuses other disks (EOPNOTSUPP)."""
-        if not os.path.exists(f"{self.folder}/io.bfq.weight"):
-            return
-        try:
-            files.write(f"{self.folder}/io.bfq.weight", bfq_weight(value))
-        except CgroupError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
+    def _weigh(self, value: str) -> None:
+        """io.weight counts for disks that the kernel weighs by cost, io.bfq.weight for those with the
+        scheduler BFQ; each is there if its part of the kernel is, and refuses another's disk (EOPNOTSUPP).
+        One of them has to take it. Raises CgroupError."""
+        refused = []
+        for name, text in (("io.weight", value), ("io.bfq.weight", bfq_weight(value))):
+            try:
+                files.write(f"{self.folder}/{name}", text)
+            except CgroupError as error:
+                if error.errno not in (errno.ENOENT, errno.EOPNOTSUPP):
+                    raise
+                refused.append(error)
+        if len(refused) > 1:
+            raise refused[0]
 
     def join(self, below: Mapping[str, str] = files.NOWHERE) -> CgroupJoin:
         """How a process gets in; CPU limits given to `create` are handed over to be set after its start.

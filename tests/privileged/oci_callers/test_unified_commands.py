@@ -286,8 +286,12 @@ def test_weights_of_disks_are_their_schedulers(managed: Managed, bfq: str) -> No
     assert managed.table("io.bfq.weight") == {"default": "333", bfq: "444"}
     managed.done("update", flags=("--blkio-weight", "750"))
     assert managed.table("io.bfq.weight") == {"default": "750", bfq: "444"}
-    if (managed.folder / "io.weight").exists():  # where the kernel can weigh by cost, too
-        assert managed.table("io.weight") == {"default": "7475", bfq: "4384"}
+    if (managed.folder / "io.weight").exists():  # where the kernel can weigh by cost, too: not this disk
+        assert managed.table("io.weight") == {"default": "7475"}
+    other = next(disk for disk in disks() if disk != bfq).split(":")
+    unweighed = {"major": int(other[0]), "minor": int(other[1]), "weight": 100}
+    done = managed.update(blockIO={"weightDevice": [unweighed]})
+    assert done.returncode == 1 and ":".join(other) in done.stderr
 
 
 def test_processors_of_its_own(plain: Managed) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import struct
 from pathlib import Path
@@ -282,6 +283,29 @@ def test_a_weight_goes_to_the_disks_scheduler_where_that_weighs(tmp_path: Path, 
     (tmp_path / "c/io.bfq.weight").write_text("")
     v2.Unified(str(tmp_path), "c").update({"blockIO": {"weight": weight}})
     assert (tmp_path / "c/io.bfq.weight").read_text() == f"default {weight}"
+
+
+def test_a_disks_weight_is_its_own_partys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """io.weight refuses a disk that is not weighed by cost, io.bfq.weight one that BFQ does not schedule."""
+    cgroup, weighed = v2.Unified(str(tmp_path), "c"), {"io.bfq.weight": ["8:0"], "io.weight": ["8:16"]}
+    written = []
+
+    def write(path: str, value: str) -> None:
+        name, disk = path.rpartition("/")[2], value.split()[0]
+        if disk != "default" and disk not in weighed[name]:
+            raise CgroupError(f"Could not write {value} to {path}: EOPNOTSUPP", errno.EOPNOTSUPP)
+        written.append((name, value))
+
+    monkeypatch.setattr(files, "write", write)
+    disks = [{"major": 8, "minor": minor, "weight": 444} for minor in (0, 16)]
+    cgroup.update({"blockIO": {"weight": 333, "weightDevice": disks}})
+    assert written == [
+        ("io.weight", "default 3263"), ("io.bfq.weight", "default 333"), ("io.bfq.weight", "8:0 444"),
+        ("io.weight", "8:16 4384"),
+    ]  # fmt: skip
+    with pytest.raises(CgroupError, match=r"8:32.*io\.weight: EOPNOTSUPP"):
+        cgroup.update({"blockIO": {"weightDevice": [{"major": 8, "minor": 32, "weight": 444}]}})
+    assert [v2.bfq_weight(text) for text in ("100", "8:0 default", "")] == ["20", "8:0 default", ""]
 
 
 @pytest.mark.parametrize(
