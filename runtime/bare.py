@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 
 from runtime.kernel import Kernel
-from runtime.mounting import AT_EMPTY_PATH, MS_PRIVATE, OPEN_TREE_CLONE
+from runtime.mounting import AT_EMPTY_PATH, ATTR_RDONLY, MS_PRIVATE, OPEN_TREE_CLONE
 from runtime.mounts import Mount, make_folders, mask_of
 from runtime.namespaces import open_null
 from runtime.plan import Context, Operation
@@ -100,8 +100,9 @@ class OpenOverlay(Operation):
 
 
 class HoldMasks(Operation):
-    """A mount of the host's /dev/null for each path that may have to be masked by it: private, or what a
-    container mounts over a mask appeared over the host's /dev/null where that is shared (systemd's way)."""
+    """A mount of the host's /dev/null for each path that may have to be masked by it: read-only as
+    MaskPath's, and private, or what a container mounts over it appeared over the host's /dev/null where that
+    is shared (systemd's way)."""
 
     paths: tuple[str, ...]
 
@@ -112,7 +113,7 @@ class HoldMasks(Operation):
         null = open_null(kernel, context)
         for path in self.paths:
             mask = context.keep(kernel.open_tree(null, "", OPEN_TREE_CLONE | AT_EMPTY_PATH))
-            kernel.mount_setattr(mask, propagation=MS_PRIVATE)
+            kernel.mount_setattr(mask, set=ATTR_RDONLY, propagation=MS_PRIVATE)
             context.prepared[mask_of(path)] = mask
 
 

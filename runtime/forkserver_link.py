@@ -37,19 +37,21 @@ class Forkserver:
             f"name_process({NAME!r}); main({CHILD_DESCRIPTOR})"
         )
         python = read_only(sys.executable)
+        null = read_only("/dev/null")  # shims give it to containers
         with theirs:
             self._pid = os.posix_spawn(
                 f"/proc/self/fd/{python}",
                 [sys.executable, "-I", "-S", "-c", program],
                 ENVIRONMENT,
                 file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 0, f"/proc/self/fd/{null}", os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
                     (os.POSIX_SPAWN_DUP2, self._inheritable(theirs), CHILD_DESCRIPTOR),
                 ],
                 setsigmask=[],
             )
         os.close(python)
+        os.close(null)
         self._socket = ours
 
     def fork_shim(self, directory: str, containers_directory: str, listener: socket.socket) -> socket.socket:

@@ -390,8 +390,8 @@ class MountCgroup(Operation):
 
 
 class MaskPath(Operation):
-    """Hides a path: a file under /dev/null, a folder under an empty read-only tmpfs. Missing ones need no
-    mask."""
+    """Hides a path: a file under /dev/null, a folder under an empty tmpfs. Missing ones need no mask. Both
+    read-only: the host's own /dev/null it is, whose mode and owner a container's root could change."""
 
     path: str
 
@@ -423,7 +423,13 @@ class MaskPath(Operation):
         held = context.prepared.pop(mask_of(self.path), -1)
         if held >= 0:
             return kernel.duplicate(held)
-        return kernel.open_tree(context.null, "", OPEN_TREE_CLONE | AT_EMPTY_PATH)
+        tree = kernel.open_tree(context.null, "", OPEN_TREE_CLONE | AT_EMPTY_PATH)
+        try:
+            kernel.mount_setattr(tree, set=ATTR_RDONLY)
+        except OSError:
+            kernel.close(tree)
+            raise
+        return tree
 
 
 def mask_of(path: str) -> str:

@@ -185,7 +185,7 @@ class Runtime:
             plan = container_plan(
                 spec, rootfs=None, join={}, cgroup=replaced(join, late=()),
                 wait_on=_wait(fifo) if waits else None,
-                preserve_fds=options.preserve_fds, pivot=not options.no_pivot,
+                preserve_fds=options.preserve_fds, reopen_null=True, pivot=not options.no_pivot,
                 new_keyring=options.new_keyring, compile=self._programs.compiled, tree=_tree_options(spec),
             )  # fmt: skip
             plan = self._noted(plan, spec.process)
@@ -320,6 +320,7 @@ class Runtime:
                 cgroup=join,
                 init_start_time=container.start_time,
                 preserve_fds=options.preserve_fds,
+                reopen_null=True,
                 wait_on=wait_on,
                 compile=self._programs.compiled,
             )

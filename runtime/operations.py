@@ -164,6 +164,7 @@ def container_plan(
     cgroup: CgroupJoin | None,
     wait_on: Operation | None = None,
     preserve_fds: int = 0,
+    reopen_null: bool = False,
     pivot: bool = True,
     new_keyring: bool = True,
     compile: Compile = compiled,
@@ -172,11 +173,10 @@ def container_plan(
 ) -> Plan:
     """A container: the root from `rootfs` or else from spec.root.path (absolute), namespaces joined by `join`
     (type → path) or as the spec says. `wait_on` is put before the execve (OCI create waits there for start).
-    `preserve_fds` descriptors from 3 on stay open. `pivot` False is for a root in a ramfs, which
-    pivot_root(2) refuses to leave. `compile` makes a seccomp filter of a profile. `bare`: an empty mount
-    namespace to begin with, if that will do. `tree`: the options of the host's cgroup2 tree, which a
-    container without a new cgroup namespace would take off it.
-    """
+    `preserve_fds` descriptors from 3 on stay open; `reopen_null` is ConnectStdio's. `pivot` False is for a
+    root in a ramfs, which pivot_root(2) refuses to leave. `compile` makes a seccomp filter of a profile.
+    `bare`: an empty mount namespace to begin with, if that will do. `tree`: the options of the host's cgroup2
+    tree, which a container without a new cgroup namespace would take off it."""
     process = spec.process
     if process is None:
         raise SpecError("process", "is missing")
@@ -241,7 +241,7 @@ def container_plan(
             NewSession(new_keyring),
             *_scheduling(spec, process),
             ProbeExecutable(process.args, process.env),
-            *_limits(process, preserve_fds, user),
+            *_limits(process, preserve_fds, user, reopen_null),
             # Before the seccomp filter, which may not know what waiting needs; a filter with a listener comes
             # first, because its listener is handed over by create.
             *([] if listening else waiting),
@@ -274,6 +274,7 @@ def exec_plan(
     cgroup: CgroupJoin | None,
     init_start_time: int | None = None,
     preserve_fds: int = 0,
+    reopen_null: bool = False,
     executable: str = "",
     compile: Compile = compiled,
     wait_on: Operation | None = None,
@@ -304,7 +305,7 @@ def exec_plan(
             NewSession(),
             *_scheduling(spec, process),
             ProbeExecutable(process.args, process.env),
-            *_limits(process, preserve_fds, user),
+            *_limits(process, preserve_fds, user, reopen_null),
             *([] if listening else waiting),
             *before,
             *_credentials(process),
@@ -544,9 +545,9 @@ def _search_path(process: ProcessSpec) -> str:
     return DEFAULT_PATH
 
 
-def _limits(process: ProcessSpec, preserve_fds: int, user: bool) -> list[Operation]:
+def _limits(process: ProcessSpec, preserve_fds: int, user: bool, reopen_null: bool) -> list[Operation]:
     return [
-        ConnectStdio(),
+        ConnectStdio(reopen_null),
         *([] if process.oom_score_adj is None or user else [SetOomScore(process.oom_score_adj)]),
         *(SetRlimit(limit) for limit in process.rlimits),
         ResetSignals(),

@@ -25,6 +25,7 @@ KEYCTL_JOIN_SESSION_KEYRING = 1
 TIOCSCTTY = 0x540E
 CLOSE_RANGE_CLOEXEC = 4
 MOST_INTERPRETERS = 6  # execve(2) follows five
+NULL = "/dev/null"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -71,7 +72,11 @@ class NewSession(Operation):
 
 
 class ConnectStdio(Operation):
-    """Puts the three streams in place; a terminal becomes the controlling one."""
+    """Puts the three streams in place; a terminal becomes the controlling one. `reopen_null`: where a caller
+    has given the host's /dev/null, the container's is opened instead, for reading and writing, as runc does:
+    containerd's is for reading alone, and a container could change the mode and owner of the host's."""
+
+    reopen_null: bool = False
 
     def describe(self) -> str:
         return "connect standard input, output and error"
@@ -81,8 +86,29 @@ class ConnectStdio(Operation):
         if streams == NO_STDIO:
             raise Refused("no descriptors for standard input, output and error were given")
         context.child(*(Step("dup3", (fd, target, 0)) for target, fd in enumerate(streams)))
+        nulls = [target for target, fd in enumerate(streams) if self.reopen_null and _is_null(kernel, fd)]
+        if nulls and self._has_null(kernel):
+            for target in nulls:
+                opened = Step("openat", (AT_FDCWD, NULL, os.O_RDWR | os.O_CLOEXEC, 0), pass_result=True)
+                context.child(opened, Step("dup3", (0, target, 0)))
         if context.terminal:
             context.child(Step("ioctl", (0, TIOCSCTTY, 0)))
+
+
+    def _has_null(self, kernel: Kernel) -> bool:
+        try:
+            fd = kernel.open(NULL, os.O_PATH | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            return _is_null(kernel, fd)
+        finally:
+            kernel.close(fd)
+
+
+def _is_null(kernel: Kernel, fd: int) -> bool:
+    status = kernel.fstat(fd)
+    return status.mode & 0o170000 == 0o020000 and status.rdev == os.makedev(1, 3)
 
 
 class SetOomScore(Operation):

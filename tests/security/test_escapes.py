@@ -365,6 +365,38 @@ def test_E07_masks_do_not_come_from_the_images_null(box: Any) -> None:
         box.start("", spec=config)
 
 
+CHANGE = "busybox chmod 666 {0}; busybox chown 0:0 {0}"
+OWNER = {"bounding": ["CAP_FOWNER", "CAP_CHOWN"], "effective": ["CAP_FOWNER", "CAP_CHOWN"],
+         "permitted": ["CAP_FOWNER", "CAP_CHOWN"]}  # fmt: skip
+
+
+def test_E07_the_hosts_null_cannot_be_changed_through_a_mask(pods: Any) -> None:
+    """E07: a mask is the host's /dev/null, and 000 for its mode would be for everybody."""
+    before = os.stat("/dev/null").st_ctime_ns
+    assert pods.run(CHANGE.format("/proc/keys") + " 2>&1").count("Read-only file system") == 2
+    assert os.stat("/dev/null").st_ctime_ns == before
+
+
+def test_E07_nor_through_one_of_a_pods_container(node: Node) -> None:
+    before = os.stat("/dev/null").st_ctime_ns
+    script = ["sh", "-c", CHANGE.format("/proc/keys") + "; sleep 60"]
+    container = node.run(node.sandbox(), script, masked=["/proc/keys"], capabilities=OWNER)
+    wait_for(lambda: node.log(container).count(b"Read-only file system") == 2)
+    assert os.stat("/dev/null").st_ctime_ns == before
+
+
+def test_E07_nor_through_the_standard_input(node: Node) -> None:
+    """A container without stdin has the null device there, and so has an exec."""
+    before = os.stat("/dev/null").st_ctime_ns
+    script = CHANGE.format("/proc/self/fd/0")
+    container = node.run(node.sandbox(), ["sh", "-c", f"{script}; sleep 60"], capabilities=OWNER)
+    wait_for(lambda: node.log(container).count(b"Read-only file system") == 2)
+    for _ in range(2):  # the second one is a compiled exec
+        done = node.service.exec_sync(container, ["sh", "-c", f"{script}; cat; echo read"], 30)
+        assert done.stderr.count(b"Read-only file system") == 2 and done.stdout == b"read\n"
+    assert os.stat("/dev/null").st_ctime_ns == before
+
+
 def test_E08_the_console_is_no_link(box: Any, tmp_path: Path) -> None:
     """E08, CVE-2025-52565: an image's /dev/console that is a link must not get the terminal mounted."""
     victim = tmp_path / "victim"

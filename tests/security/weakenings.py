@@ -14,7 +14,7 @@ DEVICES, NAMESPACES, SECURITY = "runtime/devices.py", "runtime/namespaces.py", "
 FILTER = "runtime/seccomp/filter.py"
 PROFILE, PROCFS, SPEC = "runtime/seccomp/profile.py", "runtime/procfs.py", "kubelet_py/pods/container_spec.py"
 CAPABILITIES, LAUNCH_MOUNTING = "runtime/capabilities.py", "runtime/mounting.py"
-RECORDER = "runtime/recorder.py"
+RECORDER, BARE, SESSION = "runtime/recorder.py", "runtime/bare.py", "runtime/session.py"
 
 PIDS = """    if rules.pids > 0:
         answer["pids"] = {"limit": rules.pids}
@@ -150,6 +150,27 @@ WEAKENINGS = (
         "",
         "test_S05_a_masked_path_shows_nothing",
         "test_E07_masks_do_not_come_from_the_images_null",
+    ),
+    weak(
+        "masks writable",
+        MOUNTS,
+        "            kernel.mount_setattr(tree, set=ATTR_RDONLY)\n        except",
+        "            pass\n        except",
+        "test_E07_the_hosts_null_cannot_be_changed_through_a_mask",
+    ),
+    weak(
+        "masks of a pod's containers writable",
+        BARE,
+        "kernel.mount_setattr(mask, set=ATTR_RDONLY, propagation=MS_PRIVATE)",
+        "kernel.mount_setattr(mask, propagation=MS_PRIVATE)",
+        "test_E07_nor_through_one_of_a_pods_container",
+    ),
+    weak(
+        "the host's null for an input",
+        SESSION,
+        'os.open("/proc/self/fd/0", os.O_RDWR | os.O_CLOEXEC)',
+        'os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)',
+        "test_E07_nor_through_the_standard_input",
     ),
     weak(
         "throttling shown",

@@ -250,3 +250,21 @@ def test_a_mount_namespace_is_joined(bundle: Bundle, tmp_path: Path) -> None:
     finally:
         other.kill()
         other.wait()
+
+
+def test_the_callers_null_is_the_containers(bundle: Bundle) -> None:
+    """containerd gives one that is open for reading alone; runc opens the container's own instead, whose mode
+    and owner are the container's business."""
+    (bundle.root / "bin/chmod").symlink_to("busybox")
+    before = os.stat("/dev/null").st_ctime_ns
+    script = "chmod 666 /proc/self/fd/0 && stat -c %a /dev/null >&2; echo written && echo so >&2"
+    with open("/dev/null") as null, open(bundle.folder / "told", "w") as told:
+        bundle.args("sh", "-c", script)
+        bundle("run", "--bundle", str(bundle.folder), bundle.identity,
+               capture_output=False, stdin=null, stdout=null, stderr=told)  # fmt: skip
+        assert (bundle.folder / "told").read_text() == "666\nso\n"
+        bundle.start("sleep", "1000")
+        bundle("exec", bundle.identity, "sh", "-c", script,
+               capture_output=False, stdin=null, stdout=null, stderr=told)  # fmt: skip
+    assert (bundle.folder / "told").read_text() == "666\nso\n" * 2
+    assert os.stat("/dev/null").st_ctime_ns == before

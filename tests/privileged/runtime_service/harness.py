@@ -45,9 +45,10 @@ DEFAULT_MOUNTS = [
 
 def oci(argv: list[str], **process: Any) -> dict[str, Any]:
     """A document; keywords are members of `process`, but for `mounts` (further ones), `resources`,
-    `propagation` of the root and `seccomp`."""
+    `propagation` of the root, `seccomp` and `masked` paths."""
     resources, mounts = process.pop("resources", {}), process.pop("mounts", [])
     propagation = process.pop("propagation", "rprivate")
+    masked = {"maskedPaths": process.pop("masked")} if "masked" in process else {}
     seccomp = {"seccomp": process.pop("seccomp")} if "seccomp" in process else {}
     return {
         "ociVersion": "1.2.0",
@@ -60,7 +61,7 @@ def oci(argv: list[str], **process: Any) -> dict[str, Any]:
         },
         "root": {"path": "rootfs"},
         "mounts": [*DEFAULT_MOUNTS, *mounts],
-        "linux": {"resources": resources, "rootfsPropagation": propagation, **seccomp},
+        "linux": {"resources": resources, "rootfsPropagation": propagation, **seccomp, **masked},
     }
 
 
