@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,15 @@ V1 = Path("/sys/fs/cgroup")
 
 
 @contextlib.contextmanager
-def running_node(uplink: str, config: Mapping[str, Any], *, disk: str = "") -> Iterator[Node]:
-    """A Ready node with this configuration; `disk`: its whole root is a tmpfs of that size."""
+def running_node(
+    uplink: str,
+    config: Mapping[str, Any],
+    *,
+    disk: str = "",
+    within: Callable[[Path], contextlib.AbstractContextManager[None]] | None = None,
+) -> Iterator[Node]:
+    """A Ready node with this configuration; `disk`: its whole root is a tmpfs of that size. It is up only
+    within `within`, of that root."""
     if not KUBECTLS:
         pytest.skip("no kubectl was found, neither Debian's 1.20 in .cache nor one on PATH")
     before = host_state.read()
@@ -31,11 +38,14 @@ def running_node(uplink: str, config: Mapping[str, Any], *, disk: str = "") -> I
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={disk}", "tmpfs", str(root)], check=True)
     try:
         node = Node(root, uplink)
-        node.import_busybox()
-        file = root / "kubelet.json"
-        file.write_text(json.dumps(config))
-        node.cli("up", "--detach", "--kubelet-config", str(file))
-        yield node
+        with within(root) if within else contextlib.nullcontext():
+            node.import_busybox()
+            file = root / "kubelet.json"
+            file.write_text(json.dumps(config))
+            node.cli("up", "--detach", "--kubelet-config", str(file))
+            yield node
+            if within:
+                node.cli("down")
         node.cli("reset", "--yes")
         if disk:
             subprocess.run(["umount", str(root)], check=True)
