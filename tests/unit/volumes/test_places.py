@@ -421,3 +421,35 @@ def test_what_lies_deeper_than_a_path_is_long_is_counted(tmp_path: Path) -> None
     assert found.bytes >= 1 << 20 and found.inodes == 32
     assert len(os.listdir("/proc/self/fd")) == before
     remove_tree(tmp_path / ("d" * 200))
+
+
+def test_a_tree_deeper_than_the_stack_is_given_to_a_group(tmp_path: Path) -> None:
+    (tmp_path / "file").touch(mode=0o600)
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    held = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", 0o700, dir_fd=held)
+        os.mkdir("beside", 0o700, dir_fd=held)
+        inner = os.open("d", os.O_RDONLY, dir_fd=held)
+        os.close(held)
+        held = inner
+    before = len(os.listdir("/proc/self/fd"))
+    ownership.give_to_group(tmp_path, os.getgid())
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert os.fstat(held).st_mode & 0o7777 == 0o2770
+    assert (tmp_path / "d/d/beside").stat().st_mode & 0o7777 == 0o2770
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o660
+    os.close(held)
+    for name in ("d", "beside"):
+        remove_tree(tmp_path / name)
+
+
+def test_a_folder_that_is_moved_away_leads_the_group_nowhere_else(tmp_path: Path) -> None:
+    for name in ("volume/one/inner", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    walk = ownership._folders(tmp_path / "volume")
+    for _ in range(3):
+        next(walk)
+    (tmp_path / "volume/one/inner").rename(tmp_path / "elsewhere/inner")
+    with pytest.raises(OSError, match="a folder was moved"):
+        next(walk)
