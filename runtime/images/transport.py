@@ -16,8 +16,9 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -156,9 +157,8 @@ class Channel:
             else:
                 if response.status_code not in _PASSING or attempt == attempts:
                     return response
-                with suppress(ValueError):
-                    asked = float(response.headers.get("Retry-After", pause))
-                    pause = min(max(0.0, asked), _LONGEST_WAIT)  # in this order nan is nothing
+                asked = _seconds(response.headers.get("Retry-After", ""), pause)
+                pause = min(max(0.0, asked), _LONGEST_WAIT)  # in this order nan is nothing
                 log.info("Asked again what=%s attempt=%d status=%d", what, attempt, response.status_code)
                 response.close()
             self.sleep(pause)
@@ -333,6 +333,18 @@ class Channel:
         host = urlsplit(getattr(request, "url", "") or "").netloc
         where = f"{what} from {host}" if host else what
         return RegistryUnavailable(f"{self.what}: {where}: {cause}{hint}")
+
+
+def _seconds(retry_after: str, otherwise: float) -> float:
+    """Seconds or a date (RFC 9110, section 10.2.3), as seconds from now."""
+    try:
+        return float(retry_after)
+    except ValueError:
+        pass
+    try:
+        return parsedate_to_datetime(retry_after).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return otherwise
 
 
 def _error_text(response: requests.Response) -> str:

@@ -172,7 +172,8 @@ def test_docker_registry_accepts_the_tokens_that_we_fetch(tmp_path: Path, archiv
 
 def test_a_busy_token_service_is_asked_again_after_growing_pauses(tmp_path: Path) -> None:
     answers = [503, 429, 500, 200]
-    strange = {429: "-3", 500: "nan"}
+    dates = {502: "Fri, 31 Dec 2100 23:59:59 GMT", 504: "Fri, 31 Dec 1999 23:59:59 GMT"}
+    strange = {429: "-3", 500: "nan", **dates}
 
     class Service(http.server.BaseHTTPRequestHandler):
         where = ""
@@ -201,6 +202,11 @@ def test_a_busy_token_service_is_asked_again_after_growing_pauses(tmp_path: Path
         with pytest.raises(PullNotFound, match="404"):  # so it was let in
             registry.pull(ImageStore(tmp_path), f"{where}/app:v1", sleep=pauses.append)
         assert pauses == [0.5, 0.0, 0.0], "what no clock knows is no time at all"
+        answers.extend([502, 504, 200])
+        pauses.clear()
+        with pytest.raises(PullNotFound, match="404"):
+            registry.pull(ImageStore(tmp_path), f"{where}/app:v1", sleep=pauses.append)
+        assert pauses == [10.0, 0.0], "the longest wait, and none for a date that is over"
         answers.extend([503] * 4)
         with pytest.raises(RegistryUnavailable, match="token: 503"):
             registry.pull(ImageStore(tmp_path), f"{where}/app:v1", sleep=pauses.append)
