@@ -110,3 +110,34 @@ def test_a_sandbox_has_its_address_and_host_port_until_it_is_stopped(
     cri("RemovePodSandbox", {1: made})
     assert 1 not in cri("ListPodSandbox", {})
     assert list(Path("/run/netns").iterdir()) == []
+
+
+@pytest.mark.parametrize("network", ["bridge"], indirect=True)
+def test_the_life_of_a_container_as_a_kubelet_has_it(containerd: CriContainerd, tmp_path: Path) -> None:
+    """Create, start, exec, update, stop by signal and after the end, log with CRI's lines, remove."""
+    cri = containerd.cri
+    logs = tmp_path / "pod-logs"
+    logs.mkdir()
+    config = {**sandbox("life"), 3: str(logs)}
+    try:
+        pod = text(cri("RunPodSandbox", {1: config}), 1)
+        script = 'trap "echo bye; exit 7" TERM; echo up; while :; do sleep 0.1; done'
+        linux = {1: {4: 64 << 20}, 2: {7: 1, 11: 1}}  # memory; readonly_rootfs, no_new_privs
+        wanted = {1: {1: "main"}, 2: {1: PAUSE}, 3: ["sh", "-c", script], 11: "main.log", 15: linux}
+        made = text(cri("CreateContainer", {1: pod, 2: wanted, 3: config}), 1)
+        cri("StartContainer", {1: made})
+        told = cri("ExecSync", {1: made, 2: ["sh", "-c", "touch /x 2>&1; exit 4"], 3: 10})
+        assert b"Read-only file system" in told[1][0] and told[3] == [4]
+        cri("UpdateContainerResources", {1: made, 2: {4: 32 << 20}})
+        cri("StopContainer", {1: made, 2: 10})
+        cri("StopContainer", {1: made, 2: 10})  # a kubelet calls it again
+        status = decode(cri("ContainerStatus", {1: made})[1][0])
+        assert (status[3], status.get(7)) == ([2], [7])  # CONTAINER_EXITED, its exit code
+        lines = [line.split(" ", 2) for line in (logs / "main.log").read_text().splitlines()]
+        assert [rest for _, _, rest in lines] == ["F up", "F bye"]
+        cri("RemoveContainer", {1: made})
+    except CallFailed:
+        pytest.fail(containerd.log())
+    cri("StopPodSandbox", {1: pod})
+    cri("RemovePodSandbox", {1: pod})
+    assert 1 not in cri("ListContainers", {})
