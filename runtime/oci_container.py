@@ -12,7 +12,7 @@ import time
 from runtime import cgroups, json_text, signals
 from runtime.capabilities import withheld
 from runtime.cgroups.files import write
-from runtime.errors import CgroupError, HookError, SpecError, StateError, errno_name
+from runtime.errors import CgroupError, HookError, RuntimeFailure, SpecError, StateError, errno_name
 from runtime.hooks import STOPPING, run_hooks, run_inside
 from runtime.launch import Process, launch
 from runtime.linux import LinuxKernel
@@ -137,6 +137,8 @@ class Runtime:
                 os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
                 raise
         except BaseException as error:
+            if isinstance(error, RuntimeFailure) and cgroup.stats().oom_kills:  # runc's words
+                error.args = (f"{error} (container init was OOM-killed: memory limit too low?)",)
             self._driver.remove(path, recursive=True)
             self.store.forget(identity)
             if isinstance(error, HookError):

@@ -512,3 +512,13 @@ def test_a_seccomp_profile_for_other_machines_filters_this_one_too(peer: Peer) -
     peer.change(lambda config: config["linux"].update(seccomp=profile))
     done = peer.run("mkdir /x; echo up")
     assert (done.stdout, "not permitted" in done.stderr) == ("up\n", True), done
+
+
+def test_a_memory_limit_that_is_too_low_is_said(peer: Peer) -> None:
+    peer.change(lambda config: config["linux"].update(resources={"memory": {"limit": 4096}}))
+    with open(peer.folder / "output", "w") as output:
+        done = peer("create", "--bundle", str(peer.folder), peer.identity,
+                    capture_output=False, stdout=output, stderr=output)  # fmt: skip
+    assert done.returncode != 0
+    assert "too low" in peer.output() or "unable to set memory limit" in peer.output()
+    assert peer("list", "-q").stdout == "" or peer.name == CRUN
