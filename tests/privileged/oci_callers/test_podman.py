@@ -197,3 +197,16 @@ def test_a_pod_shares_its_network(podman: Podman) -> None:
     finally:
         assert podman("pod", "rm", "-f", "-t", "0", "pod").returncode == 0
     assert podman("ps", "-aq").stdout == ""
+
+
+def test_run_with_a_volume_below_a_read_only_tmpfs(podman: Podman, tmp_path: Path) -> None:
+    flags = ["--read-only", "--read-only-tmpfs=false", "--tmpfs", "/t:ro", "-v", f"{tmp_path}:/t/data"]
+    done = podman.run(*flags, "bb", "sh", "-c", "touch /x; touch /t/x; touch /t/data/x && echo up")
+    assert (done.stdout, done.returncode) == ("up\n", 0), done.stderr
+    assert done.stderr.count("Read-only file system") == 2, done.stderr
+
+
+def test_run_on_the_hosts_cgroup_namespace(podman: Podman) -> None:
+    flags = ["--cgroupns", "host", "--privileged"]
+    done = podman.run(*flags, "bb", "sh", "-c", "cat /proc/self/cgroup && echo up")
+    assert done.stdout.endswith("up\n"), done.stderr

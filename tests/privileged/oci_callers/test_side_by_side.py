@@ -392,7 +392,6 @@ def test_a_kept_run_stays(peer: Peer) -> None:
 
 @pytest.mark.parametrize("option", ["ro", "rro"])
 def test_a_read_only_dev_is_filled_first(peer: Peer, option: str) -> None:
-    """podman run --read-only --read-only-tmpfs=false asks for it."""
     if peer.name != OURS and option == "rro":
         pytest.skip("crun 1.8 fails, runc 1.1 ignores it")
 
