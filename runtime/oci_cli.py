@@ -121,10 +121,20 @@ def _runtime(arguments: Arguments) -> Runtime:
 
 
 def _options(arguments: Arguments) -> Options:
+    sockets = _sockets() if arguments.command != "exec" else 0
     return Options(
-        arguments.console_socket, arguments.pid_file, arguments.preserve_fds,
-        getattr(arguments, "no_pivot", False), not getattr(arguments, "no_new_keyring", False),
+        arguments.console_socket, arguments.pid_file, arguments.preserve_fds + sockets,
+        getattr(arguments, "no_pivot", False), not getattr(arguments, "no_new_keyring", False), sockets,
     )  # fmt: skip
+
+
+def _sockets() -> int:
+    """How many sockets, from descriptor 3 on, systemd gave to this very process (sd_listen_fds(3)); they are
+    for the container, as with runc and crun."""
+    count = os.environ.get("LISTEN_FDS", "")
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not (count.isascii() and count.isdigit()):
+        return 0
+    return int(count)
 
 
 def _need_console(arguments: Arguments, terminal: bool) -> None:

@@ -37,13 +37,15 @@ BINDS = frozenset(("bind", "rbind"))
 
 class Options(Record):
     """What the caller of create, run and exec wants besides the configuration. `preserve_fds`: how many
-    descriptors from 3 on the process keeps."""
+    descriptors from 3 on the process keeps. `sockets`: how many of them, the first ones, are systemd's for
+    it."""
 
     console_socket: str = ""
     pid_file: str = ""
     preserve_fds: int = 0
     no_pivot: bool = False
     new_keyring: bool = True
+    sockets: int = 0
 
 
 PLAIN = Options()
@@ -180,7 +182,8 @@ class Runtime:
                 self._hand_over(spec, {**self.store.describe(made), "status": CREATING}, pid, number)
 
         if spec.process and spec.root:
-            spec = replaced(spec, process=self._at_home(spec.process, spec.root.path))
+            process_spec = _activated(spec.process, options.sockets)
+            spec = replaced(spec, process=self._at_home(process_spec, spec.root.path))
         join = cgroup.join()
         try:
             # What is set late is no mere warning here: a caller's limit holds, or there is no container.
@@ -472,6 +475,15 @@ class Runtime:
             os.waitid(os.P_PIDFD, started.pidfd, os.WEXITED)
             raise
         return started
+
+
+def _activated(process: ProcessSpec, sockets: int) -> ProcessSpec:
+    """Told of the sockets that it is started with (sd_listen_fds(3)); it is the first process of its own."""
+    if not sockets:
+        return process
+    names = ("LISTEN_FDS=", "LISTEN_PID=")
+    env = [entry for entry in process.env if not entry.startswith(names)]
+    return replaced(process, env=(*env, f"LISTEN_FDS={sockets}", "LISTEN_PID=1"))
 
 
 def _hooks_of(container: Container) -> Mapping[str, tuple[Hook, ...]]:

@@ -521,3 +521,16 @@ def test_a_memory_limit_that_is_too_low_is_said(peer: Peer) -> None:
     assert done.returncode != 0
     assert "too low" in peer.output() or "unable to set memory limit" in peer.output()
     assert peer("list", "-q").stdout == "" or peer.name == CRUN
+
+
+def test_sockets_of_systemd_are_handed_on(peer: Peer, tmp_path: Path) -> None:
+    """sd_listen_fds(3): a unit's sockets reach the container's first process, which is told of them."""
+    (tmp_path / "given").write_text("through\n")
+    peer.args("sh", "-c", "echo $LISTEN_FDS $LISTEN_PID; cat <&3")
+    words = ["--root", str(peer.state), "run", "--bundle", str(peer.folder), peer.identity]
+    script = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$@" 3<' + str(tmp_path / "given")
+    command = ["sh", "-c", script, peer._command, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    told, sent = done.stdout.splitlines()
+    assert sent == "through", done
+    assert told == "1 1" or peer.name == CRUN  # 1.8 in its wrapper, whose process is another
