@@ -33,11 +33,17 @@ def node(unstarted_node: Node) -> Node:
         if path is None:
             pytest.skip(f"needs {name} (apt-get install {name})")
         tables.append(f'[runtimes.{name}]\nruntime_path = "{path}"\n')
+    strange = unstarted_node.root / "strange"
+    strange.write_text(
+        STRANGE.replace("FOLDER", str(unstarted_node.root)).replace("RUNC", shutil.which("runc") or "")
+    )
+    strange.chmod(0o755)
+    tables.append(f'[runtimes.strange]\nruntime_path = "{strange}"\n')
     folder = unstarted_node.root / "etc/kubelet-py"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "runtimes.toml").write_text("".join(tables))
     unstarted_node.cli("up", "--detach")
-    unstarted_node.apply(*(runtime_class(name) for name in (*HANDLERS, "kata")))
+    unstarted_node.apply(*(runtime_class(name) for name in (*HANDLERS, "strange", "kata")))
     return unstarted_node
 
 
@@ -335,7 +341,7 @@ def test_classes_are_listed_and_the_node_names_its_handlers(node: Node, kubectl:
     assert lines[0] == ["NAME", "HANDLER", "AGE"]
     assert ["with-crun", "crun"] in [line[:2] for line in lines]
     [only] = node.kubectl("get", "nodes", "-o", "json").json()["items"]
-    assert {h["name"] for h in only["status"]["runtimeHandlers"]} == {"", *HANDLERS}
+    assert {h["name"] for h in only["status"]["runtimeHandlers"]} == {"", "strange", *HANDLERS}
 
 
 def test_a_table_that_makes_no_sense_keeps_the_agent_from_starting(node: Node, tmp_path: Path) -> None:
@@ -346,3 +352,38 @@ def test_a_table_that_makes_no_sense_keeps_the_agent_from_starting(node: Node, t
     done = subprocess.run(argv, capture_output=True, text=True, env=node.environment(), timeout=60)
     assert done.returncode == 1
     assert "runtimes.x: runtime_path /nonexistent is no executable file" in done.stderr
+
+
+STRANGE = """#!/bin/sh
+[ -e FOLDER/sane ] && exec RUNC "$@"
+exit 0
+"""
+
+
+def test_a_runtime_that_does_nothing_is_an_event_and_the_pod_comes_when_it_is_mended(
+    node: Node, tmp_path: Path
+) -> None:
+    """Exit code 0 and no container; then the program is gone; then it is there again and does its work."""
+    program = node.root / "strange"
+    name = "strange-pod"
+    node.apply(under("strange", "pod"))
+
+    def told(*parts: str) -> bool:
+        selector = f"involvedObject.name={name},reason=Failed"
+        found = node.kubectl("get", "events", "--field-selector", selector, "-o", "json").json()["items"]
+        return any(all(part in event["message"] for part in parts) for event in found)
+
+    node.until("an event", lambda: told("Error: OCI runtime create failed: it left no process"))
+    waiting = container_status(node, name)["state"]["waiting"]
+    assert waiting["reason"] in ("RunContainerError", "CrashLoopBackOff")
+    program.rename(program.with_suffix(".gone"))
+    node.until("another", lambda: told("Error: Could not run OCI runtime", "ENOENT"), 90)
+    (node.root / "sane").touch()
+    program.with_suffix(".gone").rename(program)
+    node.until("running", lambda: "running" in container_status(node, name)["state"], 120)
+    assert node.kubectl("exec", name, "--", "echo", "in").out == "in\n"
+    uid = node.get("pod", name)["metadata"]["uid"]
+    program.unlink()  # it is stopped and cleared away without
+    node.kubectl("delete", "pod", name)
+    node.until("its cgroups gone", lambda: not cgroups_of(uid))
+    node.until("the runtime's records gone", lambda: known(node, "strange") == set())
