@@ -201,8 +201,8 @@ def container_shape(
         if sources is None or "\0" in "".join(args) + "".join(env):
             return None
         named = {entry.partition("=")[0] for entry in env}
-        if len(named) < len(env) or "" in named:
-            return None  # which of them count is for who reads the document to say
+        if len(named) < len(env) or "" in named or not all("=" in entry for entry in env):
+            return None  # which of them count is for who reads the document to say, or that none may be
         # The program is looked for by these; see container_plan.
         paths = [entry for entry in env if entry.startswith("PATH=")][:1]
         rest = {**oci, "process": {**process, "args": list(args[:1]), "env": paths}}

@@ -221,7 +221,7 @@ def test_what_makes_another_plan_makes_another_shape(node: Node, change: dict[st
     "process",
     [
         {"env": ["A=1", "A=2"]}, {"env": ["=1"]}, {"env": ["A=\0B"]}, {"args": ["sh", "\0"]}, {"args": []},
-        {"args": "sh"}, {"env": [1]}, {"env": 7},
+        {"args": "sh"}, {"env": [1]}, {"env": 7}, {"env": ["A"]},
     ],
 )  # fmt: skip
 def test_what_is_no_process_has_no_shape(node: Node, process: dict[str, Any]) -> None:
