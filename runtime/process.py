@@ -87,23 +87,22 @@ class ConnectStdio(Operation):
             raise Refused("no descriptors for standard input, output and error were given")
         context.child(*(Step("dup3", (fd, target, 0)) for target, fd in enumerate(streams)))
         nulls = [target for target, fd in enumerate(streams) if self.reopen_null and _is_null(kernel, fd)]
-        if nulls and self._has_null(kernel):
-            for target in nulls:
-                opened = Step("openat", (AT_FDCWD, NULL, os.O_RDWR | os.O_CLOEXEC, 0), pass_result=True)
-                context.child(opened, Step("dup3", (0, target, 0)))
+        own = self._own_null(kernel, context) if nulls else -1
+        for target in nulls if own >= 0 else ():
+            # By what was looked at, not by its path again: that may have become a link to what we have open.
+            opened = Step("openat", (context.host_proc, f"self/fd/{own}", os.O_RDWR | os.O_CLOEXEC, 0),
+                          pass_result=True)  # fmt: skip
+            context.child(opened, Step("dup3", (0, target, 0)))
         if context.terminal:
             context.child(Step("ioctl", (0, TIOCSCTTY, 0)))
 
-
-    def _has_null(self, kernel: Kernel) -> bool:
+    def _own_null(self, kernel: Kernel, context: Context) -> int:
+        """The container's /dev/null, not open for anything yet; -1 if there is none."""
         try:
-            fd = kernel.open(NULL, os.O_PATH | os.O_NOFOLLOW)
+            fd = context.keep(kernel.open(NULL, os.O_PATH | os.O_NOFOLLOW))
         except OSError:
-            return False
-        try:
-            return _is_null(kernel, fd)
-        finally:
-            kernel.close(fd)
+            return -1
+        return fd if _is_null(kernel, fd) else -1
 
 
 def _is_null(kernel: Kernel, fd: int) -> bool:

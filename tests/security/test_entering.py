@@ -104,6 +104,27 @@ def test_E01_a_hook_of_the_hosts_does_not_get_the_containers_environment(
     assert notes.exists() and "the image" not in notes.read_text() and "evil" not in notes.read_text()
 
 
+SWAPPER = """cd /dev; busybox mv null real
+while :; do
+    for fd in 3 4 5 6 7 8 9; do
+        busybox ln -s /proc/self/fd/$fd/sys/kernel/ostype evil
+        busybox ln real next; busybox mv next null; busybox mv -f evil null
+    done
+done"""
+
+
+def test_E02_a_null_device_that_becomes_a_link_is_not_followed(bundle: Any) -> None:
+    """E02, CVE-2024-21626: who executes in a container has the host's /proc open, and opens the container's
+    /dev/null for it. A link through the first instead of the second, put there in between, gave files of the
+    host, open for writing."""
+    bundle.start("sh", "-c", SWAPPER)
+    said = set()
+    for _ in range(40):
+        done = bundle("exec", bundle.identity, "cat")
+        said.add(done.stdout + done.stderr)
+    assert said == {""}
+
+
 # -- what a container leaves behind ------------------------------------------------------------------------
 
 

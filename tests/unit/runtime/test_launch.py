@@ -14,8 +14,8 @@ from runtime.errors import ExecutableError, LaunchError
 from runtime.fake import FakeKernel
 from runtime.launch import launch
 from runtime.operations import Rootfs, container_plan, exec_plan, sandbox_plan
-from runtime.plan import Plan
-from runtime.process import Execute
+from runtime.plan import Context, Plan
+from runtime.process import ConnectStdio, Execute
 from runtime.spec import parse, parse_process
 
 _found = importlib.util.spec_from_file_location("example_spec", Path(__file__).parent / "example_spec.py")
@@ -40,6 +40,20 @@ def every_plan() -> list[Plan]:
         sandbox_plan(spec, cgroup=CGROUP),
         exec_plan(spec, process, init_pid=42, cgroup=CGROUP, init_start_time=4711),
     ]
+
+
+def test_the_containers_null_is_opened_by_what_was_looked_at() -> None:
+    """Not by its path once more: the container may have put a link there, to what its starter has open."""
+    kernel, context = FakeKernel(), Context((0, 0, 0), False)
+    context.host_proc = kernel.open("/proc", 0)
+    null = kernel.open("/dev/null", 0)
+    context.stdio = (null, 11, null)
+    kernel.open_fds[11] = "log"
+    ConnectStdio(True).run(kernel, context)
+    (looked_at,) = (fd for fd, path in kernel.open_fds.items() if path == "/dev/null" and fd != null)
+    opened = [step.arguments[:2] for step, _ in context.steps if step.call == "openat"]
+    assert opened == [(context.host_proc, f"self/fd/{looked_at}")] * 2
+    assert looked_at in context.opened
 
 
 @pytest.mark.parametrize("index", [0, 1, 2], ids=["container", "sandbox", "exec"])
