@@ -7,6 +7,7 @@ lowest priorities, the fewest pods, the youngest. Source: upstream's plugins/def
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from kubeclient.selectors import LabelSelector
 
 Object = dict[str, Any]
 WhyNot = Callable[[str, Sequence[Placed]], Sequence[str]]
-"""Why the pod does not fit on that node if these pods are all there are; empty when it does."""
+"""Why the pod does not fit on that node if these are its pods and all others stay; empty when it does."""
 WhyEmpty = Callable[[str], Sequence[str]]
 """Why the pod does not fit on that node for what the node alone is."""
 NO_HELP = "Preemption is not helpful for scheduling"
@@ -79,8 +80,9 @@ def choose(
     why_not: WhyNot,
 ) -> Sacrifice | None:
     """The best sacrifice on one of the nodes, given why each refused the pod; None where none makes room."""
-    hopeful = [node for node, reasons in refused.items() if not hopeless(reasons)]
-    found = (_on_node(priority, node, placed, budgets, why_not) for node in hopeful)
+    lower, kept = _by_node(priority, placed)
+    hopeful = [node for node, reasons in refused.items() if node in lower and not hopeless(reasons)]
+    found = (_on_node(node, lower[node], kept[node], budgets, why_not) for node in hopeful)
     return min((each for each in found if each is not None), key=Sacrifice.cost, default=None)
 
 
@@ -93,26 +95,31 @@ def why_none(
 ) -> dict[str, Sequence[str]]:
     """What upstream says of each node that makes no room, given why it refused the pod."""
     found: dict[str, Sequence[str]] = {}
+    lower, kept = _by_node(priority, placed)
     for node, reasons in refused.items():
-        lower, kept = _lower(priority, node, placed)
         if hopeless(reasons) or any(text.startswith(TOO_LITTLE) for text in empty(node)):
             found[node] = [NO_HELP]
         else:
-            found[node] = why_not(node, kept) if lower else [NO_VICTIMS]
+            found[node] = why_not(node, kept[node]) if node in lower else [NO_VICTIMS]
     return found
 
 
-def _lower(priority: int, node: str, placed: Sequence[Placed]) -> tuple[list[Placed], list[Placed]]:
-    """(the node's pods of lower priority, all others)."""
-    lower = [pod for pod in placed if pod.node == node and pod.priority < priority]
-    return lower, [pod for pod in placed if pod.node != node or pod.priority >= priority]
+def _by_node(
+    priority: int, placed: Sequence[Placed]
+) -> tuple[Mapping[str, list[Placed]], Mapping[str, list[Placed]]]:
+    """(pods of lower priority, all others) by their nodes: once for all, as a cluster has many of both."""
+    lower: defaultdict[str, list[Placed]] = defaultdict(list)
+    kept: defaultdict[str, list[Placed]] = defaultdict(list)
+    for pod in placed:
+        (lower if pod.priority < priority else kept)[pod.node].append(pod)
+    return lower, kept
 
 
 def _on_node(
-    priority: int, node: str, placed: Sequence[Placed], budgets: Sequence[Object], why_not: WhyNot
+    node: str, lower: Sequence[Placed], others: Sequence[Placed], budgets: Sequence[Object], why_not: WhyNot
 ) -> Sacrifice | None:
-    lower, kept = _lower(priority, node, placed)
-    if not lower or why_not(node, kept):
+    kept = [*others]
+    if why_not(node, kept):
         return None
     breaking, free = _by_budget(lower, budgets)
     victims: list[Placed] = []

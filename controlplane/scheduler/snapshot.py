@@ -9,7 +9,7 @@ from typing import Any
 
 from controlplane.claims import claim_names
 from controlplane.scheduler.filters import NodeView, Requests, explain, node_view, why_not
-from controlplane.scheduler.pod_affinity import Labels, Namespaces, Neighbours, Placed
+from controlplane.scheduler.pod_affinity import NO_RULES, Labels, Namespaces, Neighbours, Placed, rules_of
 from controlplane.scheduler.scores import best
 from controlplane.scheduler.topology_spread import Spread
 from controlplane.scheduler.volumes import Choice, Storage, before_nodes, held, on_node
@@ -78,15 +78,23 @@ def decide(pod: Object, requests: Requests, owner: str, snapshot: Snapshot) -> V
 
 
 def obstacles(
-    pod: Object, requests: Requests, snapshot: Snapshot, node: str, placed: Sequence[Placed]
+    pod: Object, requests: Requests, snapshot: Snapshot, node: str, here: Sequence[Placed]
 ) -> Sequence[str]:
-    """Why the pod does not fit on that node if these pods are all there are; empty when it does."""
-    views = snapshot.views(placed)
-    view = next(view for view in views if view.name == node)
+    """Why the pod does not fit on that node if these are its pods and all others stay; empty when it does.
+
+    Preemption asks for each pod of each node: what all nodes have is only looked at where it matters.
+    """
+    view = node_view(snapshot.nodes[node], [other.requests for other in here])
+    if reasons := why_not(pod, requests, view):
+        return reasons
+    spread = bool(pod["spec"].get("topologySpreadConstraints"))
+    ruled = rules_of(pod) is not NO_RULES or any(o.rules is not NO_RULES for o in snapshot.placed)
+    if not spread and not ruled and not claim_names(pod):
+        return []
+    placed = [*(other for other in snapshot.placed if other.node != node), *here]
     return (
-        why_not(pod, requests, view)
-        or held(pod, snapshot.storage, placed)
+        held(pod, snapshot.storage, placed)
         or on_node(pod, view.node, snapshot.storage)[0]
-        or Spread(pod, placed, views).why_not(node)
+        or (Spread(pod, placed, snapshot.views(placed)).why_not(node) if spread else [])
         or Neighbours(pod, placed, snapshot.labels(), snapshot.namespaces).why_not(node)
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from controlplane.scheduler.filters import Requests, pod_requests
+from controlplane.scheduler.filters import NodeView, Requests, node_view, pod_requests
 from controlplane.scheduler.pod_affinity import NO_RULES, Placed
 from controlplane.scheduler.preemption import Sacrifice, choose, waits_for_ends
 from controlplane.scheduler.preemptor import Preemptor
@@ -16,6 +16,7 @@ from controlplane.scheduler.snapshot import Snapshot, decide, obstacles
 from controlplane.scheduler.volumes import Storage
 
 Object = dict[str, Any]
+LOW, EQUAL = 0, 100
 
 
 def node(name: str, cpu: str = "4", taint: str | None = None) -> Object:
@@ -108,6 +109,34 @@ def test_one_budget_lets_only_so_many_go() -> None:
     assert (len(found.victims), found.broken) == (2, 1)
 
 
+def test_a_node_is_looked_at_without_looking_at_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [node(f"n{number}") for number in range(20)]
+    placed = [there(f"n{number}-{i}", f"n{number}", 0, 1000) for number in range(20) for i in "abcd"]
+    looks: list[str] = []
+
+    def counted(one: Object, pods: Sequence[Requests]) -> NodeView:
+        looks.append(one["metadata"]["name"])
+        return node_view(one, pods)
+
+    monkeypatch.setattr("controlplane.scheduler.snapshot.node_view", counted)
+    assert names(sacrifice(wants("1"), nodes, placed)) == ("n0", ["n0-d"])
+    assert len(looks) == 20 + 20 * (1 + 4), "to decide, without those of lower priority, with each of them"
+
+
+@pytest.mark.parametrize("elsewhere", [0, EQUAL])
+def test_others_elsewhere_still_count(elsewhere: int) -> None:
+    """Who may not be near a pod of another node of the zone gains nothing on this one."""
+    term = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "loud"}}}
+    affinity = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    nodes = [node("n1"), node("n2", cpu="1")]
+    for each in nodes:
+        each["metadata"]["labels"] = {"zone": "z"}
+    quiet = [there("a", "n1", 0, 4000)]
+    assert names(sacrifice(wants("2", affinity=affinity), nodes, quiet)) == ("n1", ["a"])
+    loud = [*quiet, there("b", "n2", elsewhere, 1000, app="loud")]
+    assert sacrifice(wants("2", affinity=affinity), nodes, loud) is None
+
+
 def test_who_waits_for_others_ends() -> None:
     waiting = wants("1") | {"status": {"nominatedNodeName": "n1"}}
     there_still = there("a", "n1", 10)
@@ -131,7 +160,6 @@ class NoServer:
         return {"items": []}
 
 
-LOW, EQUAL = 0, 100
 NO_VICTIMS = "0/1 nodes are available: 1 No preemption victims found for incoming pod."
 NO_HELP = "0/1 nodes are available: 1 Preemption is not helpful for scheduling."
 
