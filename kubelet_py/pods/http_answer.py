@@ -154,6 +154,8 @@ def _ends_in_chunks(body: bytes) -> bool:
     place = 0
     while (line := _CHUNK_SIZE.match(body, place)) is not None:
         size = int(line[1], 16)
+        if size > len(body):  # also one that is larger than any place in memory
+            return False
         if size == 0:
             rest = body[line.end() :]
             return _LINE_END.match(rest) is not None or b"\n\r\n" in rest or b"\n\n" in rest

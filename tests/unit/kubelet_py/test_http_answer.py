@@ -76,6 +76,7 @@ def ask(made: Server, timeout: float = LONG) -> int:
         ((CHUNKED + b"3;a=b\r\n0\r\n\r\n1\r\nx\r\n0\r\n", b"A: b\r\n", b"\r\n"), True, 200),
         ((CHUNKED + b"0\n0\n\n",), False, 200),
         ((CHUNKED + b"no size\r\n\r\n0\r\n\r\n",), False, 200),
+        ((CHUNKED + b"ffffffffffffffff\r\nx",), False, 200),
         ((b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\nok",), False, 200),
         ((b"HTTP/1.1 200 OK\r\n\r\n", b"x" * http_answer.MOST_BODY), True, 200),
     ],
