@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_TOKEN = re.compile(r"\s*(?:(==|!=|=|!|,|\(|\)|<|>)|([^\s=!,()<>]+))")
+_BLANKS = " \t\r\n"
+_NO_NAMES = frozenset(("==", "!=", "=", ",", "(", ")", "<", ">"))
+_TOKEN = re.compile(r"[ \t\r\n]*(?:(==|!=|=|!|,|\(|\)|<|>)|([^ \t\r\n=!,()<>]+))")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,63}")
 _NAME = re.compile(r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)$")
 _PREFIX = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
 _OPERATORS = {"In": "in", "NotIn": "notin", "Exists": "exists", "DoesNotExist": "!"}
@@ -40,9 +43,8 @@ class Requirement:
             return False
         if self.operator == "in":
             return labels[self.key] in self.values
-        try:
-            number, bound = int(labels[self.key]), int(self.values[0])
-        except ValueError:
+        number, bound = _int64(labels[self.key]), _int64(self.values[0])
+        if number is None or bound is None:
             return False
         return number > bound if self.operator == "gt" else number < bound
 
@@ -120,7 +122,7 @@ class _Parser:
     """Recursive descent over the tokens of a label selector."""
 
     def __init__(self, text: str) -> None:
-        self._tokens = [first or second for first, second in _TOKEN.findall(text.rstrip())]
+        self._tokens = [first or second for first, second in _TOKEN.findall(text.rstrip(_BLANKS))]
         self._at = 0
 
     def requirements(self) -> Iterator[Requirement]:
@@ -134,8 +136,8 @@ class _Parser:
             if found != ",":
                 text = f"found '{found}', expected: ',' or 'end of string'"
                 raise ValueError(f"unable to parse requirement: {text}")
-            if self._peek() == "":
-                return
+            if (found := self._peek()) == "" or found in _NO_NAMES:
+                raise ValueError(f"found '{found}', expected: identifier after ','")
 
     def _peek(self) -> str:
         return self._tokens[self._at] if self._at < len(self._tokens) else ""
@@ -163,7 +165,7 @@ class _Parser:
         if operator in ("in", "notin"):
             return Requirement(key, operator, self._values())
         if operator in (">", "<"):
-            return Requirement(key, "gt" if operator == ">" else "lt", (self._value(),))
+            return Requirement(key, "gt" if operator == ">" else "lt", (self._integer(),))
         expected = "in, notin, =, ==, !=, gt, lt"
         raise ValueError(f"unable to parse requirement: found '{operator}', expected: {expected}")
 
@@ -171,6 +173,13 @@ class _Parser:
         if self._peek() in ("", ","):
             return ""
         return _label_value(self._next())
+
+    def _integer(self) -> str:
+        text = self._value()
+        if _int64(text) is None:
+            why = "for 'Gt', 'Lt' operators, the value must be an integer"
+            raise ValueError(f'unable to parse requirement: values[0]: Invalid value: "{text}": {why}')
+        return text
 
     def _values(self) -> tuple[str, ...]:
         found = self._next()
@@ -185,6 +194,12 @@ class _Parser:
 
     def _value_in_list(self) -> str:
         return "" if self._peek() in ("", ",", ")") else _label_value(self._next())
+
+
+def _int64(text: str) -> int | None:
+    """The number as strconv.ParseInt reads it; None where that fails."""
+    number = int(text) if _INTEGER.fullmatch(text) else None
+    return number if number is not None and -(2**63) <= number < 2**63 else None
 
 
 def _label_key(text: str) -> str:

@@ -28,7 +28,9 @@ def test_quantities_are_exact(text, number) -> None:
     assert quantity.parse(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "1 Gi", "abc", "1.2.3", "1gi", "Gi", "--1", "1e", "."])
+@pytest.mark.parametrize(
+    "text", ["", "1 Gi", "abc", "1.2.3", "1gi", "Gi", "--1", "1e", ".", "1\n", "\u0661", "1e\u0663"]
+)
 def test_what_is_no_quantity_is_refused(text) -> None:
     with pytest.raises(ValueError):
         quantity.parse(text)

@@ -24,6 +24,9 @@ from kubeclient.selectors import FieldSelector, LabelSelector
         ("x.io/a=b , c != d", {"x.io/a": "b"}, True),
         ("n>3", {"n": "4"}, True),
         ("n<3", {"n": "4"}, False),
+        ("n>3", {"n": "1_0"}, False),
+        ("n<3", {"n": "\u0661"}, False),
+        ("a=b\t\r\n ", {"a": "b"}, True),
         ("in in (in)", {"in": "in"}, True),
     ],
 )
@@ -31,9 +34,21 @@ def test_label_selectors_match(text: str, labels: dict[str, str], matches: bool)
     assert LabelSelector.parse(text).matches(labels) is matches
 
 
-@pytest.mark.parametrize("text", ["a in (", "a in b", "a in (b", "=b", "a b", "-a", "a=-", "a,,b", "_/a=b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a in (", "a in b", "a in (b", "=b", "a b", "-a", "a=-", "a,!", "_/a=b", "a=b\x0b", "a\xa0=b"),
+        *("a>b", "a>", "a<1_0", "a>9223372036854775808"),
+    ],
+)
 def test_what_is_no_selector_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="unable to parse requirement"):
+        LabelSelector.parse(text)
+
+
+@pytest.mark.parametrize(("text", "found"), [("a=b,", ""), ("a, ", ""), ("a,,b", ","), ("a,=b", "=")])
+def test_behind_a_comma_there_is_a_condition(text: str, found: str) -> None:
+    with pytest.raises(ValueError, match=f"^found '{found}', expected: identifier after ','$"):
         LabelSelector.parse(text)
 
 
