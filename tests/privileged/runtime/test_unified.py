@@ -75,7 +75,7 @@ def test_memory_limit_and_its_kills_are_read_back(unified: Any) -> None:
 
 
 def content(box: Any, cgroup: Any, name: str) -> str:
-    return (Path(box.driver.root) / cgroup.path / name).read_text().strip()
+    return str((Path(box.driver.root) / cgroup.path / name).read_text().strip())
 
 
 EVERY = {
@@ -195,6 +195,47 @@ def test_writes_to_a_disk_are_throttled(unified: Any, on_disk: Path) -> None:
     code, text = running.wait(120)
     assert code == 0, text
     assert time.monotonic() - begin > 2.0
+
+
+@pytest.fixture
+def swapping(unified: Any, on_disk: Path) -> Iterator[Any]:
+    """With 64 MiB of swap, which are the whole machine's: in the tests' own VM alone."""
+    if not Path("/etc/kubelet-py-vm").exists():
+        pytest.skip("a machine whose swap may be changed is missing (sudo ./hack/test --vm)")
+    file = on_disk / "swap"
+    with open(file, "wb") as made:
+        for _ in range(64):
+            made.write(bytes(MIB))
+    file.chmod(0o600)
+    subprocess.run(["mkswap", str(file)], check=True, capture_output=True)
+    subprocess.run(["swapon", str(file)], check=True)
+    yield unified
+    subprocess.run(["swapoff", str(file)], check=True)
+
+
+@pytest.mark.parametrize(("swap", "kept"), [(64, True), (16, False), (24, False)])
+def test_swap_is_there_up_to_its_limit(swapping: Any, swap: int, kept: bool) -> None:
+    """32 MiB of a tmpfs in 16 MiB of memory: the rest is swapped, if it may."""
+    limits = {"memory": {"limit": 16 * MIB, "swap": swap * MIB}}
+    running = swapping.start(
+        "dd if=/dev/zero of=/dev/shm/x bs=1M count=32 && echo kept; sleep 60", linux={"resources": limits}
+    )
+    if kept:
+        running.read_until("kept\n", 120)
+        assert running.cgroup.stats().memory_swap > 8 * MIB
+        assert running.cgroup.report()["memory"]["swap"]["usage"] > 24 * MIB
+    else:
+        until_killed(running)
+        assert running.cgroup.stats().memory_swap <= (swap - 16) * MIB
+    running.cgroup.kill()
+    running.wait(60)
+
+
+def until_killed(running: Any) -> None:
+    deadline = time.monotonic() + 120
+    while not running.cgroup.stats().oom_kills:
+        assert time.monotonic() < deadline, "nothing was killed"
+        time.sleep(0.2)
 
 
 def test_a_limit_written_by_its_v2_name_holds(unified: Any) -> None:
