@@ -284,7 +284,10 @@ def test_weights_of_disks_are_their_schedulers(managed: Managed, bfq: str) -> No
     weight = {"major": int(major), "minor": int(minor), "weight": 444}
     managed.start(blockIO={"weight": 333, "weightDevice": [weight]})
     assert managed.table("io.bfq.weight") == {"default": "333", bfq: "444"}
-    managed.done("update", flags=("--blkio-weight", "750"))
+    managed.done("update", flags=("--blkio-weight", "750"))  # with which BFQ forgets the disk's own
+    assert managed.table("io.bfq.weight") == {"default": "750"}
+    done = managed.update(blockIO={"weightDevice": [weight]})
+    assert done.returncode == 0, done.stderr
     assert managed.table("io.bfq.weight") == {"default": "750", bfq: "444"}
     if (managed.folder / "io.weight").exists():  # where the kernel can weigh by cost, too: not this disk
         assert managed.table("io.weight") == {"default": "7475"}

@@ -255,7 +255,8 @@ class Box:
         """Starts a container in a given cgroup."""
         self._count += 1
         rootfs = Rootfs((str(self.root),), str(self.upper()), str(self.folder / f"work{self._count}"))
-        plan = container_plan(parse(config), rootfs=rootfs, join=join or {}, cgroup=cgroup.join())
+        tree = cgroups.tree_options(Path("/proc/self/mountinfo").read_text())
+        plan = container_plan(parse(config), rootfs=rootfs, join=join or {}, cgroup=cgroup.join(), tree=tree)
         return self._launch(plan, cgroup, config, terminal, kernel)
 
     def exec(

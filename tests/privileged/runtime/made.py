@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from runtime import prepared
 from runtime.ahead import prepare
 from runtime.bare import Bare
+from runtime.cgroups import tree_options
 from runtime.launch import Process, launch
 from runtime.operations import Rootfs, container_plan
 from runtime.plan import Plan
@@ -38,8 +40,9 @@ class Made:
     def plan(self) -> Plan:
         rootfs = Rootfs((str(self._box.root),), f"{self.folder}/upper", f"{self.folder}/work")
         return container_plan(
-            parse(self.config), rootfs=rootfs, join={}, cgroup=self.cgroup.join(), bare=self._bare
-        )
+            parse(self.config), rootfs=rootfs, join={}, cgroup=self.cgroup.join(), bare=self._bare,
+            tree=tree_options(Path("/proc/self/mountinfo").read_text()),
+        )  # fmt: skip
 
     def prepare(self) -> bool:
         return prepare(self._box.kernel, self.plan(), (str(self._box.root),), self.program)

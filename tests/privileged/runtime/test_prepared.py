@@ -14,6 +14,7 @@ import pytest
 
 from runtime import prepared
 from runtime.capabilities import NAMES as CAPABILITIES
+from runtime.cgroups import tree_options
 from runtime.empty_root import EmptyNamespace
 from runtime.errors import ExecutableError
 from runtime.linux import LinuxKernel
@@ -99,6 +100,7 @@ def configured(box: Any, kind: str) -> dict[str, Any]:
 
 
 def test_it_is_the_same_container(box: Any, empty: str) -> None:
+    before = tree_options(Path("/proc/self/mountinfo").read_text())
     texts, kinds = {}, ("plain", "rich", "ro", "nested")
     ways = ("executed", "prepared", "executed, bare", "prepared, bare")
     for name in ways:
@@ -118,6 +120,8 @@ def test_it_is_the_same_container(box: Any, empty: str) -> None:
             assert texts[name, kind] == texts["executed", kind], (name, kind)
     assert "uid=5 gid=6 groups=7,8" in texts["prepared", "rich"]
     assert texts["executed", "nested"][-2:] == ["users", "pivoted"]
+    # One of them has the host's cgroup namespace, and may not take the tree's options from the whole machine.
+    assert tree_options(Path("/proc/self/mountinfo").read_text()) == before
 
 
 def test_below_the_root_of_a_bare_container_is_nothing(box: Any, empty: str) -> None:
