@@ -14,21 +14,26 @@ from typing import Any
 
 import pytest
 
+from runtime import cgroups
+
 pytestmark = pytest.mark.privileged
 
 LOOP = 'trap "echo bye; exit 3" TERM; echo started; while :; do sleep 0.05; done'
 
 
 class Podman:
-    """podman with folders, cgroups and settings of its own."""
+    """podman with folders, cgroups and settings of its own. `manager` makes the cgroups."""
 
-    def __init__(self, folder: Path, runtime: str) -> None:
+    def __init__(self, folder: Path, runtime: str, manager: str) -> None:
+        self.manager = manager
         self.parent = f"/kubelet-py-podman-{os.getpid()}"
+        if manager == cgroups.SYSTEMD:
+            self.parent = f"kubelet_py_podman_{os.getpid()}.slice"
         self.settings = folder / "containers.conf"
         self.settings.write_text("[engine]\n")
         self.command = [
             "podman", "--root", str(folder / "root"), "--runroot", str(folder / "runroot"),
-            "--tmpdir", str(folder / "tmp"), "--cgroup-manager=cgroupfs", "--events-backend", "file",
+            "--tmpdir", str(folder / "tmp"), f"--cgroup-manager={manager}", "--events-backend", "file",
             "--storage-driver", "vfs", "--runtime", runtime,
         ]  # fmt: skip
         self.environment = {**os.environ, "CONTAINERS_CONF": str(self.settings)}
@@ -46,6 +51,12 @@ class Podman:
         """`podman run --rm …`: flags, image and command."""
         return self("run", "--rm", *self.flags(), *args)
 
+    def in_a_scope(self, pid: int) -> bool:
+        """Whether the process is where the manager has containers."""
+        return (".scope/container\n" in Path(f"/proc/{pid}/cgroup").read_text()) == (
+            self.manager == cgroups.SYSTEMD
+        )
+
     def on_terminal(self, *args: str) -> str:
         """The same with a terminal as standard streams; what appeared on it."""
         pid, master = pty.fork()
@@ -62,12 +73,16 @@ class Podman:
         return text.decode()
 
 
-@pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory, oci_binary: str, layer: bytes) -> Iterator[Podman]:
+@pytest.fixture(scope="module", params=[cgroups.CGROUPFS, cgroups.SYSTEMD])
+def podman(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, oci_binary: str, layer: bytes
+) -> Iterator[Podman]:
     if shutil.which("podman") is None:
         pytest.skip("podman is missing")
+    if request.param == cgroups.SYSTEMD and cgroups.native() != cgroups.SYSTEMD:
+        pytest.skip("a host with systemd and cgroup v2 alone is missing (sudo ./hack/test --vm)")
     folder = tmp_path_factory.mktemp("podman")
-    made = Podman(folder, oci_binary)
+    made = Podman(folder, oci_binary, request.param)
     (folder / "layer.tar").write_bytes(layer)
     done = made("import", str(folder / "layer.tar"), "bb")
     assert done.returncode == 0, done.stderr
@@ -76,6 +91,8 @@ def podman(tmp_path_factory: pytest.TempPathFactory, oci_binary: str, layer: byt
     made.run("bb", "true")  # what the first run leaves on its root folder is not a test's doing
     yield made
     made("rm", "--all", "--force", "-t", "0")
+    if made.manager == cgroups.SYSTEMD:
+        cgroups.choose(cgroups.SYSTEMD).remove(made.parent, recursive=True)
     for root, _, _ in os.walk("/sys/fs/cgroup", topdown=False):
         if made.parent in root:
             os.rmdir(root)
@@ -154,6 +171,7 @@ def test_pause_update_top_and_kill(podman: Podman, looping: str) -> None:
     assert done.returncode == 0, done.stderr
     pid = json.loads(podman("inspect", looping).stdout)[0]["State"]["Pid"]
     assert _memory_limit(pid) == 64 << 20
+    assert (podman.parent in Path(f"/proc/{pid}/cgroup").read_text()) and podman.in_a_scope(pid)
     assert podman("kill", looping).returncode == 0
     assert podman("wait", looping).stdout == "137\n"
 
