@@ -38,6 +38,7 @@ class Download:
         progress: Progress | None,
         stop: threading.Event,
     ) -> None:
+        """Raises DigestMismatch where the file is the whole blob, and not of the size that it should have."""
         self._descriptor, self._handle, self._progress = descriptor, handle, progress
         self._stop = stop
         self._what = f"blob {descriptor.digest}"
@@ -48,6 +49,10 @@ class Download:
             self._sha.update(chunk)
             self._done += len(chunk)
         self._inherited = self._done > 0
+        if self._done != descriptor.size and self._digest() == descriptor.digest:
+            # The manifest is wrong. Another pull may be unpacking this very file: it stays as it is.
+            what = f"Could not accept {self._what}"
+            raise DigestMismatch(f"{what}: it has {self._done} bytes, the manifest says {descriptor.size}")
         if self._done > descriptor.size:
             self._restart()
 
@@ -78,9 +83,7 @@ class Download:
                 broken = f"stopped at {self._done} of {size} bytes, {attempt} times ({reason})"
                 raise RegistryUnavailable(f"{channel.what}: {self._what} {broken}")
             channel.sleep(0.2 * 2**attempt)
-        algorithm = self._descriptor.digest.partition(":")[0]
-        actual = f"{algorithm}:{self._sha.hexdigest()}"
-        if actual != self._descriptor.digest:
+        if (actual := self._digest()) != self._descriptor.digest:
             self._restart()
             raise DigestMismatch(f"Could not accept {self._what}: it is {actual}")
 
@@ -133,6 +136,10 @@ class Download:
     def _tell(self) -> None:
         if self._progress is not None:
             self._progress(self._descriptor.digest, self._done, self._descriptor.size)
+
+    def _digest(self) -> str:
+        """Of what has come."""
+        return f"{self._descriptor.digest.partition(':')[0]}:{self._sha.hexdigest()}"
 
     def _restart(self) -> None:
         self._sha, self._done = hashlib.new(self._descriptor.digest.partition(":")[0]), 0
