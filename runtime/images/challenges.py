@@ -1,7 +1,7 @@
 """What a registry wants to see before it answers: the challenges of its 401 (RFC 9110, section 11.6.1).
 
 One field may hold several, each a scheme with its parameters, all separated by commas: only what has an
-equals sign belongs to the scheme before it.
+equals sign belongs to the scheme before it. A scheme may have one word of base64 instead (Negotiate, NTLM).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PARAMETER = re.compile(rf'({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))')
 _SCHEME = re.compile(_TOKEN)
+_TOKEN68 = re.compile(r"[ \t]+[0-9A-Za-z._~+/-]+=*[ \t]*(?=,|$)")
 _BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -38,7 +39,8 @@ def parse(header: str) -> list[Challenge]:
             at = parameter.end()
         elif scheme := _SCHEME.match(header, at):
             found.append((scheme[0].lower(), {}))
-            at = scheme.end()
+            token = _TOKEN68.match(header, scheme.end())
+            at = token.end() if token else scheme.end()
         else:
             return [Challenge(name, fields) for name, fields in found]
 

@@ -18,6 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -342,7 +343,9 @@ def _seconds(retry_after: str, otherwise: float) -> float:
     except ValueError:
         pass
     try:
-        return parsedate_to_datetime(retry_after).timestamp() - time.time()
+        # A date without a zone is of the form that HTTP has from C's asctime; all its dates are UTC.
+        date = parsedate_to_datetime(retry_after)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
     except (ValueError, OverflowError):
         return otherwise
 

@@ -35,6 +35,10 @@ from runtime.images.challenges import Challenge, choose, parse
                 Challenge("bearer", {"realm": "https://y"}),
             ],
         ),
+        (
+            'Negotiate oYG2MIGz/+==, NTLM TlRM, Basic realm="x"',
+            [Challenge("negotiate", {}), Challenge("ntlm", {}), Challenge("basic", {"realm": "x"})],
+        ),
         ('Bearer realm="never ends', [Challenge("bearer", {}), Challenge("realm", {})]),
     ],
 )
