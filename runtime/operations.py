@@ -244,7 +244,7 @@ def container_plan(
             *_limits(process, preserve_fds, user, reopen_null),
             # Before the seccomp filter, which may not know what waiting needs; a filter with a listener comes
             # first, because its listener is handed over by create.
-            *([] if listening else waiting),
+            *([] if listening else [*waiting, CloseDescriptors(3 + preserve_fds, now=True)]),
             *before,
             *_credentials(process),
             *after,
@@ -306,7 +306,7 @@ def exec_plan(
             *_scheduling(spec, process),
             ProbeExecutable(process.args, process.env),
             *_limits(process, preserve_fds, user, reopen_null),
-            *([] if listening else waiting),
+            *([] if listening else [*waiting, CloseDescriptors(3 + preserve_fds, now=True)]),
             *before,
             *_credentials(process),
             *after,

@@ -23,7 +23,7 @@ PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 8, 38
 PR_SET_DUMPABLE = 4
 KEYCTL_JOIN_SESSION_KEYRING = 1
 TIOCSCTTY = 0x540E
-CLOSE_RANGE_CLOEXEC = 4
+CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 2, 4
 MOST_INTERPRETERS = 6  # execve(2) follows five
 NULL = "/dev/null"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -155,15 +155,19 @@ class ResetSignals(Operation):
 
 
 class CloseDescriptors(Operation):
-    """Everything from `first` on is closed by the execve, whoever opened it (CVE-2024-21626)."""
+    """Everything from `first` on is closed by the execve, whoever opened it (CVE-2024-21626); with `now`
+    before it, as runc does: by then a container can have put a link to one of ours (/proc/self/fd/5/…) where
+    its program was."""
 
     first: int = 3
+    now: bool = False
 
     def describe(self) -> str:
-        return f"close descriptors from {self.first}"
+        return f"close descriptors from {self.first}" + (" at once" if self.now else "")
 
     def run(self, kernel: Kernel, context: Context) -> None:
-        context.child(Step("close_range", (self.first, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)))
+        how = CLOSE_RANGE_UNSHARE if self.now else CLOSE_RANGE_CLOEXEC
+        context.child(Step("close_range", (self.first, 0xFFFFFFFF, how)))
 
 
 class SetCredentials(Operation):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import LaunchError, RuntimeFailure
+from runtime.process import ProbeExecutable
 from tests.privileged.oci_callers.conftest import bundle, busybox_root, oci_binary
 from tests.privileged.runtime_service.harness import Node
 
@@ -123,6 +124,20 @@ def test_E02_a_null_device_that_becomes_a_link_is_not_followed(bundle: Any) -> N
         done = bundle("exec", bundle.identity, "cat")
         said.add(done.stdout + done.stderr)
     assert said == {""}
+
+
+def test_E02_no_program_is_reached_through_a_descriptor_of_ours(
+    box: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E02, CVE-2024-21626: a link that leads through our descriptor of the host's /proc, put in the program's
+    place after it was examined. As if it were put there in between, nothing is examined here."""
+    monkeypatch.setattr(ProbeExecutable, "run", lambda *_: None)
+    running = box.start("echo up; exec sleep 60")
+    running.read_until("up")
+    for number in range(3, 30):
+        (box.root / f"bin/reached{number}").symlink_to(f"/proc/self/fd/{number}/{running.pid}/exe")
+        with pytest.raises(LaunchError, match="no such file"):
+            box.exec(running, [f"/bin/reached{number}"]).wait()
 
 
 # -- what a container leaves behind ------------------------------------------------------------------------

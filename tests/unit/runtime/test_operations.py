@@ -71,6 +71,7 @@ def test_a_container_starts_in_the_order_of_isolation() -> None:
         "set RLIMIT_NOFILE to 10:20",
         "reset signals",
         "close descriptors from 3",
+        "close descriptors from 3 at once",
         "become user 1000:1001 with capabilities 0x5fb",
         "set no_new_privs",
         "load a seccomp filter of 116 instructions",
