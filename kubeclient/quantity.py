@@ -103,7 +103,10 @@ def _match(text: str) -> re.Match[str]:
 
 def _exact(text: str | int | float) -> Fraction:
     sign, digits, suffix, exponent = _match(str(text)).groups()
-    number = Fraction(digits if not digits.startswith(".") else "0" + digits)
+    try:
+        number = Fraction(digits if not digits.startswith(".") else "0" + digits)
+    except ValueError:  # as int(), which would take minutes for more
+        raise QuantityError("quantities must not have more than 4300 digits") from None
     if suffix in _BINARY:
         number *= 1024 ** _BINARY[suffix]
     else:

@@ -36,6 +36,12 @@ def test_what_is_no_quantity_is_refused(text) -> None:
         quantity.parse(text)
 
 
+@pytest.mark.parametrize("text", ["1" * 5000, "0." + "0" * 5000 + "1"])
+def test_what_is_longer_than_python_reads_is_refused_like_the_rest(text: str) -> None:
+    with pytest.raises(quantity.QuantityError, match="4300 digits"):
+        quantity.parse(text)
+
+
 def test_a_tenth_of_a_nano_is_rounded_up() -> None:
     assert quantity.parse("0.0000000001") == Fraction(1, 10**9)
 
