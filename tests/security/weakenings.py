@@ -404,10 +404,24 @@ WEAKENINGS = (
     weak(
         "a descriptor is kept open",
         PROCESS,
-        'context.child(Step("close_range", (self.first, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)))',
+        'context.child(Step("close_range", (self.first, 0xFFFFFFFF, how)))',
         "return",
         "test_E02_nothing_is_inherited",
         "test_E02_a_compiled_exec_inherits_nothing_and_works_inside",
+    ),
+    weak(
+        "descriptors are closed by the execve alone",
+        PROCESS,
+        "how = CLOSE_RANGE_UNSHARE if self.now else CLOSE_RANGE_CLOEXEC",
+        "how = CLOSE_RANGE_CLOEXEC",
+        "test_E02_no_program_is_reached_through_a_descriptor_of_ours",
+    ),
+    weak(
+        "the container's null opened by its path",
+        PROCESS,
+        'Step("openat", (context.host_proc, f"self/fd/{own}", os.O_RDWR',
+        'Step("openat", (AT_FDCWD, NULL, os.O_RDWR',
+        "test_E02_a_null_device_that_becomes_a_link_is_not_followed",
     ),
     weak(
         "working directory by the host's /proc",
