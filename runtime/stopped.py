@@ -17,11 +17,16 @@ LOOK_SECONDS = 0.1  # starts take a few milliseconds
 
 
 def kill_stopped(*makers: int) -> None:
-    """Kills children of the processes `makers` that are stopped and still run our own program."""
+    """Kills children of the processes `makers` that are stopped and still run our own program. Raises
+    nothing: who waits for a start must not take it for failed because a look has, for want of a descriptor;
+    the next one is soon."""
     for maker in makers:
         for pid in _children(maker):
-            if _is_stopped(pid):
-                os.kill(pid, SIGKILL)  # it keeps its number: who would collect it is waiting for us
+            try:
+                if _is_stopped(pid):
+                    os.kill(pid, SIGKILL)  # it keeps its number: who would collect it is waiting for us
+            except OSError:
+                continue
 
 
 def _children(pid: int) -> list[int]:
@@ -29,16 +34,13 @@ def _children(pid: int) -> list[int]:
         threads = os.listdir(f"/proc/{pid}/task")
         lists = (read_file(f"/proc/{pid}/task/{thread}/children") for thread in threads)
         return [int(number) for found in lists for number in found.split()]
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
         return []
 
 
 def _is_stopped(pid: int) -> bool:
     found = stat_of(pid)
-    try:
-        return found is not None and found[0] == "T" and _program(pid) == _program(os.getpid())
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    return found is not None and found[0] == "T" and _program(pid) == _program(os.getpid())
 
 
 def _program(pid: int) -> str:
