@@ -109,13 +109,14 @@ def connect_words(error: OSError) -> str:
 
 
 def _read(channel: socket.socket, end: float) -> tuple[int, str, bytes]:
-    data = b""
+    data, searched = b"", 0
     while True:
-        found = _HEAD_ENDS.search(data)
+        found = _HEAD_ENDS.search(data, searched)
         if found is None:
             piece = _receive(channel, end)
             if not piece:
                 raise NoAnswer("malformed HTTP response" if data else "EOF")
+            searched = max(0, len(data) - 3)  # the end may have begun to come
             data += piece
             if len(data) > MOST_HEAD:
                 raise NoAnswer("net/http: server response headers exceeded 65536 bytes; aborted")
@@ -127,9 +128,10 @@ def _read(channel: socket.socket, end: float) -> tuple[int, str, bytes]:
         code = int(line[1])
         if code >= 200 or code == 101:
             break
-        data = data[found.end() :]  # 100 Continue, 103 Early Hints: the answer comes after it
+        data, searched = data[found.end() :], 0  # 100 Continue, 103 Early Hints: the answer comes after it
     head, body = data[: found.end()], data[found.end() :]
-    while not _whole(code, head, body) and len(body) < MOST_BODY:
+    ending = _Ending(code, head)
+    while not ending.reached(body) and len(body) < MOST_BODY:
         piece = _receive(channel, end)
         if not piece:
             break
@@ -138,32 +140,39 @@ def _read(channel: socket.socket, end: float) -> tuple[int, str, bytes]:
     return code, location[1].strip().decode("utf-8", "replace") if location else "", body[:MOST_BODY]
 
 
-def _whole(code: int, head: bytes, body: bytes) -> bool:
-    """Whether nothing more will come, though the connection may stay open."""
-    if code in (101, 204, 304):
-        return True
-    if _CHUNKED.search(head):
-        return _ends_in_chunks(body)
-    length = _LENGTH.search(head)
-    return length is not None and len(body) >= int(length[1])
+class _Ending:
+    """Where an answer ends. It comes in as small pieces as the server likes: none is looked at twice."""
 
+    def __init__(self, code: int, head: bytes) -> None:
+        self._bare = code in (101, 204, 304)
+        self._chunked = _CHUNKED.search(head) is not None
+        length = _LENGTH.search(head)
+        self._length = int(length[1]) if length is not None else None
+        self._chunk = 0  # where the first chunk begins that is not known to be whole
 
-def _ends_in_chunks(body: bytes) -> bool:
-    """Whether the last chunk is there, and what follows it up to an empty line (RFC 9112, 7.1). Chunk by
-    chunk: a search for the last one would begin anew at every line that could be it."""
-    place = 0
-    while (line := _CHUNK_SIZE.match(body, place)) is not None:
-        size = int(line[1], 16)
-        if size > len(body):  # also one that is larger than any place in memory
-            return False
-        if size == 0:
-            rest = body[line.end() :]
-            return _LINE_END.match(rest) is not None or b"\n\r\n" in rest or b"\n\n" in rest
-        end = _LINE_END.match(body, line.end() + size)
-        if end is None:
-            return False
-        place = end.end()
-    return False
+    def reached(self, body: bytes) -> bool:
+        """Whether nothing more will come, though the connection may stay open. `body`: all that is here."""
+        if self._bare:
+            return True
+        if self._chunked:
+            return self._in_chunks(body)
+        return self._length is not None and len(body) >= self._length
+
+    def _in_chunks(self, body: bytes) -> bool:
+        """Whether the last chunk is there, and what follows it up to an empty line (RFC 9112, 7.1). Chunk by
+        chunk: a search for the last one would begin anew at every line that could be it."""
+        while (line := _CHUNK_SIZE.match(body, self._chunk)) is not None:
+            size = int(line[1], 16)
+            if size > len(body):  # also one that is larger than any place in memory
+                return False
+            if size == 0:
+                rest = body[line.end() :]
+                return _LINE_END.match(rest) is not None or b"\n\r\n" in rest or b"\n\n" in rest
+            end = _LINE_END.match(body, line.end() + size)
+            if end is None:
+                return False
+            self._chunk = end.end()
+        return False
 
 
 def _receive(channel: socket.socket, end: float) -> bytes:

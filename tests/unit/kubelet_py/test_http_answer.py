@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -106,7 +107,50 @@ def test_chunks_that_could_end_anywhere_do_not_hold_up_the_agent() -> None:
     """Searched from each line that could be the last chunk, each piece took eight seconds, and every other
     thread of the agent waited."""
     for _ in range(20):
-        assert not http_answer._whole(200, CHUNKED, b"\n0" * 5120)
+        assert not http_answer._Ending(200, CHUNKED).reached(b"\n0" * 5120)
+
+
+def test_a_chunk_is_not_read_again_for_each_byte_that_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 kB of the smallest chunks, a byte at a time, took the agent six seconds."""
+    looks = 0
+    size = http_answer._CHUNK_SIZE
+
+    class Counted:
+        def match(self, body: bytes, place: int) -> re.Match[bytes] | None:
+            nonlocal looks
+            looks += 1
+            return size.match(body, place)
+
+    monkeypatch.setattr(http_answer, "_CHUNK_SIZE", Counted())
+    body = b"1\na\n" * 200 + b"0\n\n"
+    ending = http_answer._Ending(200, CHUNKED)
+    assert [ending.reached(body[:end]) for end in range(len(body))] == [False] * len(body)
+    assert ending.reached(body)
+    assert looks <= 2 * len(body)
+
+
+def test_the_head_is_not_searched_again_for_each_byte_that_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 kB of head, a byte at a time, took the agent twenty seconds."""
+    searched = 0
+    ends = http_answer._HEAD_ENDS
+
+    class Counted:
+        def search(self, data: bytes, place: int = 0) -> re.Match[bytes] | None:
+            nonlocal searched
+            searched += len(data) - place
+            return ends.search(data, place)
+
+    monkeypatch.setattr(http_answer, "_HEAD_ENDS", Counted())
+    for line_end in (b"\r\n", b"\n"):
+        early, late = (b"HTTP/1.1 %d A" % code + (line_end + b"B: c") * 50 for code in (103, 204))
+        answer = early + line_end * 2 + late + line_end * 2
+        with contextlib.ExitStack() as stack:
+            ours, theirs = (stack.enter_context(each) for each in socket.socketpair())
+            theirs.sendall(answer)
+            monkeypatch.setattr(http_answer, "_receive", lambda _channel, _end, s=ours: s.recv(1))
+            assert http_answer._read(ours, 0.0)[0] == 204
+        assert searched <= 4 * len(answer)
+        searched = 0
 
 
 def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for_without_end() -> None:
