@@ -26,7 +26,7 @@ from cni.netlink import Netlink
 from cni.netns import opened
 from cni.rtnetlink import Link, set_link
 from cni.shaping import Rate
-from cni.types import Interface, Request, Result, folded
+from cni.types import Interface, Request, Result, folded, valid_attachments
 from cni.veth import GSO_USUAL
 
 TYPE_CHECKING = False
@@ -122,7 +122,7 @@ class Bandwidth:
         """Remove the ifb devices of this network whose pod is not among the valid attachments."""
         valid = {
             _mark(request.network) + f"{a.get('containerID')}:{a.get('ifname')}"
-            for a in request.config.get("cni.dev/valid-attachments") or ()
+            for a in valid_attachments(request.config)
         }
         with Netlink() as host:
             for link in host.links():

@@ -18,7 +18,7 @@ from cni.address_store import Store
 from cni.beside import beside
 from cni.errors import AddressesExhausted, InvalidConfig, IoFailure, NotAvailable, PluginFailure
 from cni.frozen import frozen
-from cni.types import DNS, IP, Request, Result, Route
+from cni.types import DNS, IP, Request, Result, Route, listed, valid_attachments
 
 DEFAULT_DATA_DIR = "/var/lib/cni/networks"
 CLOSE_SECONDS = 10.0  # for a disk that is slow to set addresses aside
@@ -73,7 +73,8 @@ def parse_ranges(ipam: Mapping[str, Any]) -> tuple[RangeSet, ...]:
     sets: list[RangeSet] = []
     if ipam.get("subnet"):
         sets.append((Range.parse(ipam),))
-    sets += [tuple(Range.parse(r) for r in entry) for entry in ipam.get("ranges") or ()]
+    for entry in listed(ipam.get("ranges"), "ranges"):
+        sets.append(tuple(Range.parse(r) for r in listed(entry, "ranges")))
     if not sets or not all(sets):
         raise InvalidConfig("Could not find an address range in the ipam section (give subnet or ranges)")
     flat = [r for entry in sets for r in entry]
@@ -218,7 +219,7 @@ class HostLocal:
         """Free every address whose owner is not among cni.dev/valid-attachments."""
         valid = {
             (str(a.get("containerID")), str(a.get("ifname")))
-            for a in request.config.get("cni.dev/valid-attachments") or ()
+            for a in valid_attachments(request.config)
         }
         store = self._store(request)
         with store.locked():

@@ -50,6 +50,8 @@ def loads(data: bytes | str) -> Any:
         value, end = _scan(text, 0)
     except StopIteration as stop:
         raise ValueError(f"Expecting value at character {stop.value}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if end != len(text):
         raise ValueError(f"Extra data at character {end}")
     return value

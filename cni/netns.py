@@ -29,7 +29,8 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 def opened(path: str) -> Iterator[int]:
     """A descriptor of the namespace at `path`, for a `with`. Raises UnknownContainer if none is there."""
     try:
-        netns = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Without waiting: at a FIFO's path nobody may ever come to write.
+        netns = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "?")
         raise UnknownContainer(f"Could not open network namespace {path}: {name}") from error

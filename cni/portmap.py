@@ -24,7 +24,7 @@ from cni.conntrack import forget_udp
 from cni.errors import InvalidConfig, PluginFailure, UnsupportedField
 from cni.frozen import frozen
 from cni.iptables import Iptables, available, line
-from cni.types import Request, Result, folded
+from cni.types import Request, Result, folded, listed, valid_attachments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class PortmapConfig:
             if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
                 raise InvalidConfig(f"Could not accept conditions {words!r}: a list of iptables words")
         runtime = config.get("runtimeConfig") or {}
-        wanted = [folded(m, _MAPPING_KEYS) for m in runtime.get("portMappings") or ()]
+        wanted = [folded(m, _MAPPING_KEYS) for m in listed(runtime.get("portMappings"), "portMappings")]
         return PortmapConfig(
             mappings=tuple(PortMapping.parse(m) for m in wanted if m.get("hostPort")),
             snat=config.get("snat") is not False,
@@ -209,8 +209,7 @@ class Portmap:
     def gc(self, request: Request) -> None:
         """Drop the chains of this network's containers that are not among the valid attachments."""
         valid = {
-            chain_name(request.network, str(a.get("containerID")))
-            for a in request.config.get("cni.dev/valid-attachments") or ()
+            chain_name(request.network, str(a.get("containerID"))) for a in valid_attachments(request.config)
         }
         note = f'dnat name: "{request.network}" id: '
         for version in (4, 6):

@@ -220,9 +220,24 @@ def parse_args(text: str) -> dict[str, str]:
 def folded(body: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """The values of `names` in upper or lower case, as Go reads JSON and so every plugin of upstream's:
     containerd says "HostPort" for hostPort. The exact name has precedence."""
+    if not hasattr(body, "items"):
+        raise InvalidConfig(f"Could not read {body!r}: an object with {', '.join(names)} was expected")
     by_lower = {key.lower(): value for key, value in body.items()}
     found = {name: body.get(name, by_lower.get(name.lower())) for name in names}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def listed(value: Any, what: str) -> list[Any]:
+    """A list of the configuration; empty where there is none. Raises InvalidConfig."""
+    if not isinstance(value, (list, tuple)) and value:
+        raise InvalidConfig(f"Could not read {what} {value!r}: a list was expected")
+    return list(value or ())
+
+
+def valid_attachments(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a GC must leave alone. Raises InvalidConfig."""
+    key = "cni.dev/valid-attachments"
+    return [folded(one, ("containerID", "ifname")) for one in listed(config.get(key), key)]
 
 
 def format_args(pairs: Mapping[str, str]) -> str:

@@ -18,8 +18,8 @@ def parse_size(payload: bytes) -> tuple[int, int] | None:
     try:
         size = json.loads(payload)
         width, height = int(size["Width"]), int(size["Height"])
-    except (ValueError, KeyError, TypeError):
-        return None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None  # also 1e999, which is JSON, and what is nested a thousand times
     return (width, height) if 0 <= width <= 65535 and 0 <= height <= 65535 else None
 
 

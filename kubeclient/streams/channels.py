@@ -28,6 +28,10 @@ PORT_FORWARD_SPDY = "portforward.k8s.io"
 PORT_FORWARD_TUNNEL = "SPDY/3.1+portforward.k8s.io"
 PORT_FORWARD_WEBSOCKET = ("v4.channel.k8s.io", "portforward.k8s.io")
 
+_MAX_SIZES = 1 << 12  # bytes of terminal sizes at once; a client sends one, of some thirty
+_EVENT = 64  # bytes that an event takes beside its data
+_MAX_EARLY = 1 << 20  # bytes that a client may send before it has made all its streams
+
 _NAMES = {"stdin": STDIN, "stdout": STDOUT, "stderr": STDERR, "error": STATUS, "resize": RESIZE}
 _WITH_STATUS = frozenset({"v5.channel.k8s.io", "v4.channel.k8s.io"})
 _WITH_RESIZE = frozenset({"v5.channel.k8s.io", "v4.channel.k8s.io", "v3.channel.k8s.io"})
@@ -94,12 +98,14 @@ class Sizes:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Complete objects, each as compact JSON; raises ProtocolError when it is not JSON."""
+        if len(data) > _MAX_SIZES:
+            raise ProtocolError(f"Could not read terminal size: {len(data)} bytes at once")
         self._text = (self._text + data.decode("utf-8", "replace")).lstrip()
         found = []
         while self._text:
             try:
                 value, end = self._decoder.raw_decode(self._text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if len(self._text) > 1024:
                     raise ProtocolError("Could not read terminal size: not JSON") from error
                 break
@@ -166,6 +172,7 @@ class SpdyCommand:
         expected |= {STDOUT} if stdout else set()
         expected |= {STDERR} if stderr and not tty else set()
         expected |= {RESIZE} if tty and self._protocol in _WITH_RESIZE else set()
+        early = 0
         while not expected <= self._streams.keys():
             try:
                 event = self._connection.receive()
@@ -178,6 +185,9 @@ class SpdyCommand:
             if event.kind == "open":
                 self._add(event.stream)
             else:
+                early += len(event.data) + _EVENT
+                if early > _MAX_EARLY:
+                    raise ProtocolError("Could not start: too much came before its streams")
                 self._early.append(event)
 
     def _add(self, stream: SpdyStream) -> None:

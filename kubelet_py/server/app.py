@@ -250,7 +250,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read_body(self) -> None:
         length = self.headers.get("Content-Length", "0")
-        if not length.isdigit() or int(length) > _MAX_BODY or "Transfer-Encoding" in self.headers:
+        plain = length.isascii() and length.isdigit() and len(length) < 20
+        if not plain or int(length) > _MAX_BODY or "Transfer-Encoding" in self.headers:
             self.close_connection = True
             raise HttpError(413, "request body is too large or of unknown length")
         self._body = self._input.read(int(length))

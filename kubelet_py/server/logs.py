@@ -93,6 +93,8 @@ def _integer(query: Mapping[str, Sequence[str]], name: str, least: int) -> int |
         value = int(text)
     except ValueError as error:
         raise HttpError(400, f"invalid {name} {text!r}: must be a number") from error
+    if value >= 1 << 63:
+        raise HttpError(400, f"invalid {name}: value out of range")
     if value < least:
         raise HttpError(422, f"invalid {name} {text!r}: must be at least {least}")
     return value

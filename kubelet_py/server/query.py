@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from kubelet_py.server.errors import HttpError
 from kubelet_py.server.streaming import StreamOptions
 
+_MOST_PORTS = 128  # each has two channels, whose number is one byte
+
 
 def container_path(parts: list[str]) -> tuple[str, str, str | None, str]:
     if len(parts) == 3:
@@ -39,9 +41,12 @@ def stream_options(query: dict[str, list[str]]) -> StreamOptions:
 def ports(query: dict[str, list[str]]) -> list[int]:
     found = []
     for text in listed([*query.get("port", []), *query.get("ports", [])]):
-        if not text.isdigit() or not 0 < int(text) < 65536:
+        plain = text.isascii() and text.isdigit() and len(text) <= 5
+        if not plain or not 0 < int(text) < 65536:
             raise HttpError(400, f"invalid port {text!r}: must be between 1 and 65535")
         found.append(int(text))
+    if len(found) > _MOST_PORTS:
+        raise HttpError(400, f"too many ports: {len(found)}, at most {_MOST_PORTS} can be forwarded")
     return found
 
 

@@ -33,6 +33,8 @@ _LINGER = 5.0
 _PIECE = 1 << 16
 _QUEUED = 64  # pieces that may wait for a slow port before the whole connection waits
 
+_FORWARDED = 1000  # connections of one client at a time; each may take two threads
+
 Connect = Callable[[int], socket.socket]
 """Gives a socket connected to a port of the pod; raises OSError or LookupError with a text for the client."""
 
@@ -229,10 +231,13 @@ def serve_port_forward(transport: ByteTransport, connect: Connect, describe: str
 
 def _pair(pairs: dict[str, _Forward], stream: SpdyStream) -> _Forward | None:
     kind, port = stream.headers.get("streamtype", ""), stream.headers.get("port", "")
-    if kind not in ("error", "data") or not port.isdigit() or not 0 < int(port) < 65536:
+    plain = port.isascii() and port.isdigit() and len(port) <= 5
+    if kind not in ("error", "data") or not plain or not 0 < int(port) < 65536:
         return None
     # Clients before 1.2 sent no request id; their data stream is the one after the error stream.
     request = stream.headers.get("requestid") or str(stream.id if kind == "error" else stream.id - 2)
+    if request not in pairs and len(pairs) >= _FORWARDED:
+        return None
     forward = pairs.setdefault(request, _Forward(int(port)))
     if getattr(forward, kind) is not None:
         return None

@@ -39,6 +39,7 @@ from proxy.dns.records import Answer, Labels, Names, Record
 TTL = 5
 PAYLOAD = 1232  # what passes everywhere unfragmented (DNS flag day 2020)
 KEPT = 10_000
+LONGEST_KEPT = 512  # bytes of a query
 ORDERS = 16
 DEPTH = 8  # ExternalNames that stand for ExternalNames
 IN = dns.rdataclass.IN
@@ -112,6 +113,8 @@ class Responder:
         if outside is not None:
             return Outside(response, outside, limit)
         first = _wire(response, limit)
+        if len(query) > LONGEST_KEPT:
+            return first  # padded ones, each of another kind, would fill the memory
         if len(self._kept) >= self._most:
             self._kept.clear()
         more = response if _several(response) else None

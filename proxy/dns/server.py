@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import socket
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 IDLE = 10.0  # seconds that a TCP connection may say nothing (RFC 7766 asks for a few)
 CONNECTIONS = 200
+CONNECTIONS_EACH = 50  # of one sender, so that a pod cannot take them all
 BACKLOG = 1 << 20  # bytes of queries the kernel keeps while Python is busy elsewhere
 
 
@@ -52,7 +54,7 @@ class DnsServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="dns", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connections = 0
+        self._connections: Counter[str] = Counter()
         self._closers: list[asyncio.BaseTransport | asyncio.Server] = []
 
     def start(self) -> None:
@@ -128,9 +130,10 @@ class DnsServer:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self._connections += 1
+        self._connections[peer[0]] += 1
         try:
-            if self._connections > CONNECTIONS or not self.answers(peer[0]):
+            too_many = self._connections.total() > CONNECTIONS
+            if too_many or self._connections[peer[0]] > CONNECTIONS_EACH or not self.answers(peer[0]):
                 return
             while True:
                 size = int.from_bytes(await asyncio.wait_for(reader.readexactly(2), IDLE), "big")
@@ -145,7 +148,9 @@ class DnsServer:
         except (asyncio.IncompleteReadError, TimeoutError, ConnectionError):
             return  # the client went away, or sleeps
         finally:
-            self._connections -= 1
+            self._connections[peer[0]] -= 1
+            if not self._connections[peer[0]]:
+                del self._connections[peer[0]]
             self._tasks.discard(task)
             writer.close()
             await asyncio.sleep(0)

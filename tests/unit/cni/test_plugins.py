@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +12,10 @@ import pytest
 from cni import bandwidth, iptables, portmap, rtnetlink, skeleton
 from cni.bridge import BridgeConfig
 from cni.errors import InvalidConfig, UnsupportedField
+from cni.host_local import parse_ranges
+from cni.netns import is_own, opened
 from cni.shaping import Rate
-from cni.types import Request, Result, folded
+from cni.types import Request, Result, folded, valid_attachments
 from cni.veth import mac_for
 
 
@@ -46,6 +51,37 @@ def test_errors_are_json_on_stdout_with_the_specified_code(
     status, body = run(environ, config)
     assert (status, body["code"]) == (1, code)
     assert body["cniVersion"] and body["msg"]
+
+
+@pytest.mark.parametrize("text", [b'{"a":' * 200_000, b"[" * 200_000])
+def test_json_that_is_nested_without_end_is_refused(text: bytes) -> None:
+    out = io.StringIO()
+    environ = {**GOOD, "CNI_COMMAND": "ADD"}
+    assert skeleton.main("bridge", environ=environ, stdin=io.BytesIO(text), stdout=out) == 1
+    assert json.loads(out.getvalue())["code"] == 6
+
+
+def test_a_fifo_is_no_namespace_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "netns")
+    with opened(str(tmp_path / "netns")) as netns:
+        assert not is_own(netns)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: portmap.PortmapConfig.parse({"runtimeConfig": {"portMappings": 5}}),
+        lambda: portmap.PortmapConfig.parse({"runtimeConfig": {"portMappings": [5]}}),
+        lambda: bandwidth.Limits.parse({"runtimeConfig": {"bandwidth": [5]}}),
+        lambda: parse_ranges({"ranges": 5}),
+        lambda: parse_ranges({"ranges": [5]}),
+        lambda: valid_attachments({"cni.dev/valid-attachments": 5}),
+        lambda: valid_attachments({"cni.dev/valid-attachments": [5]}),
+    ],
+)
+def test_other_types_than_upstreams_are_refused_and_no_traceback(read: Callable[[], object]) -> None:
+    with pytest.raises(InvalidConfig):
+        read()
 
 
 def test_delete_without_a_namespace_succeeds_silently() -> None:

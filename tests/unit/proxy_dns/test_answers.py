@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import random
 
+import dns.edns
 import dns.flags
 import dns.message
 import dns.opcode
@@ -43,6 +44,16 @@ def test_an_address_with_authority() -> None:
     found = ask(responder(), "web.default.svc.cluster.local")
     assert lines(found) == ["web.default.svc.cluster.local. 5 IN A 10.96.0.20"]
     assert found.flags & dns.flags.AA and found.flags & dns.flags.RA and found.rcode() == dns.rcode.NOERROR
+
+
+def test_padded_questions_do_not_fill_the_memory() -> None:
+    who = responder()
+    for number in range(3):
+        padding = [dns.edns.GenericOption(12, number.to_bytes(600, "big"))]
+        query = dns.message.make_query("web.default.svc.cluster.local", "A", use_edns=0, options=padding)
+        assert who.respond(query.to_wire(), udp=True)
+    assert not who._kept
+    assert lines(ask(who, "web.default.svc.cluster.local")) and len(who._kept) == 1
 
 
 def test_letters_may_be_of_any_size_and_come_back_as_they_were() -> None:

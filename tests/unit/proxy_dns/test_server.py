@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import threading
@@ -20,7 +21,7 @@ from proxy.config import ProxyConfig
 from proxy.dns.forward import Forwarder
 from proxy.dns.records import Names
 from proxy.dns.running import DnsThread
-from proxy.dns.server import DnsConfig, DnsServer
+from proxy.dns.server import CONNECTIONS_EACH, DnsConfig, DnsServer
 from proxy.errors import ProxyError
 
 LOOPBACK = "127.0.0.1"
@@ -95,6 +96,25 @@ def test_rubbish_does_not_disturb(served: tuple[Names, int]) -> None:
         assert connection.recv(100) == b"", "closed: an empty query has no id to answer"
     found = dns.query.udp(question("web.default.svc.cluster.local"), LOOPBACK, 10, port)
     assert found.rcode() == dns.rcode.NOERROR
+
+
+def test_one_sender_does_not_take_all_connections(served: tuple[Names, int]) -> None:
+    _, port = served
+    query = question("web.default.svc.cluster.local").to_wire()
+    sent = len(query).to_bytes(2, "big") + query
+    with contextlib.ExitStack() as stack:
+        for _ in range(CONNECTIONS_EACH):
+            one = stack.enter_context(socket.create_connection((LOOPBACK, port), 10))
+            one.sendall(sent)
+            assert one.recv(2), "each of these is served"
+        more = stack.enter_context(socket.create_connection((LOOPBACK, port), 10))
+        assert more.recv(2) == b"", "one too many"
+        other = stack.enter_context(socket.socket())
+        other.settimeout(10)
+        other.bind(("127.0.0.2", 0))
+        other.connect((LOOPBACK, port))
+        other.sendall(sent)
+        assert other.recv(2), "another sender's turn"
 
 
 def test_only_the_cluster_is_answered() -> None:

@@ -117,6 +117,7 @@ def test_options_are_read_as_upstream_reads_them(query: dict[str, list[str]], op
         ({"tailLines": ["-1"]}, 422),
         ({"limitBytes": ["0"]}, 422),
         ({"sinceSeconds": ["0"]}, 422),
+        ({"sinceSeconds": ["9" * 400]}, 400),
         ({"sinceTime": ["yesterday"]}, 400),
         ({"sinceTime": ["2026-11-21T02:00:00"]}, 400),
         ({"sinceTime": ["1970-01-01T00:00:07Z"], "sinceSeconds": ["3"]}, 422),
