@@ -17,6 +17,7 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
 ACK, END_STREAM, END_HEADERS, PADDED = 1, 1, 4, 8
 STREAM = 1
 LARGEST_FRAME = 16384
+WINDOW = 65535  # what a server may send of an answer unless it is allowed more (RFC 9113, 6.9.2)
 STATUSES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 UNIMPLEMENTED = "this server does not implement the grpc health protocol (grpc.health.v1.Health)"
 
@@ -105,10 +106,18 @@ def _answer(connection: socket.socket, end: float) -> int | None:
         elif kind in (GOAWAY, RST_STREAM):
             break
         elif stream == STREAM and kind == DATA:
-            body += payload[1 : len(payload) - payload[0]] if flags & PADDED else payload
+            body += _unpadded(payload) if flags & PADDED else payload
+            if len(body) > WINDOW:
+                raise OSError(f"more than {WINDOW} bytes: not a gRPC server")
         if stream == STREAM and kind in (DATA, HEADERS) and flags & END_STREAM:
             break
     return message_status(bytes(body))
+
+
+def _unpadded(payload: bytes) -> bytes:
+    if not payload or payload[0] >= len(payload):
+        raise OSError("a frame of padding only: not a gRPC server")
+    return payload[1 : len(payload) - payload[0]]
 
 
 def message_status(body: bytes) -> int | None:
@@ -132,10 +141,13 @@ def _frames(connection: socket.socket, end: float) -> Iterator[tuple[int, int, i
 
 
 def _exactly(connection: socket.socket, size: int, end: float) -> bytes:
-    """`size` bytes, or fewer when the server closes."""
+    """`size` bytes, or fewer when the server closes. Raises TimeoutError at `end`, however much comes."""
     data = bytearray()
     while len(data) < size:
-        connection.settimeout(max(0.001, end - time.monotonic()))
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
         part = connection.recv(size - len(data))
         if not part:
             break

@@ -75,6 +75,9 @@ TRAILERS = frame(1, 5, b"\x88")
         (SETTINGS + TRAILERS, "does not implement the grpc health protocol"),
         (SETTINGS + frame(7, 0, bytes(8), 0), "health rpc failed"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "not a gRPC server"),
+        (SETTINGS + frame(0, 8, b""), "a frame of padding only: not a gRPC server"),
+        (SETTINGS + frame(0, 8, b"\x03ab") + answer(1), "a frame of padding only: not a gRPC server"),
+        (SETTINGS + frame(0, 0, bytes(16384)) * 4, "more than 65535 bytes: not a gRPC server"),
     ],
 )
 def test_answers(scripted: Callable[[bytes], tuple[int, Any]], said: bytes, problem: str | None) -> None:
@@ -102,6 +105,26 @@ def test_a_server_that_says_nothing_times_out(scripted: Callable[[bytes], tuple[
     port, _ = scripted(b"")
     with pytest.raises(CheckFailed, match=r"timeout: health rpc did not complete within 0\.1s"):
         check("127.0.0.1", port, "", 0.1)
+
+
+def test_a_server_that_never_stops_talking_times_out() -> None:
+    """Each frame came in time, so the prober listened for ever."""
+    over = threading.Event()
+
+    def talk(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            while not over.is_set():
+                connection.sendall(frame(4, 1, b"", 0) * 1000)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(2) as pool:
+        pool.submit(talk, listener)
+        asked = pool.submit(check, "127.0.0.1", listener.getsockname()[1], "", 0.1)
+        try:
+            with pytest.raises(CheckFailed, match=r"timeout: health rpc did not complete within 0\.1s"):
+                asked.result(LONG)
+        finally:
+            over.set()
 
 
 def test_nobody_listens() -> None:
