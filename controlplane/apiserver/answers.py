@@ -22,6 +22,7 @@ from controlplane.apiserver.negotiation import JSON, YAML, Wanted, to_yaml
 from controlplane.apiserver.routing import TRUE, Request
 
 MUCH_YAML = 16 * 1024  # reading or writing more of it takes longer than anybody else should wait
+_MOST_WARNED, _LONGEST_WARNING = 4096, 256  # characters
 # People at a terminal or a browser, who get their JSON in lines.
 _READ_BY_PEOPLE = ("curl", "Wget", "Mozilla/5.0")
 
@@ -82,9 +83,24 @@ def answer(
 ) -> Answer:
     """A JSON answer (`presented` turns it into YAML) with its warnings, which kubectl prints."""
     response = Answer(body, status, yaml=wanted is not None and wanted.yaml)
-    for text in warnings:
+    for text in _told(warnings):
         response.headers.add("Warning", f'299 - "{_quoted(text)}"')
     return response
+
+
+def _told(warnings: Sequence[str]) -> list[str]:
+    """All of them where they are few; else the beginnings of the first, as upstream's filters/warning.go: a
+    body may have a hundred thousand unknown fields, and clients read no endless head."""
+    if sum(map(len, warnings)) <= _MOST_WARNED:
+        return list(warnings)
+    told: list[str] = []
+    left = _MOST_WARNED
+    for text in warnings:
+        if left <= 0:
+            break
+        told.append(text[:_LONGEST_WARNING])
+        left -= len(told[-1])
+    return told
 
 
 def _quoted(text: str) -> str:

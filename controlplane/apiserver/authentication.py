@@ -45,7 +45,7 @@ class Authenticator:
         if not authorization:
             return ANONYMOUS
         scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        if scheme.lower() != "bearer" or not token.strip() or not token.isascii():
             raise unauthorized()
         try:
             return self.of_token(token.strip(), API_AUDIENCES)

@@ -31,6 +31,7 @@ from controlplane.storage.cache import Entry, Place, TooOldError
 Object = dict[str, Any]
 
 _CHUNK = 256 * 1024
+_DIGITS = 20  # of the largest number of 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,11 @@ class Page:
 
 def parse_revision(text: str) -> int:
     """A resourceVersion of a query. Raises StatusError (400)."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise bad_request(f'Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax')
-    return number
+    plain = text.isascii() and text.isdigit()
+    if not plain or len(text) > _DIGITS or int(text) >= 1 << 64:
+        why = "value out of range" if plain else "invalid syntax"
+        raise bad_request(f'Invalid value: "{text}": strconv.ParseUint: parsing "{text}": {why}')
+    return int(text)
 
 
 def page(registry: Registry, request: Request, selection: Selection) -> Page:
@@ -65,6 +64,8 @@ def page(registry: Registry, request: Request, selection: Selection) -> Page:
             revision = registry.cache.revision
             entries = collection.present(request.namespace, after)
         else:
+            if revision > registry.cache.revision:  # of a token that this server has not written
+                raise continue_expired()
             entries = collection.snapshot(revision, request.namespace, after)
     except TooOldError as error:
         raise (continue_expired() if after else expired(_too_old(revision, registry))) from error
@@ -123,7 +124,7 @@ def _read_token(token: str) -> tuple[int, Place]:
     try:
         content = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         namespace, _, name = content["start"].removesuffix("\0").rpartition("/")
-        return int(content["rv"]), (namespace, name)
+        return parse_revision(str(content["rv"])), (namespace, name)
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
         raise bad_request(f"invalid continue token: continue key is not valid: {error}") from error
 

@@ -85,7 +85,7 @@ def _mapping(body: bytes, load: Callable[[bytes], Any], kind: str) -> Object:
     lead = f"the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; "
     try:
         found = load(body)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # a time in protobuf may be after the last year
         raise bad_request(f"{lead}json parse error: {error} ({_excerpt(body)})") from error
     if not isinstance(found, dict):
         raise bad_request(f"{lead}json parse error: an object was expected ({_excerpt(body)})")

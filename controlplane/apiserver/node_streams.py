@@ -173,7 +173,10 @@ class StreamHandler:
             for item in container.get("ports") or ()
             if not port or port in (item.get("name"), str(item["containerPort"]))
         ]
-        number = ports[0] if ports else int(port) if port.isascii() and port.isdigit() else 80
+        plain = port.isascii() and port.isdigit() and len(port) <= 5
+        number = ports[0] if ports else int(port) if plain else 80
+        if number > 65535:
+            raise bad_request(f"address not allowed: port {number}")
         address = pod.get("status", {}).get("podIP")
         if not reachable(address or ""):
             raise bad_request("address not allowed")
@@ -283,7 +286,8 @@ def _check_log_options(name: str, query: Any) -> None:
         value = query.get(option)
         if value is None:
             continue
-        if not (value.isascii() and value.lstrip("-").isdigit()):
+        digits = value.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
             raise bad_request(f'{option}: Invalid value: "{value}": must be an integer')
         if int(value) < least:
             text = f"must be greater than {'or equal to ' if not least else ''}0"

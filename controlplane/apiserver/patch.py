@@ -15,6 +15,7 @@ The schema says which lists merge and by which key (apimachinery pkg/util/strate
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,11 +26,13 @@ from controlplane.apiserver.schema import Definition, Field, Schema, Type
 
 Object = dict[str, Any]
 
+_GONE = object()
 _DIRECTIVE = "$patch"
 _RETAIN = "$retainKeys"
 _DELETE_PRIMITIVES = "$deleteFromPrimitiveList/"
 _ORDER = "$setElementOrder/"
 _MAX_OPERATIONS = 10000
+_MAX_DIGITS = 20  # of an index; Python refuses to read numbers of thousands
 # Some dozen copies of a thing into itself would be more than any memory holds.
 _MAX_COPIED = 3 * 1024 * 1024
 _TOO_MUCH = (
@@ -101,7 +104,7 @@ def _child(node: Any, part: str, path: str) -> Any:
 
 
 def _index(part: str, last: int, path: str) -> int:
-    if not part.isdecimal() or not 0 <= int(part) <= last:
+    if not part.isdecimal() or len(part) > _MAX_DIGITS or not 0 <= int(part) <= last:
         raise _no_path(path)
     return int(part)
 
@@ -288,21 +291,28 @@ class _Strategic:
         if any(isinstance(item, dict) and item.get(_DIRECTIVE) == "replace" for item in patch):
             return [_clean(item) for item in patch if item.get(_DIRECTIVE) != "replace" or len(item) > 1]
         result = list(original)
+        places: dict[Any, list[int]] = {}  # looked for one by one, many items would keep everybody waiting
+        for number, old in enumerate(result):
+            if isinstance(old, dict):
+                places.setdefault(_hashable(old.get(key)), []).append(number)
         for item in patch:
             if not isinstance(item, dict):
                 raise bad_request(f"expected a map in a list that merges by {key}, found {item!r}")
             if key not in item:
                 raise bad_request(f"map: {item} does not contain declared merge key: {key}")
-            found = next((n for n, old in enumerate(result) if _same(old, item, key)), None)
+            named = _hashable(item[key])
             if item.get(_DIRECTIVE) == "delete":
-                result = [old for old in result if not _same(old, item, key)]
-            elif found is None:
-                result.append(_clean(item))
+                for number in places.pop(named, ()):
+                    result[number] = _GONE
+            elif named in places:
+                result[places[named][0]] = self.struct(element, result[places[named][0]], item)
             else:
-                result[found] = self.struct(element, result[found], item)
+                places[named] = [len(result)]
+                result.append(_clean(item))
+        result = [item for item in result if item is not _GONE]
         if order is None:
             return result
-        wanted = [entry.get(key) for entry in order if isinstance(entry, dict)]
+        wanted = [entry.get(key) for entry in _order(order) if isinstance(entry, dict)]
         return _sorted_by(result, wanted, lambda item: item.get(key), original)
 
     def _apply_list_directive(
@@ -311,7 +321,8 @@ class _Strategic:
         if key.startswith(_DELETE_PRIMITIVES):
             name = key.removeprefix(_DELETE_PRIMITIVES)
             if isinstance(result.get(name), list):
-                result[name] = [item for item in result[name] if item not in value]
+                deleted = set(map(_hashable, value if isinstance(value, list) else ()))
+                result[name] = [item for item in result[name] if _hashable(item) not in deleted]
         elif key.startswith(_ORDER):
             name = key.removeprefix(_ORDER)
             declared = definition.fields.get(name) if definition else None
@@ -319,7 +330,7 @@ class _Strategic:
                 return
             if declared.merge_key:
                 merge_key = declared.merge_key
-                wanted = [entry.get(merge_key) for entry in value if isinstance(entry, dict)]
+                wanted = [entry.get(merge_key) for entry in _order(value) if isinstance(entry, dict)]
                 result[name] = _sorted_by(
                     result[name], wanted, lambda item: item.get(merge_key), result[name]
                 )
@@ -327,16 +338,20 @@ class _Strategic:
                 result[name] = _in_order(result[name], value, result[name])
 
 
-def _same(left: Any, right: Any, key: str) -> bool:
-    return isinstance(left, dict) and left.get(key) == right.get(key)
-
-
 def _union(original: list[Any], patch: list[Any]) -> list[Any]:
-    return [*original, *(item for item in patch if item not in original)]
+    known = set(map(_hashable, original))
+    return [*original, *(item for item in patch if _hashable(item) not in known)]
 
 
 def _in_order(items: list[Any], order: Any, original: list[Any]) -> list[Any]:
-    return items if order is None else _sorted_by(items, list(order), lambda item: item, original)
+    return items if order is None else _sorted_by(items, _order(order), lambda item: item, original)
+
+
+def _order(value: Any) -> list[Any]:
+    """Of $setElementOrder. Raises StatusError (400)."""
+    if not isinstance(value, list):
+        raise bad_request(f"{_ORDER.rstrip('/')}: a list was expected")
+    return value
 
 
 def _sorted_by(
@@ -345,20 +360,27 @@ def _sorted_by(
     """Orders the items named in `wanted`; others (only the server has them) keep their place before what
     followed.
     """
-    named = sorted((item for item in items if key(item) in wanted), key=lambda item: wanted.index(key(item)))
-    server_only = [item for item in items if key(item) not in wanted]
+    ranks: dict[Any, int] = {}
+    for index, value in enumerate(wanted):
+        ranks.setdefault(_hashable(value), index)
+    keyed = [(_hashable(key(item)), item) for item in items]
+    named = sorted(((name, item) for name, item in keyed if name in ranks), key=lambda pair: ranks[pair[0]])
+    server_only = deque((name, item) for name, item in keyed if name not in ranks)
     position = {_hashable(key(item)): index for index, item in enumerate(original)}
     result: list[Any] = []
-    for item in named:
-        own = position.get(_hashable(key(item)))
-        while server_only and own is not None and position.get(_hashable(key(server_only[0])), own) < own:
-            result.append(server_only.pop(0))
+    for name, item in named:
+        own = position.get(name)
+        while server_only and own is not None and position.get(server_only[0][0], own) < own:
+            result.append(server_only.popleft()[1])
         result.append(item)
-    return result + server_only
+    return result + [item for _, item in server_only]
 
 
 def _hashable(value: Any) -> Any:
-    return repr(value) if isinstance(value, (dict, list)) else value
+    """Equal for equal values of JSON, and a key of a dict."""
+    if isinstance(value, (dict, list)):
+        return (orjson.dumps(value, option=orjson.OPT_SORT_KEYS),)
+    return value
 
 
 def _has_directive(value: Object) -> bool:

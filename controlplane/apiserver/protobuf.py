@@ -301,6 +301,8 @@ def _string(data: memoryview) -> str:
 
 
 def _number(data: memoryview) -> float:
+    if len(data) != struct.calcsize("<d"):
+        raise ProtobufError(f"a number of {len(data)} bytes")
     value: float = struct.unpack("<d", data)[0]
     return value
 

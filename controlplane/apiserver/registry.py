@@ -325,7 +325,7 @@ class Registry:
             return
         if write.field_validation == "Strict":
             raise strict_decoding(info.kind, info.version, problems)
-        write.warnings.extend(problem for problem in problems if problem not in write.warnings)
+        write.warnings[:] = dict.fromkeys((*write.warnings, *problems))  # each once, in their order
 
     def _name(self, info: ResourceInfo, collection: str, namespace: str, metadata: Object) -> str:
         name = metadata.get("name")

@@ -28,6 +28,9 @@ NOT_NEGATIVE = "must be greater than or equal to 0"
 PORT_RANGE = "must be between 1 and 65535, inclusive"
 
 
+_MOST_CAUSES = 10_000
+
+
 class Causes:
     """Collects refusals. Paths are upstream's: spec.containers[0].image, data[key]."""
 
@@ -62,6 +65,11 @@ class Causes:
         self._add(errors.TOO_MANY, path, f"Too many: {count}", f"must have at most {limit} items")
 
     def _add(self, type_: str, path: str, lead: str, detail: str) -> None:
+        """Raises StatusError (422) where a body has more wrong with it than anybody reads: a million causes
+        take gigabytes and half a minute, in which nobody else is served."""
+        if len(self.found) >= _MOST_CAUSES:
+            text = f"it is invalid in more than {_MOST_CAUSES} places, the first: {self.found[0].text}"
+            raise errors.StatusError(422, "Invalid", text)
         self.found.append(Cause(type_, path, f"{lead}: {detail}" if detail else lead))
 
     def each(self, path: str, value: Any, details: Iterable[str]) -> None:

@@ -19,7 +19,11 @@ from controlplane.apiserver.validation_fields import (
     path_segment,
 )
 from controlplane.apiserver.validation_pods import check_tolerations
-from controlplane.apiserver.validation_workloads import check_int_or_percent, go_int_or_string
+from controlplane.apiserver.validation_workloads import (
+    check_int_or_percent,
+    go_int_or_string,
+    over_100_percent,
+)
 
 Object = dict[str, Any]
 
@@ -102,7 +106,7 @@ def disruption_budget(causes: Causes, obj: Object) -> None:
     for name in ("minAvailable", "maxUnavailable"):
         value = spec.get(name)
         check_int_or_percent(causes, f"spec.{name}", value)
-        if isinstance(value, str) and value.rstrip("%").isdecimal() and int(value.rstrip("%")) > 100:
+        if isinstance(value, str) and over_100_percent(value.rstrip("%")):
             causes.invalid(f"spec.{name}", go_int_or_string(value), "must not be greater than 100%")
     policy = spec.get("unhealthyPodEvictionPolicy")
     if policy is not None:

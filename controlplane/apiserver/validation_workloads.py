@@ -25,6 +25,7 @@ from controlplane.apiserver.validation_pods import check_pod_spec
 Object = dict[str, Any]
 
 _PERCENT = re.compile(r"^[0-9]+%$")
+_MOST_DIGITS = 20
 _PERCENT_DETAIL = (
     "a valid percent string must be a numeric string followed by an ending '%' "
     "(e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')"
@@ -125,12 +126,17 @@ def _check_strategy(causes: Causes, path: str, strategy: Object, types: tuple[st
             go_int_or_string(unavailable),
             "may not be 0 when `maxSurge` is 0",
         )
-    if isinstance(unavailable, str) and _PERCENT.match(unavailable) and int(unavailable[:-1]) > 100:
+    if isinstance(unavailable, str) and _PERCENT.match(unavailable) and over_100_percent(unavailable[:-1]):
         causes.invalid(
             f"{path}.rollingUpdate.maxUnavailable",
             go_int_or_string(unavailable),
             "must not be greater than 100%",
         )
+
+
+def over_100_percent(digits: str) -> bool:
+    """Whether the number before a percent sign is more than 100; Python reads no thousands of digits."""
+    return digits.isdecimal() and (len(digits) > _MOST_DIGITS or int(digits) > 100)
 
 
 def go_int_or_string(value: Any) -> GoLiteral:

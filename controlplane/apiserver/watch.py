@@ -27,6 +27,8 @@ from controlplane.storage.cache import Entry, Event, TooOldError
 Object = dict[str, Any]
 
 BOOKMARK_SECONDS = 60.0
+_DIGITS = 20  # more than Go reads, and than Python may be made to
+_LONGEST = 10 * 365 * 86400.0
 _BACKLOG = 10_000  # lines; a client that is this far behind starts again from a list
 
 
@@ -190,6 +192,6 @@ def _as_of(previous: Entry, revision: int) -> Entry:
 
 def _timeout(request: Request) -> float:
     text = request.query.get("timeoutSeconds", "")
-    if text.isascii() and text.isdigit() and int(text) > 0:
-        return float(text)
+    if text.isascii() and text.isdigit() and len(text) < _DIGITS and int(text) > 0:
+        return min(float(text), _LONGEST)
     return random.uniform(1800, 3600)  # spread, so that clients do not all come back at once

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from .conftest import MERGE, STRATEGIC, Client, Live
+from .conftest import MERGE, STRATEGIC, Client, Live, pod
 
 MAPS = "/api/v1/namespaces/default/configmaps"
 YAML = "application/yaml"
@@ -145,3 +145,84 @@ def test_a_long_answer_in_yaml(api: Client) -> None:
     answered = api.send("GET", f"{MAPS}/long", Accept=YAML)
     assert answered.headers["Content-Type"].startswith(YAML)
     assert yaml.safe_load(answered.text)["data"] == made["data"]
+
+
+def test_a_strategic_merge_of_many_items_keeps_nobody_waiting(api: Client, victim: str) -> None:
+    """Each item was looked for among all others: minutes for 3 MB, in which nobody was served."""
+    owners = [{"uid": f"{number:06}"} for number in range(150_000)]
+    code, status = api("PATCH", victim, {"metadata": {"ownerReferences": owners}}, Content_Type=STRATEGIC)
+    assert (code, status["reason"]) == (422, "Invalid")
+    api.must("POST", MAPS, {"metadata": {"name": "ordered"}})
+    names = [f"a/{number:06}" for number in range(100_000)]
+    order = {"metadata": {"$setElementOrder/finalizers": names, "finalizers": names}}
+    ordered = api.patch(f"{MAPS}/ordered?dryRun=All", order, STRATEGIC)
+    assert len(ordered["metadata"]["finalizers"]) == len(names)
+    order = {"metadata": {"$setElementOrder/finalizers": 5, "finalizers": ["a/b"]}}
+    assert api("PATCH", victim, order, Content_Type=STRATEGIC)[0] == 400
+
+
+def test_endless_refusals_are_cut(api: Client) -> None:
+    """A million causes took 20 s and more than a gigabyte."""
+    owners = [{} for _ in range(300_000)]
+    code, status = api("POST", MAPS, {"metadata": {"name": "refused", "ownerReferences": owners}})
+    assert (code, status["reason"]) == (422, "Invalid")
+    assert "more than 10000 places, the first: metadata.ownerReferences[0]" in status["message"]
+
+
+def test_endless_warnings_are_cut(api: Client) -> None:
+    """Each unknown field was a header; a hundred thousand took a minute, and no client reads them."""
+    body = {"metadata": {"name": "warned"}, **{f"{number:0300}": 1 for number in range(9_000)}}
+    answer = api.send("POST", f"{MAPS}?dryRun=All", body)
+    assert answer.status_code == 201
+    assert 3000 < len(answer.headers["Warning"]) < 8192
+    assert answer.headers["Warning"].startswith(f'299 - "unknown field \\"{"0" * 200}')
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        (f"{MAPS}?resourceVersion={'9' * 4000}", 400),
+        (f"{MAPS}?resourceVersion=1_0", 400),
+        (f"{MAPS}?resourceVersion=-0", 400),
+        (f"{MAPS}?watch=1&resourceVersion={'9' * 4000}", 400),
+        (f"{MAPS}?limit=1&continue=eyJydiI6MTAwMDAwMDAwMDAwMCwic3RhcnQiOiJhXHUwMDAwIn0", 410),
+        (f"{MAPS}?limit=1&continue=eyJydiI6MWUzMDAsInN0YXJ0IjoiYSJ9", 400),
+        ("/api/v1/namespaces/default/pods/long/log?tailLines=--5", 400),
+        (f"/api/v1/namespaces/default/pods/long/log?tailLines={'9' * 5000}", 400),
+        (f"/api/v1/namespaces/default/pods/long:{'9' * 5000}/proxy/", 400),
+        ("/api/v1/namespaces/default/pods/long:99999/proxy/", 400),
+    ],
+)
+def test_numbers_that_nobody_can_mean(api: Client, path: str, code: int) -> None:
+    """Two of them were a page of a state to come; the others an error of the server's own."""
+    if api("GET", "/api/v1/namespaces/default/pods/long")[0] == 404:
+        api.must("POST", "/api/v1/namespaces/default/pods", pod("long"))
+    assert api("GET", path)[0] == code
+
+
+def test_a_watch_of_endless_seconds_is_one(api: Client, victim: str) -> None:
+    for digits in (400, 5000):
+        assert api.first_events(f"{MAPS}?timeoutSeconds={'9' * digits}&resourceVersion=0", 1)
+
+
+def test_numbers_in_bodies_that_nobody_can_mean(api: Client, victim: str) -> None:
+    digits = "9" * 5000
+    ops = [
+        {"op": "add", "path": "/metadata/finalizers", "value": ["a/b"]},
+        {"op": "test", "path": f"/metadata/finalizers/{digits}", "value": 1},
+    ]
+    assert api("PATCH", victim, ops, Content_Type=JSON_PATCH)[0] == 422
+    budget = {"metadata": {"name": "b"}, "spec": {"minAvailable": f"{digits}%", "selector": {}}}
+    path = "/apis/policy/v1/namespaces/default/poddisruptionbudgets"
+    assert api("POST", path, budget)[0] == 422
+    # creationTimestamp, 2⁶² seconds after 1970
+    body = bytes.fromhex("6b3873000a0f0a02763112") + b"\x09ConfigMap" + bytes.fromhex("120e0a0c420a08")
+    body += b"\x80\x80\x80\x80\x80\x80\x80\x80\x40"
+    assert api("POST", MAPS, body, Content_Type="application/vnd.kubernetes.protobuf")[0] == 400
+
+
+def test_a_token_of_other_letters_is_refused(live: Live) -> None:
+    answer = live.anonymous.session.get(
+        f"{live.base}{MAPS}", headers={"Authorization": b"Bearer \xff\xfe.a.b"}, timeout=10
+    )
+    assert answer.status_code == 401
