@@ -56,6 +56,15 @@ def test_padded_questions_do_not_fill_the_memory() -> None:
     assert lines(ask(who, "web.default.svc.cluster.local")) and len(who._kept) == 1
 
 
+def test_thousands_of_records_in_a_query_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each was made an object: with eleven such queries a second a pod took the names of all others."""
+    query = dns.message.make_query("web.default.svc.cluster.local", "A").to_wire()
+    many = query[:10] + (4000).to_bytes(2, "big") + query[12:] + 4000 * (b"\xc0\x0c\0\x01" + bytes(6))
+    monkeypatch.setattr(dns.message, "from_wire", None)
+    answer = responder().respond(many, udp=True)
+    assert isinstance(answer, bytes) and answer[3] & 0x0F == dns.rcode.FORMERR
+
+
 def test_letters_may_be_of_any_size_and_come_back_as_they_were() -> None:
     found = ask(responder(), "WeB.Default.SVC.cluster.LOCAL")
     assert lines(found) == ["WeB.Default.SVC.cluster.LOCAL. 5 IN A 10.96.0.20"]
