@@ -17,6 +17,7 @@ from controlplane.apiserver.errors import (
     Cause,
     invalid,
     request_entity_too_large,
+    timed_out,
 )
 from controlplane.apiserver.negotiation import JSON, YAML, decode, media_type
 from controlplane.apiserver.registry import Write
@@ -28,6 +29,7 @@ Object = dict[str, Any]
 
 MAX_BODY = 3 * 1024 * 1024
 _MAX_MANAGER = 128
+BODY_SECONDS = 60.0  # upstream's --request-timeout
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,14 @@ class Call:
         return self.http.headers.get("Content-Type", "")
 
     async def body(self) -> bytes:
-        """The whole body. Raises StatusError (413)."""
+        """The whole body. Raises StatusError (413, 504)."""
         try:
-            return await self.http.read()
+            async with asyncio.timeout(BODY_SECONDS):
+                return await self.http.read()
         except web.HTTPRequestEntityTooLarge as error:
             raise request_entity_too_large(MAX_BODY) from error
+        except TimeoutError as error:
+            raise timed_out() from error
 
     async def object(self, kind: str) -> Object:
         """The body as an object. Raises StatusError (400, 413, 415)."""

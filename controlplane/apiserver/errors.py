@@ -250,6 +250,12 @@ def too_large_resource_version(asked: int, current: int) -> StatusError:
     return StatusError(504, "Timeout", message, details)
 
 
+def timed_out() -> StatusError:
+    """504 for a request that was not whole in time."""
+    text = "Timeout: request did not complete within the allotted timeout"
+    return StatusError(504, "Timeout", text)
+
+
 def unauthorized() -> StatusError:
     return StatusError(401, "Unauthorized", "Unauthorized")
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import ssl
 from itertools import pairwise
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
+
+from controlplane.apiserver import calls
 
 from .conftest import MERGE, STRATEGIC, Client, Live, pod
 
@@ -226,3 +230,24 @@ def test_a_token_of_other_letters_is_refused(live: Live) -> None:
         f"{live.base}{MAPS}", headers={"Authorization": b"Bearer \xff\xfe.a.b"}, timeout=10
     )
     assert answer.status_code == 401
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_without_end(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "BODY_SECONDS", 0.2)
+    assert live.admin.cert is not None
+    context = ssl.create_default_context(cafile=live.admin.ca)
+    context.load_cert_chain(*live.admin.cert)
+    connection = http.client.HTTPSConnection(urlsplit(live.base).netloc, context=context, timeout=20)
+    try:
+        connection.putrequest("POST", MAPS)
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b'{"metadata":')
+        answer = connection.getresponse()
+        status = json.loads(answer.read())
+    finally:
+        connection.close()
+    assert (answer.status, status["reason"]) == (504, "Timeout")
+    assert status["message"] == "Timeout: request did not complete within the allotted timeout"
