@@ -32,6 +32,7 @@ _BLOCK = 1 << 16
 _IN_MODIFY, _IN_ATTRIB, _IN_MOVE_SELF, _IN_DELETE_SELF = 0x2, 0x4, 0x800, 0x400
 _IN_CLOEXEC, _IN_NONBLOCK = os.O_CLOEXEC, os.O_NONBLOCK
 _CANONICAL = len("2026-11-21T02:00:00.123456789Z")
+_LATEST = 253402300799 * 10**9  # the last second of the year 9999
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -69,7 +70,7 @@ def parse_options(query: Mapping[str, Sequence[str]], now: float) -> LogOptions:
         follow=_boolean(query, "follow"),
         previous=_boolean(query, "previous"),
         timestamps=_boolean(query, "timestamps"),
-        since=since,
+        since=min(max(since, 0), _LATEST),  # no line is older, or younger; the calendar has an end
         tail=tail,
         limit=_integer(query, "limitBytes", 1),
     )

@@ -111,6 +111,21 @@ def test_options_are_read_as_upstream_reads_them(query: dict[str, list[str]], op
 
 
 @pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"sinceSeconds": ["9223372036854775807"]}, b"one\ntwo and a half\n\n"),
+        ({"sinceSeconds": ["99999999999"]}, b"one\ntwo and a half\n\n"),
+        ({"sinceTime": ["0001-01-01T00:00:00+10:00"]}, b"one\ntwo and a half\n\n"),
+        ({"sinceTime": ["9999-12-31T23:59:59-10:00"]}, b""),
+    ],
+)
+def test_times_outside_the_calendar_are_before_or_after_all(
+    query: dict[str, list[str]], expected: bytes
+) -> None:
+    assert shown(parse_options(query, 1.8e9)) == expected
+
+
+@pytest.mark.parametrize(
     ("query", "code"),
     [
         ({"tailLines": ["x"]}, 400),
