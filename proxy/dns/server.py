@@ -26,8 +26,7 @@ from proxy.errors import ProxyError
 log = logging.getLogger(__name__)
 
 IDLE = 10.0  # seconds that a TCP connection may say nothing (RFC 7766 asks for a few)
-CONNECTIONS = 200
-CONNECTIONS_EACH = 50  # of one sender, so that a pod cannot take them all
+CONNECTIONS = 200  # of which one sender gets no more than are left for others: alone a half
 BACKLOG = 1 << 20  # bytes of queries the kernel keeps while Python is busy elsewhere
 
 
@@ -132,8 +131,8 @@ class DnsServer:
         self._tasks.add(task)
         self._connections[peer[0]] += 1
         try:
-            too_many = self._connections.total() > CONNECTIONS
-            if too_many or self._connections[peer[0]] > CONNECTIONS_EACH or not self.answers(peer[0]):
+            left = CONNECTIONS - self._connections.total()
+            if self._connections[peer[0]] > left or not self.answers(peer[0]):
                 return
             while True:
                 size = int.from_bytes(await asyncio.wait_for(reader.readexactly(2), IDLE), "big")
