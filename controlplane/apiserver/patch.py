@@ -288,7 +288,10 @@ class _Strategic:
         self, key: str, element: Definition | None, original: list[Any], patch: list[Any], order: Any
     ) -> list[Any]:
         """Items of `patch` joined to those of `original` by `key`; unknown ones are added at the end."""
-        if any(isinstance(item, dict) and item.get(_DIRECTIVE) == "replace" for item in patch):
+        for item in patch:
+            if not isinstance(item, dict):
+                raise bad_request(f"expected a map in a list that merges by {key}, found {item!r}")
+        if any(item.get(_DIRECTIVE) == "replace" for item in patch):
             return [_clean(item) for item in patch if item.get(_DIRECTIVE) != "replace" or len(item) > 1]
         result = list(original)
         places: dict[Any, list[int]] = {}  # looked for one by one, many items would keep everybody waiting
@@ -296,8 +299,6 @@ class _Strategic:
             if isinstance(old, dict):
                 places.setdefault(_hashable(old.get(key)), []).append(number)
         for item in patch:
-            if not isinstance(item, dict):
-                raise bad_request(f"expected a map in a list that merges by {key}, found {item!r}")
             if key not in item:
                 raise bad_request(f"map: {item} does not contain declared merge key: {key}")
             named = _hashable(item[key])

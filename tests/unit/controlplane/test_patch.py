@@ -171,6 +171,7 @@ def test_ports_of_a_service_merge_by_port() -> None:
         ({"$patch": "frob"}, "Unknown patch type"),
         (pod({"image": "x"}), "does not contain declared merge key: name"),
         ({"spec": {"containers": [3]}}, "expected a map"),
+        ({"spec": {"containers": [{"$patch": "replace"}, "x"]}}, "expected a map"),
         ({"spec": {"$retainKeys": ["a"], "hostname": "h"}}, "retainKeys"),
     ],
 )
