@@ -125,6 +125,8 @@ def _options(arguments: Arguments) -> Options:
     return Options(
         arguments.console_socket, arguments.pid_file, arguments.preserve_fds + sockets,
         getattr(arguments, "no_pivot", False), not getattr(arguments, "no_new_keyring", False), sockets,
+        os.environ.get("NOTIFY_SOCKET", ""),
+        stays=arguments.command == "run" and not arguments.detach,
     )  # fmt: skip
 
 
@@ -186,7 +188,8 @@ def _pass(pid: int, number: int) -> None:
 
 
 def _start(arguments: Arguments) -> int:
-    _runtime(arguments).start(arguments.id)
+    notify = os.environ.get("NOTIFY_SOCKET", "")
+    _runtime(arguments).start(arguments.id, Options(notify=notify))
     return 0
 
 

@@ -6,6 +6,7 @@ parent or init becomes that, so nobody here collects exit codes except `run` and
 
 from __future__ import annotations
 
+import _thread
 import os
 import time
 
@@ -38,7 +39,8 @@ BINDS = frozenset(("bind", "rbind"))
 class Options(Record):
     """What the caller of create, run and exec wants besides the configuration. `preserve_fds`: how many
     descriptors from 3 on the process keeps. `sockets`: how many of them, the first ones, are systemd's for
-    it."""
+    it. `notify`: systemd's socket for who is ready (oci_notify.py); `stays`: the caller of run does, and need
+    not wait for that."""
 
     console_socket: str = ""
     pid_file: str = ""
@@ -46,6 +48,8 @@ class Options(Record):
     no_pivot: bool = False
     new_keyring: bool = True
     sockets: int = 0
+    notify: str = ""
+    stays: bool = False
 
 
 PLAIN = Options()
@@ -96,6 +100,7 @@ class Runtime:
         self, identity: str, bundle: str, config: dict[str, Any], options: Options = PLAIN
     ) -> tuple[Container, Process]:
         """Makes the container; its process waits for start. Raises RuntimeFailure with nothing left."""
+        config = self._told(identity, config, options)
         return self._make(identity, bundle, config, parse(config), options, waits=True)
 
     def run(
@@ -103,12 +108,20 @@ class Runtime:
     ) -> tuple[Container, Process]:
         """create and start in one. Where nothing has to be done in between, nobody waits for a start: that
         costs a copy of our memory. Raises RuntimeFailure."""
+        config = self._told(identity, config, options)
         spec = parse(config)
-        waits = _attended(spec) or any(spec.hooks.get(kind) for kind in STOPPING)
+        waits = _attended(spec) or bool(options.notify) or any(spec.hooks.get(kind) for kind in STOPPING)
         made, process = self._make(identity, bundle, config, spec, options, waits=waits)
         if waits:
-            self.start(identity)
+            self.start(identity, options)
         return made, process
+
+    def _told(self, identity: str, config: dict[str, Any], options: Options) -> dict[str, Any]:
+        if not options.notify:
+            return config
+        from runtime.oci_notify import told
+
+        return told(config, self.store.folder(identity))
 
     def _hooks(self, kind: str, container: Container, hooks: Sequence[Hook]) -> list[str]:
         return run_hooks(kind, hooks, self.store.describe(container)) if hooks else []
@@ -123,6 +136,10 @@ class Runtime:
             check(spec.linux.resources)
         self.store.make(identity)
         try:
+            if options.notify:
+                from runtime.oci_notify import make
+
+                make(self.store.folder(identity))
             cgroup = self._make_cgroup(identity, config, spec)
         except BaseException:
             self.store.forget(identity)
@@ -264,14 +281,15 @@ class Runtime:
         if heard is not None:
             hand_over(heard, state, pid, number)
 
-    def start(self, identity: str) -> None:
+    def start(self, identity: str, options: Options = PLAIN) -> None:
         """Lets a created container's process go on. A hook that fails ends and removes the container: raises
-        HookError."""
+        HookError. With `options.notify` it returns when the container is ready, or has ended."""
         container = self.store.load(identity)
         status = self.status(container)
         if status != CREATED:
             raise StateError(f"Could not start container {identity}: it is {status}, not created")
         hooks = _hooks_of(container)
+        tell = self._teller(container, options)
         try:
             if hooks.get("startContainer"):
                 self._run_inside(container)
@@ -284,6 +302,35 @@ class Runtime:
         except HookError as error:
             _add_problems(error, self.delete(identity, force=True))
             raise
+        if options.stays:
+            _thread.start_new_thread(tell, ())
+        else:
+            tell()
+
+    def _teller(self, container: Container, options: Options) -> Callable[[], None]:
+        """What has to be done behind the start, so that systemd learns when the container is ready: nothing,
+        unless it asked for that when the container was made, too."""
+        folder = self.store.folder(container.id)
+        if not options.notify:
+            return lambda: None
+        from runtime import oci_notify
+
+        if not oci_notify.exists(folder):
+            return lambda: None
+        listener = oci_notify.Listener(folder)
+
+        def lives() -> bool:
+            return self.store.status(container) != STOPPED
+
+        def tell() -> None:
+            try:
+                listener.forward(options.notify, container.pid, lives)
+            except OSError as error:
+                # The container runs; that systemd does not hear of it is systemd's to say.
+                text = f"Could not tell systemd that {container.id} is ready: {error.strerror}\n"
+                os.write(2, text.encode())
+
+        return tell
 
     def _run_inside(self, container: Container) -> None:
         """startContainer hooks: programs of the container, run in it as its process would be. Raises

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+NOTIFY = "notify"  # the only folder in a container's
 CREATING, CREATED, RUNNING, STOPPED, PAUSED = "creating", "created", "running", "stopped", "paused"
 _LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
 _ID_CHARACTERS = _LETTERS | frozenset("_+.-")
@@ -115,10 +116,15 @@ class Store:
         return found
 
     def forget(self, identity: str) -> None:
-        """Removes the container's folder, which holds plain files only."""
+        """Removes the container's folder, which holds plain files, and the one of oci_notify.py."""
         folder = self.folder(identity)
         try:
             for name in os.listdir(folder):
+                if name == NOTIFY:
+                    from runtime import oci_notify
+
+                    oci_notify.remove(folder)
+                    continue
                 os.unlink(f"{folder}/{name}")
             os.rmdir(folder)
         except FileNotFoundError:

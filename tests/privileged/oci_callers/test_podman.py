@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ready_socket import SAYS, Systemd
 
 from runtime import cgroups
 
@@ -24,7 +25,7 @@ LOOP = 'trap "echo bye; exit 3" TERM; echo started; while :; do sleep 0.05; done
 class Podman:
     """podman with folders, cgroups and settings of its own. `manager` makes the cgroups."""
 
-    def __init__(self, folder: Path, runtime: str, manager: str) -> None:
+    def __init__(self, folder: Path, runtime: str, manager: str = cgroups.CGROUPFS) -> None:
         self.manager = manager
         self.parent = f"/kubelet-py-podman-{os.getpid()}"
         if manager == cgroups.SYSTEMD:
@@ -228,3 +229,24 @@ def test_run_on_the_hosts_cgroup_namespace(podman: Podman) -> None:
     flags = ["--cgroupns", "host", "--privileged"]
     done = podman.run(*flags, "bb", "sh", "-c", "cat /proc/self/cgroup && echo up")
     assert done.stdout.endswith("up\n"), done.stderr
+
+
+def test_systemd_hears_when_a_container_is_ready(podman: Podman, tmp_path: Path) -> None:
+    """`--sdnotify=container`, as in a unit of Type=notify; conmon listens and passes it on."""
+    systemd = Systemd(tmp_path)
+    volumes = [f"-v={folder}:{folder}:ro" for folder in ("/usr", "/lib", "/lib64")]
+    run = subprocess.Popen(
+        [*podman.command, "run", "-d", "--name", "ready", "--sdnotify=container", *volumes, *podman.flags(),
+         "bb", "/usr/bin/python3", "-c", SAYS],
+        env={**podman.environment, "NOTIFY_SOCKET": systemd.path},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        heard = systemd.heard(10)
+        _, errors = run.communicate(timeout=60)
+        assert run.returncode == 0, errors
+        pid = podman("inspect", "-f", "{{.State.Pid}}", "ready").stdout.strip()
+        assert int(pid) > 0 and heard[0].startswith("MAINPID=") and "READY=1" in heard
+    finally:
+        systemd.close()
+        podman("rm", "--force", "-t", "0", "ready")
