@@ -19,8 +19,9 @@ from runtime.capabilities import UnknownCapability
 from runtime.errors import RuntimeFailure, StateError, errno_name
 from runtime.linux import LinuxKernel
 from runtime.oci_arguments import parse
-from runtime.oci_container import Options, Runtime, read_config, wait
+from runtime.oci_container import Runtime, read_config, wait
 from runtime.oci_flags import Arguments
+from runtime.oci_options import Options
 from runtime.oci_state import STOPPED, Store
 from runtime.spec import parse_process
 

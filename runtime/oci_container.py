@@ -17,10 +17,19 @@ from runtime.errors import CgroupError, HookError, RuntimeFailure, SpecError, St
 from runtime.hooks import STOPPING, run_hooks, run_inside
 from runtime.launch import Process, launch
 from runtime.linux import LinuxKernel
+from runtime.oci_options import (
+    PLAIN,
+    Options,
+    activated,
+    check_descriptors,
+    check_options,
+    deliver_console,
+    write_pid_file,
+)  # fmt: skip
 from runtime.oci_state import CREATED, CREATING, PAUSED, RUNNING, STOPPED, Container, Store
 from runtime.operations import container_plan, exec_plan
 from runtime.plan import NO_STDIO, Operation, Plan
-from runtime.records import Record, replaced
+from runtime.records import replaced
 from runtime.seccomp.programs import Programs
 from runtime.spec import CREATING as CREATING_HOOKS
 from runtime.spec import Hook, ProcessSpec, Spec, parse, parse_hooks, parse_process
@@ -36,23 +45,6 @@ STANDARD = (0, 1, 2)
 BINDS = frozenset(("bind", "rbind"))
 
 
-class Options(Record):
-    """What the caller of create, run and exec wants besides the configuration. `preserve_fds`: how many
-    descriptors from 3 on the process keeps. `sockets`: how many of them, the first ones, are systemd's for
-    it. `notify`: systemd's socket for who is ready (oci_notify.py); `stays`: the caller of run does, and need
-    not wait for that."""
-
-    console_socket: str = ""
-    pid_file: str = ""
-    preserve_fds: int = 0
-    no_pivot: bool = False
-    new_keyring: bool = True
-    sockets: int = 0
-    notify: str = ""
-    stays: bool = False
-
-
-PLAIN = Options()
 NOWHERE: Mapping[str, str] = {}
 
 
@@ -129,7 +121,7 @@ class Runtime:
     def _make(
         self, identity: str, bundle: str, config: dict[str, Any], spec: Spec, options: Options, *, waits: bool
     ) -> tuple[Container, Process]:
-        _check(spec, options)
+        check_options(spec, options)
         if spec.linux.resources.keys() - {"devices"}:  # those are checked where they are used
             from runtime.spec_resources import check
 
@@ -148,7 +140,7 @@ class Runtime:
         try:
             made, process = self._launch_first(identity, bundle, config, spec, cgroup, options, waits)
             try:
-                _deliver_console(process, options.console_socket)
+                deliver_console(process, options.console_socket)
                 if options.pid_file:
                     write_pid_file(options.pid_file, process.pid)
             except (OSError, StateError):
@@ -199,7 +191,7 @@ class Runtime:
                 self._hand_over(spec, {**self.store.describe(made), "status": CREATING}, pid, number)
 
         if spec.process and spec.root:
-            process_spec = _activated(spec.process, options.sockets)
+            process_spec = activated(spec.process, options.sockets)
             spec = replaced(spec, process=self._at_home(process_spec, spec.root.path))
         join = cgroup.join()
         try:
@@ -500,7 +492,7 @@ class Runtime:
         """One more process in a created or running container. `below`: cgroups below the container's that it
         joins (see Cgroup.join). `paused`: into a paused container, too, where it stays until that is
         resumed."""
-        _check_descriptors(options.preserve_fds)
+        check_descriptors(options.preserve_fds)
         container = self.store.load(identity)
         status = self.status(container)
         if status not in (CREATED, RUNNING) and not (paused and status == PAUSED):
@@ -514,7 +506,7 @@ class Runtime:
         process = self._at_home(process, f"/proc/{container.pid}/root")
         started = self._launch_more(container, spec, process, join, options)
         try:
-            _deliver_console(started, options.console_socket)
+            deliver_console(started, options.console_socket)
             if options.pid_file:
                 write_pid_file(options.pid_file, started.pid)
         except (OSError, StateError):
@@ -522,15 +514,6 @@ class Runtime:
             os.waitid(os.P_PIDFD, started.pidfd, os.WEXITED)
             raise
         return started
-
-
-def _activated(process: ProcessSpec, sockets: int) -> ProcessSpec:
-    """Told of the sockets that it is started with (sd_listen_fds(3)); it is the first process of its own."""
-    if not sockets:
-        return process
-    names = ("LISTEN_FDS=", "LISTEN_PID=")
-    env = [entry for entry in process.env if not entry.startswith(names)]
-    return replaced(process, env=(*env, f"LISTEN_FDS={sockets}", "LISTEN_PID=1"))
 
 
 def _hooks_of(container: Container) -> Mapping[str, tuple[Hook, ...]]:
@@ -586,57 +569,6 @@ def _inner_pid(pid: int) -> int:
     """The process's number in its own PID namespace."""
     with open(f"/proc/{pid}/status", "rb") as file:
         return next(int(line.split()[-1]) for line in file if line.startswith(b"NSpid:"))
-
-
-def _check_descriptors(count: int) -> None:
-    """What is to be kept must have been handed to us; one of our own would be a leak."""
-    if not count:
-        return
-    import fcntl
-
-    for fd in range(3, 3 + count):
-        try:
-            own = fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
-        except OSError:
-            own = 1
-        if own:
-            raise StateError(f"Could not keep descriptor {fd}: it is not open (see --preserve-fds)")
-
-
-def _check(spec: Spec, options: Options) -> None:
-    _check_descriptors(options.preserve_fds)
-    if spec.root is None:
-        raise SpecError("root", "is missing")
-    if spec.process is None:
-        raise SpecError("process", "is missing")
-    if options.console_socket and not spec.process.terminal:
-        raise SpecError("process.terminal", "is false, but a console socket was given")
-
-
-def _deliver_console(process: Process, console_socket: str) -> None:
-    """Hands the terminal's master side over, as callers of runc expect: one descriptor, its name as data."""
-    if process.console < 0 or not console_socket:
-        return
-    import socket  # 2 ms, for callers with a console socket alone
-
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
-        try:
-            channel.connect(console_socket)
-        except OSError as error:
-            name = errno_name(error.errno or 0)
-            raise StateError(f"Could not connect to console socket {console_socket}: {name}") from error
-        socket.send_fds(channel, [b"/dev/ptmx"], [process.console])
-    os.close(process.console)
-
-
-def write_pid_file(path: str, pid: int) -> None:
-    """Whole or not at all: callers watch for the file. Raises StateError."""
-    try:
-        with open(f"{path}.new", "wb") as file:
-            file.write(b"%d" % pid)
-        os.rename(f"{path}.new", path)
-    except OSError as error:
-        raise StateError(f"Could not write the pid file {path}: {errno_name(error.errno or 0)}") from error
 
 
 def _signal(pid: int, number: int) -> None:
