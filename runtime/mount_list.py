@@ -72,8 +72,8 @@ def protection(spec: Spec) -> list[Operation]:
         if found:
             found.pop(posixpath.normpath(mount.destination), None)  # it is covered
         if _protected_late(mount, options):
-            once, tree = options.set & ATTR_RDONLY, options.tree_set & ATTR_RDONLY
-            change = Remount(mount.destination, MountOptions(set=once, tree_set=tree))
+            # Also for rro: nothing is below a new file system when it is mounted.
+            change = Remount(mount.destination, MountOptions(set=ATTR_RDONLY))
             found[posixpath.normpath(mount.destination)] = change
     return list(found.values())
 
