@@ -181,8 +181,16 @@ class _Forward:
             except queue.Full:
                 continue
 
-    def stop(self) -> None:
+    def finish(self) -> None:
+        """No more bytes of the client's are wanted; who waits for some is told."""
         self.over.set()
+        try:
+            self.inbox.put_nowait(None)
+        except queue.Full:
+            pass  # nobody waits
+
+    def stop(self) -> None:
+        self.finish()
         if self.socket is not None:
             try:
                 self.socket.shutdown(socket.SHUT_RDWR)
@@ -270,7 +278,7 @@ def _forward(forward: _Forward, connect: Connect, describe: str) -> None:
                 while piece := connected.recv(_PIECE):
                     data.write(piece)
                 data.close()
-                forward.over.set()
+                forward.finish()
                 sender.join()
         except (OSError, LookupError) as problem:
             error.write(f"error forwarding port {forward.port} to pod {describe}: {_text(problem)}".encode())
@@ -286,10 +294,7 @@ def _forward(forward: _Forward, connect: Connect, describe: str) -> None:
 def _to_port(forward: _Forward, connected: socket.socket) -> None:
     try:
         while not forward.over.is_set():
-            try:
-                piece = forward.inbox.get(timeout=0.5)
-            except queue.Empty:
-                continue
+            piece = forward.inbox.get()
             if piece is None:
                 connected.shutdown(socket.SHUT_WR)
                 return

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import struct
+import threading
+import types
 import zlib
 from collections.abc import Iterator
 
 import pytest
 
 from kubeclient.streams import spdy
+from kubelet_py.server import streaming
 from tests.unit.server.fake_node import echo_server
 from tests.unit.server.live_server import Node
 
@@ -38,6 +42,39 @@ def test_port_forward_over_spdy_carries_several_connections(node: Node, echo: so
     client.close()
     assert (found[3], found[7]) == (b"hi\nx0", b"hi\nx1")
     assert found[1] == found[5] == b""
+
+
+class Patient(queue.Queue[bytes | None]):
+    """Looks for nothing by itself: who waits has to be told."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> bytes | None:
+        return super().get(block)
+
+
+def test_a_port_that_closes_first_ends_both_streams_at_once(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kubectl closes its client's connection when the error stream has ended, too."""
+    queues = types.SimpleNamespace(Queue=Patient, Empty=queue.Empty, Full=queue.Full)
+    monkeypatch.setattr(streaming, "queue", queues)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        node.backend.ports = {80: listener.getsockname()}
+
+        def serve() -> None:
+            connected, _ = listener.accept()
+            with connected:
+                connected.sendall(b"bye")
+
+        server = threading.Thread(target=serve)
+        server.start()
+        client = node.upgrade(
+            "/portForward/default/web", "Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: portforward.k8s.io"
+        )
+        client.open(1, streamtype="error", port="80", requestid="0")
+        client.open(3, streamtype="data", port="80", requestid="0")
+        assert client.streams(2) == {1: b"", 3: b"bye"}
+        client.close()
+        server.join()
 
 
 def test_a_closed_port_is_told_on_the_error_stream(node: Node, echo: socket.socket) -> None:
