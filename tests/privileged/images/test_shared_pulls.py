@@ -87,8 +87,10 @@ class Pull:
         command = [sys.executable, "-m", "kubelet_py.cli.main", "image", "pull", "--root"]
         with open(self._output, "wb") as output:
             self.process = subprocess.Popen(
-                [*command, str(folder / "node"), name], cwd=REPOSITORY, stdout=output, stderr=output
-            )
+                [*command, str(folder / "node"), name], cwd=REPOSITORY, stdout=output, stderr=output,
+                # A suite in a shell's background ignores SIGINT, and so would all that it starts.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )  # fmt: skip
 
     def said(self) -> str:
         return self._output.read_text()
