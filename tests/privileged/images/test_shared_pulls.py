@@ -79,6 +79,12 @@ def until(what: Callable[[], bool], why: str) -> None:
     raise AssertionError(why)
 
 
+def _heed_interrupts() -> None:
+    """Whatever this process does with SIGINT; what it starts would do the same."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 class Pull:
     """The command, running, for the node in this folder."""
 
@@ -88,8 +94,7 @@ class Pull:
         with open(self._output, "wb") as output:
             self.process = subprocess.Popen(
                 [*command, str(folder / "node"), name], cwd=REPOSITORY, stdout=output, stderr=output,
-                # A suite in a shell's background ignores SIGINT, and so would all that it starts.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                preexec_fn=_heed_interrupts,
             )  # fmt: skip
 
     def said(self) -> str:
