@@ -17,12 +17,14 @@ NEIGHBOURS = ("containerd", "crio", "dockerd")
 @dataclass(frozen=True, slots=True)
 class Disk:
     """Bytes and inodes free for us at `place`; `inodes` is None where the file system does not count them.
-    `run`: nothing but sockets and state lies there, as in /run, which has a tenth of the machine's memory."""
+    `run`: nothing but sockets and state lies there, as in /run, which has a tenth of the machine's memory.
+    `overlay`: it is one itself, as a container's root is."""
 
     place: str
     free: int
     inodes: int | None
     run: bool = False
+    overlay: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,10 @@ def disk(found: Disk, *, first: bool) -> Finding:
     """Past the least the node would evict its pods at once."""
     name = "disk" if first else f"disk {found.place}"
     purpose = "images and volumes" if first else "sockets and the pods' state" if found.run else "logs"
+    if first and found.overlay:
+        words = f"{found.place} is an overlay, on which the kernel puts no other: no container can start"
+        mend = "mount a disk or a tmpfs there, or use --root"
+        return Finding(name, MISSING, words, "containers' layers", mend)
     comfortable, least = (RUN_FREE, RUN_LEAST) if found.run else (COMFORTABLE_FREE, LEAST_FREE)
     states = [
         OK if found.free > comfortable else DEGRADED if found.free > least else MISSING,

@@ -11,8 +11,10 @@ from kubelet_py.cli.doctor.machine import Disk, MachineFacts, Port
 from kubelet_py.cli.settings import NodeSettings
 from kubelet_py.cli.supervisor import read_state
 from kubelet_py.paths import NodePaths
+from runtime.linux import LinuxKernel
 
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
+_OVERLAY = 0x794C7630  # statfs(2)
 _TIMEX_BYTES = 512  # more than struct timex of any machine
 
 
@@ -53,8 +55,17 @@ def _disks(paths: NodePaths) -> tuple[Disk, ...]:
         disk = os.statvfs(place)
         inodes = disk.f_favail if disk.f_files else None
         free = disk.f_bavail * disk.f_frsize
-        found.setdefault(place.stat().st_dev, Disk(str(place), free, inodes, run=folder == paths.run))
+        known = Disk(str(place), free, inodes, run=folder == paths.run, overlay=_is_overlay(place))
+        found.setdefault(place.stat().st_dev, known)
     return tuple(found.values())
+
+
+def _is_overlay(place: Path) -> bool:
+    folder = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return LinuxKernel().filesystem(folder) == _OVERLAY
+    finally:
+        os.close(folder)
 
 
 def programs() -> frozenset[str]:

@@ -43,6 +43,7 @@ def held(port: Port, holder: str, ours: bool = False) -> Port:
         ({"disks": (Disk("/", ROOM, 5000),)}, "disk", "degraded", "and 5000 inodes"),
         ({"disks": (Disk("/", ROOM, 10),)}, "disk", "missing", "and 10 inodes"),
         ({"disks": (Disk("/", ROOM, None),)}, "", "ok", "synchronised"),
+        ({"disks": (Disk("/", ROOM, INODES, overlay=True),)}, "disk", "missing", "/ is an overlay"),
         ({"disks": (DISK, Disk("/var/log", 200 << 20, INODES))}, "disk /var/log", "degraded", "200 MiB"),
         # A machine of 1 GiB gives its /run a tenth of that, and nothing is wrong with it.
         ({"disks": (DISK, Disk("/run", 90 << 20, INODES, run=True))}, "", "ok", "synchronised"),
