@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import glob
 import json
 import os
 import shutil
@@ -90,10 +91,20 @@ def jailed(tree: Path, weakening: Weakening) -> Results:
             done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=SECONDS)
         except subprocess.TimeoutExpired:
             return {"": f"no end within {SECONDS} s"}
+        finally:
+            sweep(Path(folder).name)
     try:
         return dict(json.loads(done.stdout.splitlines()[-1]))
     except (IndexError, ValueError):
         return {"": (done.stderr or done.stdout).strip()[-300:] or f"exit code {done.returncode}"}
+
+
+def sweep(jail_name: str) -> None:
+    """Remove the cgroups that a weakened runtime has left; what was in them ended with the jail."""
+    for tree in ("/sys/fs/cgroup", *glob.glob("/sys/fs/cgroup/*")):
+        for left in glob.glob(f"{tree}/kubelet-py-test-{jail_name}*"):
+            for folder, _, _ in os.walk(left, topdown=False):
+                os.rmdir(folder)
 
 
 def report(
