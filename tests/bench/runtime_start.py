@@ -37,7 +37,6 @@ from tests.bench.pod_start import PodStart
 
 LIMITS = {"memory": {"limit": 64 << 20}, "cpu": {"shares": 100}, "pids": {"limit": 100}}
 FLIGHT = 8
-SETTLED_SECONDS = 0.5
 ROOT = "kubelet-py-bench"
 PREPARED, WITHOUT_CGROUPS = "ours, prepared", "C, cgroups made before"
 
@@ -201,8 +200,6 @@ def measure(rows: dict[str, Start], pods: PodStart, rounds: int) -> dict[str, li
                 if turn and isinstance(start, CStart):
                     took = start.without_cgroups / count
                     times.setdefault(f"{WITHOUT_CGROUPS}|{count}|to exec", []).append(took)
-        # The kernel takes the others' network namespaces down behind them, under the lock that wiring needs.
-        time.sleep(SETTLED_SECONDS)
         took = pods.one()
         if turn:
             times.setdefault("a whole pod with a container|1|to exec", []).append(took)
