@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LONGEST_TEXT = 255  # of fsconfig(2)
 LAYER_BY_LAYER = (6, 7)  # the first Linux whose overlayfs takes "lowerdir+"
 ESCAPED = frozenset("\\:,")
+OF_THE_KERNEL = ("/proc/", "/sys/")  # where a container sees what the host does
 OWN = ("", "private", "rprivate", "slave", "rslave")
 
 
@@ -102,7 +103,8 @@ class OpenOverlay(Operation):
 class HoldMasks(Operation):
     """A mount of the host's /dev/null for each path that may have to be masked by it: read-only as
     MaskPath's, and private, or what a container mounts over it appeared over the host's /dev/null where that
-    is shared (systemd's way)."""
+    is shared (systemd's way). None for what the kernel shows as a folder or not at all: closing a mount that
+    was attached nowhere waits for an RCU grace period each time."""
 
     paths: tuple[str, ...]
 
@@ -112,6 +114,8 @@ class HoldMasks(Operation):
     def run(self, kernel: Kernel, context: Context) -> None:
         null = open_null(kernel, context)
         for path in self.paths:
+            if path.startswith(OF_THE_KERNEL) and not kernel.may_be_file(path):
+                continue
             mask = context.keep(kernel.open_tree(null, "", OPEN_TREE_CLONE | AT_EMPTY_PATH))
             kernel.mount_setattr(mask, set=ATTR_RDONLY, propagation=MS_PRIVATE)
             context.prepared[mask_of(path)] = mask

@@ -167,6 +167,9 @@ class FakeKernel:
     def write(self, fd: int, data: bytes) -> None:
         self._note("write", self.open_fds[fd], data)
 
+    def may_be_file(self, path: str) -> bool:
+        return path not in self._missing
+
     def is_executable(self, path: str) -> bool:
         self._note("is_executable", path)
         if path in self._missing:

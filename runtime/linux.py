@@ -258,6 +258,10 @@ class LinuxKernel:
     def write(self, fd: int, data: bytes) -> None:
         os.write(fd, data)
 
+    def may_be_file(self, path: str) -> bool:
+        """Whether something but a folder is there. Where it matters it is looked at again."""
+        return os.path.lexists(path) and not os.path.isdir(path)
+
     def is_executable(self, path: str) -> bool:
         """A regular file with any execute bit; raises OSError when it is not there."""
         status = os.stat(path)

@@ -201,6 +201,10 @@ class Recorder(LinuxKernel):
     def write(self, fd: int, data: bytes) -> None:
         self._ask("write", (fd, data, len(data)), len(data))
 
+    def may_be_file(self, path: str) -> bool:
+        """As the host has it now."""
+        return self._kernel.may_be_file(path)
+
     def is_executable(self, path: str) -> bool:
         if not path.startswith("/"):
             raise Unforeseen("a relative path of a program")

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from runtime.bare import Bare, appends
+from runtime.bare import Bare, HoldMasks, appends
 from runtime.cgroups.join import CgroupJoin
+from runtime.fake import FakeKernel
+from runtime.mounts import mask_of
 from runtime.operations import Rootfs, container_plan
+from runtime.plan import NO_STDIO, Context
 from runtime.spec import parse
 
 _found = importlib.util.spec_from_file_location("example_spec", Path(__file__).parent / "example_spec.py")
@@ -52,6 +55,16 @@ def test_what_it_needs_of_the_host_is_opened_before_the_host_is_left() -> None:
     masked = plain.index("mask /sys/firmware")
     rest = [line.replace("change to the container's", "enter the container's") for line in plain[masked:]]
     assert lines[lines.index("mask /sys/firmware") :] == rest
+
+
+def test_a_mask_is_held_only_for_what_may_need_it() -> None:
+    """Each that is not attached is closed at the end, and waited for. What an image has is not known before."""
+    kernel = FakeKernel(missing=("/proc/kcore", "/sys/firmware", "/etc/secret", "/process"))
+    context = Context(NO_STDIO, False)
+    paths = ("/proc/kcore", "/proc/keys", "/sys/firmware", "/etc/secret", "/process")
+    HoldMasks(paths).run(kernel, context)
+    assert set(context.prepared) == {mask_of(path) for path in ("/proc/keys", "/etc/secret", "/process")}
+    assert len([call for call in kernel.calls if call[0] == "open_tree"]) == 3
 
 
 @pytest.mark.parametrize("release", ["6.6.9", "6.1.0-18-amd64", "5.15", "next", ""])
