@@ -5,8 +5,13 @@ from a process with a large heap would own a copy of every page it touches. So t
 process by exec'ing a fresh interpreter with few imports; each shim shares nearly all its pages with it.
 It ends when the agent's socket closes; the shims, sessions of their own, go on and are adopted by init.
 
-One fork is always made before it is asked for: it waits for an order (`be_spare`), so that a pod does not
-wait for a fork. The next one is made when it has got its order.
+One fork is made before it is asked for: it waits for an order (`be_spare`), so that a pod does not wait for a
+fork. The next one is made when the pod that got it has started, unless another pod comes before: who makes a
+fork has the processor that the pod needs.
+
+An agent is busy with a pod while its shim is, and some kernels wake what has slept on the processor of who
+wakes it, where it then waits. So with each order the agent keeps us off its processor (forkserver_link.py),
+we keep the spare off it, and the shim, which runs on another by then, may run anywhere again.
 
 The protocol is in runtime/orders.py. The answer comes from the shim, on the first client; if the fork fails
 the descriptors are closed, which the agent sees as the end of it.
@@ -45,13 +50,14 @@ CALM_SECONDS = 0.03
 
 def main(descriptor: int) -> None:
     """Serve the agent on the socket `descriptor` until it is gone."""
+    processors = os.sched_getaffinity(0)
     kernel, driver, pages = settle(descriptor)
     with socket.socket(fileno=descriptor) as agent:
         sitting = prepare_sitting(kernel, pages)
         if sitting is not None:
             take_picture(sitting, agent, kernel)
         sitting = None  # its memory is free again, as in the picture
-        serve_orders(agent, (agent,), kernel, Cast(driver, pages, launch))
+        serve_orders(agent, (agent,), kernel, Cast(driver, pages, launch, processors))
 
 
 def serve_orders(
@@ -60,28 +66,30 @@ def serve_orders(
     """Until the other end of `line` is closed. `lines`: what a shim must not keep."""
     come = False
     while True:
-        # Where no pods come, none shall have memory for the next one.
-        spare = make_spare(lines, kernel, cast, warm=come)
+        spare = None
+        if not come or not has_come(line):
+            # Where no pods come, none shall have memory for the next one.
+            spare = make_spare(lines, kernel, cast, warm=come)
         message, numbers = take(line)
         try:
             if not message:
                 return
             come = True
             if not hand_over(spare, message, numbers) and fork() == 0:
-                rest = () if spare is None else (spare,)
+                rest = () if spare is None else (spare[0],)
                 become_shim(read(message, numbers), (*lines, *rest), kernel, cast)
         finally:
             if spare is not None:
-                spare.close()
+                spare[0].close()
             for number in numbers:
                 os.close(number)
 
 
 def make_spare(
     lines: tuple[socket.socket, ...], kernel: LinuxKernel, cast: Cast, *, warm: bool
-) -> socket.socket | None:
-    """A line to a fork that waits for an order, so that none has to wait for a fork; None when the kernel
-    refuses. It ends with the line."""
+) -> tuple[socket.socket, int] | None:
+    """A line to a fork that waits for an order, so that none has to wait for a fork, and its pid; None when
+    the kernel refuses. It ends with the line."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = fork()
     if child == 0:
@@ -91,15 +99,17 @@ def make_spare(
     if child < 0:
         ours.close()
         return None
-    return ours
+    return ours, child
 
 
-def hand_over(spare: socket.socket | None, message: bytes, numbers: list[int]) -> bool:
+def hand_over(spare: tuple[socket.socket, int] | None, message: bytes, numbers: list[int]) -> bool:
     """Whether there was a spare, alive."""
     if spare is None:
         return False
+    line, child = spare
     try:
-        socket.send_fds(spare, [message], numbers)
+        os.sched_setaffinity(child, os.sched_getaffinity(0))
+        socket.send_fds(line, [message], numbers)
     except OSError:
         return False
     return True
@@ -108,12 +118,11 @@ def hand_over(spare: socket.socket | None, message: bytes, numbers: list[int]) -
 def be_spare(
     line: socket.socket, lines: tuple[socket.socket, ...], kernel: LinuxKernel, cast: Cast, *, warm: bool
 ) -> None:
-    """The child's side. `warm`: when the pod that it was made beside has started, it gets what memory it will
-    need. Does not return."""
+    """The child's side. `warm`: it gets what memory it will need. Does not return."""
     try:
         for inherited in lines:
             inherited.close()
-        if warm and not has_come(line):
+        if warm:
             cast.pages.warm()
         order = receive(line)
         if order is None:
@@ -200,6 +209,7 @@ def become_shim(
     """The child's side: a session of its own, its own log as stderr, then the shim. Does not return."""
     code = 1
     try:
+        os.sched_setaffinity(0, cast.processors)
         for line in lines:
             line.close()
         os.setsid()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -10,6 +11,7 @@ import threading
 from pathlib import Path
 
 import runtime
+from runtime import clibrary
 from runtime.kernel import AT_FDCWD
 from runtime.mounting import ATTR_RDONLY, OPEN_TREE_CLONE
 
@@ -26,6 +28,8 @@ class Forkserver:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._pid = 0
+        self._processors: set[int] = set()
+        self._current = clibrary.libc("sched_getcpu", "i")
 
     def start(self) -> None:
         """Exec a fresh interpreter, without site and environment (-I -S), that finds this package."""
@@ -53,6 +57,7 @@ class Forkserver:
         os.close(python)
         os.close(null)
         self._socket = ours
+        self._processors = os.sched_getaffinity(0)
 
     def fork_shim(self, directory: str, containers_directory: str, listener: socket.socket) -> socket.socket:
         """Have a shim made for the sandbox in `directory`; returns its first connection. Raises OSError."""
@@ -80,6 +85,10 @@ class Forkserver:
     def _send(self, request: bytes, descriptors: list[int]) -> None:
         if self._socket is None:
             raise OSError(0, "the forkserver was not started")
+        others = self._processors - {self._current()}
+        if others:
+            with contextlib.suppress(OSError):  # a help, no more; one that has ended is about to be noticed
+                os.sched_setaffinity(self._pid, others)
         socket.send_fds(self._socket, [request], descriptors)
 
     def _restart(self) -> None:

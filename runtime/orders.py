@@ -15,6 +15,8 @@ from runtime.shim import Shim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from runtime.cgroups import CgroupDriver
     from runtime.launch import Launch
     from runtime.linux import LinuxKernel
@@ -35,11 +37,12 @@ class Order(Record):
 
 
 class Cast(Record):
-    """What a shim works with; in a rehearsal others stand in."""
+    """What a shim works with; in a rehearsal others stand in. `processors`: those it may run on."""
 
     driver: CgroupDriver
     pages: Pages
     launch: Launch
+    processors: Collection[int]
 
 
 def take(line: socket.socket) -> tuple[bytes, list[int]]:
