@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from runtime import cgroups
+from runtime import bare, cgroups
 from runtime.bare import Bare
 from runtime.errors import RuntimeFailure
 from runtime.foresight import Unforeseen
@@ -19,7 +19,7 @@ from runtime.linux import LinuxKernel
 from runtime.machine import RESULT
 from runtime.operations import Rootfs, container_plan, sandbox_plan
 from runtime.plan import Context, Plan, Refused
-from runtime.prepared import NAME
+from runtime.prepared import FIRST_JOINED, GATE, NAME
 from runtime.program import Assembly, Entry, Given, Program, draw_address, entry_offset, save
 from runtime.recorder import Recorder
 from runtime.records import Record
@@ -27,7 +27,7 @@ from runtime.spec import parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from runtime.cgroups import CgroupDriver
@@ -100,36 +100,44 @@ class Ahead:
         record: Mapping[str, Any],
         oci: Mapping[str, Any],
         join: Mapping[str, str],
-        pause: int,
         uid: str = "",
+        *,
+        held: bool = False,
     ) -> bool:
-        """For a container by its record and its OCI configuration, in the namespaces `join` of `pause`; `uid`
-        is its pod's."""
+        """For a container by its record and its OCI configuration, in the namespaces of its pod's pause:
+        `join` is type → path as namespaces_of has them without a pid. `uid` is its pod's. `held`: to wait at
+        a gate."""
         from runtime.stencil import Own, container_shape, names_of, own_sources
 
         config = record["config"]
         if config["tty"] or "runtime" in record:
             return False
         layers, names = tuple(config["layers"]), names_of(record["id"], uid)
+        paths = (*join.values(), bare.PATH)
         try:
             kernel, driver = self._get_tools()
-            shape = container_shape(oci, layers, tuple(join), names)
+            shape = container_shape(oci, layers, tuple(join), names, held=held)
             known = self._stencils.find(shape)
             spec = None if known else parse(oci)
             resources = known.resources if known else spec.linux.resources if spec else {}
             cgroup = driver.create(record["cgroup"], resources)
             files, entered, process = cgroup.oom_files(), cgroup.join(), oci["process"]
-            bare = Bare(f"/proc/{pause}/ns/mnt", os.uname().release)
-            places = (entered.unified, *entered.tasks, *join.values(), bare.path, *own_sources(oci, names))
+            places = (entered.unified, *entered.tasks, *own_sources(oci, names))
             own = Own(names, record["cgroup"], places, (*process["args"],), (*(process.get("env") or ()),))
             made: Recording | Stencil | None = known
             if known is None or not known.fits(own):
                 spec = spec or parse(oci)
                 rootfs = Rootfs(layers, f"{folder}/upper", f"{folder}/work")
-                plan = container_plan(spec, rootfs=rootfs, join=join, cgroup=entered, bare=bare)
-                made = self._compiled(shape, kernel, plan, layers, own, spec)
-            watched = files.events, files.control
-            return made is not None and made.write(f"{folder}/{NAME}", own, entered.late, pause, watched)
+                empty = Bare(bare.PATH, os.uname().release)
+                gate = GATE if held else -1
+                plan = container_plan(spec, rootfs=rootfs, join=join, cgroup=entered, bare=empty, gate=gate)
+                made = self._compiled(shape, kernel, plan, layers, own, spec, given_for(paths))
+            if made is None:
+                return False
+            joined = tuple(path.rpartition("/")[2] for path in paths)
+            return made.write(
+                f"{folder}/{NAME}", own, entered.late, joined, held, (files.events, files.control)
+            )
         except (RuntimeFailure, OSError, ValueError, KeyError):
             return False
 
@@ -141,12 +149,13 @@ class Ahead:
         layers: tuple[str, ...],
         own: Own,
         spec: Spec | None = None,
+        given: Mapping[str, Given] | None = None,
     ) -> Recording | Stencil | None:
         """Kept for the next of this shape, if it can be told from its texts."""
         from runtime.stencil import Stencil, can_be_told
 
         owner = spec.process.user.uid if spec and spec.process else 0
-        recording = record_plan(kernel, plan, layers, owner)
+        recording = record_plan(kernel, plan, layers, owner, given)
         if recording is None or shape is None or not own.names or not can_be_told(shape, own):
             return recording
         try:
@@ -173,7 +182,8 @@ class Recording(Record):
         path: str,
         own: object,
         late: tuple[tuple[str, str], ...],
-        pause: int = 0,
+        joined: tuple[str, ...] = (),
+        held: bool = False,
         oom: tuple[str, str] = ("", ""),
     ) -> bool:
         """The program as a file, for a place in memory of its own. `own` is in it already. Raises OSError."""
@@ -182,14 +192,26 @@ class Recording(Record):
         image = assembly.image()
         place = Region(address, -(-len(image) // self.page) * self.page, self.page)
         given = tuple(assembly.given)
-        values = self.child, self.tolerated, late, self.notes, self.owner, pause, oom
+        values = self.child, self.tolerated, late, self.notes, self.owner, joined, held, oom
         save(Program(place, given, *values), image, path)
         return True
 
 
-def record_plan(kernel: Kernel, plan: Plan, layers: tuple[str, ...], owner: int = 0) -> Recording | None:
-    """The plan's operations, asked ahead of time; None when they cannot be foreseen."""
-    return record(Recorder(kernel, layers), plan, owner)
+def given_for(paths: Sequence[str]) -> dict[str, Given]:
+    """What stands for paths of pause's namespaces."""
+    return {path: Given(Given.FIRST + FIRST_JOINED + number) for number, path in enumerate(paths)}
+
+
+def record_plan(
+    kernel: Kernel,
+    plan: Plan,
+    layers: tuple[str, ...],
+    owner: int = 0,
+    given: Mapping[str, Given] | None = None,
+) -> Recording | None:
+    """The plan's operations, asked ahead of time; None when they cannot be foreseen. `given`: the
+    recorder's."""
+    return record(Recorder(kernel, layers, given=given), plan, owner)
 
 
 def record(recorder: Recorder, plan: Plan, owner: int) -> Recording | None:
@@ -220,10 +242,11 @@ def prepare(
     path: str,
     *,
     owner: int = 0,
-    pause: int = 0,
+    joined: tuple[str, ...] = (),
+    held: bool = False,
     oom: tuple[str, str] = ("", ""),
 ) -> bool:
     """Writes the plan's program to `path`, if it can be foreseen. `layers`: what the root is made of, the TOP
     first. Raises OSError when it cannot be written."""
     recording = record_plan(kernel, plan, layers, owner)
-    return recording is not None and recording.write(path, None, plan.late, pause, oom)
+    return recording is not None and recording.write(path, None, plan.late, joined, held, oom)

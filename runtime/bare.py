@@ -38,6 +38,9 @@ OF_THE_KERNEL = ("/proc/", "/sys/")  # where a container sees what the host does
 OWN = ("", "private", "rprivate", "slave", "rslave")
 
 
+PATH = "/proc/0/ns/mnt"  # stands for pause's, as what namespaces_of gives without a pid
+
+
 class Bare(Record):
     """The path of the empty mount namespace, and the kernel's release (as uname has it)."""
 

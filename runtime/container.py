@@ -6,6 +6,7 @@ anyone hears of it. An agent that was away finds both.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 
@@ -180,50 +181,71 @@ class Container:
     def read_oci(self) -> dict[str, Any]:
         return read_oci(self.directory)
 
-    def start(self, join: Mapping[str, str], pause: int) -> None:
+    def start(self, join: Mapping[str, str], pause: int, gate: str = "") -> bool:
         """Start it inside the namespaces `join` of the process `pause`. On failure the container is EXITED
-        with code 128."""
+        with code 128. At a `gate` (see prepared.py) this waits until it is opened; what comes to nothing
+        there, for whatever reason, has not been tried: then this is False, and nothing has changed."""
         if self.state.state != state.CREATED:
             raise RuntimeFailure(f"Could not start container {self.id}: it is {self.state.state}")
         try:
-            process = self._launch(join, pause)
+            process = self._launch(join, pause, gate)
         except (RuntimeFailure, OSError, ValueError, KeyError) as error:
             self._never_started(str(error))
             raise
+        if process is None:
+            return False
         self._process = process
         identity = Identity(process.pid, process.start_time_ticks, self._shim.boot)
         self._record(state=RUNNING, process=identity, started_at=time.time())
         self.loop.watch(process.pidfd, self._exited)
         # A container of which only a child is killed goes on, and nobody would learn why it limps.
         self._oom = oom.Watch(self.loop, self._watched(process), self._look_for_kills)
+        return True
 
-    def _launch(self, join: Mapping[str, str], pause: int) -> Process:
+    def _launch(self, join: Mapping[str, str], pause: int, gate: str) -> Process | None:
         stdio = Stdio(tty=self.tty, stdin=self._wants_stdin, stdout=True, stderr=True)
         try:
-            process = self._prepared(pause, stdio) or self._launch_in_worker(join, stdio)
+            process = self._prepared(pause, stdio, gate)
+            if process is None and not gate:
+                process = self._launch_in_worker(join, stdio)
         except BaseException:
             stdio.close_own()
             raise
         finally:
             stdio.close_child()
+        if process is None:
+            stdio.close_own()
+            return None
         for warning in process.warnings:
             self._shim.complain(f"container={self.id[:12]} {warning}")
         stdio.take_console(process.console)
         self._adopt(stdio)
         return process
 
-    def _prepared(self, pause: int, stdio: Stdio) -> Process | None:
+    def _prepared(self, pause: int, stdio: Stdio, gate: str) -> Process | None:
         """Started by the program that was made with it, if it has one that will do. What that has left in the
         overlay's work folder when it will not, keeps others from mounting it."""
         place = f"{self.directory}/{prepared.NAME}"
         if not prepared.exists(place):
             return None
-        started = prepared.start(self.kernel, place, stdio.child, pause=pause, give=stdio.give_to)
+        started = prepared.start(
+            self.kernel, place, stdio.child, pause=pause, gate=gate, give=stdio.give_to
+        )
         if started is None:
+            self._kill_left()
             self._work = "work-again"
             return None
         self.starter.adopt(started)
         return started
+
+    def _kill_left(self) -> None:
+        """What should have set the container up may have been killed itself, and its process wait for ever.
+        Not by cgroup.kill: after that, Linux 6.18 kills whoever is born into the cgroup from outside."""
+        try:
+            for pid in self.cgroups.open(self._cgroup_path).pids():
+                os.kill(pid, signal.SIGKILL)
+        except (CgroupError, OSError):
+            return  # none is left, or there was no cgroup yet
 
     def _launch_in_worker(self, join: Mapping[str, str], stdio: Stdio) -> Process:
         if self._runtime is not None:

@@ -20,7 +20,7 @@ from runtime import state
 from runtime.errors import RuntimeFailure
 from runtime.kernel import Kernel
 from runtime.namespaces import FLAGS
-from runtime.values import Sandbox
+from runtime.values import Sandbox, SandboxConfig
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,15 @@ class SandboxStart:
     """A sandbox whose shim is starting pause. `id` is its own for ever; `netns` is its network namespace
     until `finish`, "" where that is not there before."""
 
-    def __init__(self, identifier: str, network: EarlyNetwork | None, wait: Callable[[], Sandbox]) -> None:
+    def __init__(
+        self,
+        identifier: str,
+        config: SandboxConfig,
+        network: EarlyNetwork | None,
+        wait: Callable[[], Sandbox],
+    ) -> None:
         self.id = identifier
+        self.config = config
         self.netns = network.path if network else ""
         self._network = network
         self._wait = wait

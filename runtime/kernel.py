@@ -38,13 +38,14 @@ class Step(Record):
 
     `arguments`: ints; bytes and str (as pointer; str gets its final NUL); tuples of str (argv, envp); Filter.
     `tolerate`: an error is reported in `Spawned.results`, not fatal. `pass_result`: the result becomes the
-    first argument of the step after it.
+    first argument of the step after it. `expected`, if not 0, is the only result that will do.
     """
 
     call: str
     arguments: tuple[Argument, ...] = ()
     tolerate: bool = False
     pass_result: bool = False
+    expected: int = 0
 
 
 class Meeting(Record):

@@ -40,8 +40,10 @@ IPC_SYSCTLS = frozenset(
 JOINABLE = {"user": "user", "network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
 
 
-def namespaces_of(oci: Mapping[str, Any], pause: int) -> dict[str, str]:
-    """Type → path of the namespaces that the process `pause` made by the sandbox's configuration `oci`."""
+def namespaces_of(oci: Mapping[str, Any], pause: int = 0) -> dict[str, str]:
+    """Type → path of the namespaces that the process `pause` made by the sandbox's configuration `oci`.
+    Without one the paths are nobody's: they stand for those of a process that is known later (see
+    ahead.py)."""
     made = {entry["type"] for entry in oci["linux"]["namespaces"]}
     return {kind: f"/proc/{pause}/ns/{name}" for kind, name in JOINABLE.items() if kind in made}
 

@@ -67,9 +67,11 @@ from runtime.process import (
     Execute,
     ExecuteImage,
     FindExecutable,
+    KeepGate,
     LoadSeccomp,
     NewSession,
     OpenCgroup,
+    PassGate,
     ProbeExecutable,
     ResetSignals,
     SetCredentials,
@@ -170,13 +172,15 @@ def container_plan(
     compile: Compile = compiled,
     bare: Bare | None = None,
     tree: tuple[str, ...] = (),
+    gate: int = -1,
 ) -> Plan:
     """A container: the root from `rootfs` or else from spec.root.path (absolute), namespaces joined by `join`
     (type → path) or as the spec says. `wait_on` is put before the execve (OCI create waits there for start).
     `preserve_fds` descriptors from 3 on stay open; `reopen_null` is ConnectStdio's. `pivot` False is for a
     root in a ramfs, which pivot_root(2) refuses to leave. `compile` makes a seccomp filter of a profile.
     `bare`: an empty mount namespace to begin with, if that will do. `tree`: the options of the host's cgroup2
-    tree, which a container without a new cgroup namespace would take off it."""
+    tree, which a container without a new cgroup namespace would take off it. `gate`: a descriptor at which
+    the child waits when all is set up, right before the execve unless the filter forbids it."""
     process = spec.process
     if process is None:
         raise SpecError("process", "is missing")
@@ -187,6 +191,7 @@ def container_plan(
     user = "user" in new or any(namespace.type == "user" for namespace in joined)
     before, after, listening = _security(spec, process, compile, waits=wait_on is not None)
     waiting = [wait_on] if wait_on else []
+    early_gate, kept_gate, late_gate, first = _gate(gate, spec, 3 + preserve_fds)
     hooked = any(spec.hooks.get(kind) for kind in CREATING)
     birth, follow, hooks = _early(hooked) if hooked or wait_on else ([], [], [])
     foreign = user and "cgroup" not in new  # a cgroup namespace of the host's: mounting it is not for us
@@ -202,7 +207,7 @@ def container_plan(
     held = user or bare is not None  # the sources of binds are
     propagation = spec.linux.rootfs_propagation
     # Unbindable is for the finished root: the bundle's has to be bound first.
-    first = "rprivate" if propagation.endswith("unbindable") else propagation or "rslave"
+    before_root = "rprivate" if propagation.endswith("unbindable") else propagation or "rslave"
     return _plan(
         [
             Undumpable(),
@@ -218,7 +223,7 @@ def container_plan(
             *([JoinNamespace("mount", bare.path)] if bare else []),
             *_making(spec, new),
             *([RaiseLoopback()] if "network" in new else []),
-            *([] if shared else [SetPropagation("rprivate" if bare else first)]),
+            *([] if shared else [SetPropagation("rprivate" if bare else before_root)]),
             *([] if bare else [OpenNull()]),
             bare.attached() if bare else AttachRoot() if user else _root(spec, rootfs),
             *([*birth, *born] if birth else []),
@@ -244,11 +249,13 @@ def container_plan(
             *_limits(process, preserve_fds, user, reopen_null),
             # Before the seccomp filter, which may not know what waiting needs; a filter with a listener comes
             # first, because its listener is handed over by create.
-            *([] if listening else [*waiting, CloseDescriptors(3 + preserve_fds, now=True)]),
+            *early_gate,
+            *([] if listening else [*waiting, *kept_gate, CloseDescriptors(first, now=True)]),
             *before,
             *_credentials(process),
             *after,
             *(waiting if listening else []),
+            *late_gate,
             Execute(process.args, process.env),
             Start(),
         ],
@@ -257,6 +264,22 @@ def container_plan(
         process,
         apart=user or any(namespace.type == "time" for namespace in joined),
     )
+
+
+def _gate(
+    gate: int, spec: Spec, first: int
+) -> tuple[list[Operation], list[Operation], list[Operation], int]:
+    """What is done for the gate before descriptors are closed, when all but it are, and before the execve;
+    and the first descriptor to be closed, `first` if it is up to that."""
+    if gate < 0:
+        return [], [], [], first
+    if spec.linux.seccomp:
+        from runtime.seccomp.profile import allows
+
+        if not all(allows(spec.linux.seccomp, name) for name in ("prctl", "read")):
+            return [PassGate(gate)], [], [], first
+    # A pipe is neither a folder nor a program, so no link to it leads anywhere.
+    return [], [KeepGate(gate, first)], [PassGate(first)], first + 1
 
 
 def _early(hooked: bool) -> tuple[list[Operation], list[Operation], list[Operation]]:

@@ -3,18 +3,22 @@
 A program that comes upon something unforeseen stops; its processes end, and with them all they had made but
 for folders below the container's own. Then the plan is executed as any other (launch.py), which also tells
 what is wrong, if something is.
+
+A container of a pod that is still being wired can be started as well, but `held`: its process waits at a gate
+when everything but its execve is done. The agent has the gate (gate.py); should it go, the process ends.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from runtime.cgroups import oom_files
 from runtime.cgroups.oom_files import OomFiles
 from runtime.errors import errno_name
 from runtime.launch import Process, finish
-from runtime.program import Program, load
+from runtime.program import Given, Program, load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
 
 NAME = "program"
 
+# What a container's program is given beside the three streams: the gate, if it is held, then the namespaces
+# of pause that it joins.
+GATE, FIRST_JOINED = Given(Given.FIRST + 3), 4
+
 
 def exists(path: str) -> bool:
     """Whether there is a program to start from."""
@@ -33,11 +41,18 @@ def exists(path: str) -> bool:
 
 
 def start(
-    kernel: LinuxKernel, path: str, stdio: tuple[int, int, int], *, pause: int = 0, give: Give | None = None
+    kernel: LinuxKernel,
+    path: str,
+    stdio: tuple[int, int, int],
+    *,
+    pause: int = 0,
+    gate: str = "",
+    give: Give | None = None,
 ) -> Process | None:
     """Runs the program in `path`, whose process becomes our child, and removes it: it is good for one start.
-    None if there is none, or it was made for another `pause`, or it has come upon something unforeseen.
-    `give`: gives pipes to a user.
+    None if there is none, or it has come upon something unforeseen, or its gate was closed. `pause`: the
+    process whose namespaces it joins. `gate`: the path of the gate at which it waits, "" for one that is not
+    held. `give`: gives pipes to a user.
     """
     if not exists(path):
         return None
@@ -45,9 +60,9 @@ def start(
     try:
         os.unlink(path)
         program = load(file)
-        if program is None or program.pause != pause or min(stdio) <= 2:
+        if program is None or program.held != bool(gate) or min(stdio) <= 2:
             return None
-        pid, warnings = perform(kernel, file, program, stdio, give)
+        pid, warnings = _perform_joining(kernel, file, program, stdio, pause, gate, give)
     except OSError:
         return None  # no memory, or none at its place: executing the plan may do without, or says so
     finally:
@@ -62,6 +77,39 @@ def start(
     started = finish(kernel, pid, os.pidfd_open(pid), (*program.notes, *warnings), program.late)
     values = started.pid, started.start_time_ticks, started.pidfd, -1, started.warnings
     return Process(*values, watched)
+
+
+def _perform_joining(
+    kernel: LinuxKernel,
+    file: int,
+    program: Program,
+    stdio: tuple[int, int, int],
+    pause: int,
+    gate: str,
+    give: Give | None,
+) -> tuple[int, list[str]]:
+    """As `perform`, with what a container's program is given. Raises OSError."""
+    opened = []
+    try:
+        opened.append(_open_gate(gate) if gate else -1)
+        for name in program.joined:
+            opened.append(os.open(f"/proc/{pause}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
+        return perform(kernel, file, program, (*stdio, *opened), give)
+    finally:
+        for descriptor in opened:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _open_gate(path: str) -> int:
+    """Reading from it waits. Raises OSError when it is gone: its number may be another file's by now."""
+    # that of one who has just gone has no writer
+    gate = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISFIFO(os.fstat(gate).st_mode):
+        os.close(gate)
+        raise OSError(errno.EPIPE, "no gate")
+    os.set_blocking(gate, True)
+    return gate
 
 
 def perform(

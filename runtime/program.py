@@ -25,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-VERSION = 1
+VERSION = 2
 HEAD = 4096
 SCRATCH = 512  # struct stat, struct statfs and the like, looked at by the checks that follow
 LOWEST, STEP = 0x2000_0000_0000, 1 << 24
@@ -42,7 +42,8 @@ class Slot(int):
 
 class Given(int):
     """One of the values that are known when the program runs: the descriptors for standard input, output and
-    error, and for an exec those of runtime/exec_program.py."""
+    error, then for a container's start those of runtime/prepared.py, and for an exec those of
+    runtime/exec_program.py."""
 
     FIRST = 1 << 19
 
@@ -87,7 +88,8 @@ class Program(Record):
     """`place` in memory and file. `given`: (number of the value, offset of a word) where what is Given goes.
     `child`: offset of the word that becomes its pid. `tolerated`: offsets of results that may be errors, and
     what could not be done then. `late` and `notes` as plan.Plan has them. `owner`: the user that pipes are
-    given to. `pause`: pid of the process whose namespaces are joined, or 0. `oom`: OomFiles of its cgroup."""
+    given to. `joined`: the namespaces of pause that are joined, by their names below /proc/<pid>/ns. `held`:
+    it waits at a gate. `oom`: OomFiles of its cgroup."""
 
     place: Region
     given: tuple[tuple[int, int], ...]
@@ -96,7 +98,8 @@ class Program(Record):
     late: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     owner: int = 0
-    pause: int = 0
+    joined: tuple[str, ...] = ()
+    held: bool = False
     oom: tuple[str, str] = ("", "")
 
 
@@ -176,7 +179,7 @@ def save(program: Program, image: bytes | bytearray, path: str) -> None:
     place = program.place
     values = (
         VERSION, (place.address, place.size, place.offset), program.given, program.child, program.tolerated,
-        program.late, program.notes, program.owner, program.pause, program.oom,
+        program.late, program.notes, program.owner, program.joined, program.held, program.oom,
     )  # fmt: skip
     head = marshal.dumps(values)
     if len(head) > HEAD:

@@ -30,12 +30,12 @@ from runtime.linux import (
 from runtime.machine import PASS_RESULT, TOLERATE, Machine, this_machine
 from runtime.mounting import NO_SYMLINKS
 from runtime.namespaces import PROC_SUPER_MAGIC
-from runtime.program import Entry, Holed, Jump, Scratch, Slot
+from runtime.program import Entry, Given, Holed, Jump, Scratch, Slot
 from runtime.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 SHOWN_FROM_HOST = {"sysfs": "/sys"}  # file systems that show much the same whoever mounts them
@@ -57,8 +57,16 @@ class Recorder(LinuxKernel):
     """Implements kernel.Kernel. What cannot be foreseen raises Unforeseen. `entries` is what was asked;
     `child` the number of the entry that makes the child, whose steps follow it."""
 
-    def __init__(self, kernel: Kernel, layers: tuple[str, ...], machine: Machine | None = None) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        layers: tuple[str, ...],
+        machine: Machine | None = None,
+        given: Mapping[str, Given] | None = None,
+    ) -> None:
+        """`given`: what stands for a path that is not known yet, and is opened by who runs the program."""
         self._kernel = kernel
+        self._given = given or {}
         self._machine = self.machine = machine or this_machine()
         self._numbers = self._machine.numbers
         self._root = Foresight(layers)
@@ -122,6 +130,8 @@ class Recorder(LinuxKernel):
     def open(self, path: str, flags: int, *, dir_fd: int | None = None) -> int:
         if dir_fd is not None:
             return self._open_below(dir_fd, path, flags)
+        if path in self._given:
+            return self._given[path]
         if not (path.startswith("/") or path == "."):
             raise Unforeseen("a relative path of the host")
         slot = self._at("openat", None, path, flags | os.O_CLOEXEC, 0)
@@ -318,7 +328,7 @@ class Recorder(LinuxKernel):
         self._ask("clone3", (Holed(arguments, 80, cgroup_fd), len(arguments), 0, 0, 0, Jump(after)))
         for step in steps:
             kind = (TOLERATE if step.tolerate else 0) | (PASS_RESULT if step.pass_result else 0)
-            self.entries.append(Entry(step.call, step.arguments, kind))
+            self.entries.append(Entry(step.call, step.arguments, kind, step.expected))
         self._ask("exit_group", (0,))
         return Spawned(0, -1, (0,) * len(steps))
 

@@ -23,8 +23,8 @@ from runtime.launch import Process
 from runtime.linux import LinuxKernel
 from runtime.orders import Cast, receive, serve
 from runtime.plan import Context, Operation, Plan
-from runtime.prepared import NAME
-from runtime.process import ConnectStdio, Execute, ExecuteImage, Start
+from runtime.prepared import GATE, NAME
+from runtime.process import ConnectStdio, Execute, ExecuteImage, PassGate, Start
 from runtime.streams import REQUEST, RESPONSE, FrameReader, pack
 
 TYPE_CHECKING = False
@@ -274,12 +274,14 @@ class Say(Operation):
         context.child(*(Step("write", (1, line, len(line))) for _ in range(OUTPUT_LINES)))
 
 
-def prepare_stand_in(directory: str, oom: tuple[str, str], pid: int) -> None:
+def prepare_stand_in(directory: str, oom: tuple[str, str] = ("", ""), *, held: bool = False) -> None:
     """A program, as an agent prepares it, of what needs neither namespaces nor cgroups."""
     from runtime.ahead import prepare
 
-    steps = (ConnectStdio(), Say(), ExecuteImage("pause", pause.image()), Start())
-    prepare(LinuxKernel(), Plan(steps), (), f"{directory}/{NAME}", pause=pid, oom=oom)
+    gate = (PassGate(GATE),) if held else ()
+    steps = (ConnectStdio(), Say(), *gate, ExecuteImage("pause", pause.image()), Start())
+    joined = ("ipc",) if held else ()  # to be opened, not to be joined
+    prepare(LinuxKernel(), Plan(steps), (), f"{directory}/{NAME}", joined=joined, held=held, oom=oom)
 
 
 def stand_in(
@@ -345,7 +347,7 @@ def live(server: socket.socket, folder: str, *, half: bool, ahead: bool) -> None
     directory = f"{folder}/{POD}"
     write_files(directory, folder)
     if ahead:
-        prepare_stand_in(directory, ("", ""), 0)
+        prepare_stand_in(directory)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{directory}/shim.sock")
     listener.listen(1)
@@ -356,11 +358,14 @@ def live(server: socket.socket, folder: str, *, half: bool, ahead: bool) -> None
     theirs.close()
     reader = FrameReader()
     connection.sendall(pack(REQUEST, json_text.dumps({"id": 1, "op": "hello"}).encode()))
-    holder = answer(connection, reader)["sandbox"]["pause"]["pid"]
+    answer(connection, reader)
     answer(connection, reader)
     if ahead:
-        prepare_stand_in(f"{folder}/{CONTAINER}", (f"{folder}/oom", f"{folder}/control"), holder)
-    ask(connection, reader, op="start", container=CONTAINER)
+        prepare_stand_in(f"{folder}/{CONTAINER}", (f"{folder}/oom", f"{folder}/control"), held=True)
+        gate, opener = os.pipe2(os.O_CLOEXEC)
+        os.write(opener, b"1")
+        held = {"gate": f"/proc/{os.getpid()}/fd/{gate}"}
+    ask(connection, reader, op="start", container=CONTAINER, **(held if ahead else {}))
     session = socket.socket(socket.AF_UNIX)
     session.connect(f"{directory}/shim.sock")
     ask(session, FrameReader(), op="exec", container=CONTAINER, argv=[EXIT], stdout=True, stderr=True)

@@ -27,14 +27,16 @@ from runtime.errors import (
     CgroupError,
     ExecTimeout,
     NotFoundError,
+    RuntimeFailure,
     ShimError,
     StartError,
 )  # fmt: skip
 from runtime.forkserver_link import Forkserver
+from runtime.held import Gate, HeldContainer
 from runtime.loop import Loop
 from runtime.namespaces import namespaces_of
 from runtime.oci_config import container_config, pause_config, signal_number
-from runtime.shim_link import ShimLink
+from runtime.shim_link import SHIM_LOST, ShimLink
 from runtime.spare_network import SpareNetwork
 from runtime.state import EXITED, READY, RUNNING, ContainerState, SandboxState
 from runtime.streams import STDERR, STDOUT, Stream
@@ -149,7 +151,6 @@ class RuntimeService:
             "oci": pause_config(config),
         }
         try:
-            state.write_json(f"{folder}/sandbox.json", record)
             link, started, network = self._fork_shim(identifier, folder, record)
         except (OSError, ShimError) as error:
             raise self._failed(identifier, folder, config, error) from error
@@ -165,7 +166,7 @@ class RuntimeService:
             found = state.sandbox_state_from(answer["sandbox"])
             return self._begun(sandbox_from(identifier, created_at, config, found), folder)
 
-        return SandboxStart(identifier, network, wait)
+        return SandboxStart(identifier, config, network, wait)
 
     def _failed(self, identifier: str, folder: Path, config: SandboxConfig, error: Exception) -> StartError:
         self._abandon(identifier, folder)
@@ -191,6 +192,8 @@ class RuntimeService:
         with shim_link.listen(str(folder)) as listener:
             connection = self._forkserver.fork_shim(str(folder), str(self._containers_dir), listener)
         link = self._watch_shim(identifier, connection)
+        # while the shim gets ready; it waits to be greeted
+        state.write_json(f"{folder}/sandbox.json", record)
         started = link.expect(0)
         self._loop.watch(link.fileno(), lambda mask: self._read_shim(identifier, link))
         network = EarlyNetwork.of(self._networks.take, record["oci"], folder)
@@ -200,7 +203,7 @@ class RuntimeService:
             # A defect in there must not leave a shim that waits for ever: it starts pause without a program.
             log.exception("Failed to prepare pause sandbox=%s", identifier)
         try:
-            link.send("hello", {})
+            link.tell("hello")
         except ShimError:
             if network is not None:
                 network.close()
@@ -257,6 +260,16 @@ class RuntimeService:
     def create_container(self, sandbox_id: str, config: ContainerConfig) -> str:
         """Write down a container; its 64-digit id. Nothing runs yet. Raises StartError, NotFoundError."""
         sandbox = self._sandbox(sandbox_id)
+        container, _ = self._written(sandbox_id, sandbox.config, config, held=False)
+        with self._lock:
+            self._containers[container.id] = container
+        return container.id
+
+    def _written(
+        self, sandbox_id: str, sandbox: SandboxConfig, config: ContainerConfig, *, held: bool
+    ) -> tuple[Container, bool]:
+        """A container's folder, with its start prepared if that can be (and whether). Raises StartError, with
+        nothing left."""
         signal_number(config.stop_signal)
         identifier = os.urandom(32).hex()
         slim = replace(config, spec={})
@@ -264,35 +277,89 @@ class RuntimeService:
             "id": identifier,
             "sandbox": sandbox_id,
             "created_at": time.time(),
-            "cgroup": f"{sandbox.config.cgroup_parent}/{identifier}".lstrip("/"),
+            "cgroup": f"{sandbox.cgroup_parent}/{identifier}".lstrip("/"),
             "config": _plain(slim),
         }
-        runtime = self._runtime(sandbox.config)
+        runtime = self._runtime(sandbox)
         if runtime is not None:
             record["runtime"] = _plain(runtime)
         folder = self._containers_dir / identifier
         try:
-            oci = container_config(config.spec, sandbox.config)
+            oci = container_config(config.spec, sandbox)
             write_container(folder, record, oci)
-            if sandbox.pid:
-                join = namespaces_of(pause_config(sandbox.config), sandbox.pid)
-                self._ahead.container(str(folder), record, oci, join, sandbox.pid, sandbox.config.uid)
+            join = namespaces_of(pause_config(sandbox))
+            prepared = self._ahead.container(str(folder), record, oci, join, sandbox.uid, held=held)
         except OSError as error:
             if folder.exists():
                 self._cleaner.add(recovery.give_up(folder))
             raise StartError(f"Could not create container {config.name}: {error.strerror}") from error
-        with self._lock:
-            self._containers[identifier] = container_from(record, slim, ContainerState())
-        return identifier
+        return container_from(record, slim, ContainerState()), prepared
 
     def start_container(self, container_id: str) -> None:
         """Start it. Raises StartError; the container is then EXITED, code 128, reason StartError."""
-        container = self.container(container_id)
-        answer = self._request(container, "start", START_SECONDS)
+        link, answer = self._ask(self.container(container_id), "start")
+        self._networks.refill()
+        self._started(container_id, link.wait("start", answer, START_SECONDS))
+
+    def _started(self, container_id: str, answer: Mapping[str, Any]) -> None:
         if "state" in answer:
             self._container_changed(container_id, state.container_state_from(answer["state"]))
         if "error" in answer:
             raise StartError(answer["error"])
+
+    def hold_container(self, start: SandboxStart, config: ContainerConfig) -> HeldContainer | None:
+        """Create a container of a pod that is being made, and have it set up as far as its program (held.py).
+        The caller must call `release_container` or `drop_container`, after `start.finish`. One for a pod.
+        None if that cannot be done, with this one or now: create it afterwards, which also tells why."""
+        link = self._links.get(start.id)
+        if link is None or config.tty or start.config.runtime_handler:
+            return None
+        try:
+            container, prepared = self._written(start.id, start.config, config, held=True)
+        except RuntimeFailure:
+            return None
+        if prepared:
+            try:
+                gate = Gate()
+                try:
+                    answer = link.send("start", {"container": container.id, "gate": gate.path})
+                    return HeldContainer(container, link, gate, answer)
+                except ShimError:
+                    gate.close()
+            except OSError as error:
+                log.warning("Failed to hold container=%s error=%s", container.id[:12], error)
+        self._cleaner.add(recovery.give_up(self._containers_dir / container.id))
+        return None
+
+    def release_container(self, held: HeldContainer) -> str:
+        """Have its program run; its id. Raises as `start_container`."""
+        with self._lock:
+            self._containers[held.id] = held.container
+        try:
+            held.go()
+            self._networks.refill()
+            answer = held.wait()
+        except ShimError:
+            self._end_held(held.id)
+            raise
+        if answer.get("kind") == SHIM_LOST:
+            self._end_held(held.id)
+        if "error" in answer or answer.get("started"):
+            self._started(held.id, answer)
+        else:
+            self.start_container(held.id)
+        return held.id
+
+    def _end_held(self, container_id: str) -> None:
+        """Its shim may have gone before it was let go, and those who ended its pod then did not know it."""
+        recovery.end_container(self._cgroups, self._containers_dir / container_id)
+
+    def drop_container(self, held: HeldContainer) -> None:
+        """As if it had never been. Its pod may be gone as well."""
+        held.stop()
+        with self._lock:
+            self._containers[held.id] = held.container
+        self.remove_container(held.id)
 
     def stop_container(self, container_id: str, grace_seconds: float) -> None:
         """Its stop signal, then after `grace_seconds` SIGKILL; returns when it has ended. Idempotent."""
@@ -575,12 +642,19 @@ class RuntimeService:
         return found
 
     def _request(self, container: Container, op: str, timeout: float, **values: Any) -> dict[str, Any]:
+        link, answer = self._ask(container, op, **values)
+        return link.wait(op, answer, timeout)
+
+    def _ask(
+        self, container: Container, op: str, **values: Any
+    ) -> tuple[ShimLink, SimpleQueue[dict[str, Any]]]:
+        """Where the answer comes. Raises ShimError."""
         link = self._links.get(container.sandbox_id)
         if link is None:
             if self._sandbox(container.sandbox_id).state == READY:  # ending it failed when the shim went
                 self._end_lost(container.sandbox_id)
             raise ShimError(f"Could not {op} container {container.id}: the pod's shim has gone")
-        return link.request(op, timeout, container=container.id, **values)
+        return link, link.send(op, {"container": container.id, **values})
 
 
 def _plain(value: SandboxConfig | ContainerConfig | OciRuntime) -> dict[str, Any]:

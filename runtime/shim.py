@@ -75,7 +75,7 @@ class Shim:
         self.cgroups = driver
         self.launch = launch
         self.starter = Starter(kernel)
-        self._record = state.read_json(f"{directory}/sandbox.json") or {}
+        self._record: dict[str, Any] = {}
         self._program = f"{directory}/{prepared.NAME}"
         self.loop = Loop(rest=self._rest, no_rest=NO_REST_SECONDS)
         self.boot = state.boot_id()
@@ -111,6 +111,7 @@ class Shim:
         """Start pause, tell the first client, and serve until `end`. Before, the client has prepared what it
         can, and says something; one that has died meanwhile leaves all to us: what it held is gone."""
         self._greeted = bool(first.recv(1, socket.MSG_PEEK))
+        self._record = state.read_json(f"{self.directory}/sandbox.json") or {}
         connection = self._welcome(first)
         try:
             self._have_pause()
@@ -288,7 +289,8 @@ class Shim:
     def _hello(self, connection: Connection, request: Mapping[str, Any]) -> None:
         self._subscribers.append(connection)
         containers = {name: state.plain(one.state) for name, one in self._containers.items()}
-        reply(connection, request["id"], sandbox=state.plain(self._state), containers=containers)
+        if "id" in request:  # who has had us made, has had the answer that pause runs
+            reply(connection, request["id"], sandbox=state.plain(self._state), containers=containers)
         untold, self._untold = self._untold, []
         for kind, container in untold:
             self.announce(kind, container)
@@ -298,7 +300,9 @@ class Shim:
             raise RuntimeFailure("Could not start container: its sandbox is being stopped")
         container = self._container(request)
         try:
-            container.start(self._namespaces(), self._pause.pid if self._pause else 0)
+            started = container.start(
+                self._namespaces(), self._pause.pid if self._pause else 0, request.get("gate", "")
+            )
         except (RuntimeFailure, OSError, ValueError, KeyError) as error:
             reply(
                 connection,
@@ -308,8 +312,9 @@ class Shim:
                 state=state.plain(container.state),
             )
             return
-        reply(connection, request["id"], state=state.plain(container.state))
-        self.announce("started", container)
+        reply(connection, request["id"], state=state.plain(container.state), started=started)
+        if started:
+            self.announce("started", container)
 
     def _stop(self, connection: Connection, request: Mapping[str, Any]) -> None:
         container = self._container(request)

@@ -20,6 +20,7 @@ from runtime.errors import ShimError, StartError
 from runtime.streams import EVENT, EXIT, REQUEST, RESPONSE, FrameError, FrameReader, Stream, pack
 
 SOCKET = "shim.sock"
+SHIM_LOST = "ShimLost"  # the kind of error that is ours
 
 
 def listen(directory: str) -> socket.socket:
@@ -192,13 +193,20 @@ class ShimLink:
         """Send a request without waiting."""
         number = next(self._numbers)
         answer = self.expect(number)
-        frame = pack(REQUEST, json.dumps({"id": number, "op": op, **values}).encode())
+        self._send(op, {"id": number, "op": op, **values})
+        return answer
+
+    def _send(self, op: str, request: Mapping[str, Any]) -> None:
+        frame = pack(REQUEST, json.dumps(request).encode())
         try:
             with self._lock:
                 self._socket.sendall(frame)
         except OSError as error:
             raise ShimError(f"Could not {op}: the pod's shim has gone ({error.strerror})") from error
-        return answer
+
+    def tell(self, op: str) -> None:
+        """Send a request that is not answered. Raises ShimError."""
+        self._send(op, {"op": op})
 
     def request(self, op: str, timeout: float, **values: Any) -> dict[str, Any]:
         """Send a request and wait; the answer may hold "error". Raises ShimError when none comes."""
@@ -246,4 +254,4 @@ class ShimLink:
             self._gone = True
             pending, self._pending = self._pending, {}
         for answer in pending.values():
-            answer.put({"error": "the pod's shim has gone", "kind": "ShimLost"})
+            answer.put({"error": "the pod's shim has gone", "kind": SHIM_LOST})

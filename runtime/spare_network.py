@@ -40,17 +40,23 @@ class SpareNetwork:
         self._thread.start()
 
     def take(self) -> int:
-        """One for the caller, who closes it. Raises OSError."""
+        """One for the caller, who closes it, and says so when its pod has got as far (`refill`). Raises
+        OSError."""
         with self._changed:
             found, self._spare = self._spare, -1
             self._taken = self._clock()
             fresh = self._taken - self._made < FRESH_SECONDS
-            self._changed.notify()
         if found >= 0 and fresh:
             return found
         if found >= 0:
             os.close(found)
         return self._make()
+
+    def refill(self) -> None:
+        """Have the next one made soon. Not by `take`: the thread that is woken would have the interpreter's
+        lock in the middle of a pod's start."""
+        with self._changed:
+            self._changed.notify()
 
     def close(self) -> None:
         with self._changed:

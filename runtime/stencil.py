@@ -97,7 +97,8 @@ class Stencil:
         path: str,
         own: Own,
         late: tuple[tuple[str, str], ...],
-        pause: int = 0,
+        joined: tuple[str, ...] = (),
+        held: bool = False,
         oom: tuple[str, str] = ("", ""),
     ) -> bool:
         """The program with these texts, as a file. Only if it `fits`. Raises OSError."""
@@ -107,7 +108,7 @@ class Stencil:
             struct.pack_into("=Q", image, offset, base + data.place(self._text(own, kind, what)))
         image += data.at(base)
         place = Region(self._address, -(-len(image) // self._page) * self._page, self._page)
-        values = self._child, self._tolerated, late, self._notes, self._owner, pause, oom
+        values = self._child, self._tolerated, late, self._notes, self._owner, joined, held, oom
         save(Program(place, self._given, *values), image, path)
         return True
 
@@ -187,7 +188,12 @@ def _is_bind(mount: Mapping[str, Any]) -> bool:
 
 
 def container_shape(
-    oci: Mapping[str, Any], layers: Sequence[str], join: Sequence[str], names: tuple[str, ...]
+    oci: Mapping[str, Any],
+    layers: Sequence[str],
+    join: Sequence[str],
+    names: tuple[str, ...],
+    *,
+    held: bool = False,
 ) -> bytes | None:
     """All that a container's program is made from but what is its own; None when there are too many answers
     to be foreseen, or the document is not what it should be. `join`: types of namespaces."""
@@ -213,7 +219,7 @@ def container_shape(
             ]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    return _dumped((rest, tuple(layers), tuple(join), sources), names)
+    return _dumped((rest, tuple(layers), tuple(join), sources, held), names)
 
 
 def _dumped(values: Any, names: tuple[str, ...]) -> bytes | None:

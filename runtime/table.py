@@ -92,7 +92,8 @@ class Table:
                     self._in_words.append((len(words), self._data.place(argument)))
                     words.append(0)
             words += _ZEROES[6 - len(step.arguments)]
-            words += ((TOLERATE if step.tolerate else 0) | (PASS_RESULT if step.pass_result else 0), 0, 0)
+            flags = (TOLERATE if step.tolerate else 0) | (PASS_RESULT if step.pass_result else 0)
+            words += (flags | (step.expected & 0xFFFFFFFF) << 32, 0, 0)
         self.size = len(words) * 8 + self.room
 
     @property

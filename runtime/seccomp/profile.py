@@ -11,7 +11,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
 EPERM, ENOSYS, AF_VSOCK = 1, 38, 40
@@ -106,3 +106,13 @@ def _allow(names: list[str], *conditions: dict[str, Any]) -> dict[str, Any]:
     if conditions:
         rule["args"] = list(conditions)
     return rule
+
+
+def allows(profile: Mapping[str, Any], name: str) -> bool:
+    """Whether a process under the profile may make the system call `name`, whatever its arguments. A profile
+    that does not plainly say so does not."""
+    rules = [rule for rule in profile.get("syscalls") or () if name in (rule.get("names") or ())]
+    plain = all(rule.get("action") == "SCMP_ACT_ALLOW" for rule in rules)
+    if profile.get("defaultAction") == "SCMP_ACT_ALLOW":
+        return plain
+    return plain and any(not rule.get("args") for rule in rules)

@@ -62,18 +62,14 @@ class PodStart:
         self._count += 1
         cgroup = f"{self._root}/pod{self._count}"
         begin = time.perf_counter()
-        self._driver.create(cgroup, {"memory": {"limit": 128 << 20}, "pids": {"limit": 200}})
         begun = self._service.begin_pod_sandbox(
             SandboxConfig(
                 name="pod", namespace="bench", uid=str(self._count), hostname="pod", cgroup_parent=cgroup
             )
         )
-        self._invoker.add(
-            begun.id, begun.netns, args={"IgnoreUnknown": "1"}, lasting=lambda: begun.finish().netns
-        )
-        sandbox = begun.finish()
-        container = self._service.create_container(
-            sandbox.id,
+        self._driver.create(cgroup, {"memory": {"limit": 128 << 20}, "pids": {"limit": 200}})
+        held = self._service.hold_container(
+            begun,
             ContainerConfig(
                 name="main",
                 attempt=0,
@@ -84,7 +80,12 @@ class PodStart:
                 log_path=str(self._folder / f"logs/{self._count}.log"),
             ),
         )
-        self._service.start_container(container)
+        assert held is not None
+        self._invoker.add(
+            begun.id, begun.netns, args={"IgnoreUnknown": "1"}, lasting=lambda: begun.finish().netns
+        )
+        sandbox = begun.finish()
+        self._service.release_container(held)
         took = time.perf_counter() - begin
         self._invoker.delete(sandbox.id, sandbox.netns)
         self._service.remove_pod_sandbox(sandbox.id)

@@ -86,20 +86,20 @@ class Node:
         )
 
     def create(self, sandbox: Sandbox, argv: list[str], **values: Any) -> str:
+        return self.service.create_container(sandbox.id, self.config(argv, **values))
+
+    def config(self, argv: list[str], **values: Any) -> ContainerConfig:
         names = ("tty", "stdin", "stdin_once", "stop_signal")
         config = {name: values.pop(name) for name in names if name in values}
-        return self.service.create_container(
-            sandbox.id,
-            ContainerConfig(
-                name="main",
-                attempt=0,
-                image="busybox",
-                image_id="sha256:0",
-                spec=oci(argv, **values),
-                layers=(str(self.rootfs),),
-                log_path=str(self.folder / "logs" / f"{time.monotonic_ns()}.log"),
-                **config,
-            ),
+        return ContainerConfig(
+            name="main",
+            attempt=0,
+            image="busybox",
+            image_id="sha256:0",
+            spec=oci(argv, **values),
+            layers=(str(self.rootfs),),
+            log_path=str(self.folder / "logs" / f"{time.monotonic_ns()}.log"),
+            **config,
         )
 
     def run(self, sandbox: Sandbox, argv: list[str], **values: Any) -> str:

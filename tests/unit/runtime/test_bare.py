@@ -58,7 +58,7 @@ def test_what_it_needs_of_the_host_is_opened_before_the_host_is_left() -> None:
 
 
 def test_a_mask_is_held_only_for_what_may_need_it() -> None:
-    """Each that is not attached is closed at the end, and waited for. What an image has is not known before."""
+    """Each that is not attached is closed at the end, and waited for. What an image has is not known yet."""
     kernel = FakeKernel(missing=("/proc/kcore", "/sys/firmware", "/etc/secret", "/process"))
     context = Context(NO_STDIO, False)
     paths = ("/proc/kcore", "/proc/keys", "/sys/firmware", "/etc/secret", "/process")

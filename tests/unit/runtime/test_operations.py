@@ -325,6 +325,28 @@ def test_a_filter_with_a_listener_comes_before_the_wait_and_needs_one() -> None:
         described(spec)
 
 
+@pytest.mark.parametrize("profile", [None, {"defaultAction": "SCMP_ACT_ALLOW"}])
+def test_the_gate_is_the_last_thing_before_the_program(profile: dict[str, Any] | None) -> None:
+    """And the only descriptor left."""
+    spec = example.container()
+    spec["linux"]["seccomp"] = profile
+    lines = described(spec, gate=40)
+    kept = lines.index("hold on to the gate")
+    assert lines[kept + 1] == "close descriptors from 4 at once"
+    assert lines[-3:] == ["wait at the gate", 'execute "sh"', "start the process"]
+    plain = described(spec)
+    assert "close descriptors from 3 at once" in plain and "wait at the gate" not in plain
+
+
+def test_a_filter_that_may_forbid_the_wait_comes_after_it() -> None:
+    spec = example.container()
+    spec["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": []}
+    lines = described(spec, gate=40)
+    gate = lines.index("wait at the gate")
+    assert lines[gate + 1] == "close descriptors from 3 at once"
+    assert next(n for n, line in enumerate(lines) if "seccomp filter" in line) > gate
+
+
 def test_a_hostname_without_a_uts_namespace_is_refused() -> None:
     spec = example.container()
     spec["linux"]["namespaces"] = [n for n in spec["linux"]["namespaces"] if n["type"] != "uts"]

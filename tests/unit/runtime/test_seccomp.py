@@ -14,7 +14,7 @@ from runtime.capabilities import DEFAULT, NAMES
 from runtime.errors import SeccompError
 from runtime.seccomp import filter as seccomp
 from runtime.seccomp.i386 import THROUGH
-from runtime.seccomp.profile import BY_CAPABILITY, runtime_default
+from runtime.seccomp.profile import BY_CAPABILITY, allows, runtime_default
 from runtime.seccomp.syscalls import I386, numbers
 
 EPERM, ENOSYS, ALLOW, KILL = 0x50001, 0x50026, 0x7FFF0000, 0x80000000
@@ -63,6 +63,10 @@ def naive(profile: dict[str, Any], name: str, arguments: tuple[int, ...]) -> int
             extra = rule.get("errnoRet", 1) if rule["action"] == "SCMP_ACT_ERRNO" else 0
             return seccomp.ACTIONS[rule["action"]] | extra
     return EPERM
+
+
+def rule(action: str, *names: str) -> dict[str, Any]:
+    return {"names": list(names), "action": action}
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
@@ -288,6 +292,40 @@ def test_every_action_is_returned(action: str) -> None:
     program, _ = seccomp.compiled({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}, "x86_64")
     data = 1 if action in seccomp.WITH_DATA else 0
     assert run(program, ARCH["x86_64"], 0) == seccomp.ACTIONS[action] | data
+
+
+@pytest.mark.parametrize(
+    ("profile", "allowed"),
+    [
+        ({"defaultAction": "SCMP_ACT_ALLOW"}, True),
+        ({"defaultAction": "SCMP_ACT_ERRNO"}, False),
+        ({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule("SCMP_ACT_ALLOW", "write", "read")]}, True),
+        ({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule("SCMP_ACT_ALLOW", "write")]}, False),
+        ({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule("SCMP_ACT_KILL", "read")]}, False),
+        ({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule("SCMP_ACT_LOG", "read")]}, False),
+        (
+            {
+                "defaultAction": "SCMP_ACT_ERRNO",
+                "syscalls": [rule("SCMP_ACT_ALLOW", "read"), rule("SCMP_ACT_TRACE", "read")],
+            },
+            False,
+        ),
+        (
+            {
+                "defaultAction": "SCMP_ACT_ERRNO",
+                "syscalls": [{**rule("SCMP_ACT_ALLOW", "read"), "args": [{"index": 0, "value": 0}]}],
+            },
+            False,
+        ),
+    ],
+)
+def test_what_a_profile_allows_plainly(profile: dict[str, Any], allowed: bool) -> None:
+    assert allows(profile, "read") is allowed
+
+
+def test_the_default_profile_allows_what_a_held_start_needs() -> None:
+    profile = runtime_default(DEFAULT, "x86_64")
+    assert allows(profile, "read") and allows(profile, "prctl") and not allows(profile, "mount")
 
 
 def test_a_profile_that_notifies_names_its_listener() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import subprocess
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,9 @@ from runtime.cgroups.join import CgroupJoin
 from runtime.cgroups.oom_files import OomFiles
 from runtime.fake import FakeKernel
 from runtime.kernel import AT_FDCWD
-from runtime.machine import ENTRY_WORDS
+from runtime.machine import ENTRY_WORDS, this_machine
+from runtime.namespaces import namespaces_of
+from runtime.prepared import FIRST_JOINED, GATE
 from runtime.program import Entry, Program, load
 from runtime.stencil import (
     NO_TEXT,
@@ -33,6 +33,8 @@ from runtime.stencil import (
 from runtime.table import HEAD_WORDS
 from tests.unit.runtime.example_spec import container
 
+NUMBERS = this_machine().numbers
+JOIN = namespaces_of({"linux": {"namespaces": [{"type": "network"}, {"type": "ipc"}]}})
 FIRST, SECOND = "a" * 32 + "0" * 32, "b" * 32 + "1" * 32
 UIDS = "5f1d3a52-7c1f-4c2e-9a55-0123456789ab", "99999999-7c1f-4c2e-9a55-ba9876543210"
 
@@ -73,11 +75,10 @@ class Driver:
 
 
 class Node:
-    """Containers of pods, as the agent makes them, each as a program on disk. `pids`: of two processes whose
-    namespaces can be looked at."""
+    """Containers of pods, as the agent makes them, each as a program on disk."""
 
-    def __init__(self, folder: Path, pids: tuple[int, int]) -> None:
-        self.pids = pids
+    def __init__(self, folder: Path) -> None:
+        self.held = False
         self.folder = folder
         self.layer = folder / "layer"
         (self.layer / "bin").mkdir(parents=True)
@@ -110,7 +111,7 @@ class Node:
 
     def make(self, number: int, ahead: Ahead | None = None, **process: Any) -> tuple[Program, bytes]:
         """The first or second container: program and image."""
-        identifier, pid = (FIRST, SECOND)[number], self.pids[number]
+        identifier = (FIRST, SECOND)[number]
         folder = self.folder / "containers" / identifier
         for name in ("upper", "work"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -120,9 +121,9 @@ class Node:
             "cgroup": f"{pod}/{identifier}",
             "config": {"tty": False, "layers": [str(self.layer)]},
         }
-        join = {"ipc": f"/proc/{pid}/ns/ipc", "network": f"/proc/{pid}/ns/net"}
         oci = self.oci(UIDS[number], **process)
-        assert (ahead or self.ahead).container(str(folder), record, oci, join, pid, UIDS[number])
+        held = self.held
+        assert (ahead or self.ahead).container(str(folder), record, oci, JOIN, UIDS[number], held=held)
         return self.read(folder)
 
     @staticmethod
@@ -134,9 +135,8 @@ class Node:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:  # ends with its input
-        yield Node(tmp_path, (os.getpid(), other.pid))
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
 
 
 def meaning(program: Program, image: bytes) -> list[object]:
@@ -177,7 +177,7 @@ def test_what_is_cut_is_what_would_have_been_compiled(node: Node) -> None:
     program, image = node.make(1, **values)
     assert program.place.address == first.place.address, "it was cut from the first one's"
     assert meaning(program, image) == meaning(*compiled)
-    for field in ("given", "child", "tolerated", "late", "notes", "owner", "pause", "oom"):
+    for field in ("given", "child", "tolerated", "late", "notes", "owner", "joined", "held", "oom"):
         assert getattr(program, field) == getattr(compiled[0], field)
     assert node.driver.made[0] == node.driver.made[2], "with the same limits"
 
@@ -185,9 +185,27 @@ def test_what_is_cut_is_what_would_have_been_compiled(node: Node) -> None:
 def test_nothing_of_the_one_gets_to_the_other(node: Node) -> None:
     node.make(0, args=["sh", "-c", "first"], env=["PATH=/bin", "SECRET=first"])
     _, image = node.make(1)
-    for text in ("first", FIRST, UIDS[0], f"token-{UIDS[0][:3]}", "pod-one", f"/proc/{node.pids[0]}/"):
+    for text in ("first", FIRST, UIDS[0], f"token-{UIDS[0][:3]}", "pod-one"):
         assert text.encode() not in image
-    assert SECOND.encode() in image and f"/proc/{node.pids[1]}/ns/net".encode() in image
+    assert SECOND.encode() in image and b"another-pod" in image
+
+
+def test_namespaces_are_given_when_it_starts(node: Node) -> None:
+    program, image = node.make(0)
+    assert program.joined == ("net", "ipc", "mnt") and not program.held
+    assert b"/proc/0/ns" not in image
+    joined = {FIRST_JOINED + number for number in range(3)}
+    assert {number for number, _ in program.given} == {0, 1, 2, *joined}
+
+
+def test_one_that_is_held_is_another_program(node: Node) -> None:
+    free, _ = node.make(0)
+    node.held = True
+    held, image = node.make(1)
+    assert held.held and held.place.address != free.place.address, "not cut from the other"
+    assert GATE.stream in {number for number, _ in held.given}
+    reads = [entry for entry in meaning(held, image) if entry[0] == NUMBERS["read"]]  # type: ignore[index]
+    assert [entry[2] for entry in reads] == [1 << 32], "a byte, or nothing"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,12 @@ def test_numbers_flags_and_negative_arguments() -> None:
     assert len(image) == table.size
 
 
+def test_a_result_that_is_expected_is_the_upper_half_of_the_flags() -> None:
+    steps = [Step("write", expected=1), Step("write", tolerate=True, expected=-11)]
+    image = Table(steps, NUMBERS).image(BASE)
+    assert [entry(image, number)[7] for number in (0, 1)] == [1 << 32, (-11 & 0xFFFFFFFF) << 32 | 1]
+
+
 def test_texts_and_lists_of_texts_end_with_zeroes() -> None:
     image = Table([Step("execve", ("/bin/é", ("a", "bc"), ()))], NUMBERS).image(BASE)
     _, path, argv, envp, *_ = entry(image, 0)

@@ -1,0 +1,80 @@
+"""A container that is set up while its pod is being wired, and only waits to be let go.
+
+Setting a container up takes longer than anything else in a pod's start, and needs neither the pod's addresses
+nor its routes; only its program does. So the agent has the shim start the container as soon as pause is
+there, but `held`: its process, otherwise ready, waits at a gate before its execve. The gate is a pipe of the
+agent's: a byte opens it, its end does not, so a process that nobody wants any more, because the wiring has
+failed or the agent was killed, has never been a container. One at a time, because the shim waits with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from queue import SimpleQueue
+from typing import Any
+
+from runtime.errors import ShimError
+from runtime.shim_link import ShimLink
+from runtime.values import Container
+
+log = logging.getLogger(__name__)
+
+GATE_SECONDS = 60.0
+
+
+class Gate:
+    """`path` is for another process of root's to read from."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe2(os.O_CLOEXEC)
+        self.path = f"/proc/{os.getpid()}/fd/{self._reader}"
+
+    def open(self) -> None:
+        os.write(self._writer, b"1")
+
+    def close(self) -> None:
+        """Who waits, waits in vain; who has been let go is."""
+        for descriptor in (self._writer, self._reader):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._reader = self._writer = -1
+
+
+class HeldContainer:
+    """What `RuntimeService.hold_container` has begun; `release_container` or `drop_container` ends it."""
+
+    def __init__(
+        self, container: Container, link: ShimLink, gate: Gate, answer: SimpleQueue[dict[str, Any]]
+    ) -> None:
+        self.container = container
+        self._link = link
+        self._gate = gate
+        self._answer = answer
+
+    @property
+    def id(self) -> str:
+        return self.container.id
+
+    def go(self) -> None:
+        """Opens the gate, unless the shim has given up already; to be followed by `wait`."""
+        if self._answer.empty():
+            self._gate.open()
+        else:
+            self._gate.close()
+
+    def wait(self) -> dict[str, Any]:
+        """The shim's answer. `started` is False in it if it has to be started as any other. Raises
+        ShimError."""
+        try:
+            return self._link.wait("start container", self._answer, GATE_SECONDS)
+        finally:
+            self._gate.close()
+
+    def stop(self) -> None:
+        """Closes the gate, and waits until nobody is behind it."""
+        self._gate.close()
+        try:
+            self._link.wait("let go of container", self._answer, GATE_SECONDS)
+        except ShimError as error:
+            log.warning("Failed to hear of held container=%s error=%s", self.id[:12], error)
