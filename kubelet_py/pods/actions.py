@@ -169,6 +169,15 @@ class _Decision:
         return True
 
 
+def first_start(pod: Object, view: PodView) -> Start | None:
+    """The container that a new pod begins with; None for one that had containers before."""
+    wanted = [*init_containers(pod), *containers(pod)]
+    if view.containers or not wanted:
+        return None
+    name = wanted[0]["name"]
+    return Start(name, next_attempt(pod, None, name), None, bool(init_containers(pod)))
+
+
 def next_attempt(pod: Mapping[str, Any], last: ContainerView | None, name: str) -> int:
     """The restart count of the next start; goes on from the API's count when the runtime forgot (reboot).
 

@@ -14,6 +14,7 @@ from typing import Any
 from kubelet_py.config import Config
 from kubelet_py.errors import (
     ContainerConfigError,
+    ContainerError,
     CreateContainerError,
     ImageError,
     NodeError,
@@ -25,6 +26,7 @@ from kubelet_py.pods import app_armor, environment, files, resources, security, 
 from kubelet_py.pods.actions import Start, spec_hash
 from kubelet_py.pods.container_spec import Facts, Mount, oci_spec
 from kubelet_py.pods.context import NodeFacts, ObjectSource
+from kubelet_py.pods.held_start import HeldStart, may_be_held
 from kubelet_py.pods.host_devices import host_devices
 from kubelet_py.pods.image_puller import ImagePuller
 from kubelet_py.pods.image_volumes import Ids, image_volumes
@@ -49,6 +51,7 @@ from kubelet_py.pods.timeline import Timelines
 from kubelet_py.volumes.manager import VolumeManager
 from kubelet_py.volumes.plugin import Volumes
 from runtime import users
+from runtime.early_network import SandboxStart
 from runtime.errors import RuntimeFailure, UserError
 from runtime.images.store import Image
 from runtime.kernel import Kernel
@@ -105,14 +108,18 @@ class ContainerStarter:
         sandbox_id: str,
         view: PodView,
         volumes: Volumes,
+        held: Callable[[], HeldStart | None] = lambda: None,
     ) -> str:
-        """Image → description → create → start; its id. Raises ContainerError; events are told here."""
+        """Image → description → create → start; its id. Raises ContainerError; events are told here. `held`
+        gives the container if it was set up before; it is asked when nothing but the start is left to do."""
         name = container["name"]
         tell, secrets = self._teller(pod, name), self._pull_secrets(pod)
         try:
             with self._timelines.step(pod["metadata"]["uid"], timeline.IMAGE, name, goes_on=True):
                 image = self._images.ensure(pod, container, tell, secrets)
                 shown = image_volumes(pod, container, self._images, self._volumes, tell, secrets, self._ids)
+            if (ready := held()) is not None:
+                return self._release(pod, ready)
             config = self.describe(pod, container, start.attempt, image, view.ips, {**volumes, **shown})
             if container.get("targetContainerName"):
                 config = self._beside(config, container["targetContainerName"], view)
@@ -142,15 +149,44 @@ class ContainerStarter:
         except (RuntimeFailure, OSError) as error:
             self._event(pod, name, "Warning", "Failed", f"Error: {error}")
             raise CreateContainerError(str(error)) from error
+        self._run(pod, name, lambda: self._runtime.start_container(identifier))
+        return identifier
+
+    def _run(self, pod: Object, name: str, start: Callable[[], object]) -> None:
+        """A container that is created. Raises RunContainerError."""
         self._event(pod, name, "Normal", "Created", f"Created container: {name}")
         try:
-            with self._timelines.step(uid, timeline.START, name):
-                self._runtime.start_container(identifier)
+            with self._timelines.step(pod["metadata"]["uid"], timeline.START, name):
+                start()
         except (RuntimeFailure, OSError) as error:
             self._event(pod, name, "Warning", "Failed", f"Error: {error}")
             raise RunContainerError(str(error)) from error
         self._event(pod, name, "Normal", "Started", f"Started container {name}")
-        return identifier
+
+    def hold(
+        self, pod: Object, container: Object, start: Start, sandbox: SandboxStart, volumes: Volumes
+    ) -> HeldStart | None:
+        """Have the first container of a pod that is being made set up meanwhile; to be given to `start`, or
+        to `drop`. None where that cannot be, for whatever reason: `start` tells it."""
+        image = self._images.present(container) if may_be_held(pod, container) else None
+        if image is None:
+            return None
+        try:
+            with self._timelines.step(pod["metadata"]["uid"], timeline.CREATE, container["name"]):
+                config = self.describe(pod, container, start.attempt, image, (), volumes)
+                held = self._runtime.hold_container(sandbox, config)
+        except (ContainerError, OSError):
+            return None
+        return None if held is None else HeldStart(config.name, sandbox.id, config.log_path, held)
+
+    def drop(self, held: HeldStart) -> None:
+        """Nobody wants it any more."""
+        self._runtime.drop_container(held.container)
+
+    def _release(self, pod: Object, held: HeldStart) -> str:
+        self._run(pod, held.name, lambda: self._runtime.release_container(held.container))
+        self._link_log(pod, held.name, held.container.id, held.log_path)
+        return held.container.id
 
     def _pull_secrets(self, pod: Object) -> Callable[[str], Object | None]:
         lookup = self._objects.lookup(pod)

@@ -105,6 +105,15 @@ class ImagePuller:
             raise ImageError(message, "ErrImageNeverPull")
         raise self._begin(pod, container, tell, secrets, again=policy == "Always")
 
+    def present(self, container: Object) -> Image | None:
+        """The image, if `ensure` would answer with it at once."""
+        name = container["image"]
+        try:
+            reference.parse(name)
+        except InvalidReference:
+            return None
+        return None if container.get("imagePullPolicy") == "Always" else self._store.lookup(name)
+
     def retry_at(self, pod: Object, name: str) -> float | None:
         """When the next try of this pod's image is allowed, or None where none is held back."""
         held = self._backoffs.get((pod["metadata"]["uid"], name))

@@ -12,6 +12,7 @@ from kubelet_py.pods.backoff import MAXIMUM, BackoffEntry
 from kubelet_py.pods.containers import ContainerStarter, Event
 from kubelet_py.pods.context import NodeFacts, ObjectSource, TokenSource
 from kubelet_py.pods.cpu_manager import CpuManager
+from kubelet_py.pods.held_start import HeldStart
 from kubelet_py.pods.image_puller import ImagePuller
 from kubelet_py.pods.model import Ending, Object, Waiting
 from kubelet_py.pods.pleg import Pleg
@@ -53,6 +54,7 @@ class PodRecord:
     refreshed_at: float = 0.0  # monotonic second at which its volumes were last looked at
     waiting: dict[str, Waiting] = field(default_factory=dict)
     backoffs: dict[str, BackoffEntry] = field(default_factory=dict)
+    held: HeldStart | None = None  # its first container, set up while the pod was made
     failures: int = 0  # of its starts, one after another
     status: Object | None = None  # what was last said of it
     ending_since: float | None = None
@@ -94,6 +96,14 @@ class PodRecord:
         with self._lock:
             self.allocated = allocated
             self.pod = with_resources(self.wanted, allocated) if allocated else self.wanted
+
+    def take_held(self, name: str, sandbox_id: str) -> HeldStart | None:
+        """The container `name`, if it was set up in this sandbox. It is the caller's then."""
+        held = self.held
+        if held is None or (held.name, held.sandbox_id) != (name, sandbox_id):
+            return None
+        self.held = None
+        return held
 
     @property
     def uid(self) -> str:

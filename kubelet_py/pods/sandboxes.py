@@ -26,6 +26,7 @@ from kubelet_py.pods import attachment, files, resources, security, timeline
 from kubelet_py.pods.container_spec import SHM_BYTES
 from kubelet_py.pods.containers import Event
 from kubelet_py.pods.context import NodeFacts
+from kubelet_py.pods.held_start import HeldStart
 from kubelet_py.pods.leftovers import remove_log, remove_logs
 from kubelet_py.pods.model import (
     ANNOTATION_CONFIG_SOURCE,
@@ -50,6 +51,9 @@ log = logging.getLogger(__name__)
 
 # What came of wiring a pod early: its addresses, a failure, or None where it has not been tried.
 Wired = tuple[str, ...] | CniError | OSError | None
+
+Hold = Callable[[SandboxStart], HeldStart | None]
+"""Has a container set up in a sandbox that is being made."""
 
 
 class SandboxCounts:
@@ -121,8 +125,9 @@ class Sandboxes:
             self._ips[sandbox_id] = self._read_ips(sandbox_id)
         return self._ips[sandbox_id]
 
-    def create(self, pod: Object, attempt: int) -> None:
-        """Make cgroup, namespaces, network, files. SandboxError, with nothing left, when a step fails."""
+    def create(self, pod: Object, attempt: int, hold: Hold = lambda start: None) -> HeldStart | None:
+        """Make cgroup, namespaces, network, files; what `hold` has given. SandboxError, with nothing left,
+        when a step fails."""
         network_down = None if host_network(pod) else self._invoker.ready()
         if network_down is not None:
             raise SandboxError(f"network is not ready: {network_down}")
@@ -131,11 +136,17 @@ class Sandboxes:
         ids = self._users.range_of(pod, handler)
         self._nodename(pod)  # one that is too long is refused before anything is made
         with self._counts.run(handler):
-            self._make(pod, attempt, wanted, handler, ids)
+            return self._make(pod, attempt, wanted, handler, ids, hold)
 
     def _make(
-        self, pod: Object, attempt: int, wanted: dict[str, Any], handler: str, ids: tuple[int, int]
-    ) -> None:
+        self,
+        pod: Object,
+        attempt: int,
+        wanted: dict[str, Any],
+        handler: str,
+        ids: tuple[int, int],
+        hold: Hold,
+    ) -> HeldStart | None:
         metadata = pod["metadata"]
         rules = replace(self._facts.rules, pids=self._config.pod_pids_limit)
         limits = resources.pod_resources(pod, rules)
@@ -145,28 +156,29 @@ class Sandboxes:
             # First of all: as long as it is there, the rest is looked for (leftovers.py).
             (self._paths.pods / metadata["uid"]).mkdir(parents=True, exist_ok=True)
             with self._timelines.step(metadata["uid"], timeline.SANDBOX):
-                with self._cgroup_times.timed("create"):
-                    self._cgroups.create(cgroup, limits)
-                log_folder.mkdir(parents=True, exist_ok=True)
+                if self._cgroups.parents_first:
+                    self._make_cgroup(cgroup, limits)
                 home = self._cgroups.home(cgroup)
                 config = self._sandbox_config(pod, attempt, home, log_folder, handler)
                 config = replace(config, first_id=ids[0], ids=ids[1])
-                sandbox, wired = self._run(pod, config, wanted)
-        except (RuntimeFailure, OSError) as error:
+                sandbox, wired, held = self._run(pod, config, wanted, cgroup, limits, hold)
+        except (RuntimeFailure, OSError, VolumeError) as error:
             raise SandboxError(f"failed to create sandbox: {error}") from error
         try:
             addresses = self._addresses(pod, sandbox, wired, wanted)
-            self._write_files(pod, addresses)
+            self._write_hosts(pod, addresses)
             self._write_ips(metadata["uid"], sandbox.id, addresses)
-            if not pod["spec"].get("hostIPC"):
-                self._share_memory(metadata["uid"])
-        except (CniError, OSError, VolumeError) as error:
+        except (CniError, OSError) as error:
+            self._drop(held)
             if not host_network(pod):
                 self._detach(sandbox.id, sandbox.netns)  # a half-made attachment holds an address
             self._service.remove_pod_sandbox(sandbox.id)
             raise SandboxError(
                 f'failed to setup network for sandbox "{sandbox.id}": plugin failed: {error}'
             ) from error
+        except BaseException:
+            self._drop(held)
+            raise
         self._ips[sandbox.id] = addresses
         try:
             # `create` leaves CPU limits out, which only pause's own cgroup gets by itself after its start;
@@ -175,28 +187,60 @@ class Sandboxes:
                 self._cgroups.open(cgroup).update({"cpu": limits["cpu"]})
         except RuntimeFailure as error:
             log.warning("Failed to limit pod cgroup=%s error=%s", cgroup, error)
+        return held
 
-    def _run(self, pod: Object, config: SandboxConfig, wanted: dict[str, Any]) -> tuple[Sandbox, Wired]:
-        """Start shim and pause in their cgroup, which goes by itself when they do not; and what came of
-        wiring the pod while they start."""
-        home, wired = config.cgroup_parent, None
+    def _run(
+        self,
+        pod: Object,
+        config: SandboxConfig,
+        wanted: dict[str, Any],
+        cgroup: str,
+        limits: dict[str, Any],
+        hold: Hold,
+    ) -> tuple[Sandbox, Wired, HeldStart | None]:
+        """Start shim and pause in their cgroup; and what came of all that is done while they start. Raises
+        RuntimeFailure, OSError, VolumeError, with nothing left."""
+        home, wired, held = config.cgroup_parent, None, None
         try:
             start = self._service.begin_pod_sandbox(config)
-            try:
-                wired = self._attach_early(pod, start, wanted)
-            finally:
-                sandbox = start.finish()
         except (RuntimeFailure, OSError):
             self._cgroups.settle(home)
             raise
         try:
+            try:
+                if not self._cgroups.parents_first:
+                    self._make_cgroup(cgroup, limits)
+                self._furnish(pod, config)
+                if host_network(pod) or (start.netns and self._invoker.wires_early()):
+                    held = hold(start)
+                wired = self._attach_early(pod, start, wanted)
+            finally:
+                sandbox = start.finish()
             self._cgroups.settle(home)
-        except RuntimeFailure:
-            if not config.host_network:
-                self._detach(sandbox.id, sandbox.netns)
-            self._service.remove_pod_sandbox(sandbox.id)
+        except BaseException:
+            self._drop(held)
+            self._cgroups.settle(home)
+            if isinstance(wired, tuple):
+                self._detach(start.id, None)
+            self._service.remove_pod_sandbox(start.id)
             raise
-        return sandbox, wired
+        return sandbox, wired, held
+
+    def _make_cgroup(self, cgroup: str, limits: dict[str, Any]) -> None:
+        with self._cgroup_times.timed("create"):
+            self._cgroups.create(cgroup, limits)
+
+    def _furnish(self, pod: Object, config: SandboxConfig) -> None:
+        """What its containers find of the node's: places, to which the addresses come later. Raises OSError,
+        VolumeError."""
+        Path(config.log_directory).mkdir(parents=True, exist_ok=True)
+        self._write_files(pod)
+        if not config.host_ipc:
+            self._share_memory(config.uid)
+
+    def _drop(self, held: HeldStart | None) -> None:
+        if held is not None:
+            self._service.drop_container(held.container)
 
     def _attach_early(self, pod: Object, start: SandboxStart, wanted: dict[str, Any]) -> Wired:
         """The addresses, or why there are none; None when that has to wait for pause. Raises StartError, with
@@ -276,10 +320,8 @@ class Sandboxes:
             )
         return tuple(ip.address.partition("/")[0] for ip in result.ips)
 
-    def _write_files(self, pod: Object, addresses: tuple[str, ...]) -> None:
+    def _write_files(self, pod: Object) -> None:
         folder = self._paths.pods / pod["metadata"]["uid"]
-        hostname = files.hostname_of(pod, self._facts.name)
-        node_hosts = Path("/etc/hosts").read_text() if host_network(pod) else None
         resolv = Path(self._config.resolv_conf)
         defaults = files.DnsDefaults(
             resolv.read_text() if self._config.resolv_conf and resolv.exists() else "",
@@ -293,6 +335,12 @@ class Sandboxes:
             self._event(pod, "", "Warning", "DNSConfigForming", text)
         files.write(folder / "hostname", self._nodename(pod) + "\n")
         files.write(folder / "resolv.conf", files.resolv_text(pod, defaults))
+        files.write(folder / "etc-hosts", "")  # to be bound; _write_hosts fills it
+
+    def _write_hosts(self, pod: Object, addresses: tuple[str, ...]) -> None:
+        folder = self._paths.pods / pod["metadata"]["uid"]
+        hostname = files.hostname_of(pod, self._facts.name)
+        node_hosts = Path("/etc/hosts").read_text() if host_network(pod) else None
         hosts = files.hosts_text(pod, addresses, hostname, node_hosts, self._config.cluster_domain)
         files.write(folder / "etc-hosts", hosts)
 

@@ -25,8 +25,9 @@ from functools import partial
 
 from kubelet_py.errors import ContainerError, ImageError, ImagePulling, SandboxError, VolumesError
 from kubelet_py.pods import backoff, hooks, timeline
-from kubelet_py.pods.actions import Kill, PodActions, Start, compute_pod_actions
+from kubelet_py.pods.actions import Kill, PodActions, Start, compute_pod_actions, first_start
 from kubelet_py.pods.admission import LATER
+from kubelet_py.pods.held_start import HeldStart
 from kubelet_py.pods.model import (
     ContainerView,
     Health,
@@ -43,6 +44,7 @@ from kubelet_py.pods.stopping import Stopper
 from kubelet_py.pods.sync_counts import SyncCounts
 from kubelet_py.pods.termination import RETRY_SECONDS, Terminator, deadline, grace_of
 from kubelet_py.volumes.plugin import Context
+from runtime.early_network import SandboxStart
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +80,10 @@ class PodSyncer:
         if record is None or record.deleted:
             return None
         with self._counts.sync(record, self._clock()):
-            return self._sync(record)
+            try:
+                return self._sync(record)
+            finally:
+                self._let_go(record)
 
     def _sync(self, record: PodRecord) -> float | None:
         if record.ends:
@@ -223,7 +228,8 @@ class PodSyncer:
         # One that lost its shim has no process any more, but its address and its host ports.
         self._p.sandboxes.stop(view)
         try:
-            self._p.sandboxes.create(record.pod, actions.attempt)
+            hold = partial(self._hold, record, view)
+            record.held = self._p.sandboxes.create(record.pod, actions.attempt, hold)
         except SandboxError as error:
             self._counts.sandbox(failed=True)
             reason = "NetworkNotReady" if "network is not ready" in str(error) else "FailedCreatePodSandBox"
@@ -237,6 +243,20 @@ class PodSyncer:
         ms = (time.monotonic() - began) * 1000
         log.info("Created sandbox pod=%s attempt=%d ms=%d", full_name(record.pod), actions.attempt, ms)
         return True, None
+
+    def _hold(self, record: PodRecord, view: PodView, sandbox: SandboxStart) -> HeldStart | None:
+        """The pod's first container, as far as it gets while the pod is being made."""
+        start = first_start(record.pod, view)
+        if start is None:
+            return None
+        container = next(c for c in every_container(record.pod) if c["name"] == start.name)
+        return self._p.starter.hold(record.pod, container, start, sandbox, record.volumes or {})
+
+    def _let_go(self, record: PodRecord) -> None:
+        """Of a container that was held and never started: the pod ends, or its image has gone."""
+        held, record.held = record.held, None
+        if held is not None:
+            self._p.starter.drop(held)
 
     # 6
 
@@ -279,8 +299,9 @@ class PodSyncer:
             if record.pod["spec"].get("initContainers"):
                 self._publish(record, view, self._p.prober.health(view), soon=True)
             identifier = self._p.starter.start(
-                record.pod, container, start, sandbox_id, view, record.volumes or {}
-            )
+                record.pod, container, start, sandbox_id, view, record.volumes or {},
+                partial(record.take_held, name, sandbox_id),
+            )  # fmt: skip
         except ImagePulling:
             return math.inf
         except ContainerError as error:

@@ -56,7 +56,8 @@ class CgroupNames(Protocol):
 
 class CgroupDriver(Protocol):
     """Makes, opens and removes cgroups. Implemented by UnifiedDriver, HybridDriver and SystemdDriver.
-    `unified`: where the v2 tree is mounted.
+    `unified`: where the v2 tree is mounted. `parents_first`: a cgroup can only be made in one that `create`
+    has made; else what is missing above it is made with it, and `create` may give that its limits afterwards.
 
     A cgroup from `create` takes its first process at once; then `settle` is called. `home` makes the place in
     a group for a pod's containers, and is settled likewise.
@@ -64,6 +65,7 @@ class CgroupDriver(Protocol):
 
     name: str
     unified: str
+    parents_first: bool
 
     @property
     def names(self) -> CgroupNames: ...

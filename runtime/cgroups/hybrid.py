@@ -302,6 +302,7 @@ class HybridDriver:
     """
 
     name = "hybrid"
+    parents_first = False
     names = PlainNames()
 
     def __init__(self, controllers: Mapping[str, str], unified: str) -> None:
@@ -341,7 +342,8 @@ class HybridDriver:
         annotations: Mapping[str, str] | None = None,
     ) -> Hybrid:
         """Makes the cgroup and missing parents everywhere and sets the limits (CPU limits when the first
-        process has started; see CgroupJoin.late). Raises CgroupError, with nothing of this cgroup left."""
+        process has started; see CgroupJoin.late). Raises CgroupError, with nothing of this cgroup left but
+        what was in use before."""
         path = files.checked_path(path)
         late = tuple((f"{self.folder(c, path)}/{name}", value) for c, name, value in cpu_writes(resources))
         cgroup = Hybrid(self, path, late)
@@ -350,7 +352,8 @@ class HybridDriver:
             cgroup.make(ALWAYS)
             cgroup.apply(other_writes(resources))
         except CgroupError:
-            self.remove(path)
+            for root in self._trees:
+                files.remove_if_empty(f"{root}/{path}")
             raise
         return cgroup
 

@@ -112,6 +112,7 @@ class SystemdDriver:
     """CgroupDriver for a host that systemd runs, over the v2 tree."""
 
     name = "systemd"
+    parents_first = True
     names = SystemdNames()
 
     def __init__(self, tree: UnifiedDriver, manager: Manager | None = None) -> None:

@@ -369,6 +369,7 @@ class UnifiedDriver:
     """CgroupDriver for a host with v2 alone. `root` is where cgroup2 is mounted."""
 
     name = "v2"
+    parents_first = False
     names = PlainNames()
 
     def __init__(self, root: str = "/sys/fs/cgroup") -> None:
@@ -382,7 +383,7 @@ class UnifiedDriver:
     ) -> Unified:
         """Makes the cgroup and missing parents with every controller enabled on the way, and sets the limits
         (CPU limits when the first process has started; see CgroupJoin.late). Raises CgroupError, with nothing
-        of this cgroup left."""
+        of this cgroup left but what was in use before."""
         path = files.checked_path(path)
         self.enable(path.rpartition("/")[0])
         files.make_folders(self.root, path)
@@ -393,7 +394,7 @@ class UnifiedDriver:
             if listed:
                 devices.attach(cgroup.folder, listed)
         except CgroupError:
-            self.remove(path)
+            files.remove_if_empty(cgroup.folder)
             raise
         return cgroup
 
