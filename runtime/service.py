@@ -135,9 +135,12 @@ class RuntimeService:
         """Make a pod's namespaces and its shim. Raises StartError, with nothing left behind."""
         return self.begin_pod_sandbox(config).finish()
 
-    def begin_pod_sandbox(self, config: SandboxConfig) -> SandboxStart:
+    def begin_pod_sandbox(
+        self, config: SandboxConfig, meanwhile: Callable[[], None] = lambda: None
+    ) -> SandboxStart:
         """The same without waiting for it; the network can be wired meanwhile. The caller must call `finish`.
-        Raises as `run_pod_sandbox`."""
+        `meanwhile` is called when the shim has its orders, before pause's cgroup is made. Raises as
+        `run_pod_sandbox`, and what `meanwhile` raises."""
         self._runtime(config)
         identifier = os.urandom(32).hex()
         folder = self._sandboxes_dir / identifier
@@ -151,9 +154,12 @@ class RuntimeService:
             "oci": pause_config(config),
         }
         try:
-            link, started, network = self._fork_shim(identifier, folder, record)
+            link, started, network = self._fork_shim(identifier, folder, record, meanwhile)
         except (OSError, ShimError) as error:
             raise self._failed(identifier, folder, config, error) from error
+        except BaseException:
+            self._abandon(identifier, folder)
+            raise
 
         def wait() -> Sandbox:
             try:
@@ -185,17 +191,17 @@ class RuntimeService:
         return self._sandboxes[sandbox.id]
 
     def _fork_shim(
-        self, identifier: str, folder: Path, record: Mapping[str, Any]
+        self, identifier: str, folder: Path, record: Mapping[str, Any], meanwhile: Callable[[], None]
     ) -> tuple[ShimLink, SimpleQueue[dict[str, Any]], EarlyNetwork | None]:
         """Where its answer comes. The shim gets ready while we make the network namespace and prepare pause's
         start, and begins when it is greeted."""
         with shim_link.listen(str(folder)) as listener:
             connection = self._forkserver.fork_shim(str(folder), str(self._containers_dir), listener)
         link = self._watch_shim(identifier, connection)
-        # while the shim gets ready; it waits to be greeted
-        state.write_json(f"{folder}/sandbox.json", record)
         started = link.expect(0)
         self._loop.watch(link.fileno(), lambda mask: self._read_shim(identifier, link))
+        state.write_json(f"{folder}/sandbox.json", record)
+        meanwhile()
         network = EarlyNetwork.of(self._networks.take, record["oci"], folder)
         try:
             self._ahead.pause(str(folder), record, network.join if network else None)
@@ -222,6 +228,8 @@ class RuntimeService:
             link.expected_to_end = True
         recovery.end_sandbox(self._cgroups, folder)
         self._cleaner.add(recovery.give_up(folder))
+        if link is not None:
+            link.hang_up()  # one that was not greeted yet finds that there is nothing for it to do
 
     def stop_pod_sandbox(self, sandbox_id: str) -> None:
         """Kill everything in the pod, pause included. Idempotent; an unknown id is stopped already."""

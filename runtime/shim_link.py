@@ -6,6 +6,7 @@ sockets are bound and reached through /proc/self/fd/<folder>.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -235,6 +236,11 @@ class ShimLink:
             print(f"Could not understand shim: {error}", file=sys.stderr)
         self._fail_all()
         return False
+
+    def hang_up(self) -> None:
+        """Let the shim, and who reads from it, see the end. From any thread."""
+        with contextlib.suppress(OSError):  # it has gone
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._fail_all()

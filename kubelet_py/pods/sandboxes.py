@@ -201,15 +201,18 @@ class Sandboxes:
         """Start shim and pause in their cgroup; and what came of all that is done while they start. Raises
         RuntimeFailure, OSError, VolumeError, with nothing left."""
         home, wired, held = config.cgroup_parent, None, None
+
+        def meanwhile() -> None:
+            if not self._cgroups.parents_first:
+                self._make_cgroup(cgroup, limits)
+
         try:
-            start = self._service.begin_pod_sandbox(config)
+            start = self._service.begin_pod_sandbox(config, meanwhile)
         except (RuntimeFailure, OSError):
             self._cgroups.settle(home)
             raise
         try:
             try:
-                if not self._cgroups.parents_first:
-                    self._make_cgroup(cgroup, limits)
                 self._furnish(pod, config)
                 if host_network(pod) or (start.netns and self._invoker.wires_early()):
                     held = hold(start)

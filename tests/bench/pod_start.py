@@ -57,6 +57,9 @@ class PodStart:
         self._invoker.tear_down()
         self._service.close()
 
+    def _make_cgroup(self, path: str) -> None:
+        self._driver.create(path, {"memory": {"limit": 128 << 20}, "pids": {"limit": 200}})
+
     def one(self) -> float:
         """ms until the pod's container had been started."""
         self._count += 1
@@ -65,9 +68,9 @@ class PodStart:
         begun = self._service.begin_pod_sandbox(
             SandboxConfig(
                 name="pod", namespace="bench", uid=str(self._count), hostname="pod", cgroup_parent=cgroup
-            )
+            ),
+            lambda: self._make_cgroup(cgroup),
         )
-        self._driver.create(cgroup, {"memory": {"limit": 128 << 20}, "pids": {"limit": 200}})
         held = self._service.hold_container(
             begun,
             ContainerConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -12,14 +13,14 @@ import pytest
 
 from runtime import shim_link, state
 from runtime.early_network import EarlyNetwork, made
-from runtime.errors import StartError
+from runtime.errors import CgroupError, StartError
 from runtime.forkserver_link import Forkserver
 from runtime.linux import LinuxKernel
 from runtime.oci_config import pause_config
 from runtime.spare_network import CALM_SECONDS, SpareNetwork
 from runtime.streams import REQUEST, pack
 from runtime.values import SandboxConfig
-from tests.privileged.runtime_service.harness import ROOT_CGROUP, Node, wait_for
+from tests.privileged.runtime_service.harness import ROOT_CGROUP, Node, shims, wait_for
 
 pytestmark = pytest.mark.privileged
 
@@ -100,6 +101,44 @@ def test_a_pause_that_does_not_start_takes_the_namespace_along(node: Node) -> No
             start.finish()
     assert not os.path.exists(f"/proc/self/fd/{descriptor}") or namespace(start.netns) != early
     assert node.service.list_sandboxes() == []
+
+
+def test_a_shim_with_orders_that_come_to_nothing_ends(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record cannot be written, or what is done meanwhile fails: nothing is left, and the next one
+    starts."""
+    written, seen = state.write_json, []
+
+    def full(path: str, value: object) -> None:
+        seen.append(wait_for(lambda: shims(node.folder)).pop())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def refuse() -> None:
+        seen.append(wait_for(lambda: shims(node.folder)).pop())
+        raise CgroupError("no such limit")
+
+    monkeypatch.setattr(state, "write_json", full)
+    with pytest.raises(StartError, match="No space left on device"):
+        node.service.begin_pod_sandbox(config())
+    monkeypatch.setattr(state, "write_json", written)
+    wait_for(lambda: not shims(node.folder))
+    with pytest.raises(CgroupError, match="no such limit"):
+        node.service.begin_pod_sandbox(config(), refuse)
+    wait_for(lambda: not shims(node.folder))
+    assert len(set(seen)) == 2
+    assert node.service.wait_for_removals(5) and os.listdir(node.folder / "run/sandboxes") == []
+    assert node.service.begin_pod_sandbox(config()).finish().state == "READY"
+
+
+def test_pause_is_in_the_pods_cgroup_which_is_made_meanwhile(node: Node) -> None:
+    def made() -> None:
+        node.driver.create(f"{ROOT_CGROUP}/pod", {"pids": {"limit": 77}})
+
+    sandbox = node.service.begin_pod_sandbox(config(), made).finish()
+    places = Path(f"/proc/{sandbox.pid}/cgroup").read_text().splitlines()
+    pids = next(place for place in places if ":pids:" in place or place.startswith("0:"))
+    assert f"{ROOT_CGROUP}/pod" in pids, "the nearest one that has a limit"
 
 
 @contextmanager
