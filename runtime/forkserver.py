@@ -11,7 +11,7 @@ fork has the processor that the pod needs.
 
 An agent is busy with a pod while its shim is, and some kernels wake what has slept on the processor of who
 wakes it, where it then waits. So with each order the agent keeps us off its processor (forkserver_link.py),
-we keep the spare off it, and the shim, which runs on another by then, may run anywhere again.
+we keep the spare off it, and the shim, which runs on another by then, may run where the agent may.
 
 The protocol is in runtime/orders.py. The answer comes from the shim, on the first client; if the fork fails
 the descriptors are closed, which the agent sees as the end of it.
@@ -50,14 +50,13 @@ CALM_SECONDS = 0.03
 
 def main(descriptor: int) -> None:
     """Serve the agent on the socket `descriptor` until it is gone."""
-    processors = os.sched_getaffinity(0)
     kernel, driver, pages = settle(descriptor)
     with socket.socket(fileno=descriptor) as agent:
         sitting = prepare_sitting(kernel, pages)
         if sitting is not None:
             take_picture(sitting, agent, kernel)
         sitting = None  # its memory is free again, as in the picture
-        serve_orders(agent, (agent,), kernel, Cast(driver, pages, launch, processors))
+        serve_orders(agent, (agent,), kernel, Cast(driver, pages, launch, os.getppid()))
 
 
 def serve_orders(
@@ -209,7 +208,7 @@ def become_shim(
     """The child's side: a session of its own, its own log as stderr, then the shim. Does not return."""
     code = 1
     try:
-        os.sched_setaffinity(0, cast.processors)
+        share_processors(cast.agent)
         for line in lines:
             line.close()
         os.setsid()
@@ -226,6 +225,15 @@ def become_shim(
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
         os._exit(code)
+
+
+def share_processors(agent: int) -> None:
+    """Run where the agent may, which is asked each time: what we and our parent have was narrowed by it,
+    maybe before our first instruction, and may have been widened for it since."""
+    try:
+        os.sched_setaffinity(0, os.sched_getaffinity(agent))
+    except OSError:
+        return  # it was killed, or its cpuset is being changed: there is a processor for us, too
 
 
 def name_process(name: str) -> None:

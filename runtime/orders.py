@@ -15,8 +15,6 @@ from runtime.shim import Shim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from runtime.cgroups import CgroupDriver
     from runtime.launch import Launch
     from runtime.linux import LinuxKernel
@@ -37,12 +35,13 @@ class Order(Record):
 
 
 class Cast(Record):
-    """What a shim works with; in a rehearsal others stand in. `processors`: those it may run on."""
+    """What a shim works with; in a rehearsal others stand in. `agent`: the pid of who has it made, 0 for
+    itself."""
 
     driver: CgroupDriver
     pages: Pages
     launch: Launch
-    processors: Collection[int]
+    agent: int
 
 
 def take(line: socket.socket) -> tuple[bytes, list[int]]:

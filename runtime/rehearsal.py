@@ -115,7 +115,7 @@ class Sitting:
         self._pages = pages
         self._reader, writer = os.pipe2(os.O_CLOEXEC)
         sits: Any = sitter(pages, writer)
-        self.cast = Cast(NO_CGROUPS, sits, stand_in, os.sched_getaffinity(0))
+        self.cast = Cast(NO_CGROUPS, sits, stand_in, 0)
         self.line, self._agent = call_agent(f"/proc/self/fd/{folder}", sittings, ahead=True)
         self._writer = writer
 
@@ -209,7 +209,7 @@ def play(folder: str, kernel: LinuxKernel, pages: Pages, *, ahead: bool) -> None
     order = receive(ours)
     if order is None:
         raise RuntimeFailure("the agent of the rehearsal ended early")
-    shim = serve(order, kernel, Cast(NO_CGROUPS, pages, stand_in, ()))
+    shim = serve(order, kernel, Cast(NO_CGROUPS, pages, stand_in, 0))
     ended = os.pidfd_open(agent)
     shim.loop.watch(ended, lambda mask: shim.loop.stop())
     try:
