@@ -199,11 +199,20 @@ def test_what_a_bare_container_mounts_stays_its_own_where_the_hosts_mounts_are_s
     assert Path("/proc/self/mountinfo").read_text() == before
 
 
-def test_a_program_is_good_for_one_start_and_one_pause(box: Any) -> None:
+def test_a_program_is_good_for_one_start(box: Any) -> None:
     made = Made(box, "once", box.spec("true"))
     assert made.prepare()
-    assert prepared.start(box.kernel, made.program, (5, 6, 7), pause=4711) is None
+    process = made.start()
+    assert process is not None and made.ended(process) == ""
     assert made.start() is None
+
+
+def test_one_without_a_gate_is_not_held(box: Any) -> None:
+    """It would run at once."""
+    made = Made(box, "free", box.spec("true"))
+    assert made.prepare()
+    assert prepared.start(box.kernel, made.program, (5, 6, 7), gate="/dev/null") is None
+    assert made.start() is None, "it was for one start"
 
 
 @pytest.mark.parametrize("change", ["program", "proc", "dev", "volume"])
