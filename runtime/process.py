@@ -22,6 +22,7 @@ from runtime.spec import Rlimit
 PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 8, 38
 PR_SET_DUMPABLE = 4
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
+EVERY_CPU = b"\xff" * 1024  # more than any kernel has; it reads as many as it knows
 KEYCTL_JOIN_SESSION_KEYRING = 1
 TIOCSCTTY = 0x540E
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 2, 4
@@ -141,6 +142,18 @@ class SetRlimit(Operation):
     def run(self, kernel: Kernel, context: Context) -> None:
         pair = struct.pack("=QQ", self.limit.soft, self.limit.hard)
         context.child(Step("prlimit64", (0, self.limit.resource, pair, 0), tolerate=True))
+
+
+class RunAnywhere(Operation):
+    """On every processor that the cgroup allows; the kernel cuts those out of the set. Else the child had
+    those that who started us is confined to, and from Linux 6.2 on kept to them in a cgroup with more. runc
+    and crun do so, too. What the host refuses is reported, not fatal."""
+
+    def describe(self) -> str:
+        return "run on every processor of the cgroup"
+
+    def run(self, kernel: Kernel, context: Context) -> None:
+        context.child(Step("sched_setaffinity", (0, len(EVERY_CPU), EVERY_CPU), tolerate=True))
 
 
 class ResetSignals(Operation):

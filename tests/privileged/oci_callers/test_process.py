@@ -126,6 +126,21 @@ def test_a_memory_policy_without_nodes_is_set(bundle: Bundle, mode: str) -> None
     assert done.stdout == f"{mode.removeprefix('MPOL_').lower()}\n", done.stderr
 
 
+def test_the_callers_processors_are_not_inherited(bundle: Bundle) -> None:
+    """The container's cgroup says where it runs, as with runc and crun."""
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(everywhere)})
+    try:
+        bundle.start("sleep", "1000")
+        done = bundle("exec", bundle.identity, "sh", "-c", "grep Cpus_allowed: /proc/self/status")
+        assert os.sched_getaffinity(bundle.pid()) == everywhere
+    finally:
+        os.sched_setaffinity(0, everywhere)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    ours = next(line for line in lines if line.startswith("Cpus_allowed:"))
+    assert done.stdout.split() == ours.split(), done.stderr
+
+
 def test_an_exec_runs_on_the_processors_it_is_given(bundle: Bundle) -> None:
     cpus = sorted(os.sched_getaffinity(0))
     process(bundle, execCPUAffinity={"initial": str(cpus[0]), "final": str(cpus[-1])})

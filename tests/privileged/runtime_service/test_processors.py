@@ -1,4 +1,4 @@
-"""Where a pod's processes may run."""
+"""Where a pod's processes may run: containers on all that their cgroups allow, a shim where its agent may."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from runtime.values import SandboxConfig
 from tests.privileged.runtime_service.conftest import node_in
-from tests.privileged.runtime_service.harness import Node, shims
+from tests.privileged.runtime_service.harness import ROOT_CGROUP, Node, shims
 
 ALL = frozenset(os.sched_getaffinity(0))
 FIRST = min(ALL)
@@ -40,9 +41,34 @@ def everything() -> bytes:
     raise AssertionError("the kernel shows no list of processors")
 
 
-def test_a_shim_runs_where_its_agent_may(narrow: Node) -> None:
-    narrow.sandbox()
+@pytest.mark.parametrize("tty", [False, True], ids=["prepared", "executed"])
+def test_a_container_does_not_inherit_the_agents_processors(narrow: Node, tty: bool) -> None:
+    """As with runc and crun: its cgroup says where it runs."""
+    sandbox = narrow.sandbox()
+    container = narrow.run(sandbox, SHOW, tty=tty)
+    assert narrow.ended(container).exit_code == 0
+    assert narrow.log(container).replace(b"\r", b"") == everything()
     assert {frozenset(os.sched_getaffinity(pid)) for pid in shims(narrow.folder)} == {frozenset({FIRST})}
+
+
+def test_nor_does_one_that_was_held(narrow: Node) -> None:
+    config = SandboxConfig(
+        name="pod", namespace="test", uid="u1", hostname="pod", cgroup_parent=f"{ROOT_CGROUP}/pod"
+    )
+    start = narrow.service.begin_pod_sandbox(config)
+    held = narrow.service.hold_container(start, narrow.config(SHOW))
+    assert held is not None
+    start.finish()
+    narrow.service.release_container(held)
+    narrow.ended(held.id)
+    assert narrow.log(held.id) == everything()
+
+
+def test_nor_does_an_exec(narrow: Node) -> None:
+    """The first is executed, the next has a program."""
+    container = narrow.run(narrow.sandbox(), ["sleep", "100"])
+    for _ in range(3):
+        assert narrow.service.exec_sync(container, SHOW, 20).stdout == everything()
 
 
 def test_a_shim_and_its_pod_run_anywhere(node: Node) -> None:

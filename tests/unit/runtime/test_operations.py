@@ -64,6 +64,7 @@ def test_a_container_starts_in_the_order_of_isolation() -> None:
         "enter the cgroup",
         "make a new cgroup namespace",
         "mount cgroup2 on /sys/fs/cgroup",
+        "run on every processor of the cgroup",
         "start a session",
         'examine "sh"',
         "connect standard input, output and error",
