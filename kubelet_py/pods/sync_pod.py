@@ -147,6 +147,8 @@ class PodSyncer:
             pod, view, now, health=health, backoffs=record.backoffs, resized=resized
         )
         log.debug("Decided pod=%s actions=%s", full_name(pod), actions.describe())
+        if actions.kills or not actions.starts:
+            self._let_go(record)
         self._remove_old(actions)
         if actions.finished:
             record.finished = True
@@ -252,10 +254,12 @@ class PodSyncer:
         container = next(c for c in every_container(record.pod) if c["name"] == start.name)
         return self._p.starter.hold(record.pod, container, start, sandbox, record.volumes or {})
 
-    def _let_go(self, record: PodRecord) -> None:
-        """Of a container that was held and never started: the pod ends, or its image has gone."""
-        held, record.held = record.held, None
-        if held is not None:
+    def _let_go(self, record: PodRecord, but: str = "") -> None:
+        """Of a container that was held and never started, unless it is `but`: the pod ends, or its image has
+        gone. Its shim has no ear for anything else before."""
+        held = record.held
+        if held is not None and held.name != but:
+            record.held = None
             self._p.starter.drop(held)
 
     # 6
@@ -284,6 +288,7 @@ class PodSyncer:
         for start in starts:
             if record.ends:
                 break
+            self._let_go(record, but=start.name)
             wait = self._start(record, specs[start.name], start, view, sandbox.id)
             started |= wait is None
             soonest = min(soonest, math.inf if wait is None else wait)
