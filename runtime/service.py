@@ -38,7 +38,7 @@ from runtime.namespaces import namespaces_of
 from runtime.oci_config import container_config, pause_config, signal_number
 from runtime.shim_link import SHIM_LOST, ShimLink
 from runtime.spare_network import SpareNetwork
-from runtime.state import EXITED, READY, RUNNING, ContainerState, SandboxState
+from runtime.state import CREATED, EXITED, READY, RUNNING, ContainerState, SandboxState
 from runtime.streams import STDERR, STDOUT, Stream
 from runtime.values import (
     Container,
@@ -288,6 +288,8 @@ class RuntimeService:
             "cgroup": f"{sandbox.cgroup_parent}/{identifier}".lstrip("/"),
             "config": _plain(slim),
         }
+        if held:
+            record["held"] = True
         runtime = self._runtime(sandbox)
         if runtime is not None:
             record["runtime"] = _plain(runtime)
@@ -609,7 +611,10 @@ class RuntimeService:
         if record["sandbox"] not in self._links:
             recovery.end_container(self._cgroups, folder)
         config = ContainerConfig(**{**record["config"], "layers": tuple(record["config"]["layers"])})
-        self._containers[folder.name] = container_from(record, config, recovery.container_state(folder))
+        found = container_from(record, config, recovery.container_state(folder))
+        self._containers[folder.name] = found
+        if found.state == CREATED and record.get("held"):
+            self.remove_container(folder.name)  # it has never been a container (held.py)
 
     # the end of everything
 

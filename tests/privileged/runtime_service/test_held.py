@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from runtime import state
 from runtime.capabilities import DEFAULT
 from runtime.early_network import SandboxStart
 from runtime.errors import RuntimeFailure, StartError
@@ -214,7 +213,7 @@ time.sleep(60)
 
 
 def test_an_agent_that_is_killed_takes_it_along(node: Node) -> None:
-    """Its gate goes with it; the next agent finds a container that was created and never started."""
+    """Its gate goes with it; the next agent finds a pod in which there was never a container."""
     config = node.config(["sh", "-c", "echo never; sleep 100"])
     given = {
         "run_dir": str(node.folder / "run"),
@@ -239,18 +238,17 @@ def test_an_agent_that_is_killed_takes_it_along(node: Node) -> None:
         agent.kill()
         agent.wait()
     folder = node.folder / "containers" / identifier
-    shim = min(shims(node.folder))
     second = node.fresh()
     second.start()
     try:
-        (found,) = second.list_containers()
-        assert (found.id, found.state) == (identifier, "CREATED")
-        assert state.read_json(f"{folder}/state.json") is None
-        trees = [folder for folder in cgroups_made() if folder.endswith(identifier)]
-        wait_for(lambda: not any(Path(tree, "cgroup.procs").read_text() for tree in trees))
+        assert second.list_containers() == []
+        (sandbox,) = second.list_sandboxes()
+        assert second.wait_for_removals(5) and not folder.exists()
+        assert not [tree for tree in cgroups_made() if tree.endswith(identifier)]
         assert not Path(config.log_path).exists() or b"never" not in Path(config.log_path).read_bytes()
-        second.start_container(identifier)  # by the plan: its program was for one start
-        assert second.container(identifier).state == "RUNNING" and not gone(shim)
-        second.remove_pod_sandbox(found.sandbox_id)
+        again = second.create_container(sandbox.id, config)  # the shim is free for the next one
+        second.start_container(again)
+        assert second.container(again).state == "RUNNING"
+        second.remove_pod_sandbox(sandbox.id)
     finally:
         second.close()
