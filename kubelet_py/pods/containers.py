@@ -168,22 +168,32 @@ class ContainerStarter:
     ) -> HeldStart | None:
         """Have the first container of a pod that is being made set up meanwhile; to be given to `start`, or
         to `drop`. None where that cannot be, for whatever reason: `start` tells it."""
-        image = self._images.present(container) if may_be_held(pod, container) else None
+        if sandbox.config.runtime_handler or not may_be_held(pod, container):
+            return None
+        image = self._images.present(container)
         if image is None:
             return None
+        said: list[tuple[Object, str, str, str, str]] = []
         try:
-            with self._timelines.step(pod["metadata"]["uid"], timeline.CREATE, container["name"]):
-                config = self.describe(pod, container, start.attempt, image, (), volumes)
+            config = self.describe(
+                pod, container, start.attempt, image, (), volumes, lambda *event: said.append(event)
+            )
+            with self._timelines.step(pod["metadata"]["uid"], timeline.CREATE, config.name) as step:
                 held = self._runtime.hold_container(sandbox, config)
+                step.void = held is None
         except (ContainerError, OSError):
             return None
-        return None if held is None else HeldStart(config.name, sandbox.id, config.log_path, held)
+        if held is None:
+            return None
+        return HeldStart(config.name, sandbox.id, config.log_path, held, tuple(said))
 
     def drop(self, held: HeldStart) -> None:
         """Nobody wants it any more."""
         self._runtime.drop_container(held.container)
 
     def _release(self, pod: Object, held: HeldStart) -> str:
+        for event in held.said:
+            self._event(*event)
         self._run(pod, held.name, lambda: self._runtime.release_container(held.container))
         self._link_log(pod, held.name, held.container.id, held.log_path)
         return held.container.id
@@ -211,10 +221,12 @@ class ContainerStarter:
         image: Image,
         ips: tuple[str, ...],
         volumes: Volumes,
+        tell: Event | None = None,
     ) -> ContainerConfig:
-        """The runtime's ContainerConfig. Raises ContainerConfigError, CreateContainerError."""
+        """The runtime's ContainerConfig. Raises ContainerConfigError, CreateContainerError. `tell`: who is
+        told of events in place of the API."""
         metadata, name, node = pod["metadata"], container["name"], self._node
-        values = self._environment(pod, container, ips)
+        values = self._environment(pod, container, ips, tell or self._event)
         context = security.effective(pod, container)
         user = self._user(image, security.wanted_user(context, image.config.get("User") or ""))
         where = f'pod: "{metadata["name"]}_{metadata["namespace"]}({metadata["uid"]})", container: {name}'
@@ -296,7 +308,9 @@ class ContainerStarter:
             "status.podIPs": ",".join(own),
         }
 
-    def _environment(self, pod: Object, container: Object, ips: tuple[str, ...]) -> dict[str, str]:
+    def _environment(
+        self, pod: Object, container: Object, ips: tuple[str, ...], tell: Event
+    ) -> dict[str, str]:
         services = self._services()
         if services is None:
             if not is_static(pod):  # which may be the very API server that does not answer
@@ -314,20 +328,12 @@ class ContainerStarter:
                 lookup=lookup,
                 facts=self.field_facts(pod, ips),
                 allocatable=self._node.allocatable,
-                skipped=partial(self._tell_skipped, pod, container["name"]),
+                skipped=partial(_tell_skipped, tell, pod, container["name"]),
             )
         except ContainerConfigError:
             raise
         except (NodeError, ValueError) as error:
             raise ContainerConfigError(str(error)) from error
-
-    def _tell_skipped(self, pod: Object, container: str, kind: str, name: str, keys: Sequence[str]) -> None:
-        what = {"configmap": "configMap", "secret": "secret"}[kind]
-        text = (
-            f"Keys [{', '.join(keys)}] from the EnvFrom {what} {pod['metadata']['namespace']}/{name} were "
-            "skipped since they are considered invalid environment variable names."
-        )
-        self._event(pod, container, "Warning", "InvalidEnvironmentVariableNames", text)
 
     def _user(self, image: Image, wanted: str) -> users.User:
         key = (image.id, wanted)
@@ -388,3 +394,14 @@ class ContainerStarter:
                 os.symlink(log_path, link)
         except OSError as error:
             log.warning("Failed to link log link=%s error=%s", link, error.strerror)
+
+
+def _tell_skipped(
+    tell: Event, pod: Object, container: str, kind: str, name: str, keys: Sequence[str]
+) -> None:
+    what = {"configmap": "configMap", "secret": "secret"}[kind]
+    text = (
+        f"Keys [{', '.join(keys)}] from the EnvFrom {what} {pod['metadata']['namespace']}/{name} were "
+        "skipped since they are considered invalid environment variable names."
+    )
+    tell(pod, container, "Warning", "InvalidEnvironmentVariableNames", text)

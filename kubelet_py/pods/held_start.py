@@ -22,6 +22,7 @@ class HeldStart:
     sandbox_id: str
     log_path: str
     container: HeldContainer
+    said: tuple[tuple[Object, str, str, str, str], ...] = ()  # events, to be told when it is let go
 
 
 def may_be_held(pod: Object, container: Object) -> bool:

@@ -37,6 +37,13 @@ class Step:
     failed: bool = False
 
 
+@dataclass(slots=True)
+class Attempt:
+    """A step under way. `void`: it was none after all, and nobody is told of it."""
+
+    void: bool = False
+
+
 class Timelines:
     """The steps of every pod, in the order in which they ended. Thread-safe.
 
@@ -71,22 +78,24 @@ class Timelines:
         self.instruments: tuple[Instrument, ...] = (self._since_creation, self._sli)
 
     @contextmanager
-    def step(self, uid: str, name: str, container: str = "", *, goes_on: bool = False) -> Iterator[None]:
+    def step(
+        self, uid: str, name: str, container: str = "", *, goes_on: bool = False
+    ) -> Iterator[Attempt]:
         """Measure the body. With `goes_on` a body that raises is only interrupted, and its next attempt
         counts from the first: a pull goes on while the worker does other things."""
         key = (uid, name, container)
         now = (self._clock(), self._wall())
         with self._lock:
             began, moment = self._open.pop(key, now)
-        failed = True
+        failed, attempt = True, Attempt()
         try:
-            yield
+            yield attempt
             failed = False
         finally:
             if failed and goes_on:
                 with self._lock:
                     self._open[key] = (began, moment)
-            else:
+            elif not attempt.void:
                 self._add(uid, Step(name, container, moment, self._clock() - began, failed))
 
     def told(self, uid: str, seconds: float, seen_at: float, created_at: float | None = None) -> None:

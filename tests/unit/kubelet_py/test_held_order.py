@@ -64,7 +64,9 @@ class Node:
             self.did.append("stop the sandbox")
         self.sandboxes = ()
 
-    def start(self, of: Any, container: Any, start: Any, sandbox: str, view: Any, volumes: Any, held: Any) -> str:
+    def start(
+        self, of: Any, container: Any, start: Any, sandbox: str, view: Any, volumes: Any, held: Any
+    ) -> str:
         name = container["name"]
         if name == self.missing:
             raise ImageError("it was removed", "ErrImageNeverPull")
