@@ -156,7 +156,7 @@ class Sandboxes:
             # First of all: as long as it is there, the rest is looked for (leftovers.py).
             (self._paths.pods / metadata["uid"]).mkdir(parents=True, exist_ok=True)
             with self._timelines.step(metadata["uid"], timeline.SANDBOX):
-                if self._cgroups.parents_first:
+                if self._cgroups.parents_first or host_network(pod):
                     self._make_cgroup(cgroup, limits)
                 home = self._cgroups.home(cgroup)
                 config = self._sandbox_config(pod, attempt, home, log_folder, handler)
@@ -166,28 +166,31 @@ class Sandboxes:
             raise SandboxError(f"failed to create sandbox: {error}") from error
         try:
             addresses = self._addresses(pod, sandbox, wired, wanted)
-            self._write_hosts(pod, addresses)
+            if not host_network(pod):
+                self._write_hosts(pod, addresses)
             self._write_ips(metadata["uid"], sandbox.id, addresses)
-        except (CniError, OSError) as error:
+            self._limit(cgroup, limits)
+        except BaseException as error:
             self._drop(held)
+            if not isinstance(error, CniError | OSError):
+                raise
             if not host_network(pod):
                 self._detach(sandbox.id, sandbox.netns)  # a half-made attachment holds an address
             self._service.remove_pod_sandbox(sandbox.id)
             raise SandboxError(
                 f'failed to setup network for sandbox "{sandbox.id}": plugin failed: {error}'
             ) from error
-        except BaseException:
-            self._drop(held)
-            raise
         self._ips[sandbox.id] = addresses
+        return held
+
+    def _limit(self, cgroup: str, limits: dict[str, Any]) -> None:
+        """`create` leaves CPU limits out, which only pause's own cgroup gets by itself after its start; set
+        before, a small limit would slow the very start of the pod."""
         try:
-            # `create` leaves CPU limits out, which only pause's own cgroup gets by itself after its start;
-            # set before, a small limit would slow the very start of the pod.
             with self._cgroup_times.timed("update"):
                 self._cgroups.open(cgroup).update({"cpu": limits["cpu"]})
         except RuntimeFailure as error:
             log.warning("Failed to limit pod cgroup=%s error=%s", cgroup, error)
-        return held
 
     def _run(
         self,
@@ -203,18 +206,23 @@ class Sandboxes:
         home, wired, held = config.cgroup_parent, None, None
 
         def meanwhile() -> None:
-            if not self._cgroups.parents_first:
+            if not (self._cgroups.parents_first or config.host_network):
                 self._make_cgroup(cgroup, limits)
 
         try:
+            if config.host_network:
+                # It counts as made once its pause runs: an agent that is killed then must have left it whole.
+                self._furnish(pod, config)
+                self._write_hosts(pod, ())
             start = self._service.begin_pod_sandbox(config, meanwhile)
-        except (RuntimeFailure, OSError):
+        except BaseException:
             self._cgroups.settle(home)
             raise
         try:
             try:
-                self._furnish(pod, config)
-                if host_network(pod) or (start.netns and self._invoker.wires_early()):
+                if not config.host_network:
+                    self._furnish(pod, config)
+                if config.host_network or (start.netns and self._invoker.wires_early()):
                     held = hold(start)
                 wired = self._attach_early(pod, start, wanted)
             finally:

@@ -1,4 +1,4 @@
-"""What is told of a container that is set up while its pod is made: the same, in the same order, as of others."""
+"""What is told of a container that is set up while its pod is made: the same as of others, and once."""
 
 from __future__ import annotations
 
