@@ -148,21 +148,33 @@ class SystemdDriver:
             raise
 
     def _make_slice(self, path: str, unit: str, resources: Mapping[str, Any] | None) -> Unified:
-        """As the v2 driver, without CPU limits: those are for `update`."""
+        """As the v2 driver, without CPU limits: those are for `update`. One that was there before stays when
+        something is refused."""
         writes = v2.other_writes(resources)
         limits = properties.of_writes(writes)
+        new = self._start_slice(unit, limits)
+        made = UnitCgroup(self.tree.root, path, unit, self._manager)
+        try:
+            self._check(path, unit)
+            self.tree.enable(path)
+            made.apply(writes)
+        except BaseException:
+            if new:
+                self.remove(path)
+            raise
+        return made
+
+    def _start_slice(self, unit: str, limits: list[tuple[str, Variant]]) -> bool:
+        """Whether it was not there before. Raises Refusal."""
         try:
             self._manager.start(unit, properties.of_slice(f"kubelet-py {unit}", limits))
+            return True
         except Refusal as refused:
             if refused.name != EXISTS:
                 raise
-            if limits:
-                self._manager.set(unit, limits)
-        self._check(path, unit)
-        self.tree.enable(path)
-        made = UnitCgroup(self.tree.root, path, unit, self._manager)
-        made.apply(writes)
-        return made
+        if limits:
+            self._manager.set(unit, limits)
+        return False
 
     def _check(self, path: str, unit: str) -> None:
         """Another place than ours would be a mistake in names.py, or a tree that is mounted elsewhere."""

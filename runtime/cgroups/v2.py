@@ -385,9 +385,9 @@ class UnifiedDriver:
         (CPU limits when the first process has started; see CgroupJoin.late). Raises CgroupError, with nothing
         of this cgroup left but what was in use before."""
         path = files.checked_path(path)
+        cgroup = Unified(self.root, path, tuple(cpu_writes(resources)))
         self.enable(path.rpartition("/")[0])
         files.make_folders(self.root, path)
-        cgroup = Unified(self.root, path, tuple(cpu_writes(resources)))
         try:
             cgroup.apply(other_writes(resources))
             listed = devices.rules(resources)

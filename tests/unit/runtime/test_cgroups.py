@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import struct
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from runtime import cgroups
-from runtime.cgroups import devices, files, hybrid, v2
+from runtime.cgroups import CgroupDriver, devices, files, hybrid, v2
 from runtime.errors import CgroupError
 
 RESOURCES: dict[str, Any] = {
@@ -368,6 +369,58 @@ def files_of(root: Path, **texts: str) -> Path:
     for name, text in texts.items():
         (root / "c" / name).write_text(text)
     return root / "c"
+
+
+REFUSED = {"pids": {"limit": 5}}  # by plain folders, which have no file for it
+
+
+def trees(root: Path, name: str) -> tuple[CgroupDriver, list[Path]]:
+    """A driver over plain folders, and those."""
+    if name == "v2":
+        return v2.UnifiedDriver(str(root)), [root]
+    folders = [root / name for name in ("memory", "cpu,cpuacct", "pids", "systemd", "unified")]
+    for folder in folders:
+        folder.mkdir()
+    controllers = {"memory": "memory", "cpu": "cpu,cpuacct", "cpuacct": "cpu,cpuacct", "pids": "pids"}
+    mounted = {controller: str(root / folder) for controller, folder in controllers.items()}
+    mounted["name=systemd"] = str(root / "systemd")
+    return hybrid.HybridDriver(mounted, str(root / "unified")), folders
+
+
+@pytest.mark.parametrize("name", ["v2", "hybrid"])
+def test_a_cgroup_whose_limits_are_refused_is_taken_away(tmp_path: Path, name: str) -> None:
+    driver, folders = trees(tmp_path, name)
+    with pytest.raises(CgroupError, match=r"pods/a/pids\.max: ENOENT"):
+        driver.create("pods/a", REFUSED)
+    assert not any((folder / "pods/a").exists() for folder in folders)
+
+
+@pytest.mark.parametrize("name", ["v2", "hybrid"])
+@pytest.mark.parametrize("resources", [{"unified": {"memory": "1"}}, {"blockIO": {"weight": 5}}])
+def test_limits_that_cannot_be_written_leave_none(tmp_path: Path, name: str, resources: Any) -> None:
+    driver, folders = trees(tmp_path, name)
+    with pytest.raises(CgroupError):
+        driver.create("pods/a", resources)
+    assert not any((folder / "pods/a").exists() for folder in folders)
+
+
+@pytest.mark.parametrize("name", ["v2", "hybrid"])
+def test_one_that_was_in_use_before_stays(tmp_path: Path, name: str) -> None:
+    """And the refusal is told, not that it could not be taken away."""
+    driver, folders = trees(tmp_path, name)
+    driver.create_bare("pods/a/pause")
+    with pytest.raises(CgroupError, match=r"pods/a/pids\.max: ENOENT"):
+        driver.create("pods/a", REFUSED)
+    assert (folders[-1] / "pods/a/pause").is_dir()
+    assert not any((folder / "pods/a").exists() for folder in folders[:-1])
+
+
+@pytest.mark.parametrize("name", ["v2", "hybrid"])
+def test_a_bare_one_that_cannot_be_made_is_told_by_its_path(tmp_path: Path, name: str) -> None:
+    driver, folders = trees(tmp_path, name)
+    with pytest.raises(CgroupError, match=r"Could not make cgroup .*/pods/a+: ENAMETOOLONG"):
+        driver.create_bare(f"pods/{'a' * 256}/pause")
+    assert os.listdir(folders[-1] / "pods") == []
 
 
 def test_the_unified_names_have_the_last_word() -> None:

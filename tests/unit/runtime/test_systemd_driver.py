@@ -176,6 +176,18 @@ def test_a_slice_is_made_once_and_limited_again(tmp_path: Path) -> None:
         made.create("a.slice")
 
 
+def test_a_slice_whose_limits_are_refused_is_stopped_if_it_is_new(tmp_path: Path) -> None:
+    made, manager = make(tmp_path, "a.slice", "b.slice")
+    refused = {"hugepageLimits": [{"pageSize": "2MB", "limit": 1}]}
+    with pytest.raises(CgroupError, match=r"hugetlb\.2MB\.max.*ENOENT"):
+        made.create("a.slice", refused)
+    assert manager.names() == ["start", "stop"] and not (tmp_path / "a.slice").exists()
+    manager.refused = EXISTS
+    with pytest.raises(CgroupError, match=r"hugetlb\.2MB\.max.*ENOENT"):
+        made.create("b.slice", refused)
+    assert manager.names() == ["start", "stop", "start"] and (tmp_path / "b.slice").exists()
+
+
 def test_an_update_reaches_systemd_and_the_files(tmp_path: Path) -> None:
     made, manager = make(tmp_path, SCOPE, LEAF)
     made.open(LEAF).update({"memory": {"limit": 8192}, "cpu": {"shares": 2}})
