@@ -5,14 +5,13 @@ for folders below the container's own. Then the plan is executed as any other (l
 what is wrong, if something is.
 
 A container of a pod that is still being wired can be started as well, but `held`: its process waits at a gate
-when everything but its execve is done. The agent has the gate (gate.py); should it go, the process ends.
+when everything but its execve is done. The agent has the gate (held.py); should it go, the process ends.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import stat
 
 from runtime.cgroups import oom_files
 from runtime.cgroups.oom_files import OomFiles
@@ -51,7 +50,7 @@ def start(
 ) -> Process | None:
     """Runs the program in `path`, whose process becomes our child, and removes it: it is good for one start.
     None if there is none, or it has come upon something unforeseen, or its gate was closed. `pause`: the
-    process whose namespaces it joins. `gate`: the path of the gate at which it waits, "" for one that is not
+    process whose namespaces it joins. `gate`: the one at which it waits, as `gate_of` has it; "" if it is not
     held. `give`: gives pipes to a user.
     """
     if not exists(path):
@@ -101,15 +100,23 @@ def _perform_joining(
                 os.close(descriptor)
 
 
-def _open_gate(path: str) -> int:
-    """Reading from it waits. Raises OSError when it is gone: its number may be another file's by now."""
+def gate_of(reader: int) -> str:
+    """What others are told of a gate, a pipe of ours: where it is, and which it is."""
+    path = f"/proc/{os.getpid()}/fd/{reader}"
+    return f"{path} {os.readlink(path)}"
+
+
+def _open_gate(gate: str) -> int:
+    """Reading from it waits. Raises OSError when it is gone: its number may be another gate's by now, and who
+    waited there would be let go in place of another."""
+    path, _, name = gate.partition(" ")
     # that of one who has just gone has no writer
-    gate = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISFIFO(os.fstat(gate).st_mode):
-        os.close(gate)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if os.readlink(f"/proc/self/fd/{reader}") != name:
+        os.close(reader)
         raise OSError(errno.EPIPE, "no gate")
-    os.set_blocking(gate, True)
-    return gate
+    os.set_blocking(reader, True)
+    return reader
 
 
 def perform(

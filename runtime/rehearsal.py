@@ -23,7 +23,7 @@ from runtime.launch import Process
 from runtime.linux import LinuxKernel
 from runtime.orders import Cast, receive, serve
 from runtime.plan import Context, Operation, Plan
-from runtime.prepared import GATE, NAME
+from runtime.prepared import GATE, NAME, gate_of
 from runtime.process import ConnectStdio, Execute, ExecuteImage, PassGate, Start
 from runtime.streams import REQUEST, RESPONSE, FrameReader, pack
 
@@ -364,7 +364,7 @@ def live(server: socket.socket, folder: str, *, half: bool, ahead: bool) -> None
         prepare_stand_in(f"{folder}/{CONTAINER}", (f"{folder}/oom", f"{folder}/control"), held=True)
         gate, opener = os.pipe2(os.O_CLOEXEC)
         os.write(opener, b"1")
-        held = {"gate": f"/proc/{os.getpid()}/fd/{gate}"}
+        held = {"gate": gate_of(gate)}
     ask(connection, reader, op="start", container=CONTAINER, **(held if ahead else {}))
     session = socket.socket(socket.AF_UNIX)
     session.connect(f"{directory}/shim.sock")

@@ -332,7 +332,7 @@ class RuntimeService:
             try:
                 gate = Gate()
                 try:
-                    answer = link.send("start", {"container": container.id, "gate": gate.path})
+                    answer = link.send("start", {"container": container.id, "gate": gate.name})
                     return HeldContainer(container, link, gate, answer)
                 except ShimError:
                     gate.close()
