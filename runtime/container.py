@@ -437,6 +437,11 @@ class Container:
             self._shim.complain(f"Could not read OOM kills of {self._cgroup_path}: {error}")
             return 0
 
+    def forget(self) -> None:
+        """Nobody asks for it any more. One that has ended closes its log when its output has."""
+        if self.state.state == state.CREATED:
+            self._log.close()
+
     def _close_stdio(self) -> None:
         for output in self._outputs:
             output.close()

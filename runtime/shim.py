@@ -349,6 +349,8 @@ class Shim:
         container = self._containers.get(request["container"])
         if container is not None and container.running:
             raise RuntimeFailure(f"Could not remove container {container.id}: it is running (stop it first)")
+        if container is not None:
+            container.forget()
         self._containers.pop(request["container"], None)
         reply(connection, request["id"])
 
