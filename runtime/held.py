@@ -61,12 +61,15 @@ class HeldContainer:
     def id(self) -> str:
         return self.container.id
 
-    def go(self) -> None:
-        """Opens the gate, unless the shim has given up already; to be followed by `wait`."""
-        if self._answer.empty():
+    def go(self) -> bool:
+        """Opens the gate, unless the shim has answered already: it has given up, or its process was killed.
+        Whether it was opened. To be followed by `wait`."""
+        waits = self._answer.empty()
+        if waits:
             self._gate.open()
         else:
             self._gate.close()
+        return waits
 
     def wait(self) -> dict[str, Any]:
         """The shim's answer. `started` is False in it if it has to be started as any other. Raises

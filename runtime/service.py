@@ -346,23 +346,25 @@ class RuntimeService:
         with self._lock:
             self._containers[held.id] = held.container
         try:
-            held.go()
+            opened = held.go()
             self._networks.refill()
             answer = held.wait()
         except ShimError:
-            self._end_held(held.id)
+            self._end_held(held.container)
             raise
         if answer.get("kind") == SHIM_LOST:
-            self._end_held(held.id)
+            self._end_held(held.container)
         if "error" in answer or answer.get("started"):
             self._started(held.id, answer)
+            if not opened:  # killed at the gate: nobody knew it when its end was told
+                self._container_changed(held.id, recovery.container_state(self._containers_dir / held.id))
         else:
             self.start_container(held.id)
         return held.id
 
-    def _end_held(self, container_id: str) -> None:
+    def _end_held(self, container: Container) -> None:
         """Its shim may have gone before it was let go, and those who ended its pod then did not know it."""
-        recovery.end_container(self._cgroups, self._containers_dir / container_id)
+        self._end_container(container.sandbox_id, container.id)
 
     def drop_container(self, held: HeldContainer) -> None:
         """As if it had never been. Its pod may be gone as well."""
@@ -557,17 +559,20 @@ class RuntimeService:
             log.error("Could not end pod without shim sandbox=%s error=%s", sandbox_id[:12], error)
             return
         for container_id in mine:
-            try:
-                found = recovery.end_container(self._cgroups, self._containers_dir / container_id)
-            except (OSError, CgroupError, ValueError) as error:
-                # It may be removed this moment; the others, and the pod, end all the same.
-                log.warning("Could not end container id=%s error=%s", container_id[:12], error)
-                continue
-            if found is not None:
-                self._container_changed(container_id, found)
-                self._tell(Event(sandbox_id, container_id, "exited", recovery.LOST_CODE, time.time()))
+            self._end_container(sandbox_id, container_id)
         self._sandbox_changed(sandbox_id, ended)
         self._tell(Event(sandbox_id, None, "sandbox-exited", ended.exit_code, time.time()))
+
+    def _end_container(self, sandbox_id: str, container_id: str) -> None:
+        try:
+            found = recovery.end_container(self._cgroups, self._containers_dir / container_id)
+        except (OSError, CgroupError, ValueError) as error:
+            # It may be removed this moment; the others, and the pod, end all the same.
+            log.warning("Could not end container id=%s error=%s", container_id[:12], error)
+            return
+        if found is not None:
+            self._container_changed(container_id, found)
+            self._tell(Event(sandbox_id, container_id, "exited", recovery.LOST_CODE, time.time()))
 
     # adoption
 

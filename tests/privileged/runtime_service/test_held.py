@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from runtime import held as held_module
 from runtime.capabilities import DEFAULT
 from runtime.early_network import SandboxStart
 from runtime.errors import RuntimeFailure, StartError
-from runtime.held import HeldContainer
+from runtime.held import Gate, HeldContainer
 from runtime.machine import this_machine
 from runtime.seccomp.profile import runtime_default
+from runtime.shim_link import SHIM_LOST
 from runtime.values import SandboxConfig
 from tests.privileged.runtime_service.harness import ROOT_CGROUP, Node, cgroups_made, gone, shims, wait_for
 
@@ -60,6 +62,11 @@ def waiting(held: HeldContainer) -> int:
     return int(wait_for(look))
 
 
+def files_of(pid: int) -> list[str]:
+    """What it has open."""
+    return [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+
+
 @pytest.mark.parametrize("seccomp", [None, ALLOWED, WITHOUT_READ], ids=["none", "allowed", "without read"])
 def test_it_is_ready_and_waits_until_it_is_let_go(node: Node, seccomp: dict[str, Any] | None) -> None:
     start = begin(node)
@@ -99,6 +106,7 @@ def test_one_that_is_dropped_has_never_been(node: Node) -> None:
     assert node.service.wait_for_removals(5)
     assert os.listdir(node.folder / "containers") == []
     assert not [folder for folder in cgroups_made() if one.id in folder]
+    wait_for(lambda: one.container.config.log_path not in files_of(min(shims(node.folder))))
     again = node.run(sandbox, ["echo", "now"])  # the shim is free for the next one
     assert node.ended(again).exit_code == 0
 
@@ -252,3 +260,63 @@ def test_an_agent_that_is_killed_takes_it_along(node: Node) -> None:
         second.remove_pod_sandbox(sandbox.id)
     finally:
         second.close()
+
+
+def test_nobody_waits_at_the_gate_of_another(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was dropped before the shim had found its gate, which another container has the number of now."""
+    monkeypatch.setattr(held_module, "GATE_SECONDS", 3.0)
+    start = begin(node)
+    shim = wait_for(lambda: shims(node.folder)).pop()
+    os.kill(shim, signal.SIGSTOP)
+    one = held(node, start, ["echo", "never"])
+    number = one._gate._reader
+    one._gate.close()
+    other = Gate()
+    try:
+        assert other._reader == number
+        os.kill(shim, signal.SIGCONT)
+        start.finish()
+        assert one.wait()["started"] is False
+        other.open()
+        assert os.read(other._reader, 1) == b"1", "nobody was let go by it"
+    finally:
+        other.close()
+    node.service.drop_container(one)
+    assert b"never" not in Path(one.container.config.log_path).read_bytes()
+
+
+def test_one_that_is_killed_at_the_gate_has_ended(node: Node) -> None:
+    """Though its end is told before it is anybody's."""
+    start = begin(node)
+    one = held(node, start, ["echo", "never"])
+    start.finish()
+    os.kill(waiting(one), signal.SIGKILL)
+    wait_for(lambda: [event.type for event in node.events] == ["started", "exited"])
+    node.service.release_container(one)
+    found = node.service.container(one.id)
+    assert (found.state, found.exit_code) == ("EXITED", 137)
+    assert not Path(found.config.log_path).exists() or b"never" not in node.log(one.id)
+
+
+def test_an_answer_that_is_lost_with_the_shim_ends_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs by then, which its record says."""
+    start = begin(node)
+    one = held(node, start, ["sleep", "100"])
+    start.finish()
+    pid = waiting(one)
+    answered = one.wait
+
+    def lost() -> dict[str, Any]:
+        assert answered()["started"]
+        shim = min(shims(node.folder))
+        os.kill(shim, signal.SIGKILL)
+        wait_for(lambda: gone(shim))
+        return {"error": "the pod's shim has gone", "kind": SHIM_LOST}
+
+    monkeypatch.setattr(one, "wait", lost)
+    monkeypatch.setattr(node.service, "_end_lost", lambda sandbox: None)  # it comes later
+    with pytest.raises(StartError, match="shim has gone"):
+        node.service.release_container(one)
+    found = node.service.container(one.id)
+    assert (found.state, found.exit_code) == ("EXITED", 137) and gone(pid)
+    assert node.events[-1].type == "exited"
