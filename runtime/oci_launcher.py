@@ -3,11 +3,15 @@
 What pip makes of an entry point starts the interpreter with `site` and imports module by module, which takes
 three times as long as what the command then does. This executable starts it isolated (-I: neither the
 environment nor the working directory changes what is imported; -S: without site) and takes the code from one
-file beside the bytecode of the package; see oci_boot.py. Where its first line has room, that has the code
-(-c) that runs the rest: Python would look at a file as an archive first, and read it twice. It finds the
-package by the path it has now: write it again when that moves. Without that file, or with a stale one, it is
-slower and otherwise the same. What only some commands import lies in a second file, which most starts never
-read.
+file beside the bytecode of the package; see oci_boot.py. The code (-c) that runs the rest is among the
+options: Python would look at a file as an archive first, and read it twice. It finds the package by the path
+it has now: write it again when that moves. Without that file, or with a stale one, it is slower and otherwise
+the same. What only some commands import lies in a second file, which most starts never read.
+
+Its first line names a program of ours in the package's folder, which executes Python so that no container can
+write to its file; see oci_start.py. Where that cannot be, the line names Python itself, with the options it
+has room for, and main() says so: on processors nobody wrote that program for, where the package's path is too
+long for a first line, and for a Python that finds its library from where it was executed ($ORIGIN).
 
 An interpreter whose library is a file of its own relocates all of it at each start. Where ours is one of
 those and the system has the same version in one piece, the command runs in the system's: it needs the
@@ -26,8 +30,9 @@ import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-from runtime import cgroups
+from runtime import cgroups, oci_start
 from runtime.errors import CgroupError, RuntimeFailure
+from runtime.machine import this_machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,10 +54,10 @@ with open("/proc/self/maps") as file:
 """
 # Run by the interpreter that will read what is written: it alone knows where its own modules are.
 PACK = "import sys; sys.path.append({site!r}); from runtime.oci_launcher import pack; pack({archive!r})"
-# The first line's end, where there is room for it.
+# The end of the options; in a first line, where there is room for it.
 DIRECT = "cimport sys;del sys.argv[0];exec(open(sys.argv[0],'rb').read())"
-LAUNCHER = """#!{python} -IS{direct}
-import gc, sys
+LAUNCHER = """#!{first}
+{named}import gc, sys
 gc.disable()
 from marshal import loads
 from _frozen_importlib_external import MAGIC_NUMBER
@@ -70,6 +75,13 @@ if magic == MAGIC_NUMBER:
 from runtime.oci_cli import program
 program()
 """
+# At its beginning: executed by its descriptor, the process would be called after Python's file.
+NAMED = """try:
+    with open("/proc/self/comm", "wb", 0) as file:
+        file.write({name!r})
+except OSError:
+    pass
+"""
 
 
 def main(argv: list[str]) -> int:
@@ -77,19 +89,23 @@ def main(argv: list[str]) -> int:
     if len(argv) != 1:
         print("usage: python -m runtime.oci_launcher FILE", file=sys.stderr)
         return 2
-    write(Path(argv[0]))
+    if reason := write(Path(argv[0])):
+        print(f"{argv[0]} is executed from a mount that is writable: {reason}", file=sys.stderr)
     return 0
 
 
-def write(launcher: Path, archive: Path | None = None) -> None:
-    """Writes the files, each whole or not at all; `archive` instead of the one in the package. Raises
-    RuntimeFailure, OSError."""
+def write(launcher: Path, archive: Path | None = None) -> str:
+    """Writes the files, each whole or not at all; `archive` instead of that in the package, and the program
+    that starts Python beside that instead of in the package. Returns why Python's file is not made
+    read-only, "" where it is. Raises RuntimeFailure, OSError."""
     python = interpreter(os.path.realpath(sys.executable), SYSTEM.format(*sys.version_info))
-    if len(python) + len("#! -IS") > LONGEST_FIRST_LINE or " " in python:
-        raise RuntimeFailure(f"Could not write {launcher}: {python} cannot stand in a first line")
-    direct = DIRECT if len(python) + len("#! -IS") + len(DIRECT) <= LONGEST_FIRST_LINE else ""
     package = Path(__file__).parent
-    archive = archive or package / "__pycache__" / f"kubelet-py-oci.{sys.implementation.cache_tag}"
+    name = f"kubelet-py-oci.{sys.implementation.cache_tag}"
+    # Not with the bytecode, without which everything works: people remove that to save space.
+    starter = archive.with_name(f"{archive.name}.start") if archive else package / f"{name}.start"
+    reason = unstartable(python, str(starter))
+    first = str(starter) if not reason else _plain(launcher, python)
+    archive = archive or package / "__pycache__" / name
     archive.parent.mkdir(exist_ok=True)
     places = {"site": str(package.parent), "archive": str(archive)}
     # A third of the code would be the columns of expressions, for tracebacks; their lines stay.
@@ -97,7 +113,38 @@ def write(launcher: Path, archive: Path | None = None) -> None:
     done = subprocess.run(packing, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeFailure(f"Could not write {launcher}: {_last_line(done.stderr) or done.returncode}")
-    _replace(launcher, LAUNCHER.format(python=python, direct=direct, **places).encode(), 0o755)
+    named = ""
+    if not reason:
+        _replace(starter, oci_start.image(this_machine(), python, f"-IS{DIRECT}"), 0o755)
+        named = NAMED.format(name=os.fsencode(launcher.name))
+    _replace(launcher, LAUNCHER.format(first=first, named=named, **places).encode(), 0o755)
+    return reason
+
+
+def unstartable(python: str, starter: str) -> str:
+    """Why a program of ours at `starter` cannot execute this Python; "" if it can."""
+    if not _fits(starter) or " " in starter:
+        return f"{starter} cannot stand in a first line"
+    try:
+        this_machine()
+    except OSError as error:
+        return str(error)
+    # The loader takes it from /proc/self/exe, which in a mount that is attached nowhere is "/".
+    if b"$ORIGIN" in Path(python).read_bytes():
+        return f"{python} finds its library by $ORIGIN"
+    return ""
+
+
+def _fits(line: str) -> bool:
+    """Whether a first line has room for this."""
+    return len(os.fsencode(f"#!{line}")) <= LONGEST_FIRST_LINE
+
+
+def _plain(launcher: Path, python: str) -> str:
+    """What the first line has without that program. Raises RuntimeFailure."""
+    if not _fits(f"{python} -IS") or " " in python:
+        raise RuntimeFailure(f"Could not write {launcher}: {python} cannot stand in a first line")
+    return f"{python} -IS{DIRECT}" if _fits(f"{python} -IS{DIRECT}") else f"{python} -IS"
 
 
 def pack(archive: str) -> None:

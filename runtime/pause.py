@@ -42,9 +42,13 @@ _HEADERS = 64 + 2 * 56
 
 
 def image(machine: Machine | None = None) -> bytes:
-    """The whole ELF file: header, one loaded read-and-execute segment, a stack that is not executable."""
+    """The whole ELF file."""
     chosen = machine or this_machine()
-    code = _CODE[chosen.name]
+    return program(chosen, _CODE[chosen.name])
+
+
+def program(chosen: Machine, code: bytes) -> bytes:
+    """An ELF file: headers, one loaded read-and-execute segment, a stack that is not executable."""
     size = _HEADERS + len(code)
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
     header = struct.pack(

@@ -374,6 +374,25 @@ WEAKENINGS = (
         "test_E01_a_compiled_exec_does_not_run_the_starters_own_program",
     ),
     weak(
+        "the command line's Python executed by its path",
+        "runtime/oci_launcher.py",
+        "reason = unstartable(python, str(starter))",
+        'reason = "weakened"',
+        "test_E01_the_command_lines_program_cannot_be_written",
+        "test_E01_a_swapped_program_cannot_overwrite_the_command_lines",
+    ),
+    Weakening(
+        "the command line's Python in a mount that stays writable",
+        (
+            ("runtime/oci_start.py", "6a006a006a006a014489e7", "6a006a006a006a004489e7"),
+            ("runtime/oci_start.py", "ff7fbfa9290080d2e97fbfa9", "ff7fbfa9090080d2e97fbfa9"),
+        ),
+        (
+            "test_E01_the_command_lines_program_cannot_be_written",
+            "test_E01_a_swapped_program_cannot_overwrite_the_command_lines",
+        ),
+    ),
+    weak(
         "interpreters of scripts not looked at",
         PROCESS,
         "programs = (context.executable, *interpreters(kernel, context.executable))",

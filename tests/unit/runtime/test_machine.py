@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import pause
+from runtime import oci_start, pause
 from runtime.machine import ARM64, X86_64, Machine
 
 LISTINGS = Path(__file__).parent / "listings"
@@ -34,6 +34,13 @@ def test_the_spawn_code_is_what_its_listing_says(machine: Machine, tmp_path: Pat
 @pytest.mark.parametrize("machine", [X86_64, ARM64], ids=lambda m: m.name)
 def test_the_pause_code_is_what_its_listing_says(machine: Machine, tmp_path: Path) -> None:
     assert assembled(machine, "pause", tmp_path) == pause.image(machine)[64 + 2 * 56 :]
+
+
+@pytest.mark.parametrize("machine", [X86_64, ARM64], ids=lambda m: m.name)
+def test_the_starters_code_is_what_its_listing_says(machine: Machine, tmp_path: Path) -> None:
+    code = assembled(machine, "start", tmp_path)
+    image = oci_start.image(machine, "/python", "-IS")
+    assert image[64 + 2 * 56 :].startswith(code + b"/python\0-IS\0kubelet-py-oci: Could not execute /python")
 
 
 @pytest.mark.parametrize(("machine", "number"), [(X86_64, 62), (ARM64, 183)], ids=lambda v: str(v))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import marshal
+import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from runtime import cgroups, oci_boot, oci_launcher
+from runtime import cgroups, oci_boot, oci_launcher, oci_start
 from runtime.errors import RuntimeFailure
+from runtime.machine import this_machine
 
 
 def written(folder: Path) -> Path:
@@ -32,8 +36,19 @@ def run(*argv: str | Path, **environment: str) -> subprocess.CompletedProcess[st
 
 
 def python(launcher: Path) -> str:
-    """The interpreter in its first line."""
-    return launcher.read_text().removeprefix("#!").split(" ")[0]
+    """The one it is executed by."""
+    return strings(launcher)[0]
+
+
+def starter(launcher: Path) -> Path:
+    """What its first line names."""
+    return Path(launcher.read_text().splitlines()[0].removeprefix("#!"))
+
+
+def strings(launcher: Path) -> list[str]:
+    """What lies behind the starter's code: the interpreter, its options, the complaint."""
+    code = oci_start.CODE[this_machine().name]
+    return starter(launcher).read_bytes().partition(code)[2].decode().split("\0")
 
 
 def imported(launcher: Path) -> list[str]:
@@ -49,16 +64,76 @@ def test_it_reads_no_module_of_ours_by_itself(launcher: Path) -> None:
 
 
 def test_started_by_its_first_line_it_is_not_taken_for_an_archive(launcher: Path, tmp_path: Path) -> None:
-    first = launcher.read_text().splitlines()[0]
-    assert len(first) <= oci_launcher.LONGEST_FIRST_LINE
-    if oci_launcher.DIRECT not in first:
-        pytest.skip("the path of this Python leaves no room in a first line")
+    assert strings(launcher)[1] == f"-IS{oci_launcher.DIRECT}"
     for name, options in (("direct", oci_launcher.DIRECT), ("plain", "")):
         script = tmp_path / name
         script.write_text(f"#!{python(launcher)} -IS{options}\nimport sys\nprint(sys.argv[1:], __name__)\n")
         script.chmod(0o755)
     assert run(tmp_path / "direct", "a b", "-x").stdout == run(tmp_path / "plain", "a b", "-x").stdout
     assert run(launcher, "--version").stdout == run(python(launcher), "-IS", launcher, "--version").stdout
+
+
+def test_it_looks_like_a_script_of_that_python(launcher: Path, tmp_path: Path) -> None:
+    """sys.executable, by which the library is found, arguments, environment and the name of the process."""
+    script = tmp_path / "kubelet-py-oci"
+    telling = (
+        "import sys, posix\nprint(sys.executable, sys.argv, sorted(posix.environ), "
+        "open('/proc/self/comm').read(), open('/proc/self/cmdline').read())\nsys.exit()\n"
+    )
+    first, rest = launcher.read_text().split("import gc", 1)
+    script.write_text(f"{first}{telling}import gc{rest}")
+    script.chmod(0o755)
+    told = run(script, "a b", "", "-x", ONE="1").stdout
+    plain = oci_launcher._plain(script, python(launcher))
+    script.write_text(f"#!{plain}\n{telling}")
+    assert told == run(script, "a b", "", "-x", ONE="1").stdout and "kubelet-py-oci" in told
+
+
+def test_it_works_where_no_mount_can_be_made(launcher: Path) -> None:
+    """Root of a user namespace, in a mount namespace that is not that one's."""
+    done = run("unshare", "--map-root-user", launcher, "--version")
+    if done.stderr.startswith("unshare: "):
+        pytest.skip("no user namespace can be made here")
+    assert done.stdout.startswith("kubelet-py-oci version"), done.stderr
+
+
+def test_an_interpreter_that_has_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "python"
+    shutil.copy(os.path.realpath(sys.executable), copy)
+    monkeypatch.setattr(oci_launcher, "interpreter", lambda *_: str(copy))
+    launcher = written(tmp_path)
+    assert run(launcher, "--version").returncode == 0
+    copy.unlink()
+    done = run(launcher, "--version")
+    told = f"kubelet-py-oci: Could not execute {copy} (write this program again)\n"
+    assert (done.returncode, done.stdout, done.stderr) == (127, "", told)
+
+
+def no_code() -> None:
+    raise OSError("Could not find machine code for vax")
+
+
+@pytest.mark.parametrize("why", ["long", "processor", "library"])
+def test_where_no_starter_can_be_its_first_line_names_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    folder = tmp_path
+    if why == "long":
+        folder = tmp_path / ("x" * oci_launcher.LONGEST_FIRST_LINE)
+        folder.mkdir()
+    elif why == "processor":
+        monkeypatch.setattr(oci_launcher, "this_machine", no_code)
+    else:
+        copy = tmp_path / "python"
+        shutil.copy(os.path.realpath(sys.executable), copy)
+        with copy.open("ab") as file:
+            file.write(b"$ORIGIN/../lib")
+        monkeypatch.setattr(oci_launcher, "interpreter", lambda *_: str(copy))
+    told = {"long": "cannot stand in a first line", "processor": "vax", "library": "by $ORIGIN"}[why]
+    launcher = folder / "kubelet-py-oci"
+    assert told in oci_launcher.write(launcher, folder / "code")
+    assert " -IS" in launcher.read_text().splitlines()[0] and not (folder / "code.start").exists()
+    assert run(launcher, "--version").stdout.startswith("kubelet-py-oci version")
 
 
 def test_extension_modules_are_loaded_without_a_search(launcher: Path) -> None:
