@@ -106,6 +106,8 @@ def hand_over(spare: tuple[socket.socket, int] | None, message: bytes, numbers: 
     if spare is None:
         return False
     line, child = spare
+    if has_hung_up(line):
+        return False  # long ago, maybe: its number may be a stranger's by now
     try:
         os.sched_setaffinity(child, os.sched_getaffinity(0))
         socket.send_fds(line, [message], numbers)
@@ -139,6 +141,12 @@ def has_come(line: socket.socket) -> bool:
     poll = select.poll()
     poll.register(line, select.POLLIN)
     return bool(poll.poll(CALM_SECONDS * 1000))
+
+
+def has_hung_up(line: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(line, 0)
+    return bool(poll.poll(0))
 
 
 def settle(descriptor: int) -> tuple[LinuxKernel, CgroupDriver, Pages]:
