@@ -519,6 +519,9 @@ class RuntimeService:
         if kind == "sandbox-exited":
             found = state.sandbox_state_from(message["sandbox"])
             self._sandbox_changed(sandbox_id, found)
+            link = self._links.get(sandbox_id)
+            if link is not None and link.expected_to_end:
+                return  # who ends it knows, and is not to be waked by that to try the pod's start again
             self._tell(Event(sandbox_id, None, kind, found.exit_code, at))
             return
         container_id = message["container"]

@@ -219,6 +219,17 @@ def test_pause_that_dies_is_told(node: Node) -> None:
     assert node.service.list_sandboxes()[0].state == "NOTREADY"
 
 
+def test_pause_that_is_ended_is_not_told(node: Node) -> None:
+    """Its end would wake the pod whose network has just failed, to try it again without a pause."""
+    sandbox = node.sandbox()
+    node.service.stop_pod_sandbox(sandbox.id)
+    assert node.service.list_sandboxes()[0].state == "NOTREADY"
+    other = node.sandbox(uid="u2", name="other")
+    os.kill(other.pid, 9)
+    wait_for(lambda: node.events)
+    assert {event.sandbox_id for event in node.events} == {other.id}
+
+
 def test_failed_sandbox_leaves_nothing(node: Node) -> None:
     with pytest.raises(StartError, match="no_such_sysctl"):
         node.sandbox(sysctls={"net.no_such_sysctl": "1"})
