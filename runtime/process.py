@@ -25,6 +25,7 @@ PR_SET_PDEATHSIG, SIGKILL = 1, 9
 EVERY_CPU = b"\xff" * 1024  # more than any kernel has; it reads as many as it knows
 KEYCTL_JOIN_SESSION_KEYRING = 1
 TIOCSCTTY = 0x540E
+OF_GLIBC = (32, 33)  # signals that its posix_spawn leaves ignored, which nobody but the kernel can tell
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 2, 4
 MOST_INTERPRETERS = 6  # execve(2) follows five
 NULL = "/dev/null"
@@ -164,7 +165,8 @@ class ResetSignals(Operation):
         return "reset signals"
 
     def run(self, kernel: Kernel, context: Context) -> None:
-        default = (Step("rt_sigaction", (number, bytes(32), 0, 8)) for number in kernel.ignored_signals())
+        ignored = (*kernel.ignored_signals(), *OF_GLIBC)
+        default = (Step("rt_sigaction", (number, bytes(32), 0, 8)) for number in ignored)
         context.child(*default, Step("rt_sigprocmask", (2, bytes(8), 0, 8)))
 
 

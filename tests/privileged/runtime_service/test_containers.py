@@ -260,3 +260,16 @@ def test_a_pause_is_counted_with_its_pod(node: Node) -> None:
     if driver.name == "hybrid":
         made = [tree for tree in glob.glob("/sys/fs/cgroup/*") if os.path.isdir(f"{tree}{own}")]
         assert made == [str(getattr(driver, "unified", ""))]
+
+
+def test_nothing_is_ignored_by_what_is_started(node: Node) -> None:
+    """Prepared or not, nor by an exec: Python ignores SIGPIPE, glibc's posix_spawn two signals of its own."""
+    sandbox, show = node.sandbox(), ["sh", "-c", "grep SigIgn: /proc/self/status; sleep 100"]
+    prepared, planned = node.run(sandbox, show), node.create(sandbox, show)
+    (node.folder / "containers" / planned / "program").unlink()
+    node.service.start_container(planned)
+    seen = [node.service.exec_sync(prepared, ["grep", "SigIgn:", "/proc/self/status"], 5).stdout]
+    for container in (prepared, planned):
+        wait_for(lambda container=container: node.log(container))
+        seen.append(node.log(container))
+    assert seen == [b"SigIgn:\t0000000000000000\n"] * 3
