@@ -250,6 +250,24 @@ def test_a_limit_of_v1_alone_is_refused_and_leaves_nothing(unified: Any) -> None
     assert not unified.driver.exists(f"{unified.base}/swappy")
 
 
+def test_a_cgroup_may_get_its_limits_when_there_is_a_process_below_it(unified: Any) -> None:
+    """A refused one stays then, with what it has; a new one does not."""
+    driver, path = unified.driver, f"{unified.base}/pod"
+    inside = unified.launch(unified.spec("echo up; sleep 60"), driver.create_bare(f"{path}/pause"))
+    inside.read_until("up")
+    driver.create(path, {"memory": {"limit": 64 * MIB}, "pids": {"limit": 77}})
+    folder = Path(driver.root) / path
+    assert (folder / "memory.max").read_text() == f"{64 * MIB}\n"
+    assert (folder / "pids.max").read_text() == "77\n"
+    assert set((folder / "pause/cgroup.controllers").read_text().split()) >= CONTROLLERS
+    for place, stays in ((path, True), (f"{path}-new", False)):
+        with pytest.raises(CgroupError, match=r"memory\.max: EINVAL"):
+            driver.create(place, {"unified": {"memory.max": "much"}})
+        assert driver.exists(place) is stays
+    assert inside.pid in driver.open(path).pids()
+    driver.remove(path, recursive=True)
+
+
 def stalled(running: Any, part: str) -> int:
     """Microseconds that processes have waited in all, as `events --stats` tells it."""
     return int(running.cgroup.report()[part]["psi"]["some"]["total"])
