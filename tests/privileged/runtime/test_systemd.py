@@ -221,6 +221,22 @@ def test_a_limit_that_is_refused_leaves_no_unit(units: Any, resources: Any, text
     assert children("kubelet-py-holder") == []
 
 
+def test_a_pod_whose_limits_are_refused_leaves_no_slice(units: Any) -> None:
+    driver = units.driver
+    pod = driver.names.group(f"kptest{os.getpid()}", "pods", "pod1-2")
+    with pytest.raises(CgroupError, match=r"no\.such: ENOENT"):
+        driver.create(pod, {"memory": {"limit": 64 * MIB}, "unified": {"no.such": "1"}})
+    assert not driver.exists(pod)
+    assert shown(pod.rpartition("/")[2], "ActiveState") == {"ActiveState": "inactive"}
+    driver.create(pod, {"memory": {"limit": 64 * MIB}})
+    home = driver.home(pod)
+    with pytest.raises(CgroupError, match=r"no\.such: ENOENT"):
+        driver.create(pod, {"memory": {"limit": 32 * MIB}, "unified": {"no.such": "1"}})
+    assert driver.exists(home), "it was in use before"
+    driver.settle(home)
+    driver.remove(pod, recursive=True)
+
+
 def test_two_containers_of_one_name_are_refused_by_name(units: Any) -> None:
     running = units.start("echo up; sleep 60")
     running.read_until("up", 60)
