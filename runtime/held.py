@@ -9,41 +9,18 @@ failed or the agent was killed, has never been a container. One at a time, becau
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 from queue import SimpleQueue
 from typing import Any
 
 from runtime.errors import ShimError
-from runtime.prepared import gate_of
+from runtime.gate import Gate
 from runtime.shim_link import ShimLink
 from runtime.values import Container
 
 log = logging.getLogger(__name__)
 
 GATE_SECONDS = 60.0
-
-
-class Gate:
-    """`name` is for another process of root's, see prepared.gate_of. Raises OSError."""
-
-    def __init__(self) -> None:
-        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.name = gate_of(self._reader)
-
-    def open(self) -> None:
-        os.write(self._writer, b"1")
-
-    def close(self) -> None:
-        """Who waits, or comes later, waits in vain; who has been let go is."""
-        if self._reader >= 0:
-            with contextlib.suppress(BlockingIOError):  # nobody has opened it, or somebody has passed
-                os.read(self._reader, 1)
-        for descriptor in (self._writer, self._reader):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._reader = self._writer = -1
 
 
 class HeldContainer:

@@ -14,7 +14,7 @@ from runtime.capabilities import CapabilityBits, bits, impossible
 from runtime.cgroups.join import CgroupJoin
 from runtime.devices import DEFAULT, BindConsole, LinkDevices, MakeDevices, OpenTerminal
 from runtime.errors import SpecError
-from runtime.kernel import Filter
+from runtime.gate import placed
 from runtime.mount_list import (
     cgroup_binds,
     cgroup_mounts,
@@ -67,11 +67,8 @@ from runtime.process import (
     Execute,
     ExecuteImage,
     FindExecutable,
-    KeepGate,
-    LoadSeccomp,
     NewSession,
     OpenCgroup,
-    PassGate,
     ProbeExecutable,
     ResetSignals,
     RunAnywhere,
@@ -83,6 +80,7 @@ from runtime.process import (
     Start,
 )  # fmt: skip
 from runtime.records import Record
+from runtime.seccomp.loading import loading
 from runtime.seccomp.programs import compiled
 from runtime.spec import CREATING, Hook, LinuxSpec, Namespace, ProcessSpec, Spec
 from runtime.userns import (
@@ -190,9 +188,10 @@ def container_plan(
     if "mount" not in new and not shared:
         raise SpecError("linux.namespaces", "a container needs a mount namespace, new or joined")
     user = "user" in new or any(namespace.type == "user" for namespace in joined)
-    before, after, listening = _security(spec, process, compile, waits=wait_on is not None)
+    before, after, listening = loading(spec, process, compile, waits=wait_on is not None)
     waiting = [wait_on] if wait_on else []
-    early_gate, kept_gate, late_gate, first = _gate(gate, spec, 3 + preserve_fds)
+    first = 3 + preserve_fds
+    early_gate, kept_gate, late_gate, first = placed(gate, spec, first) if gate >= 0 else ([], [], [], first)
     hooked = any(spec.hooks.get(kind) for kind in CREATING)
     birth, follow, hooks = _early(hooked) if hooked or wait_on else ([], [], [])
     foreign = user and "cgroup" not in new  # a cgroup namespace of the host's: mounting it is not for us
@@ -268,22 +267,6 @@ def container_plan(
     )
 
 
-def _gate(
-    gate: int, spec: Spec, first: int
-) -> tuple[list[Operation], list[Operation], list[Operation], int]:
-    """What is done for the gate before descriptors are closed, when all but it are, and before the execve;
-    and the first descriptor to be closed, `first` if it is up to that."""
-    if gate < 0:
-        return [], [], [], first
-    if spec.linux.seccomp:
-        from runtime.seccomp.profile import allows
-
-        if not all(allows(spec.linux.seccomp, name) for name in ("prctl", "read")):
-            return [PassGate(gate)], [], [], first
-    # A pipe is neither a folder nor a program, so no link to it leads anywhere.
-    return [], [KeepGate(gate, first)], [PassGate(first)], first + 1
-
-
 def _early(hooked: bool) -> tuple[list[Operation], list[Operation], list[Operation]]:
     """Birth of a child that is there before the root is finished, its way into the root, and hooks."""
     from runtime.early import BearChild, FollowRoot, RunHooks
@@ -307,7 +290,7 @@ def exec_plan(
     """One more process in a running container. `init_start_time` (clock ticks) guards against a recycled
     pid. `wait_on` as for containers. `executable` is run under the name args[0] instead of the program of
     that name."""
-    before, after, listening = _security(spec, process, compile, waits=wait_on is not None)
+    before, after, listening = loading(spec, process, compile, waits=wait_on is not None)
     waiting = [wait_on] if wait_on else []
     user, kinds, apart = _kinds_of(spec)
     affinity = process.scheduling and (process.scheduling.initial_cpus or process.scheduling.final_cpus)
@@ -591,35 +574,3 @@ def _credentials(process: ProcessSpec) -> list[Operation]:
     sets = bits(process.capabilities)
     umask = 0o022 if user.umask is None else user.umask
     return [SetCredentials(user.uid, user.gid, user.additional_gids, sets, umask)]
-
-
-def _security(
-    spec: Spec, process: ProcessSpec, compile: Compile, *, waits: bool
-) -> tuple[list[Operation], list[Operation], bool]:
-    """Operations before and after the credentials (seccomp without no_new_privs needs CAP_SYS_ADMIN), and
-    whether the filter has a listener."""
-    after: list[Operation] = [SetNoNewPrivileges()] if process.no_new_privileges else []
-    if spec.linux.seccomp is None:
-        return [], after, False
-    profile = spec.linux.seccomp
-    program, flags = compile(profile)
-    load: Operation = LoadSeccomp(Filter(program), flags)
-    listening = False
-    if _may_notify(profile):
-        from runtime.seccomp.filter import listener
-        from runtime.seccomp.listener import LoadListeningSeccomp
-
-        listening = listener(profile) is not None
-        if listening and not waits:
-            raise SpecError("linux.seccomp", "SCMP_ACT_NOTIFY is not possible here: who takes the listener?")
-        load = LoadListeningSeccomp(Filter(program), flags) if listening else load
-    if process.no_new_privileges:
-        return [], [*after, load], listening
-    return [load], after, listening
-
-
-def _may_notify(profile: Mapping[str, Any]) -> bool:
-    """Whether it is worth to import what looks closely."""
-    actions = (profile.get("defaultAction"), *(rule.get("action") for rule in profile.get("syscalls") or ()))
-    asked = profile.get("listenerPath") or profile.get("listenerMetadata")
-    return "SCMP_ACT_NOTIFY" in actions or bool(asked)

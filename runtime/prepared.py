@@ -5,7 +5,7 @@ for folders below the container's own. Then the plan is executed as any other (l
 what is wrong, if something is.
 
 A container of a pod that is still being wired can be started as well, but `held`: its process waits at a gate
-when everything but its execve is done. The agent has the gate (held.py); should it go, the process ends.
+when everything but its execve is done. The agent has the gate (gate.py); should it go, the process ends.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 from runtime.cgroups import oom_files
 from runtime.cgroups.oom_files import OomFiles
 from runtime.errors import errno_name
+from runtime.gate import open_gate
 from runtime.launch import Process, finish
 from runtime.program import Given, Program, load
 
@@ -90,7 +91,7 @@ def _perform_joining(
     """As `perform`, with what a container's program is given. Raises OSError."""
     opened = []
     try:
-        opened.append(_open_gate(gate) if gate else -1)
+        opened.append(open_gate(gate) if gate else -1)
         for name in program.joined:
             opened.append(os.open(f"/proc/{pause}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
         return perform(kernel, file, program, (*stdio, *opened), give)
@@ -98,25 +99,6 @@ def _perform_joining(
         for descriptor in opened:
             if descriptor >= 0:
                 os.close(descriptor)
-
-
-def gate_of(reader: int) -> str:
-    """What others are told of a gate, a pipe of ours: where it is, and which it is."""
-    path = f"/proc/{os.getpid()}/fd/{reader}"
-    return f"{path} {os.readlink(path)}"
-
-
-def _open_gate(gate: str) -> int:
-    """Reading from it waits. Raises OSError when it is gone: its number may be another gate's by now, and who
-    waited there would be let go in place of another."""
-    path, _, name = gate.partition(" ")
-    # that of one who has just gone has no writer
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if os.readlink(f"/proc/self/fd/{reader}") != name:
-        os.close(reader)
-        raise OSError(errno.EPIPE, "no gate")
-    os.set_blocking(reader, True)
-    return reader
 
 
 def perform(

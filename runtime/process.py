@@ -21,7 +21,6 @@ from runtime.spec import Rlimit
 
 PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 8, 38
 PR_SET_DUMPABLE = 4
-PR_SET_PDEATHSIG, SIGKILL = 1, 9
 EVERY_CPU = b"\xff" * 1024  # more than any kernel has; it reads as many as it knows
 KEYCTL_JOIN_SESSION_KEYRING = 1
 TIOCSCTTY = 0x540E
@@ -168,36 +167,6 @@ class ResetSignals(Operation):
         ignored = (*kernel.ignored_signals(), *OF_GLIBC)
         default = (Step("rt_sigaction", (number, bytes(32), 0, 8)) for number in ignored)
         context.child(*default, Step("rt_sigprocmask", (2, bytes(8), 0, 8)))
-
-
-class KeepGate(Operation):
-    """The child takes the gate with it as descriptor `as_fd`, when all others are closed."""
-
-    fd: int
-    as_fd: int
-
-    def describe(self) -> str:
-        return "hold on to the gate"
-
-    def run(self, kernel: Kernel, context: Context) -> None:
-        context.child(Step("dup3", (self.fd, self.as_fd, os.O_CLOEXEC)))
-
-
-class PassGate(Operation):
-    """The child waits until there is a byte to read from `fd`. A gate that was closed is not passed: who made
-    it has gone, or does not want the process any more. Should its parent end meanwhile, so does the child."""
-
-    fd: int
-
-    def describe(self) -> str:
-        return "wait at the gate"
-
-    def run(self, kernel: Kernel, context: Context) -> None:
-        context.child(
-            Step("prctl", (PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)),
-            Step("read", (self.fd, b"\0", 1), expected=1),
-            Step("prctl", (PR_SET_PDEATHSIG, 0, 0, 0, 0)),
-        )
 
 
 class CloseDescriptors(Operation):

@@ -200,3 +200,22 @@ def clear(driver: CgroupDriver, folder: Path) -> None:
             _delete_by_runtime(driver, folder, record)
         remove_cgroup(driver, record.get("cgroup", ""))
     remove_tree(folder)
+
+
+def end_everything(driver: CgroupDriver, sandboxes: Path, containers: Path, seconds: float) -> None:
+    """Kill and remove every sandbox and container on disk. `seconds`: for each shim to do it itself."""
+    parents = set()
+    for folder in folders(sandboxes):
+        record = state.read_json(f"{folder}/sandbox.json") or {}
+        parents.add(record.get("config", {}).get("cgroup_parent", ""))
+        if not end_by_shim(folder, seconds):
+            end_sandbox(driver, folder)
+    for folder in folders(containers):
+        end_container(driver, folder)
+    for parent in (sandboxes, containers):
+        for folder in folders(parent):
+            give_up(folder)
+        for folder in owed(parent):
+            clear(driver, folder)
+    for path in sorted(parents - {""}):
+        remove_cgroup(driver, path)

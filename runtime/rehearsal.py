@@ -18,13 +18,14 @@ import sys
 from runtime import json_text, pause, state
 from runtime.cgroups.oom_files import OomFiles
 from runtime.errors import RuntimeFailure
+from runtime.gate import PassGate, gate_of
 from runtime.kernel import Kernel, Step
 from runtime.launch import Process
 from runtime.linux import LinuxKernel
 from runtime.orders import Cast, receive, serve
 from runtime.plan import Context, Operation, Plan
-from runtime.prepared import GATE, NAME, gate_of
-from runtime.process import ConnectStdio, Execute, ExecuteImage, PassGate, Start
+from runtime.prepared import GATE, NAME
+from runtime.process import ConnectStdio, Execute, ExecuteImage, Start
 from runtime.streams import REQUEST, RESPONSE, FrameReader, pack
 
 TYPE_CHECKING = False

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -22,24 +22,25 @@ from runtime import recovery, shim_link, state
 from runtime.ahead import Ahead
 from runtime.cgroups import CgroupDriver
 from runtime.cleaner import Cleaner
+from runtime.creation import Creation, plain
 from runtime.early_network import EarlyNetwork, SandboxStart, made
 from runtime.errors import (
     CgroupError,
-    ExecTimeout,
     NotFoundError,
     RuntimeFailure,
     ShimError,
     StartError,
 )  # fmt: skip
 from runtime.forkserver_link import Forkserver
-from runtime.held import Gate, HeldContainer
+from runtime.gate import Gate
+from runtime.held import HeldContainer
 from runtime.loop import Loop
-from runtime.namespaces import namespaces_of
-from runtime.oci_config import container_config, pause_config, signal_number
+from runtime.oci_config import pause_config, signal_number
+from runtime.sessions import Sessions
 from runtime.shim_link import SHIM_LOST, ShimLink
 from runtime.spare_network import SpareNetwork
 from runtime.state import CREATED, EXITED, READY, RUNNING, ContainerState, SandboxState
-from runtime.streams import STDERR, STDOUT, Stream
+from runtime.streams import Stream
 from runtime.values import (
     Container,
     ContainerConfig,
@@ -49,7 +50,7 @@ from runtime.values import (
     Sandbox,
     SandboxConfig,
 )  # fmt: skip
-from runtime.views import container_from, exec_result, sandbox_from, with_state
+from runtime.views import container_from, sandbox_from, with_state
 
 __all__ = [
     "Container", "ContainerConfig", "Event", "ExecResult", "OciRuntime", "RuntimeService", "Sandbox",
@@ -62,7 +63,6 @@ START_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
 ADOPT_SECONDS = 5.0
 MISTAKE_PAUSE_SECONDS = 0.1
-LARGEST_EXEC_OUTPUT = 16 * 1024 * 1024
 
 
 class RuntimeService:
@@ -88,6 +88,8 @@ class RuntimeService:
         self._ahead = Ahead()
         self._networks = SpareNetwork(lambda: made(self._ahead.kernel))
         self._cleaner = Cleaner(cgroups)
+        self._creation = Creation(self._containers_dir, self._ahead, self._cleaner)
+        self._sessions = Sessions(self._sandboxes_dir, START_SECONDS)
         self._loop = Loop()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run_events, name="runtime-events", daemon=True)
@@ -149,7 +151,7 @@ class RuntimeService:
         record = {
             "id": identifier,
             "created_at": created_at,
-            "config": _plain(config),
+            "config": plain(config),
             "cgroup": f"{config.cgroup_parent}/{identifier}".lstrip("/"),
             "oci": pause_config(config),
         }
@@ -268,42 +270,10 @@ class RuntimeService:
     def create_container(self, sandbox_id: str, config: ContainerConfig) -> str:
         """Write down a container; its 64-digit id. Nothing runs yet. Raises StartError, NotFoundError."""
         sandbox = self._sandbox(sandbox_id)
-        container, _ = self._written(sandbox_id, sandbox.config, config, held=False)
+        container, _ = self._creation.make(sandbox_id, sandbox.config, config, self._runtime(sandbox.config))
         with self._lock:
             self._containers[container.id] = container
         return container.id
-
-    def _written(
-        self, sandbox_id: str, sandbox: SandboxConfig, config: ContainerConfig, *, held: bool
-    ) -> tuple[Container, bool]:
-        """A container's folder, with its start prepared if that can be (and whether). Raises StartError, with
-        nothing left."""
-        signal_number(config.stop_signal)
-        identifier = os.urandom(32).hex()
-        slim = replace(config, spec={})
-        record = {
-            "id": identifier,
-            "sandbox": sandbox_id,
-            "created_at": time.time(),
-            "cgroup": f"{sandbox.cgroup_parent}/{identifier}".lstrip("/"),
-            "config": _plain(slim),
-        }
-        if held:
-            record["held"] = True
-        runtime = self._runtime(sandbox)
-        if runtime is not None:
-            record["runtime"] = _plain(runtime)
-        folder = self._containers_dir / identifier
-        try:
-            oci = container_config(config.spec, sandbox)
-            write_container(folder, record, oci)
-            join = namespaces_of(pause_config(sandbox))
-            prepared = self._ahead.container(str(folder), record, oci, join, sandbox.uid, held=held)
-        except OSError as error:
-            if folder.exists():
-                self._cleaner.add(recovery.give_up(folder))
-            raise StartError(f"Could not create container {config.name}: {error.strerror}") from error
-        return container_from(record, slim, ContainerState()), prepared
 
     def start_container(self, container_id: str) -> None:
         """Start it. Raises StartError; the container is then EXITED, code 128, reason StartError."""
@@ -325,7 +295,7 @@ class RuntimeService:
         if link is None or config.tty or start.config.runtime_handler:
             return None
         try:
-            container, prepared = self._written(start.id, start.config, config, held=True)
+            container, prepared = self._creation.make(start.id, start.config, config, held=True)
         except RuntimeFailure:
             return None
         if prepared:
@@ -350,10 +320,10 @@ class RuntimeService:
             self._networks.refill()
             answer = held.wait()
         except ShimError:
-            self._end_held(held.container)
+            self._end_container(held.container.sandbox_id, held.id)
             raise
-        if answer.get("kind") == SHIM_LOST:
-            self._end_held(held.container)
+        if answer.get("kind") == SHIM_LOST:  # maybe before it was let go: who ended its pod did not know it
+            self._end_container(held.container.sandbox_id, held.id)
         if "error" in answer or answer.get("started"):
             self._started(held.id, answer)
             if not opened:  # killed at the gate: nobody knew it when its end was told
@@ -361,10 +331,6 @@ class RuntimeService:
         else:
             self.start_container(held.id)
         return held.id
-
-    def _end_held(self, container: Container) -> None:
-        """Its shim may have gone before it was let go, and those who ended its pod then did not know it."""
-        self._end_container(container.sandbox_id, container.id)
 
     def drop_container(self, held: HeldContainer) -> None:
         """As if it had never been. Its pod may be gone as well."""
@@ -446,50 +412,17 @@ class RuntimeService:
         self, container_id: str, argv: Sequence[str], *, tty: bool, stdin: bool, stdout: bool, stderr: bool
     ) -> Stream:
         """Run `argv` in the container with the stream as its stdio. Closing the stream kills it."""
-        return self._session(
-            "exec", container_id, argv=list(argv), tty=tty, stdin=stdin, stdout=stdout, stderr=stderr
-        )
+        values = {"argv": list(argv), "tty": tty, "stdin": stdin, "stdout": stdout, "stderr": stderr}
+        return self._sessions.open("exec", self.container(container_id), **values)
 
     def attach(self, container_id: str, *, tty: bool, stdin: bool, stdout: bool, stderr: bool) -> Stream:
         """Join the stdio of the container's first process. Closing the stream detaches."""
-        return self._session("attach", container_id, tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
+        values = {"tty": tty, "stdin": stdin, "stdout": stdout, "stderr": stderr}
+        return self._sessions.open("attach", self.container(container_id), **values)
 
     def exec_sync(self, container_id: str, argv: Sequence[str], timeout: float | None) -> ExecResult:
         """Run `argv` to its end. Raises StartError, or ExecTimeout when all it started had to be killed."""
-        collected = {STDOUT: bytearray(), STDERR: bytearray()}
-
-        def collect(channel: int, payload: bytes) -> None:
-            kept = collected[channel]
-            kept += payload[: LARGEST_EXEC_OUTPUT - len(kept)]
-
-        stream = self._connected("exec", container_id)
-        try:
-            ended = shim_link.run(stream, START_SECONDS, timeout, collect, container_id, argv)
-        except TimeoutError as error:
-            raise ExecTimeout(f"command {' '.join(argv)!r} timed out") from error
-        finally:
-            stream.close()
-        return exec_result(ended, collected, argv)
-
-    def _session(self, op: str, container_id: str, **values: Any) -> Stream:
-        stream = self._connected(op, container_id)
-        try:
-            stream.settimeout(START_SECONDS)
-            shim_link.ask(stream, op, container=container_id, **values)
-            stream.settimeout(None)
-        except ShimError as error:
-            stream.close()
-            raise StartError(str(error)) from error
-        return stream
-
-    def _connected(self, op: str, container_id: str) -> Stream:
-        container = self.container(container_id)
-        if container.state != RUNNING:
-            raise StartError(f"container {container_id} is not running: it is {container.state}")
-        try:
-            return Stream(shim_link.connect(str(self._sandboxes_dir / container.sandbox_id)))
-        except OSError as error:
-            raise ShimError(f"Could not {op}: the pod's shim has gone ({error.strerror})") from error
+        return self._sessions.run(self.container(container_id), argv, timeout)
 
     # events
 
@@ -628,21 +561,7 @@ class RuntimeService:
 
     def remove_everything(self) -> None:
         """Kill and remove every sandbox and container on disk. Needs neither an agent nor living shims."""
-        parents = set()
-        for folder in recovery.folders(self._sandboxes_dir):
-            record = state.read_json(f"{folder}/sandbox.json") or {}
-            parents.add(record.get("config", {}).get("cgroup_parent", ""))
-            if not recovery.end_by_shim(folder, ANSWER_SECONDS):
-                recovery.end_sandbox(self._cgroups, folder)
-        for folder in recovery.folders(self._containers_dir):
-            recovery.end_container(self._cgroups, folder)
-        for parent in (self._sandboxes_dir, self._containers_dir):
-            for folder in recovery.folders(parent):
-                recovery.give_up(folder)
-            for folder in recovery.owed(parent):
-                recovery.clear(self._cgroups, folder)
-        for path in sorted(parents - {""}):
-            recovery.remove_cgroup(self._cgroups, path)
+        recovery.end_everything(self._cgroups, self._sandboxes_dir, self._containers_dir, ANSWER_SECONDS)
 
     # small things
 
@@ -676,18 +595,3 @@ class RuntimeService:
                 self._end_lost(container.sandbox_id)
             raise ShimError(f"Could not {op} container {container.id}: the pod's shim has gone")
         return link, link.send(op, {"container": container.id, **values})
-
-
-def _plain(value: SandboxConfig | ContainerConfig | OciRuntime) -> dict[str, Any]:
-    """The fields by name. What is in them is shared, where `asdict` would copy every text of it."""
-    return {each.name: getattr(value, each.name) for each in fields(value)}
-
-
-def write_container(folder: Path, record: Mapping[str, Any], oci: Mapping[str, Any]) -> None:
-    """A container's folder. config.json comes last: without it the folder counts as half made."""
-    os.mkdir(folder, 0o700)
-    os.mkdir(f"{folder}/work", 0o700)
-    os.mkdir(f"{folder}/upper", 0o755)
-    os.chmod(f"{folder}/upper", 0o755)  # it becomes the container's own /; the umask must not have a say
-    state.write_json(f"{folder}/oci.json", oci)
-    state.write_json(f"{folder}/config.json", record)

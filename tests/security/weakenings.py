@@ -11,7 +11,7 @@ from tests.security.weakenings_of_pods import WEAKENINGS as OF_PODS
 
 OPERATIONS, PROCESS, MOUNTS = "runtime/operations.py", "runtime/process.py", "runtime/mounts.py"
 DEVICES, NAMESPACES, SECURITY = "runtime/devices.py", "runtime/namespaces.py", "kubelet_py/pods/security.py"
-FILTER = "runtime/seccomp/filter.py"
+FILTER, LOADING = "runtime/seccomp/filter.py", "runtime/seccomp/loading.py"
 PROFILE, PROCFS, SPEC = "runtime/seccomp/profile.py", "runtime/procfs.py", "kubelet_py/pods/container_spec.py"
 CAPABILITIES, LAUNCH_MOUNTING = "runtime/capabilities.py", "runtime/mounting.py"
 RECORDER, BARE, SESSION = "runtime/recorder.py", "runtime/bare.py", "runtime/session.py"
@@ -86,7 +86,7 @@ WEAKENINGS = (
     ),
     weak(
         "seccomp not loaded",
-        OPERATIONS,
+        LOADING,
         "if spec.linux.seccomp is None:",
         "if True:",
         "test_S04_the_filter_is_loaded_with_and_without_no_new_privs",
@@ -96,7 +96,7 @@ WEAKENINGS = (
     ),
     weak(
         "filter before the credentials",
-        OPERATIONS,
+        LOADING,
         "        return [], [*after, load], listening\n",
         "        return [load], after, listening\n",
         "test_S04_with_no_new_privs_the_filter_comes_after_the_credentials",

@@ -17,7 +17,8 @@ from runtime import held as held_module
 from runtime.capabilities import DEFAULT
 from runtime.early_network import SandboxStart
 from runtime.errors import RuntimeFailure, StartError
-from runtime.held import Gate, HeldContainer
+from runtime.gate import Gate
+from runtime.held import HeldContainer
 from runtime.machine import this_machine
 from runtime.seccomp.profile import runtime_default
 from runtime.shim_link import SHIM_LOST

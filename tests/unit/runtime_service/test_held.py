@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from runtime.held import Gate
+from runtime.gate import Gate
 
 
 def others_end(gate: Gate) -> int:
