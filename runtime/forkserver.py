@@ -38,7 +38,7 @@ from runtime.pages import Pages
 from runtime.rehearsal import Sitting, rehearse
 from runtime.seccomp.filter import compiled
 from runtime.seccomp.profile import runtime_default
-from runtime.state import boot_id, read_file
+from runtime.state import boot_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -239,17 +239,9 @@ def share_processors(agent: int) -> None:
     """Run where the agent may, which is asked each time: what we and our parent have was narrowed by it,
     maybe before our first instruction, and may have been widened for it since."""
     try:
-        os.sched_setaffinity(0, allowed_processors(read_file(f"/proc/{agent or 'self'}/status")))
+        os.sched_setaffinity(0, os.sched_getaffinity(agent))
     except OSError:
         return  # it was killed, or its cpuset is being changed: there is a processor for us, too
-
-
-def allowed_processors(status: bytes) -> tuple[int, ...]:
-    """PURE. Those of a process by its /proc/<pid>/status, with those that may come later: what
-    sched_getaffinity(2) tells has none of them, and who is bound to that never runs on one."""
-    line = next(line for line in status.splitlines() if line.startswith(b"Cpus_allowed:"))
-    mask = int(line.partition(b":")[2].replace(b",", b""), 16)
-    return tuple(number for number in range(mask.bit_length()) if mask >> number & 1)
 
 
 def name_process(name: str) -> None:
