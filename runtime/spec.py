@@ -323,14 +323,19 @@ def _linux(reader: Reader) -> LinuxSpec:
         rootfs_propagation=propagation,
         seccomp=seccomp.value if seccomp else None,
         sysctl=reader.string_mapping("sysctl"),
-        masked_paths=reader.paths("maskedPaths"),
-        readonly_paths=reader.paths("readonlyPaths"),
+        masked_paths=_places(reader, "maskedPaths"),
+        readonly_paths=_places(reader, "readonlyPaths"),
         mount_label=reader.text("mountLabel"),
         uid_mappings=_mappings(reader, "uidMappings"),
         gid_mappings=_mappings(reader, "gidMappings"),
         time_offsets=_time_offsets(reader),
         **_extras(reader),
     )
+
+
+def _places(reader: Reader, key: str) -> tuple[str, ...]:
+    """Without final slashes, by which a file could not be found, and would go unprotected."""
+    return tuple(path.rstrip("/") or "/" for path in reader.paths(key))
 
 
 def _extras(reader: Reader) -> dict[str, Any]:

@@ -83,6 +83,13 @@ def test_values_are_read() -> None:
     assert spec.linux.namespaces == (Namespace("pid"), Namespace("network", "/x"))
 
 
+def test_a_final_slash_leaves_no_file_unprotected() -> None:
+    masked, read_only = ["/proc/timer_list//", "/proc/keys"], ["/proc/sysrq-trigger/", "/"]
+    found = parse({**process(), "linux": {"maskedPaths": masked, "readonlyPaths": read_only}}).linux
+    assert found.masked_paths == ("/proc/timer_list", "/proc/keys")
+    assert found.readonly_paths == ("/proc/sysrq-trigger", "/")
+
+
 def test_of_two_values_for_one_name_the_last_counts() -> None:
     found = parse_process({"args": ["sh"], "cwd": "/", "env": ["A=1", "PATH=/bin", "A=2", "A_B=3"]})
     assert found.env == ("A=2", "PATH=/bin", "A_B=3")
