@@ -296,6 +296,9 @@ static void child(struct start *s) {
     for (int i = 0; i < s->mask_count; i++) move_late(s, s->masks[i].fd, s->masks[i].name);
     for (int i = 0; i < s->task_count; i++) must(write(s->tasks[i], "0", 1), "tasks");
     must(unshare(CLONE_NEWCGROUP), "unshare");
+    char every_cpu[1024];
+    memset(every_cpu, 0xff, sizeof every_cpu);
+    must(syscall(SYS_sched_setaffinity, 0, sizeof every_cpu, every_cpu), "sched_setaffinity");
     setsid();
     syscall(SYS_keyctl, 1, 0, 0, 0, 0);
     must(openat2(AT_FDCWD, "/bin/true", O_PATH, RESOLVE_NO_MAGICLINKS), "/bin/true");
