@@ -165,14 +165,16 @@ class RuntimeService:
 
         def wait() -> Sandbox:
             try:
-                answer = link.wait("start sandbox", started, START_SECONDS)
+                answer = link.receive("start sandbox", started, START_SECONDS)
+                if "error" in answer:
+                    self._abandon(identifier, folder)
+                    raise StartError(answer["error"])
+                found = state.sandbox_state_from(answer["sandbox"])
+                return self._begun(sandbox_from(identifier, created_at, config, found), folder)
             except ShimError as error:
                 raise self._failed(identifier, folder, config, error) from error
-            if "error" in answer:
-                self._abandon(identifier, folder)
-                raise StartError(answer["error"])
-            found = state.sandbox_state_from(answer["sandbox"])
-            return self._begun(sandbox_from(identifier, created_at, config, found), folder)
+            finally:
+                self._listen(identifier, link)
 
         return SandboxStart(identifier, config, network, wait)
 
@@ -200,8 +202,16 @@ class RuntimeService:
         with shim_link.listen(str(folder)) as listener:
             connection = self._forkserver.fork_shim(str(folder), str(self._containers_dir), listener)
         link = self._watch_shim(identifier, connection)
+        try:
+            return self._greet_shim(link, folder, record, meanwhile)
+        except BaseException:
+            self._listen(identifier, link)
+            raise
+
+    def _greet_shim(
+        self, link: ShimLink, folder: Path, record: Mapping[str, Any], meanwhile: Callable[[], None]
+    ) -> tuple[ShimLink, SimpleQueue[dict[str, Any]], EarlyNetwork | None]:
         started = link.expect(0)
-        self._loop.watch(link.fileno(), lambda mask: self._read_shim(identifier, link))
         state.write_json(f"{folder}/sandbox.json", record)
         meanwhile()
         network = EarlyNetwork.of(self._networks.take, record["oci"], folder)
@@ -209,7 +219,7 @@ class RuntimeService:
             self._ahead.pause(str(folder), record, network.join if network else None)
         except Exception:
             # A defect in there must not leave a shim that waits for ever: it starts pause without a program.
-            log.exception("Failed to prepare pause sandbox=%s", identifier)
+            log.exception("Failed to prepare pause sandbox=%s", folder.name)
         try:
             link.tell("hello")
         except ShimError:
@@ -217,6 +227,11 @@ class RuntimeService:
                 network.close()
             raise
         return link, started, network
+
+    def _listen(self, identifier: str, link: ShimLink) -> None:
+        """Have the event thread read from now on. Not before pause has started: it would have the
+        interpreter's lock in the middle of that."""
+        self._loop.watch(link.fileno(), lambda mask: self._read_shim(identifier, link))
 
     def _watch_shim(self, identifier: str, connection: socket.socket) -> ShimLink:
         link = ShimLink(connection, lambda message: self._handle(identifier, message))
@@ -538,7 +553,7 @@ class RuntimeService:
             found = recovery.end_sandbox(self._cgroups, folder)
         else:
             link = self._watch_shim(identifier, connection)
-            self._loop.watch(link.fileno(), lambda mask: self._read_shim(identifier, link))
+            self._listen(identifier, link)
             found = recovery.sandbox_state(folder)
         config = SandboxConfig(**record["config"])
         self._sandboxes[identifier] = sandbox_from(identifier, record["created_at"], config, found)

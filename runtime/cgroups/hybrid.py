@@ -131,8 +131,12 @@ def _may_be_missing(name: str, number: int) -> bool:
 class Hybrid:
     """A cgroup of several hierarchies with one path."""
 
-    def __init__(self, driver: HybridDriver, path: str, late: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(
+        self, driver: HybridDriver, path: str, late: tuple[tuple[str, str], ...] = (), *, bare: bool = False
+    ) -> None:
+        """`bare`: in the v2 tree alone."""
         self.path = path
+        self._bare = bare
         self._driver = driver
         self._late = late
         self._made: set[str] = set()  # controllers that have it for certain
@@ -210,6 +214,8 @@ class Hybrid:
                 tasks.append(f"{files.below(own, below.get(controller) or below[''])}/tasks")
                 continue
             known = controller in self._made
+            if self._bare:  # it has none in any of them
+                place = place.rpartition("/")[0]
             while place and not known and not os.path.exists(self._driver.folder(controller, place)):
                 place = place.rpartition("/")[0]
             if place:
@@ -362,7 +368,7 @@ class HybridDriver:
         the nearest cgroup above that has them. Raises CgroupError."""
         path = files.checked_path(path)
         files.make_folders(self.unified, path)
-        return Hybrid(self, path)
+        return Hybrid(self, path, bare=True)
 
     def home(self, group: str) -> str:
         """Where the containers of a pod get their cgroups: in the pod's own."""
