@@ -7,7 +7,8 @@ The order of the rules:
 1. no live sandbox: stop what is left of the old one, then make a new one, if any container still has to run;
 2. init containers one after the other, each to success; restartable ones (sidecars) only have to be started,
    once: what comes after them goes on even while they are held back from a restart;
-3. main containers by restartPolicy, each with its own back-off;
+3. main containers by restartPolicy, each with its own back-off; one that was killed to come back does so
+   whatever its exit code, which a program that heeds its stop signal makes 0;
 4. nothing left to run: the pod is over, and its sandbox goes.
 """
 
@@ -44,11 +45,13 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Stop one container; `message` is the Killing event's text."""
+    """Stop one container; `message` is the Killing event's text. `returns`: it is to start anew then,
+    whatever its exit code."""
 
     container_id: str
     name: str
     message: str
+    returns: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,7 @@ class _Decision:
     health: Mapping[str, Health]
     backoffs: Mapping[str, backoff.BackoffEntry]
     resized: frozenset[str] = frozenset()
+    returning: Collection[str] = ()
     starts: list[Start] = field(default_factory=list)
     kills: list[Kill] = field(default_factory=list)
     postponed: list[Postponed] = field(default_factory=list)
@@ -152,21 +156,23 @@ class _Decision:
         """Keep a running container, or kill it (and say whether it is to come back)."""
         name = container["name"]
         health = self.health.get(name, NO_HEALTH)
+        returns = True
         if running.spec_hash and running.spec_hash != spec_hash(container):
-            self.kills.append(
-                Kill(running.id, name, f"Container {name} definition changed, will be restarted")
-            )
-            return False
-        if name in self.resized:
-            self.kills.append(Kill(running.id, name, f"Container {name} resize requires restart"))
-            return False
-        if health.failed:
-            self.kills.append(
-                Kill(running.id, name, f"Container {name} failed {health.failed} probe, will be restarted")
-            )
-            return False
-        self.kept += 1
-        return True
+            text = f"Container {name} definition changed, will be restarted"
+        elif name in self.resized:
+            text = f"Container {name} resize requires restart"
+        elif health.failed:
+            returns = is_restartable(container) or restart_policy(self.pod) != "Never"
+            text = f"Container {name} failed {health.failed} probe" + ", will be restarted" * returns
+        else:
+            self.kept += 1
+            return True
+        self.kills.append(Kill(running.id, name, text, returns))
+        return False
+
+    def returns(self, ended: ContainerView | None) -> bool:
+        """Was this attempt killed to come back?"""
+        return ended is not None and ended.state == "EXITED" and ended.id in self.returning
 
 
 def first_start(pod: Object, view: PodView) -> Start | None:
@@ -201,14 +207,15 @@ def compute_pod_actions(
     health: Mapping[str, Health] | None = None,
     backoffs: Mapping[str, backoff.BackoffEntry] | None = None,
     resized: Collection[str] = (),
+    returning: Collection[str] = (),
 ) -> PodActions:
     """Decide; see the module's text. `now`: epoch seconds. `resized`: containers that start anew to get other
-    resources."""
+    resources. `returning`: the ids of the attempts that were killed to come back."""
     remove = _superseded(view)
     sandbox = view.sandbox
     if sandbox is None or not sandbox.ready or (not sandbox.ips and not host_network(pod)):
         return replace(_without_sandbox(pod, view), **remove)
-    decision = _Decision(pod, view, now, health or {}, backoffs or {}, frozenset(resized))
+    decision = _Decision(pod, view, now, health or {}, backoffs or {}, frozenset(resized), returning)
     initialized = any(decision.current(c["name"]) is not None for c in containers(pod))
     over = _init_containers(decision, initialized)
     if over:
@@ -272,9 +279,10 @@ def _init_container(decision: _Decision, container: Object) -> bool | None:
     if current.state == "RUNNING":
         decision.check_running(container, current)
         return False
-    if current.state == "EXITED" and current.exit_code == 0:
+    returns = decision.returns(current)
+    if current.state == "EXITED" and current.exit_code == 0 and not returns:
         return None
-    if current.state == "EXITED" and restart_policy(decision.pod) == "Never":
+    if current.state == "EXITED" and restart_policy(decision.pod) == "Never" and not returns:
         return True
     if current.state != "EXITED":
         decision.kills.append(Kill(current.id, name, f"Init container {name} is in an unknown state"))
@@ -301,11 +309,10 @@ def _main_containers(decision: _Decision) -> None:
         current = decision.current(name)
         last = decision.view.latest(name)
         if current is not None and current.state == "RUNNING":
-            # A killed container is not started in the same breath: its exit wakes the worker again, and
-            # should_restart then decides with its exit code.
+            # A killed container is not started in the same breath: its exit wakes the worker again.
             if not decision.check_running(container, current):
                 decision.kept += 1
-        elif should_restart(decision.pod, last) or (name in decision.resized and current is not None):
+        elif should_restart(decision.pod, last) or decision.returns(current) or _resizes(decision, current):
             if current is not None and current.state != "EXITED":
                 decision.kills.append(
                     Kill(
@@ -315,6 +322,10 @@ def _main_containers(decision: _Decision) -> None:
                     )
                 )
             decision.start(name)
+
+
+def _resizes(decision: _Decision, current: ContainerView | None) -> bool:
+    return current is not None and current.name in decision.resized
 
 
 def _ephemeral_containers(decision: _Decision) -> None:

@@ -6,7 +6,7 @@ containers outweighs what they do, and a pod is only over when nothing of it wil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,14 +36,29 @@ class _Count:
     succeeded: int = 0
 
 
-def phase(pod: Object, init: Iterable[Object], main: Iterable[Object], over: bool) -> str:
-    """The phase from the statuses of the containers; `over`: nothing of the pod will run again."""
+def phase(
+    pod: Object,
+    init: Iterable[Object],
+    main: Iterable[Object],
+    over: bool,
+    returning: Collection[str] = (),
+) -> str:
+    """The phase from the statuses of the containers; `over`: nothing of the pod will run again. `returning`:
+    the names of those that were killed to come back, and so count as if they still ran."""
     count, main = _Count(), list(main)
     sidecars = {c["name"] for c in init_containers(pod) if is_restartable(c)}
     for entry in init:
-        (_count_sidecar if entry["name"] in sidecars else _count_init)(count, entry)
+        if entry["name"] in sidecars:
+            _count_sidecar(count, entry)
+        elif entry["name"] in returning and not over:
+            count.pending += 1
+        else:
+            _count_init(count, entry)
     for entry in main:
-        _count_main(count, entry)
+        if entry["name"] in returning and not over:
+            count.running += 1
+        else:
+            _count_main(count, entry)
     policy = restart_policy(pod)
     if count.failed and policy == "Never":
         return "Failed"

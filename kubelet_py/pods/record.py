@@ -48,6 +48,7 @@ class PodRecord:
     allocated: Table | None = None  # the containers' resources that the node has agreed to
     resize: Progress = field(default_factory=Progress)
     restarting: frozenset[str] = frozenset()  # containers that start anew for a resize
+    returning: frozenset[str] = frozenset()  # ids of the attempts that were killed to come back
     volumes: dict[str, Volume] | None = None
     stale: bool = False  # something that its volumes show has changed
     shown: tuple[object, object] | None = None  # the labels and annotations that its volumes show

@@ -7,7 +7,7 @@ and what the probes say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,7 @@ class Situation:
     disruption: str = ""  # the text of its DisruptionTarget condition
     resources: Mapping[str, Object] = field(default_factory=dict)  # of the containers' statuses
     resize: Progress = field(default_factory=Progress)
+    returning: Collection[str] = ()  # ids of the attempts that were killed to come back
 
 
 def generate(pod: Object, view: PodView, situation: Situation) -> Object:
@@ -65,7 +66,8 @@ def generate(pod: Object, view: PodView, situation: Situation) -> Object:
     ]
     _share_messages([*init, *main, *extra])
     closed = situation.finished and not any(c.state == "RUNNING" for c in view.containers)
-    computed = phase(pod, init, main, situation.finished)
+    returning = {c.name for c in view.containers if c.id in situation.returning and c == view.latest(c.name)}
+    computed = phase(pod, init, main, situation.finished, returning)
     if closed and not is_static(pod):
         computed = computed if computed == "Succeeded" else "Failed"
         close(pod, init, main)
@@ -148,7 +150,9 @@ def _container_status(
     elif old is not None and latest.attempt > 0 and int(old.get("restartCount", 0)) == latest.attempt:
         entry["lastState"] = dict(old.get("lastState") or {})
     reason = situation.waiting.get(name)
-    comes_back = situation.failure is None and _comes_back(pod, container, latest, key)
+    comes_back = situation.failure is None and (
+        latest.id in situation.returning or _comes_back(pod, container, latest, key)
+    )
     if latest.state == "EXITED" and reason is not None and comes_back:
         entry["lastState"] = entry["state"]
         entry["state"] = {"waiting": _waiting(reason)}

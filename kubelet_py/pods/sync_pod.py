@@ -143,9 +143,11 @@ class PodSyncer:
         self._p.prober.update(pod, view)
         health = self._p.prober.health(view)
         resized = self._p.resizer.act(record, view)
+        record.returning &= {c.id for c in view.containers}
         actions = compute_pod_actions(
-            pod, view, now, health=health, backoffs=record.backoffs, resized=resized
-        )
+            pod, view, now,
+            health=health, backoffs=record.backoffs, resized=resized, returning=record.returning,
+        )  # fmt: skip
         log.debug("Decided pod=%s actions=%s", full_name(pod), actions.describe())
         if actions.kills or not actions.starts:
             self._let_go(record)
@@ -389,6 +391,8 @@ class PodSyncer:
             grace = float(probe.get("terminationGracePeriodSeconds") or grace)
         found: ContainerView | None = next((c for c in view.containers if c.id == kill.container_id), None)
         if found is not None and found.state == "RUNNING":
+            if kill.returns:
+                record.returning |= {found.id}
             ip = view.ips[0] if view.ips else "127.0.0.1"
             self._stopper.stop(record.pod, spec, found, ip, grace, kill.message)
 
@@ -424,6 +428,7 @@ class PodSyncer:
             disruption=record.ending.disruption if record.ending is not None else "",
             resources=self._p.resizer.shown(record, view),
             resize=record.resize,
+            returning=record.returning,
         )
         status = generate(pod, view, situation)
         record.status = status

@@ -55,8 +55,10 @@ def probed(name: str, command: str, probe: dict[str, Any], kind: str = "liveness
     return pod(name, command, container={kind: {**settings, **probe, **more}})
 
 
-# Pods that have an hour to end, and probes that give them a second; a command that hangs in two processes.
+# Pods that have an hour to end, and probes that give them a second; one that ends well when it is told to; a
+# command that hangs in two processes.
 DEAF = "trap '' TERM; while :; do sleep 0.1; done"
+HEEDS = "trap 'exit 0' TERM; sleep 3600 & wait"
 HANGS = {"exec": {"command": ["sh", "-c", "sleep 3621 & sleep 3622"]}, "timeoutSeconds": 1}
 
 
@@ -170,3 +172,21 @@ def _failures(node: Node) -> int:
     found = node.kubectl("get", "events", "--field-selector", "involvedObject.name=hangs", "-o", "json")
     items = found.json()["items"]
     return sum(event.get("count") or 1 for event in items if event["reason"] == "Unhealthy")
+
+
+def test_one_that_heeds_its_stop_signal_comes_back_too(probes: Node) -> None:
+    """It ends with 0, which is no failure for OnFailure; but it was killed to be started anew."""
+    sick = {"exec": {"command": ["false"]}}
+    names = {"heeds-on-failure": "OnFailure", "heeds-never": "Never"}
+    bodies = [probed(name, HEEDS, sick, failureThreshold=1) for name in names]
+    for body in bodies:
+        body["spec"]["restartPolicy"] = names[body["metadata"]["name"]]
+    probes.apply(*bodies)
+    probes.until("started anew", lambda: restarts(probes, "heeds-on-failure") >= 1)
+    assert probes.phase("heeds-on-failure") == "Running"
+    wait_for_event(
+        probes, "heeds-on-failure", "Normal Killing Container main failed liveness probe, will be restarted"
+    )
+    probes.until("over", lambda: probes.phase("heeds-never") == "Succeeded")
+    wait_for_event(probes, "heeds-never", "Normal Killing Container main failed liveness probe")
+    assert restarts(probes, "heeds-never") == 0

@@ -12,6 +12,7 @@ from kubelet_py.pods.backoff import BackoffEntry
 from kubelet_py.pods.model import ContainerView, Health, PodView, SandboxView
 
 SIDECAR = {"name": "s1", "restartPolicy": "Always"}
+DEAD = Health(failed="liveness")
 
 CASES: list[tuple[str, dict[str, Any], PodView, str]] = [
     ("a new pod gets a sandbox", pod(), view(sandbox=False), "create sandbox attempt 0"),
@@ -67,6 +68,45 @@ def test_actions(name: str, spec: dict[str, Any], holds: PodView, sentence: str)
 def test_a_probe_that_failed_kills_and_only_liveness_and_startup_do(health: Health, sentence: str) -> None:
     actions = compute_pod_actions(pod(), view(up()), NOW, health={"c": health})
     assert actions.describe() == sentence
+
+
+CHANGED = {"spec_hash": "old"}
+KILLS: list[tuple[str, dict[str, Any], ContainerView, dict[str, Health], str]] = [
+    ("changed", pod(), up(**CHANGED), {}, "definition changed, will be restarted"),
+    ("changed, Never", pod(policy="Never"), up(**CHANGED), {}, "definition changed, will be restarted"),
+    ("OnFailure", pod(policy="OnFailure"), up(), {"c": DEAD}, "failed liveness probe, will be restarted"),
+    ("Never", pod(policy="Never"), up(), {"c": DEAD}, "failed liveness probe"),
+    ("sidecar", pod(init=[SIDECAR], policy="Never"), up("s1"), {"s1": DEAD},
+     "failed liveness probe, will be restarted"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "running", "health", "text"), [kill[1:] for kill in KILLS], ids=[kill[0] for kill in KILLS]
+)
+def test_a_kill_says_whether_the_container_comes_back(
+    spec: dict[str, Any], running: ContainerView, health: dict[str, Health], text: str
+) -> None:
+    (kill,) = compute_pod_actions(spec, view(running), NOW, health=health).kills
+    assert kill.message == f"Container {running.name} {text}"
+    assert kill.returns == ("restarted" in text)
+
+
+@pytest.mark.parametrize("policy", ["OnFailure", "Never"])
+@pytest.mark.parametrize("code", [0, 143])
+def test_what_was_killed_to_come_back_does_so_whatever_its_exit_code(policy: str, code: int) -> None:
+    ended = view(down(code=code))
+    actions = compute_pod_actions(pod(policy=policy), ended, NOW, returning={"c-0"})
+    assert actions.describe() == "start c attempt 1"
+    once = compute_pod_actions(pod(policy="Never"), view(down(attempt=1), down()), NOW, returning={"c-0"})
+    assert once.describe() == "stop the sandbox, over", "its next attempt ended by itself"
+
+
+@pytest.mark.parametrize("code", [0, 143])
+def test_an_init_container_that_was_killed_to_come_back_runs_before_the_others(code: int) -> None:
+    body = pod(init=["i1"], policy="Never")
+    actions = compute_pod_actions(body, view(down("i1", code)), NOW, returning={"i1-0"})
+    assert actions.describe() == "start i1 attempt 1"
 
 
 def test_main_waits_for_a_sidecar_that_has_not_started() -> None:

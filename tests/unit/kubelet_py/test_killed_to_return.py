@@ -1,0 +1,60 @@
+"""A container that is killed to come back may end before the same look tells the pod's status."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pods_in_words import IP, pod, up
+from test_held_order import Node
+
+from kubelet_py.pods.model import Health, PodView, SandboxView
+
+HEALTHY, DEAD = {"c": Health()}, {"c": Health(failed="liveness")}
+
+
+class Quick(Node):
+    """A running pod; a container that is told to stop has ended with 0 before anybody looks again."""
+
+    def __init__(self, of: dict[str, Any]) -> None:
+        super().__init__(of)
+        self.sandboxes = (SandboxView("s", 0, True, ips=(IP,)),)
+        self.containers = (up(),)
+        self.health, self.resized = HEALTHY, frozenset[str]()
+        self.said: list[dict[str, Any]] = []
+        parts, self.ended = self.syncer._p, threading.Event()
+        parts.pleg.view = lambda uid: PodView(uid, self.sandboxes, self.containers)
+        parts.prober.health = lambda view: self.health
+        parts.resizer.act = lambda record, view: self.resized
+        parts.statuses.set = lambda of, status, soon=False: self.said.append(status)
+        self.syncer._stopper._runtime = SimpleNamespace(stop_container=self.stop_container)  # type: ignore[assignment]
+        begin = self.syncer._stopper._begin
+        self.syncer._stopper._begin = lambda *call: (begin(*call), self.ended.wait(10))  # type: ignore[method-assign]
+
+    def stop_container(self, identifier: str, grace: float) -> None:
+        self.containers = tuple(replace(c, state="EXITED", exit_code=0) for c in self.containers)
+        self.ended.set()
+
+    def start(self, *_: Any) -> str:
+        self.containers = (up(attempt=1), *self.containers)
+        return super().start(*_)
+
+
+@pytest.mark.parametrize("policy", ["Always", "OnFailure"])
+@pytest.mark.parametrize("why", ["liveness", "resize"])
+def test_the_pod_is_not_over_meanwhile(policy: str, why: str) -> None:
+    node = Quick(pod(policy=policy))
+    node.health, node.resized = (DEAD, frozenset()) if why == "liveness" else (HEALTHY, frozenset("c"))
+    node.syncer.sync("u")
+    node.health, node.resized = HEALTHY, frozenset()  # of the one that ended nobody is asked any more
+    assert "terminated" in node.said[-1]["containerStatuses"][0]["state"]
+    node.record.pod = node.record.pod | {"status": node.said[-1]}
+    node.syncer.sync("u")
+    node.syncer.sync("u")
+    assert [status["phase"] for status in node.said] == ["Running"] * 3
+    assert node.did == ["start c"]
+    assert "running" in node.said[-1]["containerStatuses"][0]["state"]
+    assert node.record.returning == {"c-0"}, "as long as it is remembered"
