@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,11 @@ class ProcessIdentity:
     def alive(self) -> bool:
         """Whether that very process still runs (a zombie does not)."""
         return start_ticks(self.pid) == self.start
+
+    def started(self) -> float:
+        """When it was started (epoch seconds): at most a clock tick, usually 0.01 s, too early."""
+        boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        return boot + self.start / os.sysconf("SC_CLK_TCK")
 
     def send(self, number: int) -> bool:
         """Send a signal; False where that very process has ended."""

@@ -1,8 +1,9 @@
 """Tells the person in front of `up` what has come to life, step by step, until the node is Ready.
 
 After a `down` the Node object still says Ready=True, as it was last reported. So only a report counts that
-is newer than this start: the Lease tells that the agent is back (to the microsecond), and the condition's
-heartbeat (to the second) that it has looked.
+is newer than the agent: the Lease tells that it is back (to the microsecond), and the condition's heartbeat
+(to the second) that it has looked. An agent whose supervisor was killed goes on reporting until the next
+supervisor ends it, so the agent that counts is that of the supervisor that runs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kubelet_py.cli import login
 from kubelet_py.cli.errors import AddressRefused
 from kubelet_py.cli.settings import NodeSettings
+from kubelet_py.cli.supervisor import SupervisorState, read_state
 from kubelet_py.node import announcement
 from kubelet_py.paths import NodePaths
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.02
 LEASE_NAMESPACE = "kube-node-lease"
+PROCESSES = ("supervisor", "controlplane", "agent", "proxy")
 
 
 class NotReady(Exception):
@@ -33,7 +36,8 @@ def report_until_ready(
     paths: NodePaths, settings: NodeSettings, *, started: float, timeout: float, alive: Callable[[], bool]
 ) -> None:
     """Print a line per milestone with the seconds since `started` (monotonic); NotReady after `timeout`,
-    AddressRefused as soon as the agent says so.
+    AddressRefused as soon as the agent says so. Returns when all of the node's processes were started: the
+    supervisor may put one off for longer than the node takes to be Ready.
 
     `alive` says whether the supervisor still runs; once it does not, waiting is pointless.
     """
@@ -52,13 +56,18 @@ def report_until_ready(
 
     def ready() -> bool:
         refuse(paths, began)
-        return node_is_ready(client.current(), name, began)
+        since = agent_start(paths)
+        return since is not None and node_is_ready(client.current(), name, since)
 
     try:
         wait.until(ready, lambda: why_not_ready(client.current(), name))
     finally:
         client.close()
     print(f"Node {name} is Ready after {time.monotonic() - started:.2f} s", flush=True)
+    wait.until(
+        lambda: not unstarted(paths, settings),
+        lambda: f"not started yet: {', '.join(unstarted(paths, settings))}",
+    )
     paths.kubeconfig("bootstrap-kubelet").unlink(missing_ok=True)  # its token has done its work
     if not settings.server:
         print(f"Use it:  export KUBECONFIG={kubeconfig}", flush=True)
@@ -100,6 +109,32 @@ class _Client:
     def close(self) -> None:
         if self._read is not None:
             self._read[1].close()
+
+
+def expected(settings: NodeSettings | None) -> tuple[str, ...]:
+    """The processes that this node should have: the control plane of a joined one is elsewhere."""
+    joined = settings is not None and settings.server
+    return tuple(name for name in PROCESSES if not (joined and name == "controlplane"))
+
+
+def _living(paths: NodePaths) -> SupervisorState | None:
+    """What the supervisor that runs wrote; None where none runs, or it has not started anything yet."""
+    state = read_state(paths.run)
+    return state if state is not None and state.supervisor.alive() else None
+
+
+def agent_start(paths: NodePaths) -> float | None:
+    """When the running supervisor started its agent, the last time (epoch seconds)."""
+    state = _living(paths)
+    agent = state.children.get("agent") if state is not None else None
+    return agent.started() if agent is not None else None
+
+
+def unstarted(paths: NodePaths, settings: NodeSettings) -> list[str]:
+    """Which of the node's processes the running supervisor has not started yet."""
+    state = _living(paths)
+    started = {"supervisor", *state.children} if state is not None else set()
+    return [name for name in expected(settings) if name not in started]
 
 
 def _serves(client: RestClient) -> bool:

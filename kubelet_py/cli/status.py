@@ -13,13 +13,11 @@ from kubelet_py.cli import login, unit
 from kubelet_py.cli import settings as node_settings
 from kubelet_py.cli.errors import CommandError
 from kubelet_py.cli.processes import ProcessIdentity
-from kubelet_py.cli.readiness import condition
+from kubelet_py.cli.readiness import PROCESSES, condition, expected
 from kubelet_py.cli.supervisor import read_state
 from kubelet_py.cli.systemd import Systemd
 from kubelet_py.node import announcement
 from kubelet_py.paths import NodePaths
-
-PROCESSES = ("supervisor", "controlplane", "agent", "proxy")
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -76,15 +74,8 @@ def run_status(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(json.dumps(report, indent=2))
     else:
-        _print(report, _expected(paths))
-    return 0 if set(_expected(paths)) <= set(processes) and report["ready"] else 1
-
-
-def _expected(paths: NodePaths) -> tuple[str, ...]:
-    """The processes that this node should have: the control plane of a joined one is elsewhere."""
-    settings = node_settings.load(paths)
-    joined = settings is not None and settings.server
-    return tuple(name for name in PROCESSES if not (joined and name == "controlplane"))
+        _print(report, expected(settings))
+    return 0 if set(expected(settings)) <= set(processes) and report["ready"] else 1
 
 
 def _unit(paths: NodePaths) -> dict[str, str] | None:
