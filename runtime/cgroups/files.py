@@ -18,6 +18,7 @@ UNLIMITED = 2**63 - 1
 REMOVE_SECONDS = 2.0
 FREEZE_SECONDS = 10.0
 NOWHERE: Mapping[str, str] = {}
+GONE = (errno.ENOENT, errno.ENODEV)  # a cgroup's file; the latter if it goes between open and read or write
 
 
 class CgroupStats(Record):
@@ -52,11 +53,13 @@ class CgroupLimits(Record):
 
 
 def read(path: str) -> str:
-    """A file's text without the final newline; "" if it is not there."""
+    """A file's text without the final newline; "" if it is not there, or not any more."""
     try:
         with open(path, "rb", 0) as file:  # a text file's decoder is a module that a command has no time for
             return file.read().decode("ascii").strip()
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
         return ""
 
 
@@ -184,7 +187,7 @@ def kill_tree(folder: str) -> None:
     try:
         write(f"{folder}/cgroup.kill", "1")
     except CgroupError as error:
-        if error.errno != errno.ENOENT:
+        if error.errno not in GONE:
             raise
         for _ in range(100):
             pids = pids_in(folder)

@@ -524,3 +524,38 @@ def test_a_new_hybrid_cgroup_is_joined_where_one_that_is_found_is(tmp_path: Path
     assert made == driver.open("pod/c").join()
     places = ("cpu/pod/c", "memory/pod/c", "devices/pod")
     assert made.tasks == tuple(f"{tmp_path}/{place}/tasks" for place in places)
+
+
+def test_a_cgroup_that_goes_while_it_is_looked_at_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has one of its files open is told ENODEV then; systemd removes a scope as soon as it is empty."""
+    group = tmp_path / "group"
+    group.mkdir()
+    for name in ("cgroup.procs", "cgroup.kill", "memory.events", "memory.max"):
+        (group / name).write_text("1\n")
+    real = open
+
+    class Gone:
+        def __init__(self, path: str, mode: str, buffering: int) -> None:
+            self._file: Any = real(path, mode, buffering)
+
+        def __enter__(self) -> Gone:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self._file.close()
+
+        def read(self) -> bytes:
+            raise OSError(errno.ENODEV, "No such device")
+
+    def refused(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(files, "open", Gone, raising=False)
+    monkeypatch.setattr(os, "write", refused)
+    assert files.read(f"{group}/memory.events") == "" and files.pids_in(str(group)) == []
+    assert v2.UnifiedDriver(str(tmp_path)).open("group").stats().oom_kills == 0
+    files.kill_tree(str(group))
+    with pytest.raises(CgroupError, match=r"memory\.max: ENODEV"):
+        v2.UnifiedDriver(str(tmp_path)).open("group").update({"memory": {"limit": 1}})
