@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime import state
-from runtime.errors import RuntimeFailure
 from runtime.kernel import Kernel
 from runtime.namespaces import FLAGS
-from runtime.values import Sandbox, SandboxConfig
 
 log = logging.getLogger(__name__)
 
@@ -62,40 +60,6 @@ class EarlyNetwork:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-class SandboxStart:
-    """A sandbox whose shim is starting pause. `id` is its own for ever; `netns` is its network namespace
-    until `finish`, "" where that is not there before."""
-
-    def __init__(
-        self,
-        identifier: str,
-        config: SandboxConfig,
-        network: EarlyNetwork | None,
-        wait: Callable[[], Sandbox],
-    ) -> None:
-        self.id = identifier
-        self.config = config
-        self.netns = network.path if network else ""
-        self._network = network
-        self._wait = wait
-        self._result: Sandbox | RuntimeFailure | None = None
-
-    def finish(self) -> Sandbox:
-        """The sandbox, with the lasting path of its namespace; the same when asked again. Raises StartError,
-        with nothing left behind but what was done to the namespace outside of it."""
-        if self._result is None:
-            try:
-                self._result = self._wait()
-            except RuntimeFailure as failure:
-                self._result = failure
-            finally:
-                if self._network is not None:
-                    self._network.close()
-        if isinstance(self._result, RuntimeFailure):
-            raise self._result
-        return self._result
 
 
 def made(kernel: Kernel) -> int:

@@ -1,45 +1,38 @@
 """The runtime service: CRI's verbs for the agent, over one shim per pod.
 
 It holds nothing that is not on disk or in a shim. Every method may be called from any thread; one thread
-of its own waits for all shims and calls the subscribers. Killing the process that holds it changes
-nothing for the containers: the next `start` finds the shims by their folders and goes on.
+of its own waits for all shims (shims.py) and calls the subscribers. Killing the process that holds it changes
+nothing for the containers: the next `start` finds the shims by their folders and goes on (adoption.py).
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from runtime import recovery, shim_link, state
+from runtime.adoption import Adoption
 from runtime.ahead import Ahead
 from runtime.cgroups import CgroupDriver
 from runtime.cleaner import Cleaner
-from runtime.creation import Creation, plain
-from runtime.early_network import EarlyNetwork, SandboxStart, made
-from runtime.errors import (
-    CgroupError,
-    NotFoundError,
-    RuntimeFailure,
-    ShimError,
-    StartError,
-)  # fmt: skip
+from runtime.creation import Creation
+from runtime.early_network import made
+from runtime.endings import Endings
+from runtime.errors import RuntimeFailure, ShimError, StartError
 from runtime.forkserver_link import Forkserver
 from runtime.gate import Gate
 from runtime.held import HeldContainer
-from runtime.loop import Loop
-from runtime.oci_config import pause_config, signal_number
+from runtime.known import Known
+from runtime.oci_config import signal_number
+from runtime.sandbox_start import SandboxStart, SandboxStarter
 from runtime.sessions import Sessions
-from runtime.shim_link import SHIM_LOST, ShimLink
+from runtime.shim_link import SHIM_LOST
+from runtime.shims import Shims
 from runtime.spare_network import SpareNetwork
-from runtime.state import CREATED, EXITED, READY, RUNNING, ContainerState, SandboxState
+from runtime.state import READY, RUNNING
 from runtime.streams import Stream
 from runtime.values import (
     Container,
@@ -50,7 +43,6 @@ from runtime.values import (
     Sandbox,
     SandboxConfig,
 )  # fmt: skip
-from runtime.views import container_from, sandbox_from, with_state
 
 __all__ = [
     "Container", "ContainerConfig", "Event", "ExecResult", "OciRuntime", "RuntimeService", "Sandbox",
@@ -61,8 +53,6 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
-ADOPT_SECONDS = 5.0
-MISTAKE_PAUSE_SECONDS = 0.1
 
 
 class RuntimeService:
@@ -90,14 +80,25 @@ class RuntimeService:
         self._cleaner = Cleaner(cgroups)
         self._creation = Creation(self._containers_dir, self._ahead, self._cleaner)
         self._sessions = Sessions(self._sandboxes_dir, START_SECONDS)
-        self._loop = Loop()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._thread = threading.Thread(target=self._run_events, name="runtime-events", daemon=True)
-        self._lock = threading.RLock()
-        self._sandboxes: dict[str, Sandbox] = {}
-        self._containers: dict[str, Container] = {}
-        self._links: dict[str, ShimLink] = {}
-        self._subscribers: list[Callable[[Event], None]] = []
+        self._known = Known()
+        self._endings = Endings(
+            cgroups,
+            self._cleaner,
+            self._known,
+            sandboxes=self._sandboxes_dir,
+            containers=self._containers_dir,
+        )
+        self._shims = Shims(self._known, self._endings)
+        self._starter = SandboxStarter(
+            sandboxes=self._sandboxes_dir,
+            containers=self._containers_dir,
+            forkserver=self._forkserver,
+            ahead=self._ahead,
+            networks=self._networks,
+            known=self._known,
+            shims=self._shims,
+            endings=self._endings,
+        )
 
     # life
 
@@ -107,29 +108,30 @@ class RuntimeService:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._forkserver.start()
         self._ahead.open()
-        self._loop.watch(self._wake, lambda mask: self._loop.stop())
         self._adopt()
-        self._thread.start()
+        self._shims.start()
         self._networks.start()
         self._cleaner.start()
 
+    def _adopt(self) -> None:
+        for folder in recovery.owed(self._sandboxes_dir) + recovery.owed(self._containers_dir):
+            self._cleaner.add(folder)
+        adoption = Adoption(self._cgroups, self._known, self._shims, self._endings)
+        for never_begun in adoption.adopt(self._sandboxes_dir, self._containers_dir):
+            self.remove_container(never_begun)
+
     def close(self) -> None:
         """Let go: shims and containers go on."""
-        os.eventfd_write(self._wake, 1)
-        if self._thread.is_alive():
-            self._thread.join()
+        self._shims.stop()
         self._networks.close()
         self._ahead.close()
         self._cleaner.close()
-        for link in self._links.values():
-            link.close()
-        self._loop.close()
-        os.close(self._wake)
+        self._shims.close()
         self._forkserver.close()
 
     def subscribe(self, callback: Callable[[Event], None]) -> None:
         """Have `callback` called, in the event thread, for every change. It must not block."""
-        self._subscribers.append(callback)
+        self._known.subscribe(callback)
 
     # sandboxes
 
@@ -144,126 +146,23 @@ class RuntimeService:
         `meanwhile` is called when the shim has its orders, before pause's cgroup is made. Raises as
         `run_pod_sandbox`, and what `meanwhile` raises."""
         self._runtime(config)
-        identifier = os.urandom(32).hex()
-        folder = self._sandboxes_dir / identifier
-        folder.mkdir(mode=0o700)
-        created_at = time.time()
-        record = {
-            "id": identifier,
-            "created_at": created_at,
-            "config": plain(config),
-            "cgroup": f"{config.cgroup_parent}/{identifier}".lstrip("/"),
-            "oci": pause_config(config),
-        }
-        try:
-            link, started, network = self._fork_shim(identifier, folder, record, meanwhile)
-        except (OSError, ShimError) as error:
-            raise self._failed(identifier, folder, config, error) from error
-        except BaseException:
-            self._abandon(identifier, folder)
-            raise
-
-        def wait() -> Sandbox:
-            try:
-                answer = link.receive("start sandbox", started, START_SECONDS)
-                if "error" in answer:
-                    self._abandon(identifier, folder)
-                    raise StartError(answer["error"])
-                found = state.sandbox_state_from(answer["sandbox"])
-                return self._begun(sandbox_from(identifier, created_at, config, found), folder)
-            except ShimError as error:
-                raise self._failed(identifier, folder, config, error) from error
-            finally:
-                self._listen(identifier, link)
-
-        return SandboxStart(identifier, config, network, wait)
-
-    def _failed(self, identifier: str, folder: Path, config: SandboxConfig, error: Exception) -> StartError:
-        self._abandon(identifier, folder)
-        pod = f"{config.namespace}/{config.name}"
-        return StartError(f"Could not create sandbox for pod {pod}: {error}")
-
-    def _begun(self, sandbox: Sandbox, folder: Path) -> Sandbox:
-        """It is known from here on; what its shim has told before nobody has heard."""
-        with self._lock:
-            self._sandboxes[sandbox.id] = sandbox
-            lost = sandbox.id not in self._links
-        if lost:
-            self._end_lost(sandbox.id)
-        elif (found := recovery.sandbox_state(folder)).exited_at is not None:
-            self._sandbox_changed(sandbox.id, found)
-        return self._sandboxes[sandbox.id]
-
-    def _fork_shim(
-        self, identifier: str, folder: Path, record: Mapping[str, Any], meanwhile: Callable[[], None]
-    ) -> tuple[ShimLink, SimpleQueue[dict[str, Any]], EarlyNetwork | None]:
-        """Where its answer comes. The shim gets ready while we make the network namespace and prepare pause's
-        start, and begins when it is greeted."""
-        with shim_link.listen(str(folder)) as listener:
-            connection = self._forkserver.fork_shim(str(folder), str(self._containers_dir), listener)
-        link = self._watch_shim(identifier, connection)
-        try:
-            return self._greet_shim(link, folder, record, meanwhile)
-        except BaseException:
-            self._listen(identifier, link)
-            raise
-
-    def _greet_shim(
-        self, link: ShimLink, folder: Path, record: Mapping[str, Any], meanwhile: Callable[[], None]
-    ) -> tuple[ShimLink, SimpleQueue[dict[str, Any]], EarlyNetwork | None]:
-        started = link.expect(0)
-        state.write_json(f"{folder}/sandbox.json", record)
-        meanwhile()
-        network = EarlyNetwork.of(self._networks.take, record["oci"], folder)
-        try:
-            self._ahead.pause(str(folder), record, network.join if network else None)
-        except Exception:
-            # A defect in there must not leave a shim that waits for ever: it starts pause without a program.
-            log.exception("Failed to prepare pause sandbox=%s", folder.name)
-        try:
-            link.tell("hello")
-        except ShimError:
-            if network is not None:
-                network.close()
-            raise
-        return link, started, network
-
-    def _listen(self, identifier: str, link: ShimLink) -> None:
-        """Have the event thread read from now on. Not before pause has started: it would have the
-        interpreter's lock in the middle of that."""
-        self._loop.watch(link.fileno(), lambda mask: self._read_shim(identifier, link))
-
-    def _watch_shim(self, identifier: str, connection: socket.socket) -> ShimLink:
-        link = ShimLink(connection, lambda message: self._handle(identifier, message))
-        with self._lock:
-            self._links[identifier] = link
-        return link
-
-    def _abandon(self, identifier: str, folder: Path) -> None:
-        link = self._links.get(identifier)
-        if link is not None:
-            link.expected_to_end = True
-        recovery.end_sandbox(self._cgroups, folder)
-        self._cleaner.add(recovery.give_up(folder))
-        if link is not None:
-            link.hang_up()  # one that was not greeted yet finds that there is nothing for it to do
+        return self._starter.begin(config, meanwhile)
 
     def stop_pod_sandbox(self, sandbox_id: str) -> None:
         """Kill everything in the pod, pause included. Idempotent; an unknown id is stopped already."""
-        sandbox = self._sandboxes.get(sandbox_id)
-        if sandbox is None:
+        if not self._known.has_sandbox(sandbox_id):
             return
-        link = self._links.get(sandbox_id)
+        link = self._shims.links.get(sandbox_id)
         if link is not None:
             link.expected_to_end = True
             try:
                 answer = link.request("end", ANSWER_SECONDS)
-                self._sandbox_changed(sandbox_id, state.sandbox_state_from(answer.get("sandbox")))
+                self._known.sandbox_changed(sandbox_id, state.sandbox_state_from(answer.get("sandbox")))
             except ShimError as error:
                 log.warning("Ended pod without its shim sandbox=%s error=%s", sandbox_id[:12], error)
-                self._end_lost(sandbox_id)
-        if self._sandboxes[sandbox_id].state == READY:
-            self._end_lost(sandbox_id)
+                self._endings.end_lost(sandbox_id)
+        if self._known.sandbox(sandbox_id).state == READY:
+            self._endings.end_lost(sandbox_id)
 
     def remove_pod_sandbox(self, sandbox_id: str) -> None:
         """Stop it and forget it, with its containers. Idempotent."""
@@ -271,34 +170,30 @@ class RuntimeService:
         for container in self.list_containers():
             if container.sandbox_id == sandbox_id:
                 self.remove_container(container.id)
-        with self._lock:
-            sandbox = self._sandboxes.pop(sandbox_id, None)
-        if sandbox is not None:
+        if self._known.forget_sandbox(sandbox_id):
             self._cleaner.add(recovery.give_up(self._sandboxes_dir / sandbox_id))
 
     def list_sandboxes(self) -> list[Sandbox]:
-        with self._lock:
-            return list(self._sandboxes.values())
+        return self._known.sandboxes()
 
     # containers
 
     def create_container(self, sandbox_id: str, config: ContainerConfig) -> str:
         """Write down a container; its 64-digit id. Nothing runs yet. Raises StartError, NotFoundError."""
-        sandbox = self._sandbox(sandbox_id)
+        sandbox = self._known.sandbox(sandbox_id)
         container, _ = self._creation.make(sandbox_id, sandbox.config, config, self._runtime(sandbox.config))
-        with self._lock:
-            self._containers[container.id] = container
+        self._known.add_container(container)
         return container.id
 
     def start_container(self, container_id: str) -> None:
         """Start it. Raises StartError; the container is then EXITED, code 128, reason StartError."""
-        link, answer = self._ask(self.container(container_id), "start")
+        link, answer = self._shims.ask(self.container(container_id), "start")
         self._networks.refill()
         self._started(container_id, link.wait("start", answer, START_SECONDS))
 
     def _started(self, container_id: str, answer: Mapping[str, Any]) -> None:
         if "state" in answer:
-            self._container_changed(container_id, state.container_state_from(answer["state"]))
+            self._known.container_changed(container_id, state.container_state_from(answer["state"]))
         if "error" in answer:
             raise StartError(answer["error"])
 
@@ -306,7 +201,7 @@ class RuntimeService:
         """Create a container of a pod that is being made, and have it set up as far as its program (held.py).
         The caller must call `release_container` or `drop_container`, after `start.finish`. One for a pod.
         None if that cannot be done, with this one or now: create it afterwards, which also tells why."""
-        link = self._links.get(start.id)
+        link = self._shims.links.get(start.id)
         if link is None or config.tty or start.config.runtime_handler:
             return None
         try:
@@ -328,21 +223,21 @@ class RuntimeService:
 
     def release_container(self, held: HeldContainer) -> str:
         """Have its program run; its id. Raises as `start_container`."""
-        with self._lock:
-            self._containers[held.id] = held.container
+        self._known.add_container(held.container)
         try:
             opened = held.go()
             self._networks.refill()
             answer = held.wait()
         except ShimError:
-            self._end_container(held.container.sandbox_id, held.id)
+            self._endings.end_container(held.container.sandbox_id, held.id)
             raise
         if answer.get("kind") == SHIM_LOST:  # maybe before it was let go: who ended its pod did not know it
-            self._end_container(held.container.sandbox_id, held.id)
+            self._endings.end_container(held.container.sandbox_id, held.id)
         if "error" in answer or answer.get("started"):
             self._started(held.id, answer)
             if not opened:  # killed at the gate: nobody knew it when its end was told
-                self._container_changed(held.id, recovery.container_state(self._containers_dir / held.id))
+                found = recovery.container_state(self._containers_dir / held.id)
+                self._known.container_changed(held.id, found)
         else:
             self.start_container(held.id)
         return held.id
@@ -350,61 +245,54 @@ class RuntimeService:
     def drop_container(self, held: HeldContainer) -> None:
         """As if it had never been. Its pod may be gone as well."""
         held.stop()
-        with self._lock:
-            self._containers[held.id] = held.container
+        self._known.add_container(held.container)
         self.remove_container(held.id)
 
     def stop_container(self, container_id: str, grace_seconds: float) -> None:
         """Its stop signal, then after `grace_seconds` SIGKILL; returns when it has ended. Idempotent."""
-        container = self._containers.get(container_id)
+        container = self._known.find_container(container_id)
         if container is None or container.state != RUNNING:
             return
         number = signal_number(container.config.stop_signal)
         timeout = max(grace_seconds, 0) + ANSWER_SECONDS
         try:
-            answer = self._request(container, "stop", timeout, signal=number, grace=grace_seconds)
+            answer = self._shims.request(container, "stop", timeout, signal=number, grace=grace_seconds)
         except ShimError:
-            self._end_lost(container.sandbox_id)
+            self._endings.end_lost(container.sandbox_id)
             return
         if "state" in answer:
-            self._container_changed(container_id, state.container_state_from(answer["state"]))
+            self._known.container_changed(container_id, state.container_state_from(answer["state"]))
 
     def remove_container(self, container_id: str) -> None:
         """Kill it if it runs, and forget it. Its log stays. Idempotent."""
-        container = self._containers.get(container_id)
+        container = self._known.find_container(container_id)
         if container is None:
             return
         self.stop_container(container_id, 0)
-        link = self._links.get(container.sandbox_id)
+        link = self._shims.links.get(container.sandbox_id)
         if link is not None:
             try:
                 link.send("forget", {"container": container_id})
             except ShimError:
                 pass  # a shim that has gone has forgotten everything
-        with self._lock:
-            if self._containers.pop(container_id, None) is None:
-                return
-        self._cleaner.add(recovery.give_up(self._containers_dir / container_id))
+        if self._known.forget_container(container_id):
+            self._cleaner.add(recovery.give_up(self._containers_dir / container_id))
 
     def wait_for_removals(self, seconds: float) -> bool:
         """Until the disk has back what removed containers held, or for so long; whether it has."""
         return self._cleaner.wait(seconds)
 
     def list_containers(self) -> list[Container]:
-        with self._lock:
-            return list(self._containers.values())
+        return self._known.containers()
 
     def container(self, container_id: str) -> Container:
         """Raises NotFoundError."""
-        found = self._containers.get(container_id)
-        if found is None:
-            raise NotFoundError(f"Could not find container {container_id}: no such container")
-        return found
+        return self._known.container(container_id)
 
     def reopen_log(self, container_id: str) -> None:
         """Go on in a new log file, after the old one was renamed."""
         container = self.container(container_id)
-        shim_link.checked("reopen log", self._request(container, "reopen", ANSWER_SECONDS))
+        shim_link.checked("reopen log", self._shims.request(container, "reopen", ANSWER_SECONDS))
 
     def update_resources(self, container_id: str, resources: Mapping[str, Any]) -> None:
         """Change a container's limits (OCI linux.resources). Raises CgroupError, StartError."""
@@ -418,7 +306,7 @@ class RuntimeService:
                 lambda foreign: foreign.update(resources),
             )
             return
-        parent = self._sandbox(container.sandbox_id).config.cgroup_parent
+        parent = self._known.sandbox(container.sandbox_id).config.cgroup_parent
         self._cgroups.open(f"{parent}/{container_id}".lstrip("/")).update(resources)
 
     # sessions
@@ -439,139 +327,6 @@ class RuntimeService:
         """Run `argv` to its end. Raises StartError, or ExecTimeout when all it started had to be killed."""
         return self._sessions.run(self.container(container_id), argv, timeout)
 
-    # events
-
-    def _run_events(self) -> None:
-        while not self._loop.stopped:
-            try:
-                self._loop.run()
-            except Exception:
-                # Without this thread the agent would be deaf for good; the next relist finds what was missed.
-                log.exception("Event handling failed")
-                time.sleep(MISTAKE_PAUSE_SECONDS)
-
-    def _read_shim(self, sandbox_id: str, link: ShimLink) -> None:
-        if link.read():
-            return
-        self._loop.forget(link.fileno())
-        with self._lock:
-            if self._links.get(sandbox_id) is link:
-                del self._links[sandbox_id]
-        link.close()
-        if not link.expected_to_end:
-            log.error("Lost shim sandbox=%s (its containers are killed)", sandbox_id[:12])
-            threading.Thread(target=self._end_lost, args=(sandbox_id,), name="runtime-lost").start()
-
-    def _handle(self, sandbox_id: str, message: Mapping[str, Any]) -> None:
-        kind, at = message["type"], message["at"]
-        if kind == "sandbox-exited":
-            found = state.sandbox_state_from(message["sandbox"])
-            self._sandbox_changed(sandbox_id, found)
-            link = self._links.get(sandbox_id)
-            if link is not None and link.expected_to_end:
-                return  # who ends it knows, and is not to be waked by that to try the pod's start again
-            self._tell(Event(sandbox_id, None, kind, found.exit_code, at))
-            return
-        container_id = message["container"]
-        changed = state.container_state_from(message["state"])
-        self._container_changed(container_id, changed)
-        self._tell(Event(sandbox_id, container_id, kind, changed.exit_code, at))
-
-    def _tell(self, event: Event) -> None:
-        for callback in self._subscribers:
-            try:
-                callback(event)
-            except Exception:
-                log.exception("Subscriber failed event=%s sandbox=%s", event.type, event.sandbox_id[:12])
-
-    def _container_changed(self, container_id: str, found: ContainerState) -> None:
-        with self._lock:
-            known = self._containers.get(container_id)
-            if known is not None and known.state != EXITED:
-                self._containers[container_id] = with_state(known, found)
-
-    def _sandbox_changed(self, sandbox_id: str, found: SandboxState) -> None:
-        with self._lock:
-            known = self._sandboxes.get(sandbox_id)
-            if known is not None:
-                self._sandboxes[sandbox_id] = sandbox_from(known.id, known.created_at, known.config, found)
-
-    # what has lost its shim
-
-    def _end_lost(self, sandbox_id: str) -> None:
-        """Kill a pod whose shim is gone, and tell what that ended."""
-        with self._lock:
-            mine = [c.id for c in self._containers.values() if c.sandbox_id == sandbox_id]
-            if sandbox_id not in self._sandboxes:
-                return
-        try:
-            ended = recovery.end_sandbox(self._cgroups, self._sandboxes_dir / sandbox_id)
-        except (OSError, CgroupError, ValueError) as error:
-            log.error("Could not end pod without shim sandbox=%s error=%s", sandbox_id[:12], error)
-            return
-        for container_id in mine:
-            self._end_container(sandbox_id, container_id)
-        self._sandbox_changed(sandbox_id, ended)
-        self._tell(Event(sandbox_id, None, "sandbox-exited", ended.exit_code, time.time()))
-
-    def _end_container(self, sandbox_id: str, container_id: str) -> None:
-        try:
-            found = recovery.end_container(self._cgroups, self._containers_dir / container_id)
-        except (OSError, CgroupError, ValueError) as error:
-            # It may be removed this moment; the others, and the pod, end all the same.
-            log.warning("Could not end container id=%s error=%s", container_id[:12], error)
-            return
-        if found is not None:
-            self._container_changed(container_id, found)
-            self._tell(Event(sandbox_id, container_id, "exited", recovery.LOST_CODE, time.time()))
-
-    # adoption
-
-    def _adopt(self) -> None:
-        for folder in recovery.owed(self._sandboxes_dir) + recovery.owed(self._containers_dir):
-            self._cleaner.add(folder)
-        folders = recovery.folders(self._sandboxes_dir)
-        for folder, connection in zip(folders, shim_link.greet(map(str, folders)), strict=True):
-            self._adopt_sandbox(folder, connection)
-        for folder in recovery.folders(self._containers_dir):
-            self._adopt_container(folder)
-
-    def _adopt_sandbox(self, folder: Path, greeting: socket.socket | OSError) -> None:
-        record = state.read_json(f"{folder}/sandbox.json")
-        if record is None:
-            if isinstance(greeting, socket.socket):
-                greeting.close()
-            recovery.end_sandbox(self._cgroups, folder)
-            self._cleaner.add(recovery.give_up(folder))
-            return
-        identifier = folder.name
-        try:
-            # Subscribed before the state files are read, so that no change falls in between.
-            connection = shim_link.greeted(greeting, ADOPT_SECONDS)
-        except (OSError, ShimError) as error:
-            log.warning("Ended pod whose shim does not answer sandbox=%s error=%s", identifier[:12], error)
-            found = recovery.end_sandbox(self._cgroups, folder)
-        else:
-            link = self._watch_shim(identifier, connection)
-            self._listen(identifier, link)
-            found = recovery.sandbox_state(folder)
-        config = SandboxConfig(**record["config"])
-        self._sandboxes[identifier] = sandbox_from(identifier, record["created_at"], config, found)
-
-    def _adopt_container(self, folder: Path) -> None:
-        record = state.read_json(f"{folder}/config.json")
-        if record is None or record["sandbox"] not in self._sandboxes:
-            recovery.end_container(self._cgroups, folder)
-            self._cleaner.add(recovery.give_up(folder))
-            return
-        if record["sandbox"] not in self._links:
-            recovery.end_container(self._cgroups, folder)
-        config = ContainerConfig(**{**record["config"], "layers": tuple(record["config"]["layers"])})
-        found = container_from(record, config, recovery.container_state(folder))
-        self._containers[folder.name] = found
-        if found.state == CREATED and record.get("held"):
-            self.remove_container(folder.name)  # it has never been a container (held.py)
-
     # the end of everything
 
     def remove_everything(self) -> None:
@@ -589,24 +344,3 @@ class RuntimeService:
             text = f'no runtime for "{config.runtime_handler}" is configured'
             raise StartError(f"failed to get sandbox runtime: {text}")
         return found
-
-    def _sandbox(self, sandbox_id: str) -> Sandbox:
-        found = self._sandboxes.get(sandbox_id)
-        if found is None:
-            raise NotFoundError(f"Could not find sandbox {sandbox_id}: no such sandbox")
-        return found
-
-    def _request(self, container: Container, op: str, timeout: float, **values: Any) -> dict[str, Any]:
-        link, answer = self._ask(container, op, **values)
-        return link.wait(op, answer, timeout)
-
-    def _ask(
-        self, container: Container, op: str, **values: Any
-    ) -> tuple[ShimLink, SimpleQueue[dict[str, Any]]]:
-        """Where the answer comes. Raises ShimError."""
-        link = self._links.get(container.sandbox_id)
-        if link is None:
-            if self._sandbox(container.sandbox_id).state == READY:  # ending it failed when the shim went
-                self._end_lost(container.sandbox_id)
-            raise ShimError(f"Could not {op} container {container.id}: the pod's shim has gone")
-        return link, link.send(op, {"container": container.id, **values})

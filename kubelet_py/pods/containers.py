@@ -51,10 +51,10 @@ from kubelet_py.pods.timeline import Timelines
 from kubelet_py.volumes.manager import VolumeManager
 from kubelet_py.volumes.plugin import Volumes
 from runtime import users
-from runtime.early_network import SandboxStart
 from runtime.errors import RuntimeFailure, UserError
 from runtime.images.store import Image
 from runtime.kernel import Kernel
+from runtime.sandbox_start import SandboxStart
 from runtime.service import ContainerConfig, RuntimeService
 
 log = logging.getLogger(__name__)

@@ -42,8 +42,8 @@ from kubelet_py.pods.timeline import Timelines
 from kubelet_py.pods.user_namespaces import UserNamespaces
 from kubelet_py.volumes import mounting
 from runtime.cgroups import CgroupDriver
-from runtime.early_network import SandboxStart
 from runtime.errors import RuntimeFailure
+from runtime.sandbox_start import SandboxStart
 from runtime.service import RuntimeService
 from runtime.values import Sandbox, SandboxConfig
 

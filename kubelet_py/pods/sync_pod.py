@@ -44,7 +44,7 @@ from kubelet_py.pods.stopping import Stopper
 from kubelet_py.pods.sync_counts import SyncCounts
 from kubelet_py.pods.termination import RETRY_SECONDS, Terminator, deadline, grace_of
 from kubelet_py.volumes.plugin import Context
-from runtime.early_network import SandboxStart
+from runtime.sandbox_start import SandboxStart
 
 log = logging.getLogger(__name__)
 

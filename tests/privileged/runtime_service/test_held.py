@@ -15,11 +15,11 @@ import pytest
 
 from runtime import held as held_module
 from runtime.capabilities import DEFAULT
-from runtime.early_network import SandboxStart
 from runtime.errors import RuntimeFailure, StartError
 from runtime.gate import Gate
 from runtime.held import HeldContainer
 from runtime.machine import this_machine
+from runtime.sandbox_start import SandboxStart
 from runtime.seccomp.profile import runtime_default
 from runtime.shim_link import SHIM_LOST
 from runtime.values import SandboxConfig
@@ -315,7 +315,7 @@ def test_an_answer_that_is_lost_with_the_shim_ends_it(node: Node, monkeypatch: p
         return {"error": "the pod's shim has gone", "kind": SHIM_LOST}
 
     monkeypatch.setattr(one, "wait", lost)
-    monkeypatch.setattr(node.service, "_end_lost", lambda sandbox: None)  # it comes later
+    monkeypatch.setattr(node.service._endings, "end_lost", lambda sandbox: None)  # it comes later
     with pytest.raises(StartError, match="shim has gone"):
         node.service.release_container(one)
     found = node.service.container(one.id)

@@ -227,7 +227,7 @@ def test_a_pod_that_could_not_be_ended_with_its_shim_is_ended_by_the_next_reques
     shim = shim_of(node, sandbox.id)
     hidden = folder.rename(folder.with_name(".away"))
     os.kill(shim, signal.SIGKILL)
-    wait_for(lambda: sandbox.id not in node.service._links)
+    wait_for(lambda: sandbox.id not in node.service._shims.links)
     wait_for(lambda: "runtime-lost" not in {thread.name for thread in threading.enumerate()})
     assert node.service.list_sandboxes()[0].state == "READY"
     hidden.rename(folder)
@@ -344,7 +344,7 @@ def test_pods_one_after_another_leave_nothing(node: Node) -> None:
 
     sandbox = node.sandbox()
     node.service.remove_pod_sandbox(sandbox.id)
-    wait_for(lambda: not count()["folders"] and not shims(node.folder) and not node.service._links)
+    wait_for(lambda: not count()["folders"] and not shims(node.folder) and not node.service._shims.links)
     before = count()
     for _ in range(30):
         sandbox = node.sandbox()
