@@ -37,7 +37,7 @@ _USUAL: dict[str, tuple[Any, ...]] = {
     "reservedMemory": (),
     "runtimeRequestTimeout": ("2m", "2m0s"),
     "showHiddenMetricsForVersion": (),
-    "singleProcessOOMKill": (False,),
+    "singleProcessOOMKill": (True,),  # upstream's default is False on cgroup v2, and True elsewhere
     "systemCgroups": (),
     "tlsCurvePreferences": (),
     "topologyManagerPolicy": ("none",),

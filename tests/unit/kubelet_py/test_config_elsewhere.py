@@ -70,6 +70,7 @@ def test_the_file_that_kubeadm_writes_is_what_it_says_and_defaults(tmp_path: Pat
         ({"failCgroupV1": True, "hairpinMode": "none"}, r"failCgroupV1 \(only false\), hairpinMode \(only "),
         ({"memorySwap": {"swapBehavior": "LimitedSwap"}}, "not act on: memorySwap"),
         ({"enableProfilingHandler": True}, r"enableProfilingHandler \(only false\)"),
+        ({"singleProcessOOMKill": False}, r"singleProcessOOMKill \(only true\)"),
         ({"topologyManagerPolicy": "single-numa-node", "typo": 1}, "unknown keys typo"),
     ],
 )
@@ -86,7 +87,7 @@ def test_what_would_change_something_is_refused(document: dict[str, Any], proble
             "memorySwap": {"swapBehavior": "NoSwap"},
             "logging": {},
             "tracing": {},
-            "singleProcessOOMKill": False,
+            "singleProcessOOMKill": True,
         },
         {"runtimeRequestTimeout": "2m0s", "maxPods": 0, "port": 0, "address": ""},
     ],
