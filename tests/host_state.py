@@ -56,7 +56,7 @@ def read() -> HostState:
     )
 
 
-def settled_difference(before: HostState, seconds: float = 5.0) -> list[str]:
+def settled_difference(before: HostState, seconds: float = 30.0) -> list[str]:
     """What differs from `before` once the kernel's delayed undoing (links, cgroups) had its time."""
     deadline = time.monotonic() + seconds
     while True:

@@ -23,9 +23,11 @@ def disk(node: Node) -> set[str]:
                "var/lib/kubelet-py/cni", "var/log/pods", "var/log/containers")  # fmt: skip
     found = set()
     for folder in folders:
-        for path in (node.root / folder).rglob("*"):
-            if path.name not in ("lock", "last_reserved_ip.0") and not set_aside(path):
-                found.add(str(path.relative_to(node.root)))
+        # Not by rglob: it fails where a folder goes while it looks (Python before 3.13).
+        for parent, folders, files in os.walk(node.root / folder):
+            for path in (Path(parent, name) for name in (*folders, *files)):
+                if path.name not in ("lock", "last_reserved_ip.0") and not set_aside(path):
+                    found.add(str(path.relative_to(node.root)))
     return found
 
 

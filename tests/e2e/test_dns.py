@@ -34,7 +34,7 @@ def named(node: Node) -> Iterator[Node]:
         pod("client"),
     )
     node.wait_running("db-0", "client")
-    node.until("names", lambda: ask("db.default.svc").answer)
+    node.until("names", lambda: _answers("db.default.svc"))
     yield node
     node.kubectl("delete", "pod", "db-0", "client", "--grace-period=0", "--force")
 

@@ -125,13 +125,14 @@ def test_failing_liveness_probe_restarts_and_readiness_takes_out(node: Node) -> 
     probe: dict[str, Any] = {
         "exec": {"command": ["test", "-e", "/ok"]},
         "periodSeconds": 1,
+        "timeoutSeconds": 30,  # a busy machine is not a failure
         "failureThreshold": 1,
     }
     start = "touch /ok; trap 'exit 0' TERM; sleep 600 & wait"
-    node.apply(pod("alive", start, container={"livenessProbe": probe | {"initialDelaySeconds": 1}}),
+    made = probe | {"failureThreshold": 60}  # the file, which the container makes itself
+    node.apply(pod("alive", start, container={"livenessProbe": probe, "startupProbe": made}),
                pod("ready", start, container={"readinessProbe": probe}))  # fmt: skip
-    node.wait_running("alive", "ready")
-    node.kubectl("wait", "--for=condition=Ready", "pod/ready", "--timeout=60s")
+    node.kubectl("wait", "--for=condition=Ready", "pod/alive", "pod/ready", "--timeout=60s")
     node.kubectl("exec", "ready", "--", "rm", "/ok")
     node.kubectl("wait", "--for=condition=Ready=false", "pod/ready", "--timeout=60s")
     assert node.get("pod", "ready")["status"]["containerStatuses"][0]["restartCount"] == 0

@@ -115,8 +115,8 @@ def test_a_failed_post_start_hook_ends_its_container_and_keeps_its_output_from_t
     wait_for_event(node, "unlucky", "Warning FailedPostStartHook PostStartHook failed")
 
     def restarted() -> bool:
-        entry = node.get("pod", "unlucky")["status"]["containerStatuses"][0]
-        return bool(entry["restartCount"] >= 1)
+        entries = node.get("pod", "unlucky")["status"].get("containerStatuses") or ()
+        return any(entry["restartCount"] >= 1 for entry in entries)
 
     node.until("started anew", restarted)
     select = ("events", "--field-selector", "involvedObject.name=unlucky", "-o", "json")

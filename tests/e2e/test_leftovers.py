@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,19 @@ def test_what_an_agent_killed_in_the_middle_of_a_removal_left_is_cleared_away_by
     node.kubectl("delete", "pod", "borrowed")
     assert not attachment.exists() and leases(paths) == {}
 
-    os.kill(node.pid("agent"), signal.SIGKILL)
+    supervisor = node.pid("supervisor")
+    os.kill(supervisor, signal.SIGSTOP)  # the next agent does not come before all is there
+    try:
+        os.kill(node.pid("agent"), signal.SIGKILL)
+        left = leave_behind(paths, kept)
+        assert len(left()) == 6
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    node.until("nothing left", lambda: not left(), seconds=60)
+
+
+def leave_behind(paths: NodePaths, kept: Mapping[Path, str]) -> Callable[[], list[Path | str]]:
+    """The files that were kept, and all that a pod may have besides; what says which of it is there."""
     for file, text in kept.items():
         file.write_text(text)
     log = paths.pod_logs / f"default_gone_{GONE}" / "main" / "0.log"
@@ -86,11 +99,10 @@ def test_what_an_agent_killed_in_the_middle_of_a_removal_left_is_cleared_away_by
     driver.create(group)
 
     def left() -> list[Path | str]:
-        files = [file for file in (attachment, lease, log.parent.parent, paths.pods / GONE) if file.exists()]
+        files = [file for file in (*kept, log.parent.parent, paths.pods / GONE) if file.exists()]
         return [*files, *([link] if link.is_symlink() else []), *([group] if driver.exists(group) else [])]
 
-    assert len(left()) == 6
-    node.until("nothing left", lambda: not left(), seconds=60)
+    return left
 
 
 def test_of_a_container_that_crashes_again_and_again_the_last_two_logs_are_kept(node: Node) -> None:

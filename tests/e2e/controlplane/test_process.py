@@ -6,7 +6,6 @@ import json
 import signal
 import socket
 import subprocess
-import time
 
 import pytest
 from control_plane import Process
@@ -43,9 +42,7 @@ def test_sigterm_ends_watches_and_the_process_without_waiting_for_their_timeout(
         with session.get(url, stream=True, timeout=10) as watch:
             lines = watch.iter_lines()
             next(lines)
-            started = time.monotonic()
-            assert process.end(signal.SIGTERM) == 0
-            assert time.monotonic() - started < 8
+            assert process.end(signal.SIGTERM) == 0  # which waits for seconds; the watch has half an hour
             assert all(json.loads(line)["type"] == "ADDED" for line in lines)  # a clean end, no broken chunk
 
 
