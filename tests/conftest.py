@@ -18,12 +18,14 @@ import host_state
 SECOND_TRY = {"reruns": 1, "rerun_except": [r"Timeout \(>"]}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of the real kernel need root, and are tried a second time: machines are noisy, and one missed
     deadline of five thousand tests hides what the others say. The summary lists each as RERUN: it is
-    a test to be mended.
+    a test to be mended. The command line's own `--reruns`, 0 for none, comes first.
     """
     added = pytest.mark.flaky(**SECOND_TRY) if os.geteuid() == 0 else pytest.mark.skip(reason="needs root")
+    if os.geteuid() == 0 and config.getoption("reruns") is not None:
+        return
     for item in items:
         if item.get_closest_marker("privileged") or item.get_closest_marker("e2e"):
             item.add_marker(added)
