@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -58,7 +59,15 @@ def left(node: Node) -> dict[str, int]:
 def remove_all(node: Node) -> None:
     node.kubectl("delete", "pod", "--all", "--force", "--grace-period=0")
     node.until("no pods left", lambda: os.listdir(node.root / "var/lib/kubelet-py/pods") == [])
-    node.until("no containers left", lambda: os.listdir(node.root / "var/lib/kubelet-py/containers") == [])
+    of_pods = ("sandboxes", "containers", "attachments", "cgroups")
+
+    def settled() -> bool:
+        """Links and mounts go a moment later, and the next pod's links are made in advance."""
+        first = left(node)
+        time.sleep(1)
+        return first == left(node) and not any(first[kind] for kind in of_pods)
+
+    node.until("nothing of pods left", settled)
 
 
 def broken(conflist: Path, how: str) -> str:

@@ -90,7 +90,7 @@ def test_environment(configured: Node) -> None:
 
 
 def test_arguments_are_expanded(configured: Node) -> None:
-    assert configured.kubectl("logs", "all").out == "arg one red\n"
+    configured.until("its line", lambda: configured.kubectl("logs", "all").out == "arg one red\n")
 
 
 def test_config_map_and_secret_volumes(configured: Node) -> None:
@@ -212,7 +212,8 @@ def test_graceful_deletion_waits_for_the_process_and_forces_one_that_ignores(nod
     mount = {"volumeMounts": [{"name": "out", "mountPath": "/out"}]}
     node.apply(pod("polite", polite, container=mount, **volume), pod("rude", "trap '' TERM; sleep 3600"))
     node.wait_running("polite", "rude")
-    node.until("trap set", lambda: "sleep" in sh(node, "polite", "ps"))
+    # The shell's own line has the word, too.
+    node.until("trap set", lambda: " sleep 3600\n" in sh(node, "polite", "ps"))
     node.kubectl("delete", "pod", "polite", "--grace-period=5")
     assert (out / "said").read_text() == "bye\n"
     node.kubectl("delete", "pod", "rude", "--grace-period=1")

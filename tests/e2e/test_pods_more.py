@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import threading
@@ -126,8 +127,8 @@ def test_sidecars_stop_after_the_containers_they_serve(node: Node) -> None:
 
 
 def test_a_pod_past_its_active_deadline_fails(node: Node) -> None:
-    node.apply(pod("late", POLITE, activeDeadlineSeconds=2))
-    node.wait_running("late")
+    # Nobody looks whether it runs before: on a busy machine that look may come when it has failed.
+    node.apply(pod("late", POLITE, activeDeadlineSeconds=5))
     node.until("Failed", lambda: node.phase("late") == "Failed", QUICK)
     status = node.get("pod", "late")["status"]
     assert status["reason"] == "DeadlineExceeded"
@@ -254,7 +255,7 @@ def test_a_grpc_probe_makes_a_pod_ready(node: Node) -> None:
                     client, _ = server.accept()
                 except OSError:
                     return
-                with client:
+                with client, contextlib.suppress(ConnectionError):  # the node may have given up waiting
                     client.recv(4096)
                     if serving.is_set():
                         client.sendall(settings + healthy)
@@ -266,7 +267,8 @@ def test_a_grpc_probe_makes_a_pod_ready(node: Node) -> None:
         def ready() -> bool:
             return bool(node.get("pod", "grpc")["status"]["containerStatuses"][0]["ready"])
 
-        assert "health rpc failed" in wait_for_event(node, "grpc", "Unhealthy")
+        failed = "Unhealthy: Readiness probe failed: error: health rpc failed"
+        node.until("a failure", lambda: any(event.startswith(failed) for event in events(node, "grpc")))
         assert not ready()
         serving.set()
         node.until("ready", ready, 15)

@@ -73,6 +73,11 @@ def container_status(node: Node, name: str) -> dict[str, Any]:
     return found[0] if found else {"restartCount": 0, "ready": False, "state": {}}
 
 
+def waiting_for(node: Node, name: str) -> str:
+    waiting = container_status(node, name)["state"].get("waiting") or {}
+    return str(waiting.get("reason", ""))
+
+
 def container_id(node: Node, name: str) -> str:
     return str(container_status(node, name)["containerID"]).partition("://")[2]
 
@@ -128,11 +133,7 @@ def test_exit_codes_and_crash_loop(node: Node, handler: str) -> None:
     node.apply(under(handler, "crash", "echo dying; exit 3"))
     node.until("a second crash", lambda: container_status(node, name)["restartCount"] >= 1, 60)
 
-    def backing_off() -> bool:
-        waiting = container_status(node, name)["state"].get("waiting", {})
-        return waiting.get("reason") == "CrashLoopBackOff"
-
-    node.until("CrashLoopBackOff", backing_off, 60)
+    node.until("CrashLoopBackOff", lambda: waiting_for(node, name) == "CrashLoopBackOff", 60)
     ended = container_status(node, name)["lastState"]["terminated"]
     assert (ended["exitCode"], ended["reason"]) == (3, "Error")
     assert node.kubectl("logs", name, "--previous").out == "dying\n"
@@ -374,8 +375,8 @@ def test_a_runtime_that_does_nothing_is_an_event_and_the_pod_comes_when_it_is_me
         return any(all(part in event["message"] for part in parts) for event in found)
 
     node.until("an event", lambda: told("Error: OCI runtime create failed: it left no process"))
-    waiting = container_status(node, name)["state"]["waiting"]
-    assert waiting["reason"] in ("RunContainerError", "CrashLoopBackOff")
+    reasons = ("RunContainerError", "CrashLoopBackOff")
+    node.until("why it waits", lambda: waiting_for(node, name) in reasons)
     program.rename(program.with_suffix(".gone"))
     node.until("another", lambda: told("Error: Could not run OCI runtime", "ENOENT"), 90)
     (node.root / "sane").touch()

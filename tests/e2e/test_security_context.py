@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from e2e_node import Node, pod
-from volume_pods import Case, check, event, holding, looking, over, parameters, start_all
+from volume_pods import Case, check, event, holding, looking, over, parameters, start_all, waiting
 
 from runtime.linux import LinuxKernel
 from runtime.userns import supported
@@ -152,8 +152,7 @@ def test_a_container_that_must_not_be_root_waits(node: Node) -> None:
         ("root-asked", "container's runAsUser breaks non-root policy"),
     ):
         assert text in event(node, name, "Failed")
-        waiting = node.get("pod", name)["status"]["containerStatuses"][0]["state"]["waiting"]
-        assert waiting["reason"] == "CreateContainerConfigError"
+        node.until("told", lambda name=name: waiting(node, name)["reason"] == "CreateContainerConfigError")
 
 
 def test_a_profile_of_the_nodes_own(node: Node) -> None:
@@ -178,8 +177,8 @@ def test_a_profile_of_the_nodes_own(node: Node) -> None:
     absent = node.root / "var/lib/kubelet-py/seccomp/absent.json"
     text = f'cannot load seccomp profile "{absent}": open {absent}: no such file or directory'
     assert event(node, "unprofiled", "Failed") == f"Error: {text}"
-    waiting = node.get("pod", "unprofiled")["status"]["containerStatuses"][0]["state"]["waiting"]
-    assert (waiting["reason"], waiting["message"]) == ("CreateContainerError", text)
+    told = {"reason": "CreateContainerError", "message": text}
+    node.until("told", lambda: waiting(node, "unprofiled") == told)
     absent.write_text(json.dumps(profile))
     node.wait_running("unprofiled")
 

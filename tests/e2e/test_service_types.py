@@ -184,7 +184,7 @@ def test_two_ports_on_two_pods(web: Node) -> None:
         {"name": "p2", "port": 81, "targetPort": "two"},
     ]
     web.apply(service("multi", "multi", ports))
-    assert served(web, "multi") == {}
+    web.until("nobody yet", lambda: served(web, "multi") == {})
 
     def serving(name: str, port: str, number: int) -> Any:
         named = {"ports": [{"name": port, "containerPort": number}]}
@@ -216,7 +216,9 @@ def served(node: Node, name: str) -> dict[str, int]:
         for port in piece.get("ports") or ()
         if any(e["conditions"].get("ready") for e in piece.get("endpoints") or ())
     }
-    subsets = node.get("endpoints", name).get("subsets") or ()
+    # The controller may not have made them yet.
+    made = node.kubectl("get", "endpoints", name, "-o", "json", "--ignore-not-found").out
+    subsets = (json.loads(made).get("subsets") if made else None) or ()
     by_endpoints = {p["name"]: p["port"] for s in subsets if s.get("addresses") for p in s["ports"]}
     return by_slices if by_slices == by_endpoints else {"they differ": 0}
 

@@ -30,7 +30,7 @@ class Foreground:
                 argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                 env=node.environment(), cwd=REPOSITORY, start_new_session=True,
             )  # fmt: skip
-        node.until("Ready is said", lambda: "is Ready after" in self.text())
+        node.until("the last word is said", lambda: "Use it: " in self.text())
 
     def text(self) -> str:
         return self.output.read_text()

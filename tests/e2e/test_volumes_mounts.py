@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from e2e_node import Node, sh
-from volume_pods import event, holding, looking, over, shown
+from volume_pods import event, holding, looking, over, shown, waiting
 
 pytestmark = pytest.mark.e2e
 
@@ -122,8 +122,8 @@ def test_a_sub_path_that_leads_elsewhere_keeps_its_container_waiting(
     container = {"env": [{"name": "POD_NAME", "value": value}]}
     node.apply(holding(f"sub-{name}", {"name": "v", "emptyDir": {}}, mounts=mounts, container=container))
     assert event(node, f"sub-{name}", "Failed") == f"Error: {text}"
-    status = node.get("pod", f"sub-{name}")["status"]["containerStatuses"][0]["state"]["waiting"]
-    assert (status["reason"], status["message"]) == ("CreateContainerConfigError", text)
+    told = {"reason": "CreateContainerConfigError", "message": text}
+    node.until("told", lambda: waiting(node, f"sub-{name}") == told)
 
 
 @pytest.mark.conformance(

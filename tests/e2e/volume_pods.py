@@ -106,6 +106,12 @@ def events(node: Node, name: str, reason: str) -> list[str]:
     return [each["message"] for each in found.json()["items"] if each["reason"] == reason]
 
 
+def waiting(node: Node, name: str) -> Object:
+    """For what the pod's container waits, as its status says: that and its events are told one by one."""
+    statuses = node.get("pod", name)["status"].get("containerStatuses") or [{}]
+    return dict((statuses[0].get("state") or {}).get("waiting") or {"reason": ""})
+
+
 def over(node: Node, name: str) -> list[str]:
     """What the pod said, when it has succeeded."""
     node.until(f"{name} over", lambda: node.phase(name) == "Succeeded", 60)
