@@ -107,7 +107,7 @@ class Node:
         self.service.start_container(container)
         return container
 
-    def ended(self, container_id: str, seconds: float = 10) -> Container:
+    def ended(self, container_id: str, seconds: float = 60) -> Container:
         wait_for(lambda: self.service.container(container_id).state == "EXITED", seconds)
         return self.service.container(container_id)
 
@@ -128,7 +128,7 @@ class Node:
         return service
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 10) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = condition()
@@ -140,7 +140,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10) -> Any:
 
 def read_all(stream: Stream) -> tuple[dict[int, bytes], bytes]:
     """All output by channel, and the EXIT payload."""
-    stream.settimeout(15)
+    stream.settimeout(60)
     got: dict[int, bytes] = {}
     last = b""
     while (frame := stream.receive()) is not None:

@@ -30,8 +30,11 @@ def test_container_runs_to_completion_and_its_output_is_logged(node: Node) -> No
     assert sorted(node.log(container).split()) == [b"oops", b"pod-name"]
     with open(ended.config.log_path, "rb") as log:
         assert all(CRI_LINE.match(line) for line in log)
-    kinds = [(e.type, e.exit_code) for e in node.events if e.container_id == container]
-    assert kinds == [("started", None), ("exited", 3)]
+
+    def kinds() -> list[tuple[str, int | None]]:
+        return [(e.type, e.exit_code) for e in node.events if e.container_id == container]
+
+    wait_for(lambda: kinds() == [("started", None), ("exited", 3)])
 
 
 def test_success_is_completed(node: Node) -> None:
@@ -159,7 +162,7 @@ def test_memory_hog_is_oom_killed(node: Node) -> None:
     )
     ended = node.ended(container, 30)
     assert (ended.exit_code, ended.reason) == (137, "OOMKilled")
-    assert "oom" in [event.type for event in node.events]
+    wait_for(lambda: "oom" in [event.type for event in node.events])
 
 
 def test_much_output_arrives_whole_and_in_order(node: Node) -> None:
@@ -268,7 +271,7 @@ def test_nothing_is_ignored_by_what_is_started(node: Node) -> None:
     prepared, planned = node.run(sandbox, show), node.create(sandbox, show)
     (node.folder / "containers" / planned / "program").unlink()
     node.service.start_container(planned)
-    seen = [node.service.exec_sync(prepared, ["grep", "SigIgn:", "/proc/self/status"], 5).stdout]
+    seen = [node.service.exec_sync(prepared, ["grep", "SigIgn:", "/proc/self/status"], 60).stdout]
     for container in (prepared, planned):
         wait_for(lambda container=container: node.log(container))
         seen.append(node.log(container))

@@ -127,7 +127,7 @@ def test_a_shim_with_orders_that_come_to_nothing_ends(
         node.service.begin_pod_sandbox(config(), refuse)
     wait_for(lambda: not shims(node.folder))
     assert len(set(seen)) == 2
-    assert node.service.wait_for_removals(5) and os.listdir(node.folder / "run/sandboxes") == []
+    assert node.service.wait_for_removals(60) and os.listdir(node.folder / "run/sandboxes") == []
     assert node.service.begin_pod_sandbox(config()).finish().state == "READY"
 
 

@@ -39,7 +39,7 @@ class Process:
     def as_before(self, before: Process) -> bool:
         return (
             self.descriptors <= before.descriptors
-            and self.threads == before.threads
+            and self.threads <= before.threads
             and self.children == before.children
         )
 

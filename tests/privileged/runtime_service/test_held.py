@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -55,9 +56,10 @@ def waiting(held: HeldContainer) -> int:
         for tree in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
             procs = Path(f"{tree}/{ROOT_CGROUP}/pod/{held.id}/cgroup.procs")
             for pid in procs.read_text().split() if procs.exists() else ():
-                call = Path(f"/proc/{pid}/syscall").read_text().split()
-                if call[0] == str(this_machine().numbers["read"]):
-                    return int(pid)
+                with contextlib.suppress(OSError):  # it has ended
+                    call = Path(f"/proc/{pid}/syscall").read_text().split()
+                    if call[:1] == [str(this_machine().numbers["read"])]:
+                        return int(pid)
         return 0
 
     return int(wait_for(look))
@@ -82,7 +84,7 @@ def test_it_is_ready_and_waits_until_it_is_let_go(node: Node, seccomp: dict[str,
     assert identifier == one.id
     assert node.ended(identifier).exit_code == 0
     assert node.log(identifier) == b"pod-name\nb\n"
-    assert [event.type for event in node.events] == ["started", "exited"]
+    wait_for(lambda: [event.type for event in node.events] == ["started", "exited"])
 
 
 def test_its_program_has_no_descriptor_of_the_gate(node: Node) -> None:
@@ -103,8 +105,8 @@ def test_one_that_is_dropped_has_never_been(node: Node) -> None:
     pid = waiting(one)
     node.service.drop_container(one)
     assert gone(pid) and node.service.list_containers() == [] and node.events == []
-    assert not Path(one.container.config.log_path).exists() or node.service.wait_for_removals(5)
-    assert node.service.wait_for_removals(5)
+    assert not Path(one.container.config.log_path).exists() or node.service.wait_for_removals(60)
+    assert node.service.wait_for_removals(60)
     assert os.listdir(node.folder / "containers") == []
     assert not [folder for folder in cgroups_made() if one.id in folder]
     wait_for(lambda: one.container.config.log_path not in files_of(min(shims(node.folder))))
@@ -119,7 +121,7 @@ def test_the_pod_can_be_ended_after_it_was_dropped(node: Node) -> None:
     node.service.drop_container(one)
     began = time.monotonic()
     node.service.remove_pod_sandbox(start.id)
-    assert time.monotonic() - began < 5 and node.service.list_sandboxes() == []
+    assert time.monotonic() - began < 60 and node.service.list_sandboxes() == []
 
 
 def test_what_cannot_be_prepared_is_not_held(node: Node) -> None:
@@ -127,7 +129,7 @@ def test_what_cannot_be_prepared_is_not_held(node: Node) -> None:
     for config in (node.config(["true"], tty=True), node.config(["no-such-program"])):
         assert node.service.hold_container(start, config) is None
     sandbox = start.finish()
-    assert node.service.wait_for_removals(5)
+    assert node.service.wait_for_removals(60)
     names = {Path(folder).name for folder in cgroups_made()}
     assert {name for name in names if len(name) == len(start.id)} == {start.id}
     assert os.listdir(node.folder / "containers") == []
@@ -168,7 +170,7 @@ def test_a_pause_that_does_not_start_ends_it(node: Node) -> None:
         start.finish()
     if one is not None:  # the shim had gone before, else
         node.service.drop_container(one)
-    assert node.service.wait_for_removals(5)
+    assert node.service.wait_for_removals(60)
     assert os.listdir(node.folder / "containers") == [] == os.listdir(node.folder / "run/sandboxes")
 
 
@@ -184,7 +186,7 @@ def test_a_process_that_loses_its_maker_is_not_let_go(node: Node) -> None:
     node.service.release_container(one)
     assert node.service.container(one.id).state == "RUNNING" and not gone(shim)
     wait_for(lambda: node.log(one.id) == b"once\n")
-    assert [event.type for event in node.events] == ["started"]
+    wait_for(lambda: [event.type for event in node.events] == ["started"])
 
 
 def test_a_shim_that_is_killed_lets_nobody_through(node: Node) -> None:
@@ -198,7 +200,7 @@ def test_a_shim_that_is_killed_lets_nobody_through(node: Node) -> None:
         node.service.release_container(one)
     wait_for(lambda: gone(pid))
     node.service.remove_container(one.id)
-    assert node.service.wait_for_removals(5)
+    assert node.service.wait_for_removals(60)
     assert not [folder for folder in cgroups_made() if one.id in folder]
 
 
@@ -252,7 +254,7 @@ def test_an_agent_that_is_killed_takes_it_along(node: Node) -> None:
     try:
         assert second.list_containers() == []
         (sandbox,) = second.list_sandboxes()
-        assert second.wait_for_removals(5) and not folder.exists()
+        assert second.wait_for_removals(60) and not folder.exists()
         assert not [tree for tree in cgroups_made() if tree.endswith(identifier)]
         assert not Path(config.log_path).exists() or b"never" not in Path(config.log_path).read_bytes()
         again = second.create_container(sandbox.id, config)  # the shim is free for the next one
@@ -320,4 +322,4 @@ def test_an_answer_that_is_lost_with_the_shim_ends_it(node: Node, monkeypatch: p
         node.service.release_container(one)
     found = node.service.container(one.id)
     assert (found.state, found.exit_code) == ("EXITED", 137) and gone(pid)
-    assert node.events[-1].type == "exited"
+    wait_for(lambda: node.events and node.events[-1].type == "exited")

@@ -46,7 +46,7 @@ def test_containers_own_end_is_told_with_its_code_and_only_once(node: Node) -> N
     container = node.run(node.sandbox(), ["sh", "-c", f"exec {HOG}"], resources=LIMITS)
     ended = node.ended(container, 30)
     assert (ended.exit_code, ended.reason) == (137, "OOMKilled")
-    assert [event.exit_code for event in told(node, container)] == [137]
+    wait_for(lambda: [event.exit_code for event in told(node, container)] == [137])
 
 
 def test_kill_while_no_agent_listened_is_told_to_the_next(node: Node) -> None:
@@ -79,4 +79,4 @@ def test_watching_leaves_no_descriptor(node: Node) -> None:
     before = len(os.listdir(opened))
     for _ in range(3):
         node.ended(node.run(sandbox, ["true"], resources=LIMITS))
-    wait_for(lambda: len(os.listdir(opened)) == before)
+    wait_for(lambda: len(os.listdir(opened)) <= before)  # then, pause's worker may still have been there

@@ -202,7 +202,7 @@ def test_killed_shim_ends_its_pod_and_the_agent_hears_of_it(node: Node) -> None:
     wait_for(lambda: node.service.list_sandboxes()[0].state == "NOTREADY")
     for pid in pids:
         wait_for(lambda pid=pid: gone(pid))
-    assert ("exited", container) in [(e.type, e.container_id) for e in node.events]
+    wait_for(lambda: ("exited", container) in [(e.type, e.container_id) for e in node.events])
     assert node.service.container(spared).state == "RUNNING"
     node.service.remove_pod_sandbox(sandbox.id)
 
