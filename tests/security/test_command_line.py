@@ -102,7 +102,7 @@ def test_E01_a_swapped_program_cannot_overwrite_the_command_lines(bundle: Bundle
         stop.set()
         thread.join()
     answer = bundle.root / "answer"
-    for _ in range(100):
+    for _ in range(600):
         if answer.exists():
             break
         time.sleep(0.05)
@@ -113,7 +113,7 @@ def test_E01_a_swapped_program_cannot_overwrite_the_command_lines(bundle: Bundle
 
 
 def wait_until_running(bundle: Bundle) -> None:
-    for _ in range(200):
+    for _ in range(1000):
         if '"running"' in bundle("state", bundle.identity).stdout:
             return
         time.sleep(0.02)

@@ -39,7 +39,7 @@ def veths() -> list[str]:
 def settle_veths(expected: list[str]) -> None:
     # A dropped namespace takes its links along within an RCU grace period.
     gone = threading.Event()
-    for _ in range(100):
+    for _ in range(3000):
         if veths() == expected:
             return
         gone.wait(0.02)

@@ -154,7 +154,7 @@ def test_sigkill_at_every_step(attach: Attach, tmp_path: Path) -> None:
             if pod_gone:
                 pod.close()
                 invoker.gc([])
-                for _ in range(200):  # links of a dropped namespace take a moment
+                for _ in range(3000):  # links of a dropped namespace take a moment
                     if links() in (["lo"], ["lo", "kpy0"]):
                         break
                     time.sleep(0.02)

@@ -48,7 +48,7 @@ def registry(
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in range(300):
+        for _ in range(3000):
             try:
                 socket.create_connection((listen, port), 1).close()
                 break

@@ -24,7 +24,7 @@ from runtime.images.store import ImageStore
 pytestmark = pytest.mark.privileged
 
 BUSYBOX = Path("/usr/bin/busybox")
-SECONDS = 15.0
+SECONDS = 60.0
 
 
 class Standalone:
@@ -133,7 +133,7 @@ def test_a_static_pod_lives_through_its_agents_death_and_ends_with_its_file(node
     node.start()
     node.until(lambda: "state=running 1 pods" in (node.paths.root / "agent.log").read_text(), "adoption")
     assert node.containers() == before, "adopted, not restarted"
-    assert node.end(signal.SIGTERM) < 2.0, "a clean stop is quick"
+    assert node.end(signal.SIGTERM) < 5.0, "a supervisor would kill it then"
     assert node.containers() == before
     # Edited meanwhile: the new pod may want the former one's port, and starts when that is gone.
     manifest(node, "web", "trap 'exit 0' TERM; sleep 1001 & wait")

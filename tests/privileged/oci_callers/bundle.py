@@ -77,7 +77,7 @@ class Bundle:
         return (self.folder / "output").read_text()
 
     def wait_for(self, text: str) -> None:
-        for _ in range(200):
+        for _ in range(3000):
             if text in self.output():
                 return
             time.sleep(0.02)

@@ -23,7 +23,7 @@ class Systemd:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self.path)
 
-    def heard(self, seconds: float = 10) -> list[str]:
+    def heard(self, seconds: float = 60) -> list[str]:
         """All up to a barrier, or until nothing comes any more."""
         found: list[str] = []
         while select.select([self._socket], [], [], seconds)[0]:

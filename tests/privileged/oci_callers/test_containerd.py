@@ -66,7 +66,7 @@ class Containerd:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(60)
         self._log.close()
 
 
@@ -152,7 +152,7 @@ def test_the_life_of_a_task(ctr: Containerd, manager: str) -> None:
         assert ctr.status("life") == "PAUSED"
         assert ctr("task", "resume", "life").returncode == 0
         assert ctr("task", "kill", "-s", "9", "life").returncode == 0
-        for _ in range(100):
+        for _ in range(600):
             if ctr.status("life") == "STOPPED":
                 break
             time.sleep(0.05)
@@ -186,7 +186,7 @@ def test_a_kill_that_comes_too_late_is_no_failure(ctr: Containerd) -> None:
     """A kubelet's stop meets a container that has just ended: containerd must take it for that."""
     assert ctr.run("-d", IMAGE, "ended", "true").returncode == 0
     try:
-        for _ in range(200):
+        for _ in range(600):
             if ctr.status("ended") == "STOPPED":
                 break
             time.sleep(0.05)

@@ -48,10 +48,10 @@ def started(bundle: Bundle, systemd: Systemd, *argv: str) -> subprocess.Popen[by
 
 def test_start_returns_when_the_container_is_ready(telling: Bundle, systemd: Systemd) -> None:
     made = started(telling, systemd, "create", "--bundle", str(telling.folder), telling.identity)
-    assert made.wait(30) == 0 and systemd.heard(0.2) == []
+    assert made.wait(60) == 0 and systemd.heard(0.2) == []
     start = started(telling, systemd, "start", telling.identity)
     assert systemd.heard() == ["READY=1", f"MAINPID={telling.pid()}", "BARRIER=1"]
-    assert start.wait(10) == 0
+    assert start.wait(60) == 0
     assert systemd.heard(0.2) == [], "its other words are not for the unit"
     assert telling("delete", "--force", telling.identity).returncode == 0
     assert not list(telling.state.glob(f"{telling.identity}*"))
@@ -61,13 +61,13 @@ def test_run_detached_and_in_the_foreground(telling: Bundle, systemd: Systemd) -
     run = ["run", "--bundle", str(telling.folder)]
     detached = started(telling, systemd, *run, "--detach", telling.identity)
     assert systemd.heard() == ["READY=1", f"MAINPID={telling.pid()}", "BARRIER=1"]
-    assert detached.wait(10) == 0
+    assert detached.wait(60) == 0
     assert telling("delete", "--force", telling.identity).returncode == 0
     foreground = started(telling, systemd, *run, telling.identity)
     assert systemd.heard() == ["READY=1", f"MAINPID={telling.pid()}", "BARRIER=1"]
     assert foreground.poll() is None
     foreground.terminate()
-    assert foreground.wait(20) == 5
+    assert foreground.wait(60) == 5
 
 
 def test_a_container_that_ends_before_it_is_ready_holds_up_nobody(bundle: Bundle, systemd: Systemd) -> None:
@@ -89,13 +89,13 @@ def test_nothing_of_it_is_there_without_systemd(bundle: Bundle) -> None:
 
 def test_a_socket_that_is_gone_is_told_and_the_container_runs(telling: Bundle, systemd: Systemd) -> None:
     made = started(telling, systemd, "create", "--bundle", str(telling.folder), telling.identity)
-    assert made.wait(30) == 0
+    assert made.wait(60) == 0
     os.unlink(systemd.path)
     start = telling("start", telling.identity, env=environment(systemd))
     assert start.returncode == 0
     assert f"Could not tell systemd that {telling.identity} is ready: No such file" in start.stderr
     assert telling.pid() > 0
-    for _ in range(100):
+    for _ in range(1000):
         if '"running"' in telling("state", telling.identity).stdout:
             return
         time.sleep(0.02)
@@ -105,6 +105,6 @@ def test_a_socket_that_is_gone_is_told_and_the_container_runs(telling: Bundle, s
 def test_ids_of_others_are_not_taken_for_the_folder(bundle: Bundle, systemd: Systemd) -> None:
     bundle.args("sleep", "1000")
     made = started(bundle, systemd, "create", "--bundle", str(bundle.folder), "notify")
-    assert made.wait(30) == 0
+    assert made.wait(60) == 0
     assert bundle("delete", "--force", "notify").returncode == 0
     assert list(bundle.state.glob("[!.]*")) == []

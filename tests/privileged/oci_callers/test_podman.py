@@ -137,7 +137,7 @@ def test_a_missing_program_is_127(podman: Podman) -> None:
 
 
 def test_logs_stop_and_exit_code(podman: Podman, looping: str) -> None:
-    for _ in range(100):
+    for _ in range(600):
         if podman("logs", looping).stdout:
             break
         time.sleep(0.05)

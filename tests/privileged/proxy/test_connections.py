@@ -174,8 +174,8 @@ def test_no_connection_is_lost_by_syncs_restarts_and_sigkill(api: Api, tmp_path:
     newcomers = None
     try:
         reach("the first")
-        before = resent()
         held = [connected() for _ in range(HELD)]
+        before = resent()
         newcomers = Newcomers()
         for version in range(3, 13):
             # The Service's own endpoints, and another Service's beside it.

@@ -126,7 +126,7 @@ class Running:
     def pid(self) -> int:
         return self.process.pid
 
-    def wait(self, seconds: float = 15) -> tuple[int, str]:
+    def wait(self, seconds: float = 60) -> tuple[int, str]:
         """Exit code (128 + n for a signal) and output, when all writers have gone."""
         deadline = time.monotonic() + seconds
         while True:
@@ -141,7 +141,7 @@ class Running:
         code = found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
         return code, self._text.decode(errors="replace")
 
-    def read_until(self, text: str, seconds: float = 10) -> str:
+    def read_until(self, text: str, seconds: float = 60) -> str:
         """Output so far, once it contains `text`."""
         deadline = time.monotonic() + seconds
         while text.encode() not in self._text:

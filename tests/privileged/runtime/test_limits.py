@@ -48,12 +48,12 @@ def test_a_cpu_quota_is_kept(box: Any) -> None:
     running = box.start("while :; do :; done", linux=limited(cpu={"quota": 20000, "period": 100000}))
     begin, used = time.monotonic(), running.cgroup.stats().cpu_usage_ns
     os.waitid(os.P_PIDFD, running.process.pidfd, os.WEXITED | os.WNOHANG)
-    while time.monotonic() - begin < 1.0:
+    # On a busy machine it may take a while until there is a period in which it wants more than its share.
+    while time.monotonic() - begin < 1.0 or not running.cgroup.stats().cpu_throttled_periods:
         running.cgroup.pids()
         time.sleep(0.05)
     share = (running.cgroup.stats().cpu_usage_ns - used) / 1e9 / (time.monotonic() - begin)
     assert share < 0.35
-    assert running.cgroup.stats().cpu_throttled_periods > 0
 
 
 def test_limits_can_be_changed_while_it_runs(box: Any) -> None:
@@ -81,8 +81,10 @@ def test_freeze_stops_and_thaw_continues(box: Any) -> None:
     time.sleep(0.15)
     assert running.cgroup.stats().cpu_usage_ns - first < 20_000_000
     running.cgroup.thaw()
-    time.sleep(0.15)
-    assert running.cgroup.stats().cpu_usage_ns > first + 20_000_000
+    deadline = time.monotonic() + 60
+    while running.cgroup.stats().cpu_usage_ns <= first + 20_000_000:
+        assert time.monotonic() < deadline, "it stays as if it were frozen"
+        time.sleep(0.05)
 
 
 def test_an_exec_is_limited_like_its_container(box: Any) -> None:

@@ -71,11 +71,19 @@ class Bundle:
         return str(json.loads(self("state", identity).stdout)["status"])
 
     def wait_for(self, identity: str, status: str) -> None:
-        for _ in range(100):
+        for _ in range(1000):
             if self.status(identity) == status:
                 return
             time.sleep(0.02)
         assert self.status(identity) == status
+
+    def wait_for_output(self, text: str) -> None:
+        output = self.folder / "output"
+        for _ in range(3000):
+            if output.read_text() == text:
+                return
+            time.sleep(0.02)
+        assert output.read_text() == text
 
 
 @pytest.fixture
@@ -105,7 +113,7 @@ def test_the_life_of_a_container(bundle: Bundle) -> None:
     assert bundle("exec", "life", "sh", "-c", "exit 3").returncode == 3
     assert bundle("start", "life").returncode == 0
     assert bundle.status("life") == "running"
-    assert (bundle.folder / "output").read_text() == "started\n"
+    bundle.wait_for_output("started\n")
     assert bundle("start", "life").returncode == 1
     assert bundle("exec", "life", "sh", "-c", "id -u; exit 5").returncode == 5
     assert "running" in bundle("delete", "life").stderr
