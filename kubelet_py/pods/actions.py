@@ -171,8 +171,12 @@ class _Decision:
         return False
 
     def returns(self, ended: ContainerView | None) -> bool:
-        """Was this attempt killed to come back?"""
-        return ended is not None and ended.state == "EXITED" and ended.id in self.returning
+        return _returns(ended, self.returning)
+
+
+def _returns(ended: ContainerView | None, returning: Collection[str]) -> bool:
+    """Was this attempt killed to come back?"""
+    return ended is not None and ended.state == "EXITED" and ended.id in returning
 
 
 def first_start(pod: Object, view: PodView) -> Start | None:
@@ -214,7 +218,7 @@ def compute_pod_actions(
     remove = _superseded(view)
     sandbox = view.sandbox
     if sandbox is None or not sandbox.ready or (not sandbox.ips and not host_network(pod)):
-        return replace(_without_sandbox(pod, view), **remove)
+        return replace(_without_sandbox(pod, view, returning), **remove)
     decision = _Decision(pod, view, now, health or {}, backoffs or {}, frozenset(resized), returning)
     initialized = any(decision.current(c["name"]) is not None for c in containers(pod))
     over = _init_containers(decision, initialized)
@@ -233,13 +237,14 @@ def compute_pod_actions(
     )
 
 
-def _without_sandbox(pod: Object, view: PodView) -> PodActions:
+def _without_sandbox(pod: Object, view: PodView, returning: Collection[str]) -> PodActions:
     """Rule 1."""
     old = view.sandbox
     # One that was only created has no process to be stopped, and never will: its sandbox is gone.
     if any(c.state == "RUNNING" for c in view.containers) or (old is not None and old.ready):
         return PodActions(kill_pod=True)
-    wanted = [c for c in containers(pod) if should_restart(pod, view.latest(c["name"]))]
+    latest = [view.latest(c["name"]) for c in containers(pod)]
+    wanted = any(should_restart(pod, last) or _returns(last, returning) for last in latest)
     if pod["metadata"].get("deletionTimestamp") or not wanted:
         return PodActions(kill_pod=True, finished=True)
     if restart_policy(pod) == "Never" and view.containers:
@@ -312,7 +317,7 @@ def _main_containers(decision: _Decision) -> None:
             # A killed container is not started in the same breath: its exit wakes the worker again.
             if not decision.check_running(container, current):
                 decision.kept += 1
-        elif should_restart(decision.pod, last) or decision.returns(current) or _resizes(decision, current):
+        elif should_restart(decision.pod, last) or decision.returns(last) or _resizes(decision, current):
             if current is not None and current.state != "EXITED":
                 decision.kills.append(
                     Kill(

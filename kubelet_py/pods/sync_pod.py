@@ -25,7 +25,14 @@ from functools import partial
 
 from kubelet_py.errors import ContainerError, ImageError, ImagePulling, SandboxError, VolumesError
 from kubelet_py.pods import backoff, hooks, timeline
-from kubelet_py.pods.actions import Kill, PodActions, Start, compute_pod_actions, first_start
+from kubelet_py.pods.actions import (
+    Kill,
+    PodActions,
+    Start,
+    compute_pod_actions,
+    first_start,
+    restart_policy,
+)
 from kubelet_py.pods.admission import LATER
 from kubelet_py.pods.held_start import HeldStart
 from kubelet_py.pods.model import (
@@ -156,9 +163,8 @@ class PodSyncer:
             record.finished = True
             return False, self._terminator.finish(record)
         if actions.kill_pod:
-            if view.sandbox is not None and not view.sandbox.ready and record.kill_at is None:
-                message = "Pod sandbox changed, it will be killed and re-created."
-                self._p.event(pod, "", "Normal", "SandboxChanged", message)
+            if restart_policy(pod) != "Never":
+                record.returning |= {c.id for c in view.containers if c.state == "RUNNING"}
             if not self._terminator.quiet(record, view):
                 self._publish(record, view, health)
                 return False, RETRY_SECONDS
@@ -228,6 +234,9 @@ class PodSyncer:
         self._publish(record, view, health, soon=True)
         if record.volumes is None and not self._set_up_volumes(record, view):
             return False, self._failed(record)
+        if view.sandbox is not None:
+            message = "Pod sandbox changed, it will be killed and re-created."
+            self._p.event(record.pod, "", "Normal", "SandboxChanged", message)
         began = time.monotonic()
         # One that lost its shim has no process any more, but its address and its host ports.
         self._p.sandboxes.stop(view)

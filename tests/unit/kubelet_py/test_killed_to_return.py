@@ -25,10 +25,12 @@ class Quick(Node):
         self.containers = (up(),)
         self.health, self.resized = HEALTHY, frozenset[str]()
         self.said: list[dict[str, Any]] = []
+        self.events: list[str] = []
         parts, self.ended = self.syncer._p, threading.Event()
         parts.pleg.view = lambda uid: PodView(uid, self.sandboxes, self.containers)
         parts.prober.health = lambda view: self.health
         parts.resizer.act = lambda record, view: self.resized
+        parts.event = lambda of, name, kind, reason, text: self.events.append(reason)
         parts.statuses.set = lambda of, status, soon=False: self.said.append(status)
         self.syncer._stopper._runtime = SimpleNamespace(stop_container=self.stop_container)  # type: ignore[assignment]
         begin = self.syncer._stopper._begin
@@ -37,6 +39,10 @@ class Quick(Node):
     def stop_container(self, identifier: str, grace: float) -> None:
         self.containers = tuple(replace(c, state="EXITED", exit_code=0) for c in self.containers)
         self.ended.set()
+
+    def stop(self, view: PodView) -> None:
+        self.did.append("stop the sandbox")
+        self.sandboxes = tuple(replace(box, ready=False) for box in self.sandboxes)
 
     def start(self, *_: Any) -> str:
         self.containers = (up(attempt=1), *self.containers)
@@ -58,3 +64,24 @@ def test_the_pod_is_not_over_meanwhile(policy: str, why: str) -> None:
     assert node.did == ["start c"]
     assert "running" in node.said[-1]["containerStatuses"][0]["state"]
     assert node.record.returning == {"c-0"}, "as long as it is remembered"
+
+
+@pytest.mark.parametrize(
+    ("policy", "phases", "did"),
+    [
+        ("Always", {"Running"}, ["stop the sandbox", "release c"]),
+        ("OnFailure", {"Running"}, ["stop the sandbox", "release c"]),
+        ("Never", {"Running", "Succeeded"}, ["stop the sandbox"]),
+    ],
+)
+def test_nor_when_it_is_its_sandbox_that_died(policy: str, phases: set[str], did: list[str]) -> None:
+    """What runs of a dead sandbox is told to end, and a program that heeds that ends with 0."""
+    node = Quick(pod(policy=policy))
+    node.sandboxes = (SandboxView("old", 0, False),)
+    node.containers = (up(sandbox="old"),)
+    for _ in range(5):
+        node.syncer.sync("u")
+        node.record.pod = node.record.pod | {"status": node.said[-1]}
+    assert {status["phase"] for status in node.said} == phases
+    assert node.did == did
+    assert node.events.count("SandboxChanged") == (policy != "Never")
