@@ -106,6 +106,34 @@ def should_restart(pod: Mapping[str, Any], last: ContainerView | None) -> bool:
     return policy == "Always" or (policy == "OnFailure" and last.exit_code != 0)
 
 
+def _may_run(pod: Mapping[str, Any], view: PodView, name: str, returning: Collection[str]) -> bool:
+    """The same with what is known of the container besides: it was killed to come back, or the runtime has
+    forgotten it (`down`, a lost disk) and only the status tells how far it was."""
+    last = view.latest(name)
+    if last is None and _ended_for_good(pod, name):
+        return False
+    return should_restart(pod, last) or _returns(last, returning)
+
+
+def _ended_for_good(pod: Mapping[str, Any], name: str) -> bool:
+    """Does the status say that the container ran, and by restartPolicy not again?"""
+    policy = restart_policy(pod)
+    for entry in (pod.get("status") or {}).get("containerStatuses") or ():
+        if entry.get("name") == name:
+            state = entry.get("state") or {}
+            if policy == "OnFailure":
+                return (state.get("terminated") or {}).get("exitCode") == 0
+            return policy == "Never" and ("terminated" in state or "running" in state)
+    return False
+
+
+def _has_begun(pod: Mapping[str, Any], view: PodView) -> bool:
+    """Has a container of the pod existed, be it by the status only?"""
+    status = pod.get("status") or {}
+    told = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    return bool(view.containers) or any(entry.get("containerID") for entry in told)
+
+
 def spec_hash(container: Mapping[str, Any]) -> str:
     """Changes when a running container has to be replaced: its name or its image changed."""
     import hashlib
@@ -184,8 +212,10 @@ def first_start(pod: Object, view: PodView) -> Start | None:
     wanted = [*init_containers(pod), *containers(pod)]
     if view.containers or not wanted:
         return None
-    name = wanted[0]["name"]
-    return Start(name, next_attempt(pod, None, name), None, bool(init_containers(pod)))
+    name, init = wanted[0]["name"], bool(init_containers(pod))
+    if not init and not _may_run(pod, view, name, ()):
+        return None
+    return Start(name, next_attempt(pod, None, name), None, init)
 
 
 def next_attempt(pod: Mapping[str, Any], last: ContainerView | None, name: str) -> int:
@@ -243,11 +273,10 @@ def _without_sandbox(pod: Object, view: PodView, returning: Collection[str]) -> 
     # One that was only created has no process to be stopped, and never will: its sandbox is gone.
     if any(c.state == "RUNNING" for c in view.containers) or (old is not None and old.ready):
         return PodActions(kill_pod=True)
-    latest = [view.latest(c["name"]) for c in containers(pod)]
-    wanted = any(should_restart(pod, last) or _returns(last, returning) for last in latest)
+    wanted = any(_may_run(pod, view, c["name"], returning) for c in containers(pod))
     if pod["metadata"].get("deletionTimestamp") or not wanted:
         return PodActions(kill_pod=True, finished=True)
-    if restart_policy(pod) == "Never" and view.containers:
+    if restart_policy(pod) == "Never" and _has_begun(pod, view):
         # Upstream: a pod that must not restart gets no second sandbox once a container of it has existed.
         return PodActions(kill_pod=True, finished=True)
     return PodActions(create_sandbox=True, attempt=old.attempt + 1 if old is not None else 0)
@@ -312,12 +341,11 @@ def _main_containers(decision: _Decision) -> None:
     for container in containers(decision.pod):
         name = container["name"]
         current = decision.current(name)
-        last = decision.view.latest(name)
         if current is not None and current.state == "RUNNING":
             # A killed container is not started in the same breath: its exit wakes the worker again.
             if not decision.check_running(container, current):
                 decision.kept += 1
-        elif should_restart(decision.pod, last) or decision.returns(last) or _resizes(decision, current):
+        elif _may_run(decision.pod, decision.view, name, decision.returning) or _resizes(decision, current):
             if current is not None and current.state != "EXITED":
                 decision.kills.append(
                     Kill(

@@ -216,6 +216,8 @@ def _without_attempt(
         entry["state"] = {"terminated": dict(LOST)}
     elif "running" in state:
         entry["lastState"] = {"terminated": dict(LOST)}
+    elif "terminated" in state:
+        entry["lastState"] = dict(state)
     if old.get("containerID") and comes_back and not pod["metadata"].get("deletionTimestamp"):
         entry["restartCount"] += 1  # once: the new entry has no containerID
 

@@ -56,3 +56,10 @@ def test_a_reboot_does_not_lose_the_count_of_restarts() -> None:
     known = pod("one")
     known["status"] = {"containerStatuses": [{"name": "one", "restartCount": 3, "containerID": "x://1"}]}
     assert first_start(known, PodView("u", (), ())) == Start("one", 4)
+
+
+def test_one_that_has_ended_for_good_is_not_set_up_once_more() -> None:
+    known = pod("one") | {"spec": pod("one")["spec"] | {"restartPolicy": "OnFailure"}}
+    ended = {"terminated": {"exitCode": 0}}
+    known["status"] = {"containerStatuses": [{"name": "one", "containerID": "x://1", "state": ended}]}
+    assert first_start(known, PodView("u", (), ())) is None

@@ -44,9 +44,9 @@ class Quick(Node):
         self.did.append("stop the sandbox")
         self.sandboxes = tuple(replace(box, ready=False) for box in self.sandboxes)
 
-    def start(self, *_: Any) -> str:
-        self.containers = (up(attempt=1), *self.containers)
-        return super().start(*_)
+    def start(self, *of: Any) -> str:
+        self.containers = (up(of[1]["name"], attempt=of[2].attempt), *self.containers)
+        return super().start(*of)
 
 
 @pytest.mark.parametrize("policy", ["Always", "OnFailure"])
@@ -85,3 +85,33 @@ def test_nor_when_it_is_its_sandbox_that_died(policy: str, phases: set[str], did
     assert {status["phase"] for status in node.said} == phases
     assert node.did == did
     assert node.events.count("SandboxChanged") == (policy != "Never")
+
+
+def told(name: str, state: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "state": state, "restartCount": 0, "containerID": f"x://{name}"}
+
+
+RUNS, DONE, FAILED = {"running": {}}, {"terminated": {"exitCode": 0}}, {"terminated": {"exitCode": 1}}
+NOTHING_LEFT = [
+    ("Never", RUNS, RUNS, {"Failed"}, []),
+    ("Never", DONE, RUNS, {"Failed"}, []),
+    ("Never", DONE, {"waiting": {"reason": "ErrImagePull"}}, {"Failed"}, []),
+    ("OnFailure", DONE, RUNS, {"Running"}, ["start b"]),
+    ("OnFailure", FAILED, DONE, {"Running"}, ["release a"]),
+    ("Always", DONE, DONE, {"Running"}, ["release a", "start b"]),
+]
+
+
+@pytest.mark.parametrize(("policy", "a", "b", "phases", "did"), NOTHING_LEFT)
+def test_what_the_runtime_has_forgotten_is_not_run_twice(
+    policy: str, a: dict[str, Any], b: dict[str, Any], phases: set[str], did: list[str]
+) -> None:
+    """As after `down`: the status alone tells how far the containers were, and restartPolicy holds."""
+    node = Quick(pod("a", "b", policy=policy))
+    node.record.pod["status"] = {"phase": "Running", "containerStatuses": [told("a", a), told("b", b)]}
+    node.sandboxes = node.containers = ()
+    for _ in range(3):
+        node.syncer.sync("u")
+        node.record.pod = node.record.pod | {"status": node.said[-1]}
+    assert {status["phase"] for status in node.said} == phases
+    assert [step for step in node.did if step.split()[0] in ("start", "release")] == did

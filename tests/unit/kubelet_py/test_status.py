@@ -145,6 +145,15 @@ def test_a_reboot_counts_as_one_restart(state: dict[str, Any], last: str) -> Non
     assert entry["restartCount"] == 5 and entry["lastState"]["terminated"]["reason"] == last
 
 
+def test_a_forgotten_end_stays_the_last_one_while_its_image_is_missing() -> None:
+    old = {"name": "c", "state": {"terminated": {"exitCode": 3}}, "lastState": {}, "containerID": "x://1"}
+    body = pod() | {"status": {"phase": "Running", "containerStatuses": [old | {"restartCount": 4}]}}
+    answer = status(body, view(), waiting={"c": Waiting("ErrImagePull")})
+    [entry] = answer["containerStatuses"]
+    assert entry["state"]["waiting"]["reason"] == "ErrImagePull"
+    assert entry["lastState"] == {"terminated": {"exitCode": 3}} and answer["phase"] == "Running"
+
+
 def test_transition_times_stay_while_the_status_stays() -> None:
     first = status(pod(), view(up()))
     body = pod() | {"status": first}
