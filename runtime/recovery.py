@@ -22,6 +22,7 @@ from runtime import state
 from runtime.cgroups import CgroupDriver
 from runtime.errors import CgroupError, ShimError, StartError
 from runtime.own_thread import in_thread_of_its_own
+from runtime.pidfds import open_process
 from runtime.removal import remove_tree
 from runtime.shim_link import call
 from runtime.state import EXITED, RUNNING, ContainerState, Identity, SandboxState
@@ -71,9 +72,8 @@ def end_process(identity: Identity | None) -> None:
     """SIGKILL exactly this process and wait until it is dead. Does nothing when it is already."""
     if identity is None:
         return
-    try:
-        pidfd = os.pidfd_open(identity.pid)
-    except ProcessLookupError:
+    pidfd = open_process(identity.pid)
+    if pidfd is None:
         return
     try:
         if not identity.alive():

@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.pidfds import open_process
+
 
 def start_ticks(pid: int) -> int | None:
     """Start time of `pid` in clock ticks since boot, or None where no such process is."""
@@ -48,9 +50,8 @@ class ProcessIdentity:
 
     def send(self, number: int) -> bool:
         """Send a signal; False where that very process has ended."""
-        try:
-            pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
+        pidfd = open_process(self.pid)
+        if pidfd is None:
             return False
         try:
             if not self.alive():
@@ -67,9 +68,8 @@ class ProcessIdentity:
 
         Works on processes that are nobody's child of ours. Returns once the process is gone.
         """
-        try:
-            pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
+        pidfd = open_process(self.pid)
+        if pidfd is None:
             return True
         try:
             if not self.alive():

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import queue
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -51,6 +54,20 @@ def test_a_recycled_pid_is_not_stopped() -> None:
     other = ProcessIdentity(mine.pid, mine.start + 1)
     assert not other.alive()
     assert other.stop(0.0)
+
+
+def test_a_pid_that_is_a_threads_by_now_is_not_stopped() -> None:
+    numbers: queue.Queue[int] = queue.Queue()
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (numbers.put(threading.get_native_id()), done.wait()))
+    thread.start()
+    try:
+        gone = ProcessIdentity(numbers.get(), 1)
+        assert not gone.send(signal.SIGTERM)
+        assert gone.stop(0.0)
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_a_dead_child_is_started_again_and_all_end_on_sigterm(tmp_path: Path) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import queue
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runtime import state
+from runtime.pidfds import open_process
+from runtime.recovery import end_process
 from runtime.state import ContainerState, Identity, SandboxState
 
 
@@ -51,3 +56,26 @@ def test_zombie_is_not_alive() -> None:
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     assert not identity.alive()
     os.waitpid(child, 0)
+
+
+def test_the_number_of_a_thread_is_no_process(a_thread: int) -> None:
+    """An ended process's number may be a thread's by now; pidfd_open(2) says ENOENT, or EINVAL before."""
+    assert open_process(a_thread) is None
+    end_process(Identity(a_thread, 1, state.boot_id()))
+
+
+@pytest.fixture
+def a_thread() -> Iterator[int]:
+    """The number of a thread of ours that is not the first."""
+    numbers: queue.Queue[int] = queue.Queue()
+    done = threading.Event()
+
+    def live() -> None:
+        numbers.put(threading.get_native_id())
+        done.wait()
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    yield numbers.get()
+    done.set()
+    thread.join()
