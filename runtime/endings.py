@@ -6,6 +6,7 @@ recovery.py does it to what is on disk; here the agent learns of it, too, and te
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from runtime.known import Known
 from runtime.values import Event
 
 log = logging.getLogger(__name__)
+
+TURNS = 16  # pods that can be ended at the same time, about
 
 
 class Endings:
@@ -30,6 +33,7 @@ class Endings:
         self._known = known
         self._sandboxes = sandboxes
         self._containers = containers
+        self._turns = tuple(threading.Lock() for _ in range(TURNS))
 
     def end_lost(self, sandbox_id: str) -> None:
         """Kill a pod whose shim is gone, and tell what that ended."""
@@ -37,7 +41,8 @@ class Endings:
         if not self._known.has_sandbox(sandbox_id):
             return
         try:
-            ended = recovery.end_sandbox(self._cgroups, self._sandboxes / sandbox_id)
+            with self._turn(sandbox_id):
+                ended = recovery.end_sandbox(self._cgroups, self._sandboxes / sandbox_id)
         except (OSError, CgroupError, ValueError) as error:
             log.error("Could not end pod without shim sandbox=%s error=%s", sandbox_id[:12], error)
             return
@@ -49,14 +54,21 @@ class Endings:
     def end_container(self, sandbox_id: str, container_id: str) -> None:
         """Kill a container that its shim does not know or cannot end, and tell."""
         try:
-            found = recovery.end_container(self._cgroups, self._containers / container_id)
+            with self._turn(sandbox_id):
+                found = recovery.end_container(self._cgroups, self._containers / container_id)
+                if found is not None:
+                    self._known.container_changed(container_id, found)
         except (OSError, CgroupError, ValueError) as error:
             # It may be removed this moment; the others, and the pod, end all the same.
             log.warning("Could not end container id=%s error=%s", container_id[:12], error)
             return
         if found is not None:
-            self._known.container_changed(container_id, found)
             self._known.tell(Event(sandbox_id, container_id, "exited", recovery.LOST_CODE, time.time()))
+
+    def _turn(self, sandbox_id: str) -> threading.Lock:
+        """Held while a part of the pod is ended and that is written down: who watches a shim and who asks it
+        for something may both find that it has gone."""
+        return self._turns[hash(sandbox_id) % TURNS]
 
     def abandon_sandbox(self, sandbox_id: str) -> None:
         """One that nobody knows yet: nothing is left of it. Raises OSError, CgroupError."""

@@ -13,9 +13,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runtime import recovery
 from runtime.errors import ShimError, StartError
 from tests.privileged.runtime_service.harness import Node, gone, shims, wait_for
 
@@ -234,6 +236,33 @@ def test_a_pod_that_could_not_be_ended_with_its_shim_is_ended_by_the_next_reques
         node.service.reopen_log(container)
     assert node.service.list_sandboxes()[0].state == "NOTREADY"
     wait_for(lambda: gone(pid))
+
+
+def test_a_lost_container_is_ended_once_though_two_find_its_shim_gone(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who watches the shim and who asks it for something: both wrote one file, which then was no JSON."""
+    sandbox = node.sandbox()
+    container = node.run(sandbox, TICKER)
+    folder = node.folder / "containers" / container
+    begun, both, save = threading.Event(), threading.Barrier(2), recovery._save
+
+    def save_together(place: Path, ended: dict[str, Any]) -> None:
+        if place == folder:
+            begun.set()
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(1.0)  # for a second one, which must not come
+        save(place, ended)
+
+    monkeypatch.setattr(recovery, "_save", save_together)
+    os.kill(shim_of(node, sandbox.id), signal.SIGKILL)
+    assert begun.wait(10)
+    with pytest.raises(ShimError, match="has gone"):
+        node.service.reopen_log(container)
+    wait_for(lambda: "runtime-lost" not in {thread.name for thread in threading.enumerate()})
+    told = [event.type for event in node.events if event.container_id == container]
+    assert told.count("exited") == 1
+    assert recovery.container_state(folder).state == "EXITED"
 
 
 def test_shim_killed_while_no_agent_looked_is_noticed_at_start(node: Node) -> None:
