@@ -160,7 +160,8 @@ class Terminator:
         """DELETE with grace 0, only this very pod; True when the API has it no more."""
         if self._p.client is None or is_mirror(record.pod):
             return True
-        self._p.statuses.flush(record.uid, FLUSH_SECONDS)
+        if not self._p.statuses.flush(record.uid, FLUSH_SECONDS):
+            return False  # whoever holds the pod by a finalizer has to be told how it ended
         metadata = record.pod["metadata"]
         try:
             self._p.client.delete(
