@@ -32,6 +32,8 @@ from kubelet_py.pods.model import (
     is_restartable,
 )
 
+BACK = ", will be restarted"
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -39,7 +41,7 @@ class Start:
 
     name: str
     attempt: int
-    since: float | None = None  # when its last attempt ended; None: it never ran
+    since: float | None = None  # when its wait began, at an attempt's end; None: this is no restart
     init: bool = False
 
 
@@ -169,10 +171,8 @@ class _Decision:
     def start(self, name: str, *, init: bool = False) -> None:
         """Start it now, or say until when it is held back."""
         last = self.view.latest(name)
-        since = None
-        if last is not None:
-            since = last.finished_at if last.finished_at is not None else last.created_at
         entry = self.backoffs.get(name)
+        since = self._wait_from(last, entry)
         if last is not None and last.state == "EXITED" and since is not None:
             until = backoff.waits_until(entry, since, self.now)
             if until is not None:
@@ -180,18 +180,35 @@ class _Decision:
                 return
         self.starts.append(Start(name, next_attempt(self.pod, last, name), since, init))
 
+    def _wait_from(self, last: ContainerView | None, entry: backoff.BackoffEntry | None) -> float | None:
+        """When the wait for the next start began; None where there is none, and the start is no restart.
+
+        Upstream starts what it has killed to come back in the same sync, and the newest end that it knows of
+        then is that of the attempt before (doBackOff). Only one that is held back by that waits from its own.
+        """
+        if last is None:
+            return None
+        since = last.finished_at if last.finished_at is not None else last.created_at
+        if not self.returns(last):
+            return since
+        before = next((a for a in self.view.attempts(last.name)[1:] if a.finished_at is not None), None)
+        if before is None or before.finished_at is None:
+            return None
+        held = backoff.waits_until(entry, before.finished_at, since) is not None
+        return since if held else before.finished_at
+
     def check_running(self, container: Object, running: ContainerView) -> bool:
         """Keep a running container, or kill it (and say whether it is to come back)."""
-        name = container["name"]
+        name, sidecar = container["name"], is_restartable(container)
         health = self.health.get(name, NO_HEALTH)
-        returns = True
+        returns, who, promise = True, "Init container" if sidecar else "Container", "" if sidecar else BACK
         if running.spec_hash and running.spec_hash != spec_hash(container):
-            text = f"Container {name} definition changed, will be restarted"
+            text = f"{who} {name} definition changed{promise}"
+        elif health.failed:
+            returns = sidecar or restart_policy(self.pod) != "Never"
+            text = f"{who} {name} failed {health.failed} probe{promise if returns else ''}"
         elif name in self.resized:
             text = f"Container {name} resize requires restart"
-        elif health.failed:
-            returns = is_restartable(container) or restart_policy(self.pod) != "Never"
-            text = f"Container {name} failed {health.failed} probe" + ", will be restarted" * returns
         else:
             self.kept += 1
             return True
@@ -311,12 +328,10 @@ def _init_container(decision: _Decision, container: Object) -> bool | None:
         decision.start(name, init=True)
         return False
     if current.state == "RUNNING":
-        decision.check_running(container, current)
-        return False
-    returns = decision.returns(current)
-    if current.state == "EXITED" and current.exit_code == 0 and not returns:
+        return False  # upstream waits for its end, even when its image was changed meanwhile
+    if current.state == "EXITED" and current.exit_code == 0:
         return None
-    if current.state == "EXITED" and restart_policy(decision.pod) == "Never" and not returns:
+    if current.state == "EXITED" and restart_policy(decision.pod) == "Never":
         return True
     if current.state != "EXITED":
         decision.kills.append(Kill(current.id, name, f"Init container {name} is in an unknown state"))

@@ -32,6 +32,7 @@ from kubelet_py.pods.actions import (
     compute_pod_actions,
     first_start,
     restart_policy,
+    spec_hash,
 )
 from kubelet_py.pods.admission import LATER
 from kubelet_py.pods.held_start import HeldStart
@@ -151,6 +152,7 @@ class PodSyncer:
         health = self._p.prober.health(view)
         resized = self._p.resizer.act(record, view)
         record.returning &= {c.id for c in view.containers}
+        _forgive(record, view)
         actions = compute_pod_actions(
             pod, view, now,
             health=health, backoffs=record.backoffs, resized=resized, returning=record.returning,
@@ -444,6 +446,14 @@ class PodSyncer:
         shown = self._p.mirror(record.pod) if is_static(record.pod) else record.pod
         if shown is not None:
             self._p.statuses.set(shown, status, soon=soon)
+
+
+def _forgive(record: PodRecord, view: PodView) -> None:
+    """A container that was given another image is new: upstream's back-off is one of name and image."""
+    for container in every_container(record.pod) if record.backoffs else ():
+        last = view.latest(container["name"])
+        if last is not None and last.spec_hash not in ("", spec_hash(container)):
+            record.backoffs.pop(container["name"], None)
 
 
 def _types(status: Object) -> set[str]:

@@ -76,8 +76,8 @@ KILLS: list[tuple[str, dict[str, Any], ContainerView, dict[str, Health], str]] =
     ("changed, Never", pod(policy="Never"), up(**CHANGED), {}, "definition changed, will be restarted"),
     ("OnFailure", pod(policy="OnFailure"), up(), {"c": DEAD}, "failed liveness probe, will be restarted"),
     ("Never", pod(policy="Never"), up(), {"c": DEAD}, "failed liveness probe"),
-    ("sidecar", pod(init=[SIDECAR], policy="Never"), up("s1"), {"s1": DEAD},
-     "failed liveness probe, will be restarted"),
+    ("sidecar", pod(init=[SIDECAR], policy="Never"), up("s1"), {"s1": DEAD}, "failed liveness probe"),
+    ("sidecar changed", pod(init=[SIDECAR]), up("s1", **CHANGED), {"s1": DEAD}, "definition changed"),
 ]  # fmt: skip
 
 
@@ -88,8 +88,9 @@ def test_a_kill_says_whether_the_container_comes_back(
     spec: dict[str, Any], running: ContainerView, health: dict[str, Health], text: str
 ) -> None:
     (kill,) = compute_pod_actions(spec, view(running), NOW, health=health).kills
-    assert kill.message == f"Container {running.name} {text}"
-    assert kill.returns == ("restarted" in text)
+    sidecar = running.name == "s1"
+    assert kill.message == f"{'Init container' if sidecar else 'Container'} {running.name} {text}"
+    assert kill.returns == (sidecar or "restarted" in text)
 
 
 @pytest.mark.parametrize("policy", ["OnFailure", "Never"])
@@ -102,11 +103,9 @@ def test_what_was_killed_to_come_back_does_so_whatever_its_exit_code(policy: str
     assert once.describe() == "stop the sandbox, over", "its next attempt ended by itself"
 
 
-@pytest.mark.parametrize("code", [0, 143])
-def test_an_init_container_that_was_killed_to_come_back_runs_before_the_others(code: int) -> None:
-    body = pod(init=["i1"], policy="Never")
-    actions = compute_pod_actions(body, view(down("i1", code)), NOW, returning={"i1-0"})
-    assert actions.describe() == "start i1 attempt 1"
+def test_an_init_container_whose_image_is_changed_runs_to_its_end() -> None:
+    body = pod(init=["i1"])
+    assert compute_pod_actions(body, view(up("i1", **CHANGED)), NOW).describe() == "nothing to do"
 
 
 def test_main_waits_for_a_sidecar_that_has_not_started() -> None:
@@ -130,6 +129,29 @@ def test_a_second_crash_is_held_back_until_ten_seconds_after_it_ended() -> None:
     assert actions.postponed[0].until == NOW + 7
     later = compute_pod_actions(pod(), view(down(code=1, ago=3)), NOW + 7, backoffs=entries)
     assert later.describe() == "start c attempt 1"
+
+
+def test_one_that_is_killed_to_come_back_waits_as_if_it_had_been_started_before_it_ended() -> None:
+    """Upstream starts it in the same sync, and counts from the end of the attempt before."""
+
+    def told(entry: BackoffEntry | None, *containers: ContainerView, returning: str) -> str:
+        entries = {"c": entry} if entry is not None else {}
+        return compute_pod_actions(
+            pod(), view(*containers), NOW, backoffs=entries, returning={returning}
+        ).describe()
+
+    tens = BackoffEntry(10.0, NOW - 60)
+    assert told(None, down(), returning="c-0") == "start c attempt 1"
+    assert told(tens, down(ago=1), returning="c-0") == "start c attempt 1", "it is the first to end"
+    ends = (down(attempt=1, ago=1), down(ago=12))
+    assert told(tens, *ends, returning="c-1") == "start c attempt 2", "11 s after the one before"
+    assert told(tens, *ends, returning="") == "hold c back 10s", "it ended by itself"
+    ends = (down(attempt=1, ago=3), down(ago=12))
+    assert told(tens, *ends, returning="c-1") == "hold c back 10s", "9 s after the one before"
+    starts = compute_pod_actions(
+        pod(), view(down(attempt=1, ago=1), down(ago=12)), NOW, returning={"c-1"}
+    ).starts
+    assert starts[0].since == NOW - 12, "from which the next wait is worked out"
 
 
 def test_dead_attempts_do_not_pile_up() -> None:

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pods_in_words import IP, pod, up
+from pods_in_words import IP, NOW, down, pod, up
 from test_held_order import Node
 
+from kubelet_py.pods.actions import spec_hash
+from kubelet_py.pods.backoff import BackoffEntry
 from kubelet_py.pods.model import Health, PodView, SandboxView
 
 HEALTHY, DEAD = {"c": Health()}, {"c": Health(failed="liveness")}
@@ -115,3 +117,14 @@ def test_what_the_runtime_has_forgotten_is_not_run_twice(
         node.record.pod = node.record.pod | {"status": node.said[-1]}
     assert {status["phase"] for status in node.said} == phases
     assert [step for step in node.did if step.split()[0] in ("start", "release")] == did
+
+
+@pytest.mark.parametrize(("image", "did"), [("i", []), ("mended", ["start c"])])
+def test_a_crashed_container_with_another_image_does_not_wait(image: str, did: list[str]) -> None:
+    body = pod()
+    node = Quick(body)
+    node.containers = (down(code=1, spec_hash=spec_hash(body["spec"]["containers"][0])),)
+    node.record.backoffs["c"] = BackoffEntry(300.0, NOW - 9)
+    body["spec"]["containers"][0]["image"] = image
+    node.syncer.sync("u")
+    assert node.did == did
