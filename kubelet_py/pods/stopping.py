@@ -3,6 +3,9 @@
 A worker only says what is to stop and by when, and is woken by the container's end. Saying it again is free;
 saying it with an earlier end hastens what is under way. So a deletion, or a shortened grace, is never held up
 by an earlier stop, be it inside a preStop hook.
+
+All preStop hooks of a pod run at once, those of its sidecars too; then each container waits for its turn, and
+when the grace is over nobody waits any more (upstream: killContainer, terminationOrdering).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from functools import partial
 from kubelet_py.pods import hooks
 from kubelet_py.pods.containers import Event
 from kubelet_py.pods.model import ContainerView, Object, init_containers, is_restartable
-from runtime.errors import RuntimeFailure
+from runtime.errors import NotFoundError, RuntimeFailure
 from runtime.service import RuntimeService
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ def next_to_stop(pod: Object, running: Sequence[ContainerView]) -> list[Containe
 @dataclass(slots=True)
 class _Stop:
     due: float
+    turn: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
 
 
@@ -53,25 +57,53 @@ class Stopper:
         self._stops: dict[str, _Stop] = {}
 
     def stop(
-        self, pod: Object, spec: Object, container: ContainerView, ip: str, grace: float, message: str
+        self,
+        pod: Object,
+        spec: Object,
+        container: ContainerView,
+        ip: str,
+        grace: float,
+        message: str,
+        *,
+        turn: bool = True,
     ) -> None:
-        """Begin to stop it, or hasten that; `message` is the Killing event's text. Never waits."""
+        """Begin to stop it, or hasten that; `message` is the Killing event's text. Without `turn` only its
+        preStop hook runs, until it is said with it or the grace is over. Never waits."""
         due = self._clock() + grace
         with self._lock:
             known = self._stops.get(container.id)
             if known is not None:
+                if turn:
+                    known.turn.set()
                 if due >= known.due - TOLERANCE:
                     return
-                self._begin(self._stop, container.id, grace)
                 known.due = due
-            else:
+                self._begin(self._hasten, container.id, grace, known)
+            elif self._runs(container.id):
                 # Noted once the thread runs: one that could not be started is tried again.
                 stop = _Stop(due)
+                if turn:
+                    stop.turn.set()
                 self._begin(self._run, pod, spec, container, ip, grace, stop)
                 self._stops[container.id] = stop
                 self._event(pod, container.name, "Normal", "Killing", message)
                 return
+            else:
+                return  # it has ended since the caller looked
         log.info("Hastened stop container=%s id=%s seconds=%g", container.name, container.id[:12], grace)
+
+    def ended(self, container_id: str) -> None:
+        """It has ended by itself: nothing waits for its turn any more."""
+        with self._lock:
+            known = self._stops.get(container_id)
+        if known is not None:
+            known.turn.set()
+
+    def _runs(self, container_id: str) -> bool:
+        try:
+            return self._runtime.container(container_id).state == "RUNNING"
+        except NotFoundError:
+            return False
 
     @staticmethod
     def _begin(work: Callable[..., None], *arguments: object) -> None:
@@ -85,10 +117,21 @@ class Stopper:
             if pre_stop and grace > 0:
                 self._pre_stop(pod, spec, container, ip, grace, stop)
                 grace = max(LEAST_GRACE, stop.due - self._clock())
-            self._stop(container.id, grace)
+            self._stop(container.id, self._at_its_turn(stop, grace))
         finally:
             with self._lock:
                 del self._stops[container.id]
+
+    def _hasten(self, container_id: str, grace: float, stop: _Stop) -> None:
+        self._stop(container_id, self._at_its_turn(stop, grace))
+
+    def _at_its_turn(self, stop: _Stop, grace: float) -> float:
+        """Wait for it, and say what is left of the grace."""
+        if stop.turn.is_set():
+            return grace
+        while not stop.turn.is_set() and (left := stop.due - self._clock()) > 0:
+            stop.turn.wait(left)
+        return max(min(LEAST_GRACE, grace), stop.due - self._clock())
 
     def _pre_stop(
         self, pod: Object, spec: Object, container: ContainerView, ip: str, grace: float, stop: _Stop

@@ -74,8 +74,11 @@ class Terminator:
         self._clock = clock
 
     def quiet(self, record: PodRecord, view: PodView) -> bool:
-        """Have the next containers stopped; True when none runs any more."""
+        """Have the containers stopped, each in its turn; True when none runs any more."""
         running = [c for c in view.containers if c.state == "RUNNING"]
+        for container in view.containers:
+            if container.state == "EXITED":
+                self._stopper.ended(container.id)
         if not running:
             record.kill_at = None
             return True
@@ -85,10 +88,11 @@ class Terminator:
         left = max(min(LEAST_GRACE, grace), record.kill_at - now)
         specs = {c["name"]: c for c in every_container(record.pod)}
         ip = view.ips[0] if view.ips else "127.0.0.1"
-        for container in next_to_stop(record.pod, running):
+        first = next_to_stop(record.pod, running)
+        for container in running:
             message = f"Stopping container {container.name}"
-            spec = specs.get(container.name, {})
-            self._stopper.stop(record.pod, spec, container, ip, left, message)
+            spec, turn = specs.get(container.name, {}), container in first
+            self._stopper.stop(record.pod, spec, container, ip, left, message, turn=turn)
         return False
 
     def finish(self, record: PodRecord) -> float | None:

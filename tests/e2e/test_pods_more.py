@@ -105,16 +105,22 @@ def test_sidecars_stop_after_the_containers_they_serve(node: Node) -> None:
     out = node.root / "home/order"
     out.mkdir()
 
-    def saying(name: str, seconds: int) -> str:
-        told = f"trap 'sleep {seconds}; echo {name} >> /out/said; exit 0' TERM; echo set"
+    def saying(name: str, first: str = "true") -> str:
+        told = f"trap '{first}; echo {name} >> /out/said; exit 0' TERM; echo set"
         return f"{told}; sleep 3600 & wait"
+
+    # The hooks of all run at once: that of a sidecar does not wait for its turn.
+    hooks = "until [ $(cat /out/said | wc -l) = 2 ]; do sleep 0.1; done"
 
     mount = {"volumeMounts": [{"name": "out", "mountPath": "/out"}]}
     volume = {"volumes": [{"name": "out", "hostPath": {"path": str(out)}}]}
-    body = pod("served", saying("main", 1), container=mount, terminationGracePeriodSeconds=20, **volume)
+    body = pod("served", saying("main", hooks), container=mount, terminationGracePeriodSeconds=20, **volume)
     template = body["spec"]["containers"][0] | {"restartPolicy": "Always"}
     body["spec"]["initContainers"] = [
-        template | {"name": name, "command": ["sh", "-c", saying(name, 0)]} for name in ("first", "second")
+        template
+        | {"name": name, "command": ["sh", "-c", saying(name)]}
+        | {"lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", "echo hook >> /out/said"]}}}}
+        for name in ("first", "second")
     ]
     node.apply(body)
     node.wait_running("served")
@@ -122,7 +128,7 @@ def test_sidecars_stop_after_the_containers_they_serve(node: Node) -> None:
     logs = ("logs", "served", "--all-containers")
     node.until("their traps are set", lambda: node.kubectl(*logs, check=False).out == "set\n" * 3)
     node.kubectl("delete", "pod", "served")
-    assert (out / "said").read_text().split() == ["main", "second", "first"]
+    assert (out / "said").read_text().split() == ["hook", "hook", "main", "second", "first"]
     shutil.rmtree(out)
 
 

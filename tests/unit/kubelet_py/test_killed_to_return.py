@@ -34,7 +34,9 @@ class Quick(Node):
         parts.resizer.act = lambda record, view: self.resized
         parts.event = lambda of, name, kind, reason, text: self.events.append(reason)
         parts.statuses.set = lambda of, status, soon=False: self.said.append(status)
-        self.syncer._stopper._runtime = SimpleNamespace(stop_container=self.stop_container)  # type: ignore[assignment]
+        self.syncer._stopper._runtime = SimpleNamespace(  # type: ignore[assignment]
+            stop_container=self.stop_container, container=lambda identifier: SimpleNamespace(state="RUNNING")
+        )
         begin = self.syncer._stopper._begin
         self.syncer._stopper._begin = lambda *call: (begin(*call), self.ended.wait(10))  # type: ignore[method-assign]
 

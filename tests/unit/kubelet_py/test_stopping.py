@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,6 +74,10 @@ class Runtime:
         self.graces: list[float] = []
         self.ended = threading.Event()
         self.hooked = threading.Event()
+        self.state = "RUNNING"
+
+    def container(self, identifier: str) -> Any:
+        return SimpleNamespace(state=self.state)
 
     def stop_container(self, identifier: str, grace: float) -> None:
         self.graces.append(grace)
@@ -126,6 +131,60 @@ def test_a_shorter_grace_does_not_wait_for_the_pre_stop_hook(stopper: Stopper, r
     assert runtime.hooked.wait(LONG) and runtime.graces == [], "first the hook"
     stopper.stop(pod(), spec, up(), "", 1, "Stopping container c")
     wait_for(lambda: runtime.graces[:1] == [1])
+
+
+HOOKED = {"name": "s1", "lifecycle": {"preStop": {"exec": {"command": ["true"]}}}}
+
+
+@pytest.fixture
+def hooked(runtime: Runtime) -> Runtime:
+    """Its preStop hook is soon over."""
+
+    def exec_sync(identifier: str, argv: list[str], timeout: float | None) -> Any:
+        runtime.hooked.set()
+        return SimpleNamespace(exit_code=0, stdout=b"", stderr=b"")
+
+    runtime.exec_sync = exec_sync  # type: ignore[method-assign]
+    return runtime
+
+
+def test_a_sidecars_hook_runs_at_once_and_its_stop_waits_for_its_turn(
+    stopper: Stopper, hooked: Runtime, told: list[str]
+) -> None:
+    stopper.stop(pod(), HOOKED, up("s1"), "", 30, "Stopping container s1", turn=False)
+    assert hooked.hooked.wait(LONG) and told == ["Killing"]
+    assert not hooked.ended.wait(0.05) and hooked.graces == []
+    stopper.stop(pod(), HOOKED, up("s1"), "", 29.9, "Stopping container s1")
+    wait_for(lambda: len(hooked.graces) == 1)
+    assert 25 < hooked.graces[0] <= 30 and told == ["Killing"]
+    hooked.ended.set()
+
+
+def test_nobody_waits_for_a_turn_longer_than_the_grace(stopper: Stopper, hooked: Runtime) -> None:
+    stopper.stop(pod(), {}, up("s1"), "", 3600, "Stopping container s1", turn=False)
+    stopper.stop(pod(), HOOKED, up("s2"), "", 0.01, "Stopping container s2", turn=False)
+    wait_for(lambda: hooked.graces == [2])
+    stopper.stop(pod(), {}, up("s1"), "", 0.01, "Stopping container s1", turn=False)
+    wait_for(lambda: hooked.graces[1:] == [0.01])
+    hooked.ended.set()
+
+
+def test_one_that_ended_by_itself_has_nobody_wait_for_its_turn(stopper: Stopper, hooked: Runtime) -> None:
+    stopper.stop(pod(), {}, up("s1"), "", 3600, "Stopping container s1", turn=False)
+    stopper.ended("s1-0")
+    stopper.ended("of another pod")
+    wait_for(lambda: len(hooked.graces) == 1)
+    hooked.ended.set()
+    wait_for(lambda: not stopper._stops)
+
+
+def test_one_that_has_ended_meanwhile_is_not_stopped_once_more(
+    stopper: Stopper, runtime: Runtime, told: list[str]
+) -> None:
+    """The worker's picture of the pod may be older than the end of the stop that it asked for."""
+    runtime.state = "EXITED"
+    stopper.stop(pod(), HOOKED, up(), "", 30, "Stopping container c")
+    assert told == [] and not stopper._stops
 
 
 def test_a_pre_stop_sleep_ends_with_its_container(stopper: Stopper, runtime: Runtime) -> None:
