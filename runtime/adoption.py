@@ -17,7 +17,7 @@ from runtime.errors import ShimError
 from runtime.known import Known
 from runtime.shims import Shims
 from runtime.state import CREATED
-from runtime.values import ContainerConfig, SandboxConfig
+from runtime.values import Container, ContainerConfig, SandboxConfig
 from runtime.views import container_from, sandbox_from
 
 log = logging.getLogger(__name__)
@@ -34,13 +34,14 @@ class Adoption:
         self._shims = shims
         self._endings = endings
 
-    def adopt(self, sandboxes: Path, containers: Path) -> list[str]:
-        """Ids of the containers that were held and never let go (held.py), which have never been containers:
-        for the caller to remove. Raises OSError, CgroupError."""
+    def adopt(self, sandboxes: Path, containers: Path) -> list[Container]:
+        """What was held and never let go (held.py) and so has never been a container: for the caller to
+        remove. Raises OSError, CgroupError."""
         folders = recovery.folders(sandboxes)
         for folder, connection in zip(folders, shim_link.greet(map(str, folders)), strict=True):
             self._adopt_sandbox(folder, connection)
-        return [each.name for each in recovery.folders(containers) if self._adopt_container(each)]
+        held = [self._adopt_container(each) for each in recovery.folders(containers)]
+        return [each for each in held if each is not None]
 
     def _adopt_sandbox(self, folder: Path, greeting: socket.socket | OSError) -> None:
         identifier = folder.name
@@ -62,15 +63,15 @@ class Adoption:
         config = SandboxConfig(**record["config"])
         self._known.add_sandbox(sandbox_from(identifier, record["created_at"], config, found))
 
-    def _adopt_container(self, folder: Path) -> bool:
-        """Whether it is one that was held."""
+    def _adopt_container(self, folder: Path) -> Container | None:
+        """The container, if it was held."""
         record = state.read_json(f"{folder}/config.json")
         if record is None or not self._known.has_sandbox(record["sandbox"]):
             self._endings.abandon_container(folder.name)
-            return False
+            return None
         if record["sandbox"] not in self._shims.links:
             recovery.end_container(self._cgroups, folder)
         config = ContainerConfig(**{**record["config"], "layers": tuple(record["config"]["layers"])})
         found = container_from(record, config, recovery.container_state(folder))
         self._known.add_container(found)
-        return found.state == CREATED and bool(record.get("held"))
+        return found if found.state == CREATED and record.get("held") else None

@@ -10,6 +10,7 @@ failed or the agent was killed, has never been a container. One at a time, becau
 from __future__ import annotations
 
 import logging
+import os
 from queue import SimpleQueue
 from typing import Any
 
@@ -63,3 +64,15 @@ class HeldContainer:
             self._link.wait("let go of container", self._answer, GATE_SECONDS)
         except ShimError as error:
             log.warning("Failed to hear of held container=%s error=%s", self.id[:12], error)
+
+
+def remove_log(path: str) -> None:
+    """The log of one that has never been a container: its shim has opened it. What is in a log that is not
+    empty is another's."""
+    try:
+        if path and os.lstat(path).st_size == 0:
+            os.unlink(path)
+    except FileNotFoundError:
+        return  # the shim had not got as far
+    except OSError as error:
+        log.warning("Failed to remove the log of a held container path=%s error=%s", path, error)

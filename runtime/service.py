@@ -24,7 +24,7 @@ from runtime.endings import Endings
 from runtime.errors import RuntimeFailure, ShimError, StartError
 from runtime.forkserver_link import Forkserver
 from runtime.gate import Gate
-from runtime.held import HeldContainer
+from runtime.held import HeldContainer, remove_log
 from runtime.known import Known
 from runtime.oci_config import signal_number
 from runtime.sandbox_start import SandboxStart, SandboxStarter
@@ -118,7 +118,7 @@ class RuntimeService:
             self._cleaner.add(folder)
         adoption = Adoption(self._cgroups, self._known, self._shims, self._endings)
         for never_begun in adoption.adopt(self._sandboxes_dir, self._containers_dir):
-            self.remove_container(never_begun)
+            self._remove_held(never_begun)
 
     def close(self) -> None:
         """Let go: shims and containers go on."""
@@ -246,7 +246,12 @@ class RuntimeService:
         """As if it had never been. Its pod may be gone as well."""
         held.stop()
         self._known.add_container(held.container)
-        self.remove_container(held.id)
+        self._remove_held(held.container)
+
+    def _remove_held(self, container: Container) -> None:
+        """Before another one is started: that may have the same log."""
+        remove_log(container.config.log_path)
+        self.remove_container(container.id)
 
     def stop_container(self, container_id: str, grace_seconds: float) -> None:
         """Its stop signal, then after `grace_seconds` SIGKILL; returns when it has ended. Idempotent."""

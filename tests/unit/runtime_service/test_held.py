@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+import pytest
 
 from runtime.gate import Gate
+from runtime.held import remove_log
 
 
 def others_end(gate: Gate) -> int:
@@ -35,3 +39,16 @@ def test_a_gate_leaves_no_descriptor() -> None:
     for _ in range(3):
         Gate().close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(("content", "stays"), [(b"", False), (b"of another\n", True)], ids=["empty", "used"])
+def test_a_log_goes_if_nothing_was_written_to_it(tmp_path: Path, content: bytes, stays: bool) -> None:
+    path = tmp_path / "0.log"
+    path.write_bytes(content)
+    remove_log(str(path))
+    assert path.exists() == stays
+
+
+def test_a_log_that_is_not_there_is_gone(tmp_path: Path) -> None:
+    remove_log(str(tmp_path / "none"))
+    remove_log("")
