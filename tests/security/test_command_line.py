@@ -18,7 +18,7 @@ import pytest
 
 from runtime import oci_launcher
 from tests.privileged.oci_callers.bundle import Bundle
-from tests.security.test_escapes import swapper
+from tests.security.test_links import swapper
 
 pytestmark = pytest.mark.privileged
 

@@ -1,8 +1,9 @@
-"""What a container does to those who enter it: checklist "Escapes", E01 and E03, by ways that the checklist
-does not name."""
+"""What a container does to those who start it or enter it: checklist "Escapes", E01 to E03, also by ways that
+the checklist does not name. Each test is the attack."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import sys
@@ -14,15 +15,67 @@ from typing import Any
 import pytest
 
 from runtime.errors import LaunchError, RuntimeFailure
+from runtime.linux import LinuxKernel
 from runtime.process import ProbeExecutable
 from tests.privileged.oci_callers.conftest import bundle, busybox_root, oci_binary
-from tests.privileged.runtime_service.harness import Node
+from tests.privileged.runtime.entered import Entered
+from tests.privileged.runtime_service.harness import Node, shims
 
 __all__ = ["bundle", "busybox_root", "oci_binary"]
 
 pytestmark = pytest.mark.privileged
 
+PR_GET_DUMPABLE = 3
+
 # -- E01: the starter's own program -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["start", "exec"])
+def test_E01_an_image_cannot_run_the_starters_own_program(box: Any, way: str) -> None:
+    """E01, CVE-2019-5736: a program that is a link to /proc/self/exe would be our interpreter, run with a
+    loader of the image's making (here busybox), which then has a descriptor to overwrite it by."""
+    for folder in ("lib", "lib64"):
+        (box.root / folder).mkdir()
+        for name in ("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"):
+            shutil.copy("/usr/bin/busybox", box.root / folder / name)
+    (box.root / "bin/ls").unlink()
+    (box.root / "bin/ls").symlink_to("/proc/self/exe")
+    script = ["/bin/ls", "-l", "/proc/self/exe"]
+    with pytest.raises(LaunchError, match="symbolic links"):
+        if way == "start":
+            box.start(script).wait()
+        else:
+            running = box.start("echo up; exec sleep 60")
+            running.read_until("up")
+            box.exec(running, script).wait()
+    assert box.run("readlink /proc/self/exe; readlink /proc/1/exe")[1].split() == ["/bin/busybox"] * 2
+
+
+def test_E01_the_shims_program_cannot_be_written(node: Node) -> None:
+    """E01, CVE-2019-5736: not even root of the host can through /proc/<pid>/exe: a read-only mount of it."""
+    node.sandbox()
+    for pid in (*shims(node.folder), node.service._forkserver._pid):
+        program = os.open(f"/proc/{pid}/exe", os.O_RDONLY)
+        try:
+            assert os.fstatvfs(program).f_flag & os.ST_RDONLY
+            with pytest.raises(OSError):
+                os.open(f"/proc/self/fd/{program}", os.O_WRONLY)
+        finally:
+            os.close(program)
+
+
+def test_E01_a_compiled_exec_does_not_run_the_starters_own_program(box: Any) -> None:
+    """E01, CVE-2019-5736: neither one that was such a link when it was compiled, nor one that becomes one."""
+    entered = Entered(box, {})
+    root = Path(f"/proc/{entered.running.pid}/root")
+    argv = ["/bin/ls", "-l", "/proc/self/exe"]
+    assert entered.compile(argv) and "/bin/busybox" in (entered.by_program(argv) or "")
+    (root / "bin/ls").unlink()
+    (root / "bin/ls").symlink_to("/proc/self/exe")
+    assert entered.by_program(argv) is None
+    assert not entered.compile(argv) or entered.by_program(argv) is None
+    with pytest.raises(LaunchError, match="symbolic links"):
+        entered.executed(argv)
 
 
 @pytest.mark.parametrize("way", ["start", "exec"])
@@ -105,6 +158,63 @@ def test_E01_a_hook_of_the_hosts_does_not_get_the_containers_environment(
     assert notes.exists() and "the image" not in notes.read_text() and "evil" not in notes.read_text()
 
 
+# -- E02: descriptors ---------------------------------------------------------------------------------------
+
+
+def test_E02_nothing_is_inherited(box: Any) -> None:
+    """E02, CVE-2024-21626: no descriptor above 2, whoever opened it, inheritable or not."""
+    leak = os.open("/", os.O_RDONLY)
+    os.set_inheritable(leak, True)
+    try:
+        _, text = box.run("for f in /proc/self/fd/*; do echo $f; done")
+    finally:
+        os.close(leak)
+    numbers = {line.rpartition("/")[2] for line in text.split()}
+    assert (numbers <= {"0", "1", "2", "3"} and "3" not in numbers) or len(numbers) == 4
+    _, text = box.run(["ls", "-l", "/proc/1/fd"])
+    assert " -> /" not in text.replace("-> /dev/null", "").replace("-> /proc/1/fd", "")
+
+
+@pytest.mark.parametrize("number", range(7, 12))
+def test_E02_a_working_directory_behind_a_descriptor_is_refused(box: Any, number: int) -> None:
+    """E02, CVE-2024-21626: also when the image has a symlink to it."""
+    for path in (f"/proc/self/fd/{number}", "/tmp/link"):
+        (box.root / "tmp/link").unlink(missing_ok=True)
+        (box.root / "tmp/link").symlink_to(f"/proc/self/fd/{number}")
+        try:
+            running = box.start("readlink /proc/self/cwd", process={"cwd": path})
+        except LaunchError:
+            continue
+        assert "unreachable" not in running.wait()[1]
+
+
+def test_E02_an_exec_cannot_work_in_a_folder_of_the_host(box: Any) -> None:
+    """E02, CVE-2024-21626: in a running container /proc is there, and so are our descriptors in it."""
+    running = box.start("echo up; exec sleep 60")
+    running.read_until("up")
+    leak = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with pytest.raises(LaunchError, match="working directory"):
+            box.exec(running, "ls", cwd=f"/proc/self/fd/{leak}").wait()
+    finally:
+        os.close(leak)
+
+
+def test_E02_a_compiled_exec_inherits_nothing_and_works_inside(box: Any) -> None:
+    """E02, CVE-2024-21626: as one that is executed; the program was compiled when the leak was not there."""
+    entered = Entered(box, {})
+    assert entered.compile(["ls"])
+    leak = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    os.set_inheritable(leak, True)
+    try:
+        listed = (entered.by_program(["ls", "-l", "/proc/self/fd"]) or "").splitlines()
+        cwd = {"cwd": f"/proc/self/fd/{leak}"}
+        assert not entered.compile(["pwd"], **cwd) or entered.by_program(["pwd"]) is None
+    finally:
+        os.close(leak)
+    assert [line.split()[-3] for line in listed if "->" in line] == ["0", "1", "2"]
+
+
 SWAPPER = """cd /dev; busybox mv null real
 while :; do
     for fd in 3 4 5 6 7 8 9; do
@@ -159,6 +269,28 @@ def test_I01_folders_deeper_than_our_stack_do_not_end_the_cleaning_of_the_node(n
 
 
 # -- E03: memory and signals of who enters -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["start", "exec"])
+def test_E03_nobody_can_look_into_a_process_that_enters(box: Any, way: str) -> None:
+    """E03, CVE-2016-9962: the child shares our memory until its execve; it is not dumpable by then."""
+    libc, seen = ctypes.CDLL(None), []
+
+    class Watching(LinuxKernel):
+        def spawn(self, *arguments: Any, **options: Any) -> Any:
+            seen.append(libc.prctl(PR_GET_DUMPABLE))
+            return super().spawn(*arguments, **options)
+
+    running = box.start("echo up; exec sleep 60")
+    running.read_until("up")
+    libc.prctl(4, 1)
+    if way == "start":
+        box.start("true", kernel=Watching()).wait()
+    else:
+        box.kernel = Watching()
+        box.exec(running, "true").wait()
+    assert seen == [0]
+
 
 STOPPER = "while ! ls /tmp/go; do sleep 0.05; done; while :; do kill -STOP -1; done"
 TIMES = 12

@@ -1,4 +1,4 @@
-"""What a weakening is: see weakenings.py and weakenings_of_pods.py."""
+"""What a weakening is: see weakenings.py."""
 
 from __future__ import annotations
 
