@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 
 from runtime.kernel import Kernel
-from runtime.mounting import AT_EMPTY_PATH, ATTR_RDONLY, MS_PRIVATE, OPEN_TREE_CLONE
+from runtime.mounting import AT_EMPTY_PATH, ATTR_RDONLY, MS_PRIVATE, OPEN_TREE_CLONE, attach_to
 from runtime.mounts import Mount, make_folders, mask_of
 from runtime.namespaces import open_null
 from runtime.plan import Context, Operation
@@ -131,8 +131,4 @@ class CoverRoot(Operation):
         return "cover the empty root"
 
     def run(self, kernel: Kernel, context: Context) -> None:
-        empty = kernel.open("/", os.O_PATH | os.O_DIRECTORY)
-        try:
-            kernel.move_mount(context.root, empty)
-        finally:
-            kernel.close(empty)
+        attach_to(kernel, context.root, "/")

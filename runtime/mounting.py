@@ -184,3 +184,12 @@ def _make_one(kernel: Kernel, root: int, parent: int, names: list[str], folder: 
         # Somebody else made it, or it is a dangling symlink, which the next look-up refuses.
         pass
     return kernel.openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, resolve=BENEATH | NO_SYMLINKS)
+
+
+def attach_to(kernel: Kernel, tree: int, folder: str) -> None:
+    """Attach a mount that is held open to a folder of this thread's own. Raises OSError."""
+    target = kernel.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        kernel.move_mount(tree, target)
+    finally:
+        kernel.close(target)

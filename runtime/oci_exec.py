@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runtime import json_text
 from runtime.capabilities import UnknownCapability, normalise
-from runtime.errors import StateError, errno_name
+from runtime.errors import StateError
+from runtime.oci_options import read_object
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def wanted(arguments: Arguments, base: Mapping[str, Any]) -> dict[str, Any]:
     """The process object: from a file, or the container's with the flags' changes. Raises StateError."""
     if arguments.process:
-        return _file(arguments.process)
+        return read_object(arguments.process)
     if not arguments.args:
         raise StateError("Could not execute: no command was given (kubelet-py-oci exec ID COMMAND)")
     changes: dict[str, Any] = {
@@ -60,19 +60,6 @@ def below(flags: Sequence[str]) -> dict[str, str]:
                 raise StateError(f"Could not use --cgroup {text}: there is another for the same controller")
             found[controller] = path
     return found
-
-
-def _file(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            process = json_text.loads(file.read())
-    except OSError as error:
-        raise StateError(f"Could not read {path}: {errno_name(error.errno or 0)}") from error
-    except ValueError as error:
-        raise StateError(f"Could not read {path}: it is no JSON ({error})") from error
-    if not isinstance(process, dict):
-        raise StateError(f"Could not read {path}: an object is needed")
-    return process
 
 
 def _user(arguments: Arguments, base: Mapping[str, Any]) -> dict[str, Any]:

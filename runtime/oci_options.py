@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 
+from runtime import json_text
 from runtime.errors import SpecError, StateError, errno_name
 from runtime.records import Record, replaced
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from runtime.launch import Process
     from runtime.spec import ProcessSpec, Spec
 
@@ -54,6 +58,24 @@ def check_descriptors(count: int) -> None:
             own = 1
         if own:
             raise StateError(f"Could not keep descriptor {fd}: it is not open (see --preserve-fds)")
+
+
+def read_object(path: str, *, stdin: bool = False) -> dict[str, Any]:
+    """The JSON object in a file that a flag names; with `stdin`, "-" stands for standard input. Raises
+    StateError."""
+    try:
+        if stdin and path == "-":
+            found = json_text.loads(sys.stdin.read())
+        else:
+            with open(path, encoding="utf-8") as file:
+                found = json_text.loads(file.read())
+    except OSError as error:
+        raise StateError(f"Could not read {path}: {errno_name(error.errno or 0)}") from error
+    except ValueError as error:
+        raise StateError(f"Could not read {path}: it is no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise StateError(f"Could not read {path}: an object is needed")
+    return found
 
 
 def check_options(spec: Spec, options: Options) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
-from runtime import json_text
 from runtime.cgroups import Cgroup
-from runtime.errors import StateError, errno_name
+from runtime.errors import StateError
 from runtime.oci_arguments import LIMITS
+from runtime.oci_options import read_object
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, 
 def wanted(arguments: Arguments) -> dict[str, Any]:
     """linux.resources from --resources and the single flags. Device rules are left alone, as runc's update
     does: callers pass a container's whole resources. Raises StateError."""
-    resources = _file(arguments.resources) if arguments.resources else {}
+    resources = read_object(arguments.resources, stdin=True) if arguments.resources else {}
     resources.pop("devices", None)
     for flag, (section, key) in LIMITS.items():
         value = getattr(arguments, flag.replace("-", "_"))
@@ -33,22 +32,6 @@ def wanted(arguments: Arguments) -> dict[str, Any]:
     if not resources:
         raise StateError(f"Could not update container {arguments.id}: no limit was given")
     return resources
-
-
-def _file(path: str) -> dict[str, Any]:
-    try:
-        if path == "-":
-            found = json_text.loads(sys.stdin.read())
-        else:
-            with open(path, encoding="utf-8") as file:
-                found = json_text.loads(file.read())
-    except OSError as error:
-        raise StateError(f"Could not read resources from {path}: {errno_name(error.errno or 0)}") from error
-    except ValueError as error:
-        raise StateError(f"Could not read resources from {path}: no JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise StateError(f"Could not read resources from {path}: an object is needed")
-    return found
 
 
 def seconds(text: str) -> float:

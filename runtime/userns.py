@@ -20,6 +20,7 @@ from runtime.mounting import (
     MS_REC,
     MS_SLAVE,
     OPEN_TREE_CLONE,
+    attach_to,
     make_inside,
 )  # fmt: skip
 from runtime.mounts import MountOverlay, idmap
@@ -156,11 +157,7 @@ class OpenMappedRoot(Operation):
         tree = kernel.open_tree(AT_FDCWD, layer, OPEN_TREE_CLONE)
         try:
             idmap(kernel, tree, users, layer)
-            target = kernel.open(layer, os.O_PATH | os.O_DIRECTORY)
-            try:
-                kernel.move_mount(tree, target)
-            finally:
-                kernel.close(target)
+            attach_to(kernel, tree, layer)
         finally:
             kernel.close(tree)
 
@@ -172,11 +169,7 @@ class AttachRoot(Operation):
         return "attach the root"
 
     def run(self, kernel: Kernel, context: Context) -> None:
-        here = kernel.open(".", os.O_PATH | os.O_DIRECTORY)
-        try:
-            kernel.move_mount(context.root, here)
-        finally:
-            kernel.close(here)
+        attach_to(kernel, context.root, ".")
 
 
 class EnterUserNamespace(Operation):

@@ -26,5 +26,5 @@ def test_what_is_no_interval_is_refused(text: str) -> None:
 def test_a_file_that_is_not_there_is_named() -> None:
     arguments = Arguments()
     parse(["update", "--resources", "/nonexistent", "one"], arguments)
-    with pytest.raises(StateError, match=r"^Could not read resources from /nonexistent: ENOENT$"):
+    with pytest.raises(StateError, match=r"^Could not read /nonexistent: ENOENT$"):
         wanted(arguments)
