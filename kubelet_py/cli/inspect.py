@@ -154,18 +154,28 @@ def limits(folders: list[Path]) -> dict[str, dict[str, str]]:
         for place in [folder, *sorted(containers)]:
             key = "." if place == folder else place.name[:12]
             for file in LIMITS:
-                if (place / file).exists():
-                    values.setdefault(key, {})[file] = (place / file).read_text().strip()
+                text = _read(place / file)
+                if text:
+                    values.setdefault(key, {})[file] = text.strip()
     return values
+
+
+def _read(file: Path) -> str:
+    """Nothing where there is none: one container and one exec of the pod may end while others are
+    looked at."""
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 def _processes(folders: list[Path]) -> list[dict[str, Any]]:
     """Processes in the pod's cgroups, each with its namespaces; `folder` names the container's cgroup."""
     seen: dict[int, dict[str, Any]] = {}
     for folder in folders:
-        for file in sorted(folder.rglob("cgroup.procs")):
-            for pid in map(int, file.read_text().split()):
-                seen.setdefault(pid, {"pid": pid, "folder": file.parent.name, **_process(pid)})
+        for place in sorted(Path(parent) for parent, _, _ in os.walk(folder)):
+            for pid in map(int, _read(place / "cgroup.procs").split()):
+                seen.setdefault(pid, {"pid": pid, "folder": place.name, **_process(pid)})
     return [seen[pid] for pid in sorted(seen)]
 
 

@@ -89,24 +89,29 @@ def _unit(paths: NodePaths) -> dict[str, str] | None:
 
 def _processes(paths: NodePaths) -> dict[str, dict[str, Any]]:
     """Name → pid, seconds it has lived, PSS in bytes, restarts; only what is alive now."""
-    import psutil
-
     state = read_state(paths.run)
     if state is None:
         return {}
     identities: dict[str, ProcessIdentity] = {"supervisor": state.supervisor, **state.children}
-    found = {}
-    for name, identity in identities.items():
-        if not identity.alive():
-            continue
+    seen = {name: _process(identity, state.restarts.get(name, 0)) for name, identity in identities.items()}
+    return {name: process for name, process in seen.items() if process is not None}
+
+
+def _process(identity: ProcessIdentity, restarts: int) -> dict[str, Any] | None:
+    """None when it has ended, also when that happens while it is looked at."""
+    import psutil
+
+    try:
         process = psutil.Process(identity.pid)
-        found[name] = {
+        seen = {
             "pid": identity.pid,
             "seconds": round(time.time() - process.create_time(), 1),
             "pss": process.memory_full_info().pss,
-            "restarts": state.restarts.get(name, 0),
+            "restarts": restarts,
         }
-    return found
+    except psutil.NoSuchProcess:
+        return None
+    return seen if identity.alive() else None
 
 
 def _cluster(paths: NodePaths) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from kubelet_py.cli.inspect import pod_of, service_rules, warn_of_elsewhere
+from kubelet_py.cli.inspect import _processes, limits, pod_of, service_rules, warn_of_elsewhere
 from kubelet_py.cli.settings import NodeSettings
 from kubelet_py.paths import NodePaths
 
@@ -52,3 +53,14 @@ def test_a_pod_of_another_node_is_told_where_to_look(
     NodeSettings("mine", "192.0.2.5").save(NodePaths(tmp_path))
     warn_of_elsewhere(NodePaths(tmp_path), {"spec": {"nodeName": node} if node else {}})
     assert ("the pod is on node other, this is mine" in capsys.readouterr().err) == warned
+
+
+def test_a_cgroup_that_goes_while_the_pod_is_looked_at_holds_nothing(tmp_path: Path) -> None:
+    """A probe's, for one: listed, and not there any more when it is read (here: a folder instead)."""
+    for name in ("main", "exec-1"):
+        (tmp_path / name).mkdir()
+    for file, text in (("cgroup.procs", f"{os.getpid()}\n"), ("pids.max", "9\n")):
+        (tmp_path / "main" / file).write_text(text)
+        (tmp_path / "exec-1" / file).mkdir()
+    assert [(seen["pid"], seen["folder"]) for seen in _processes([tmp_path])] == [(os.getpid(), "main")]
+    assert limits([tmp_path]) == {"main": {"pids.max": "9"}}

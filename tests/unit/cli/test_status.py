@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from kubelet_py.cli.main import main
+from kubelet_py.cli.processes import ProcessIdentity
 from kubelet_py.cli.settings import NodeSettings
+from kubelet_py.cli.status import _process
 from kubelet_py.paths import NodePaths
 from runtime.state import Identity, SandboxState, boot_id, plain, stat_of, write_json
 
@@ -51,3 +54,17 @@ def test_a_node_that_still_waits_for_its_certificate_says_so(
     paths.kubeconfig("kubelet").write_text("{")
     assert main(["status", "--root", str(tmp_path)]) == 1
     assert "kubelet.conf: unexpected end of data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_a_process_that_ends_meanwhile_is_not_running(collected: bool) -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    known = ProcessIdentity.of(child.pid)
+    assert known is not None
+    assert _process(known, 3) is not None
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    if collected:
+        child.wait()
+    assert _process(known, 3) is None
+    child.wait()
