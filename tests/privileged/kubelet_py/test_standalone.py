@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -55,8 +56,10 @@ class Standalone:
     def containers(self) -> list[int]:
         """Pids in this node's container cgroups, without pause."""
         found = []
-        for file in Path("/sys/fs/cgroup/memory", self.paths.cgroup_root).rglob("cgroup.procs"):
-            found += [int(pid) for pid in file.read_text().split() if _name(int(pid)) not in ("pause", "")]
+        for folder, _, _ in os.walk(Path("/sys/fs/cgroup/memory", self.paths.cgroup_root)):
+            with contextlib.suppress(OSError):  # the container's cgroup has gone meanwhile
+                pids = Path(folder, "cgroup.procs").read_text().split()
+                found += [int(pid) for pid in pids if _name(int(pid)) not in ("pause", "")]
         return sorted(found)
 
 
