@@ -57,7 +57,7 @@ def wrong_logs(paths: NodePaths, pods: list[Object], known: dict[str, Attempt], 
 
 
 def _wrong_log(file: Path, known: dict[str, Attempt], seen: dict[str, Path], lost: bool) -> Iterator[str]:
-    raw = file.read_text()
+    raw = text_of(file)
     if raw and not raw.endswith("\n") and not lost:
         yield "ends in the middle of a line"
     lines = [line.split(" ", 3) for line in raw.splitlines()]
@@ -93,13 +93,27 @@ def pod_logs(paths: NodePaths, pod: Object) -> Path:
     return paths.pod_logs / f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
 
 
-def wrong_codes(paths: NodePaths, pods: list[Object], known: dict[str, Attempt], deeds: Deeds) -> list[str]:
-    """Exit codes in the API that are not what the container ended with, and ends that nobody can explain."""
-    logs = {}
-    for folder in paths.containers.glob("[!.]*"):
-        record = read(folder / "config.json")
-        if record is not None:
-            logs[folder.name] = record["config"]["log_path"]
+def text_of(log: Path) -> str:
+    """Nothing where the agent has just removed it: of a pod's dead containers it keeps the last."""
+    try:
+        return log.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def log_paths(paths: NodePaths) -> dict[str, str]:
+    """Container id → its log, of all that are on disk."""
+    records = {folder.name: read(folder / "config.json") for folder in paths.containers.glob("[!.]*")}
+    return {name: record["config"]["log_path"] for name, record in records.items() if record is not None}
+
+
+def wrong_codes(
+    logs: dict[str, str], pods: list[Object], known: dict[str, Attempt], deeds: Deeds
+) -> list[str]:
+    """Exit codes in the API that are not what the container ended with, and ends that nobody can explain.
+
+    `logs` are of the containers that were on disk before and after `pods` were read.
+    """
     wrong = []
     for pod in pods:
         for entry in statuses(pod):
@@ -118,7 +132,7 @@ def wrong_codes(paths: NodePaths, pods: list[Object], known: dict[str, Attempt],
 
 
 def _own_end(log: Path, known: dict[str, Attempt]) -> int | None:
-    first = log.read_text().partition("\n")[0].split(" ", 3)[3:] if log.exists() else []
+    first = text_of(log).partition("\n")[0].split(" ", 3)[3:]
     attempt = known.get(first[0].split()[1]) if first and first[0].startswith("start ") else None
     return attempt.end if attempt is not None else None
 
