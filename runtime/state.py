@@ -128,10 +128,17 @@ def read_json(path: str) -> dict[str, Any] | None:
         text = read_file(path).decode()
     except FileNotFoundError:
         return None
-    value = json_text.loads(text)
+    try:
+        value = json_text.loads(text)
+    except ValueError as error:
+        raise _unreadable(path, str(error)) from None
     if not isinstance(value, dict):
-        raise ValueError(f"Could not read state {path}: not a JSON object (remove the folder to forget it)")
+        raise _unreadable(path, "not a JSON object")
     return value
+
+
+def _unreadable(path: str, why: str) -> ValueError:
+    return ValueError(f"Could not read state {path}: {why} (remove the folder to forget it)")
 
 
 def changed(old: ContainerState, /, **values: Any) -> ContainerState:

@@ -37,6 +37,14 @@ def test_failed_write_leaves_the_old_state(tmp_path: Path) -> None:
     assert state.read_json(path) == {"a": 1}
 
 
+@pytest.mark.parametrize("text", ["", '{"a": 1}0}', "[]"])
+def test_a_state_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "state.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"Could not read state {file}: .*not "):
+        state.read_json(str(file))
+
+
 def test_state_is_private(tmp_path: Path) -> None:
     state.write_json(str(tmp_path / "s"), {})
     assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
