@@ -161,13 +161,16 @@ def _check_the_record(node: Node, client: RestClient, monkey: Monkey, truth: Pat
     before, files = attempts(truth), log_paths(paths)
     pods = client.list(PODS, "default")["items"]
     after, files = attempts(truth), files | log_paths(paths)
-    wrong = wrong_codes(files, pods, after, deeds)
-    wrong += wrong_counts(paths, pods, before, after, deeds) + wrong_phases(pods)
-    # A shim takes lines out of its container's pipe when it comes to it, on a busy machine not at once.
+    wrong = wrong_codes(files, pods, after, deeds) + wrong_phases(pods)
+    # A shim takes lines out of its container's pipe when it comes to it, and the API hears of a start later:
+    # on a busy machine both are late.
     deadline = time.monotonic() + PATIENCE
     while (missing := wrong_logs(paths, pods, before, deeds)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    wrong += missing
+    while (counts := wrong_counts(paths, pods, before, after, deeds)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        before, pods, after = attempts(truth), client.list(PODS, "default")["items"], attempts(truth)
+    wrong += missing + counts
     assert not wrong, "\n".join(wrong)
 
 
