@@ -18,7 +18,7 @@ import requests
 
 from runtime.images import manifest as documents
 from runtime.images.errors import DigestMismatch, PullError, RegistryUnavailable
-from runtime.images.transport import BROKEN, Channel
+from runtime.images.transport import BROKEN, SENSELESS, Channel
 
 Progress = Callable[[str, int, int], None]
 """Called with a blob's digest, the bytes that are here, and the bytes that it has; from several threads."""
@@ -77,6 +77,8 @@ class Download:
                     break
             except BROKEN as error:
                 reason = type(error).__name__
+            except SENSELESS as error:
+                raise channel.senseless(self._what, error) from error
             if self._done == self._refused_at:
                 raise self._wrong_size(channel, self._done)
             if attempt == _ATTEMPTS:

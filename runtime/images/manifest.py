@@ -122,6 +122,8 @@ def digest_of(data: bytes) -> str:
 
 def check_digest(data: bytes, digest: str, what: str) -> None:
     """Raise DigestMismatch unless the bytes have that digest (sha256 or sha512)."""
+    if not is_digest(digest):
+        raise DigestMismatch(f"Could not accept {what}: {digest[:200]!r} is not a sha256 or sha512 digest")
     algorithm = digest.partition(":")[0]
     actual = f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
     if actual != digest:

@@ -18,6 +18,8 @@ from runtime.images.errors import UnpackError
 
 CHUNK = 1 << 20
 _PLAIN = 1 << 21  # what is read at once where nothing is decompressed: each chunk costs both threads a switch
+# Of a chunk with several gzip members: what follows one is copied at its end, and members may have 20 bytes.
+_WINDOW = 1 << 14
 _AHEAD = 2  # chunks that wait to be read; with them a plain layer has about 8 MB in memory
 
 
@@ -92,21 +94,26 @@ class Hashed:
 
 
 def _gunzip(head: bytes, source: BinaryIO) -> Iterator[bytes]:
-    engine = zlib.decompressobj(31)
-    data, finished = head, False
+    engine, finished, chunk = zlib.decompressobj(31), False, head
     try:
-        while data:
-            while data:
-                if finished:
-                    if not data.strip(b"\0"):
-                        break  # padding after the last member, as tapes and some tools leave it
-                    engine, finished = zlib.decompressobj(31), False
-                plain = engine.decompress(data, CHUNK)
-                if plain:
-                    yield plain
-                finished = engine.eof
-                data = engine.unused_data if finished else engine.unconsumed_tail
-            data = source.read(CHUNK)
+        while chunk:
+            rest, window = memoryview(chunk), len(chunk)
+            while rest:
+                data: bytes | memoryview = rest[:window]
+                rest = rest[window:]
+                while data:
+                    if finished:
+                        if not data[0] and not bytes(data).strip(b"\0"):
+                            break  # padding after the last member, as tapes and some tools leave it
+                        engine, finished = zlib.decompressobj(31), False
+                    plain = engine.decompress(data, CHUNK)
+                    if plain:
+                        yield plain
+                    finished = engine.eof
+                    data = engine.unused_data if finished else engine.unconsumed_tail
+                    if finished and len(data) > _WINDOW:
+                        rest, window, data = memoryview(data), _WINDOW, b""
+            chunk = source.read(CHUNK)
     except zlib.error as error:
         raise UnpackError(f"Could not read archive: gzip data is damaged ({error})") from error
     if not finished:

@@ -21,8 +21,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, TypeVar
 
-import requests
-
 from runtime.images import hosts
 from runtime.images import manifest as documents
 from runtime.images.credentials import ANONYMOUS, Credentials
@@ -30,7 +28,7 @@ from runtime.images.download import Download, Progress
 from runtime.images.errors import DigestMismatch, ImageError, ManifestError, PullError
 from runtime.images.reference import Reference, parse
 from runtime.images.store import Image, ImageStore, LayerSource
-from runtime.images.transport import Channel
+from runtime.images.transport import Channel, Session
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +108,7 @@ def open_channels(
 ) -> Iterator[list[Channel]]:
     """Channels to the servers that may be asked for this repository, in order; nothing after `stop`."""
     with ExitStack() as stack:
-        session = stack.enter_context(requests.Session())
+        session = stack.enter_context(Session())
         channels = []
         for endpoint in hosts.endpoints(hosts_dir, reference.domain):
             try:
@@ -299,6 +297,10 @@ class _Source:
             with channel.get(channel.url(f"blobs/{descriptor.digest}"), what) as response:
                 data = channel.read_small(response, limit, what)
             documents.check_digest(data, descriptor.digest, what)
+            if len(data) != descriptor.size:
+                raise DigestMismatch(
+                    f"Could not pull {self._reference}: {what} has {len(data)} bytes, not {descriptor.size}"
+                )
             return data
 
         return self._first("pull", what, ask)

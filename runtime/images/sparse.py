@@ -50,9 +50,10 @@ def from_header(header: bytes, number: Callable[[bytes], int], block: Callable[[
                 places.append((number(offset), number(length)))
 
     collect(header[386:], _IN_HEADER)
-    more = header[482]
+    more, blocks = header[482], 0
     while more:
-        if len(places) > _MAX_PLACES:
+        blocks += 1  # not the places: those may be empty
+        if blocks * _IN_BLOCK > _MAX_PLACES:
             raise UnpackError(f"Could not read archive: a sparse file in more than {_MAX_PLACES} pieces")
         data = block()
         collect(data, _IN_BLOCK)

@@ -19,6 +19,7 @@ from runtime.images.errors import UnpackError
 from runtime.images.sparse import SparseMap, from_header, from_pax
 
 BLOCK = 512
+LARGEST = 2**63 - 1  # bytes in a file
 MAX_HEADER = 1 << 20  # pax records and long names; the kernel's longest path is 4 kB, xattrs at most 64 kB
 
 _KINDS = {
@@ -35,6 +36,7 @@ _KINDS = {
 }
 _NODES = frozenset(("char", "block"))
 _SPARSE = ord("S")
+_TEXTS = frozenset((b"path", b"linkpath", b"GNU.sparse.name"))  # values without a NUL (as for Go's reader)
 # name; mode, uid and gid; size, mtime, type, target, magic. What few entries have is read where they have it.
 _USTAR = struct.Struct("100s24s12s12s8xc100s6s")
 _DEVICE = struct.Struct("329x8s8s")
@@ -135,9 +137,9 @@ class TarReader:
             data = self._take(size)
             self._padding = -size % BLOCK
             if kind == b"L":
-                changes["name"] = data.rstrip(b"\0")
+                changes["name"] = data.partition(b"\0")[0]
             elif kind == b"K":
-                changes["target"] = data.rstrip(b"\0")
+                changes["target"] = data.partition(b"\0")[0]
             elif kind == b"x":
                 pax = _parse_pax(data)
 
@@ -168,6 +170,8 @@ class TarReader:
         entry = _entry(header, changes)
         if entry.size < 0:
             raise UnpackError(f"Could not read archive: {_show(entry.name)} has a negative size")
+        if entry.size > LARGEST:
+            raise UnpackError(f"Could not read archive: {_show(entry.name)} has a size beyond 64 bits")
         # Only regular files carry content, whatever the size field of the others says.
         self._left = entry.size if entry.kind == "file" else 0
         self._padding = -self._left % BLOCK
@@ -284,6 +288,8 @@ def _parse_pax(data: bytes) -> dict[str, bytes]:
             or position + length > len(data)
         ):
             raise UnpackError("Could not read archive: a pax header is damaged")
+        if b"\0" in key or (key in _TEXTS and b"\0" in value):
+            raise UnpackError("Could not read archive: a pax header holds a NUL where none may be")
         records[key.decode("utf-8", "surrogateescape")] = value[:-1]
         position += length
     return records

@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from runtime.images import challenges
@@ -43,6 +44,10 @@ log = logging.getLogger(__name__)
 
 BROKEN = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError, requests.Timeout)
 """How requests says that a transfer broke off."""
+
+SENSELESS = (requests.RequestException, urllib3.exceptions.HTTPError, ValueError)
+"""What else comes of answers that no registry gives: addresses that are none, lengths below 0, bytes that are
+not compressed as they say. To be caught behind BROKEN."""
 
 CHUNK = 1 << 18
 _READ_SECONDS = 60.0
@@ -64,6 +69,15 @@ _NO_PROXY: Any = {"http": None, "https": None, "all": None}
 def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Given as `auth`, so that requests does not look for passwords in ~/.netrc."""
     return request
+
+
+class Session(requests.Session):
+    """Redirects are ours to follow. requests, told not to, still makes ready for the next request: it reads
+    all of the answer's body, however much comes, and fails on an address that is none."""
+
+    def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[Any]:
+        """Where requests would go on: nowhere."""
+        return iter(())
 
 
 class Channel:
@@ -198,8 +212,14 @@ class Channel:
             if response.status_code not in (301, 302, 303, 307, 308):
                 return response
             response.close()
-            url = urljoin(url, location)
-            if urlsplit(url).scheme != "https" and origin.scheme == "https":
+            try:
+                url = urljoin(url, location)
+            except ValueError as error:
+                raise PullError(f"{self.what}: redirected to {location[:200]!r}: {error}") from error
+            scheme = urlsplit(url).scheme
+            if scheme not in ("http", "https"):
+                raise PullError(f"{self.what}: redirected to {url[:200]!r}")
+            if scheme != "https" and origin.scheme == "https":
                 raise PullError(f"{self.what}: redirected from https to {url[:200]}")
         raise PullError(f"{self.what}: more than {_REDIRECTS} redirects")
 
@@ -211,17 +231,22 @@ class Channel:
     def _request(self, method: str, url: str, **settings: Any) -> requests.Response:
         if self._stop.is_set():
             raise PullError(f"{self.what}: it was given up")
-        return self._session.request(
-            method,
-            url,
-            auth=_no_netrc,
-            timeout=self._timeout,
-            allow_redirects=False,
-            verify=self._verify,
-            cert=self.endpoint.client,
-            proxies=_NO_PROXY if is_loopback(urlsplit(url).netloc) else None,
-            **settings,
-        )
+        try:
+            return self._session.request(
+                method,
+                url,
+                auth=_no_netrc,
+                timeout=self._timeout,
+                allow_redirects=False,
+                verify=self._verify,
+                cert=self.endpoint.client,
+                proxies=_NO_PROXY if is_loopback(urlsplit(url).netloc) else None,
+                **settings,
+            )
+        except BROKEN:
+            raise
+        except SENSELESS as error:
+            raise PullError(f"{self.what}: could not ask {url[:200]!r}: {error}") from error
 
     def _find_scheme(self, host: str) -> str:
         """https, or http where that is allowed and TLS is not spoken."""
@@ -257,7 +282,10 @@ class Channel:
 
     def _token(self, fields: Mapping[str, str]) -> str:
         realm = fields["realm"]
-        parts = urlsplit(realm)
+        try:
+            parts = urlsplit(realm)
+        except ValueError as error:
+            raise PullUnauthorized(f"{self.what}: its token service {realm[:200]!r}: {error}") from error
         plain_allowed = urlsplit(self.base).scheme == "http" and (
             self._insecure or is_loopback(parts.netloc)
         )
@@ -279,7 +307,7 @@ class Channel:
                 raise PullError(
                     f"{self.what}: the token service did not send JSON"
                 ) from error
-        if not isinstance(token, str) or not token:
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:
             raise PullUnauthorized(f"{self.what}: the token service sent no token")
         return token
 
@@ -302,7 +330,7 @@ class Channel:
 
     def read_small(self, response: requests.Response, limit: int, what: str) -> bytes:
         """The whole body, of at most `limit` bytes."""
-        data = b""
+        data = bytearray()  # of bytes, each piece would be a copy of all before it; and pieces may be bytes
         try:
             for chunk in response.iter_content(CHUNK):
                 data += chunk
@@ -310,7 +338,13 @@ class Channel:
                     raise ManifestError(f"{self.what}: {what} has more than {limit} bytes")
         except BROKEN as error:
             raise self.unreachable(what, error) from error
-        return data
+        except SENSELESS as error:
+            raise self.senseless(what, error) from error
+        return bytes(data)
+
+    def senseless(self, what: str, error: Exception) -> PullError:
+        """The exception for a body that cannot be read, whoever asks again."""
+        return PullError(f"{self.what}: could not read {what}: {error}")
 
     def refused(self, response: requests.Response, what: str) -> PullError:
         """The exception for an answer that is no success."""

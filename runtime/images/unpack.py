@@ -99,6 +99,7 @@ class _Extractor:
         self._masked = _masked_modes(folder)
         self._parents: dict[bytes, int] = {}
         self._folder_times: list[tuple[bytes, int]] = []
+        self._implied = 0  # folders made that the archive does not mention
         self.lost = False  # whether something was replaced that this very layer brought
 
     def __enter__(self) -> _Extractor:
@@ -161,25 +162,40 @@ class _Extractor:
     # -- parents -------------------------------------------------------------------------------------
 
     def _parent(self, path: bytes, *, make: bool = True) -> int:
-        cached = self._parents.get(path)
-        if cached is not None:
-            return cached
+        missing: list[bytes] = []
+        while True:
+            try:
+                found = self._opened(path)
+                break
+            except FileNotFoundError:
+                if not make:
+                    raise
+                missing.append(path)  # a path may have more names than Python's stack has room for
+                path = path.rpartition(b"/")[0]
+        while missing:
+            found = self._made(found, missing.pop())
+        return found
+
+    def _made(self, above: int, path: bytes) -> int:
+        """Archives may leave out folders; Docker, too, makes them root's and 0755."""
+        self._implied += 1
+        if self._implied > self._limits.entries:
+            raise UnpackError(f"Could not unpack layer: more than {self._limits.entries} folders left out")
+        name = path.rpartition(b"/")[2]
+        try:
+            os.mkdir(name, 0o755, dir_fd=above)
+            os.chmod(b"/proc/self/fd/%d/%s" % (above, name), 0o755)
+        except FileExistsError:
+            raise UnpackError(f"Could not unpack into {_text(path)}: a dangling symbolic link") from None
+        return self._cache(path, open_in_root(above, name))
+
+    def _opened(self, path: bytes) -> int:
         if not path:
             return self._root
-        try:
-            found = open_in_root(self._root, path)
-        except FileNotFoundError:
-            if not make:
-                raise
-            # Archives may leave out folders; Docker, too, makes them root's and 0755.
-            before, _, name = path.rpartition(b"/")
-            above = self._parent(before)
-            try:
-                os.mkdir(name, 0o755, dir_fd=above)
-                os.chmod(b"/proc/self/fd/%d/%s" % (above, name), 0o755)
-            except FileExistsError:
-                raise UnpackError(f"Could not unpack into {_text(path)}: a dangling symbolic link") from None
-            found = open_in_root(self._root, path)
+        found = self._parents.get(path)
+        return self._cache(path, open_in_root(self._root, path)) if found is None else found
+
+    def _cache(self, path: bytes, found: int) -> int:
         if len(self._parents) >= _CACHED_PARENTS:
             oldest = next(iter(self._parents))
             os.close(self._parents.pop(oldest))

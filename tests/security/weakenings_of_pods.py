@@ -6,6 +6,7 @@ from tests.security.weakening import Weakening, weak
 
 PROCESS = "runtime/process.py"
 UNPACK = "runtime/images/unpack.py"
+TARSTREAM = "runtime/images/tarstream.py"
 STORE = "runtime/images/store.py"
 TRANSPORT = "runtime/images/transport.py"
 MANIFEST = "runtime/images/manifest.py"
@@ -282,5 +283,55 @@ WEAKENINGS = (
         'ours = target.startswith("..") and len(target) > 2 and "/" not in target',
         "ours = bool(target)",
         "test_K02_the_atomic_writer_deletes_nothing_through_links",
+    ),
+    weak(
+        "NULs are let through",
+        TARSTREAM,
+        'if b"\\0" in key or (key in _TEXTS and b"\\0" in value):',
+        "if False:",
+        "test_I01_a_layer_that_makes_no_sense_is_refused_in_words",
+    ),
+    weak(
+        "names of archives go on behind a NUL",
+        TARSTREAM,
+        """changes["target"] = data.partition(b"\\0")[0]""",
+        """changes["target"] = data.rstrip(b"\\0")""",
+        "test_I01_a_long_name_ends_at_its_nul",
+    ),
+    weak(
+        "folders left out do not count",
+        UNPACK,
+        "if self._implied > self._limits.entries:",
+        "if False:",
+        "test_I01_folders_left_out_count",
+    ),
+    weak(
+        "requests makes ready to follow",
+        TRANSPORT,
+        "        return iter(())\n",
+        "        return super().resolve_redirects(*_, **__)\n",
+        "test_I02_what_comes_with_a_redirect_is_not_read",
+    ),
+    weak(
+        "odd answers crash who asks",
+        TRANSPORT,
+        "SENSELESS = (requests.RequestException, urllib3.exceptions.HTTPError, ValueError)",
+        "SENSELESS = (requests.exceptions.RetryError,)",
+        "test_I02_an_answer_that_makes_no_sense_is_refused_in_words",
+        "test_I02_nor_a_senseless_answer_for_a_layer",
+    ),
+    weak(
+        "any text is a token",
+        TRANSPORT,
+        "if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:",
+        "if not isinstance(token, str) or not token:",
+        "test_I02_a_token_that_fits_no_header_is_none",
+    ),
+    weak(
+        "a config of any size",
+        "runtime/images/registry.py",
+        "            if len(data) != descriptor.size:\n",
+        "            if False:\n",
+        "test_I02_a_config_of_another_size_is_refused",
     ),
 )
