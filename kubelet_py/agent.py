@@ -146,7 +146,7 @@ class Agent:
         self._cni = network = NodeNetwork(
             paths, options.cni_bin_dirs, overhead, options.pod_gso_size, wrapped=mode == "vxlan"
         )
-        self._network = NetworkKeeper(network, config, self._on_network, self._attached)
+        self._network = NetworkKeeper(network, config, self._refresh_node, self._wake_all, self._attached)
         ways = [PeerRoutes(me=name, address=ip, mode=mode, key=self._public_key) for ip in self._node.ips]
         self._peers = PeerWays(ways, config.pod_cidr, self._tunnel)
         self._images = ImageStore(paths.images)
@@ -532,8 +532,7 @@ class Agent:
         if self._registrar is not None:
             self._registrar.refresh()
 
-    def _on_network(self) -> None:
-        self._refresh_node()
+    def _wake_all(self) -> None:
         for record in self._manager.records():
             self._workers.wake(record.uid)
 

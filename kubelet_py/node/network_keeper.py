@@ -27,14 +27,16 @@ NOT_YET = "cni plugin not initialized"
 
 
 class NetworkKeeper:
-    """`changed()` is called when the network has come up, or is not as it was; `attached()` names the pods'
-    (sandbox, interface)."""
+    """`changed()` is called when the network has come up, or is not as it was, and then `usable()` if pods
+    can be attached: those that failed are not tried sooner because all others will. `attached()` names the
+    pods' (sandbox, interface)."""
 
     def __init__(
         self,
         network: NodeNetwork,
         config: Config,
         changed: Callable[[], None],
+        usable: Callable[[], None],
         attached: Callable[[], Attachments],
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -45,7 +47,7 @@ class NetworkKeeper:
         self._due = 0.0
         self._fault: str | None = None
         self._config = config
-        self._changed = changed
+        self._changed, self._usable = changed, usable
         self._lock = threading.Lock()
         self._cidr = ""
         self._neighbours: tuple[str, ...] = ()
@@ -71,7 +73,7 @@ class NetworkKeeper:
         for problem in problems:
             log.warning("Went on without kernel setting problem=%s", problem)
         log.info("Brought the network up pod_cidr=%s", cidr)
-        self._changed()
+        self._tell()
         self._collect()
 
     def know(self, neighbours: tuple[str, ...]) -> None:
@@ -111,7 +113,12 @@ class NetworkKeeper:
             self._due = now + (STATUS_SECONDS if self._fault is None else RETRY_SECONDS)
         if self._fault != before:
             log.info("Asked the network for its status before=%s now=%s", before or "ok", self._fault or "ok")
-            self._changed()
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed()
+        if self.problem() is None:
+            self._usable()
 
     def _ask(self) -> str | None:
         try:
