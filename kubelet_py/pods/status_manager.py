@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 SENDERS = 4
 HOLD_BACK, FOR_EACH_OTHER, LONGEST = 0.15, 0.04, 3.0
 RETRY = 1.0
+# The uid in the body is a precondition: these are the words when another pod has the name now. A conflict in
+# other words (too many wrote at once) passes, as does a certificate or a right that is not known there yet.
+OTHER_POD = "UID in precondition"
+NEVER_TAKEN = (400, 405, 413, 415, 422)
 BOUNDS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 20, 30, 45, 60)
 
 
@@ -212,12 +216,12 @@ class StatusManager:
             name, namespace = metadata["name"], metadata["namespace"]
             made = self._client.patch(PODS, name, body, namespace, subresource="status")
             entry.version = int(made["metadata"]["resourceVersion"])
-        except (NotFound, Conflict) as error:
-            # Gone, or another pod of the same name (the uid in the body is the precondition).
-            log.debug("Dropped pod status pod=%s error=%s", full_name(pod), error)
         except ApiError as error:
+            if isinstance(error, NotFound) or (isinstance(error, Conflict) and OTHER_POD in error.message):
+                log.debug("Dropped pod status pod=%s error=%s", full_name(pod), error)
+                return True
             log.info("Failed to send pod status pod=%s error=%s", full_name(pod), error)
-            return error.code not in (0, 429, 500, 502, 503, 504)
+            return error.code in NEVER_TAKEN
         return True
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pods_in_words import pod
 
-from kubeclient.errors import ServerUnavailable
+from kubeclient.errors import ApiError, ServerUnavailable, from_status
+from kubelet_py.pods import status_manager
 from kubelet_py.pods.crowd import Crowd
 from kubelet_py.pods.status_manager import StatusManager, hold_back
 from kubelet_py.pods.workers import PodWorkers, spawn
@@ -158,12 +159,15 @@ def test_a_wish_to_look_again_is_kept() -> None:
     workers.stop()
 
 
+DOWN = ServerUnavailable.unreachable("down")
+
+
 class Api:
     """Takes status patches; fails as often as told."""
 
-    def __init__(self, failures: int = 0) -> None:
+    def __init__(self, failures: int = 0, error: ApiError = DOWN) -> None:
         self.bodies: list[dict[str, Any]] = []
-        self.failures = failures
+        self.failures, self.error = failures, error
         self.gate = threading.Event()
         self.gate.set()
 
@@ -171,7 +175,7 @@ class Api:
         self.gate.wait(LONG)
         if self.failures:
             self.failures -= 1
-            raise ServerUnavailable.unreachable("down")
+            raise self.error
         self.bodies.append(body)
         return {"metadata": {"resourceVersion": str(10 * len(self.bodies))}}
 
@@ -226,6 +230,30 @@ def test_others_that_wait_have_a_status_wait_longer() -> None:
     statuses.start()
     assert arrived.wait(LONG)
     assert [body["metadata"]["uid"] for body in api.bodies] == ["u"]
+    statuses.stop()
+
+
+REFUSALS = [
+    (503, "down", 1),
+    (401, "Unauthorized", 1),
+    (403, "no relationship found between node and this object", 1),
+    (409, "the object has been modified; please apply your changes to the latest version", 1),
+    (409, "Precondition failed: UID in precondition: u, UID in object meta: v", 0),
+    (404, 'pods "p" not found', 0),
+    (422, "status.phase: Invalid value", 0),
+]
+
+
+@pytest.mark.parametrize(("code", "message", "sent"), REFUSALS)
+def test_only_what_the_api_will_never_take_is_given_up(
+    code: int, message: str, sent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_manager, "RETRY", 0.01)
+    api = Api(1, from_status({"code": code, "message": message}))
+    statuses = manager(api)
+    statuses.set(pod(), {"phase": "Running"})
+    assert statuses.flush("u", LONG)
+    assert len(api.bodies) == sent
     statuses.stop()
 
 
