@@ -58,6 +58,7 @@ class PodRecord:
     held: HeldStart | None = None  # its first container, set up while the pod was made
     failures: int = 0  # of its starts, one after another
     status: Object | None = None  # what was last said of it
+    mirrored: bool = False  # and goes on from what a static pod's mirror said when it was found
     ending_since: float | None = None
     kill_at: float | None = None  # epoch second at which what still runs is killed
     nudge: threading.Event = field(default_factory=threading.Event)  # wakes a worker that waits for a hook

@@ -420,7 +420,11 @@ class PodSyncer:
         self, record: PodRecord, view: PodView, health: dict[str, Health], *, soon: bool = False
     ) -> None:
         pod = record.pod
+        shown = self._p.mirror(pod) if is_static(pod) else pod
         known = record.status
+        if is_static(pod) and shown is not None and not record.mirrored:
+            # What an earlier agent said of it: its start and its transitions are no other for a new one.
+            known, record.mirrored = shown.get("status") or known, True
         if known is not None:
             # Transition times and the phase's memory go on from what we said last, not from what the
             # informer has seen of it; other writers' conditions come from the pod itself.
@@ -443,7 +447,6 @@ class PodSyncer:
         )
         status = generate(pod, view, situation)
         record.status = status
-        shown = self._p.mirror(record.pod) if is_static(record.pod) else record.pod
         if shown is not None:
             self._p.statuses.set(shown, status, soon=soon)
 

@@ -130,3 +130,23 @@ def test_a_crashed_container_with_another_image_does_not_wait(image: str, did: l
     body["spec"]["containers"][0]["image"] = image
     node.syncer.sync("u")
     assert node.did == did
+
+
+def test_a_static_pod_goes_on_from_what_its_mirror_says() -> None:
+    """An agent that was started anew has to wait for the API to show it."""
+    body = pod()
+    body["metadata"]["annotations"] = {"kubernetes.io/config.source": "file"}
+    began, mirrors = "2026-01-01T00:00:00Z", list[dict[str, Any]]()
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": began}
+    node = Quick(body)
+    node.syncer._p.mirror = lambda of: mirrors[0] if mirrors else None  # type: ignore[misc, assignment]
+    node.syncer.sync("u")
+    assert node.said == []
+    mirrors.append(body | {"status": {"phase": "Running", "startTime": began, "conditions": [ready]}})
+    node.syncer.sync("u")
+    mirrors[0] = body | {"status": {}}
+    node.syncer.sync("u")
+    for status in node.said:
+        assert status["startTime"] == began
+        [found] = [c for c in status["conditions"] if c["type"] == "Ready"]
+        assert found["lastTransitionTime"] == began
