@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def program() -> None:
     """main as a program of its own: ends without taking the interpreter apart, which costs 2 ms."""
+    _have_streams()
     code = main()
     try:
         sys.stdout.flush()
@@ -62,6 +63,19 @@ def program() -> None:
         os.write(2, f"kubelet-py-oci: Could not write the output: {error.strerror}\n".encode())
         code = 1
     os._exit(code)
+
+
+def _have_streams() -> None:
+    """Opens /dev/null for those of descriptors 0 to 2 that the caller has closed, as the runtime of Go's
+    programs does: what we open would get their numbers, and the container have it as its stdio
+    (CVE-2024-21626)."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number, this one
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)
 
 
 def _report(arguments: Arguments, text: str) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,41 @@ def test_E02_a_null_device_that_becomes_a_link_is_not_followed(bundle: Any) -> N
         done = bundle("exec", bundle.identity, "cat")
         said.add(done.stdout + done.stderr)
     assert said == {""}
+
+
+@pytest.mark.parametrize("closed", [(0,), (1, 2), (0, 1, 2)])
+def test_E02_what_a_caller_closes_is_no_descriptor_of_ours(bundle: Any, closed: tuple[int, ...]) -> None:
+    """E02, CVE-2024-21626: what we open would get the number, and be the container's standard input: the
+    host's /proc, whose sys/kernel/core_pattern can be written."""
+
+    def close() -> None:
+        for number in closed:
+            os.close(number)
+
+    def ran(*args: str) -> int:
+        done = bundle(*args, capture_output=False, preexec_fn=close)
+        assert isinstance(done.returncode, int)
+        return done.returncode
+
+    look = 'for n in 0 1 2; do a="$a|$(readlink /proc/$$/fd/$n)"; done; echo "$a" > /found'
+    where = ["--bundle", str(bundle.folder)]
+    found = bundle.root / "found"
+    bundle.args("sh", "-c", look)
+    assert ran("run", *where, bundle.identity) == 0
+    seen = [found.read_text()]
+    bundle.args("sh", "-c", f"{look}; mv /found /ready; sleep 60")
+    assert ran("create", *where, bundle.identity) == 0
+    assert ran("start", bundle.identity) == 0
+    for _ in range(1000):
+        if (bundle.root / "ready").exists():
+            break
+        time.sleep(0.02)
+    seen.append((bundle.root / "ready").read_text())
+    assert ran("exec", bundle.identity, "sh", "-c", look) == 0
+    seen.append(found.read_text())
+    for text in seen:
+        streams = text.rstrip().split("|")[1:]
+        assert {streams[number] for number in closed} == {"/dev/null"}, seen
 
 
 def test_E02_no_program_is_reached_through_a_descriptor_of_ours(
