@@ -23,6 +23,7 @@ NAMESPACE = "kube-system"
 NAME = "kube-dns"
 PORT = 10053  # of every node's name server; the Service's own is 53
 MANAGED_BY = "cluster-dns-controller.kubelet-py"
+_BY = "endpointslice.kubernetes.io/managed-by"
 _PORTS = (("dns", "UDP"), ("dns-tcp", "TCP"))
 
 
@@ -38,12 +39,18 @@ class ClusterDns(Controller):
         self._address = address
         self._nodes = informers.of(NODES, self.enqueue)
         self._services = informers.of(SERVICES, self._service_changed)
-        self._slices = informers.of(ENDPOINT_SLICES)
+        self._slices = informers.of(ENDPOINT_SLICES, self._slice_changed)
         self.queue.add(f"{NAMESPACE}/{NAME}")
 
     def _service_changed(self, kind: str, new: Object, old: Object | None = None) -> None:
         if (new["metadata"].get("namespace"), new["metadata"]["name"]) == (NAMESPACE, NAME):
             self.queue.add(f"{NAMESPACE}/{NAME}")
+
+    def _slice_changed(self, kind: str, new: Object, old: Object | None = None) -> None:
+        """Somebody's hand, or our own, of which the copy did not know when the node was looked at."""
+        metadata = new["metadata"]
+        if (metadata.get("labels") or {}).get(_BY) == MANAGED_BY:
+            self.queue.add(f"/{metadata['name'].removeprefix(f'{NAME}-')}")
 
     def sync(self, key: str) -> None:
         namespace, name = split_key(key)
@@ -125,7 +132,7 @@ def endpoint_slice(node: Object, service_address: str) -> Object | None:
             "namespace": NAMESPACE,
             "labels": {
                 "kubernetes.io/service-name": NAME,
-                "endpointslice.kubernetes.io/managed-by": MANAGED_BY,
+                _BY: MANAGED_BY,
             },
             "ownerReferences": [owner],
         },
