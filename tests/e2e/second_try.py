@@ -7,6 +7,7 @@ The node is the module's, so what a failed test made is still there, and the sec
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from e2e_node import PATIENCE, Node
 
@@ -27,7 +28,15 @@ KINDS = (
 # What the cluster makes by itself: all that is in kube-system, and in every namespace these.
 SYSTEM, OWN = "kube-system", ("kube-root-ca.crt", "default", "kubernetes")
 
-Found = dict[str, tuple[Resource, str, str | None]]  # by uid: what it is, its name and namespace
+What = tuple[Resource, str, str | None]  # its name and namespace
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an API has, by uid; `cluster` is the uid of kube-system, which tells one cluster from the next."""
+
+    cluster: str
+    objects: dict[str, What]
 
 
 def objects(node: Node) -> Found | None:
@@ -45,16 +54,18 @@ def objects(node: Node) -> Found | None:
 
 
 def remove_new(node: Node, before: Found | None) -> None:
-    """Delete what the first try left, and wait until it is gone; only where it is known what was there."""
-    if before is None or objects(node) is None:
+    """Delete what the first try left, and wait until it is gone; only where it is known what was there: the
+    node may be another one now, since a module whose end failed is set up again."""
+    now = objects(node)
+    if before is None or now is None or now.cluster != before.cluster:
         return
     deadline = time.monotonic() + PATIENCE
     client = RestClient(kubeconfig.load(node.kubeconfig), timeout=10.0)
     try:
-        while new := {uid: what for uid, what in _objects(client).items() if uid not in before}:
-            for uid, (kind, name, namespace) in new.items():
+        while new := [item for item in _objects(client).objects.items() if item[0] not in before.objects]:
+            for uid, (kind, name, namespace) in new:
                 _delete(client, kind, name, namespace, uid)
-            assert time.monotonic() < deadline, f"the first try's objects do not go: {list(new.values())}"
+            assert time.monotonic() < deadline, f"the first try's objects do not go: {new}"
             time.sleep(0.1)
     finally:
         client.close()
@@ -70,10 +81,13 @@ def _delete(client: RestClient, kind: Resource, name: str, namespace: str | None
 
 
 def _objects(client: RestClient) -> Found:
-    found: Found = {}
+    cluster, found = "", dict[str, What]()
     for kind in KINDS:
         for item in client.list(kind)["items"]:
             metadata = item["metadata"]
-            if metadata.get("namespace") != SYSTEM and metadata["name"] not in OWN:
-                found[metadata["uid"]] = (kind, metadata["name"], metadata.get("namespace"))
-    return found
+            namespace, name = metadata.get("namespace"), metadata["name"]
+            if kind is resources.NAMESPACES and name == SYSTEM:
+                cluster = metadata["uid"]
+            elif namespace != SYSTEM and name not in OWN:
+                found[metadata["uid"]] = (kind, name, namespace)
+    return Found(cluster, found)
