@@ -106,10 +106,7 @@ class Terminator:
             self._publish(record, view, {})
             self._p.prober.forget(record.uid)
             self._p.sandboxes.stop(view)
-            try:
-                self._p.volumes.give_up(record.uid)
-            except (VolumeError, OSError) as error:
-                log.warning("Failed to give up volumes pod=%s error=%s", full_name(record.pod), error)
+            if not self._give_up_volumes(record):
                 return RETRY_SECONDS
             self._release(record)
             record.cleaned = True
@@ -118,7 +115,8 @@ class Terminator:
         return None
 
     def end(self, record: PodRecord) -> float | None:
-        """The pod is deleted: stop it, say so, let the API forget it, then remove every trace."""
+        """The pod is deleted: stop it, say so, unmount its volumes, let the API forget it, then remove every
+        trace."""
         if record.ending_since is None:
             record.ending_since = time.monotonic()
         view = self._p.pleg.view(record.uid)
@@ -133,9 +131,19 @@ class Terminator:
         if not record.gone:
             self._publish(record, view, {})
         self._p.sandboxes.stop(view)
+        if not self._give_up_volumes(record):  # whoever waits for the pod's end may want what they held
+            return RETRY_SECONDS
         if not record.gone and not is_static(record.pod) and not self._delete_from_api(record):
             return RETRY_SECONDS
         return self._clean(record, view)
+
+    def _give_up_volumes(self, record: PodRecord) -> bool:
+        try:
+            self._p.volumes.give_up(record.uid)
+        except (VolumeError, OSError) as error:
+            log.warning("Failed to give up volumes pod=%s error=%s", full_name(record.pod), error)
+            return False
+        return True
 
     def _release(self, record: PodRecord) -> None:
         """What the pod took of the node is others' now; processors first, for whom the gate lets in."""
