@@ -17,12 +17,21 @@ class EphemeralVolumes(Controller):
 
     def __init__(self, client: RestClient, informers: SharedInformers, recorder: EventRecorder) -> None:
         super().__init__(client, informers, recorder)
-        self._claims = informers.of(PERSISTENT_VOLUME_CLAIMS)
+        self._claims = informers.of(PERSISTENT_VOLUME_CLAIMS, self._on_claim)
         self._pods = informers.of(PODS, self._on_pod)
 
     def _on_pod(self, kind: str, new: Object, old: Object | None) -> None:
         if kind != "DELETED" and any(v.get("ephemeral") for v in new["spec"].get("volumes") or ()):
             self.enqueue(kind, new)
+
+    def _on_claim(self, kind: str, new: Object, old: Object | None) -> None:
+        """The claim of an earlier pod of the same name was in the way until now."""
+        if kind != "DELETED":
+            return
+        name, namespace = new["metadata"]["name"], new["metadata"]["namespace"]
+        for pod in self._pods.list():
+            if pod["metadata"]["namespace"] == namespace and name in _claim_names(pod):
+                self.enqueue(kind, pod)
 
     def sync(self, key: str) -> None:
         namespace, name = split_key(key)
@@ -35,7 +44,7 @@ class EphemeralVolumes(Controller):
 
     def _make(self, pod: Object, volume: Object) -> None:
         metadata = pod["metadata"]
-        name = f"{metadata['name']}-{volume['name']}"
+        name = _claim_name(pod, volume)
         if self._claims.get(name, metadata["namespace"]) is not None:
             return
         template = volume["ephemeral"]["volumeClaimTemplate"]
@@ -63,3 +72,11 @@ class EphemeralVolumes(Controller):
             self.client.create(PERSISTENT_VOLUME_CLAIMS, body, metadata["namespace"])
         except AlreadyExists:
             return  # somebody else's: the pod waits, and the scheduler and its node say why
+
+
+def _claim_name(pod: Object, volume: Object) -> str:
+    return f"{pod['metadata']['name']}-{volume['name']}"
+
+
+def _claim_names(pod: Object) -> set[str]:
+    return {_claim_name(pod, v) for v in pod["spec"].get("volumes") or () if v.get("ephemeral")}
