@@ -80,7 +80,8 @@ class Pleg:
             return PodView(uid)
         ids = {s.id for s in sandboxes}
         containers = [c for c in self._runtime.list_containers() if c.sandbox_id in ids]
-        containers.sort(key=lambda c: (c.created_at, c.config.attempt), reverse=True)
+        # By attempt first: a clock that was set back must not make a new attempt look like an old one.
+        containers.sort(key=lambda c: (c.config.attempt, c.created_at), reverse=True)
         sandboxes.sort(key=lambda s: (s.config.attempt, s.created_at), reverse=True)
         return PodView(
             uid,

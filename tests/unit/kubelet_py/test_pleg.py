@@ -46,3 +46,20 @@ def test_an_event_wakes_its_pod_at_once() -> None:
     runtime.tell(Event("gone", "c", "exited", 0, 0.0))
     pleg.stop()
     assert woken == ["u1"]
+
+
+def attempt(number: int, created_at: float) -> Any:
+    config = SimpleNamespace(name="c", attempt=number, image="", image_id="", annotations={})
+    times = {"created_at": created_at, "started_at": created_at, "finished_at": None, "exit_code": None}
+    return SimpleNamespace(
+        id=f"c{number}", sandbox_id="s0", config=config, state="RUNNING", reason="", message="", **times
+    )
+
+
+def test_a_clock_that_was_set_back_makes_no_new_attempt_old() -> None:
+    config = SimpleNamespace(uid="u0", attempt=0, cgroup_parent="", host_network=False)
+    sandbox = SimpleNamespace(id="s0", state="NOTREADY", created_at=0.0, netns="", config=config)
+    held = [attempt(0, created_at=5000.0), attempt(1, created_at=1000.0)]
+    runtime = SimpleNamespace(list_sandboxes=lambda: [sandbox], list_containers=lambda: held)
+    pleg = Pleg(runtime, lambda _: (), lambda _: None, lambda *_: None)  # type: ignore[arg-type]
+    assert [c.attempt for c in pleg.view("u0").containers] == [1, 0]
