@@ -157,7 +157,7 @@ def _container_status(
         entry["lastState"] = entry["state"]
         entry["state"] = {"waiting": _waiting(reason)}
     elif latest.state in ("CREATED", "UNKNOWN"):
-        entry["state"] = {"waiting": _waiting(reason or _default_waiting(pod, key, situation))}
+        entry["state"] = {"waiting": _waiting(reason or _default_waiting(pod))}
     entry["restartCount"] = latest.attempt
     entry["image"] = latest.image or entry["image"]
     entry["imageID"] = latest.image_id
@@ -206,7 +206,7 @@ def _without_attempt(
         }
         entry |= {"image": old.get("image", entry["image"]), "imageID": old.get("imageID", "")}
         return
-    entry["state"] = {"waiting": _waiting(reason or _default_waiting(pod, key, situation))}
+    entry["state"] = {"waiting": _waiting(reason or _default_waiting(pod))}
     if old is None:
         return
     entry["restartCount"] = int(old.get("restartCount", 0))
@@ -222,12 +222,8 @@ def _without_attempt(
         entry["restartCount"] += 1  # once: the new entry has no containerID
 
 
-def _default_waiting(pod: Object, key: str, situation: Situation) -> Waiting:
-    if key == "containerStatuses" and init_containers(pod):
-        return Waiting("PodInitializing")
-    if key == "initContainerStatuses":
-        return Waiting("PodInitializing")
-    return Waiting("ContainerCreating")
+def _default_waiting(pod: Object) -> Waiting:
+    return Waiting("PodInitializing" if init_containers(pod) else "ContainerCreating")
 
 
 def _waiting(reason: Waiting) -> Object:

@@ -74,6 +74,13 @@ def test_a_new_pod_waits_with_upstreams_reasons() -> None:
     assert messages["Ready"] == "containers with unready status: [c]"
 
 
+def test_every_container_of_a_pod_with_init_containers_waits_for_those() -> None:
+    body = pod(init=["i"], ephemeralContainers=[{"name": "d"}])
+    answer = status(body, view())
+    for key in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"):
+        assert answer[key][0]["state"] == {"waiting": {"reason": "PodInitializing"}}
+
+
 def test_back_off_shows_the_crash_as_last_state() -> None:
     [entry] = status(pod(), view(down(code=3, attempt=2)), waiting=CRASH)["containerStatuses"]
     assert entry["state"]["waiting"] == {"reason": "CrashLoopBackOff", "message": "back-off 10s"}
