@@ -5,6 +5,7 @@ As upstream (lifecycle/handlers.go), an HTTP hook has done its work when it is a
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from runtime.errors import RuntimeFailure
 from runtime.service import RuntimeService
 
 LONGEST_ANSWER = 60.0
+MOST_OUTPUT = 256
 
 
 class HookFailed(Exception):
@@ -36,12 +38,16 @@ def run(
     text)` tells of what went well in another way than asked for."""
     if "exec" in hook:
         try:
-            result = service.exec_sync(container_id, hook["exec"].get("command") or [], timeout)
+            argv = hook["exec"].get("command") or []
+            result = service.exec_sync(container_id, argv, timeout)
         except (RuntimeFailure, TimeoutError) as error:
             raise HookFailed(str(error)) from error
         if result.exit_code:
-            output = (result.stdout + result.stderr).decode(errors="replace")[:256]
-            raise HookFailed(f"command exited with {result.exit_code}: {output}")
+            said, complaint = (
+                part.decode(errors="replace")[:MOST_OUTPUT] for part in (result.stdout, result.stderr)
+            )
+            ended = f"command '{' '.join(argv)}' exited with {result.exit_code}: {complaint}"
+            raise HookFailed(f"{ended}, message: {json.dumps(said + complaint, ensure_ascii=False)}")
     elif "httpGet" in hook:
         _http(hook["httpGet"], container, ip, timeout or LONGEST_ANSWER, warn)
     elif "sleep" in hook:
@@ -49,6 +55,19 @@ def run(
         sleep(seconds if timeout is None else min(seconds, timeout))
     else:
         raise HookFailed("the hook has no handler that this node knows")
+
+
+def told(hook: Object, container: Object, pod: str, error: str) -> str:
+    """Upstream's words for a hook that failed; `pod` is its full name."""
+    if "exec" in hook:
+        what = f"Exec lifecycle hook ([{' '.join(hook['exec'].get('command') or [])}])"
+    elif "httpGet" in hook:
+        what = f"HTTP lifecycle hook ({hook['httpGet'].get('path') or ''})"
+    elif "sleep" in hook:
+        what = f"Sleep lifecycle hook ({hook['sleep']['seconds']})"
+    else:
+        return f"Cannot run handler: {error}"
+    return f'{what} for Container "{container["name"]}" in Pod "{pod}" failed - error: {error}'
 
 
 def _http(

@@ -299,7 +299,7 @@ class PodSyncer:
         started, soonest = False, math.inf
         specs = {c["name"]: c for c in every_container(record.pod)}
         for start in starts:
-            if record.ends:
+            if self._to_end(record):
                 break
             self._let_go(record, but=start.name)
             wait = self._start(record, specs[start.name], start, view, sandbox.id)
@@ -370,17 +370,23 @@ class PodSyncer:
 
         record.nudge.clear()
         threading.Thread(target=work, name="post-start", daemon=True).start()
-        while not over.is_set() and not record.ends:
+        while not over.is_set() and not self._to_end(record):
             record.nudge.wait(RETRY_SECONDS)
             record.nudge.clear()
-        if not failed or record.ends:
+        if not failed or self._to_end(record):
             return True
         name = container["name"]
         log.info("Failed postStart hook pod=%s container=%s error=%s", full_name(record.pod), name, failed[0])
         self._p.event(record.pod, name, "Warning", "FailedPostStartHook", "PostStartHook failed")
-        record.waiting[name] = Waiting("PostStartHookError", failed[0])
+        text = hooks.told(hook, container, full_name(record.pod), failed[0])
+        record.waiting[name] = Waiting("PostStartHookError", text)
         self._kill(record, self._p.pleg.view(record.uid), Kill(identifier, name, "FailedPostStartHook"))
         return False
+
+    def _to_end(self, record: PodRecord) -> bool:
+        """Deleted, ended by the node, or too old: nothing of it is to be waited for or started any more."""
+        due = deadline(record)
+        return record.ends or record.ending is not None or (due is not None and due <= self._clock())
 
     def _retry_after(self, record: PodRecord, container: Object) -> float:
         at = self._p.puller.retry_at(record.pod, container["image"])

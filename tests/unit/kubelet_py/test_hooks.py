@@ -63,10 +63,23 @@ def test_a_failure_says_why() -> None:
         run({"httpGet": {"port": 1}})
     with pytest.raises(hooks.HookFailed, match="couldn't find port: nope in container c"):
         run({"httpGet": {"port": "nope"}})
-    with pytest.raises(hooks.HookFailed, match="command exited with 3: said no"):
+    with pytest.raises(hooks.HookFailed, match="command 'false' exited with 3: no, message: \"said no\""):
         run({"exec": {"command": ["false"]}}, code=3)
     with pytest.raises(hooks.HookFailed, match="no handler"):
         run({"tcpSocket": {"port": 1}})
+
+
+@pytest.mark.parametrize(
+    ("hook", "text"),
+    [
+        ({"exec": {"command": ["sh", "-c", "exit 7"]}}, "Exec lifecycle hook ([sh -c exit 7]) for "),
+        ({"httpGet": {"path": "/up", "port": 1}}, "HTTP lifecycle hook (/up) for "),
+        ({"sleep": {"seconds": 3}}, "Sleep lifecycle hook (3) for "),
+    ],
+)
+def test_a_failure_is_told_in_upstreams_words(hook: dict[str, Any], text: str) -> None:
+    where = 'Container "c" in Pod "p_default(u)" failed - error: why'
+    assert hooks.told(hook, CONTAINER, "p_default(u)", "why") == text + where
 
 
 def test_a_sleep_ends_with_the_grace_at_the_latest() -> None:

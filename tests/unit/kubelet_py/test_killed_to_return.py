@@ -13,7 +13,7 @@ from test_held_order import Node
 
 from kubelet_py.pods.actions import spec_hash
 from kubelet_py.pods.backoff import BackoffEntry
-from kubelet_py.pods.model import Health, PodView, SandboxView
+from kubelet_py.pods.model import Ending, Health, PodView, SandboxView
 
 HEALTHY, DEAD = {"c": Health()}, {"c": Health(failed="liveness")}
 
@@ -150,3 +150,25 @@ def test_a_static_pod_goes_on_from_what_its_mirror_says() -> None:
         assert status["startTime"] == began
         [found] = [c for c in status["conditions"] if c["type"] == "Ready"]
         assert found["lastTransitionTime"] == began
+
+
+@pytest.mark.parametrize("why", ["the node ends it", "it is too old"])
+def test_a_post_start_hook_keeps_no_pod_that_is_to_end(why: str) -> None:
+    body = pod()
+    body["spec"]["containers"][0]["lifecycle"] = {"postStart": {"exec": {"command": ["sleep", "3600"]}}}
+    node, left = Quick(body), threading.Event()
+    node.containers = ()
+
+    def exec_sync(identifier: str, argv: list[str], timeout: float | None) -> Any:
+        if why == "it is too old":
+            body["spec"]["activeDeadlineSeconds"] = 0
+        else:
+            node.record.ending = Ending("Evicted", "The node was low on resource: memory. ")
+        node.record.nudge.set()
+        left.wait(5)
+        raise TimeoutError
+
+    node.syncer._p.runtime = SimpleNamespace(exec_sync=exec_sync)  # type: ignore[misc, assignment]
+    node.syncer.sync("u")
+    left.set()
+    assert "FailedPostStartHook" not in node.events
