@@ -135,8 +135,10 @@ def test_a_pod_with_an_end_ends_though_its_sidecars_run(node: Node, out: Path, p
     node.kubectl("delete", "pod", name)
 
 
-def test_a_sidecar_that_ends_comes_back_in_a_pod_that_never_restarts(node: Node) -> None:
-    body = with_init("lively", "Never", {"side": "exit 0"}, STAY)
+def test_a_sidecar_that_ends_comes_back_in_a_pod_that_never_restarts(node: Node, out: Path) -> None:
+    # Main begins when the sidecar was seen to run, as upstream; so it runs until main has begun.
+    until_main = "until [ -e /out/up ]; do sleep 0.1; done"
+    body = saying(with_init("lively", "Never", {"side": until_main}, f"touch /out/up; {STAY}"), out)
     body["spec"]["initContainers"][0]["restartPolicy"] = "Always"
     node.apply(body)
 
