@@ -29,18 +29,41 @@ def protect(cluster: Cluster, namespace: str, least: int, allowed: int) -> None:
     cluster.until("the budget counted", counted)
 
 
+def takes_pods(cluster: Cluster, namespace: str) -> bool:
+    """Whether the scheduler gives n1 a pod that can go nowhere else."""
+    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
+    spec = {"containers": [{"name": "c", "image": "i"}], "affinity": {"nodeAffinity": required}}
+    cluster.client.create(PODS, {"metadata": {"name": "probe"}, "spec": spec}, namespace)
+
+    def answer() -> str:
+        pod = cluster.client.get(PODS, "probe", namespace)
+        reasons = [c.get("reason") for c in pod["status"].get("conditions") or ()]
+        return str(pod["spec"].get("nodeName") or ("none" if "Unschedulable" in reasons else ""))
+
+    found = cluster.until("an answer", answer)
+    cluster.client.delete(PODS, "probe", namespace)
+    cluster.until("it is gone", lambda: "probe" not in names(cluster, namespace))
+    return bool(found == "n1")
+
+
+def names(cluster: Cluster, namespace: str) -> list[str]:
+    return [str(pod["metadata"]["name"]) for pod in cluster.pods(namespace)]
+
+
+def cordon(cluster: Cluster, namespace: str, kubectl: Kubectl) -> None:
+    """Before a drain: the scheduler hears of nodes and of pods by two watches, as upstream's, and may give a
+    node that it does not know to be cordoned one of the pods that were to leave it."""
+    assert kubectl("cordon", "n1").returncode == 0
+    cluster.until("the scheduler knows", lambda: not takes_pods(cluster, namespace))
+
+
 def leave_as_found(cluster: Cluster, namespace: str, kubectl: Kubectl) -> None:
     """The next pods are spread evenly only where none is left, and the scheduler knows of both nodes."""
     assert kubectl("uncordon", "n1").returncode == 0
     cluster.client.delete(DEPLOYMENTS, "web", namespace)
     cluster.until("its pods are gone", lambda: not cluster.pods(namespace))
-    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}
-    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
-    spec = {"containers": [{"name": "c", "image": "i"}], "affinity": {"nodeAffinity": required}}
-    cluster.client.create(PODS, {"metadata": {"name": "probe"}, "spec": spec}, namespace)
-    cluster.until("n1 takes pods", lambda: spread(cluster, namespace) == ["n1"])
-    cluster.client.delete(PODS, "probe", namespace)
-    cluster.until("it is gone", lambda: not cluster.pods(namespace))
+    cluster.until("the scheduler knows", lambda: takes_pods(cluster, namespace))
 
 
 def test_drain_moves_the_pods_within_their_budget(cluster: Cluster, namespace: str, kubectl: Kubectl) -> None:
@@ -49,6 +72,7 @@ def test_drain_moves_the_pods_within_their_budget(cluster: Cluster, namespace: s
     assert spread(cluster, namespace) == ["n1", "n1", "n2", "n2"]
     protect(cluster, namespace, least=3, allowed=1)
     try:
+        cordon(cluster, namespace, kubectl)
         done = kubectl("drain", "n1", "--timeout=40s")
         assert done.returncode == 0, done.stdout + done.stderr
         evicted = [line for line in done.stdout.splitlines() if line.startswith("pod/web-")]
