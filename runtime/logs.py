@@ -8,7 +8,9 @@ bytes.replace per 64 kB read is ten times faster in Python, and the lines of one
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import time
 
 TYPE_CHECKING = False
@@ -163,10 +165,19 @@ def after(pieces: list[Piece], written: int) -> list[Piece]:
 
 
 def open_log(path: str) -> int:
-    """Open for appending, 0640 as the kubelet's logs are. The folder is made when it is missing."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    """Open for appending, 0640 as the kubelet's logs are. The folder is made when it is missing. Raises
+    OSError, also for what is no file: a pipe that nobody reads would be waited for as long as it is there."""
     try:
-        return os.open(path, flags, 0o640)
+        return _opened(path)
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-        return os.open(path, flags, 0o640)
+        return _opened(path)
+
+
+def _opened(path: str) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o640)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from kubelet_py.pods import last_words
 from kubelet_py.server import logs
 from runtime import prepared
 from runtime.capabilities import DEFAULT, NAMES
-from runtime.errors import LaunchError
+from runtime.errors import LaunchError, RuntimeFailure
 from runtime.linux import LinuxKernel
 from runtime.mounting import MNT_DETACH
 from runtime.namespaces import CLONE_FS, FLAGS
@@ -219,6 +220,29 @@ def test_E20_a_link_in_place_of_the_log_is_not_written_through(node: Node) -> No
         pass
     assert victim.read_text() == "untouched"
     log.unlink()
+
+
+@pytest.mark.parametrize("planted", ["pipe", "device"])
+def test_E20_a_pipe_in_place_of_the_log_does_not_stop_the_shim(node: Node, planted: str) -> None:
+    """E20: who may write to /var/log of the host plants one where a container's log will be: to open it waits
+    for a reader, and the pod's shim with it. A device would be told what the container says."""
+    sandbox = node.sandbox()
+    config = node.config(["echo", "said"])
+    log = Path(config.log_path)
+    log.parent.mkdir(exist_ok=True)
+    if planted == "pipe":
+        os.mkfifo(log)
+    else:
+        os.mknod(log, 0o020666, os.makedev(1, 3))
+    container = node.service.create_container(sandbox.id, config)
+    reader = threading.Timer(20, lambda: os.close(os.open(log, os.O_RDONLY | os.O_NONBLOCK)))
+    reader.start()  # so that a shim that waits is let go of
+    try:
+        with pytest.raises(RuntimeFailure):
+            node.service.start_container(container)
+    finally:
+        reader.cancel()
+        reader.join()
 
 
 def test_E20_a_link_in_place_of_the_log_is_not_read(tmp_path: Path) -> None:
