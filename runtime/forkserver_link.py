@@ -12,8 +12,7 @@ from pathlib import Path
 
 import runtime
 from runtime import clibrary
-from runtime.kernel import AT_FDCWD
-from runtime.mounting import ATTR_RDONLY, OPEN_TREE_CLONE
+from runtime.mounting import read_only
 
 CHILD_DESCRIPTOR = 3
 NAME = "python3 shims"  # executed through a descriptor, it would be called after its number
@@ -33,6 +32,9 @@ class Forkserver:
 
     def start(self) -> None:
         """Exec a fresh interpreter, without site and environment (-I -S), that finds this package."""
+        from runtime.linux import LinuxKernel
+
+        kernel = LinuxKernel()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         folder = str(Path(runtime.__file__).resolve().parent.parent)
         program = (
@@ -40,8 +42,8 @@ class Forkserver:
             "from runtime.forkserver import main, name_process; "
             f"name_process({NAME!r}); main({CHILD_DESCRIPTOR})"
         )
-        python = read_only(sys.executable)
-        null = read_only("/dev/null")  # shims give it to containers
+        python = read_only(kernel, sys.executable)
+        null = read_only(kernel, "/dev/null")  # shims give it to containers
         with theirs:
             self._pid = os.posix_spawn(
                 f"/proc/self/fd/{python}",
@@ -101,15 +103,3 @@ class Forkserver:
         if theirs.fileno() == CHILD_DESCRIPTOR:
             raise OSError(0, "descriptor 3 is taken by the socket itself")
         return theirs.fileno()
-
-
-def read_only(path: str) -> int:
-    """A descriptor of a file in a read-only mount of its own, which is attached nowhere. A process that was
-    executed through it shows a /proc/<pid>/exe that nobody can write to, not even root of the host: a
-    container that gets hold of a shim's cannot overwrite our interpreter (CVE-2019-5736)."""
-    from runtime.linux import LinuxKernel
-
-    kernel = LinuxKernel()
-    tree = kernel.open_tree(AT_FDCWD, os.path.realpath(path), OPEN_TREE_CLONE)
-    kernel.mount_setattr(tree, set=ATTR_RDONLY)
-    return tree

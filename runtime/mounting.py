@@ -11,7 +11,7 @@ import errno
 import os
 import posixpath
 
-from runtime.kernel import Kernel
+from runtime.kernel import AT_FDCWD, Kernel
 from runtime.records import Record
 
 TYPE_CHECKING = False
@@ -193,3 +193,16 @@ def attach_to(kernel: Kernel, tree: int, folder: str) -> None:
         kernel.move_mount(tree, target)
     finally:
         kernel.close(target)
+
+
+def read_only(kernel: Kernel, path: str) -> int:
+    """A descriptor of a file in a read-only mount of its own, which is attached nowhere. A process that was
+    executed through it shows a /proc/<pid>/exe that nobody can write to, not even root of the host: a
+    container that gets hold of ours cannot overwrite our interpreter (CVE-2019-5736). Raises OSError."""
+    tree = kernel.open_tree(AT_FDCWD, os.path.realpath(path), OPEN_TREE_CLONE)
+    try:
+        kernel.mount_setattr(tree, set=ATTR_RDONLY)
+    except OSError:
+        kernel.close(tree)
+        raise
+    return tree

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from runtime.launch import Process
 
 
+ENTERING = frozenset({"create", "run", "exec"})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     arguments = Arguments()
@@ -55,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def program() -> None:
     """main as a program of its own: ends without taking the interpreter apart, which costs 2 ms."""
     _have_streams()
+    _use_a_read_only_python()
     code = main()
     try:
         sys.stdout.flush()
@@ -76,6 +80,20 @@ def _have_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number, this one
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)
+
+
+def _use_a_read_only_python() -> None:
+    """The launcher does so itself; others begin again, to start anything in a container (oci_again.py)."""
+    if os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY:
+        if sys._xoptions:
+            from runtime.oci_again import MARK, name_process
+
+            if MARK in sys._xoptions:
+                name_process()
+    elif not ENTERING.isdisjoint(sys.argv):
+        from runtime.oci_again import begin_again
+
+        begin_again()
 
 
 def _report(arguments: Arguments, text: str) -> None:

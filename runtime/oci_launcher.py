@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
         print("usage: python -m runtime.oci_launcher FILE", file=sys.stderr)
         return 2
     if reason := write(Path(argv[0])):
-        print(f"{argv[0]} is executed from a mount that is writable: {reason}", file=sys.stderr)
+        print(f"{argv[0]} starts from a mount that is writable: {reason}", file=sys.stderr)
     return 0
 
 

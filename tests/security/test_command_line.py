@@ -67,13 +67,35 @@ def bundle(tmp_path: Path, python: Path) -> Iterator[Bundle]:
     made("delete", "--force", made.identity)
 
 
+@pytest.fixture
+def entry_point(bundle: Bundle, python: Path) -> Bundle:
+    """The same, started by what pip makes of an entry point."""
+    script = bundle.folder / "kubelet-py-oci"
+    places = f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})"
+    script.write_text(f"#!{python}\nimport sys\n{places}\nfrom runtime.oci_cli import program\nprogram()\n")
+    script.chmod(0o755)
+    bundle.binary = str(script)
+    return bundle
+
+
 def test_E01_the_command_lines_program_cannot_be_written(bundle: Bundle, python: Path) -> None:
     """E01, CVE-2019-5736: not even root of the host can through /proc/<pid>/exe, nor when it has ended."""
+    cannot_be_written(bundle, python)
+
+
+def test_E01_the_program_of_pips_entry_point_cannot_be_written(entry_point: Bundle, python: Path) -> None:
+    """E01, CVE-2019-5736: which begins again for that, and looks as if it had not."""
+    assert cannot_be_written(entry_point, python) == "kubelet-py-oci\n"
+
+
+def cannot_be_written(bundle: Bundle, python: Path) -> str:
+    """What the process of `run` is called."""
     bundle.args("/bin/busybox", "sleep", "600")
     command = [bundle.binary, "--root", str(bundle.state), "run", "--bundle", str(bundle.folder)]
     with subprocess.Popen([*command, bundle.identity], stdin=subprocess.DEVNULL) as process:
         wait_until_running(bundle)
         program = os.open(f"/proc/{process.pid}/exe", os.O_RDONLY)
+        name = Path(f"/proc/{process.pid}/comm").read_text()
         bundle("kill", bundle.identity, "KILL")
     try:
         assert os.fstat(program).st_ino == python.stat().st_ino
@@ -81,6 +103,7 @@ def test_E01_the_command_lines_program_cannot_be_written(bundle: Bundle, python:
             os.close(os.open(f"/proc/self/fd/{program}", os.O_WRONLY))
     finally:
         os.close(program)
+    return name
 
 
 def test_E01_a_swapped_program_cannot_overwrite_the_command_lines(bundle: Bundle, python: Path) -> None:
