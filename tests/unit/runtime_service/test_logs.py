@@ -120,9 +120,11 @@ def test_log_goes_on_in_a_new_file_after_rotation(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o640 & ~os_umask()
 
 
-def test_full_disk_is_reported_once_and_survived() -> None:
+def test_full_disk_is_reported_once_and_survived(tmp_path: Path) -> None:
     said: list[str] = []
-    log = LogFile("/dev/full", said.append)
+    log = LogFile(str(tmp_path / "0.log"), said.append)
+    with open("/dev/full", "wb", 0) as full:  # which is no file, and so is refused by its name
+        os.dup2(full.fileno(), log._descriptor)
     log.write([b"a\n"])
     log.write([b"b\n"])
     log.close()
