@@ -1,7 +1,7 @@
 """What an earlier agent has left: taken over where its shim lives, ended where it does not.
 
 Everything comes from the folders and the shims' sockets. A folder without its record is that of something
-half made, which nobody was ever told of; it goes.
+half made, which nobody was ever told of; it goes, and so does one whose record cannot be read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import socket
 from pathlib import Path
 
-from runtime import recovery, shim_link, state
+from runtime import recovery, shim_link
 from runtime.cgroups import CgroupDriver
 from runtime.endings import Endings
 from runtime.errors import ShimError
@@ -45,7 +45,7 @@ class Adoption:
 
     def _adopt_sandbox(self, folder: Path, greeting: socket.socket | OSError) -> None:
         identifier = folder.name
-        record = state.read_json(f"{folder}/sandbox.json")
+        record = recovery.record_of(f"{folder}/sandbox.json")
         if record is None:
             if isinstance(greeting, socket.socket):
                 greeting.close()
@@ -65,11 +65,11 @@ class Adoption:
 
     def _adopt_container(self, folder: Path) -> Container | None:
         """The container, if it was held."""
-        record = state.read_json(f"{folder}/config.json")
+        record = recovery.record_of(f"{folder}/config.json")
         if record is None or not self._known.has_sandbox(record["sandbox"]):
             self._endings.abandon_container(folder.name)
             return None
-        if record["sandbox"] not in self._shims.links:
+        if record["sandbox"] not in self._shims.links or recovery.is_lost(recovery.container_state(folder)):
             recovery.end_container(self._cgroups, folder)
         config = ContainerConfig(**{**record["config"], "layers": tuple(record["config"]["layers"])})
         found = container_from(record, config, recovery.container_state(folder))

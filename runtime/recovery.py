@@ -60,12 +60,32 @@ def give_up(folder: Path) -> Path:
     return hidden
 
 
+def record_of(path: str) -> dict[str, Any] | None:
+    """A record; None also for one that cannot be read, as a power cut may leave it (empty). What it described
+    is cleared away like what was never described, and nobody else is held up."""
+    try:
+        return state.read_json(path)
+    except ValueError as error:
+        log.warning("Took record for lost error=%s", error)
+        return None
+
+
 def container_state(folder: Path) -> ContainerState:
-    return state.container_state_from(state.read_json(f"{folder}/state.json"))
+    """Of one that cannot be read nobody knows but that it began: it counts as running, and is to be ended."""
+    try:
+        return state.container_state_from(state.read_json(f"{folder}/state.json"))
+    except ValueError as error:
+        log.warning("Took state for lost error=%s", error)
+        return ContainerState(state=RUNNING)
+
+
+def is_lost(found: ContainerState) -> bool:
+    """Whether nobody knows its process."""
+    return found.state == RUNNING and found.process is None
 
 
 def sandbox_state(folder: Path) -> SandboxState:
-    return state.sandbox_state_from(state.read_json(f"{folder}/state.json"))
+    return state.sandbox_state_from(record_of(f"{folder}/state.json"))
 
 
 def end_process(identity: Identity | None) -> None:
@@ -95,7 +115,7 @@ def kill_cgroup(driver: CgroupDriver, path: str) -> None:
 
 def end_container(driver: CgroupDriver, folder: Path) -> ContainerState | None:
     """Kill what is left of a container; returns its new state if it was recorded as running."""
-    record = state.read_json(f"{folder}/config.json") or {}
+    record = record_of(f"{folder}/config.json") or {}
     found = container_state(folder)
     kill_cgroup(driver, record.get("cgroup", ""))
     end_process(found.process)
@@ -115,7 +135,7 @@ def end_container(driver: CgroupDriver, folder: Path) -> ContainerState | None:
 
 def end_sandbox(driver: CgroupDriver, folder: Path) -> SandboxState:
     """Kill a pod's shim (when it still is there) and pause; returns and records the sandbox's last state."""
-    record: dict[str, Any] = state.read_json(f"{folder}/sandbox.json") or {}
+    record: dict[str, Any] = record_of(f"{folder}/sandbox.json") or {}
     found = sandbox_state(folder)
     end_process(found.shim)
     kill_cgroup(driver, record.get("cgroup", ""))
@@ -193,7 +213,7 @@ def clear(driver: CgroupDriver, folder: Path) -> None:
     """Remove what a given-up sandbox or container still owes: what another runtime knows of it, its cgroup,
     then its files."""
     for name in ("config.json", "sandbox.json"):
-        record = state.read_json(f"{folder}/{name}")
+        record = record_of(f"{folder}/{name}")
         if record is None:
             continue
         if record.get("runtime"):
@@ -206,7 +226,7 @@ def end_everything(driver: CgroupDriver, sandboxes: Path, containers: Path, seco
     """Kill and remove every sandbox and container on disk. `seconds`: for each shim to do it itself."""
     parents = set()
     for folder in folders(sandboxes):
-        record = state.read_json(f"{folder}/sandbox.json") or {}
+        record = record_of(f"{folder}/sandbox.json") or {}
         parents.add(record.get("config", {}).get("cgroup_parent", ""))
         if not end_by_shim(folder, seconds):
             end_sandbox(driver, folder)

@@ -157,15 +157,14 @@ def _running_pods(paths: NodePaths) -> list[str]:
 
     The API server tells what it last heard; where it is not reached, this is the node's own knowledge.
     """
-    from runtime.recovery import folders
-    from runtime.state import read_json, sandbox_state_from
+    from runtime.recovery import folders, record_of, sandbox_state
 
     found = []
     for folder in folders(paths.sandboxes):
-        record, known = read_json(f"{folder}/sandbox.json"), read_json(f"{folder}/state.json")
-        if record is None or known is None:
+        record = record_of(f"{folder}/sandbox.json")
+        if record is None:
             continue  # it is being made, or goes just now
-        pause = sandbox_state_from(known).pause
+        pause = sandbox_state(folder).pause
         if pause is not None and pause.alive():
             found.append(f"{record['config']['namespace']}/{record['config']['name']}")
     return sorted(found)

@@ -281,6 +281,38 @@ def test_shim_killed_while_no_agent_looked_is_noticed_at_start(node: Node) -> No
     wait_for(lambda: gone(pid))
 
 
+@pytest.mark.parametrize("text", ["", '{"state": "EXITED"}0}'], ids=["empty", "cut short"])
+@pytest.mark.parametrize("name", ["config.json", "state.json", "sandbox.json"])
+def test_a_record_that_cannot_be_read_holds_nobody_up(node: Node, name: str, text: str) -> None:
+    """A power cut leaves one empty: no agent started then, and `down` and `reset` failed."""
+    good, bad = node.sandbox(), node.sandbox()
+    kept, lost = node.run(good, TICKER), node.run(bad, TICKER)
+    pid = node.service.container(lost).pid
+    node.service.close()
+    of_pod = name == "sandbox.json"
+    damaged = node.folder / (f"run/sandboxes/{bad.id}" if of_pod else f"containers/{lost}") / name
+    damaged.write_text(text)
+    node.service = node.fresh()
+    node.service.start()
+    assert node.service.container(kept).state == "RUNNING"
+    wait_for(lambda: gone(pid))
+    assert [each.id for each in node.service.list_sandboxes()].count(bad.id) == (not of_pod)
+    if name == "state.json":
+        assert node.ended(lost).exit_code == 137
+    else:
+        assert lost not in [each.id for each in node.service.list_containers()]
+        assert node.service.wait_for_removals(60)
+        assert not damaged.parent.exists()
+    node.service.close()
+    if damaged.exists():
+        damaged.write_text(text)
+    node.fresh().remove_everything()
+    assert not list((node.folder / "containers").iterdir())
+    node.service = node.fresh()
+    node.service.start()
+    assert node.service.list_sandboxes() == []
+
+
 def test_everything_is_removed_without_agent_and_without_shims(node: Node) -> None:
     kept, lost = node.sandbox(), node.sandbox()
     containers = [node.run(kept, TICKER), node.run(lost, TICKER)]
