@@ -204,6 +204,10 @@ def test_options_reach_the_container(podman: Podman, tmp_path: Path) -> None:
 
 
 def test_a_pod_shares_its_network(podman: Podman) -> None:
+    if podman.manager == cgroups.CGROUPFS and Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        # podman 4.3 gives the pod's cgroup a device program that denies everything. Seen in the VM: crun
+        # fails in it at mknod of /dev/null, runc at opening it.
+        pytest.skip("a podman whose pods' cgroups allow devices is missing (with cgroupfs on cgroup v2)")
     created = podman("pod", "create", "--name", "pod", *podman.flags(), "--infra-image", "localhost/pause")
     assert created.returncode == 0, created.stderr
     try:
