@@ -22,7 +22,7 @@ def start(paths: NodePaths, settings: NodeSettings, systemd: Systemd, timeout: f
     if not systemd.running(name):
         _take_over(paths)
         up.check_host(paths, settings)
-    settings.save(paths)
+    settings.save(paths, synced=True)
     systemd.install(name, unit.text(paths, unit.program()))
     print(f"Installed {name}, enabled at boot", flush=True)
     try:

@@ -274,7 +274,7 @@ def _settings(args: argparse.Namespace, server: str, name: str, networking: Obje
 def _write(paths: NodePaths, settings: NodeSettings, cluster: Cluster, token: BootstrapToken) -> None:
     from kubelet_py.node.bootstrap import write_private
 
-    settings.save(paths)
+    settings.save(paths, synced=True)
     paths.manifests.mkdir(parents=True, exist_ok=True)
     paths.pki.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(paths.pki / "ca.crt", cluster.ca)

@@ -137,10 +137,15 @@ class NodeSettings:
         services = read_ranges(self.service_cidr)[0]
         return str(services[10]) if self.cluster_dns and services.num_addresses > 11 else ""
 
-    def save(self, paths: NodePaths) -> None:
+    def save(self, paths: NodePaths, *, synced: bool = False) -> None:
+        """`synced`: a boot is to start the node with it, be it the next moment's after a power cut."""
         paths.config.mkdir(parents=True, exist_ok=True)
         new = paths.config / "node.json.new"
-        new.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        with new.open("w") as output:
+            output.write(json.dumps(asdict(self), indent=1) + "\n")
+            output.flush()
+            if synced:
+                os.fsync(output.fileno())
         new.rename(file(paths))
 
 

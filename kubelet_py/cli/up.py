@@ -157,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
         systemd = Systemd()
         if args.detach and systemd.installed(unit.name(paths)):
             refuse_a_second(paths)
-            settings.save(paths)
+            settings.save(paths, synced=True)
             start_unit(paths, settings, args.timeout, systemd)
             return 0
         if args.detach:

@@ -209,9 +209,13 @@ def _of_pods(pod_cidr: str, cluster_cidr: str) -> Sequence[str]:
 
 
 def _read_state(state: Path) -> dict[str, str]:
+    """Nothing, too, where a power cut has left the file empty: the kernel then has its own values again."""
     try:
         return dict(json.loads(state.read_text()))
     except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        log.warning("Forgot the switches' values from before file=%s error=%s", state, error)
         return {}
 
 

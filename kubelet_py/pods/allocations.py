@@ -8,12 +8,15 @@ agreed to is not taken for a promise.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Protocol
 
 from kubelet_py.pods import resize
-from kubelet_py.pods.model import Object, is_static, uid_of
+from kubelet_py.pods.model import Object, full_name, is_static, uid_of
 from kubelet_py.pods.resize import Table
+
+log = logging.getLogger(__name__)
 
 FILE = "allocated.json"
 
@@ -51,5 +54,8 @@ class Allocations:
         try:
             known: Table = json.loads((self._pods / uid_of(record.pod) / FILE).read_text())
         except FileNotFoundError:
+            return None
+        except ValueError as error:  # a power cut has left it empty; the status tells nearly the same
+            log.warning("Forgot what was agreed to pod=%s error=%s", full_name(record.pod), error)
             return None
         return known

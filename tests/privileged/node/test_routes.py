@@ -133,6 +133,8 @@ def test_switches_are_turned_and_given_back(tmp_path: Path) -> None:
         Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
         before = values()
         state = tmp_path / "sub/sysctls.json"
+        state.parent.mkdir()
+        state.write_text("")  # as a power cut may leave it
         assert routes.prepare_kernel(state) == []
         assert routes.prepare_kernel(state) == []
         assert values()[:2] == ["1", "0"]

@@ -275,6 +275,12 @@ def test_without_a_file_the_status_tells_what_was_agreed_to(tmp_path: Path) -> N
     assert not (tmp_path / "u").exists(), "nothing was agreed to"
 
 
+def test_a_file_that_a_power_cut_left_empty_is_as_none(tmp_path: Path) -> None:
+    (tmp_path / "u").mkdir()
+    (tmp_path / "u/allocated.json").write_text("")
+    assert Node(tmp_path, having(SMALL)).record.allocated == {"c": SMALL}
+
+
 def test_an_agent_that_comes_back_holds_to_what_was_agreed(tmp_path: Path) -> None:
     (tmp_path / "u").mkdir()
     (tmp_path / "u/allocated.json").write_text(json.dumps({"c": SMALL}))
